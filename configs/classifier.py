@@ -1,0 +1,33 @@
+"""A classifier of clean CIFAR-10 images.
+
+  python -m launch.train --config=configs/classifier.py:small \
+      --workdir=runs/small/classifier
+
+`:full` is ResNet-20 for 200 epochs (set `model.name=wrn16_8` for the other one of the
+paper), `:small` the same network on 10,000 images, `:smoke` four steps.
+"""
+
+from ml_collections import config_dict
+
+from configs import common
+
+
+def get_config(preset: str = "full") -> config_dict.ConfigDict:
+    """Returns the experiment at `full`, `small` or `smoke` size."""
+    config = common.base("classifier", preset)
+    config.model = config_dict.create(
+        name="resnet8" if preset == "smoke" else "resnet20"
+    )
+    # full: 200 epochs of 45,000; small: 12 epochs of 10,000.
+    common.set_length(config, 70_400 if preset == "full" else 940, every=240)
+    config.optimizer = config_dict.create(
+        name="sgd",
+        peak_rate=0.1,
+        schedule="cosine",
+        warmup_steps=0 if preset == "smoke" else 100,
+        weight_decay=5e-4,
+        momentum=0.9,
+        nesterov=True,
+        clip_norm=0.0,
+    )
+    return config

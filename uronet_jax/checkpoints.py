@@ -1,0 +1,327 @@
+"""Checkpoints on disk: the only module that imports Orbax.
+
+A checkpoint holds the training state, the config of the run and the position in the
+data. It is written in the background, to a temporary folder that is renamed when it
+is complete, so a run that dies while writing leaves the previous one in place.
+"""
+
+import contextlib
+import fcntl
+import json
+import logging
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+from orbax.checkpoint import checkpoint_managers as policies
+
+_FOLDER = "checkpoints"
+
+
+def _to_storable(state: Any) -> Any:
+    """Typed keys become their raw data; everything else stays."""
+
+    def store(x):
+        if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
+            return jax.random.key_data(x)
+        return x
+
+    return jax.tree.map(store, state)
+
+
+def _from_storable(stored: Any, like: Any) -> Any:
+    def restore(x, like):
+        if jax.dtypes.issubdtype(like.dtype, jax.dtypes.prng_key):
+            return jax.random.wrap_key_data(x, impl=jax.random.key_impl(like))
+        return x
+
+    return jax.tree.map(restore, stored, like)
+
+
+class Checkpoints:
+    """The checkpoints of one run: keeps the best and the last two."""
+
+    def __init__(
+        self,
+        workdir: str | os.PathLike,
+        *,
+        best_metric: str = "loss",
+        best_mode: str = "min",
+    ):
+        """Opens (and makes) the checkpoint folder of `workdir`.
+
+        Args:
+            workdir: Folder of the run.
+            best_metric: Validation metric that ranks the checkpoints.
+            best_mode: `min` or `max`.
+
+        Raises:
+            ValueError: If `best_mode` is unknown.
+        """
+        if best_mode not in ("min", "max"):
+            raise ValueError(f"best_mode must be min or max: {best_mode!r}")
+        self.folder = Path(workdir).absolute() / _FOLDER
+        sign = 1.0 if best_mode == "max" else -1.0
+        self._manager = ocp.CheckpointManager(
+            self.folder,
+            options=ocp.CheckpointManagerOptions(
+                preservation_policy=policies.AnyPreservationPolicy(
+                    [
+                        # Two, so that one damaged on disk is not the only one.
+                        policies.LatestN(2),
+                        policies.BestN(
+                            n=1,
+                            get_metric_fn=lambda m: sign * m[best_metric],
+                            keep_checkpoints_without_metrics=False,
+                        ),
+                    ]
+                ),
+                best_fn=lambda m: m[best_metric],
+                best_mode=best_mode,
+                cleanup_tmp_directories=True,
+            ),
+        )
+
+    def latest_step(self) -> int | None:
+        """Returns the step of the newest checkpoint, None where there is none."""
+        return self._manager.latest_step()
+
+    def best_step(self) -> int | None:
+        """Returns the step of the best checkpoint, None where there is none."""
+        return self._manager.best_step()
+
+    def save(
+        self, step: int, state: Any, config: dict, data: dict, metrics: dict[str, float]
+    ) -> None:
+        """Writes a checkpoint in the background; a failed earlier write raises here.
+
+        Args:
+            step: Updates applied so far.
+            state: Pytree of arrays; typed keys are allowed.
+            config: What the run was started with, JSON.
+            data: Position in the data, JSON.
+            metrics: The latest validation metrics.
+        """
+        if step in self._manager.all_steps():
+            return
+        self._manager.save(
+            step,
+            args=ocp.args.Composite(
+                state=ocp.args.StandardSave(_to_storable(state)),
+                config=ocp.args.JsonSave(config),
+                data=ocp.args.JsonSave(data),
+            ),
+            metrics=metrics or None,
+        )
+
+    def restore(self, state: Any) -> tuple[Any, dict, dict[str, float]]:
+        """Reads the newest checkpoint.
+
+        Args:
+            state: A state of the same structure, shapes and placement.
+
+        Returns:
+            The stored state (placed like `state`), data position and metrics.
+
+        Raises:
+            ValueError: If the files are damaged or hold another structure.
+        """
+        step = self.latest_step()
+        with _explained(self.folder / str(step)):
+            restored = self._manager.restore(
+                step,
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardRestore(
+                        jax.tree.map(
+                            ocp.utils.to_shape_dtype_struct, _to_storable(state)
+                        )
+                    ),
+                    data=ocp.args.JsonRestore(),
+                ),
+            )
+        metrics = self._manager.metrics(step) or {}
+        return _from_storable(restored.state, state), restored.data, metrics
+
+    def config(self) -> dict:
+        """Returns the config stored with the newest checkpoint."""
+        return _read_config(self.folder / str(self.latest_step()))
+
+    def wait(self) -> None:
+        """Blocks until everything is on disk."""
+        self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        """Waits for the last write and ends the background threads."""
+        self._manager.close()
+
+
+def _read_config(step_folder: Path) -> dict:
+    with _explained(step_folder):
+        return json.loads((step_folder / "config" / "metadata").read_text())
+
+
+@contextlib.contextmanager
+def _explained(folder: Path):
+    try:
+        yield
+    except Exception as error:  # Orbax and TensorStore raise many kinds.
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+        raise ValueError(
+            f"checkpoint {folder} cannot be read ({reason}): it is damaged or of "
+            "another architecture; delete that folder to go on from an older one"
+        ) from error
+
+
+def find_step(workdir: str | os.PathLike, which: str = "best") -> Path:
+    """Returns the folder of a finished run's checkpoint.
+
+    Args:
+        workdir: Folder of the run.
+        which: `best`, `last`, or a step number.
+
+    Raises:
+        FileNotFoundError: If there is no such checkpoint.
+    """
+    folder = Path(workdir).absolute() / _FOLDER
+    steps = sorted(int(p.name) for p in folder.glob("*") if p.name.isdigit())
+    if not steps:
+        raise FileNotFoundError(
+            f"no checkpoint under {workdir}: train one there with "
+            "`python -m launch.train --workdir=...`"
+        )
+    if which == "last":
+        return folder / str(steps[-1])
+    if which == "best":
+        ranked = [(step, _read_metrics(folder / str(step))) for step in steps]
+        config = _read_config(folder / str(steps[-1]))
+        name, mode = config.get("best_metric", ["loss", "min"])
+        ranked = [(metrics[name], step) for step, metrics in ranked if name in metrics]
+        if not ranked:
+            return folder / str(steps[-1])
+        return folder / str((min if mode == "min" else max)(ranked)[1])
+    if not which.isdigit() or int(which) not in steps:
+        raise FileNotFoundError(
+            f"no checkpoint {which!r} under {workdir}: choose best, last or one of "
+            f"{steps}"
+        )
+    return folder / which
+
+
+def _read_metrics(step_folder: Path) -> dict[str, float]:
+    path = step_folder / "metrics" / "metrics"
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def read_config(workdir: str | os.PathLike, which: str = "best") -> dict:
+    """Returns the config that a run's checkpoint was written with."""
+    return _read_config(find_step(workdir, which))
+
+
+def read_variables(
+    workdir: str | os.PathLike, like: Any, which: str = "best"
+) -> dict[str, Any]:
+    """Reads the model of a checkpoint, without the optimizer.
+
+    Args:
+        workdir: Folder of the run.
+        like: `{"params", "batch_stats"}` with the expected shapes and types.
+        which: `best`, `last`, or a step number.
+
+    Returns:
+        `{"params", "batch_stats"}` of NumPy arrays.
+
+    Raises:
+        FileNotFoundError: If there is no checkpoint.
+        ValueError: If it is damaged or of another architecture; names the first
+            parameter that differs.
+    """
+    folder = find_step(workdir, which)
+    with _explained(folder):
+        with ocp.PyTreeCheckpointer() as reader:
+            stored = reader.metadata(folder / "state").item_metadata.tree
+            like = {"params": like["params"], "batch_stats": like["batch_stats"]}
+            _check_same_shapes(stored, like)
+            wanted = {name: stored[name] for name in like}
+            return reader.restore(
+                folder / "state",
+                args=ocp.args.PyTreeRestore(
+                    item=wanted,
+                    restore_args=jax.tree.map(
+                        lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted
+                    ),
+                    partial_restore=True,
+                ),
+            )
+
+
+def _check_same_shapes(stored: Any, like: Any) -> None:
+    def shapes(tree):
+        return {
+            jax.tree_util.keystr(path, simple=True, separator="/"): tuple(x.shape)
+            for name in ("params", "batch_stats")
+            for path, x in jax.tree_util.tree_leaves_with_path(
+                {name: tree.get(name, {})}
+            )
+        }
+
+    stored, like = shapes(stored), shapes(like)
+    for name in sorted(stored | like):
+        if stored.get(name) != like.get(name):
+            raise ValueError(
+                f"{name} has shape {stored.get(name)} in the checkpoint and "
+                f"{like.get(name)} in the model"
+            )
+
+
+@contextlib.contextmanager
+def locked_workdir(workdir: str | os.PathLike, *, needed_bytes: int = 0):
+    """Makes a run's folder and holds it, so that no second run writes into it.
+
+    Args:
+        workdir: The folder.
+        needed_bytes: Space that the run's checkpoints will take.
+
+    Raises:
+        OSError: If the folder cannot be written, lacks space, or another run has it.
+    """
+    workdir = Path(workdir)
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        lock = open(workdir / ".lock", "a+")
+    except OSError as error:
+        raise OSError(
+            f"cannot write to workdir {workdir} ({error.strerror}): "
+            "choose a folder that you may write to"
+        ) from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise OSError(
+                f"another run is using workdir {workdir}: wait for it, stop it, or "
+                "choose another --workdir"
+            ) from error
+        free = shutil.disk_usage(workdir).free
+        if free < needed_bytes:
+            raise OSError(
+                f"workdir {workdir} has {free / 1e6:.0f} MB free and the checkpoints "
+                f"need {needed_bytes / 1e6:.0f} MB: free some space or choose another"
+            )
+        yield  # The lock goes with the file, also when the process is killed.
+
+
+def state_bytes(state: Any) -> int:
+    """Returns how many bytes one checkpoint of `state` takes, uncompressed."""
+    return sum(x.size * jnp.dtype(x.dtype).itemsize for x in jax.tree.leaves(
+        jax.eval_shape(_to_storable, state)
+    ))
+
+
+def quiet() -> None:
+    """Silences Orbax's progress messages; its warnings stay."""
+    logging.getLogger("absl").setLevel(logging.WARNING)

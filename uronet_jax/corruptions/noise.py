@@ -1,0 +1,596 @@
+"""Noise corruptions: one uniform draw per element, one compiled program for all.
+
+Every noise here is a deterministic function of the image and of one uniform number
+per element (Gaussian and Poisson noise by inversion). A batch in which each image has
+its own kind of noise therefore costs a single draw, and `degrade` selects the kind
+inside jit: one compiled program serves every kind and every severity.
+
+The uniforms of image `i` come from `fold_in(key, index[i])`, where `index` is the
+global number of the image, so the result does not depend on the batch size, the
+order of the images or the number of devices.
+"""
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+
+import flax
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+Core = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
+
+# Poisson counts: means from here on are searched from the mode, smaller ones from 0.
+_MODE_SEARCH = 10.0
+# A search ends where one count has less probability than this, an eighth of the
+# resolution 2^-23 of a float32 uniform.
+_NEGLIGIBLE = 2.0**-26
+# Search steps per loop iteration: enough to amortise memory traffic, quick to compile.
+_UNROLL = 4
+# Contrast of the photographs of Geirhos et al. 2018.
+_LOW_CONTRAST = 0.3
+
+
+def uniform_draw(
+    key: jax.Array, shape: Sequence[int], index: jax.Array | None = None
+) -> jax.Array:
+    """Returns the random numbers behind every noise of this module.
+
+    Args:
+        key: Typed PRNG key. One key serves the whole batch.
+        shape: `(B, H, W, C)`.
+        index: Integer `[B]`, the global number (0 or more) of each image; its
+            numbers come from `fold_in(key, index[i])`. Default: `0 .. B-1`.
+
+    Returns:
+        float32 `[B, H, W, C]`, uniform in `[0, 1)`, multiples of `2^-23`.
+    """
+    index = jnp.arange(shape[0]) if index is None else index
+
+    def draw(i):
+        return jax.random.uniform(jax.random.fold_in(key, i), shape[1:], jnp.float32)
+
+    return jax.vmap(draw)(index)
+
+
+def _signed(uniform):
+    # Odd multiples of 2^-23: symmetric about 0, and never 1, whose erfinv is infinite.
+    return 2.0 * uniform - (1.0 - 2.0**-23)
+
+
+def _identity(uniform, images, parameter):
+    return images
+
+
+def _gaussian(uniform, images, scale):
+    return images + scale * math.sqrt(2.0) * jax.lax.erf_inv(_signed(uniform))
+
+
+def _speckle(uniform, images, scale):
+    return _gaussian(uniform, images, scale * images)
+
+
+def _uniform(uniform, images, half_width, *, shared=False, positive=False, contrast=1):
+    uniform = uniform[..., :1] if shared else uniform
+    noise = half_width * (uniform if positive else _signed(uniform))
+    return (1.0 - contrast) / 2.0 + contrast * images + noise
+
+
+def _salt_and_pepper(uniform, images, amount, *, per_channel=False):
+    uniform = uniform if per_channel else uniform[..., :1]
+    salted = jnp.where(uniform >= 1.0 - amount / 2.0, 1.0, images)
+    return jnp.where(uniform < amount / 2.0, 0.0, salted)
+
+
+def _shot(uniform, images, rate):
+    mean = jnp.clip(images, 0.0, 1.0) * rate
+    count = poisson_quantile(uniform, mean, jnp.max(rate))
+    # The rate is 0 only where `degrade` discards the result.
+    return count / jnp.maximum(rate, 1e-6)
+
+
+# What `degrade` can select. Maps `(uniform, images, parameter)` to images that are not
+# yet clipped to [0, 1]. The order is the meaning of `Degradation.kind`.
+NOISES: dict[str, Core] = {
+    "identity": _identity,
+    "gaussian_noise": _gaussian,
+    "shot_noise": _shot,
+    "impulse_noise": functools.partial(_salt_and_pepper, per_channel=True),
+    "speckle_noise": _speckle,
+    "salt_and_pepper_noise": _salt_and_pepper,
+    "salt_and_pepper_noise_per_channel": functools.partial(
+        _salt_and_pepper, per_channel=True
+    ),
+    "uniform_noise": _uniform,
+    "uniform_noise_shared": functools.partial(_uniform, shared=True),
+    "uniform_noise_positive": functools.partial(_uniform, positive=True),
+    "uniform_noise_low_contrast": functools.partial(_uniform, contrast=_LOW_CONTRAST),
+}
+_SHOT = list(NOISES).index("shot_noise")
+
+
+def gaussian_noise(
+    key: jax.Array,
+    images: jax.Array,
+    *,
+    scale: jax.typing.ArrayLike,
+    index: jax.Array | None = None,
+) -> jax.Array:
+    """Adds normal noise, independent over pixels and channels: `clip(x + N(0, scale))`.
+
+    Args:
+        key: Typed PRNG key. One key serves the whole batch.
+        images: `[B, H, W, C]`, floating point, intensities in `[0, 1]`.
+        scale: Standard deviation, 0 or more, in units of the intensity range. A
+            scalar, or `[B, 1, 1, 1]` for one value per image; may be traced.
+        index: Integer `[B]`, global number of each image. Default: `0 .. B-1`.
+
+    Returns:
+        Noisy images, same shape and dtype, in `[0, 1]`. Differentiable in `images`
+        and `scale`; the gradient is zero where the result is clipped.
+
+    Raises:
+        ValueError: If `images` is not a non-empty batch of floating-point images, or
+            a parameter that is not traced is out of range.
+
+    Source:
+        Hendrycks & Dietterich, "Benchmarking Neural Network Robustness to Common
+        Corruptions and Perturbations", ICLR 2019.
+    """
+    return _corrupt(_gaussian, "scale", scale, key, images, index)
+
+
+def uniform_noise(
+    key: jax.Array,
+    images: jax.Array,
+    *,
+    half_width: jax.typing.ArrayLike,
+    shared_channels: bool = False,
+    positive: bool = False,
+    contrast: float = 1.0,
+    index: jax.Array | None = None,
+) -> jax.Array:
+    """Adds uniform noise: `clip(x + U(-half_width, half_width))`.
+
+    The URoNet paper names this noise without defining it, hence the switches.
+
+    Args:
+        key: Typed PRNG key. One key serves the whole batch.
+        images: `[B, H, W, C]`, floating point, intensities in `[0, 1]`.
+        half_width: Largest absolute noise, 0 or more. A scalar, or `[B, 1, 1, 1]`
+            for one value per image; may be traced.
+        shared_channels: Draw once per pixel and add the same value to all channels
+            (grey noise). Default: once per element.
+        positive: Draw from `U(0, half_width)` instead.
+        contrast: Static, in `[0, 1]`. Below 1, images are first scaled about mid-grey:
+            `(1 - contrast) / 2 + contrast * x`; Geirhos et al. use 0.3.
+        index: Integer `[B]`, global number of each image. Default: `0 .. B-1`.
+
+    Returns:
+        Noisy images, same shape and dtype, in `[0, 1]`. Differentiable in `images`
+        and `half_width`; the gradient is zero where the result is clipped.
+
+    Raises:
+        ValueError: If `images` is not a non-empty batch of floating-point images, or
+            a parameter that is not traced is out of range.
+
+    Source:
+        URoNet paper, Table 1; Geirhos et al., "Generalisation in humans and deep
+        neural networks", NeurIPS 2018 (contrast, one draw per pixel).
+    """
+    _check_parameter("contrast", contrast)
+    core = functools.partial(
+        _uniform, shared=shared_channels, positive=positive, contrast=contrast
+    )
+    return _corrupt(core, "half_width", half_width, key, images, index)
+
+
+def salt_and_pepper_noise(
+    key: jax.Array,
+    images: jax.Array,
+    *,
+    amount: jax.typing.ArrayLike,
+    per_channel: bool = False,
+    index: jax.Array | None = None,
+) -> jax.Array:
+    """Sets random pixels to black or white, each with probability `amount / 2`.
+
+    Args:
+        key: Typed PRNG key. One key serves the whole batch.
+        images: `[B, H, W, C]`, floating point, intensities in `[0, 1]`.
+        amount: Expected fraction of replaced pixels, in `[0, 1]`. A scalar, or
+            `[B, 1, 1, 1]` for one value per image; may be traced.
+        per_channel: Hit each channel of a pixel independently, as `impulse_noise`
+            does. Default: all channels of a pixel together.
+        index: Integer `[B]`, global number of each image. Default: `0 .. B-1`.
+
+    Returns:
+        Noisy images, same shape and dtype, in `[0, 1]`. Gradients pass through the
+        untouched pixels; they are zero at the hits and with respect to `amount`.
+
+    Raises:
+        ValueError: If `images` is not a non-empty batch of floating-point images, or
+            an `amount` that is not traced is out of range.
+
+    Source:
+        URoNet paper, Table 1, read as the colour analogue of Geirhos et al.,
+        "Generalisation in humans and deep neural networks", NeurIPS 2018.
+    """
+    core = functools.partial(_salt_and_pepper, per_channel=per_channel)
+    return _corrupt(core, "amount", amount, key, images, index)
+
+
+def impulse_noise(
+    key: jax.Array,
+    images: jax.Array,
+    *,
+    amount: jax.typing.ArrayLike,
+    index: jax.Array | None = None,
+) -> jax.Array:
+    """Sets random elements to 0 or 1, each with probability `amount / 2`.
+
+    Each channel of each pixel is hit independently: a pixel can lose one channel.
+
+    Args:
+        key: Typed PRNG key. One key serves the whole batch.
+        images: `[B, H, W, C]`, floating point, intensities in `[0, 1]`.
+        amount: Expected fraction of replaced elements, in `[0, 1]`. A scalar, or
+            `[B, 1, 1, 1]` for one value per image; may be traced.
+        index: Integer `[B]`, global number of each image. Default: `0 .. B-1`.
+
+    Returns:
+        Noisy images, same shape and dtype, in `[0, 1]`. Gradients pass through the
+        untouched elements; they are zero at the hits and with respect to `amount`.
+
+    Raises:
+        ValueError: If `images` is not a non-empty batch of floating-point images, or
+            an `amount` that is not traced is out of range.
+
+    Source:
+        Hendrycks & Dietterich, ICLR 2019; the function is
+        `skimage.util.random_noise(mode="s&p", amount=amount, salt_vs_pepper=0.5)`.
+    """
+    return salt_and_pepper_noise(
+        key, images, amount=amount, per_channel=True, index=index
+    )
+
+
+def shot_noise(
+    key: jax.Array,
+    images: jax.Array,
+    *,
+    rate: jax.typing.ArrayLike,
+    index: jax.Array | None = None,
+) -> jax.Array:
+    """Counts photons: `clip(Poisson(rate * x) / rate)`, independent over elements.
+
+    Args:
+        key: Typed PRNG key. One key serves the whole batch.
+        images: `[B, H, W, C]`, floating point, intensities in `[0, 1]`.
+        rate: Expected count of a white element, above 0; smaller is noisier. A
+            scalar, or `[B, 1, 1, 1]` for one value per image; may be traced. The
+            cost grows with the square root of the largest rate.
+        index: Integer `[B]`, global number of each image. Default: `0 .. B-1`.
+
+    Returns:
+        Noisy images, same shape and dtype, in `[0, 1]`. Counts are integers: the
+        gradient with respect to `images` is zero everywhere (not straight-through).
+
+    Raises:
+        ValueError: If `images` is not a non-empty batch of floating-point images, or
+            a `rate` that is not traced is out of range.
+
+    Source:
+        Hendrycks & Dietterich, "Benchmarking Neural Network Robustness to Common
+        Corruptions and Perturbations", ICLR 2019.
+    """
+    return _corrupt(_shot, "rate", rate, key, images, index)
+
+
+def speckle_noise(
+    key: jax.Array,
+    images: jax.Array,
+    *,
+    scale: jax.typing.ArrayLike,
+    index: jax.Array | None = None,
+) -> jax.Array:
+    """Adds noise in proportion to the intensity: `clip(x + x * N(0, scale))`.
+
+    Args:
+        key: Typed PRNG key. One key serves the whole batch.
+        images: `[B, H, W, C]`, floating point, intensities in `[0, 1]`.
+        scale: Standard deviation at intensity 1, 0 or more. A scalar, or
+            `[B, 1, 1, 1]` for one value per image; may be traced.
+        index: Integer `[B]`, global number of each image. Default: `0 .. B-1`.
+
+    Returns:
+        Noisy images, same shape and dtype, in `[0, 1]`. Differentiable in `images`
+        and `scale`; the gradient is zero where the result is clipped.
+
+    Raises:
+        ValueError: If `images` is not a non-empty batch of floating-point images, or
+            a `scale` that is not traced is out of range.
+
+    Source:
+        Hendrycks & Dietterich, "Benchmarking Neural Network Robustness to Common
+        Corruptions and Perturbations", ICLR 2019.
+    """
+    return _corrupt(_speckle, "scale", scale, key, images, index)
+
+
+@flax.struct.dataclass
+class Degradation:
+    """What a step does to its images; select inside jit with `degrade`.
+
+    Attributes:
+        kind: int32, position of the noise in `NOISES`. Scalar: one noise for all
+            images. `[N]`: a mix, of which each image draws one entry uniformly.
+        parameter: float32, same shape: scale, half-width, amount or rate.
+    """
+
+    kind: jax.Array
+    parameter: jax.Array
+
+
+def make_degradation(entries: Sequence[tuple[str, float]]) -> Degradation:
+    """Builds a `Degradation` from `(name in NOISES, parameter)` pairs.
+
+    Args:
+        entries: One pair for a fixed noise, several for a mix. The parameter of
+            `"identity"` is ignored.
+
+    Returns:
+        Scalars for one entry, arrays `[N]` for `N > 1` entries.
+
+    Raises:
+        ValueError: If there is no entry, a name is unknown, or a parameter is out of
+            the range of its noise.
+    """
+    if not entries:
+        raise ValueError("a degradation needs at least one (name, parameter) entry")
+    names, values = zip(*entries, strict=True)
+    for name, value in entries:
+        if name not in NOISES:
+            raise ValueError(f"unknown noise {name!r}: expected one of {list(NOISES)}")
+        if name != "identity":
+            _check_parameter(_PARAMETERS[name], value)
+    kind = np.asarray([list(NOISES).index(name) for name in names], np.int32)
+    parameter = np.asarray(values, np.float32)
+    if len(entries) == 1:
+        kind, parameter = kind[0], parameter[0]
+    return Degradation(jnp.asarray(kind), jnp.asarray(parameter))
+
+
+def choose_entries(
+    key: jax.Array, degradation: Degradation, index: jax.Array
+) -> jax.Array:
+    """Returns int32 `[B]`: the entry of a mix that `degrade` takes for each image.
+
+    Args:
+        key: The key that `degrade` gets.
+        degradation: A mix of `N` entries. A fixed noise has one entry, number 0.
+        index: Integer `[B]`, global number of each image.
+    """
+    entries = degradation.kind.size
+    # Images use fold_in(key, index >= 0), so the largest word is a stream of its own.
+    key = jax.random.fold_in(key, np.uint32(2**32 - 1))
+
+    def choose(i):
+        return jax.random.randint(jax.random.fold_in(key, i), (), 0, entries)
+
+    return jax.vmap(choose)(index)
+
+
+def degrade(
+    key: jax.Array,
+    images: jax.Array,
+    degradation: Degradation,
+    index: jax.Array | None = None,
+) -> jax.Array:
+    """Degrades a batch with a noise that is chosen inside jit.
+
+    For the same key and index, an image gets exactly the noise that the public
+    function of its kind (`gaussian_noise`, ...) would give it.
+
+    Args:
+        key: Typed PRNG key. One key serves the whole batch.
+        images: `[B, H, W, C]`, floating point, intensities in `[0, 1]`.
+        degradation: A fixed noise (only its branch runs), or a mix: each image takes
+            the entry given by `choose_entries`. Its values may be traced.
+        index: Integer `[B]`, global number of each image. Default: `0 .. B-1`.
+
+    Returns:
+        Degraded images, same shape and dtype, in `[0, 1]`, differentiable as far as
+        the selected noise is.
+
+    Raises:
+        ValueError: If `images` is not a non-empty batch of floating-point images, or
+            the fields of `degradation` are not both scalar or both `[N]`.
+    """
+    _check_images(images, index)
+    kind, parameter = degradation.kind, degradation.parameter
+    if kind.shape != parameter.shape or kind.ndim > 1:
+        raise ValueError(
+            "kind and parameter of a degradation must both be scalar or both [N]: "
+            f"{kind.shape} and {parameter.shape}; build it with make_degradation"
+        )
+    index = jnp.arange(images.shape[0]) if index is None else index
+    cores = list(NOISES.values())
+
+    if kind.ndim == 0:
+
+        def select(uniform, images, parameter):
+            return jax.lax.switch(kind, cores, uniform, images, parameter)
+
+        return _render(select, key, images, parameter, index)
+
+    entry = choose_entries(key, degradation, index)[:, None, None, None]
+    kind, parameter = kind[entry], parameter[entry]
+
+    def select_per_image(uniform, images, parameter):
+        # A rate of 0 ends the Poisson search at once in images of another kind, and
+        # keeps their parameters from lengthening the search of the others.
+        rate = jnp.where(kind == _SHOT, parameter, 0.0)
+        outputs = [
+            core(uniform, images, rate if i == _SHOT else parameter)
+            for i, core in enumerate(cores)
+        ]
+        return jnp.select([kind == i for i in range(len(cores))], outputs)
+
+    return _render(select_per_image, key, images, parameter, index)
+
+
+@jax.jit  # A loop is traced anew at every call outside jit.
+def poisson_quantile(
+    uniform: jax.Array, mean: jax.Array, largest_mean: jax.Array
+) -> jax.Array:
+    """Inverts the Poisson distribution: smallest counts with P(<= count) >= uniform.
+
+    The search walks from the mode (from 0 for small means), where probability and
+    distribution function are known in closed form, up or down along the recurrence
+    `p(k+1) = p(k) mean / (k+1)`. Errors of float32 move a step of the distribution
+    function by less than 1e-6 for means up to 10,000.
+
+    Args:
+        uniform: float32, in `[0, 1)`, a multiple of `2^-23`.
+        mean: float32, same shape, 0 or more.
+        largest_mean: Scalar, at least `max(mean)`; it sets the number of steps and
+            nothing else, so that a result does not depend on its neighbours.
+
+    Returns:
+        Whole numbers, float32, of the shape of `mean`. The gradient is zero.
+
+    Source:
+        Temme's uniform expansion of the incomplete gamma function, DLMF 8.12(i), with
+        the coefficients of DiDonato & Morris, ACM TOMS 12 (1986).
+    """
+    mean, largest_mean = jax.lax.stop_gradient((mean, largest_mean))
+    mode, probability, below = _poisson_start(mean)
+    up = uniform > below
+    # What is left to walk: positive while the answer lies beyond the current count,
+    # afterwards minus the number of steps taken. (One array less than both apart: the
+    # loop is bound by memory on a CPU.)
+    left = jnp.where(up, uniform - below, below - probability - uniform)
+    left = jnp.maximum(left, 0.0)
+    safe_mean = jnp.maximum(mean, 1e-30)
+
+    def walk(block, carry):
+        probability, left = carry
+        for i in range(_UNROLL):
+            step = (block * _UNROLL + i).astype(jnp.float32)
+            probability *= jnp.where(up, safe_mean, mode - step) / jnp.where(
+                up, mode + step + 1.0, safe_mean
+            )
+            rest = left - probability
+            # Rounding can leave a rest that no remaining count would ever use up.
+            onward = (rest > 0.0) & (probability > _NEGLIGIBLE)
+            left = jnp.where(left > 0.0, jnp.where(onward, rest, -(step + 1.0)), left)
+        return probability, left
+
+    blocks = jnp.ceil(_poisson_steps(largest_mean) / _UNROLL).astype(jnp.int32)
+    _, left = jax.lax.fori_loop(0, blocks, walk, (probability, left))
+    return jnp.maximum(jnp.where(up, mode - left, mode + left), 0.0)
+
+
+def _poisson_steps(mean):
+    # From mode (or 0) to the last count of probability 2^-26, for all means up to this.
+    root = jnp.sqrt(mean)
+    from_zero = jnp.minimum(mean, _MODE_SEARCH) + 6.0 * jnp.minimum(root, 3.2) + 6.0
+    return jnp.maximum(from_zero, 5.6 * root + 8.0)
+
+
+def _poisson_start(mean):
+    """Returns (count, its probability, its distribution function) to search from."""
+    from_mode = mean >= _MODE_SEARCH
+    x = jnp.where(from_mode, mean, _MODE_SEARCH)
+    mode = jnp.floor(x)
+    # P(count <= mode) = Q(a, x), the regularised incomplete gamma function. Its
+    # uniform expansion needs few terms here because x / a is within 1 / a of 1.
+    a = mode + 1.0
+    r = 1.0 / a
+    u = (x - a) * r
+    # eta^2 / 2 = u - log(1 + u), as a series because the difference would cancel.
+    eta = u * (1 + u * (-1 / 3 + u * (7 / 36 + u * (-73 / 540 + u * 1331 / 12960))))
+    gauss = jnp.exp(-0.5 * a * eta * eta) * jax.lax.rsqrt(2.0 * math.pi * a)
+    c0 = -1 / 3 + eta * (1 / 12 + eta * (-2 / 135 + eta / 864))
+    c1 = -1 / 540 - eta / 288
+    below = 0.5 * jax.lax.erfc(eta * jnp.sqrt(0.5 * a)) + gauss * (
+        c0 + r * (c1 + r * 25 / 6048)
+    )
+    stirling = 1 + r * (1 / 12 + r * (1 / 288 - r * 139 / 51840))
+    probability = gauss * a / (x * stirling)
+    at_zero = jnp.exp(-mean)
+    return (
+        jnp.where(from_mode, mode, 0.0),
+        jnp.where(from_mode, probability, at_zero),
+        jnp.where(from_mode, below, at_zero),
+    )
+
+
+# Name of the parameter of each noise, and the range of each parameter.
+_PARAMETERS = {
+    "gaussian_noise": "scale",
+    "shot_noise": "rate",
+    "impulse_noise": "amount",
+    "speckle_noise": "scale",
+    "salt_and_pepper_noise": "amount",
+    "salt_and_pepper_noise_per_channel": "amount",
+    "uniform_noise": "half_width",
+    "uniform_noise_shared": "half_width",
+    "uniform_noise_positive": "half_width",
+    "uniform_noise_low_contrast": "half_width",
+}
+_RANGES = {
+    "scale": (0.0, math.inf),
+    "half_width": (0.0, math.inf),
+    "amount": (0.0, 1.0),
+    "contrast": (0.0, 1.0),
+    "rate": (1e-3, 1e6),  # Counts above 2^24 are not exact in float32.
+}
+
+
+def _check_parameter(name, value):
+    if isinstance(value, jax.core.Tracer):
+        return
+    low, high = _RANGES[name]
+    value = np.asarray(value)
+    if not np.all((value >= low) & (value <= high) & np.isfinite(value)):
+        raise ValueError(f"{name} must be finite and in [{low}, {high}]: {value}")
+
+
+def _check_images(images, index):
+    if images.ndim != 4 or images.size == 0:
+        raise ValueError(
+            f"need a non-empty batch of images [B, H, W, C]: {images.shape}"
+        )
+    if not jnp.issubdtype(images.dtype, jnp.floating):
+        raise ValueError(
+            f"need floating-point images in [0, 1]: {images.dtype}; "
+            "convert integer images with x.astype('float32') / 255"
+        )
+    if index is not None and (
+        index.shape != images.shape[:1] or not jnp.issubdtype(index.dtype, jnp.integer)
+    ):
+        raise ValueError(
+            f"index must hold one integer per image, shape {images.shape[:1]}: "
+            f"{index.dtype}{list(index.shape)}"
+        )
+
+
+def _corrupt(core, name, parameter, key, images, index):
+    _check_images(images, index)
+    _check_parameter(name, parameter)
+    parameter = jnp.asarray(parameter, jnp.float32)
+    if parameter.shape not in ((), (images.shape[0], 1, 1, 1)):
+        raise ValueError(
+            f"{name} must be a scalar or [B, 1, 1, 1] for {images.shape[0]} images: "
+            f"{parameter.shape}"
+        )
+    return _render(core, key, images, parameter, index)
+
+
+def _render(core, key, images, parameter, index):
+    uniform = uniform_draw(key, images.shape, index)
+    noisy = core(uniform, images.astype(jnp.float32), parameter)
+    return jnp.clip(noisy, 0.0, 1.0).astype(images.dtype)

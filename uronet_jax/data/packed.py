@@ -1,0 +1,187 @@
+"""Readers of packed data sets: published image sets repacked without loss.
+
+Each set is a handful of files in one folder: zip files of lossless WebP strips
+(CIFAR), npz files (MNIST, Fashion-MNIST) or a tar of JPEG files (ImageNet subsets).
+"""
+
+import dataclasses
+import functools
+import io
+import tarfile
+import zipfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from uronet_jax.data import sources
+
+Arrays = tuple[np.ndarray, np.ndarray]  # uint8 [N, H, W, C], int32 [N].
+
+CIFAR10_CLASSES = (
+    "airplane automobile bird cat deer dog frog horse ship truck"
+).split()
+CIFAR100_CLASSES = (
+    "apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy "
+    "bridge bus butterfly camel can castle caterpillar cattle chair chimpanzee clock "
+    "cloud cockroach couch crab crocodile cup dinosaur dolphin elephant flatfish "
+    "forest fox girl hamster house kangaroo keyboard lamp lawn_mower leopard lion "
+    "lizard lobster man maple_tree motorcycle mountain mouse mushroom oak_tree orange "
+    "orchid otter palm_tree pear pickup_truck pine_tree plain plate poppy porcupine "
+    "possum rabbit raccoon ray road rocket rose sea seal shark shrew skunk skyscraper "
+    "snail snake spider squirrel streetcar sunflower sweet_pepper table tank telephone "
+    "television tiger tractor train trout tulip turtle wardrobe whale willow_tree wolf "
+    "woman worm"
+).split()
+FASHION_CLASSES = (
+    "T-shirt/top,Trouser,Pullover,Dress,Coat,Sandal,Shirt,Sneaker,Bag,Ankle boot"
+).split(",")
+
+
+@dataclasses.dataclass(frozen=True)
+class PackedSet:
+    """Where a packed set lies and how to read it.
+
+    Attributes:
+        files: Split to names of its files, in order.
+        read: `(path, split) -> (images, labels)` of one file.
+        class_names: `path -> names`, given the first file.
+        optional: Splits that may be missing.
+    """
+
+    files: Mapping[str, Sequence[str]]
+    read: Callable[[Path, str], Arrays]
+    class_names: Callable[[Path], Sequence[str]]
+    optional: Sequence[str] = ()
+
+
+def load(
+    name: str, folder: str | Path, *, splits: Sequence[str] | None = None
+) -> tuple[dict[str, Arrays], tuple[str, ...]]:
+    """Reads a packed data set into memory.
+
+    Args:
+        name: A key of `SETS`.
+        folder: Folder of the packed files.
+        splits: Splits to read, by default all.
+
+    Returns:
+        `{split: (images uint8 [N, H, W, C], labels int32 [N])}` and the class names.
+        Order is that of the files; sets stored by class (the tar files) are put in
+        the order of `sources.spread_classes`.
+
+    Raises:
+        ValueError: If there is no such set or split.
+        FileNotFoundError: If a file is missing. Only the training files of CIFAR-100
+            may be: that split is then left out, and a line printed.
+    """
+    if name not in SETS:
+        raise ValueError(f"no packed set {name!r}: there are {', '.join(SETS)}")
+    packed, found = SETS[name], {}
+    for split in splits or packed.files:
+        if split not in packed.files:
+            raise ValueError(
+                f"{name} has no split {split!r}: it has {', '.join(packed.files)}"
+            )
+        paths = [Path(folder) / file for file in packed.files[split]]
+        missing = [path.name for path in paths if not path.is_file()]
+        if not missing:
+            found[split] = paths
+        elif split in packed.optional and not splits and len(missing) == len(paths):
+            print(f"{name}: no {split} files in {folder}, split left out")
+        else:
+            raise FileNotFoundError(
+                f"{name}, split {split}: missing in {folder}: {', '.join(missing)}"
+            )
+    class_names = tuple(packed.class_names(next(iter(found.values()))[0]))
+    arrays = {}
+    for split, paths in found.items():
+        parts = [packed.read(path, split) for path in paths]
+        images, labels = (np.concatenate(part) for part in zip(*parts, strict=True))
+        arrays[split] = (images, labels.astype(np.int32))
+    return arrays, class_names
+
+
+def _read_cifar(path: Path, split: str, *, label_file: str) -> Arrays:
+    del split  # One file holds one split.
+    with zipfile.ZipFile(path) as archive:
+        strips = sorted(n for n in archive.namelist() if n.endswith(".webp"))
+        images = [
+            np.asarray(Image.open(io.BytesIO(archive.read(strip)))) for strip in strips
+        ]
+        labels = np.load(io.BytesIO(archive.read(label_file)))
+    return np.concatenate(images).reshape(-1, 32, 32, 3), labels
+
+
+def _read_npz(path: Path, split: str) -> Arrays:
+    del split
+    with np.load(path) as arrays:
+        return arrays["images"][..., None], arrays["labels"]
+
+
+def _tar_classes(path: Path) -> dict[str, str]:
+    """Returns WordNet id to class name, in label order."""
+    with tarfile.open(path) as archive:
+        rows = _read_member(archive, archive.next()).decode().splitlines()
+    return {row.split("\t")[1]: row.split("\t")[2] for row in rows}
+
+
+def _read_member(archive: tarfile.TarFile, member: tarfile.TarInfo | None) -> bytes:
+    file = member and archive.extractfile(member)
+    if not file:
+        raise ValueError(f"{archive.name} is not laid out as a packed set")
+    return file.read()
+
+
+def _read_tar(path: Path, split: str) -> Arrays:
+    folder = {"train": "train", "validation": "val"}[split]
+    label_of = {wnid: label for label, wnid in enumerate(_tar_classes(path))}
+    images, labels = [], []
+    with tarfile.open(path) as archive:
+        for member in archive:
+            if member.name.startswith(f"{folder}/"):
+                data = io.BytesIO(_read_member(archive, member))
+                # A few files are grey.
+                images.append(np.asarray(Image.open(data).convert("RGB")))
+                labels.append(label_of[member.name.split("/")[1]])
+    order = sources.spread_classes(np.array(labels))
+    return np.stack(images)[order], np.array(labels)[order]
+
+
+def _cifar(name: str, label_file: str, class_names: Sequence[str], **kwargs):
+    train = [f"{name}_train_{k}.zip" for k in range(1, 6)]
+    return PackedSet(
+        files={"train": train, "test": [f"{name}_test.zip"]},
+        read=functools.partial(_read_cifar, label_file=label_file),
+        class_names=lambda path: class_names,
+        **kwargs,
+    )
+
+
+def _mnist(name: str, class_names: Sequence[str]) -> PackedSet:
+    return PackedSet(
+        files={"train": [f"{name}_train.npz"], "test": [f"{name}_test.npz"]},
+        read=_read_npz,
+        class_names=lambda path: class_names,
+    )
+
+
+def _imagenet(file: str) -> PackedSet:
+    return PackedSet(
+        files={"train": [file], "validation": [file]},
+        read=_read_tar,
+        class_names=lambda path: list(_tar_classes(path).values()),
+    )
+
+
+SETS: dict[str, PackedSet] = {
+    "cifar10": _cifar("cifar10", "labels.npy", CIFAR10_CLASSES),
+    "cifar100": _cifar(
+        "cifar100", "fine_labels.npy", CIFAR100_CLASSES, optional=("train",)
+    ),
+    "mnist": _mnist("mnist", tuple("0123456789")),
+    "fashion_mnist": _mnist("fashion_mnist", FASHION_CLASSES),
+    "tiny_imagenet10": _imagenet("tiny_imagenet_10classes.tar.xz"),
+    "imagenette224": _imagenet("imagenette224_small.tar"),
+}

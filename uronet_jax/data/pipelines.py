@@ -1,0 +1,323 @@
+"""Pipelines: the batches of a training run, and of an evaluation, on a mesh.
+
+Both training pipelines give the same examples in the same order, which Grain
+defines: every example once an epoch, a new order each epoch, batches running on
+across the end of an epoch. A batch depends only on its step, so that a run resumes
+at a step without replaying what came before.
+
+    pipeline = make_pipeline(source, batch_size=128, seed=0, mesh=mesh)
+    xs = pipeline.inputs(step, count)
+    # Inside jit, over many steps:
+    jax.lax.scan(lambda state, x: train(state, pipeline.fetch(resident, x)), state, xs)
+
+with `resident = pipeline.resident` passed to the jitted function as an argument.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import numpy as np
+
+from uronet_jax import sharding
+from uronet_jax.data.sources import Source
+
+Batch = dict[str, jax.Array]
+
+
+class _Pipeline:
+    """What both pipelines share: checks, the order of examples, the position."""
+
+    def __init__(
+        self, source: Source, *, batch_size: int, seed: int, mesh: jax.sharding.Mesh
+    ):
+        sharding.check_batch_size(batch_size, mesh)
+        if batch_size > len(source):
+            raise ValueError(
+                f"batch size {batch_size} is larger than {source.name}, split "
+                f"{source.split}, with {len(source)} images"
+            )
+        if not 0 <= seed < 2**32:
+            raise ValueError(f"data seed must be 0 to 2**32 - 1: {seed}")
+        import grain
+
+        self._mesh = mesh
+        order = grain.MapDataset.range(len(source)).seed(seed).shuffle().repeat()
+        # Step -> the indices of its batch, int32 [B].
+        self._batches: Any = order.batch(
+            batch_size, batch_fn=lambda rows: np.asarray(rows, np.int32)
+        )
+        self._identity = {
+            "name": source.name,
+            "split": source.split,
+            "num_examples": len(source),
+            "batch_size": batch_size,
+            "seed": seed,
+        }
+
+    def state(self, step: int) -> dict[str, Any]:
+        """Returns what a checkpoint must hold, as JSON; `step` is the next step."""
+        return {"step": step, **self._identity}
+
+    def check_state(self, state: dict[str, Any]) -> None:
+        """Checks that a checkpoint was written by a run on the same batches.
+
+        Raises:
+            ValueError: If a field of `state`, other than its step, differs.
+        """
+        differ = [
+            f"{field} is {now!r}, in the checkpoint {state.get(field)!r}"
+            for field, now in self._identity.items()
+            if state.get(field) != now
+        ]
+        if differ:
+            raise ValueError(
+                f"the checkpoint belongs to other training data: {'; '.join(differ)}. "
+                "Use its settings, or start in an empty folder"
+            )
+
+
+class OnDevice(_Pipeline):
+    """Images live on the devices as uint8, split over them; a batch is a gather.
+
+    Attributes:
+        resident: The arrays that `fetch` needs. Give them to the jitted function as
+            an argument; a closure would copy them into the program.
+    """
+
+    def __init__(
+        self, source: Source, *, batch_size: int, seed: int, mesh: jax.sharding.Mesh
+    ):
+        """Reads all images and places them on the devices.
+
+        Args:
+            source: Examples to train on.
+            batch_size: Global batch size B, a multiple of the number of devices and at
+                most the number of examples.
+            seed: Seed of the order, `0 .. 2**32 - 1`.
+            mesh: Devices.
+
+        Raises:
+            ValueError: If `batch_size` or `seed` is out of range.
+        """
+        super().__init__(source, batch_size=batch_size, seed=seed, mesh=mesh)
+        images, labels = source.arrays()
+        padded = -(-len(source) // mesh.size) * mesh.size
+        # Rows past the end, which no batch asks for, repeat the last example.
+        rows = np.minimum(_local_rows(padded, mesh), len(source) - 1)
+        self.resident = sharding.split_batch(
+            {"image": images[rows], "label": labels[rows]}, mesh
+        )
+
+    def inputs(self, step: int, count: int) -> jax.Array:
+        """Returns the inputs of a scan over steps `step .. step + count - 1`.
+
+        Returns:
+            Indices of the examples, int32 `[count, B]`, on every device.
+        """
+        return sharding.replicate(
+            np.stack([self._batches[step + i] for i in range(count)]), self._mesh
+        )
+
+    def fetch(self, resident: Any, x: jax.Array) -> Batch:
+        """Returns one batch, split over the mesh. Pure; call it inside jit.
+
+        Args:
+            resident: The attribute `resident`.
+            x: One row of `inputs`, int32 `[B]`.
+
+        Returns:
+            `image` uint8 `[B, H, W, C]`, `label` int32 `[B]`, `index` int32 `[B]`.
+        """
+        # XLA gathers on each device the rows that it holds and sums over devices:
+        # one batch travels, never the data set.
+        batch = {
+            name: array.at[x].get(mode="promise_in_bounds")
+            for name, array in resident.items()
+        }
+        return sharding.constrain_batch({**batch, "index": x}, self._mesh)
+
+    def close(self) -> None:
+        """Frees the memory of the devices."""
+        jax.tree.map(lambda array: array.delete(), self.resident)
+
+
+class Streamed(_Pipeline):
+    """Images are read from the source in threads, ahead of use.
+
+    Each process reads only the rows of a batch that its own devices need.
+
+    Attributes:
+        resident: Empty: nothing stays on the devices.
+    """
+
+    resident = ()
+
+    def __init__(
+        self,
+        source: Source,
+        *,
+        batch_size: int,
+        seed: int,
+        mesh: jax.sharding.Mesh,
+        num_threads: int = 4,
+    ):
+        """Opens the pipeline; reading starts with the first `inputs`.
+
+        Args:
+            source: Examples to train on.
+            batch_size: Global batch size B, a multiple of the number of devices and at
+                most the number of examples.
+            seed: Seed of the order, `0 .. 2**32 - 1`.
+            mesh: Devices.
+            num_threads: Number of batches read at the same time; twice as many wait.
+
+        Raises:
+            ValueError: If `batch_size`, `seed` or `num_threads` is out of range.
+        """
+        if num_threads < 1:
+            raise ValueError(f"need at least 1 reading thread: {num_threads}")
+        super().__init__(source, batch_size=batch_size, seed=seed, mesh=mesh)
+        import grain
+
+        rows = _local_rows(batch_size, mesh)
+
+        def read(indices):
+            images, labels = source.read(indices[rows])
+            return {"image": images, "label": labels, "index": indices[rows]}
+
+        options = grain.ReadOptions(
+            num_threads=num_threads, prefetch_buffer_size=2 * num_threads
+        )
+        self._iterator = iter(self._batches.map(read).to_iter_dataset(options))
+
+    def inputs(self, step: int, count: int) -> Batch:
+        """Returns the inputs of a scan over steps `step .. step + count - 1`.
+
+        A call that goes on where the last one ended finds its batches read; any
+        other starts to read at `step`.
+
+        Returns:
+            `image` uint8 `[count, B, H, W, C]`, `label` int32 `[count, B]`, `index`
+            int32 `[count, B]`, split over the mesh along axis 1.
+        """
+        if self._iterator.get_state() != {"next_index": step}:
+            self._iterator.set_state({"next_index": step})
+        batches = [next(self._iterator) for _ in range(count)]
+        stacked = jax.tree.map(lambda *arrays: np.stack(arrays), *batches)
+        return sharding.split_batch(stacked, self._mesh, axis=1)
+
+    def fetch(self, resident: Any, x: Batch) -> Batch:
+        """Returns one batch, as `OnDevice.fetch` does; `x` is one row of `inputs`."""
+        del resident
+        return sharding.constrain_batch(x, self._mesh)
+
+    def close(self) -> None:
+        """Stops the reading threads."""
+        self._iterator.close()
+
+
+PIPELINES: dict[str, type[OnDevice] | type[Streamed]] = {
+    "on_device": OnDevice,
+    "streamed": Streamed,
+}
+
+
+def make_pipeline(
+    source: Source,
+    *,
+    kind: str = "auto",
+    batch_size: int,
+    seed: int,
+    mesh: jax.sharding.Mesh,
+    max_resident_bytes: int = 2 * 2**30,
+    num_threads: int = 4,
+) -> OnDevice | Streamed:
+    """Returns a training pipeline.
+
+    Args:
+        source: Examples to train on.
+        kind: `on_device`, `streamed`, or `auto`: on device if the images take at
+            most `max_resident_bytes`.
+        batch_size: Global batch size, a multiple of the number of devices.
+        seed: Seed of the order of examples.
+        mesh: Devices.
+        max_resident_bytes: Limit for `auto`, over all devices together. The host
+            needs as much while the images are read.
+        num_threads: Reading threads of the streamed pipeline.
+
+    Raises:
+        ValueError: If `kind` is unknown or a number is out of range.
+    """
+    if kind not in ("auto", *PIPELINES):
+        raise ValueError(
+            f"unknown pipeline {kind!r}: use auto, {' or '.join(PIPELINES)}"
+        )
+    if kind == "auto":
+        size = len(source) * int(np.prod(source.image_shape))
+        kind = "on_device" if size <= max_resident_bytes else "streamed"
+    options = {"num_threads": num_threads} if kind == "streamed" else {}
+    return PIPELINES[kind](
+        source, batch_size=batch_size, seed=seed, mesh=mesh, **options
+    )
+
+
+def evaluation_batches(
+    data: Source | tuple[np.ndarray, np.ndarray],
+    *,
+    batch_size: int,
+    mesh: jax.sharding.Mesh,
+) -> Iterator[Batch]:
+    """Iterates once over all examples in order, in batches of one size.
+
+    Args:
+        data: A source, or images `[N, H, W, C]` and labels `[N]`.
+        batch_size: Global batch size B, a multiple of the number of devices.
+        mesh: Devices.
+
+    Returns:
+        Iterator over batches, split over `mesh`: `image` `[B, H, W, C]` in the dtype
+        of the data, `label` int32 `[B]`, `index` int32 `[B]`, `mask` bool `[B]`. The
+        last batch is filled up with black images of label 0 whose mask is False.
+
+    Raises:
+        ValueError: If `batch_size` does not fit the mesh, or images and labels
+            differ in number.
+    """
+    sharding.check_batch_size(batch_size, mesh)
+    if isinstance(data, tuple):
+        images, labels = data
+        if len(images) != len(labels) or not len(images):
+            raise ValueError(
+                f"need as many labels as images, at least 1: {len(images)} images, "
+                f"{len(labels)} labels"
+            )
+        length, read = len(images), lambda rows: (images[rows], labels[rows])
+    else:
+        length, read = len(data), data.read
+    return _evaluation_batches(length, read, batch_size, mesh)
+
+
+def _evaluation_batches(length, read, batch_size, mesh):
+    rows = _local_rows(batch_size, mesh)
+    for start in range(0, length, batch_size):
+        index = start + rows
+        mask = index < length
+        # Past the end stands the last example, so that a process without an example
+        # of its own still knows the shape.
+        images, labels = read(np.minimum(index, length - 1))
+        images = np.where(mask[:, None, None, None], images, np.zeros_like(images))
+        batch = {
+            "image": images,
+            "label": np.where(mask, labels, 0).astype(np.int32),
+            "index": index.astype(np.int32),
+            "mask": mask,
+        }
+        yield sharding.split_batch(batch, mesh)
+
+
+def _local_rows(size: int, mesh: jax.sharding.Mesh) -> np.ndarray:
+    """Returns which of `size` rows, split over `mesh`, this process holds."""
+    split = sharding.batch_sharding(mesh)
+    slices = split.addressable_devices_indices_map((size,)).values()
+    return np.unique(np.concatenate([np.arange(size)[index] for index in slices]))

@@ -1,0 +1,390 @@
+"""Turns image files and arrays into TFDS data sets, without TensorFlow.
+
+Everything downstream then reads one kind of source. Images are stored as PNG,
+without loss, in array_record files.
+"""
+
+import dataclasses
+import difflib
+import importlib.util
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageOps
+from tqdm import tqdm
+
+from uronet_jax.data import packed, sources
+
+VERSION = "1.0.0"
+_EXAMPLES_PER_SHARD = 10_000
+_CHUNK = 500
+_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+
+
+@dataclasses.dataclass(frozen=True)
+class Images:
+    """The images of one split, read one by one.
+
+    Attributes:
+        labels: int `[N]`.
+        read: `i -> PIL image`.
+        shapes: Every `(H, W, C)` that occurs, with the name of an image that has it.
+    """
+
+    labels: np.ndarray
+    read: Callable[[int], Image.Image]
+    shapes: dict[tuple[int, int, int], str]
+
+
+def prepare(
+    name: str,
+    *,
+    source: str,
+    input_path: str | os.PathLike | None = None,
+    data_dir: str | os.PathLike | None = None,
+    resize: tuple[int, int] | None = None,
+    overwrite: bool = False,
+    progress: bool = True,
+) -> Path:
+    """Writes the TFDS data set `name` with the features `image` and `label`.
+
+    Args:
+        name: Name of the new data set: lower-case letters, digits and `_`. For
+            `packed` a key of `packed.SETS`, for `tfds` the official name, which may
+            have a config (`name/config`).
+        source: Where the images come from:
+            `packed`: `input_path` is a folder of packed sets.
+            `folder`: a folder of image files, `<class>/*.png` (one split, `train`) or
+            `<split>/<class>/*.png`. Classes get their labels in order of name, and
+            are spread evenly over the split.
+            `arrays`: an `.npz` file with `images` and `labels` (one split, `train`)
+            or `x_train`, `y_train`, `x_test`, `y_test`, and optionally
+            `class_names`; or a folder with `images.npy` and `labels.npy`. uint8
+            `[N, H, W, C]` or `[N, H, W]`; their order stays.
+            `tfds`: downloads an official set, which needs TensorFlow.
+        input_path: Folder or file to read; none for `tfds`.
+        data_dir: Folder to write to: see `sources.open_source`.
+        resize: `(height, width)`: every image is scaled to cover this and the middle
+            cut out. Not for `tfds`.
+        overwrite: Replace the data set if it was prepared before. The old one stays
+            until the new one is complete.
+        progress: Show a progress bar.
+
+    Returns:
+        The folder of the data set, `<data_dir>/<name>/<version>`.
+
+    Raises:
+        FileNotFoundError: If input is missing.
+        ValueError: If the input is not as described, holds images of different sizes
+            and no `resize` is given, or the data set is already there.
+    """
+    if source not in (*READERS, "tfds"):
+        raise ValueError(f"unknown source {source!r}: use {', '.join(READERS)} or tfds")
+    if (input_path is None) != (source == "tfds"):
+        raise ValueError(f"source {source!r} needs {_INPUTS[source]} as input")
+    if source != "tfds" and not (
+        name.isascii() and name.isidentifier() and name.islower()
+    ):
+        raise ValueError(
+            f"bad data set name {name!r}: use lower-case letters, digits and '_'"
+        )
+    if name in sources.BUILT_IN:
+        raise ValueError(f"{name!r} is the name of a built-in data set: use another")
+    if resize is not None and (source == "tfds" or min(resize) < 1):
+        raise ValueError(f"cannot resize to {resize} (source {source!r})")
+    folder = sources.resolve_data_dir(data_dir)
+    old = sources.find_prepared(name, folder)
+    if old and not overwrite:
+        raise ValueError(
+            f"{name} is already prepared in {old}: overwrite it (--overwrite) or "
+            "choose another name"
+        )
+    if input_path is None:
+        return _prepare_official(name, folder, overwrite)
+    if old and old.name != VERSION:
+        raise ValueError(
+            f"{old} is not written by this program and would hide version {VERSION}: "
+            "choose another name"
+        )
+    if not Path(input_path).exists():
+        raise FileNotFoundError(f"no such file or folder: {input_path}")
+    splits, class_names = READERS[source](name, Path(input_path))
+    shape = _common_shape(splits, resize)
+    return _write(name, folder, splits, class_names, shape, progress)
+
+
+def _common_shape(
+    splits: dict[str, Images], resize: tuple[int, int] | None
+) -> tuple[int, int, int]:
+    """Returns `(H, W, C)` for all images; grey becomes colour if both occur."""
+    shapes = {s: n for images in splits.values() for s, n in images.shapes.items()}
+    sizes = {shape[:2]: example for shape, example in shapes.items()}
+    if resize is None and len(sizes) > 1:
+        some = [f"{h}x{w} ({example})" for (h, w), example in sizes.items()]
+        raise ValueError(
+            f"images of {len(sizes)} sizes, as {', '.join(some[:3])}: bring them to "
+            "one size with resize (--resize=HEIGHT,WIDTH)"
+        )
+    height, width = resize or next(iter(sizes))
+    return height, width, max(shape[2] for shape in shapes)
+
+
+def _write(
+    name: str,
+    folder: Path,
+    splits: dict[str, Images],
+    class_names: Sequence[str],
+    shape: tuple[int, int, int],
+    progress: bool,
+) -> Path:
+    import tensorflow_datasets as tfds
+
+    mode = "RGB" if shape[2] == 3 else "L"
+    size = (shape[1], shape[0])  # Pillow counts width first.
+
+    def example(images, index):
+        image = images.read(index).convert(mode)
+        if image.size != size:
+            image = ImageOps.fit(image, size, Image.Resampling.BICUBIC)
+        # Pillow images, since TFDS needs TensorFlow to encode NumPy arrays.
+        return {"image": image, "label": int(images.labels[index])}
+
+    final = folder / name / VERSION
+    final.parent.mkdir(parents=True, exist_ok=True)
+    # Written beside its place and renamed when complete: an interrupted run leaves
+    # nothing that looks prepared, and the old version stays until the end.
+    with tempfile.TemporaryDirectory(prefix="incomplete.", dir=final.parent) as temp:
+        complete = os.path.join(temp, "data")
+        os.mkdir(complete)
+        identity = tfds.core.DatasetIdentity(
+            name=name,
+            version=tfds.core.Version(VERSION),
+            data_dir=complete,
+            module_name=__name__,
+        )
+        features = tfds.features.FeaturesDict(
+            {
+                "image": tfds.features.Image(shape=shape, encoding_format="png"),
+                "label": tfds.features.ClassLabel(names=list(class_names)),
+            }
+        )
+        info = tfds.core.DatasetInfo(
+            builder=identity,
+            description="Images with class labels, prepared by uronet_jax.",
+            features=features,
+            supervised_keys=("image", "label"),
+        )
+        # Unlike a builder it keeps the order of the examples.
+        writer = tfds.core.SequentialWriter(
+            info, _EXAMPLES_PER_SHARD, file_format="array_record"
+        )
+        writer.initialize_splits(list(splits))
+        with ThreadPoolExecutor() as pool:
+            for split, images in splits.items():
+                count = len(images.labels)
+                bar = tqdm(
+                    total=count,
+                    desc=f"{name} {split}",
+                    disable=not progress,
+                    unit=" images",
+                )
+                with bar:
+                    for start in range(0, count, _CHUNK):
+                        chunk = range(start, min(start + _CHUNK, count))
+                        examples = pool.map(lambda i, s=images: example(s, i), chunk)
+                        writer.add_examples({split: list(examples)})
+                        bar.update(len(chunk))
+        writer.close_all()
+        if final.exists():
+            shutil.rmtree(final)
+        os.rename(complete, final)
+    return final
+
+
+def _prepare_official(name: str, folder: Path, overwrite: bool) -> Path:
+    """Downloads and prepares an official TFDS set."""
+    if importlib.util.find_spec("tensorflow") is None:
+        raise ValueError(
+            f"preparing the official TFDS set {name!r} needs TensorFlow, once: "
+            'pip install "uronet_jax[prepare]". Image folders, arrays and packed '
+            "files need none: give --input"
+        )
+    import tensorflow_datasets as tfds
+    from tensorflow_datasets.core.registered import DatasetNotFoundError
+
+    try:
+        builder = tfds.builder(name, data_dir=folder, file_format="array_record")
+    except DatasetNotFoundError as error:
+        near = difflib.get_close_matches(
+            name, tfds.list_builders(with_community_datasets=False)
+        )
+        raise ValueError(
+            f"TFDS has no data set {name!r}"
+            + (f": did you mean {' or '.join(near)}?" if near else "")
+        ) from error
+    mode = tfds.GenerateMode
+    builder.download_and_prepare(
+        download_config=tfds.download.DownloadConfig(
+            download_mode=mode.REUSE_CACHE_IF_EXISTS
+            if overwrite
+            else mode.REUSE_DATASET_IF_EXISTS
+        )
+    )
+    return Path(builder.data_path)
+
+
+def _images_of_arrays(images: np.ndarray, labels: np.ndarray, what: str) -> Images:
+    sources.check_arrays(images, labels, what)
+    if images.ndim == 4 and images.shape[-1] == 1:
+        images = images[..., 0]
+    height, width, channels = (*images.shape[1:], 1)[:3]
+    return Images(
+        labels=labels,
+        read=lambda index: Image.fromarray(images[index]),
+        shapes={(height, width, channels): what},
+    )
+
+
+def _read_packed(name: str, folder: Path) -> tuple[dict[str, Images], Sequence[str]]:
+    arrays, class_names = packed.load(name, folder)
+    splits = {
+        split: _images_of_arrays(images, labels, f"{name} {split}")
+        for split, (images, labels) in arrays.items()
+    }
+    return splits, class_names
+
+
+def _read_arrays(name: str, path: Path) -> tuple[dict[str, Images], Sequence[str]]:
+    del name
+    arrays: dict[str, Any]
+    if path.is_dir():
+        files = [path / "images.npy", path / "labels.npy"]
+        missing = [file.name for file in files if not file.is_file()]
+        if missing:
+            raise FileNotFoundError(f"missing in {path}: {', '.join(missing)}")
+        arrays = {file.stem: np.load(file, mmap_mode="r") for file in files}
+    elif path.suffix == ".npz":
+        with np.load(path) as archive:
+            arrays = dict(archive)
+    else:
+        raise ValueError(
+            f"need an .npz file or a folder of images.npy, labels.npy: {path}"
+        )
+    keys = {"train": ("images", "labels")}
+    if "x_train" in arrays:
+        keys = {"train": ("x_train", "y_train"), "test": ("x_test", "y_test")}
+        keys = {split: pair for split, pair in keys.items() if pair[0] in arrays}
+    missing = [key for pair in keys.values() for key in pair if key not in arrays]
+    if missing:
+        raise ValueError(
+            f"{path} holds {', '.join(arrays)}, not {', '.join(missing)}: need images "
+            "and labels, or x_train, y_train, x_test, y_test"
+        )
+    splits = {
+        split: _images_of_arrays(
+            arrays[x],
+            # Keras stores labels as [N, 1].
+            np.reshape(arrays[y], -1) if arrays[y].ndim == 2 else arrays[y],
+            f"{path.name} {split}",
+        )
+        for split, (x, y) in keys.items()
+    }
+    count = 1 + max(int(images.labels.max()) for images in splits.values())
+    class_names = [str(n) for n in arrays.get("class_names", range(count))]
+    if len(class_names) < count:
+        raise ValueError(
+            f"{path}: {len(class_names)} class names, labels to {count - 1}"
+        )
+    return splits, class_names
+
+
+def _open_image(path: Path) -> Image.Image:
+    image = Image.open(path)
+    if image.mode.startswith(("I", "F")):
+        raise ValueError(f"{path}: {image.mode} pixels, need 8 bits a channel")
+    ImageOps.exif_transpose(image, in_place=True)  # Cameras store rotated pictures.
+    return image
+
+
+def _read_folder(name: str, root: Path) -> tuple[dict[str, Images], Sequence[str]]:
+    del name
+
+    def folders(path):
+        return sorted(
+            p for p in path.iterdir() if p.is_dir() and not p.name.startswith(".")
+        )
+
+    def files(path):
+        return sorted(p for p in path.iterdir() if p.suffix.lower() in _SUFFIXES)
+
+    if not root.is_dir():
+        raise ValueError(f"not a folder: {root}")
+    flat = any(files(folder) for folder in folders(root))
+    roots = {"train": root} if flat else {p.name: p for p in folders(root)}
+    paths = {
+        split: [path for folder in folders(top) for path in files(folder)]
+        for split, top in roots.items()
+    }
+    empty = [split for split in paths if not paths[split]]
+    if empty or not paths:
+        raise ValueError(
+            f"no images in class folders of {root}"
+            + (f" (split {', '.join(empty)})" if paths else "")
+            + f": need <class>/* or <split>/<class>/* with files {' '.join(_SUFFIXES)}"
+        )
+    class_names = sorted({f.name for top in roots.values() for f in folders(top)})
+    label_of = {class_name: label for label, class_name in enumerate(class_names)}
+    splits = {}
+    for split, found in paths.items():
+        labels = np.array([label_of[path.parent.name] for path in found])
+        order = sources.spread_classes(labels)
+        found = [found[i] for i in order]
+        shapes = {}
+        for path in found:
+            with _open_image(path) as image:
+                channels = 1 if image.mode in ("1", "L", "LA") else 3
+                shapes.setdefault((image.height, image.width, channels), str(path))
+        splits[split] = Images(
+            labels=labels[order],
+            read=lambda index, found=found: _open_image(found[index]),
+            shapes=shapes,
+        )
+    return splits, class_names
+
+
+_INPUTS = {
+    "packed": "a folder of packed files",
+    "folder": "a folder of images",
+    "arrays": "an .npz file or a folder of .npy files",
+    "tfds": "nothing",
+}
+
+# Source -> (name, path) -> ({split: images}, class names).
+READERS: dict[str, Callable[[str, Path], tuple[dict[str, Images], Sequence[str]]]] = {
+    "packed": _read_packed,
+    "folder": _read_folder,
+    "arrays": _read_arrays,
+}
+
+
+def deduce_source(name: str, input_path: str | os.PathLike | None) -> str:
+    """Returns the `source` of `prepare` that fits an input.
+
+    No input means `tfds`; an `.npz` file or a folder with `images.npy` `arrays`; a
+    folder with a file of the packed set `name` `packed`; any other path `folder`.
+    """
+    if input_path is None:
+        return "tfds"
+    path = Path(input_path)
+    if path.suffix == ".npz" or (path / "images.npy").exists():
+        return "arrays"
+    files = packed.SETS[name].files.values() if name in packed.SETS else ()
+    if any((path / file).exists() for group in files for file in group):
+        return "packed"
+    return "folder"

@@ -1,0 +1,1 @@
+"""Evaluation: metrics, and the protocols of the papers as functions."""

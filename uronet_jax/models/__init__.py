@@ -1,0 +1,100 @@
+"""Networks: linen modules without I/O or training.
+
+Every classifier maps float images `[B, H, W, C]` in `[0, 1]` to float32 logits
+`[B, K]`, for any H, W and C: `module.apply(variables, images, train=False)`. The
+normalisation of the pixels is part of the module.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import jax.numpy as jnp
+from flax import linen as nn
+
+from uronet_jax.models.cnn import CNN
+from uronet_jax.models.remover import (
+    REMOVER_VARIANTS,
+    Remover,
+    Separation,
+    make_remover,
+)
+from uronet_jax.models.resnet import ResNet
+from uronet_jax.models.vgg import VGG
+from uronet_jax.models.wide_resnet import WideResNet
+
+CLASSIFIERS: dict[str, Callable[..., nn.Module]] = {
+    "cnn": CNN,
+    "cnn_narrow": partial(CNN, width=8),
+    "resnet8": partial(ResNet, 8),
+    "resnet20": partial(ResNet, 20),
+    "resnet32": partial(ResNet, 32),
+    "resnet44": partial(ResNet, 44),
+    "resnet56": partial(ResNet, 56),
+    "resnet110": partial(ResNet, 110),
+    "vgg11": partial(VGG, 11),
+    "vgg16": partial(VGG, 16),
+    "wrn10_1": partial(WideResNet, 10, 1),
+    "wrn10_2": partial(WideResNet, 10, 2),
+    "wrn16_8": partial(WideResNet, 16, 8),
+    "wrn28_10": partial(WideResNet, 28, 10),
+}
+
+DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+
+
+def make_classifier(
+    name: str,
+    num_classes: int,
+    *,
+    mean: Sequence[float] = (0.0,),
+    std: Sequence[float] = (1.0,),
+    dtype: Any = jnp.float32,
+) -> nn.Module:
+    """Builds a classifier by name.
+
+    Args:
+        name: A key of `CLASSIFIERS`.
+        num_classes: Size of the logits, at least 2.
+        mean: Pixel mean, one value or one per channel, in units of `[0, 1]`.
+        std: Pixel standard deviation, likewise.
+        dtype: Computation type; parameters and logits are float32.
+
+    Returns:
+        The module.
+
+    Raises:
+        ValueError: If the name is unknown or there are fewer than two classes.
+    """
+    if name not in CLASSIFIERS:
+        raise ValueError(
+            f"unknown classifier {name!r}: choose from {', '.join(sorted(CLASSIFIERS))}"
+        )
+    if num_classes < 2:
+        raise ValueError(f"a classifier needs at least 2 classes, got {num_classes}")
+    return CLASSIFIERS[name](
+        num_classes=num_classes, mean=tuple(mean), std=tuple(std), dtype=dtype
+    )
+
+
+def compute_dtype(name: str) -> Any:
+    """Returns the computation type called `float32` or `bfloat16`."""
+    if name not in DTYPES:
+        raise ValueError(f"unknown dtype {name!r}: choose from {', '.join(DTYPES)}")
+    return DTYPES[name]
+
+
+__all__ = [
+    "CLASSIFIERS",
+    "CNN",
+    "DTYPES",
+    "REMOVER_VARIANTS",
+    "Remover",
+    "ResNet",
+    "Separation",
+    "VGG",
+    "WideResNet",
+    "compute_dtype",
+    "make_classifier",
+    "make_remover",
+]

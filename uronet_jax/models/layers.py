@@ -1,0 +1,290 @@
+"""Building blocks that are fast on CPU and accelerators alike.
+
+XLA's CPU backend computes three gradients slowly: the weight gradient of a plain
+convolution (4 to 50 GFLOP/s where matrix products reach 45 to 90), that of a
+transposed convolution, and that of a windowed maximum. The layers here are the same
+functions with the same weights, written so that those gradients become matrix
+products and elementwise operations. On other platforms XLA's own forms are used.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax import lax
+
+# Up to here the input is cheaper to copy than the output gradient.
+_FEW_CHANNELS = 8
+
+Padding = tuple[tuple[int, int], tuple[int, int]]
+
+# Half of a normal input survives a ReLU, hence the 2.
+relu_init = nn.initializers.variance_scaling(2.0, "fan_in", "truncated_normal")
+
+
+def _native_conv(x, kernel, strides, padding):
+    return lax.conv_general_dilated(
+        x, kernel, strides, padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+
+
+def _native_kernel_gradient(x, gradient, kernel_shape, padding):
+    _, vjp = jax.vjp(
+        lambda kernel: _native_conv(x, kernel, (1, 1), padding),
+        jnp.zeros(kernel_shape, x.dtype),
+    )
+    return vjp(gradient)[0]
+
+
+def _matmul_kernel_gradient(x, gradient, kernel_shape, padding):
+    """Matrix products of the input with shifted output gradients, or the reverse.
+
+    The shifts are laid side by side in the channels, because wide products run near
+    the peak of the machine and narrow ones do not. What is copied for that is the
+    output gradient, once per kernel column; of a few input channels (images) the
+    input is smaller, and copied once per kernel element.
+    """
+    rows, columns, inputs, outputs = kernel_shape
+    if inputs <= _FEW_CHANNELS:
+        height, width = gradient.shape[1:3]
+        x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
+        patches = jnp.concatenate(
+            [
+                x[:, i : i + height, j : j + width]
+                for i in range(rows)
+                for j in range(columns)
+            ],
+            axis=-1,
+        )
+        return lax.dot_general(
+            patches.reshape(-1, rows * columns * inputs),
+            gradient.reshape(-1, outputs),
+            (((0,), (0,)), ((), ())),
+        ).reshape(kernel_shape)
+    height, width = gradient.shape[1], x.shape[2]
+    left, right = padding[1]
+    gradient = jnp.pad(
+        gradient, ((0, 0), (0, 0), (columns - 1 - left, columns - 1 - right), (0, 0))
+    )
+    shifted = jnp.concatenate(
+        [gradient[:, :, columns - 1 - j :][:, :, :width] for j in range(columns)], -1
+    )
+    shifted = shifted.reshape(-1, columns * outputs)
+    x = jnp.pad(x, ((0, 0), padding[0], (0, 0), (0, 0)))
+    products = [
+        lax.dot_general(
+            x[:, i : i + height].reshape(-1, inputs), shifted, (((0,), (0,)), ((), ()))
+        )
+        for i in range(rows)
+    ]
+    return jnp.stack(products).reshape(rows, inputs, columns, outputs).swapaxes(1, 2)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _unit_stride_conv(x: jax.Array, kernel: jax.Array, padding: Padding) -> jax.Array:
+    return _native_conv(x, kernel, (1, 1), padding)
+
+
+def _unit_stride_forward(x, kernel, padding):
+    return _native_conv(x, kernel, (1, 1), padding), (x, kernel)
+
+
+def _unit_stride_backward(padding, residuals, gradient):
+    x, kernel = residuals
+    _, vjp = jax.vjp(lambda x: _native_conv(x, kernel, (1, 1), padding), x)
+    kernel_gradient = lax.platform_dependent(
+        x,
+        gradient,
+        cpu=partial(
+            _matmul_kernel_gradient, kernel_shape=kernel.shape, padding=padding
+        ),
+        default=partial(
+            _native_kernel_gradient, kernel_shape=kernel.shape, padding=padding
+        ),
+    )
+    return vjp(gradient)[0], kernel_gradient
+
+
+_unit_stride_conv.defvjp(_unit_stride_forward, _unit_stride_backward)
+
+
+def conv(
+    x: jax.Array, kernel: jax.Array, *, strides: int = 1, padding: Padding
+) -> jax.Array:
+    """Convolves (cross-correlates) a batch with a kernel, zero padded.
+
+    Args:
+        x: `[B, H, W, I]`.
+        kernel: `[rows, columns, I, O]`, same dtype as `x`.
+        strides: Step along height and width.
+        padding: `((top, bottom), (left, right))` zeros.
+
+    Returns:
+        `[B, H', W', O]`. Reverse-mode differentiable; with `strides=1` forward-mode
+        differentiation is not supported.
+    """
+    if strides == 1:
+        return _unit_stride_conv(x, kernel, padding)
+    return _native_conv(x, kernel, (strides, strides), padding)
+
+
+def upsample_conv(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """Applies a 3x3 transposed convolution of stride 2, as a sub-pixel convolution.
+
+    The same function as `ConvTranspose2d(3, stride=2, padding=1, output_padding=1)`
+    of PyTorch: `out[2i + d - 1] += kernel[d] * x[i]` along each axis. Of the four
+    output pixels under one input pixel each sees at most 2x2 inputs, so one 2x2
+    convolution to four times the channels and a reordering give the same numbers.
+
+    Args:
+        x: `[B, H, W, I]`.
+        kernel: `[3, 3, I, O]`.
+
+    Returns:
+        `[B, 2H, 2W, O]`.
+    """
+    batch, height, width, inputs = x.shape
+    outputs = kernel.shape[-1]
+    # Axis -> (tap, parity): an even output sees tap 1 of its own input pixel, an odd
+    # one tap 2 of its own and tap 0 of the next.
+    zero = jnp.zeros_like(kernel[0])
+    split = jnp.stack(
+        [jnp.stack([kernel[1], kernel[2]]), jnp.stack([zero, kernel[0]])]
+    )  # [tap, parity, 3, I, O]
+    zero = jnp.zeros_like(split[:, :, 0])
+    split = jnp.stack(
+        [
+            jnp.stack([split[:, :, 1], split[:, :, 2]]),
+            jnp.stack([zero, split[:, :, 0]]),
+        ]
+    )  # [column tap, column parity, row tap, row parity, I, O]
+    sub_pixel = split.transpose(2, 0, 4, 3, 1, 5).reshape(2, 2, inputs, 4 * outputs)
+    out = conv(x, sub_pixel, padding=((0, 1), (0, 1)))
+    out = out.reshape(batch, height, width, 2, 2, outputs)
+    return out.transpose(0, 1, 3, 2, 4, 5).reshape(
+        batch, 2 * height, 2 * width, outputs
+    )
+
+
+def max_pool(x: jax.Array) -> jax.Array:
+    """Takes the maximum of every 2x2 block of `[B, H, W, C]`; H and W even."""
+    batch, height, width, channels = x.shape
+    blocks = x.reshape(batch, height // 2, 2, width // 2, 2, channels)
+    return jnp.maximum(
+        jnp.maximum(blocks[:, :, 0, :, 0], blocks[:, :, 0, :, 1]),
+        jnp.maximum(blocks[:, :, 1, :, 0], blocks[:, :, 1, :, 1]),
+    )
+
+
+class Conv(nn.Module):
+    """Square convolution, zero padded symmetrically by half the kernel size.
+
+    Unlike `"SAME"` the padding stays symmetric at stride 2, as in PyTorch, so that
+    weights can be exchanged.
+
+    Attributes:
+        features: Output channels.
+        size: Kernel side, odd.
+        strides: Step along height and width.
+        use_bias: Whether a bias is added.
+        dtype: Computation type; parameters are float32.
+        kernel_init: Initialiser of the kernel.
+        bias_init: Initialiser of the bias.
+    """
+
+    features: int
+    size: int = 3
+    strides: int = 1
+    use_bias: bool = True
+    dtype: Any = jnp.float32
+    kernel_init: Callable = relu_init
+    bias_init: Callable = nn.initializers.zeros_init()
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Maps `[B, H, W, I]` to `[B, ceil(H / strides), ceil(W / strides), O]`."""
+        kernel = self.param(
+            "kernel",
+            self.kernel_init,
+            (self.size, self.size, x.shape[-1], self.features),
+        )
+        x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
+        half = self.size // 2
+        x = conv(
+            x, kernel, strides=self.strides, padding=((half, half), (half, half))
+        )
+        if self.use_bias:
+            bias = self.param("bias", self.bias_init, (self.features,))
+            x = x + bias.astype(self.dtype)[None, None, None]
+        return x
+
+
+class UpsampleConv(nn.Module):
+    """Transposed 3x3 convolution of stride 2, see `upsample_conv`.
+
+    Attributes:
+        features: Output channels.
+        dtype: Computation type; parameters are float32.
+    """
+
+    features: int
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Maps `[B, H, W, I]` to `[B, 2H, 2W, O]`."""
+        # An output pixel sees a quarter of the kernel on average, hence 4 * 2.
+        kernel = self.param(
+            "kernel",
+            nn.initializers.variance_scaling(8.0, "fan_in", "truncated_normal"),
+            (3, 3, x.shape[-1], self.features),
+        )
+        bias = self.param("bias", nn.initializers.zeros_init(), (self.features,))
+        x = upsample_conv(x.astype(self.dtype), kernel.astype(self.dtype))
+        return x + bias.astype(self.dtype)[None, None, None]
+
+
+def normalize(
+    images: jax.Array, mean: Sequence[float], std: Sequence[float], dtype: Any
+) -> jax.Array:
+    """Returns `(images - mean) / std` per channel, in `dtype`.
+
+    Args:
+        images: `[B, H, W, C]` in `[0, 1]`.
+        mean: One value, or one per channel.
+        std: Likewise, positive.
+        dtype: Type of the result.
+
+    Returns:
+        `[B, H, W, C]`.
+
+    Raises:
+        ValueError: If a statistic has neither one value nor one per channel.
+    """
+    channels = images.shape[-1]
+    for name, values in (("mean", mean), ("std", std)):
+        if len(values) not in (1, channels):
+            raise ValueError(
+                f"{name} has {len(values)} values for images with {channels} channels: "
+                "give one value, or one per channel"
+            )
+    # Computed in float32: subtracting in bfloat16 would lose the low bits of a pixel.
+    mean = jnp.broadcast_to(jnp.asarray(mean, jnp.float32), (channels,))
+    std = jnp.broadcast_to(jnp.asarray(std, jnp.float32), (channels,))
+    images = images.astype(jnp.float32)
+    return ((images - mean[None, None, None]) / std[None, None, None]).astype(dtype)
+
+
+def check_images(images: jax.Array) -> None:
+    """Raises ValueError unless `images` is a non-empty float batch `[B, H, W, C]`."""
+    if images.ndim != 4 or not jnp.issubdtype(images.dtype, jnp.floating):
+        raise ValueError(
+            "need a batch of images [B, H, W, C] of a floating type with values in "
+            f"[0, 1], got {images.dtype}{list(images.shape)}: "
+            "convert uint8 images with images / 255"
+        )
+    if 0 in images.shape:
+        raise ValueError(f"need at least one image, got shape {list(images.shape)}")

@@ -1,0 +1,87 @@
+"""Weights from PyTorch: CIFAR ResNets with option-A shortcuts.
+
+The layout is that of `akamaster/pytorch_resnet_cifar10`: `conv1`, `bn1`,
+`layer{1,2,3}.{block}.conv{1,2}`, `.bn{1,2}`, `linear`.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+
+def resnet_variables(weights: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """Converts the weights of a CIFAR ResNet to variables of `models.ResNet`.
+
+    Args:
+        weights: PyTorch's names -> arrays; convolutions `[O, I, rows, columns]`, the
+            dense layer `[O, I]`. A leading `module.` of a name is ignored, and so is
+            `num_batches_tracked`.
+
+    Returns:
+        `{"params", "batch_stats"}` of float32 arrays.
+
+    Raises:
+        ValueError: If a weight is missing or left over.
+    """
+    weights = {
+        name.removeprefix("module."): np.asarray(value, np.float32)
+        for name, value in weights.items()
+        if not name.endswith("num_batches_tracked")
+    }
+    params: dict[str, Any] = {}
+    stats: dict[str, Any] = {}
+
+    def take(name: str) -> np.ndarray:
+        if name not in weights:
+            raise ValueError(
+                f"weight {name!r} is missing: expected a CIFAR ResNet with names "
+                "like conv1.weight, layer1.0.bn2.running_var, linear.bias"
+            )
+        return weights.pop(name)
+
+    def convert(source: str, number: int, conv: str, norm: str, block: str | None):
+        inner, inner_stats = params, stats
+        if block is not None:
+            inner, inner_stats = params.setdefault(block, {}), stats.setdefault(block, {})
+        kernel = take(f"{source}{conv}.weight").transpose(2, 3, 1, 0)
+        inner[f"Conv_{number}"] = {"kernel": kernel}
+        inner[f"BatchNorm_{number}"] = {
+            "scale": take(f"{source}{norm}.weight"),
+            "bias": take(f"{source}{norm}.bias"),
+        }
+        inner_stats[f"BatchNorm_{number}"] = {
+            "mean": take(f"{source}{norm}.running_mean"),
+            "var": take(f"{source}{norm}.running_var"),
+        }
+
+    convert("", 0, "conv1", "bn1", None)
+    blocks = sorted(
+        {tuple(map(int, _block(name))) for name in weights if name.startswith("layer")}
+    )
+    for number, (layer, block) in enumerate(blocks):
+        for i in (0, 1):
+            source = f"layer{layer}.{block}."
+            convert(source, i, f"conv{i + 1}", f"bn{i + 1}", f"BasicBlock_{number}")
+    params["Dense_0"] = {
+        "kernel": take("linear.weight").T,
+        "bias": take("linear.bias"),
+    }
+    if weights:
+        raise ValueError(f"weights left over: {', '.join(sorted(weights)[:5])}")
+    return {"params": params, "batch_stats": stats}
+
+
+def _block(name: str) -> tuple[str, str]:
+    layer, block = name.split(".")[:2]
+    return layer.removeprefix("layer"), block
+
+
+def resnet_depth(weights: Mapping[str, np.ndarray]) -> int:
+    """Returns the depth of the CIFAR ResNet that `weights` belong to."""
+    blocks = {
+        _block(name.removeprefix("module."))
+        for name in weights
+        if name.removeprefix("module.").startswith("layer")
+    }
+    return 2 * len(blocks) + 2

@@ -1,0 +1,193 @@
+"""The noise remover: one encoder, one decoder per head.
+
+Source: URoNet, Figure 3 and section 2. What the paper leaves open (padding, where the
+decoders double the size, the code of the signed noise pattern) is listed with the
+choices made in docs/ARCHITECTURE.md.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from uronet_jax.models import layers
+
+
+class Separation(NamedTuple):
+    """What the remover makes of an image.
+
+    Attributes:
+        clean: `[B, H, W, C]` in `[0, 1]`, the picture without its degradation.
+        noise: `[B, H, W, C]` in `[-1, 1]`, the signed pattern `degraded - clean`.
+    """
+
+    clean: jax.Array
+    noise: jax.Array
+
+
+class Encoder(nn.Module):
+    """Pairs of 3x3 convolutions, a 2x2 maximum after each pair."""
+
+    widths: Sequence[int]
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> tuple[jax.Array, list[jax.Array]]:
+        """Returns the code and the features before every pool, finest first."""
+        features = []
+        for width in self.widths:
+            for _ in range(2):
+                x = nn.relu(layers.Conv(width, dtype=self.dtype)(x))
+            features.append(x)
+            x = layers.max_pool(x)
+        return x, features
+
+
+class Decoder(nn.Module):
+    """Mirror of the encoder: each pair doubles the size, then convolves."""
+
+    widths: Sequence[int]
+    channels: int
+    output_mean: float
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, skips: Sequence[jax.Array]) -> jax.Array:
+        """Returns `[B, H, W, channels]` in `(0, 1)`, float32."""
+        for level in reversed(range(len(self.widths))):
+            x = layers.UpsampleConv(self.widths[level], dtype=self.dtype)(x)
+            if skips:
+                x = x + skips[level]
+            x = nn.relu(x)
+            x = nn.relu(layers.Conv(self.widths[level], dtype=self.dtype)(x))
+        # A sigmoid that starts at 1/2 on mostly black images is driven into
+        # saturation within a hundred steps and never returns; started at the mean
+        # pixel it has nothing to unlearn.
+        start = math.log(self.output_mean / (1.0 - self.output_mean))
+        x = layers.Conv(
+            self.channels,
+            dtype=self.dtype,
+            kernel_init=nn.initializers.lecun_normal(),
+            bias_init=nn.initializers.constant(start),
+        )(x)
+        return nn.sigmoid(x.astype(jnp.float32))
+
+
+class Remover(nn.Module):
+    """Separates images into a clean picture and a noise pattern.
+
+    Any size: images are mirrored up to a multiple of `2 ** len(widths)` and the
+    result is cropped back.
+
+    Attributes:
+        widths: Filters of each pair of layers; the paper's are 64, 128, 256.
+        skips: Adds the encoder's features to the decoders' at equal size. The paper
+            draws none; Mao et al. (2016), whom it follows, have them.
+        noise_head: Whether a second decoder predicts the noise pattern. Without it
+            (the denoising autoencoder of the ablation) `noise` is image minus clean.
+        clean_mean: Mean pixel of the training set, in (0, 1): where the clean head
+            starts. The noise head starts at no noise.
+        dtype: Computation type; parameters and outputs are float32.
+    """
+
+    widths: Sequence[int] = (64, 128, 256)
+    skips: bool = False
+    noise_head: bool = True
+    clean_mean: float = 0.5
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, images: jax.Array) -> Separation:
+        """Separates `[B, H, W, C]` images in `[0, 1]`.
+
+        Raises:
+            ValueError: If `images` is not a float batch, or too small to be mirrored.
+        """
+        layers.check_images(images)
+        if not 0.0 < self.clean_mean < 1.0:
+            raise ValueError(
+                f"clean_mean must be in (0, 1), got {self.clean_mean}: "
+                "pass the mean pixel of the training images"
+            )
+        padded, crop = _pad_to_multiple(images, 2 ** len(self.widths))
+        code, features = Encoder(self.widths, self.dtype, name="encoder")(padded)
+        if not self.skips:
+            features = []
+
+        def decode(name: str, output_mean: float) -> jax.Array:
+            decoder = Decoder(
+                self.widths, images.shape[-1], output_mean, self.dtype, name=name
+            )
+            return decoder(code, features)[crop]
+
+        clean = decode("clean_decoder", self.clean_mean)
+        if not self.noise_head:
+            return Separation(clean, images.astype(jnp.float32) - clean)
+        return Separation(clean, 2.0 * decode("noise_decoder", 0.5) - 1.0)
+
+
+def _pad_to_multiple(images: jax.Array, multiple: int) -> tuple[jax.Array, tuple]:
+    """Mirrors images up to a multiple; also returns the index that undoes it."""
+    padding, crop = [(0, 0)], [slice(None)]
+    for size in images.shape[1:3]:
+        missing = -size % multiple
+        before, after = missing // 2, missing - missing // 2
+        if after >= size:
+            raise ValueError(
+                f"images of {images.shape[1]}x{images.shape[2]} pixels are too small: "
+                f"{size} cannot be mirrored up to a multiple of {multiple}"
+            )
+        padding.append((before, after))
+        crop.append(slice(before, before + size))
+    if all(pad == (0, 0) for pad in padding):
+        return images, (slice(None),) * 4
+    padded = jnp.pad(images, [*padding, (0, 0)], mode="reflect")
+    return padded, (*crop, slice(None))
+
+
+# Variant -> the fields in which it differs from the others.
+REMOVER_VARIANTS = {
+    "paper": {"skips": False, "noise_head": True},
+    "skip": {"skips": True, "noise_head": True},
+    "dcae": {"skips": False, "noise_head": False},
+}
+
+
+def make_remover(
+    variant: str,
+    *,
+    widths: Sequence[int] = (64, 128, 256),
+    clean_mean: float = 0.5,
+    dtype: Any = jnp.float32,
+) -> Remover:
+    """Builds a remover by the name of its variant.
+
+    Args:
+        variant: `paper` (as published), `skip` (with skip connections) or `dcae`
+            (one head, for the ablation).
+        widths: Filters of each pair of layers.
+        clean_mean: Mean pixel of the training images, in (0, 1).
+        dtype: Computation type.
+
+    Returns:
+        The module; `module.apply(variables, images)` gives a `Separation`.
+
+    Raises:
+        ValueError: If the variant is unknown or a width is not positive.
+    """
+    if variant not in REMOVER_VARIANTS:
+        raise ValueError(
+            f"unknown remover variant {variant!r}: choose from "
+            f"{', '.join(sorted(REMOVER_VARIANTS))}"
+        )
+    if not widths or min(widths) < 1:
+        raise ValueError(f"widths must be positive, got {tuple(widths)}")
+    return Remover(
+        widths=tuple(widths),
+        clean_mean=clean_mean,
+        dtype=dtype,
+        **REMOVER_VARIANTS[variant],
+    )

@@ -1,0 +1,253 @@
+"""Figures for reports: galleries of images and heat maps, as PNG files.
+
+Matplotlib is imported on first use, and without pyplot: no global state, no display.
+"""
+
+import os
+import pathlib
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+_DPI = 160
+_TEXT = "#222222"
+
+
+def show_noise(noise: np.ndarray, amplify: float = 1.0) -> np.ndarray:
+    """Returns a noise pattern as a picture: mid-grey where there is none.
+
+    Args:
+        noise: Signed, in `[-1, 1]`, any shape.
+        amplify: Factor that makes faint patterns visible, above 0.
+
+    Returns:
+        `0.5 + amplify * noise / 2`, clipped to `[0, 1]`.
+
+    Raises:
+        ValueError: If `amplify` is not above 0.
+    """
+    if not amplify > 0:
+        raise ValueError(f"amplify must be above 0: {amplify}")
+    return np.clip(0.5 + amplify * np.asarray(noise, np.float32) / 2.0, 0.0, 1.0)
+
+
+def gallery(
+    path: str | os.PathLike,
+    columns: Mapping[str, np.ndarray],
+    row_labels: Sequence[str] | None = None,
+    *,
+    title: str = "",
+    cell_inches: float = 1.0,
+) -> None:
+    """Writes a grid of images: one column per kind of picture, one row per example.
+
+    Every pixel becomes a whole number of pixels of the file, so small images stay
+    crisp.
+
+    Args:
+        path: Of the PNG file; missing folders are created.
+        columns: Heading -> images `[N, H, W, C]` in `[0, 1]`, C = 1 (grey) or 3. All
+            columns have the same N, H and W; headings may contain line breaks.
+        row_labels: `N` texts to the left of the rows; they may contain line breaks.
+        title: Above the whole figure.
+        cell_inches: Wanted width of an image.
+
+    Raises:
+        ValueError: If the columns differ in N, H or W, are empty or not images, or
+            the number of labels is not N.
+    """
+    images = {name: _as_images(name, value) for name, value in columns.items()}
+    shapes = {x.shape[:3] for x in images.values()}
+    if len(shapes) != 1:
+        raise ValueError(
+            "a gallery needs one or more columns of equal [N, H, W]: "
+            f"{ {name: x.shape for name, x in images.items()} }"
+        )
+    ((count, height, width),) = shapes
+    if row_labels is not None and len(row_labels) != count:
+        raise ValueError(f"need one label for each of {count} rows: {len(row_labels)}")
+
+    scale = max(1, round(cell_inches * _DPI / width))
+    cell_w, cell_h = width * scale, height * scale
+    gap, margin = 10, 16  # Pixels, as everything below.
+    label_w, _ = _text_size(row_labels or [], 9)
+    heading_w, heading_h = _text_size(images, 9)
+    title_w, title_h = _text_size([title] if title else [], 11)
+    # A heading may be wider than its column.
+    pitch = max(cell_w, heading_w) + gap
+    left = margin + (label_w + gap if label_w else 0)
+    right = margin
+    body_w = pitch * len(images) - gap
+    if title_w > left + body_w:  # Room for a long title.
+        right = title_w - left - body_w + 2 * margin
+    top = margin + heading_h + gap // 2 + (title_h + gap if title_h else 0)
+    total_w = left + body_w + right
+    total_h = top + count * (cell_h + gap) - gap + margin
+
+    figure = _figure(total_w, total_h)
+    if title:
+        _text(figure, margin, margin, title, 11, "left", "top", weight="bold")
+    for j, (heading, column) in enumerate(images.items()):
+        x = left + j * pitch + (pitch - gap - cell_w) // 2
+        _text(figure, x + cell_w / 2, top - gap // 2, heading, 9, "center", "bottom")
+        for i, image in enumerate(column):
+            y = top + i * (cell_h + gap)
+            axes = figure.add_axes(
+                (
+                    x / total_w,
+                    1 - (y + cell_h) / total_h,
+                    cell_w / total_w,
+                    cell_h / total_h,
+                )
+            )
+            axes.imshow(image, interpolation="nearest", aspect="auto")
+            axes.set_axis_off()
+    for i, label in enumerate(row_labels or []):
+        y = top + i * (cell_h + gap) + cell_h / 2
+        _text(figure, left - gap, y, label, 9, "right", "center")
+    _save(figure, path)
+
+
+def heat_map(
+    path: str | os.PathLike,
+    values: np.ndarray,
+    row_labels: Sequence[str],
+    column_labels: Sequence[str],
+    title: str = "",
+    *,
+    number_format: str = ".1f",
+    low: float | None = None,
+    high: float | None = None,
+) -> None:
+    """Writes a table of numbers as coloured cells, dark = high.
+
+    Args:
+        path: Of the PNG file; missing folders are created.
+        values: `[rows, columns]`; NaN cells are left grey, with a dash.
+        row_labels: One text per row.
+        column_labels: One text per column, above the cells.
+        title: Above the figure.
+        number_format: Format specification of the numbers in the cells.
+        low: Value of the lightest colour. Default: the smallest value.
+        high: Value of the darkest colour. Default: the largest value.
+
+    Raises:
+        ValueError: If the numbers of labels do not match, or no value is finite.
+    """
+    from matplotlib import colormaps
+
+    values = np.asarray(values, np.float64)
+    if values.shape != (len(row_labels), len(column_labels)):
+        raise ValueError(
+            f"values must be [rows, columns] like the labels, "
+            f"{(len(row_labels), len(column_labels))}: {values.shape}"
+        )
+    finite = values[np.isfinite(values)]
+    if not finite.size:
+        raise ValueError("a heat map needs at least one finite value")
+    low = finite.min() if low is None else low
+    high = finite.max() if high is None else high
+    texts = [
+        [format(v, number_format) if np.isfinite(v) else "–" for v in row]
+        for row in values
+    ]
+
+    gap, margin = 12, 20
+    number_w, number_h = _text_size(sum(texts, []), 9)
+    column_w, column_h = _text_size(column_labels, 9)
+    label_w, label_h = _text_size(row_labels, 9)
+    title_w, title_h = _text_size([title] if title else [], 11)
+    cell_w = max(number_w, column_w) + 2 * gap
+    cell_h = max(number_h, label_h) + 2 * gap
+    left = margin + label_w + gap
+    top = margin + column_h + gap + (title_h + gap + 4 if title_h else 0)
+    total_w = max(left + cell_w * len(column_labels), title_w + margin) + margin
+    total_h = top + cell_h * len(row_labels) + margin
+
+    figure = _figure(total_w, total_h)
+    if title:
+        _text(figure, margin, margin, title, 11, "left", "top", weight="bold")
+    for j, label in enumerate(column_labels):
+        x = left + (j + 0.5) * cell_w
+        _text(figure, x, top - gap, label, 9, "center", "bottom")
+    palette = colormaps["YlGnBu"]
+    colours = palette((values - low) / max(high - low, 1e-12))
+    colours[~np.isfinite(values)] = (0.9, 0.9, 0.9, 1.0)
+    body_w, body_h = cell_w * len(column_labels), cell_h * len(row_labels)
+    axes = figure.add_axes(
+        (
+            left / total_w,
+            1 - (top + body_h) / total_h,
+            body_w / total_w,
+            body_h / total_h,
+        )
+    )
+    axes.imshow(colours, interpolation="nearest", aspect="auto")
+    axes.set_axis_off()
+    luminance = colours[..., :3] @ (0.299, 0.587, 0.114)
+    for i, row in enumerate(texts):
+        y = top + (i + 0.5) * cell_h
+        _text(figure, left - gap, y, row_labels[i], 9, "right", "center")
+        for j, text in enumerate(row):
+            colour = _TEXT if luminance[i, j] > 0.55 else "white"
+            x = left + (j + 0.5) * cell_w
+            _text(figure, x, y, text, 9, "center", "center", color=colour)
+    # White lines between the cells.
+    axes.set_xlim(-0.5, len(column_labels) - 0.5)
+    axes.set_ylim(len(row_labels) - 0.5, -0.5)
+    line = {"color": "white", "linewidth": 1.5}
+    for j in range(1, len(column_labels)):
+        axes.axvline(j - 0.5, **line)
+    for i in range(1, len(row_labels)):
+        axes.axhline(i - 0.5, **line)
+    _save(figure, path)
+
+
+def _as_images(name, images):
+    images = np.asarray(images, np.float32)
+    if images.ndim != 4 or images.size == 0 or images.shape[-1] not in (1, 3):
+        raise ValueError(
+            f"column {name!r} needs images [N, H, W, 1 or 3]: {images.shape}"
+        )
+    if not (images.min() >= 0.0 and images.max() <= 1.0):
+        raise ValueError(
+            f"column {name!r} needs intensities in [0, 1], got "
+            f"[{images.min()}, {images.max()}]; show_noise makes noise visible"
+        )
+    return np.broadcast_to(images, (*images.shape[:3], 3))
+
+
+def _figure(width, height):
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width / _DPI, height / _DPI), dpi=_DPI, facecolor="white")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _text(figure, x, y, text, size, horizontal, vertical, **options):
+    """Places text; `x` and `y` in pixels from the top left corner."""
+    width, height = figure.get_size_inches() * _DPI
+    options = {"color": _TEXT, "ha": horizontal, "va": vertical, **options}
+    figure.text(x / width, 1 - y / height, text, fontsize=size, **options)
+
+
+def _text_size(texts, size):
+    """Returns the largest width and height of the texts, in pixels; 0 for none."""
+    figure = _figure(_DPI, _DPI)
+    renderer = figure.canvas.get_renderer()
+    extents = [
+        figure.text(0, 0, text, fontsize=size).get_window_extent(renderer)
+        for text in texts
+    ]
+    return tuple(
+        int(np.ceil(max((getattr(e, side) for e in extents), default=0)))
+        for side in ("width", "height")
+    )
+
+
+def _save(figure, path):
+    path = pathlib.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, format="png", dpi=_DPI)

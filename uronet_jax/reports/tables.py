@@ -1,0 +1,104 @@
+"""Tidy rows to Markdown tables and JSON files."""
+
+import json
+import math
+import numbers
+import os
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+
+def markdown_table(
+    rows: Sequence[Mapping[str, Any]],
+    columns: Sequence[str] | Mapping[str, str],
+    *,
+    formats: Mapping[str, str] | None = None,
+    number_format: str = ".2f",
+    missing: str = "-",
+) -> str:
+    """Writes rows as a GitHub table.
+
+    Args:
+        rows: One mapping of column name to value per line.
+        columns: The columns to show, in order; a mapping also gives their headings.
+        formats: Column -> format specification of its numbers, such as `".1%"`.
+        number_format: For the numbers of all other columns. Whole numbers (`int`)
+            are printed as they are.
+        missing: Printed where a row lacks the column, or its value is None or NaN.
+
+    Returns:
+        The table, one line per row, with a newline at the end. Columns without text
+        are aligned to the right.
+
+    Raises:
+        ValueError: If there is no row or column, or a column that is in no row.
+    """
+    if not rows or not columns:
+        raise ValueError(
+            f"a table needs rows and columns: {len(rows)} rows, {len(columns)} columns"
+        )
+    headings = columns if isinstance(columns, Mapping) else {c: c for c in columns}
+    formats = {} if formats is None else formats
+    unknown = {*headings, *formats} - {key for row in rows for key in row}
+    if unknown:
+        raise ValueError(f"columns {sorted(unknown)} are in no row")
+
+    def cell(row, column):
+        value = row.get(column)
+        if value is None or (isinstance(value, numbers.Real) and math.isnan(value)):
+            return missing
+        if isinstance(value, numbers.Real) and not isinstance(value, bool):
+            whole = isinstance(value, numbers.Integral)
+            return format(value, formats.get(column, "d" if whole else number_format))
+        return _escape(value)
+
+    def is_text(column):
+        values = (row.get(column) for row in rows)
+        return any(
+            v is not None and (not isinstance(v, numbers.Real) or isinstance(v, bool))
+            for v in values
+        )
+
+    lines = [
+        [_escape(heading) for heading in headings.values()],
+        [":---" if is_text(column) else "---:" for column in headings],
+        *([cell(row, column) for column in headings] for row in rows),
+    ]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def _escape(value):
+    return " ".join(str(value).split()).replace("|", "\\|")
+
+
+def write_json(path: str | os.PathLike, value: Any) -> None:
+    """Writes a JSON file that is complete or not there at all.
+
+    Keys are sorted, so that equal values give equal files. A file that exists is
+    replaced in one step; readers see the old one or the new one.
+
+    Args:
+        path: Missing folders are created.
+        value: Anything JSON knows, and NumPy or JAX numbers and arrays.
+
+    Raises:
+        ValueError: If a number is NaN or infinite: JSON has neither.
+        TypeError: If a value has no JSON form. The file is not touched either way.
+    """
+    text = json.dumps(value, indent=2, sort_keys=True, allow_nan=False, default=_plain)
+    path = pathlib.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # In the same folder: a rename is atomic only within one file system.
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_text(text + "\n", encoding="utf-8")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _plain(value):
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    raise TypeError(f"{type(value).__name__} has no JSON form: {value!r}")

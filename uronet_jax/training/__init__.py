@@ -1,0 +1,1 @@
+"""Training: state, one module per phase, one loop."""

@@ -1,0 +1,114 @@
+"""Phase 2: the detector learns to tell clean from degraded, through the remover."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import linen as nn
+
+from uronet_jax.corruptions import degrade
+from uronet_jax.defense import detector_input
+from uronet_jax.models import Remover
+from uronet_jax.training.state import (
+    Augment,
+    Batch,
+    Evaluation,
+    Metrics,
+    Step,
+    TrainState,
+    apply_update,
+    masked_sums,
+    to_float,
+)
+
+# The validation metric by which the best checkpoint is chosen, and its sense.
+BEST_METRIC = ("accuracy", "max")
+
+
+
+def make_detector_step(
+    detector: nn.Module,
+    remover: Remover,
+    optimizer: optax.GradientTransformation,
+    augment: Augment,
+    *,
+    inputs: str = "image",
+) -> Step:
+    """Builds the update of the detector: cross-entropy on balanced pairs.
+
+    Every image of the batch enters twice, clean (label 0) and degraded (label 1), so
+    a step sees twice the batch size.
+
+    Args:
+        detector: Two-class module that is trained.
+        remover: The frozen remover.
+        optimizer: The detector's optimizer.
+        augment: `(key, images, index) -> images`, before the degradation.
+        inputs: What the noise pattern is laid beside, see `defense.detector_input`.
+
+    Returns:
+        `step(state, frozen, batch) -> (state, metrics)` with
+        `frozen = {"degradation": Degradation, "remover": variables}`. Metrics are
+        sums over the pairs plus `count`.
+    """
+
+    def step(state: TrainState, frozen: Any, batch: Batch):
+        augment_key, noise_key = jax.random.split(
+            jax.random.fold_in(state.key, state.step)
+        )
+        clean = augment(augment_key, to_float(batch["image"]), batch["index"])
+        degraded = degrade(noise_key, clean, frozen["degradation"], batch["index"])
+        # Pairs side by side, not clean after degraded: so no image has to move to
+        # another device.
+        images = jnp.stack([clean, degraded], axis=1).reshape(-1, *clean.shape[1:])
+        labels = jnp.tile(jnp.asarray([0, 1], jnp.int32), clean.shape[0])
+        separation = remover.apply(frozen["remover"], images)
+        features = detector_input(images, separation, inputs)
+
+        def loss_fn(params):
+            logits, mutated = detector.apply(
+                {"params": params, "batch_stats": state.batch_stats},
+                features,
+                train=True,
+                mutable=["batch_stats"],
+            )
+            loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+            correct = jnp.argmax(logits, axis=-1) == labels
+            metrics = {
+                "loss": loss.sum(),
+                "correct": correct.sum(dtype=jnp.float32),
+                "count": jnp.asarray(loss.size, jnp.float32),
+            }
+            return loss.mean(), (mutated.get("batch_stats", {}), metrics)
+
+        return apply_update(state, optimizer, loss_fn)
+
+    return step
+
+
+def make_detector_evaluation(
+    detector: nn.Module, remover: Remover, *, inputs: str = "image"
+) -> Evaluation:
+    """Builds the validation of the detector; arguments as for the step.
+
+    Returns:
+        `evaluate(variables, frozen, key, batch) -> sums` over the images that
+        `batch["mask"]` keeps: `loss` and `accuracy`, each the mean of an image's
+        clean and degraded copy, and `count`.
+    """
+
+    def evaluate(variables: Any, frozen: Any, key: jax.Array, batch: Batch) -> Metrics:
+        clean = to_float(batch["image"])
+        degraded = degrade(key, clean, frozen["degradation"], batch["index"])
+        loss, correct = 0.0, 0.0
+        for label, images in enumerate((clean, degraded)):
+            separation = remover.apply(frozen["remover"], images)
+            features = detector_input(images, separation, inputs)
+            logits = detector.apply(variables, features, train=False)
+            labels = jnp.full(images.shape[0], label, jnp.int32)
+            loss += optax.softmax_cross_entropy_with_integer_labels(logits, labels) / 2
+            correct += (jnp.argmax(logits, axis=-1) == labels) / 2
+        return masked_sums({"loss": loss, "accuracy": correct}, batch["mask"])
+
+    return evaluate

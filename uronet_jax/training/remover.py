@@ -1,0 +1,115 @@
+"""Phase 1: the remover learns to separate degraded images."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from uronet_jax.corruptions import degrade
+from uronet_jax.evaluation.metrics import psnr
+from uronet_jax.models import Remover
+from uronet_jax.training.state import (
+    Augment,
+    Batch,
+    Evaluation,
+    Metrics,
+    Step,
+    TrainState,
+    apply_update,
+    masked_sums,
+    to_float,
+)
+
+# The validation metric by which the best checkpoint is chosen, and its sense.
+BEST_METRIC = ("loss", "min")
+
+
+def make_remover_step(
+    remover: Remover,
+    optimizer: optax.GradientTransformation,
+    augment: Augment,
+    *,
+    noise_weight: float = 1.0,
+) -> Step:
+    """Builds the update of the remover: two mean squared errors.
+
+    The loss is `MSE(clean_hat, clean) + noise_weight * MSE(code_hat, code)`, where
+    `code = (noise + 1) / 2` is the signed pattern `degraded - clean` as the sigmoid
+    head can express it (URoNet, equation 1; the code is our reading).
+
+    Args:
+        remover: The module that is trained.
+        optimizer: Its optimizer.
+        augment: `(key, images, index) -> images`, before the degradation.
+        noise_weight: Weight of the second term; 1 in the paper. A remover without
+            noise head is trained on the first term alone.
+
+    Returns:
+        `step(state, frozen, batch) -> (state, metrics)` with
+        `frozen = {"degradation": Degradation}` and uint8 `batch["image"]`. Metrics
+        are sums over the global batch plus `count`.
+    """
+
+    def step(state: TrainState, frozen: Any, batch: Batch):
+        augment_key, noise_key = jax.random.split(
+            jax.random.fold_in(state.key, state.step)
+        )
+        clean = augment(augment_key, to_float(batch["image"]), batch["index"])
+        degraded = degrade(noise_key, clean, frozen["degradation"], batch["index"])
+
+        def loss_fn(params):
+            separation = remover.apply({"params": params}, degraded)
+            clean_mse = _mse(separation.clean, clean)
+            # Half the difference of the patterns is the difference of their codes.
+            noise_mse = _mse(separation.noise / 2, (degraded - clean) / 2)
+            loss = clean_mse
+            if remover.noise_head:
+                loss = loss + noise_weight * noise_mse
+            metrics = {
+                "loss": loss.sum(),
+                "clean_mse": clean_mse.sum(),
+                "noise_mse": noise_mse.sum(),
+                "count": jnp.asarray(loss.size, jnp.float32),
+            }
+            return loss.mean(), (state.batch_stats, metrics)
+
+        return apply_update(state, optimizer, loss_fn)
+
+    return step
+
+
+def make_remover_evaluation(
+    remover: Remover, *, noise_weight: float = 1.0
+) -> Evaluation:
+    """Builds the validation of the remover; arguments as for the step.
+
+    Returns:
+        `evaluate(variables, frozen, key, batch) -> sums` over the images that
+        `batch["mask"]` keeps: the two errors, the loss, `psnr` in dB and `count`.
+    """
+
+    def evaluate(variables: Any, frozen: Any, key: jax.Array, batch: Batch) -> Metrics:
+        clean = to_float(batch["image"])
+        degraded = degrade(key, clean, frozen["degradation"], batch["index"])
+        separation = remover.apply({"params": variables["params"]}, degraded)
+        clean_mse = _mse(separation.clean, clean)
+        noise_mse = _mse(separation.noise / 2, (degraded - clean) / 2)
+        loss = clean_mse
+        if remover.noise_head:
+            loss = loss + noise_weight * noise_mse
+        return masked_sums(
+            {
+                "loss": loss,
+                "clean_mse": clean_mse,
+                "noise_mse": noise_mse,
+                "psnr": psnr(separation.clean, clean),
+            },
+            batch["mask"],
+        )
+
+    return evaluate
+
+
+def _mse(a: jax.Array, b: jax.Array) -> jax.Array:
+    return jnp.mean(jnp.square(a - b), axis=(1, 2, 3))

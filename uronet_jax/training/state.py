@@ -1,0 +1,113 @@
+"""The state of a training run and the update that all phases share."""
+
+from collections.abc import Callable
+from typing import Any
+
+import flax
+import jax
+import jax.numpy as jnp
+import optax
+from flax import linen as nn
+
+Batch = dict[str, jax.Array]
+Metrics = dict[str, jax.Array]
+# loss_fn(params) -> (mean loss, (batch_stats, metrics))
+LossFn = Callable[[Any], tuple[jax.Array, tuple[Any, Metrics]]]
+# (key, images, index) -> images
+Augment = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
+
+
+@flax.struct.dataclass
+class TrainState:
+    """Everything a run must save to resume exactly. Arrays only.
+
+    Attributes:
+        step: Scalar int32, number of updates applied so far.
+        key: Root PRNG key. Never advanced; per-step keys are folded from it.
+        params: Parameters that are trained, float32.
+        batch_stats: Batch-norm averages, an empty dict for a model without any.
+        opt_state: Optimizer state.
+    """
+
+    step: jax.Array
+    key: jax.Array
+    params: Any
+    batch_stats: Any
+    opt_state: optax.OptState
+
+    @property
+    def variables(self) -> dict[str, Any]:
+        """What `module.apply` takes."""
+        return {"params": self.params, "batch_stats": self.batch_stats}
+
+
+def create_state(
+    module: nn.Module,
+    optimizer: optax.GradientTransformation,
+    key: jax.Array,
+    image_shape: tuple[int, int, int],
+) -> TrainState:
+    """Initialises a model and its optimizer.
+
+    Args:
+        module: Takes images `[B, H, W, C]`.
+        optimizer: Its state is initialised for the parameters.
+        key: Typed PRNG key; one half initialises, the other is the run's root key.
+        image_shape: `(H, W, C)` of the module's input.
+
+    Returns:
+        The state at step 0.
+    """
+    init_key, run_key = jax.random.split(key)
+    variables = jax.jit(module.init)(init_key, jnp.zeros((1, *image_shape)))
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        key=run_key,
+        params=variables["params"],
+        batch_stats=variables.get("batch_stats", {}),
+        opt_state=jax.jit(optimizer.init)(variables["params"]),
+    )
+
+
+def apply_update(
+    state: TrainState, optimizer: optax.GradientTransformation, loss_fn: LossFn
+) -> tuple[TrainState, Metrics]:
+    """Takes one optimizer step on `loss_fn` at the state's parameters.
+
+    Args:
+        state: The state before the step.
+        optimizer: The optimizer that made `state.opt_state`.
+        loss_fn: `params -> (loss, (batch_stats, metrics))`.
+
+    Returns:
+        The state after the step and the metrics, sums over the global batch.
+    """
+    grads, (batch_stats, metrics) = jax.grad(loss_fn, has_aux=True)(state.params)
+    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    state = state.replace(
+        step=state.step + 1,
+        params=optax.apply_updates(state.params, updates),
+        batch_stats=batch_stats,
+        opt_state=opt_state,
+    )
+    return state, metrics
+
+
+# step(state, frozen, batch) -> (state, metrics)
+Step = Callable[[TrainState, Any, Batch], tuple[TrainState, Metrics]]
+# evaluate(variables, frozen, key, batch) -> metrics
+Evaluation = Callable[[Any, Any, jax.Array, Batch], Metrics]
+
+
+def masked_sums(values: Metrics, mask: jax.Array) -> Metrics:
+    """Sums per-image values `[B]` over the images that `mask` keeps; adds `count`."""
+    sums = {
+        name: jnp.sum(jnp.where(mask, x, 0.0), dtype=jnp.float32)
+        for name, x in values.items()
+    }
+    return sums | {"count": mask.sum(dtype=jnp.float32)}
+
+
+def to_float(images: jax.Array) -> jax.Array:
+    """Converts uint8 images in 0..255 to float32 in `[0, 1]`."""
+    return images.astype(jnp.float32) / 255.0

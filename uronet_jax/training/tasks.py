@@ -1,0 +1,130 @@
+"""Builds the three tasks from names and numbers, as a config states them."""
+
+from typing import Any
+
+import optax
+from flax import linen as nn
+
+from uronet_jax.corruptions import Degradation
+from uronet_jax.data.augment import AUGMENTATIONS
+from uronet_jax.defense import detector_channels
+from uronet_jax.models import Remover
+from uronet_jax.training import classifier as classifier_phase
+from uronet_jax.training import detector as detector_phase
+from uronet_jax.training import remover as remover_phase
+from uronet_jax.training.run import Task
+
+Shape = tuple[int, int, int]
+
+
+def remover_task(
+    remover: Remover,
+    optimizer: optax.GradientTransformation,
+    degradation: Degradation,
+    *,
+    image_shape: Shape,
+    augmentation: str = "none",
+    noise_weight: float = 1.0,
+) -> Task:
+    """Returns the task of training a remover.
+
+    Args:
+        remover: The module.
+        optimizer: Its optimizer.
+        degradation: One degradation, or a mix from which every image draws.
+        image_shape: `(H, W, C)`.
+        augmentation: A key of `AUGMENTATIONS`.
+        noise_weight: Weight of the noise pattern's error.
+    """
+    return Task(
+        name="remover",
+        module=remover,
+        input_shape=image_shape,
+        optimizer=optimizer,
+        step=remover_phase.make_remover_step(
+            remover, optimizer, augmenter(augmentation), noise_weight=noise_weight
+        ),
+        evaluation=remover_phase.make_remover_evaluation(
+            remover, noise_weight=noise_weight
+        ),
+        best_metric=remover_phase.BEST_METRIC,
+        frozen={"degradation": degradation},
+    )
+
+
+def detector_task(
+    detector: nn.Module,
+    remover: Remover,
+    remover_variables: Any,
+    optimizer: optax.GradientTransformation,
+    degradation: Degradation,
+    *,
+    image_shape: Shape,
+    inputs: str = "image",
+    augmentation: str = "none",
+) -> Task:
+    """Returns the task of training a detector behind a frozen remover.
+
+    Args:
+        detector: Two-class module.
+        remover: The frozen remover.
+        remover_variables: Its variables.
+        optimizer: The detector's optimizer.
+        degradation: One degradation, or a mix from which every image draws.
+        image_shape: `(H, W, C)` of the images.
+        inputs: What the detector looks at, see `defense.detector_input`.
+        augmentation: A key of `AUGMENTATIONS`.
+    """
+    height, width, channels = image_shape
+    return Task(
+        name="detector",
+        module=detector,
+        input_shape=(height, width, detector_channels(channels, inputs)),
+        optimizer=optimizer,
+        step=detector_phase.make_detector_step(
+            detector, remover, optimizer, augmenter(augmentation), inputs=inputs
+        ),
+        evaluation=detector_phase.make_detector_evaluation(
+            detector, remover, inputs=inputs
+        ),
+        best_metric=detector_phase.BEST_METRIC,
+        frozen={"degradation": degradation, "remover": remover_variables},
+    )
+
+
+def classifier_task(
+    classifier: nn.Module,
+    optimizer: optax.GradientTransformation,
+    *,
+    image_shape: Shape,
+    augmentation: str = "none",
+) -> Task:
+    """Returns the task of training a classifier on clean images.
+
+    Args:
+        classifier: The module.
+        optimizer: Its optimizer.
+        image_shape: `(H, W, C)`.
+        augmentation: A key of `AUGMENTATIONS`.
+    """
+    return Task(
+        name="classifier",
+        module=classifier,
+        input_shape=image_shape,
+        optimizer=optimizer,
+        step=classifier_phase.make_classifier_step(
+            classifier, optimizer, augmenter(augmentation)
+        ),
+        evaluation=classifier_phase.make_classifier_evaluation(classifier),
+        best_metric=classifier_phase.BEST_METRIC,
+    )
+
+
+def augmenter(name: str):
+    """Returns an augmentation by name; raises ValueError if it is unknown."""
+    if name not in AUGMENTATIONS:
+        raise ValueError(
+            f"unknown augmentation {name!r}: choose from {list(AUGMENTATIONS)}"
+        )
+    return AUGMENTATIONS[name]
+

@@ -1,0 +1,99 @@
+"""Where numbers go while a run runs: JSON lines, TensorBoard, a progress bar."""
+
+import json
+import math
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+
+class Writer:
+    """Writes scalars of a run to every place that was asked for.
+
+    Without a folder nothing is written to disk. Only the process that is `active`
+    writes; with several processes pass `jax.process_index() == 0`.
+    """
+
+    def __init__(
+        self,
+        workdir: str | os.PathLike | None = None,
+        *,
+        tensorboard: bool = False,
+        active: bool = True,
+    ):
+        """Opens the files.
+
+        Args:
+            workdir: Folder of the run: `metrics.jsonl` is appended to.
+            tensorboard: Also write event files to `workdir/tensorboard`; needs the
+                `tensorboard` extra (no TensorFlow).
+            active: Whether this process writes at all.
+
+        Raises:
+            ValueError: If TensorBoard is asked for and tensorboardX is missing.
+        """
+        self._file = self._events = None
+        if workdir is None or not active:
+            return
+        if tensorboard:
+            try:
+                from tensorboardX import SummaryWriter
+            except ImportError as error:
+                raise ValueError(
+                    "TensorBoard files need tensorboardX: "
+                    'pip install "uronet_jax[tensorboard]", or set tensorboard=False'
+                ) from error
+            self._events = SummaryWriter(str(Path(workdir) / "tensorboard"))
+        self._file = open(Path(workdir) / "metrics.jsonl", "a", encoding="utf-8")
+
+    def write(self, step: int, kind: str, values: dict[str, Any]) -> None:
+        """Appends one line `{"step", "kind", ...values}`, at once on disk.
+
+        Args:
+            step: Updates applied so far.
+            kind: `train` or `validation`.
+            values: Scalars.
+        """
+        values = {name: _plain(value) for name, value in values.items()}
+        if self._file is not None:
+            line = json.dumps({"step": step, "kind": kind, **values}, allow_nan=False)
+            self._file.write(line + "\n")
+            self._file.flush()
+        if self._events is not None:
+            for name, value in values.items():
+                if isinstance(value, int | float):
+                    self._events.add_scalar(f"{kind}/{name}", value, step)
+            self._events.flush()
+
+    def close(self) -> None:
+        """Closes the files."""
+        for handle in (self._file, self._events):
+            if handle is not None:
+                handle.close()
+        self._file = self._events = None
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, str | int | bool):
+        return value
+    value = float(value)
+    # JSON has no NaN; a reader must see that the number is missing, not zero.
+    return value if math.isfinite(value) else None
+
+
+def progress_bar(total: int, initial: int = 0, *, description: str, shown: bool = True):
+    """Returns a tqdm bar over steps with rate and time left, on standard error."""
+    from tqdm import tqdm
+
+    return tqdm(
+        total=total,
+        initial=initial,
+        desc=description,
+        unit="step",
+        disable=not shown,
+        dynamic_ncols=True,
+        # In a log file a line every few seconds is enough.
+        mininterval=0.5 if sys.stderr.isatty() else 10.0,
+        smoothing=0.1,
+    )
