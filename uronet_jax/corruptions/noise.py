@@ -14,10 +14,11 @@ import functools
 import math
 from collections.abc import Callable, Sequence
 
-import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import struct
+from jax.core import Tracer
 
 Core = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 
@@ -71,7 +72,9 @@ def _speckle(uniform, images, scale):
     return _gaussian(uniform, images, scale * images)
 
 
-def _uniform(uniform, images, half_width, *, shared=False, positive=False, contrast=1):
+def _uniform(
+    uniform, images, half_width, *, shared=False, positive=False, contrast=1.0
+):
     uniform = uniform[..., :1] if shared else uniform
     noise = half_width * (uniform if positive else _signed(uniform))
     return (1.0 - contrast) / 2.0 + contrast * images + noise
@@ -319,7 +322,7 @@ def speckle_noise(
     return _corrupt(_speckle, "scale", scale, key, images, index)
 
 
-@flax.struct.dataclass
+@struct.dataclass
 class Degradation:
     """What a step does to its images; select inside jit with `degrade`.
 
@@ -551,7 +554,7 @@ _RANGES = {
 
 
 def _check_parameter(name, value):
-    if isinstance(value, jax.core.Tracer):
+    if isinstance(value, Tracer):
         return
     low, high = _RANGES[name]
     value = np.asarray(value)

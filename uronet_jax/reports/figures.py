@@ -11,6 +11,8 @@ import numpy as np
 
 _DPI = 160
 _TEXT = "#222222"
+_FONT = {"fontsize": 9}
+_TITLE = {"fontsize": 11, "weight": "bold"}
 
 
 def show_noise(noise: np.ndarray, amplify: float = 1.0) -> np.ndarray:
@@ -70,9 +72,9 @@ def gallery(
     scale = max(1, round(cell_inches * _DPI / width))
     cell_w, cell_h = width * scale, height * scale
     gap, margin = 10, 16  # Pixels, as everything below.
-    label_w, _ = _text_size(row_labels or [], 9)
-    heading_w, heading_h = _text_size(images, 9)
-    title_w, title_h = _text_size([title] if title else [], 11)
+    label_w, _ = _text_size(row_labels or [])
+    heading_w, heading_h = _text_size(images)
+    title_w, title_h = _text_size([title] if title else [], **_TITLE)
     # A heading may be wider than its column.
     pitch = max(cell_w, heading_w) + gap
     left = margin + (label_w + gap if label_w else 0)
@@ -86,10 +88,10 @@ def gallery(
 
     figure = _figure(total_w, total_h)
     if title:
-        _text(figure, margin, margin, title, 11, "left", "top", weight="bold")
+        _text(figure, margin, margin, title, "left", "top", **_TITLE)
     for j, (heading, column) in enumerate(images.items()):
         x = left + j * pitch + (pitch - gap - cell_w) // 2
-        _text(figure, x + cell_w / 2, top - gap // 2, heading, 9, "center", "bottom")
+        _text(figure, x + cell_w / 2, top - gap // 2, heading, "center", "bottom")
         for i, image in enumerate(column):
             y = top + i * (cell_h + gap)
             axes = figure.add_axes(
@@ -104,7 +106,7 @@ def gallery(
             axes.set_axis_off()
     for i, label in enumerate(row_labels or []):
         y = top + i * (cell_h + gap) + cell_h / 2
-        _text(figure, left - gap, y, label, 9, "right", "center")
+        _text(figure, left - gap, y, label, "right", "center")
     _save(figure, path)
 
 
@@ -145,18 +147,18 @@ def heat_map(
     finite = values[np.isfinite(values)]
     if not finite.size:
         raise ValueError("a heat map needs at least one finite value")
-    low = finite.min() if low is None else low
-    high = finite.max() if high is None else high
+    low = float(finite.min()) if low is None else low
+    high = float(finite.max()) if high is None else high
     texts = [
         [format(v, number_format) if np.isfinite(v) else "–" for v in row]
         for row in values
     ]
 
     gap, margin = 12, 20
-    number_w, number_h = _text_size(sum(texts, []), 9)
-    column_w, column_h = _text_size(column_labels, 9)
-    label_w, label_h = _text_size(row_labels, 9)
-    title_w, title_h = _text_size([title] if title else [], 11)
+    number_w, number_h = _text_size(sum(texts, []))
+    column_w, column_h = _text_size(column_labels)
+    label_w, label_h = _text_size(row_labels)
+    title_w, title_h = _text_size([title] if title else [], **_TITLE)
     cell_w = max(number_w, column_w) + 2 * gap
     cell_h = max(number_h, label_h) + 2 * gap
     left = margin + label_w + gap
@@ -166,10 +168,10 @@ def heat_map(
 
     figure = _figure(total_w, total_h)
     if title:
-        _text(figure, margin, margin, title, 11, "left", "top", weight="bold")
+        _text(figure, margin, margin, title, "left", "top", **_TITLE)
     for j, label in enumerate(column_labels):
         x = left + (j + 0.5) * cell_w
-        _text(figure, x, top - gap, label, 9, "center", "bottom")
+        _text(figure, x, top - gap, label, "center", "bottom")
     palette = colormaps["YlGnBu"]
     colours = palette((values - low) / max(high - low, 1e-12))
     colours[~np.isfinite(values)] = (0.9, 0.9, 0.9, 1.0)
@@ -187,11 +189,11 @@ def heat_map(
     luminance = colours[..., :3] @ (0.299, 0.587, 0.114)
     for i, row in enumerate(texts):
         y = top + (i + 0.5) * cell_h
-        _text(figure, left - gap, y, row_labels[i], 9, "right", "center")
+        _text(figure, left - gap, y, row_labels[i], "right", "center")
         for j, text in enumerate(row):
             colour = _TEXT if luminance[i, j] > 0.55 else "white"
             x = left + (j + 0.5) * cell_w
-            _text(figure, x, y, text, 9, "center", "center", color=colour)
+            _text(figure, x, y, text, "center", "center", color=colour)
     # White lines between the cells.
     axes.set_xlim(-0.5, len(column_labels) - 0.5)
     axes.set_ylim(len(row_labels) - 0.5, -0.5)
@@ -218,27 +220,26 @@ def _as_images(name, images):
 
 
 def _figure(width, height):
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width / _DPI, height / _DPI), dpi=_DPI, facecolor="white")
-    FigureCanvasAgg(figure)
-    return figure
+    return Figure(figsize=(width / _DPI, height / _DPI), dpi=_DPI, facecolor="white")
 
 
-def _text(figure, x, y, text, size, horizontal, vertical, **options):
+def _text(figure, x, y, text, horizontal, vertical, **font):
     """Places text; `x` and `y` in pixels from the top left corner."""
     width, height = figure.get_size_inches() * _DPI
-    options = {"color": _TEXT, "ha": horizontal, "va": vertical, **options}
-    figure.text(x / width, 1 - y / height, text, fontsize=size, **options)
+    font = {"color": _TEXT, **_FONT, **font}
+    figure.text(x / width, 1 - y / height, text, ha=horizontal, va=vertical, **font)
 
 
-def _text_size(texts, size):
+def _text_size(texts, **font):
     """Returns the largest width and height of the texts, in pixels; 0 for none."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
     figure = _figure(_DPI, _DPI)
-    renderer = figure.canvas.get_renderer()
+    renderer = FigureCanvasAgg(figure).get_renderer()
     extents = [
-        figure.text(0, 0, text, fontsize=size).get_window_extent(renderer)
+        figure.text(0, 0, text, **{**_FONT, **font}).get_window_extent(renderer)
         for text in texts
     ]
     return tuple(

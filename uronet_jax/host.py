@@ -1,0 +1,35 @@
+"""Settings of the host process that make XLA's CPU backend faster."""
+
+import ctypes
+import ctypes.util
+import os
+import platform
+
+# From <malloc.h>.
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3
+
+
+def keep_freed_memory() -> bool:
+    """Tells glibc to keep large freed blocks instead of giving them to the kernel.
+
+    XLA's CPU backend allocates its temporaries anew in every call. By default glibc
+    maps each block of more than some megabytes from the kernel, which zeroes every
+    page again; keeping them makes convolutional training steps 1.3 to 1.9 times as
+    fast. The process then keeps its peak memory until it ends. Commands call this
+    at their start; a library user may.
+
+    Returns:
+        Whether the settings were made: only on Linux with glibc, and not where one
+        of the environment variables `MALLOC_*_` says otherwise.
+    """
+    if platform.libc_ver()[0] != "glibc":
+        return False
+    if any(name.startswith("MALLOC_") and name.endswith("_") for name in os.environ):
+        return False
+    mallopt = ctypes.CDLL(None).mallopt
+    largest = 2**31 - 1  # mallopt takes an int.
+    return bool(
+        mallopt(_M_MMAP_THRESHOLD, largest)
+        and mallopt(_M_TRIM_THRESHOLD, largest)
+        and mallopt(_M_TOP_PAD, 256 * 2**20)
+    )
