@@ -54,8 +54,8 @@ def add_degradation(config: config_dict.ConfigDict, clean_entries: int) -> None:
     """Adds the degradations that remover and detector learn on.
 
     Every image draws one of the entries. The paper trains one remover per noise and
-    severity: `--config.degradation.noises="('GN',)" --config.degradation.severities="(1,)"`
-    with `clean_entries=0`.
+    severity: `--config.degradation.noises="('GN',)"`, `.severities="(1,)"` and
+    `.clean_entries=0`.
     """
     config.degradation = config_dict.create(
         suite="uronet",

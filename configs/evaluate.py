@@ -1,6 +1,6 @@
 """The defence, or a bare classifier, on all 18 degradations of the test split.
 
-  python -m launch.evaluate --config=configs/evaluate.py:small --workdir=runs/small/evaluation
+python -m launch.evaluate --config=configs/evaluate.py:small --workdir=runs/small/evaluation
 """
 
 from ml_collections import config_dict
@@ -32,7 +32,11 @@ def get_config(preset: str = "full") -> config_dict.ConfigDict:
         num_examples=0,  # The first so many of the split; 0 for all.
     )
     config.suite = config_dict.create(
-        name="uronet", spn_reading="per_pixel", un_reading="per_element"
+        name="uronet",
+        noises=("GN", "UN", "SPN", "SN", "IN", "SPKN"),
+        severities=(1, 2, 3),
+        spn_reading="per_pixel",
+        un_reading="per_element",
     )
     # An image is purified if its degraded probability is above the threshold that
     # this share of clean validation images exceed.

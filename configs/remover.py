@@ -20,8 +20,8 @@ def get_config(preset: str = "full") -> config_dict.ConfigDict:
         widths={"full": (64, 128, 256), "small": (16, 32, 64), "smoke": (4, 4)}[preset],
     )
     config.loss = config_dict.create(noise_weight=1.0)
-    # full: 50 epochs of 45,000; small: 20 epochs of 10,000.
-    common.set_length(config, 17_600 if preset == "full" else 1_560, every=240)
+    # full: 50 epochs of 45,000; small: 15 epochs of 10,000.
+    common.set_length(config, 17_600 if preset == "full" else 1_200, every=240)
     config.optimizer = config_dict.create(
         name="adam", peak_rate=1e-3, schedule="cosine", warmup_steps=0, clip_norm=0.0
     )

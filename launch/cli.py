@@ -1,11 +1,15 @@
 """What every command shares: flags of the machine, clean errors, clean exits."""
 
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable
+from typing import NoReturn
 
-from absl import app, flags
+from absl import app, flags, logging
+
+from uronet_jax.host import keep_freed_memory
 
 # Cluster managers that `jax.distributed` can ask; each sets its variable only in a
 # process that it started itself.
@@ -20,33 +24,45 @@ _PROCESS_ID = flags.DEFINE_integer("process_id", None, "Number of this process."
 
 def run(main: Callable[[list[str]], None]) -> None:
     """Runs `main`; a wrong input ends it with one line and exit status 2."""
+    keep_freed_memory()
     try:
         app.run(_guarded(main), flags_parser=_parse_flags)
     except KeyboardInterrupt:
         sys.exit(130)
 
 
-def _fail(error: BaseException) -> None:
-    message = error.args[0] if error.args else type(error).__name__
-    if isinstance(error, OSError):
-        message = str(error)
-    print(f"error: {message}", file=sys.stderr)
+def _fail(message: str) -> NoReturn:
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
     sys.exit(2)
 
 
 def _parse_flags(argv: list[str]) -> list[str]:
-    # An unknown or ill-typed config field is an AttributeError, KeyError, TypeError or
-    # ValueError of ml_collections, raised while the flags are parsed.
     try:
-        return app.parse_flags_with_usage(argv)
-    except (AttributeError, KeyError, TypeError, ValueError, OSError) as error:
-        _fail(error)
+        rest = flags.FLAGS(argv)
+        if "config" in flags.FLAGS:
+            flags.FLAGS["config"].value.to_dict()  # Raises if it could not be loaded.
+        return rest
+    # What ml_collections raises for a field that does not exist.
+    except (AttributeError, KeyError) as error:
+        # Some arrive quoted twice.
+        text = str(error.args[0]).replace("\\n", "\n").replace("\\'", "'")
+        field = [text, *re.findall(r"'(\w+)'", text)][-1]
+        _, _, hint = text.strip("'").partition("\n")
+        hint = hint or "see the file given by --config"
+        _fail(f"unknown config field {field!r}: {hint}")
+    except (flags.Error, TypeError, ValueError, OSError) as error:
+        # Where the config file itself fails, the last line says why.
+        reason = str(error).strip().splitlines()[-1].strip()
+        _fail(f"{re.sub(r'^[A-Za-z]*Error: ', '', reason)} (--help lists the flags)")
 
 
 def _guarded(main: Callable[[list[str]], None]) -> Callable[[list[str]], None]:
     def guarded(argv: list[str]) -> None:
         from uronet_jax.training.loop import DivergedError
 
+        # absl shows every library's progress messages unless told otherwise.
+        if not flags.FLAGS["verbosity"].present:
+            logging.set_verbosity(logging.WARNING)
         try:
             if len(argv) > 1:
                 raise ValueError(f"unexpected arguments: {' '.join(argv[1:])}")
@@ -55,7 +71,7 @@ def _guarded(main: Callable[[list[str]], None]) -> Callable[[list[str]], None]:
         except (ValueError, OSError, DivergedError) as error:
             if os.environ.get("URONET_TRACEBACK"):
                 raise
-            _fail(error)
+            _fail(str(error))
 
     return guarded
 

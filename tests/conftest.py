@@ -1,8 +1,10 @@
 """Strict JAX for every test: four CPU devices, no silent rank promotion."""
 
+import math
 import os
 
 import jax
+import numpy as np
 import pytest
 
 jax.config.update("jax_num_cpu_devices", 4)
@@ -15,10 +17,48 @@ def key():
     return jax.random.key(0)
 
 
+def _folder(variable, what):
+    folder = os.environ.get(variable, "")
+    if not folder:
+        pytest.skip(f"needs {what}: set {variable} to their folder")
+    return folder
+
+
 @pytest.fixture(scope="session")
 def data_dir():
     """Returns the folder with the packed data sets, or skips the test."""
-    folder = os.environ.get("URONET_PACKED_DIR", "")
-    if not folder:
-        pytest.skip("needs packed data sets: set URONET_PACKED_DIR to their folder")
-    return folder
+    return _folder("URONET_PACKED_DIR", "packed data sets")
+
+
+@pytest.fixture(scope="session")
+def models_dir():
+    """Returns the folder with trained classifiers, or skips the test."""
+    return _folder("URONET_MODELS_DIR", "trained classifiers")
+
+
+@pytest.fixture(scope="session")
+def make_variables():
+    """Returns `make(module, image_shape) -> variables`, random ones.
+
+    A module's own initialisation takes seconds to compile on CPU; this takes none.
+    """
+
+    def make(module, image_shape, seed=0):
+        rng = np.random.default_rng(seed)
+
+        def draw(path, like):
+            x = rng.normal(size=like.shape)
+            name = path[-1].key
+            if name == "kernel":
+                x *= math.sqrt(2 / math.prod(like.shape[:-1]))
+            elif name in ("scale", "var"):  # Of a batch norm: positive.
+                x = 1 + 0.2 * np.tanh(x)
+            else:
+                x *= 0.1
+            return x.astype(like.dtype)
+
+        images = jax.ShapeDtypeStruct((1, *image_shape), np.float32)
+        shapes = jax.eval_shape(module.init, jax.random.key(0), images)
+        return jax.tree_util.tree_map_with_path(draw, shapes)
+
+    return make

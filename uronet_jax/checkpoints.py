@@ -242,21 +242,21 @@ def read_variables(
     """
     folder = find_step(workdir, which)
     with _explained(folder):
-        with ocp.PyTreeCheckpointer() as reader:
-            stored = reader.metadata(folder / "state").item_metadata.tree
-            like = {"params": like["params"], "batch_stats": like["batch_stats"]}
-            _check_same_shapes(stored, like)
-            wanted = {name: stored[name] for name in like}
-            return reader.restore(
-                folder / "state",
-                args=ocp.args.PyTreeRestore(
-                    item=wanted,
-                    restore_args=jax.tree.map(
-                        lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted
-                    ),
-                    partial_restore=True,
+        reader = ocp.PyTreeCheckpointHandler()
+        stored = reader.metadata(folder / "state").tree
+        like = {"params": like["params"], "batch_stats": like["batch_stats"]}
+        _check_same_shapes(stored, like)
+        wanted = {name: stored[name] for name in like}
+        return reader.restore(
+            folder / "state",
+            args=ocp.args.PyTreeRestore(
+                item=wanted,
+                restore_args=jax.tree.map(
+                    lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted
                 ),
-            )
+                partial_restore=True,
+            ),
+        )
 
 
 def _check_same_shapes(stored: Any, like: Any) -> None:
@@ -282,6 +282,8 @@ def _check_same_shapes(stored: Any, like: Any) -> None:
 def locked_workdir(workdir: str | os.PathLike, *, needed_bytes: int = 0):
     """Makes a run's folder and holds it, so that no second run writes into it.
 
+    Of several processes of one run only the first does so.
+
     Args:
         workdir: The folder.
         needed_bytes: Space that the run's checkpoints will take.
@@ -289,6 +291,9 @@ def locked_workdir(workdir: str | os.PathLike, *, needed_bytes: int = 0):
     Raises:
         OSError: If the folder cannot be written, lacks space, or another run has it.
     """
+    if jax.process_index() != 0:
+        yield
+        return
     workdir = Path(workdir)
     try:
         workdir.mkdir(parents=True, exist_ok=True)
@@ -301,7 +306,7 @@ def locked_workdir(workdir: str | os.PathLike, *, needed_bytes: int = 0):
     with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        except BlockingIOError as error:
             raise OSError(
                 f"another run is using workdir {workdir}: wait for it, stop it, or "
                 "choose another --workdir"
@@ -317,9 +322,10 @@ def locked_workdir(workdir: str | os.PathLike, *, needed_bytes: int = 0):
 
 def state_bytes(state: Any) -> int:
     """Returns how many bytes one checkpoint of `state` takes, uncompressed."""
-    return sum(x.size * jnp.dtype(x.dtype).itemsize for x in jax.tree.leaves(
-        jax.eval_shape(_to_storable, state)
-    ))
+    return sum(
+        x.size * jnp.dtype(x.dtype).itemsize
+        for x in jax.tree.leaves(jax.eval_shape(_to_storable, state))
+    )
 
 
 def quiet() -> None:

@@ -27,7 +27,9 @@ def data_mesh(devices: Sequence[jax.Device] | None = None) -> jax.sharding.Mesh:
     )
 
 
-def batch_sharding(mesh: jax.sharding.Mesh, axis: int = 0) -> jax.sharding.NamedSharding:
+def batch_sharding(
+    mesh: jax.sharding.Mesh, axis: int = 0
+) -> jax.sharding.NamedSharding:
     """Returns the sharding that splits array axis number `axis` over the mesh."""
     return jax.NamedSharding(mesh, jax.P(*[None] * axis, DATA_AXIS))
 
@@ -124,10 +126,10 @@ def compile_steps(
 
         def advance(state, frozen, resident, inputs):
             metrics = []
-            for i in range(jax.tree.leaves(inputs)[0].shape[0]):
-                state, m = compiled(
-                    state, frozen, resident, jax.tree.map(lambda x: x[i], inputs)
-                )
+            leaves, structure = jax.tree.flatten(inputs)
+            for slices in zip(*leaves, strict=True):
+                x = jax.tree.unflatten(structure, slices)
+                state, m = compiled(state, frozen, resident, x)
                 metrics.append(m)
             return state, {k: jnp.stack([m[k] for m in metrics]) for k in metrics[0]}
 

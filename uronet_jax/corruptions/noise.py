@@ -48,11 +48,13 @@ def uniform_draw(
         float32 `[B, H, W, C]`, uniform in `[0, 1)`, multiples of `2^-23`.
     """
     index = jnp.arange(shape[0]) if index is None else index
+    size = (math.prod(shape[1:]),)
 
     def draw(i):
-        return jax.random.uniform(jax.random.fold_in(key, i), shape[1:], jnp.float32)
+        # Flat: XLA's CPU backend compiles a draw of several dimensions to slow code.
+        return jax.random.uniform(jax.random.fold_in(key, i), size, jnp.float32)
 
-    return jax.vmap(draw)(index)
+    return jax.vmap(draw)(index).reshape(index.shape[0], *shape[1:])
 
 
 def _signed(uniform):

@@ -223,6 +223,14 @@ PIPELINES: dict[str, type[OnDevice] | type[Streamed]] = {
 }
 
 
+def check_pipeline(kind: str) -> None:
+    """Raises ValueError unless `kind` is `auto` or a key of `PIPELINES`."""
+    if kind not in ("auto", *PIPELINES):
+        raise ValueError(
+            f"unknown pipeline {kind!r}: use auto, {' or '.join(PIPELINES)}"
+        )
+
+
 def make_pipeline(
     source: Source,
     *,
@@ -249,10 +257,7 @@ def make_pipeline(
     Raises:
         ValueError: If `kind` is unknown or a number is out of range.
     """
-    if kind not in ("auto", *PIPELINES):
-        raise ValueError(
-            f"unknown pipeline {kind!r}: use auto, {' or '.join(PIPELINES)}"
-        )
+    check_pipeline(kind)
     if kind == "auto":
         size = len(source) * int(np.prod(source.image_shape))
         kind = "on_device" if size <= max_resident_bytes else "streamed"

@@ -43,7 +43,10 @@ def resnet_variables(weights: Mapping[str, np.ndarray]) -> dict[str, Any]:
     def convert(source: str, number: int, conv: str, norm: str, block: str | None):
         inner, inner_stats = params, stats
         if block is not None:
-            inner, inner_stats = params.setdefault(block, {}), stats.setdefault(block, {})
+            inner, inner_stats = (
+                params.setdefault(block, {}),
+                stats.setdefault(block, {}),
+            )
         kernel = take(f"{source}{conv}.weight").transpose(2, 3, 1, 0)
         inner[f"Conv_{number}"] = {"kernel": kernel}
         inner[f"BatchNorm_{number}"] = {

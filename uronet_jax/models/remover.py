@@ -70,7 +70,7 @@ class Decoder(nn.Module):
         x = layers.Conv(
             self.channels,
             dtype=self.dtype,
-            kernel_init=nn.initializers.lecun_normal(),
+            kernel_init=layers.kernel_init(1.0),
             bias_init=nn.initializers.constant(start),
         )(x)
         return nn.sigmoid(x.astype(jnp.float32))

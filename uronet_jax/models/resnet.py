@@ -33,9 +33,7 @@ class BasicBlock(nn.Module):
         y = norm(layers.Conv(self.features, use_bias=False, dtype=self.dtype)(y))
         missing = self.features - x.shape[-1]
         x = x[:, :: self.strides, :: self.strides]
-        x = jnp.pad(
-            x, ((0, 0), (0, 0), (0, 0), (missing // 2, missing - missing // 2))
-        )
+        x = jnp.pad(x, ((0, 0), (0, 0), (0, 0), (missing // 2, missing - missing // 2)))
         return nn.relu(x + y)
 
 

@@ -23,7 +23,6 @@ from uronet_jax.training.state import (
 BEST_METRIC = ("accuracy", "max")
 
 
-
 def make_classifier_step(
     classifier: nn.Module, optimizer: optax.GradientTransformation, augment: Augment
 ) -> Step:

@@ -26,7 +26,6 @@ from uronet_jax.training.state import (
 BEST_METRIC = ("accuracy", "max")
 
 
-
 def make_detector_step(
     detector: nn.Module,
     remover: Remover,

@@ -130,9 +130,7 @@ def train(
             return True
         return interval > 0 and done // interval > previous // interval
 
-    with progress_bar(
-        num_steps, done, description=description, shown=progress
-    ) as bar:
+    with progress_bar(num_steps, done, description=description, shown=progress) as bar:
         while done < num_steps:
             previous = done
             # On a grid, so that a resumed run makes the same dispatches.

@@ -8,8 +8,10 @@ SCHEDULES: dict[str, Callable[..., optax.Schedule]] = {
     "constant": lambda peak, steps, **_: optax.constant_schedule(peak),
     "cosine": lambda peak, steps, **_: optax.cosine_decay_schedule(peak, max(steps, 1)),
     # Zagoruyko & Komodakis: times 0.2 after 30, 60 and 80 % of the run.
-    "steps": lambda peak, steps, *, milestones, factor: optax.piecewise_constant_schedule(
-        peak, {int(part * steps): factor for part in milestones}
+    "steps": lambda peak, steps, *, milestones, factor: (
+        optax.piecewise_constant_schedule(
+            peak, {int(part * steps): factor for part in milestones}
+        )
     ),
 }
 

@@ -119,22 +119,24 @@ def fit(
     )
     mesh = sharding.data_mesh() if mesh is None else mesh
     key = jax.random.key(seed)
+    config = {"best_metric": list(task.best_metric), **(config or {})}
     with contextlib.ExitStack() as stack:
+        checkpoints, resumes = None, False
+        if workdir is not None:
+            checkpoints = stack.enter_context(_checkpoints(workdir, task, key))
+            resumes = checkpoints.latest_step() is not None
+            if resumes:
+                check_same_config(checkpoints.config(), config)
         feed = make_pipeline(
             train_source, kind=pipeline, batch_size=batch_size, seed=seed, mesh=mesh
         )
         stack.callback(feed.close)
-        checkpoints = None
-        if workdir is not None:
-            checkpoints = stack.enter_context(_checkpoints(workdir, task, key))
         state = create_state(task.module, task.optimizer, key, task.input_shape)
         state, frozen = sharding.replicate((state, task.frozen), mesh)
         metrics: dict[str, float] = {}
         save = None
         if checkpoints is not None:
-            config = {"best_metric": list(task.best_metric), **(config or {})}
-            if checkpoints.latest_step() is not None:
-                check_same_config(checkpoints.config(), config)
+            if resumes:
                 state, position, metrics = checkpoints.restore(state)
                 feed.check_state(position)
 
@@ -182,10 +184,7 @@ def _checkpoints(workdir: str | os.PathLike, task: Task, key: jax.Array):
     )
     # Three are kept, and the next one is written before one of them goes.
     needed = 4 * state_bytes(state)
-    lock = contextlib.nullcontext()
-    if jax.process_index() == 0:
-        lock = locked_workdir(workdir, needed_bytes=needed)
-    with lock:
+    with locked_workdir(workdir, needed_bytes=needed):
         name, mode = task.best_metric
         checkpoints = Checkpoints(workdir, best_metric=name, best_mode=mode)
         try:

@@ -127,4 +127,3 @@ def augmenter(name: str):
             f"unknown augmentation {name!r}: choose from {list(AUGMENTATIONS)}"
         )
     return AUGMENTATIONS[name]
-

@@ -1,0 +1,166 @@
+"""Layers: the same functions as XLA's own, in values and in gradients."""
+
+from functools import partial
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+
+from uronet_jax.models import layers
+
+DIMENSIONS = ("NHWC", "HWIO", "NHWC")
+# float32 sums of up to a few hundred terms of order 1, in another order.
+CLOSE = {"rtol": 1e-4, "atol": 1e-4}
+
+
+def normal(seed, *shape):
+    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32)
+
+
+def values_and_gradients(function, x, kernel):
+    out = jax.eval_shape(function, x, kernel)
+    cotangent = normal(2, *out.shape)
+
+    @jax.jit
+    def run(x, kernel):
+        out, vjp = jax.vjp(function, x, kernel)
+        return out, *vjp(cotangent)
+
+    return run(x, kernel)
+
+
+# Up to 8 input channels the weight gradient copies the input, above that the output
+# gradient: both must agree with XLA's, for every kernel and padding.
+@pytest.mark.parametrize("inputs", [1, 8, 9])
+@pytest.mark.parametrize(
+    "size, padding",
+    [
+        ((1, 1), ((0, 0), (0, 0))),
+        ((2, 2), ((0, 1), (0, 1))),
+        ((3, 3), ((1, 1), (1, 1))),
+        ((5, 3), ((2, 1), (0, 2))),
+    ],
+)
+def test_conv_equals_xla(size, padding, inputs):
+    def reference(x, kernel):
+        return jax.lax.conv_general_dilated(
+            x, kernel, (1, 1), padding, dimension_numbers=DIMENSIONS
+        )
+
+    def conv(x, kernel):
+        return layers.conv(x, kernel, padding=padding)
+
+    x, kernel = normal(0, 2, 7, 6, inputs), normal(1, *size, inputs, 5)
+    chex.assert_trees_all_close(
+        values_and_gradients(conv, x, kernel),
+        values_and_gradients(reference, x, kernel),
+        **CLOSE,
+    )
+
+
+def test_strided_module_is_padded_symmetrically():
+    x, kernel = normal(0, 2, 8, 6, 3), normal(1, 3, 3, 3, 4)
+    module = layers.Conv(4, strides=2, use_bias=False)
+    out = module.apply({"params": {"kernel": kernel}}, x)
+    assert out.shape == (2, 4, 3, 4)
+    # Output pixel (1, 2) stands over rows 1..3 and columns 3..5.
+    expected = np.einsum("bijc,ijco->bo", x[:, 1:4, 3:6], kernel)
+    np.testing.assert_allclose(out[:, 1, 2], expected, **CLOSE)
+    # "SAME" would put the first window at row and column 0.
+    expected = np.einsum("bijc,ijco->bo", x[:, :2, :2], kernel[1:, 1:])
+    np.testing.assert_allclose(out[:, 0, 0], expected, **CLOSE)
+
+
+def test_bfloat16_computes_low_and_keeps_float32_gradients():
+    x, kernel = normal(0, 2, 7, 6, 9), normal(1, 3, 3, 9, 4)
+    module = layers.Conv(4, dtype=jnp.bfloat16)
+    params = {"kernel": kernel, "bias": jnp.zeros(4)}
+
+    @partial(jax.jit, static_argnums=1)
+    @partial(jax.grad, has_aux=True)
+    def gradient(params, module):
+        out = module.apply({"params": params}, x)
+        return jnp.sum(jnp.sin(out.astype(jnp.float32))), out
+
+    gradients, out = gradient(params, module)
+    expected, _ = gradient(params, layers.Conv(4))
+    assert out.dtype == jnp.bfloat16
+    assert gradients["kernel"].dtype == jnp.float32
+    # bfloat16 has 8 bits; errors of a sine's argument of order 10 show as 5 %.
+    error = jnp.linalg.norm(gradients["kernel"] - expected["kernel"])
+    assert error < 0.1 * jnp.linalg.norm(expected["kernel"])
+
+
+@pytest.mark.parametrize("inputs", [3, 9])
+def test_upsample_conv_is_the_transposed_convolution(inputs):
+    x, kernel = normal(0, 2, 3, 5, inputs), normal(1, 3, 3, inputs, 4)
+
+    def reference(x, kernel):
+        return jax.lax.conv_general_dilated(
+            x,
+            kernel[::-1, ::-1],
+            (1, 1),
+            ((1, 2), (1, 2)),
+            lhs_dilation=(2, 2),
+            dimension_numbers=DIMENSIONS,
+        )
+
+    result = values_and_gradients(layers.upsample_conv, x, kernel)
+    chex.assert_trees_all_close(
+        result, values_and_gradients(reference, x, kernel), **CLOSE
+    )
+    # Independent of XLA: the definition, out[2i + d - 1] += kernel[d] x[i].
+    scattered = np.zeros((2, 8, 12, 4))  # Index 0 stands for -1.
+    for i, j, d, e in np.ndindex(3, 5, 3, 3):
+        scattered[:, 2 * i + d, 2 * j + e] += np.asarray(x[:, i, j] @ kernel[d, e])
+    np.testing.assert_allclose(result[0], scattered[:, 1:7, 1:11], **CLOSE)
+
+
+def test_max_pool_equals_flax():
+    x = normal(0, 2, 6, 4, 3)
+
+    def pooled(pool):
+        return jax.jit(jax.value_and_grad(lambda x: jnp.sum(pool(x) ** 2)))(x)
+
+    chex.assert_trees_all_close(
+        pooled(layers.max_pool), pooled(lambda x: nn.max_pool(x, (2, 2), (2, 2)))
+    )
+    chex.assert_trees_all_equal(layers.max_pool(x), nn.max_pool(x, (2, 2), (2, 2)))
+
+
+def test_normalize():
+    images = normal(0, 2, 3, 4, 3)
+    mean, std = (0.1, 0.2, 0.3), (0.5, 0.6, 0.7)
+    expected = (np.asarray(images) - np.array(mean)) / np.array(std)
+    out = layers.normalize(images, mean, std, jnp.float32)
+    np.testing.assert_allclose(out, expected, rtol=1e-5, atol=1e-6)
+    out = layers.normalize(images, (0.5,), (2.0,), jnp.bfloat16)
+    assert out.dtype == jnp.bfloat16
+    np.testing.assert_allclose(
+        np.asarray(out, np.float32), (np.asarray(images) - 0.5) / 2, rtol=0.01
+    )
+
+
+@pytest.mark.parametrize(
+    "mean, std, message",
+    [
+        ((0.1, 0.2), (1.0,), "mean has 2 values for images with 3 channels"),
+        ((0.1,), (1.0, 1.0, 1.0, 1.0), "std has 4 values"),
+        ((), (1.0,), "mean has 0 values"),
+    ],
+)
+def test_normalize_rejects_wrong_numbers_of_statistics(mean, std, message):
+    with pytest.raises(ValueError, match=message):
+        layers.normalize(jnp.zeros((1, 2, 2, 3)), mean, std, jnp.float32)
+
+
+def test_initial_kernels_have_the_scale_of_their_fan_in(key):
+    kernel = layers.kernel_init(2.0)(key, (3, 3, 32, 64))
+    assert kernel.shape == (3, 3, 32, 64) and kernel.dtype == jnp.float32
+    # 18,432 draws: the standard deviation is known to 0.5 %.
+    np.testing.assert_allclose(kernel.std(), np.sqrt(2 / (9 * 32)), rtol=0.03)
+    flax = nn.initializers.variance_scaling(2.0, "fan_in", "truncated_normal")
+    chex.assert_trees_all_equal(kernel, flax(key, (3, 3, 32, 64)))

@@ -1,0 +1,341 @@
+"""Models: one contract for all classifiers, published sizes, remover, PyTorch."""
+
+import math
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from uronet_jax import loading
+from uronet_jax.data import packed
+from uronet_jax.models import (
+    CLASSIFIERS,
+    REMOVER_VARIANTS,
+    compute_dtype,
+    make_classifier,
+    make_remover,
+)
+from uronet_jax.models.pytorch import resnet_depth, resnet_variables
+
+
+def uniform(*shape):
+    return jnp.asarray(np.random.default_rng(5).uniform(size=shape), jnp.float32)
+
+
+def shapes_of(module, *shape):
+    """Returns the shapes of output and variables; nothing is computed."""
+    images = jax.ShapeDtypeStruct(shape, jnp.float32)
+    return jax.eval_shape(module.init_with_output, jax.random.key(0), images)
+
+
+def count(params):
+    return sum(math.prod(x.shape) for x in jax.tree.leaves(params))
+
+
+@pytest.mark.parametrize(
+    "shape, dtype", [((2, 16, 16, 3), "float32"), ((3, 20, 17, 1), "bfloat16")]
+)
+@pytest.mark.parametrize("name", sorted(CLASSIFIERS))
+def test_classifier_contract(name, shape, dtype):
+    module = make_classifier(name, 7, dtype=compute_dtype(dtype))
+    logits, variables = shapes_of(module, *shape)
+    assert logits.shape == (shape[0], 7) and logits.dtype == jnp.float32
+    assert {x.dtype for x in jax.tree.leaves(variables)} == {jnp.dtype(jnp.float32)}
+    assert set(variables) <= {"params", "batch_stats"}
+
+
+# Sizes with 10 classes, from the papers and the usual PyTorch code: Wide ResNets 36.5 M
+# and 11.0 M; CIFAR ResNets 0.27 to 1.7 M; VGG with batch norm less its 4,224 and 2,752
+# convolution biases, which batch norm makes useless.
+PUBLISHED = {
+    "wrn28_10": 36_479_194,
+    "wrn16_8": 10_961_370,
+    "resnet20": 269_722,
+    "resnet32": 464_154,
+    "resnet44": 658_586,
+    "resnet56": 853_018,
+    "resnet110": 1_727_962,
+    "vgg16": 14_728_266 - 4_224,
+    "vgg11": 9_231_114 - 2_752,
+}
+
+
+@pytest.mark.parametrize("name", sorted(PUBLISHED))
+def test_parameter_count_is_the_published_one(name):
+    _, variables = shapes_of(make_classifier(name, 10), 1, 32, 32, 3)
+    assert count(variables["params"]) == PUBLISHED[name]
+
+
+def test_paper_remover_has_two_decoders():
+    _, variables = shapes_of(make_remover("paper"), 1, 32, 32, 3)
+    convs = [(3, 64), (64, 64), (64, 128), (128, 128), (128, 256), (256, 256)]
+    encoder = sum(9 * i * o + o for i, o in convs)
+    convs = [(256, 256), (256, 256), (256, 128), (128, 128), (128, 64), (64, 64)]
+    decoder = sum(9 * i * o + o for i, o in [*convs, (64, 3)])
+    assert count(variables["params"]) == encoder + 2 * decoder
+
+
+@pytest.mark.parametrize("name", ["cnn_narrow", "resnet8", "wrn10_1"])
+def test_classifier_sees_each_image_alone_and_normalises(name, make_variables):
+    module = make_classifier(name, 5, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.4))
+    plain = make_classifier(name, 5)
+    variables = make_variables(module, (16, 12, 3))
+    images = uniform(3, 16, 12, 3)
+    normalised = (images - np.float32([[[[0.4, 0.5, 0.6]]]])) / np.float32(
+        [[[[0.2, 0.3, 0.4]]]]
+    )
+
+    @jax.jit
+    def run(images, normalised):
+        logits = module.apply(variables, images)
+        swapped = module.apply(variables, images[::-1].at[0].set(0.0))
+        return logits, swapped, plain.apply(variables, normalised)
+
+    logits, swapped, of_normalised = run(images, normalised)
+    assert np.ptp(logits, axis=0).max() > 0.01  # The images are told apart.
+    # A dozen float32 layers, compiled together, round differently.
+    np.testing.assert_allclose(swapped[1:], logits[::-1][1:], rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(of_normalised, logits, rtol=1e-4, atol=1e-4)
+
+
+def test_training_mode_moves_the_batch_statistics(make_variables):
+    module = make_classifier("resnet8", 5)
+    variables = make_variables(module, (8, 8, 1))
+    images = uniform(4, 8, 8, 1)
+
+    def features(images):
+        kernel = variables["params"]["Conv_0"]["kernel"]
+        return jax.lax.conv_general_dilated(
+            images, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
+
+    _, mutated = jax.jit(
+        lambda: module.apply(variables, images, train=True, mutable=["batch_stats"])
+    )()
+    old, new = (
+        x["batch_stats"]["BatchNorm_0"]["mean"] for x in (variables, mutated)
+    )
+    # Momentum 0.9, over batch, height and width.
+    expected = 0.9 * old + 0.1 * features(images).mean(axis=(0, 1, 2))
+    np.testing.assert_allclose(new, expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "images, message",
+    [
+        (np.zeros((1, 16, 16, 3), np.uint8), "got uint8.*images / 255"),
+        (np.zeros((16, 16, 3), np.float32), r"\[B, H, W, C\].*float32\[16, 16, 3\]"),
+        (np.zeros((0, 16, 16, 3), np.float32), "at least one image"),
+    ],
+)
+@pytest.mark.parametrize("name", ["cnn", "resnet8", "vgg11", "wrn10_1", "remover"])
+def test_wrong_images_are_rejected(name, images, message):
+    module = make_remover("skip") if name == "remover" else make_classifier(name, 2)
+    with pytest.raises(ValueError, match=message):
+        jax.eval_shape(module.init, jax.random.key(0), images)
+
+
+@pytest.mark.parametrize("name, smallest", [("cnn", 8), ("vgg11", 16), ("vgg16", 16)])
+def test_images_that_pools_would_use_up_are_rejected(name, smallest):
+    module = make_classifier(name, 2)
+    shapes_of(module, 1, smallest, smallest, 1)
+    with pytest.raises(ValueError, match=f"16x{smallest - 1} pixels are too small"):
+        shapes_of(module, 1, 16, smallest - 1, 1)
+
+
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        (lambda: make_classifier("resnet21", 10), "unknown classifier 'resnet21'"),
+        (lambda: make_classifier("cnn", 1), "at least 2 classes, got 1"),
+        (lambda: compute_dtype("float16"), "unknown dtype 'float16'.*bfloat16"),
+        (lambda: make_remover("unet"), "unknown remover variant 'unet'.*dcae, paper"),
+        (lambda: make_remover("skip", widths=()), "widths must be positive"),
+        (lambda: make_remover("skip", widths=(8, 0)), "widths must be positive"),
+        (
+            lambda: shapes_of(make_remover("skip", clean_mean=0.0), 1, 8, 8, 1),
+            r"clean_mean must be in \(0, 1\), got 0.0",
+        ),
+        (
+            lambda: shapes_of(make_remover("skip"), 1, 16, 2, 1),
+            "16x2 pixels are too small: 2 cannot be mirrored up to a multiple of 8",
+        ),
+        (
+            lambda: shapes_of(make_classifier("cnn", 2, mean=(0.1, 0.2)), 1, 8, 8, 3),
+            "mean has 2 values",
+        ),
+    ],
+)
+def test_wrong_names_and_numbers_are_rejected(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+# Remover
+
+
+@pytest.mark.parametrize("variant", sorted(REMOVER_VARIANTS))
+def test_remover_takes_any_size(variant, make_variables):
+    module = make_remover(variant, widths=(4, 8, 8))
+    variables = make_variables(module, (13, 10, 1))
+    images = uniform(2, 13, 10, 1)
+    # To 16 x 16: 1 above and 2 below, 3 on either side.
+    mirrored = np.pad(images, ((0, 0), (1, 2), (3, 3), (0, 0)), mode="reflect")
+    run = jax.jit(module.apply)
+    small, large = run(variables, images), run(variables, mirrored)
+    for part in small:
+        assert part.shape == images.shape and part.dtype == jnp.float32
+        assert float(part.std()) > 1e-3
+    assert 0.0 < small.clean.min() and small.clean.max() < 1.0
+    assert -1.0 < small.noise.min() < 0.0 < small.noise.max() < 1.0
+    # Without a shift, that is. The two programs may round differently.
+    cropped = jax.tree.map(lambda x: x[:, 1:14, 3:13], large)
+    chex.assert_trees_all_close(small, cropped, atol=1e-5)
+    if variant == "dcae":
+        np.testing.assert_allclose(small.noise, images - small.clean, atol=1e-6)
+
+
+@pytest.mark.parametrize("variant", sorted(REMOVER_VARIANTS))
+def test_remover_computes_in_bfloat16(variant):
+    module = make_remover(variant, widths=(4,), dtype=jnp.bfloat16)
+    separation, variables = shapes_of(module, 2, 5, 6, 3)
+    dtypes = {x.dtype for x in jax.tree.leaves((separation, variables))}
+    assert dtypes == {jnp.dtype(jnp.float32)}
+
+
+@pytest.mark.parametrize("clean_mean", [0.08, 0.6])
+def test_fresh_remover_starts_at_the_mean_pixel_and_no_noise(clean_mean):
+    module = make_remover("paper", widths=(4,), clean_mean=clean_mean)
+    images = uniform(2, 8, 8, 1)
+    separation, _ = jax.jit(module.init_with_output)(jax.random.key(1), images)
+    # The random last kernel spreads the pixels around the bias by up to 0.1.
+    np.testing.assert_allclose(separation.clean.mean(), clean_mean, atol=0.1)
+    np.testing.assert_allclose(separation.noise.mean(), 0.0, atol=0.2)
+
+
+# Weights from PyTorch
+
+
+def pytorch_resnet(depth, classes=3):
+    """Returns random weights of a CIFAR ResNet in PyTorch's names and layout."""
+    rng = np.random.default_rng(0)
+    weights = {}
+
+    def conv_norm(prefix, number, inputs, outputs):
+        shape = (outputs, inputs, 3, 3)
+        weights[f"{prefix}conv{number}.weight"] = rng.normal(size=shape) * 0.2
+        norm = f"{prefix}bn{number}"
+        weights[f"{norm}.weight"] = rng.uniform(0.5, 1.5, outputs)
+        weights[f"{norm}.bias"] = rng.normal(size=outputs) * 0.2
+        weights[f"{norm}.running_mean"] = rng.normal(size=outputs) * 0.2
+        weights[f"{norm}.running_var"] = rng.uniform(0.5, 1.5, outputs)
+        weights[f"{norm}.num_batches_tracked"] = np.array(7)
+
+    conv_norm("", 1, 3, 16)
+    inputs = 16
+    for layer, outputs in enumerate((16, 32, 64), 1):
+        for block in range((depth - 2) // 6):
+            prefix = f"layer{layer}.{block}."
+            conv_norm(prefix, 1, inputs, outputs)
+            conv_norm(prefix, 2, outputs, outputs)
+            inputs = outputs
+    weights["linear.weight"] = rng.normal(size=(classes, 64))
+    weights["linear.bias"] = rng.normal(size=classes)
+    return {f"module.{k}": np.float32(v) for k, v in weights.items()}
+
+
+def numpy_resnet(weights, x):
+    """Forward pass of `pytorch_resnet` in NumPy, float64, `[B, C, H, W]`."""
+    weights = {k.removeprefix("module."): np.float64(v) for k, v in weights.items()}
+
+    def conv_norm(x, conv, norm, stride=1):
+        height, width = x.shape[2] // stride, x.shape[3] // stride
+        padded = np.pad(x, ((0, 0), (0, 0), (1, 1), (1, 1)))
+        kernel = weights[f"{conv}.weight"]
+        out = np.zeros((len(x), len(kernel), height, width))
+        for i, j in np.ndindex(height, width):
+            window = padded[:, :, i * stride :, j * stride :][:, :, :3, :3]
+            out[:, :, i, j] = np.einsum("bcij,ocij->bo", window, kernel)
+        mean, var, scale, bias = (
+            weights[f"{norm}.{name}"][:, None, None]
+            for name in ("running_mean", "running_var", "weight", "bias")
+        )
+        return (out - mean) / np.sqrt(var + 1e-5) * scale + bias
+
+    x = np.maximum(conv_norm(x, "conv1", "bn1"), 0)
+    for layer, features in enumerate((16, 32, 64), 1):
+        for block in range(sum(k.startswith(f"layer{layer}.") for k in weights) // 12):
+            prefix = f"layer{layer}.{block}."
+            stride = 2 if layer > 1 and block == 0 else 1
+            y = conv_norm(x, f"{prefix}conv1", f"{prefix}bn1", stride)
+            y = conv_norm(np.maximum(y, 0), f"{prefix}conv2", f"{prefix}bn2")
+            extra = (features - x.shape[1]) // 2
+            shortcut = x[:, :, ::stride, ::stride]
+            x = np.pad(shortcut, ((0, 0), (extra, extra), (0, 0), (0, 0))) + y
+            x = np.maximum(x, 0)
+    return x.mean(axis=(2, 3)) @ weights["linear.weight"].T + weights["linear.bias"]
+
+
+def test_pytorch_weights_give_pytorchs_logits(tmp_path):
+    weights = pytorch_resnet(depth=14)
+    np.savez(tmp_path / "resnet.npz", **weights)
+    model = loading.load_classifier(tmp_path / "resnet.npz")
+    assert model.module.depth == 14 and model.num_classes == 3
+    assert model.image_shape == (32, 32, 3)
+    images = uniform(2, 8, 8, 3)
+    logits = jax.jit(model.module.apply)(model.variables, images)
+    mean, std = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
+    x = ((np.asarray(images) - mean) / std).transpose(0, 3, 1, 2)
+    # 14 float32 layers whose logits are of order 10.
+    np.testing.assert_allclose(logits, numpy_resnet(weights, x), rtol=1e-3, atol=1e-3)
+
+
+def test_pytorch_blocks_are_taken_in_order_of_their_numbers():
+    weights = pytorch_resnet(depth=68)  # Eleven blocks a layer: "10" sorts before "2".
+    params = resnet_variables(weights)["params"]
+    assert resnet_depth(weights) == 68
+    expected = weights["module.layer1.10.conv1.weight"].transpose(2, 3, 1, 0)
+    np.testing.assert_array_equal(params["BasicBlock_10"]["Conv_0"]["kernel"], expected)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda w: w.pop("module.conv1.weight"), "'conv1.weight' is missing"),
+        (
+            lambda w: w.pop("module.layer2.0.bn2.running_var"),
+            "'layer2.0.bn2.running_var' is missing",
+        ),
+        (
+            lambda w: w.update({"fc.weight": np.zeros(3)}),
+            "weights left over: fc.weight",
+        ),
+        (
+            lambda w: w.update({"layer2.0.shortcut.0.weight": np.zeros(3)}),
+            "weights left over: layer2.0.shortcut.0.weight",
+        ),
+    ],
+)
+def test_other_pytorch_weights_are_rejected(change, message):
+    weights = pytorch_resnet(depth=8)
+    change(weights)
+    with pytest.raises(ValueError, match=message):
+        resnet_variables(weights)
+
+
+def test_missing_weights_file_is_reported(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no classifier weights at"):
+        loading.load_classifier(tmp_path / "absent.npz")
+
+
+def test_published_resnet20_reaches_its_accuracy(models_dir, data_dir):
+    model = loading.load_classifier(f"{models_dir}/cifar10_resnet20.npz")
+    arrays, _ = packed.load("cifar10", data_dir, splits=["test"])
+    images, labels = (x[:500] for x in arrays["test"])
+    logits = jax.jit(model.module.apply)(
+        model.variables, images.astype(np.float32) / 255.0
+    )
+    # 91.73 % of all 10,000; the standard deviation over 500 is 1.2 %.
+    assert np.mean(np.argmax(logits, axis=-1) == labels) >= 0.90

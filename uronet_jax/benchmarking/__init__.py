@@ -1,0 +1,1 @@
+"""Benchmarks: how long training steps take, as ratios against named peers."""

@@ -1,0 +1,81 @@
+"""Timing in turns: on a machine whose speed drifts, only ratios of neighbours hold."""
+
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+
+def interleave(
+    contestants: Mapping[str, Callable[[], Any]],
+    *,
+    repeats: int,
+    limits: Mapping[str, int] | None = None,
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[str, list[float]]:
+    """Times contestants in turns (A, B, A, B, ...), after one run of each unmeasured.
+
+    Args:
+        contestants: Name -> a function that does the work and waits for its end.
+        repeats: Number of rounds, 1 or more.
+        limits: Name -> number of rounds after which a slow contestant sits out.
+        clock: Seconds.
+
+    Returns:
+        Name -> seconds of its runs, round by round.
+
+    Raises:
+        ValueError: If `repeats` is not positive.
+    """
+    if repeats < 1:
+        raise ValueError(f"need at least 1 repeat: {repeats}")
+    limits = {} if limits is None else limits
+    for run in contestants.values():
+        run()  # Compiles and fills caches.
+    seconds: dict[str, list[float]] = {name: [] for name in contestants}
+    for turn in range(repeats):
+        for name, run in contestants.items():
+            if turn < limits.get(name, repeats):
+                start = clock()
+                run()
+                seconds[name].append(clock() - start)
+    return seconds
+
+
+def compare(
+    seconds: Mapping[str, Sequence[float]], subject: str, peer: str
+) -> dict[str, Any]:
+    """Returns the time of `subject` relative to that of `peer`; below 1 is faster.
+
+    Args:
+        seconds: From `interleave`.
+        subject: Whose time is divided.
+        peer: By whose time, in the same round.
+
+    Returns:
+        `subject`, `peer`, `ratio` (median of the ratios of the rounds), `ratio_min`,
+        `ratio_max` and `rounds`.
+    """
+    # A contestant that sat out has fewer rounds; the others' later ones do not count.
+    pairs = zip(seconds[subject], seconds[peer], strict=False)
+    ratios = [ours / theirs for ours, theirs in pairs]
+    return {
+        "subject": subject,
+        "peer": peer,
+        "ratio": statistics.median(ratios),
+        "ratio_min": min(ratios),
+        "ratio_max": max(ratios),
+        "rounds": len(ratios),
+    }
+
+
+def summarise(seconds: Mapping[str, Sequence[float]]) -> dict[str, dict[str, float]]:
+    """Returns median, minimum and maximum of each contestant's seconds."""
+    return {
+        name: {
+            "median": statistics.median(values),
+            "min": min(values),
+            "max": max(values),
+        }
+        for name, values in seconds.items()
+    }

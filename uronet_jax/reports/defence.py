@@ -1,0 +1,60 @@
+"""How the rows of `evaluation.protocols.defence_table` are shown to a person."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from uronet_jax.reports.tables import markdown_table
+
+# Column -> heading and number format.
+COLUMNS = {
+    "noise": ("noise", ""),
+    "severity": ("severity", "d"),
+    "undefended_accuracy": ("undefended", ".2%"),
+    "purified_accuracy": ("purified", ".2%"),
+    "gated_accuracy": ("gated", ".2%"),
+    "detection_accuracy": ("detection", ".2%"),
+    "auroc": ("AUROC", ".4f"),
+    "tpr_at_1_percent_fpr": ("TPR at 1 % FPR", ".2%"),
+    "tpr_at_5_percent_fpr": ("TPR at 5 % FPR", ".2%"),
+    "psnr_noisy": ("PSNR noisy", ".1f"),
+    "psnr_purified": ("PSNR purified", ".1f"),
+    "ssim_noisy": ("SSIM noisy", ".3f"),
+    "ssim_purified": ("SSIM purified", ".3f"),
+}
+
+SUMMARY = {
+    "num_images": ("test images", "d"),
+    "clean_accuracy": ("accuracy on clean images", ".2%"),
+    "purified_clean_accuracy": ("accuracy on purified clean images", ".2%"),
+    "gated_clean_accuracy": ("accuracy on gated clean images", ".2%"),
+    "gate": ("gate, degraded probability", ".4f"),
+    "gated_clean_share_purified": ("clean images that the gate purifies", ".2%"),
+    "false_alarm_rate": ("clean images called degraded", ".2%"),
+    "clean_psnr_purified": ("PSNR of purified clean images, dB", ".1f"),
+}
+
+
+def rows_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Returns the rows as a Markdown table, with their mean as the last line.
+
+    Accuracies are of the classifier on degraded, purified and gated images; PSNR is
+    in dB.
+    """
+    columns = {c: heading for c, (heading, _) in COLUMNS.items() if c in rows[0]}
+    measured = [c for c in columns if c not in ("noise", "severity")]
+    mean = {c: sum(row[c] for row in rows) / len(rows) for c in measured}
+    return markdown_table(
+        [*rows, {"noise": "mean", **mean}],
+        columns,
+        formats={c: COLUMNS[c][1] for c in columns if COLUMNS[c][1]},
+        missing="",
+    )
+
+
+def summary_list(summary: Mapping[str, Any]) -> str:
+    """Returns the clean images' numbers as a Markdown list."""
+    return "".join(
+        f"- {label}: {format(summary[name], spec)}\n"
+        for name, (label, spec) in SUMMARY.items()
+        if name in summary
+    )
