@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import NoReturn
 
 from absl import app, flags, logging
+from ml_collections import config_flags
 
 from uronet_jax.host import keep_freed_memory
 
@@ -15,11 +16,31 @@ from uronet_jax.host import keep_freed_memory
 # process that it started itself.
 _CLUSTER_SIZES = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE", "JAX_NUM_PROCESSES")
 
+# So that --help lists the flags of this module with those of the command.
+flags.disclaim_key_flags()
+
 _COORDINATOR = flags.DEFINE_string(
     "coordinator_address", None, "HOST:PORT of process 0, for several processes."
 )
 _NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "Number of processes.")
 _PROCESS_ID = flags.DEFINE_integer("process_id", None, "Number of this process.")
+
+
+def define_experiment_flags(configs: str) -> None:
+    """Defines --config, --workdir and --data_dir of a command that runs a config.
+
+    Args:
+        configs: What --config looks like, for its help.
+    """
+    config_flags.DEFINE_config_file("config", None, configs, lock_config=True)
+    flags.DEFINE_string("workdir", None, "Folder to write to.")
+    flags.DEFINE_string(
+        "data_dir",
+        None,
+        "Folder of the prepared data sets. Default: $URONET_DATA_DIR, else "
+        "~/tensorflow_datasets.",
+    )
+    flags.mark_flags_as_required(["config", "workdir"])
 
 
 def run(main: Callable[[list[str]], None]) -> None:

@@ -12,7 +12,6 @@ from typing import Any
 
 import jax
 from absl import flags
-from ml_collections import config_flags
 
 from launch import cli
 from uronet_jax import sharding
@@ -25,19 +24,6 @@ from uronet_jax.loading import check_models_match, load_classifier, load_model
 from uronet_jax.reports import defence, tables
 from uronet_jax.reports.provenance import provenance
 
-_CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "configs/evaluate.py:PRESET", lock_config=True
-)
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder to write to.", required=True)
-_DATA_DIR = flags.DEFINE_string(
-    "data_dir",
-    None,
-    "Folder of the prepared data sets. Default: $URONET_DATA_DIR, else "
-    "~/tensorflow_datasets.",
-)
-flags.mark_flag_as_required("config")
-
-
 def evaluate(config: dict[str, Any], data_dir: str | None) -> dict[str, Any]:
     """Judges what `config` names.
 
@@ -46,7 +32,8 @@ def evaluate(config: dict[str, Any], data_dir: str | None) -> dict[str, Any]:
         data_dir: Folder of the prepared data sets.
 
     Returns:
-        `summary` and `rows`, see `protocols.defence_table`.
+        `summary` and `rows`, see `protocols.defence_table`, and `models`, the
+        architecture of each.
 
     Raises:
         ValueError: If models and data do not belong together, or a name is unknown.
@@ -92,12 +79,14 @@ def evaluate(config: dict[str, Any], data_dir: str | None) -> dict[str, Any]:
             f"were made for {list(classifier.image_shape)}"
         )
 
+    classify = classifier_function(classifier.module)
+    inputs = "image"
+    if "detector" in models:
+        inputs = models["detector"].config["model"]["inputs"]
+
     def judge(images: Any) -> protocols.Judge:
-        inputs = "image"
-        if "detector" in models:
-            inputs = models["detector"].config["model"]["inputs"]
         return protocols.Judge(
-            classifier_function(classifier.module),
+            classify,
             {name: model.variables for name, model in models.items()},
             list(
                 evaluation_batches(images, batch_size=config["batch_size"], mesh=mesh)
@@ -122,7 +111,11 @@ def evaluate(config: dict[str, Any], data_dir: str | None) -> dict[str, Any]:
         gate=gate,
         progress=jax.process_index() == 0,
     )
-    return {"summary": summary, "rows": rows}
+    return {
+        "summary": summary,
+        "rows": rows,
+        "models": {name: model.config["model"] for name, model in models.items()},
+    }
 
 
 def render(result: dict[str, Any]) -> str:
@@ -135,22 +128,44 @@ def render(result: dict[str, Any]) -> str:
     )
 
 
+def run(
+    config: dict[str, Any], workdir: str | os.PathLike, *, data_dir: str | None = None
+) -> dict[str, Any]:
+    """Judges what `config` names and writes the result to `workdir`.
+
+    Args:
+        config: The fields of `configs/evaluate.py`.
+        workdir: Folder to write evaluation.json and evaluation.md to.
+        data_dir: Folder of the prepared data sets.
+
+    Returns:
+        What evaluation.json holds.
+
+    Raises:
+        ValueError: See `evaluate`.
+        OSError: If data or models are missing or `workdir` cannot be used.
+    """
+    start = time.perf_counter()
+    with locked_workdir(workdir):
+        result = evaluate(config, data_dir)
+        result |= provenance(config, seconds=time.perf_counter() - start)
+        if jax.process_index() == 0:
+            tables.write_json(os.path.join(workdir, "evaluation.json"), result)
+            path = os.path.join(workdir, "evaluation.md")
+            with open(path, "w", encoding="utf-8") as file:
+                file.write(render(result))
+    return result
+
+
 def main(argv: list[str]) -> None:
     """Evaluates what the flags describe."""
     del argv
-    config = _CONFIG.value.to_dict()
-    start = time.perf_counter()
-    with locked_workdir(_WORKDIR.value):
-        result = evaluate(config, _DATA_DIR.value)
-        result |= provenance(config, seconds=time.perf_counter() - start)
-        if jax.process_index() == 0:
-            tables.write_json(os.path.join(_WORKDIR.value, "evaluation.json"), result)
-            text = render(result)
-            path = os.path.join(_WORKDIR.value, "evaluation.md")
-            with open(path, "w", encoding="utf-8") as file:
-                file.write(text)
-            print(text)
+    values = flags.FLAGS
+    result = run(values.config.to_dict(), values.workdir, data_dir=values.data_dir)
+    if jax.process_index() == 0:
+        print(render(result))
 
 
 if __name__ == "__main__":
+    cli.define_experiment_flags("configs/evaluate.py:PRESET")
     cli.run(main)

@@ -5,37 +5,39 @@
 Run it again to resume. SIGTERM or Ctrl-C saves and exits with status 0.
 """
 
+import os
+from collections.abc import Callable
+from typing import Any
+
 import jax
 from absl import flags
-from ml_collections import config_flags
 
 from launch import cli, wiring
-from uronet_jax.training.run import fit
-
-_CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "configs/PHASE.py:PRESET", lock_config=True
-)
-_WORKDIR = flags.DEFINE_string(
-    "workdir", None, "Folder of checkpoints and metrics.", required=True
-)
-_DATA_DIR = flags.DEFINE_string(
-    "data_dir",
-    None,
-    "Folder of the prepared data sets. Default: $URONET_DATA_DIR, else "
-    "~/tensorflow_datasets.",
-)
-flags.mark_flag_as_required("config")
+from uronet_jax.training.run import FitResult, fit
 
 
-def main(argv: list[str]) -> None:
-    """Trains what the flags describe."""
-    del argv
-    stop = cli.StopSignal()
-    experiment = wiring.build_experiment(
-        _CONFIG.value.to_dict(), data_dir=_DATA_DIR.value
-    )
-    config = experiment.config
-    result = fit(
+def train(
+    config: dict[str, Any],
+    workdir: str | os.PathLike,
+    *,
+    data_dir: str | None = None,
+    stop: Callable[[], bool] = lambda: False,
+) -> FitResult:
+    """Trains what `config` describes, from the newest checkpoint in `workdir`.
+
+    Args:
+        config: The fields of `configs/*.py`.
+        workdir: Folder of checkpoints and metrics.
+        data_dir: Folder of the prepared data sets.
+        stop: Asked between dispatches; true saves and returns.
+
+    Raises:
+        ValueError: See `wiring.build_experiment` and `fit`; likewise the next two.
+        OSError: If data or models are missing or `workdir` cannot be used.
+        DivergedError: If the loss was not finite.
+    """
+    experiment = wiring.build_experiment(config, data_dir=data_dir)
+    return fit(
         experiment.task,
         experiment.train_source,
         experiment.validation_source,
@@ -48,11 +50,20 @@ def main(argv: list[str]) -> None:
         log_every=config["log_every"],
         eval_every=config["eval_every"],
         checkpoint_every=config["checkpoint_every"],
-        workdir=_WORKDIR.value,
-        config=config,
+        workdir=workdir,
+        config=experiment.config,
         tensorboard=config["tensorboard"],
         stop=stop,
     )
+
+
+def main(argv: list[str]) -> None:
+    """Trains what the flags describe."""
+    del argv
+    values = flags.FLAGS
+    config = values.config.to_dict()
+    stop = cli.StopSignal()
+    result = train(config, values.workdir, data_dir=values.data_dir, stop=stop)
     if jax.process_index() != 0:
         return
     step = int(result.state.step)
@@ -67,4 +78,5 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
+    cli.define_experiment_flags("configs/PHASE.py:PRESET")
     cli.run(main)

@@ -152,7 +152,12 @@ class Defense:
             inputs: What the detector looks at.
             gate: Threshold of the gate, or None.
             batch_size: Images in a compiled call; a shorter rest is padded.
+
+        Raises:
+            ValueError: If `gate` or `batch_size` is out of range.
         """
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1: {batch_size}")
         self.variables = variables
         self.image_shape = tuple(image_shape)
         self.batch_size = batch_size

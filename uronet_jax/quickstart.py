@@ -45,6 +45,7 @@ class Settings:
     detector: str = "wrn10_1"
     detector_steps: int = 150
     batch_size: int = 64
+    num_test_images: int = 1000
     progress: bool = True
 
 
@@ -125,9 +126,12 @@ def train(settings: Settings) -> Models:
 def judge(settings: Settings, models: Models) -> dict[str, Any]:
     """Judges the models on clean test images and on all 18 degradations."""
     mesh = sharding.data_mesh()
-    source = open_source(settings.dataset, "test")
+    images, labels = open_source(settings.dataset, "test").arrays()
+    count = settings.num_test_images
     batches = evaluation_batches(
-        source, batch_size=200 // mesh.size * mesh.size, mesh=mesh
+        (images[:count], labels[:count]),
+        batch_size=min(200, count) // mesh.size * mesh.size,
+        mesh=mesh,
     )
     summary, rows = protocols.defence_table(
         protocols.Judge(

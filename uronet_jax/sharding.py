@@ -47,12 +47,12 @@ def replicate(tree: Any, mesh: jax.sharding.Mesh) -> Any:
     sharding = replicated_sharding(mesh)
 
     def place(x):
-        # Typed keys and arrays that already span processes cannot go through NumPy.
-        if isinstance(x, jax.Array) and (
-            jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key)
-            or not x.is_fully_addressable
+        # Neither typed keys nor device_put can go to the devices of other processes.
+        if isinstance(x, jax.Array) and jax.dtypes.issubdtype(
+            x.dtype, jax.dtypes.prng_key
         ):
-            return jax.device_put(x, sharding)
+            data = place(jax.random.key_data(x))
+            return jax.random.wrap_key_data(data, impl=jax.random.key_impl(x))
         x = np.asarray(x)
         return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])
 

@@ -1,5 +1,6 @@
 """Protocols: what is measured on which images, as functions that return tidy rows."""
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -93,6 +94,7 @@ class Judge:
         }
 
 
+@functools.cache  # Two judges of the same models share one compiled program.
 def _make_judge_step(
     classify: Classify,
     remover: Remover | None,

@@ -1,8 +1,9 @@
 """Networks: linen modules without I/O or training.
 
 Every classifier maps float images `[B, H, W, C]` in `[0, 1]` to float32 logits
-`[B, K]`, for any C, H and W (from 16 pixels for VGG, 8 for CNN): `module.apply(variables, images, train=False)`. The
-normalisation of the pixels is part of the module.
+`[B, K]`, for any C, H and W (from 16 pixels for VGG, 8 for CNN):
+`module.apply(variables, images, train=False)`. The normalisation of the pixels is
+part of the module.
 """
 
 from collections.abc import Callable, Sequence

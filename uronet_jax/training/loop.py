@@ -13,7 +13,14 @@ from uronet_jax.writers import Writer, progress_bar
 
 
 class DivergedError(RuntimeError):
-    """The loss of a step was not finite. Earlier checkpoints are untouched."""
+    """A loss or a validation was not finite. Earlier checkpoints are untouched."""
+
+
+def _diverged(what: str) -> DivergedError:
+    return DivergedError(
+        f"{what}: lower the learning rate, or look at the data; the last good "
+        "checkpoint is untouched"
+    )
 
 
 def make_evaluate(
@@ -102,7 +109,8 @@ def train(
         if `stop` asked for it.
 
     Raises:
-        DivergedError: If a loss was not finite; nothing is saved from then on.
+        DivergedError: If a loss or a validation was not finite; nothing is saved
+            from then on.
     """
     advance = sharding.compile_steps(step, pipeline.fetch, mesh)
     writer = writer or Writer()
@@ -117,11 +125,8 @@ def train(
             values = jax.device_get(values)
             finite = np.isfinite(values["loss"])
             if not finite.all():
-                raise DivergedError(
-                    f"loss is not finite at step {start + int(np.argmin(finite)) + 1}: "
-                    "lower the learning rate, or look at the data; the last good "
-                    "checkpoint is untouched"
-                )
+                step_number = start + int(np.argmin(finite)) + 1
+                raise _diverged(f"loss is not finite at step {step_number}")
             unlogged.append(values)
             bar.update(len(finite))
 
@@ -152,6 +157,9 @@ def train(
             if evaluate is not None and due(eval_every):
                 metrics, evaluated = evaluate(state), done
                 writer.write(done, "validation", metrics)
+                # The loss was still finite; what the update left behind is not.
+                if not all(map(math.isfinite, metrics.values())):
+                    raise _diverged(f"validation is not finite at step {done}")
             if save is not None and (due(checkpoint_every) or stopping):
                 collect(keep=0)
                 # Only metrics of this very state may rank it among the checkpoints.

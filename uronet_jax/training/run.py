@@ -14,7 +14,13 @@ from uronet_jax import sharding
 from uronet_jax.checkpoints import Checkpoints, locked_workdir, state_bytes
 from uronet_jax.data import evaluation_batches, make_pipeline
 from uronet_jax.training import loop
-from uronet_jax.training.state import Evaluation, Step, TrainState, create_state
+from uronet_jax.training.state import (
+    Evaluation,
+    Step,
+    TrainState,
+    create_state,
+    initial_state,
+)
 from uronet_jax.writers import Writer
 
 
@@ -180,7 +186,7 @@ def fit(
 def _checkpoints(workdir: str | os.PathLike, task: Task, key: jax.Array):
     """Holds the folder (in one process) and opens its checkpoints."""
     state = jax.eval_shape(
-        lambda: create_state(task.module, task.optimizer, key, task.input_shape)
+        lambda: initial_state(task.module, task.optimizer, key, task.input_shape)
     )
     # Three are kept, and the next one is written before one of them goes.
     needed = 4 * state_bytes(state)

@@ -41,13 +41,13 @@ class TrainState:
         return {"params": self.params, "batch_stats": self.batch_stats}
 
 
-def create_state(
+def initial_state(
     module: nn.Module,
     optimizer: optax.GradientTransformation,
     key: jax.Array,
     image_shape: tuple[int, int, int],
 ) -> TrainState:
-    """Initialises a model and its optimizer.
+    """Initialises a model and its optimizer. Pure; `create_state` compiles it.
 
     Args:
         module: Takes images `[B, H, W, C]`.
@@ -59,14 +59,29 @@ def create_state(
         The state at step 0.
     """
     init_key, run_key = jax.random.split(key)
-    variables = jax.jit(module.init)(init_key, jnp.zeros((1, *image_shape)))
+    variables = module.init(init_key, jnp.zeros((1, *image_shape)))
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         key=run_key,
         params=variables["params"],
         batch_stats=variables.get("batch_stats", {}),
-        opt_state=jax.jit(optimizer.init)(variables["params"]),
+        opt_state=optimizer.init(variables["params"]),
     )
+
+
+def create_state(
+    module: nn.Module,
+    optimizer: optax.GradientTransformation,
+    key: jax.Array,
+    image_shape: tuple[int, int, int],
+) -> TrainState:
+    """Initialises a model and its optimizer; see `initial_state`."""
+    create = jax.jit(
+        lambda key: initial_state(module, optimizer, key, image_shape),
+        # It runs once: optimising it would take three times as long to compile.
+        compiler_options={"xla_backend_optimization_level": 0},
+    )
+    return create(key)
 
 
 def apply_update(

@@ -1,0 +1,242 @@
+"""Measures training steps, pipelines, evaluation and memory against named peers.
+
+  python -m launch.benchmark --what=remover,data --out=benchmark.json
+
+Every time is given as a ratio to that of a peer that does the same work, in turns, in
+the same process; PyTorch (`pip install uronet_jax[benchmark]`) is the peer of the
+training steps. A row that the file holds already is not measured again, so a run that
+was cut short goes on with the same command.
+"""
+
+import dataclasses
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+from absl import flags
+
+from launch import cli
+from uronet_jax import host
+from uronet_jax.benchmarking import rows
+from uronet_jax.reports import results, tables
+from uronet_jax.reports.provenance import provenance
+
+_WHAT = flags.DEFINE_list("what", "all", f"all, or some of {','.join(rows.ROWS)}.")
+_OUT = flags.DEFINE_string("out", None, "JSON file to write to.", required=True)
+_SCALE = flags.DEFINE_enum("scale", "full", ["full", "tiny"], "tiny is for tests.")
+_BATCH_SIZE = flags.DEFINE_integer("batch_size", None, "Default: 128.")
+_DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Computation.")
+_REPEATS = flags.DEFINE_integer("repeats", 5, "Rounds of every comparison.")
+_STEPS = flags.DEFINE_integer(
+    "steps_per_sample", None, "Steps timed as one. Default: 1 on a CPU, else 50."
+)
+_CLASSIFIER = flags.DEFINE_string(
+    "classifier", None, "Default: resnet20 on a CPU, else wrn16_8."
+)
+_SKIP_LINEN = flags.DEFINE_bool(
+    "skip_naive", False, "Leave out the naive linen remover (15 to 26 s a step on CPU)."
+)
+_SKIP_PEER = flags.DEFINE_bool("skip_peer", False, "Leave PyTorch out.")
+_TORCH_COMPILE = flags.DEFINE_enum(
+    "torch_compile",
+    "auto",
+    ["auto", "off", "default", "reduce-overhead", "max-autotune"],
+    "How PyTorch compiles; auto is default on a GPU and off on a CPU.",
+)
+_FORCE = flags.DEFINE_bool("force", False, "Measure again what the file holds.")
+
+NO_TORCH = (
+    "PyTorch is absent, so there is no comparison with it: "
+    "pip install uronet_jax[benchmark]"
+)
+PEER_LEFT_OUT = "PyTorch was left out by --skip_peer"
+# Rows whose work PyTorch does too.
+WITH_PEER = ("remover", "classifier", "detector")
+
+
+def num_threads() -> int:
+    """Returns how many cores the process may run on; XLA uses all of them."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def choose_settings(scale: str, platform: str, **given: Any) -> rows.Settings:
+    """Returns the sizes for a platform.
+
+    Args:
+        scale: `full` or `tiny`.
+        platform: JAX's name of the device's kind.
+        **given: Fields of `Settings`; None leaves the default.
+    """
+    sizes: dict[str, Any] = {}
+    if platform != "cpu":
+        # A step takes milliseconds here: one would measure the clock and the dispatch.
+        sizes = {"steps_per_sample": 50, "classifier": "wrn16_8"}
+        sizes |= {"eval_images": 10_000, "linen_repeats": 5}
+    if scale == "tiny":
+        sizes = {
+            "batch_size": 4,
+            "image_shape": (16, 16, 3),
+            "widths": (4, 4),
+            "classifier": "resnet8",
+            "detector": "wrn10_1",
+            "train_images": 64,
+            "eval_images": 6,
+            "linen_repeats": 1,
+            "memory_steps": 1,
+        }
+    sizes |= {name: value for name, value in given.items() if value is not None}
+    return rows.Settings(**sizes)
+
+
+def choose_rows(what: Sequence[str]) -> list[str]:
+    """Returns the names of rows; raises ValueError if one is unknown."""
+    if list(what) == ["all"]:
+        return list(rows.ROWS)
+    unknown = [name for name in what if name not in rows.ROWS]
+    if unknown or not what:
+        raise ValueError(
+            f"unknown row {', '.join(unknown)!r}: choose all or some of "
+            f"{','.join(rows.ROWS)}"
+        )
+    return list(what)
+
+
+def make_peer(**options: Any) -> tuple[rows.Peer | None, str]:
+    """Returns PyTorch, or None and the reason why it is not there.
+
+    Args:
+        **options: Of `benchmark_peers.TorchPeer`.
+
+    Raises:
+        ValueError: If PyTorch is installed and cannot use the device.
+    """
+    try:
+        from launch import benchmark_peers
+    except ModuleNotFoundError as error:
+        if error.name != "torch":
+            raise
+        return None, NO_TORCH
+    return benchmark_peers.TorchPeer(**options), ""
+
+
+def measure(
+    names: Sequence[str],
+    settings: rows.Settings,
+    path: str | os.PathLike,
+    *,
+    peer: rows.Peer | None = None,
+    note: str = "",
+    extra: Mapping[str, Any] | None = None,
+    force: bool = False,
+    functions: Mapping[str, Callable[..., rows.Row]] = rows.ROWS,
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[str, Any]:
+    """Measures rows and writes the file after each.
+
+    Args:
+        names: Which rows, keys of `functions`.
+        settings: Sizes.
+        path: JSON file; rows that it holds already are kept.
+        peer: Another framework.
+        note: Why there is none, for the rows that would have been compared.
+        extra: JSON that is stored with the config.
+        force: Measure rows again that the file holds.
+        functions: Name -> function of a row.
+        clock: Seconds, for the wall time.
+
+    Returns:
+        The file's content.
+
+    Raises:
+        ValueError: If the file is no benchmark, or was measured with other settings,
+            versions or on another device.
+    """
+    config = dataclasses.asdict(settings) | {"seed": 0} | dict(extra or {})
+    config["peer"] = None if peer is None else peer.name
+    # As it will be read back: tuples are lists.
+    origin = json.loads(json.dumps(provenance(config, seconds=0.0)))
+    seconds = origin.pop("seconds")
+    result = {"schema": results.BENCHMARK, "rows": {}, "seconds": seconds, **origin}
+    path = Path(path)
+    if path.exists():
+        result = results.load(path).content
+        differing = [
+            f"{field}: {result.get(field)} there, {value} now"
+            for field, value in [("schema", results.BENCHMARK), *origin.items()]
+            if result.get(field) != value
+        ]
+        if differing:
+            raise ValueError(
+                f"{path} was measured otherwise; choose another --out: "
+                + "; ".join(differing)
+            )
+    for name in names:
+        if name in result["rows"] and not force:
+            print(f"{name}: measured before", file=sys.stderr)
+            continue
+        start = clock()
+        row = functions[name](settings, peer)
+        if peer is None and name in WITH_PEER:
+            row["notes"].append(note)
+        wall = clock() - start
+        result["rows"][name] = row | {"wall_seconds": round(wall, 1)}
+        result["seconds"] = round(
+            sum(row["wall_seconds"] for row in result["rows"].values()), 1
+        )
+        tables.write_json(path, result)
+        print(f"{name}: {wall:.0f} s", file=sys.stderr)
+    return result
+
+
+def main(argv: list[str]) -> None:
+    """Measures what the flags describe."""
+    del argv
+    platform = jax.devices()[0].platform
+    settings = choose_settings(
+        _SCALE.value,
+        platform,
+        batch_size=_BATCH_SIZE.value,
+        dtype=_DTYPE.value,
+        repeats=_REPEATS.value,
+        steps_per_sample=_STEPS.value,
+        classifier=_CLASSIFIER.value,
+        linen_repeats=0 if _SKIP_LINEN.value else None,
+    )
+    threads = num_threads()
+    peer, note = None, PEER_LEFT_OUT
+    if not _SKIP_PEER.value:
+        peer, note = make_peer(
+            platform=platform,
+            dtype=settings.dtype,
+            threads=threads,
+            compile_mode=_TORCH_COMPILE.value,
+        )
+    extra = {
+        "scale": _SCALE.value,
+        "threads": threads,
+        # Made by `cli.run` before anything was allocated; asked again for its answer.
+        "keeps_freed_memory": host.keep_freed_memory(),
+        **(peer.settings if peer is not None else {}),
+    }
+    result = measure(
+        choose_rows(_WHAT.value),
+        settings,
+        _OUT.value,
+        peer=peer,
+        note=note,
+        extra=extra,
+        force=_FORCE.value,
+    )
+    print(results.render_benchmark(result))
+    print(f"wrote {_OUT.value}")
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,154 @@
+"""Every config builds, and every wrong field is reported before data are read."""
+
+import importlib
+import json
+
+import pytest
+
+from launch import wiring
+from uronet_jax.corruptions import suite_degradations
+
+PHASES = ("remover", "detector", "classifier")
+
+
+def load(name, preset="smoke", **fields):
+    """Returns a config as plain dicts, with `a__b=1` for --config.a.b=1."""
+    config = importlib.import_module(f"configs.{name}").get_config(preset)
+    config.lock()
+    with config.ignore_type():
+        config.update_from_flattened_dict(
+            {field.replace("__", "."): value for field, value in fields.items()}
+        )
+    return config.to_dict()
+
+
+@pytest.mark.parametrize("preset", ["full", "small", "smoke"])
+@pytest.mark.parametrize("phase", PHASES)
+def test_training_config_is_sound(phase, preset):
+    config = load(phase, preset)
+    assert (config["phase"], config["preset"]) == (phase, preset)
+    wiring.check_config(config)
+    json.dumps(config)  # It is stored with the checkpoints.
+    # What chooses the checkpoint was not learned from: no slices overlap.
+    data = config["data"]
+    learned, judged = data["train_split"], data["validation_split"]
+    first, last = learned.removeprefix("train[:"), judged.removeprefix("train[")
+    assert int(first.rstrip("]")) <= int(last.split(":")[0])
+    # The best checkpoint must be one that was judged.
+    assert 0 < config["eval_every"] <= config["num_steps"]
+    assert config["checkpoint_every"] % config["eval_every"] == 0
+
+
+@pytest.mark.parametrize("preset", ["full", "small", "smoke"])
+def test_evaluation_config_is_sound(preset):
+    config = load("evaluate", preset)
+    json.dumps(config)
+    suite = dict(config["suite"])
+    entries = suite_degradations(suite.pop("name"), **suite)
+    assert len({(e.noise, e.severity) for e in entries}) == 18
+    assert config["data"]["split"] == "test"
+    # The gate is set on images that no model learned from.
+    first = load("remover", preset)["data"]["train_split"].removeprefix("train[:")
+    gate = config["data"]["validation_split"].removeprefix("train[")
+    assert int(first.rstrip("]")) <= int(gate.split(":")[0])
+    for phase in PHASES:
+        assert config[phase] == f"runs/{preset}/{phase}"
+    assert load("detector", preset)["remover"] == config["remover"]
+
+
+def test_smoke_needs_no_data_and_four_steps():
+    for phase in PHASES:
+        config = load(phase)
+        assert (config["data"]["name"], config["num_steps"]) == ("generated", 4)
+    assert load("evaluate")["data"]["name"] == "generated"
+
+
+@pytest.mark.parametrize("name", [*PHASES, "evaluate"])
+def test_unknown_preset_is_rejected(name):
+    with pytest.raises(ValueError, match="'tiny': choose from full, small, smoke"):
+        load(name, "tiny")
+
+
+# Phase, field, value -> what the message must hold besides the value.
+WRONG = [
+    ("remover", "phase", "removr", "remover, detector or classifier"),
+    ("remover", "phase", "detector", "configs/detector.py"),
+    ("remover", "dtype", "float16", "float32, bfloat16"),
+    ("remover", "model__variant", "unet", "paper, skip"),
+    ("remover", "model__widths", (8, 0), "positive"),
+    ("classifier", "model__name", "resnet21", "resnet20"),
+    ("detector", "model__name", "wrn10_3", "wrn10_2"),
+    ("detector", "model__inputs", "noise", "image_only"),
+    ("remover", "optimizer__name", "adamw", "'adam', 'sgd'"),
+    ("remover", "optimizer__schedule", "linear", "'cosine'"),
+    ("remover", "optimizer__peak_rate", -1.0, "peak_rate must be positive"),
+    ("remover", "optimizer__warmup_steps", 5, r"num_steps \(4\)"),
+    ("remover", "degradation__suite", "uronett", "uronet"),
+    ("remover", "degradation__noises", ("GX",), "GN, UN, SPN"),
+    ("remover", "degradation__severities", (0,), r"integer in \(1, 2, 3\)"),
+    ("remover", "degradation__severities", (4,), r"integer in \(1, 2, 3\)"),
+    ("detector", "degradation__severities", (1.0,), r"integer in \(1, 2, 3\)"),
+    ("remover", "degradation__spn_reading", "per_row", "per_pixel, per_channel"),
+    ("remover", "degradation__un_reading", "per_row", "per_element"),
+    ("remover", "degradation__clean_entries", -1, "clean_entries"),
+    ("remover", "data__augmentation", "mixup", "flip_crop"),
+    ("remover", "data__pipeline", "grain", "auto, on_device or streamed"),
+    ("remover", "data__train_split", "test", "split off a part of train"),
+    ("remover", "data__validation_split", "test[:50%]", "split off a part of train"),
+    # Four devices.
+    ("remover", "batch_size", 18, "multiple of 4"),
+    ("remover", "eval_batch_size", 0, "multiple of 4"),
+    ("remover", "num_steps", 0, "num_steps"),
+    ("remover", "steps_per_dispatch", 0, "steps_per_dispatch"),
+    ("remover", "log_every", -1, "log_every"),
+    ("remover", "eval_every", -2, "eval_every"),
+    ("remover", "checkpoint_every", -3, "checkpoint_every"),
+]
+
+
+@pytest.mark.parametrize(("phase", "field", "value", "expected"), WRONG)
+def test_wrong_field_is_reported_before_data_are_read(
+    phase, field, value, expected, monkeypatch
+):
+    def read(*args, **kwargs):
+        raise AssertionError("data were opened")
+
+    monkeypatch.setattr(wiring, "open_source", read)
+    config = load(phase, **{field: value})
+    with pytest.raises(ValueError, match=expected) as caught:
+        wiring.build_experiment(config, None)
+    shown = value[-1] if isinstance(value, tuple) else value
+    assert str(shown) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"name": "cifar11"}, r"'cifar11'.*Built in: mnist5k.*launch.prepare_data"),
+        ({"train_split": "training"}, "no split 'training': it has test, train"),
+        ({"train_split": "train[:9999]"}, "goes beyond the 256 images"),
+        ({"validation_split": "train[256:]"}, "holds no image"),
+    ],
+)
+def test_wrong_data_are_reported(fields, expected, tmp_path):
+    config = load("remover", **{f"data__{k}": v for k, v in fields.items()})
+    with pytest.raises((ValueError, FileNotFoundError), match=expected):
+        wiring.build_experiment(config, str(tmp_path / "nowhere"))
+
+
+def test_large_sets_are_sampled_evenly_for_their_statistics():
+    class Source:
+        image_shape = (2, 2, 1)
+
+        def __len__(self):
+            return 1000
+
+        def read(self, rows):
+            self.rows = rows
+            return rows.reshape(-1, 1, 1, 1).astype("uint8"), rows
+
+    source = Source()
+    assert len(wiring.sample_images(source)) == 1000
+    assert len(wiring.sample_images(source, max_bytes=40)) == 10
+    assert source.rows[0] == 0 and source.rows[-1] == 999
+    assert set(source.rows[1:] - source.rows[:-1]) == {111}

@@ -1,0 +1,268 @@
+"""Defence: the gate, inputs from outside, gradients, and loading it from disk."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+
+from uronet_jax import loading
+from uronet_jax.checkpoints import Checkpoints
+from uronet_jax.defense import (
+    DETECTOR_INPUTS,
+    Defense,
+    classifier_function,
+    detector_channels,
+    detector_input,
+    make_defense,
+    validate_images,
+)
+from uronet_jax.models import Separation, make_classifier, make_remover
+
+SHAPE = (8, 8, 1)
+NOTHING = {"remover": {}, "detector": {}, "classifier": {}}
+
+
+class Inverter(nn.Module):
+    """A remover whose clean picture is the negative."""
+
+    def __call__(self, images):
+        return Separation(1 - images, 0.5 * images)
+
+
+class Brightness(nn.Module):
+    """A detector that calls bright images degraded, with the mean as probability."""
+
+    @nn.compact
+    def __call__(self, x, *, train=False):
+        p = x[..., 0].mean(axis=(1, 2))
+        return jnp.log(jnp.stack([1 - p, p], axis=-1))
+
+
+def show(variables, images):
+    """A classifier whose logits are two pixels of what it is shown."""
+    return images[:, 0, :2, 0]
+
+
+def grey(*values):
+    return np.stack([np.full(SHAPE, v, np.float32) for v in values])
+
+
+@pytest.mark.parametrize(
+    "gate, purified",
+    [
+        (None, [True, True, True]),
+        (0.5, [False, False, True]),  # At the threshold is not above it.
+        (0.2, [False, True, True]),
+        (1.0, [False, False, False]),
+    ],
+)
+def test_gate_shows_the_purified_picture_above_its_threshold(gate, purified):
+    images = grey(0.125, 0.5, 0.75)
+    defend = make_defense(Inverter(), Brightness(), show, gate=gate)
+    prediction = jax.jit(defend)(NOTHING, images)
+    shown = np.where(purified, 1 - images[:, 0, 0, 0], images[:, 0, 0, 0])
+    # Logarithm and softmax in float32 return the probability to some 1e-7.
+    probability = prediction.degraded_probability
+    np.testing.assert_allclose(probability, [0.125, 0.5, 0.75], atol=1e-6)
+    np.testing.assert_allclose(prediction.logits[:, 0], shown, atol=1e-6)
+    np.testing.assert_allclose(prediction.clean, 1 - images, atol=1e-6)
+    np.testing.assert_allclose(prediction.noise, images / 2, atol=1e-6)
+
+
+@pytest.mark.parametrize("gate", [-0.1, 1.5])
+def test_gate_must_be_a_probability(gate):
+    with pytest.raises(ValueError, match=rf"in \[0, 1\] or None: {gate}"):
+        make_defense(Inverter(), Brightness(), show, gate=gate)
+
+
+def test_float_images_only_inside():
+    defend = make_defense(Inverter(), Brightness(), show)
+    with pytest.raises(ValueError, match="got uint8"):
+        defend(NOTHING, np.zeros((1, *SHAPE), np.uint8))
+
+
+def test_detector_inputs():
+    image, clean, noise = (np.full((2, 3, 4, 2), v, np.float32) for v in (1, 2, 3))
+    separation = Separation(clean, noise)
+    expected = {"image": [1, 1, 3, 3], "clean": [2, 2, 3, 3], "image_only": [1, 1]}
+    assert set(expected) == set(DETECTOR_INPUTS)
+    for name, channels in expected.items():
+        features = detector_input(image, separation, name)
+        assert features.shape == (2, 3, 4, len(channels))
+        np.testing.assert_array_equal(features[1, 2, 3], channels)
+        assert detector_channels(2, name) == len(channels)
+    with pytest.raises(ValueError, match="unknown detector input 'noise'.*image_only"):
+        detector_input(image, separation, "noise")
+
+
+# Any number of images, uint8 or float
+
+
+def test_short_batches_are_padded_and_nothing_shows():
+    traces = []
+
+    def classify(variables, images):
+        traces.append(images.shape)
+        return show(variables, images)
+
+    def make(batch_size):
+        return Defense(
+            Inverter(), Brightness(), classify, NOTHING,
+            image_shape=SHAPE, batch_size=batch_size,
+        )  # fmt: skip
+
+    pixels = np.random.default_rng(0).integers(1, 255, (7, *SHAPE), dtype=np.uint8)
+    defense = make(4)
+    prediction = defense(pixels)
+    for part in prediction:
+        assert isinstance(part, np.ndarray) and len(part) == 7
+    np.testing.assert_allclose(prediction.clean, 1 - pixels / 255, atol=1e-6)
+    chex.assert_trees_all_equal(defense(pixels[:3]).logits, prediction.logits[:3])
+    # uint8 and its float64 form are the same images.
+    chex.assert_trees_all_close(defense(pixels / 255), prediction, atol=1e-6)
+    assert traces == [(4, *SHAPE)]
+    chex.assert_trees_all_close(make(16)(pixels), prediction, atol=1e-6)
+
+
+@pytest.mark.parametrize("batch_size", [0, -1])
+def test_batch_size_must_be_positive(batch_size):
+    with pytest.raises(ValueError, match=f"at least 1: {batch_size}"):
+        Defense(
+            Inverter(), Brightness(), show, NOTHING,
+            image_shape=SHAPE, batch_size=batch_size,
+        )  # fmt: skip
+
+
+ONE = np.full((2, 4, 5, 3), 0.5)
+
+
+def changed(value):
+    images = ONE.copy()
+    images[1, 2, 3, 0] = value
+    return images
+
+
+@pytest.mark.parametrize(
+    "images, message",
+    [
+        (ONE[0], r"\[N, H, W, C\], got \[4, 5, 3\]: add a batch axis"),
+        (np.zeros((2, 28, 28)), r"got \[2, 28, 28\]: add a channel axis"),
+        (np.zeros(4), r"got \[4\]$"),
+        (ONE[:0], "got 0 images"),
+        (np.zeros((2, 5, 4, 3)), r"have shape \[5, 4, 3\].*made for \[4, 5, 3\]"),
+        (ONE.astype(np.int32), r"uint8 in 0..255 or float in \[0, 1\], got int32"),
+        (ONE.astype(bool), "got bool"),
+        (ONE.astype(str), "got <U"),
+        (changed(np.nan), r"images \[1\] hold NaN or infinity"),
+        (changed(np.inf), r"images \[1\] hold NaN or infinity"),
+        (changed(200.0), r"got \[0.5, 200\]: divide by 255"),
+        (changed(1.01), r"got \[0.5, 1.01\]: clip or rescale"),
+        (changed(-3.0), r"got \[-3, 0.5\]: clip or rescale"),
+    ],
+)
+def test_wrong_images_are_rejected(images, message):
+    with pytest.raises(ValueError, match=message):
+        validate_images(images, (4, 5, 3))
+
+
+def test_right_images_become_float32():
+    for images in (ONE, ONE.astype(np.float16), jnp.asarray(ONE), ONE.tolist()):
+        out = validate_images(images)
+        assert isinstance(out, np.ndarray) and out.dtype == np.float32
+        np.testing.assert_array_equal(out, ONE)
+    out = validate_images(np.array([0, 51, 255], np.uint8).reshape(1, 1, 3, 1))
+    np.testing.assert_allclose(out.ravel(), [0, 0.2, 1], rtol=1e-6)
+
+
+# With real networks
+
+
+@pytest.fixture(scope="module")
+def networks(make_variables):
+    remover = make_remover("skip", widths=(4,), clean_mean=0.3)
+    detector = make_classifier("cnn_narrow", 2)
+    classifier = make_classifier("cnn_narrow", 3, mean=(0.3,), std=(0.2,))
+    variables = {
+        "remover": make_variables(remover, SHAPE),
+        "detector": make_variables(detector, (8, 8, 2), seed=1),
+        "classifier": make_variables(classifier, SHAPE, seed=2),
+    }
+    return remover, detector, classifier, variables
+
+
+IMAGES = np.random.default_rng(4).uniform(size=(2, *SHAPE)).astype(np.float32)
+
+
+def test_gradient_runs_through_the_whole_defence(networks):
+    remover, detector, classifier, variables = networks
+    defend = make_defense(remover, detector, classifier_function(classifier))
+
+    @jax.jit
+    @jax.value_and_grad
+    def loss(images):
+        prediction = defend(variables, images)
+        return prediction.logits[:, 0].sum() + prediction.degraded_probability.sum()
+
+    value, gradient = loss(IMAGES)
+    assert np.isfinite(value) and np.isfinite(gradient).all()
+    assert (np.abs(gradient).max(axis=(1, 2, 3)) > 1e-4).all()
+    # A step along the gradient; float32 and kinks of ReLU leave some percent.
+    direction = gradient / jnp.linalg.norm(gradient.ravel())
+    rise = loss(IMAGES + 0.005 * direction)[0] - loss(IMAGES - 0.005 * direction)[0]
+    np.testing.assert_allclose(rise / 0.01, jnp.sum(direction * gradient), rtol=0.1)
+
+
+RESOLVED = {
+    "image_shape": list(SHAPE), "num_classes": 3,
+    "mean": [0.3], "std": [0.2], "clean_mean": 0.3,
+}  # fmt: skip
+MODELS = {
+    "remover": {"variant": "skip", "widths": [4]},
+    "detector": {"name": "cnn_narrow", "inputs": "image"},
+    "classifier": {"name": "cnn_narrow"},
+}
+
+
+@pytest.fixture(scope="module")
+def runs(networks, tmp_path_factory):
+    """Returns the folders of three runs, as training leaves them."""
+    folders = {}
+    for phase, model in MODELS.items():
+        folders[phase] = tmp_path_factory.mktemp(phase)
+        config = {
+            "phase": phase, "model": model, "dtype": "float32", "resolved": RESOLVED
+        }  # fmt: skip
+        store = Checkpoints(folders[phase])
+        state = {"batch_stats": {}, **networks[3][phase], "step": np.int32(7)}
+        store.save(7, state, config, {}, {"loss": 1.0})
+        store.close()
+    return folders
+
+
+def test_loaded_defence_is_the_one_that_was_saved(networks, runs):
+    remover, detector, classifier, variables = networks
+    defense = loading.load_defense(**runs, gate=0.4, batch_size=2)
+    assert defense.image_shape == SHAPE and defense.batch_size == 2
+    defend = make_defense(remover, detector, classifier_function(classifier), gate=0.4)
+    expected = jax.jit(defend)(variables, IMAGES)
+    chex.assert_trees_all_equal(defense(IMAGES), jax.device_get(expected))
+    model = loading.load_classifier(runs["classifier"])
+    assert model.num_classes == 3 and model.module == classifier
+
+
+def test_models_that_do_not_belong_together_are_reported(runs):
+    with pytest.raises(ValueError, match="holds a detector, expected a remover"):
+        loading.load_model(runs["detector"], phase="remover")
+    with pytest.raises(ValueError, match="holds a remover, expected a classifier"):
+        loading.load_defense(runs["remover"], runs["detector"], runs["remover"])
+    with pytest.raises(ValueError, match="unknown phase 'denoiser'"):
+        loading.build_module(
+            {"phase": "denoiser", "model": {}, "resolved": {}, "dtype": "float32"}
+        )
+    remover, detector, classifier = (loading.load_model(runs[p]) for p in MODELS)
+    loading.check_models_match(remover, None, classifier)
+    large = loading.LoadedModel(**{**vars(classifier), "image_shape": (16, 16, 1)})
+    with pytest.raises(ValueError, match=r"classifier was.*\[16, 16, 1\].*\[8, 8, 1\]"):
+        loading.check_models_match(remover, detector, large)

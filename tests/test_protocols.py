@@ -1,0 +1,173 @@
+"""Protocols: known numbers from stand-in networks, one program for all degradations."""
+
+import chex
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+
+from uronet_jax import sharding
+from uronet_jax.corruptions import SuiteEntry
+from uronet_jax.corruptions.suites import suite_degradations
+from uronet_jax.data import evaluation_batches
+from uronet_jax.evaluation import protocols
+from uronet_jax.models import Separation
+
+# Ten dark or bright images; the label of the fourth is wrong.
+LEVELS = np.array([26, 51, 77, 102, 115, 140, 153, 179, 204, 230], np.uint8)
+IMAGES = np.broadcast_to(LEVELS[:, None, None, None], (10, 8, 8, 1))
+LABELS = np.array([0, 0, 0, 1, 0, 1, 1, 1, 1, 1], np.int32)
+VARIABLES = {"remover": {}, "detector": {}, "classifier": {}}
+# Amount 0 changes nothing, amount 1 makes every pixel black or white.
+HARMLESS = SuiteEntry("IN", 1, "impulse_noise", 0.0)
+GAUSSIAN = SuiteEntry("GN", 2, "gaussian_noise", 0.12)
+
+
+class Dimmer(nn.Module):
+    """A remover that halves the image."""
+
+    def __call__(self, images):
+        return Separation(images / 2, images / 2)
+
+
+class Brightness(nn.Module):
+    """A detector whose probability is the mean of the image's channel."""
+
+    def __call__(self, x, *, train=False):
+        p = x[..., 0].mean(axis=(1, 2))
+        return jnp.log(jnp.stack([1 - p, p], axis=-1))
+
+
+@pytest.fixture(scope="module")
+def mesh():
+    return sharding.data_mesh()
+
+
+@pytest.fixture(scope="module")
+def traces():
+    return []
+
+
+def make_judge(mesh, batch_size, traces, **kwargs):
+    def classify(variables, images):  # Bright images are of class 1.
+        traces.append(images.shape)
+        mean = images.mean(axis=(1, 2, 3))
+        return jnp.stack([0.5 - mean, mean - 0.5], axis=-1)
+
+    batches = evaluation_batches((IMAGES, LABELS), batch_size=batch_size, mesh=mesh)
+    return protocols.Judge(classify, VARIABLES, list(batches), mesh=mesh, **kwargs)
+
+
+@pytest.fixture(scope="module")
+def judge(mesh, traces):
+    return make_judge(mesh, 8, traces, remover=Dimmer(), detector=Brightness(), seed=3)
+
+
+def test_clean_images_are_measured_one_by_one(judge):
+    measured = judge.measure(protocols.CLEAN)
+    x = LEVELS / 255
+    np.testing.assert_array_equal(measured["undefended"], (x > 0.5) == LABELS)
+    np.testing.assert_array_equal(measured["purified"], LABELS == 0)  # All dark.
+    np.testing.assert_allclose(measured["probability"], x, atol=1e-6)
+    np.testing.assert_allclose(measured["psnr_noisy"], 100.0)  # The cap.
+    psnr = -20 * np.log10(x / 2)
+    np.testing.assert_allclose(measured["psnr_purified"], psnr, rtol=1e-4)
+    assert not {"ssim_noisy", "ssim_purified", "mask"} & set(measured)  # 8 < window.
+
+
+def test_table_of_known_numbers(judge):
+    summary, (harmless, gaussian) = protocols.defence_table(
+        judge, [HARMLESS, GAUSSIAN], gate=0.65
+    )
+    psnr = float(np.mean(-20 * np.log10(LEVELS / 255 / 2)))
+    # Undefended 9 of 10 are right (not the fourth); purified the 4 of class 0. The
+    # gate at 0.65 purifies the last three, all bright: they become wrong.
+    assert summary == pytest.approx(
+        {
+            "num_images": 10,
+            "clean_accuracy": 0.9,
+            "purified_clean_accuracy": 0.4,
+            "clean_psnr_purified": psnr,
+            "false_alarm_rate": 0.5,
+            "gate": 0.65,
+            "gated_clean_accuracy": 0.6,
+            "gated_clean_share_purified": 0.3,
+        }
+    )
+    assert harmless == pytest.approx(
+        {
+            "noise": "IN",
+            "severity": 1,
+            "kind": "impulse_noise",
+            "parameter": 0.0,
+            "undefended_accuracy": 0.9,
+            "purified_accuracy": 0.4,
+            "detection_accuracy": 0.5,
+            "auroc": 0.5,
+            "tpr_at_1_percent_fpr": 0.0,
+            "tpr_at_5_percent_fpr": 0.0,
+            "gated_accuracy": 0.6,
+            "psnr_noisy": 100.0,
+            "psnr_purified": psnr,
+        }
+    )
+    assert (gaussian["noise"], gaussian["severity"]) == ("GN", 2)
+    # -20 log10(0.12) = 18.4 dB for what is not clipped; clipping only helps.
+    assert 18.0 < gaussian["psnr_noisy"] < 19.5
+
+
+def test_gate_is_set_on_clean_images(judge):
+    # Of ten images the share 0.2 allows two alarms: those above the third highest.
+    assert protocols.choose_gate(judge, false_alarms=0.2) == pytest.approx(179 / 255)
+
+
+def test_one_program_serves_every_degradation(judge, traces):
+    entries = suite_degradations("uronet")
+    assert len(entries) == 18
+    summary, rows = protocols.defence_table(judge, entries)
+    assert [(r["noise"], r["severity"]) for r in rows] == [e[:2] for e in entries]
+    assert all(np.isfinite(v) for r in rows for v in r.values() if not isinstance(v, str))
+    # Stronger noise, lower PSNR; severity 1 of UN is the strongest.
+    for noise in {e.noise for e in entries}:
+        values = [r["psnr_noisy"] for r in rows if r["noise"] == noise]
+        assert values == sorted(values, reverse=noise != "UN")
+    assert "gate" not in summary and "gated_accuracy" not in rows[0]
+    # Classified twice, degraded and purified, in the one trace of this judge.
+    assert len(traces) == 2
+
+
+def test_results_do_not_depend_on_the_batches(mesh, judge):
+    small = make_judge(mesh, 4, [], remover=Dimmer(), detector=Brightness(), seed=3)
+    chex.assert_trees_all_close(
+        small.measure(GAUSSIAN), judge.measure(GAUSSIAN), rtol=1e-5, atol=1e-6
+    )
+
+
+def test_rows_hold_only_what_can_be_measured(mesh):
+    summary, (row,) = protocols.defence_table(make_judge(mesh, 12, []), [HARMLESS])
+    assert summary == {"num_images": 10, "clean_accuracy": pytest.approx(0.9)}
+    assert set(row) == {
+        "noise", "severity", "kind", "parameter", "undefended_accuracy", "psnr_noisy"
+    }  # fmt: skip
+
+
+def test_wrong_judges_are_rejected(mesh):
+    with pytest.raises(ValueError, match="give a remover"):
+        make_judge(mesh, 8, [], detector=Brightness())
+    with pytest.raises(ValueError, match="at least one batch"):
+        protocols.Judge(lambda v, x: x, VARIABLES, [], mesh=mesh)
+
+
+def test_detection_metrics_by_hand():
+    clean = np.array([0.1, 0.5, 0.6, 0.2])  # 1/2 is not an alarm: 3 of 4 right.
+    degraded = np.array([0.9, 0.4, 0.6, 0.7, 0.3])  # 3 of 5 right.
+    assert protocols.detection_metrics(clean, degraded) == pytest.approx(
+        {
+            "detection_accuracy": (3 / 4 + 3 / 5) / 2,
+            # Of 20 pairs: .9 and .7 win 4, .6 wins 3 and ties 1, .4 and .3 win 2.
+            "auroc": (4 + 4 + 3.5 + 2 + 2) / 20,
+            # No false alarm among four: above .6 lie .9 and .7.
+            "tpr_at_1_percent_fpr": 2 / 5,
+            "tpr_at_5_percent_fpr": 2 / 5,
+        }
+    )

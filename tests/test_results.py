@@ -1,0 +1,211 @@
+"""The page of results: what is on it, and what may not be."""
+
+import json
+import runpy
+import sys
+
+import pytest
+
+from uronet_jax.reports import results
+from uronet_jax.reports.results import Result
+
+PROVENANCE = {
+    "versions": {"uronet_jax": "0.1.0", "jax": "0.10.2"},
+    "device": {"platform": "cpu", "kind": "cpu", "count": 1, "processes": 1},
+    "seconds": 12.3,
+}
+SPN_1, UN_3 = 0.2048, 0.1819  # Published for ResNet, severities 1 and 3.
+
+
+def evaluation(spn=SPN_1, un=UN_3, *, preset="full", **suite):
+    suite = {"spn_reading": "per_pixel", "un_reading": "per_element"} | suite
+    return PROVENANCE | {
+        "config": {
+            "preset": preset,
+            "seed": 1,
+            "classifier": "runs/full/classifier",
+            "remover": "",
+            "data": {"name": "cifar10", "split": "test", "num_examples": 0},
+            "suite": {"name": "uronet", **suite},
+        },
+        "models": {"classifier": {"name": "resnet20"}},
+        "summary": {"num_images": 10_000, "clean_accuracy": 0.9173},
+        "rows": [
+            {"noise": "GN", "severity": 1, "undefended_accuracy": 0.3297},
+            {"noise": "SPN", "severity": 1, "undefended_accuracy": spn},
+            {"noise": "UN", "severity": 3, "undefended_accuracy": un},
+        ],
+    }
+
+
+def benchmark():
+    comparison = {
+        "subject": "uronet_jax",
+        "peer": "PyTorch 2.13",
+        "ratio": 0.875,
+        "ratio_min": 0.8,
+        "ratio_max": 0.9,
+        "rounds": 5,
+        "agreement": 1.25e-6,
+    }
+    limited = comparison | {"at_most": 0.5, "met": False}
+    memory = {"at_most": 4.0, "met": True}
+    row = {"work": "a step", "values": {}, "limits": {}, "notes": []}
+    seconds = {"seconds": {"uronet_jax": {"median": 77.7777}}}
+    return PROVENANCE | {
+        "schema": results.BENCHMARK,
+        "config": {"batch_size": 128, "widths": [64, 128, 256], "peer": None},
+        "rows": {
+            "remover": row | seconds | {"comparisons": [comparison]},
+            "data": row | seconds | {"comparisons": [limited], "notes": ["in memory"]},
+            "memory": row
+            | {"values": {"peak host GB": 2.5}, "limits": {"peak host GB": memory}}
+            | {"comparisons": []},
+        },
+    }
+
+
+def quickstart():
+    row = {"noise": "GN", "severity": 1, "undefended_accuracy": 0.125}
+    summary = {"dataset": "mnist5k", "num_images": 1000, "clean_accuracy": 0.97}
+    return PROVENANCE | {"config": {"seed": 0}, "rows": [row]} | summary
+
+
+def store(folder, **contents):
+    for name, content in contents.items():
+        (folder / f"{name}.json").write_text(json.dumps(content), encoding="utf-8")
+    return results.load_folder(folder)
+
+
+def test_published_numbers():
+    rows = results.published_raw()
+    assert len(rows) == 2 * (1 + 18)
+    assert all("Table 7" in row["source"] for row in rows)
+    values = {(r["classifier"], r["noise"], r["severity"]): r["accuracy"] for r in rows}
+    assert values["ResNet", "clean", 0] == 0.9181
+    assert values["ResNet", "UN", 3] == UN_3
+    assert values["Wide-ResNet16-8", "SPKN", 3] == 0.26
+
+
+def test_readings_are_compared_with_the_paper(tmp_path):
+    stored = store(
+        tmp_path,
+        a=evaluation(spn=SPN_1 + 0.10, un=UN_3 - 0.30),
+        b=evaluation(spn=SPN_1 - 0.02, un=UN_3 - 0.30, spn_reading="per_channel"),
+        c=evaluation(spn=SPN_1 + 0.10, un=UN_3 + 0.05, un_reading="per_pixel"),
+    )
+    rows = results.compare_with_published(stored, "ResNet")
+    # One line per reading, not one per file.
+    assert [(row["noise"], row["reading"]) for row in rows] == [
+        ("clean", None),
+        ("GN", None),
+        ("UN", "per_element"),
+        ("UN", "per_pixel"),
+        ("SPN", "per_channel"),
+        ("SPN", "per_pixel"),
+    ]
+    assert rows[-1]["difference"] == pytest.approx(0.10)
+    page = results.render(stored)
+    assert "SPN: `per_channel` (2.00) is nearest, before `per_pixel` (10.00)." in page
+    assert "UN: `per_pixel` (5.00) is nearest, before `per_element` (30.00)." in page
+    assert "The noises without a reading (GN) differ by 0.00." in page
+    assert "| SPN | 1 | per_pixel | 30.48 | 20.48 | +10.00 |" in page
+    # A ResNet is not compared with the paper's Wide ResNet.
+    assert "Wide-ResNet16-8" not in page
+
+
+def test_one_reading_is_not_called_the_nearest(tmp_path):
+    page = results.render(store(tmp_path, a=evaluation(spn=SPN_1 + 0.01)))
+    assert "SPN: only `per_pixel` (1.00) was measured." in page
+    assert "nearest" not in page
+
+
+def test_small_results_stand_apart_from_published_numbers(tmp_path):
+    small = evaluation(preset="small")
+    stored = store(tmp_path, small_models=small, quick=quickstart())
+    page = results.render(stored)
+    assert "published" not in page.replace("not comparable with published numbers", "")
+    assert "### small_models: cifar10 (small models)" in page
+    with pytest.raises(ValueError, match=r"models\.json is of small.*small_models"):
+        store(tmp_path, models=small)
+
+
+def test_the_page_names_origin_and_is_the_same_every_time(tmp_path):
+    contents = {"x": evaluation(), "quick": quickstart(), "speed": benchmark()}
+    stored = store(tmp_path, **contents)
+    assert [r.kind for r in stored] == ["quickstart", "benchmark", "evaluation"]
+    page = results.render(stored)
+    assert page == results.render(results.load_folder(tmp_path))
+    for name in contents:
+        (line,) = [line for line in page.splitlines() if line.startswith(f"- `{name}.")][
+            :1
+        ]
+        assert "1 x cpu (cpu), 12 s; uronet_jax 0.1.0, jax 0.10.2; " in line
+    assert "seed 1" in page and "suite.spn_reading per_pixel" in page
+
+
+def test_benchmark_shows_ratios_and_limits_but_no_absolute_times():
+    text = results.render_benchmark(benchmark())
+    assert (
+        "| remover | uronet_jax | PyTorch 2.13 | 0.875 | 0.800 to 0.900 | 5 | 1.2e-06 |  |"
+        in text
+    )
+    assert "| 0.50 | **no** |" in text
+    assert "| memory | peak host GB | 2.5 | 4 | yes |" in text
+    assert "- data: a step; in memory." in text
+    assert "77" not in text
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        [],
+        {"rows": []},
+        {**evaluation(), "summary": None} | {"schema": "another"},
+        {k: v for k, v in evaluation().items() if k != "device"},
+    ],
+)
+def test_unknown_files_are_named(tmp_path, content):
+    with pytest.raises(ValueError, match=r"odd\.json has an unknown form"):
+        store(tmp_path, odd=content)
+
+
+def test_broken_and_smoke_files_are_named(tmp_path):
+    with pytest.raises(ValueError, match=r"s\.json comes from a smoke run"):
+        store(tmp_path, s=evaluation(preset="smoke"))
+    (tmp_path / "broken.json").write_text("{")
+    with pytest.raises(ValueError, match=r"broken\.json is not a JSON file"):
+        results.load_folder(tmp_path)
+    with pytest.raises(FileNotFoundError, match="no folder"):
+        results.load_folder(tmp_path / "absent")
+
+
+def test_no_results():
+    assert "No result is stored yet" in results.render([])
+    assert not Result("x", "quickstart", quickstart()).small
+
+
+def test_check_tells_an_old_page(tmp_path, monkeypatch, capsys):
+    from absl import flags
+
+    (tmp_path / "results").mkdir()
+    store(tmp_path / "results", a=evaluation())
+    page = tmp_path / "RESULTS.md"
+    main = runpy.run_module("launch.report")["main"]
+
+    def call(*arguments):
+        values = [f"--results={tmp_path}/results", f"--out={page}", *arguments]
+        flags.FLAGS(["report", *values])
+        main(["report"])
+
+    with pytest.raises(SystemExit) as exit_info:
+        call("--check")
+    assert exit_info.value.code == 1
+    call("--nocheck")
+    call("--check")
+    assert page.read_text() == results.render(results.load_folder(tmp_path / "results"))
+    store(tmp_path / "results", b=evaluation(un=0.5))
+    with pytest.raises(SystemExit):
+        call("--check")
+    assert "out of date" in capsys.readouterr().err
+    assert "absl" in sys.modules

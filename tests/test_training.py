@@ -1,0 +1,529 @@
+"""Training: the three steps, optimizers, evaluation, and runs that stop and resume."""
+
+import dataclasses
+import itertools
+import json
+import math
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import linen as nn
+
+from uronet_jax import sharding
+from uronet_jax.checkpoints import Checkpoints, find_step, locked_workdir
+from uronet_jax.corruptions import make_degradation
+from uronet_jax.data import evaluation_batches
+from uronet_jax.data.sources import ArraySource
+from uronet_jax.models import Separation, layers, make_remover
+from uronet_jax.training import loop, tasks
+from uronet_jax.training.optimizers import SCHEDULES, make_optimizer
+from uronet_jax.training.run import fit
+from uronet_jax.training.state import TrainState
+
+SHAPE, CLASSES, BATCH = (8, 8, 1), 3, 8
+NOISE = make_degradation([("salt_and_pepper_noise", 0.4), ("gaussian_noise", 0.3)])
+
+
+class Tiny(nn.Module):
+    """A classifier with one of everything: batch norm, convolution, dense layer."""
+
+    classes: int = CLASSES
+
+    @nn.compact
+    def __call__(self, x, *, train=False):
+        x = nn.BatchNorm(not train, momentum=0.9)(x)
+        x = nn.relu(layers.Conv(8)(x))
+        return nn.Dense(self.classes)(x.mean(axis=(1, 2)))
+
+
+def make_images(size):
+    """Stripes: none, horizontal or vertical, of random contrast."""
+    labels = np.arange(size, dtype=np.int32) % CLASSES
+    contrast = np.random.default_rng(0).uniform(40, 100, (size, 1, 1, 1))
+    rows, columns = np.mgrid[:8, :8]
+    patterns = np.stack([0 * rows, rows % 2, columns % 2])[..., None]
+    images = (120 + contrast * patterns[labels]).astype(np.uint8)
+    return images, labels
+
+
+IMAGES, LABELS = make_images(24)
+
+
+def source(split="train", size=24):
+    return ArraySource("stripes", split, IMAGES[:size], LABELS[:size], "abc")
+
+
+def make_task(phase, make_variables, optimizer=None):
+    optimizer = optimizer or optax.sgd(0.3, momentum=0.5)
+    if phase == "classifier":
+        return tasks.classifier_task(Tiny(), optimizer, image_shape=SHAPE)
+    remover = make_remover("skip", widths=(4,), clean_mean=0.5)
+    if phase == "remover":
+        return tasks.remover_task(remover, optimizer, NOISE, image_shape=SHAPE)
+    variables = make_variables(remover, SHAPE)
+    return tasks.detector_task(
+        Tiny(2), remover, variables, optimizer, NOISE, image_shape=SHAPE
+    )
+
+
+def first_state(task, make_variables):
+    variables = make_variables(task.module, task.input_shape)
+    params = jax.tree.map(jnp.asarray, variables["params"])
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        key=jax.random.key(1),
+        params=params,
+        batch_stats=variables.get("batch_stats", {}),
+        opt_state=task.optimizer.init(params),
+    )
+
+
+def batch_of(images, labels):
+    index = np.arange(len(images), dtype=np.int32)
+    return {"image": images, "label": labels, "index": index}
+
+
+def raw(state):
+    return jax.device_get(state.replace(key=jax.random.key_data(state.key)))
+
+
+@dataclasses.dataclass
+class Trace:
+    """What thirty steps on one batch left behind."""
+
+    first: TrainState
+    metrics: dict
+    traces: int
+    frozen: tuple
+
+
+@pytest.fixture(scope="module", params=["remover", "detector", "classifier"])
+def phase(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def run_steps(phase, make_variables):
+    """Returns `run(mesh, count) -> Trace` of one phase."""
+    task = make_task(phase, make_variables)
+
+    def run(mesh, count):
+        traces = []
+
+        def step(state, frozen, batch):
+            traces.append(None)
+            return task.step(state, frozen, batch)
+
+        advance = sharding.compile_steps(step, lambda resident, batch: batch, mesh)
+        state, frozen = sharding.replicate(
+            (first_state(task, make_variables), task.frozen), mesh
+        )
+        before = jax.device_get(frozen)
+        batch = batch_of(IMAGES[:BATCH], LABELS[:BATCH])
+        inputs = sharding.split_batch(
+            jax.tree.map(lambda x: x[None], batch), mesh, axis=1
+        )
+        history = []
+        for i in range(count):
+            state, metrics = advance(state, frozen, (), inputs)
+            history.append(jax.device_get(metrics))
+            if i == 0:
+                first = raw(state)
+        metrics = {k: np.concatenate([m[k] for m in history]) for k in history[0]}
+        assert int(state.step) == count
+        return Trace(first, metrics, len(traces), (before, jax.device_get(frozen)))
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def on_four(run_steps):
+    return run_steps(sharding.data_mesh(), 30)
+
+
+def test_loss_falls_and_step_compiles_once(on_four):
+    losses = on_four.metrics["loss"] / on_four.metrics["count"]
+    assert np.isfinite(losses).all()
+    # Every step draws other noise: compare means of ten.
+    assert losses[-10:].mean() < 0.9 * losses[:10].mean()
+    assert on_four.traces == 1
+
+
+def test_metrics_are_sums_over_the_batch(on_four, phase):
+    # The detector sees every image twice.
+    count = 2 * BATCH if phase == "detector" else BATCH
+    np.testing.assert_array_equal(on_four.metrics["count"], count)
+    if phase == "remover":
+        parts = on_four.metrics["clean_mse"] + on_four.metrics["noise_mse"]
+        np.testing.assert_allclose(on_four.metrics["loss"], parts, rtol=1e-5)
+    else:
+        correct = on_four.metrics["correct"]
+        assert correct.max() > 1 and (correct % 1 == 0).all() and correct.max() <= count
+
+
+def test_frozen_variables_do_not_move(on_four):
+    chex.assert_trees_all_equal(*on_four.frozen)
+
+
+def test_four_devices_match_one(on_four, run_steps):
+    single = run_steps(sharding.data_mesh(jax.devices()[:1]), 1)
+    # Sums in another order, in float32.
+    chex.assert_trees_all_close(on_four.first, single.first, rtol=1e-4, atol=1e-5)
+    for name, values in single.metrics.items():
+        np.testing.assert_allclose(values[0], on_four.metrics[name][0], rtol=1e-5)
+
+
+def test_padding_of_an_evaluation_does_not_count(phase, make_variables):
+    task, mesh = make_task(phase, make_variables), sharding.data_mesh()
+    variables, frozen, key = sharding.replicate(
+        (make_variables(task.module, task.input_shape), task.frozen, jax.random.key(2)),
+        mesh,
+    )
+    variables = {"batch_stats": {}, **variables}
+    evaluate = sharding.compile_replicated(task.evaluation, mesh)
+    (batch,) = evaluation_batches((IMAGES[:5], LABELS[:5]), batch_size=BATCH, mesh=mesh)
+    sums = jax.device_get(evaluate(variables, frozen, key, batch))
+    assert sums["count"] == 5
+    assert {"loss", task.best_metric[0]} <= set(sums)
+    other = {name: np.array(x) for name, x in batch.items()}
+    other["image"][5:] = IMAGES[10:13]
+    other["label"][5:] = 2
+    other = jax.device_get(
+        evaluate(variables, frozen, key, sharding.split_batch(other, mesh))
+    )
+    chex.assert_trees_all_equal(sums, other)
+
+
+# Known values from stand-in networks
+
+
+class HalfGrey(nn.Module):
+    """A remover that answers grey and no noise, whatever it sees."""
+
+    noise_head: bool = True
+
+    @nn.compact
+    def __call__(self, images):
+        value = self.param("value", nn.initializers.constant(0.5), (1, 1, 1, 1))
+        clean = jnp.broadcast_to(value, images.shape)
+        return Separation(clean, jnp.zeros_like(images))
+
+
+@pytest.mark.parametrize("noise_head", [True, False])
+def test_remover_loss_by_hand(noise_head, make_variables):
+    pixel = 51 / 255
+    images = np.full((BATCH, *SHAPE), 51, np.uint8)
+    batch = batch_of(images, LABELS[:BATCH])
+    # Every pixel becomes black or white, so noise is -0.2 or 0.8.
+    task = tasks.remover_task(
+        HalfGrey(noise_head), optax.sgd(1.0),
+        make_degradation([("uniform_noise_positive", 0.0)]),
+        image_shape=SHAPE, noise_weight=3.0,
+    )  # fmt: skip
+    frozen = {"degradation": make_degradation([("impulse_noise", 1.0)])}
+    state = first_state(task, make_variables)
+    state = state.replace(params={"value": jnp.full((1, 1, 1, 1), 0.5)})
+    after, metrics = jax.jit(task.step)(state, frozen, batch)
+    clean_mse = (0.5 - pixel) ** 2
+    np.testing.assert_allclose(metrics["clean_mse"], BATCH * clean_mse, rtol=1e-5)
+    # In the code of the sigmoid, half the pattern; black and white come half and half
+    # (512 pixels: the share of white has a standard deviation of 2.2 %).
+    noise_mse = (0.2**2 + 0.8**2) / 2 / 4
+    np.testing.assert_allclose(metrics["noise_mse"], BATCH * noise_mse, rtol=0.25)
+    expected = metrics["clean_mse"] + (3.0 * metrics["noise_mse"] if noise_head else 0)
+    np.testing.assert_allclose(metrics["loss"], expected, rtol=1e-5)
+    # The gradient is that of the mean: 2 (0.5 - 0.2).
+    np.testing.assert_allclose(
+        after.params["value"].item(), 0.5 - 2 * (0.5 - pixel), rtol=1e-4
+    )
+    variables = {"params": state.params, "batch_stats": {}}
+    mask = np.arange(BATCH) < 3
+    sums = jax.jit(task.evaluation)(
+        variables, frozen, jax.random.key(0), batch | {"mask": mask}
+    )
+    np.testing.assert_allclose(sums["clean_mse"], 3 * clean_mse, rtol=1e-5)
+    np.testing.assert_allclose(
+        sums["psnr"], -30 * math.log10(clean_mse), rtol=1e-5
+    )
+    expected = sums["clean_mse"] + (3.0 * sums["noise_mse"] if noise_head else 0)
+    np.testing.assert_allclose(sums["loss"], expected, rtol=1e-5)
+
+
+class DarkPixels(nn.Module):
+    """A detector that calls an image with a black pixel degraded."""
+
+    @nn.compact
+    def __call__(self, x, *, train=False):
+        scale = self.param("scale", nn.initializers.ones, (1,))
+        dark = (x.min(axis=(1, 2, 3)) == 0.0) * 2.0 - 1.0
+        return 10 * scale[None] * jnp.stack([-dark, dark], axis=-1)
+
+
+def test_detector_sees_every_image_clean_and_degraded(make_variables):
+    task = tasks.detector_task(
+        DarkPixels(), HalfGrey(), {"params": {"value": jnp.full((1, 1, 1, 1), 0.5)}},
+        optax.sgd(1.0), make_degradation([("salt_and_pepper_noise", 1.0)]),
+        image_shape=SHAPE, inputs="image_only",
+    )  # fmt: skip
+    assert task.input_shape == SHAPE
+    batch = batch_of(IMAGES[:BATCH], LABELS[:BATCH])
+    state = first_state(task, make_variables).replace(params={"scale": jnp.ones(1)})
+    _, metrics = jax.jit(task.step)(state, task.frozen, batch)
+    assert metrics["count"] == metrics["correct"] == 2 * BATCH
+    sums = jax.jit(task.evaluation)(
+        {"params": state.params}, task.frozen, jax.random.key(0),
+        batch | {"mask": np.arange(BATCH) < 3},
+    )  # fmt: skip
+    assert sums["count"] == sums["accuracy"] == 3
+    # One that always says degraded is right half of the time.
+    _, metrics = jax.jit(task.step)(
+        state, {**task.frozen, "degradation": make_degradation([("identity", 0.0)])}, batch
+    )
+    assert metrics["correct"] == BATCH
+
+
+def test_classifier_loss_of_a_network_that_knows_nothing(make_variables):
+    task = make_task("classifier", make_variables)
+    state = first_state(task, make_variables)
+    state = state.replace(params=jax.tree.map(jnp.zeros_like, state.params))
+    batch = batch_of(IMAGES[:BATCH], LABELS[:BATCH])
+    _, metrics = jax.jit(task.step)(state, {}, batch)
+    np.testing.assert_allclose(metrics["loss"], BATCH * math.log(CLASSES), rtol=1e-5)
+    assert metrics["correct"] == np.sum(LABELS[:BATCH] == 0)
+
+
+def test_means_divide_once():
+    sums = [{"loss": 6.0, "count": 3.0}, {"loss": [1.0, 1.0], "count": [0.0, 1.0]}]
+    assert loop.means(sums) == {"loss": 2.0}
+
+
+def test_unknown_augmentation_is_rejected():
+    with pytest.raises(ValueError, match="unknown augmentation 'mixup'.*flip_crop"):
+        tasks.augmenter("mixup")
+
+
+# Optimizers
+
+
+def rates(steps, **kwargs):
+    """Returns the learning rates that plain SGD applies to a gradient of 1."""
+    optimizer = make_optimizer("sgd", momentum=0.0, nesterov=False, **kwargs)
+    params, rates = jnp.zeros(()), []
+    state = optimizer.init(params)
+    for _ in range(steps):
+        update, state = optimizer.update(jnp.ones(()), state, params)
+        rates.append(-float(update))
+    return rates
+
+
+def test_schedules():
+    cosine = rates(11, peak_rate=2.0, num_steps=10)
+    expected = [1 + math.cos(math.pi * i / 10) for i in range(11)]
+    np.testing.assert_allclose(cosine, expected, atol=1e-6)
+    steps = rates(10, peak_rate=1.0, num_steps=10, schedule="steps")
+    expected = [1] * 3 + [0.2] * 3 + [0.04] * 2 + [0.008] * 2
+    np.testing.assert_allclose(steps, expected, rtol=1e-5)
+    constant = rates(5, peak_rate=0.3, num_steps=4, schedule="constant")
+    np.testing.assert_allclose(constant, 0.3, rtol=1e-6)
+    warm = rates(8, peak_rate=1.0, num_steps=8, warmup_steps=4)
+    expected = [0, 0.25, 0.5, 0.75, 1, *[(1 + math.cos(a)) / 2 for a in (
+        math.pi / 4, math.pi / 2, 3 * math.pi / 4
+    )]]  # fmt: skip
+    np.testing.assert_allclose(warm, expected, atol=1e-6)
+    assert set(SCHEDULES) == {"constant", "cosine", "steps"}
+
+
+def test_weight_decay_is_coupled_and_clipping_comes_first():
+    optimizer = make_optimizer(
+        "sgd", peak_rate=0.1, num_steps=10, schedule="constant", momentum=0.9,
+        nesterov=False, weight_decay=0.5, clip_norm=1.0,
+    )  # fmt: skip
+    params, gradient = jnp.array([2.0, 0.0]), jnp.array([3.0, 4.0])  # Norm 5.
+    update, state = optimizer.update(gradient, optimizer.init(params), params)
+    first = np.array([0.6 + 1.0, 0.8])
+    np.testing.assert_allclose(update, -0.1 * first, rtol=1e-5)
+    update, _ = optimizer.update(gradient, state, params)
+    np.testing.assert_allclose(update, -0.1 * 1.9 * first, rtol=1e-5)
+
+
+def test_adams_first_step_is_the_rate():
+    optimizer = make_optimizer("adam", peak_rate=0.01, num_steps=5)
+    params = jnp.zeros(2)
+    update, _ = optimizer.update(jnp.array([7.0, -0.1]), optimizer.init(params), params)
+    np.testing.assert_allclose(update, [-0.01, 0.01], rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"name": "lamb"}, "unknown optimizer 'lamb'.*adam"),
+        ({"schedule": "linear"}, "unknown schedule 'linear'.*cosine"),
+        ({"peak_rate": 0.0}, "peak_rate must be positive, got 0.0"),
+        ({"peak_rate": math.nan}, "peak_rate must be positive, got nan"),
+        ({"warmup_steps": 11}, r"between 0 and num_steps \(10\): 11"),
+        ({"warmup_steps": -1}, r"between 0 and num_steps \(10\): -1"),
+        ({"weight_decay": -0.1}, r"weight_decay \(-0.1\).*cannot be negative"),
+        ({"clip_norm": -1.0}, r"clip_norm \(-1.0\) cannot be negative"),
+        ({"weight_decay": 0.1}, "under adam is not L2"),
+    ],
+)
+def test_wrong_optimizers_are_rejected(change, message):
+    arguments = {"name": "adam", "peak_rate": 0.1, "num_steps": 10} | change
+    with pytest.raises(ValueError, match=message):
+        make_optimizer(**arguments)
+
+
+# Whole runs
+
+
+@pytest.fixture
+def run(tmp_path, make_variables):
+    """Returns `run(folder, **changes) -> FitResult` of a small deterministic run."""
+
+    def run(folder=None, task=None, **changes):
+        task = task or tasks.classifier_task(
+            Tiny(),
+            make_optimizer("adam", peak_rate=0.01, num_steps=8),
+            image_shape=SHAPE,
+            augmentation="flip_crop",
+        )
+        settings = dict(
+            batch_size=BATCH,
+            num_steps=8,
+            seed=5,
+            mesh=sharding.data_mesh(jax.devices()[:1]),
+            steps_per_dispatch=2,
+            log_every=2,
+            eval_every=4,
+            checkpoint_every=2,
+            config={"rate": 0.01, "data": {"name": "stripes"}},
+            progress=False,
+        )
+        workdir = tmp_path / folder if folder else None
+        return fit(
+            task,
+            source(),
+            source("validation", 10),
+            workdir=workdir,
+            **settings | changes,
+        )
+
+    return run
+
+
+def test_stopped_and_resumed_run_is_the_whole_run(run, tmp_path):
+    whole = run("whole")
+    assert whole.finished and int(whole.state.step) == 8
+    answers = itertools.chain([False], itertools.repeat(True))
+    stopped = run("parts", stop=lambda: next(answers))
+    assert not stopped.finished and int(stopped.state.step) == 4
+    assert find_step(tmp_path / "parts", "last").name == "4"
+    resumed = run("parts")
+    assert resumed.finished
+    chex.assert_trees_all_equal(raw(resumed.state), raw(whole.state))
+    assert resumed.metrics == whole.metrics
+    logs = [(tmp_path / x / "metrics.jsonl").read_text() for x in ("whole", "parts")]
+    assert logs[0] == logs[1]
+    lines = [json.loads(line) for line in logs[0].splitlines()]
+    steps = {kind: [x["step"] for x in lines if x["kind"] == kind]
+             for kind in ("train", "validation")}  # fmt: skip
+    assert steps == {"train": [2, 4, 6, 8], "validation": [4, 8]}
+
+    # A finished run has nothing left to do.
+    again = run("parts")
+    assert again.finished and again.metrics == whole.metrics
+    chex.assert_trees_all_equal(raw(again.state), raw(whole.state))
+    assert (tmp_path / "parts" / "metrics.jsonl").read_text() == logs[1]
+
+    # And its folder is no place for another one.
+    changed = {"rate": 0.02, "data": {"name": "stripes", "split": "all"}}
+    with pytest.raises(ValueError, match="another config.*data.split: 'absent' there, "
+                       "'all' now; rate: 0.01 there, 0.02 now"):  # fmt: skip
+        run("parts", config=changed)
+    with pytest.raises(ValueError, match="other training data: batch_size is 4, in the"):
+        run("parts", batch_size=4)
+    with locked_workdir(tmp_path / "parts"):
+        with pytest.raises(OSError, match="another run is using workdir"):
+            run("parts")
+
+
+def broken(task, change):
+    """Returns `task` with `change(state, metrics)` applied in its seventh step."""
+
+    def step(state, frozen, batch):
+        after, metrics = task.step(state, frozen, batch)
+        worse, worse_metrics = change(after, metrics)
+        return jax.tree.map(
+            lambda bad, good: jnp.where(state.step == 6, bad, good),
+            (worse, worse_metrics), (after, metrics),
+        )  # fmt: skip
+
+    return dataclasses.replace(task, step=step)
+
+
+def test_loss_that_is_not_finite_ends_the_run(run, tmp_path, make_variables):
+    task = make_task("classifier", make_variables)
+    bad = broken(task, lambda state, m: (state, m | {"loss": m["loss"] * jnp.nan}))
+    with pytest.raises(loop.DivergedError, match="loss is not finite at step 7"):
+        run("run", task=bad)
+    assert find_step(tmp_path / "run", "last").name == "6"
+    store = Checkpoints(tmp_path / "run", best_metric="accuracy", best_mode="max")
+    state, _, _ = store.restore(first_state(task, make_variables))
+    store.close()
+    assert int(state.step) == 6
+    chex.assert_tree_all_finite(raw(state))
+
+
+def test_update_that_breaks_the_network_is_not_saved(run, tmp_path, make_variables):
+    task = make_task("classifier", make_variables)
+    nan = jnp.nan
+    bad = broken(
+        task,
+        lambda state, m: (
+            state.replace(params=jax.tree.map(lambda x: x * nan, state.params)),
+            m,
+        ),
+    )
+    # The loss of step 7 is computed before its update: only the validation tells.
+    with pytest.raises(loop.DivergedError, match="validation is not finite at step 7"):
+        run("run", task=bad, num_steps=7)
+    assert find_step(tmp_path / "run", "last").name == "6"
+    assert find_step(tmp_path / "run", "best").name == "4"
+
+
+def test_pipelines_train_the_same_network(run):
+    on_device, streamed = (
+        run(pipeline=kind, mesh=sharding.data_mesh())
+        for kind in ("on_device", "streamed")
+    )
+    # Two programs around the same step: equal but for rounding, which Adam can
+    # enlarge where a gradient is all but zero.
+    chex.assert_trees_all_close(
+        raw(on_device.state).params, raw(streamed.state).params, atol=1e-4
+    )
+    assert on_device.metrics == pytest.approx(streamed.metrics, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"num_steps": 0}, "num_steps must be at least 1: 0"),
+        ({"steps_per_dispatch": 0}, "steps_per_dispatch must be at least 1: 0"),
+        ({"eval_every": -1}, "eval_every cannot be negative: -1"),
+        ({"batch_size": 25}, "batch size 25 is larger than stripes"),
+        ({"pipeline": "magic"}, "unknown pipeline 'magic'"),
+    ],
+)
+def test_wrong_settings_are_rejected(run, changes, message):
+    with pytest.raises(ValueError, match=message):
+        run(**changes)
+
+
+def test_unusable_folder_is_reported_before_training(run, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match="cannot write to workdir"):
+        run("file")

@@ -1,0 +1,76 @@
+"""Writers: JSON lines that any reader takes, TensorBoard without TensorFlow."""
+
+import json
+import math
+import sys
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from uronet_jax.writers import Writer, progress_bar
+
+
+def lines(folder):
+    return [json.loads(x) for x in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_lines_are_json_and_on_disk_at_once(tmp_path):
+    writer = Writer(tmp_path)
+    writer.write(3, "train", {"loss": jnp.float32(0.5), "rate": np.float64(2)})
+    assert lines(tmp_path) == [{"step": 3, "kind": "train", "loss": 0.5, "rate": 2.0}]
+    writer.write(4, "validation", {"a": math.nan, "b": -math.inf, "c": 1, "d": "x"})
+    writer.close()
+    # NaN is not JSON: missing, not zero.
+    assert lines(tmp_path)[1] == {
+        "step": 4, "kind": "validation", "a": None, "b": None, "c": 1, "d": "x"
+    }  # fmt: skip
+
+
+def test_a_resumed_run_appends(tmp_path):
+    for step in (1, 2):
+        writer = Writer(tmp_path)
+        writer.write(step, "train", {"loss": 0.0})
+        writer.close()
+    assert [line["step"] for line in lines(tmp_path)] == [1, 2]
+
+
+@pytest.mark.parametrize("inactive", [True, False])
+def test_nothing_is_written_without_folder_or_by_other_processes(tmp_path, inactive):
+    writer = Writer(tmp_path, active=False) if inactive else Writer()
+    writer.write(1, "train", {"loss": 0.0})
+    writer.close()
+    assert not list(tmp_path.iterdir())
+
+
+def test_tensorboard_files_hold_the_scalars(tmp_path):
+    pytest.importorskip("tensorboardX")
+    from tensorboardX.proto.event_pb2 import Event
+
+    writer = Writer(tmp_path, tensorboard=True)
+    writer.write(7, "train", {"loss": 0.25, "broken": math.nan})
+    writer.close()
+    (path,) = (tmp_path / "tensorboard").iterdir()
+    data, found = path.read_bytes(), {}
+    while data:  # A record: length (8 bytes), its checksum (4), event, checksum (4).
+        size = int.from_bytes(data[:8], "little")
+        event = Event.FromString(data[12 : 12 + size])
+        found |= {(v.tag, event.step): v.simple_value for v in event.summary.value}
+        data = data[16 + size :]
+    assert found == {("train/loss", 7): 0.25}
+
+
+def test_missing_tensorboard_is_explained(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorboardX", None)
+    with pytest.raises(ValueError, match=r"pip install .uronet_jax\[tensorboard\]"):
+        Writer(tmp_path, tensorboard=True)
+
+
+def test_progress_bar_starts_where_a_resumed_run_stands(capsys):
+    with progress_bar(10, 4, description="remover") as bar:
+        bar.update(2)
+        assert (bar.n, bar.total, bar.initial) == (6, 10, 4)
+    assert "remover" in capsys.readouterr().err
+    with progress_bar(10, description="remover", shown=False) as bar:
+        bar.update(1)
+    assert capsys.readouterr().err == ""

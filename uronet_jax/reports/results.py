@@ -1,0 +1,430 @@
+"""Stored results, one JSON file each, to one Markdown page.
+
+Published numbers are transcribed facts; `published/*.csv` names their source line by
+line: "Treating Adversarial and Natural Noise Equally: Building a Robust Network for
+Unified Resilience" (URoNet), anonymous TMLR submission.
+"""
+
+import csv
+import dataclasses
+import importlib.resources
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from uronet_jax.reports import defence
+from uronet_jax.reports.tables import markdown_table
+
+BENCHMARK = "uronet_jax.benchmark"
+
+# Kind of result -> the fields by which its files are known.
+_KINDS = {
+    "benchmark": {"schema", "rows"},
+    "evaluation": {"summary", "rows"},
+    "quickstart": {"dataset", "clean_accuracy", "rows"},
+}
+_PROVENANCE = {"config", "versions", "device", "seconds"}
+# Noise that the paper does not define -> the config's field that holds our reading.
+_READINGS = {"SPN": "spn_reading", "UN": "un_reading"}
+# Beginning of our classifiers' names -> the classifier of the paper.
+_FAMILIES = {"resnet": "ResNet", "wrn": "Wide-ResNet16-8"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """A stored result.
+
+    Attributes:
+        name: Of its file, without the ending.
+        kind: `evaluation`, `quickstart` or `benchmark`.
+        content: The JSON.
+    """
+
+    name: str
+    kind: str
+    content: dict[str, Any]
+
+    @property
+    def small(self) -> bool:
+        """Whether it is of models that are too small to stand beside the papers'."""
+        return self.content["config"].get("preset") == "small"
+
+
+def load(path: str | os.PathLike) -> Result:
+    """Reads one result.
+
+    Args:
+        path: A JSON file of `launch.evaluate`, `launch.quickstart` or
+            `launch.benchmark`.
+
+    Raises:
+        ValueError: If it is none of these, if it comes from a smoke run, or if its
+            models are small and its name does not say so.
+    """
+    path = Path(path)
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not a JSON file: {error}") from error
+    fields = content.keys() if isinstance(content, dict) else set()
+    kinds = [kind for kind, own in _KINDS.items() if own | _PROVENANCE <= fields]
+    if "schema" in fields and content["schema"] != BENCHMARK:
+        kinds = []
+    if not kinds:
+        raise ValueError(
+            f"{path} has an unknown form: expected evaluation.json of launch.evaluate, "
+            "report.json of launch.quickstart or the file of launch.benchmark, with "
+            f"{', '.join(sorted(_PROVENANCE))}"
+        )
+    result = Result(path.stem, kinds[0], content)
+    preset = content["config"].get("preset")
+    if preset == "smoke":
+        raise ValueError(f"{path} comes from a smoke run, which shows nothing")
+    if result.small and "small" not in result.name:
+        raise ValueError(
+            f"{path} is of small models: its name must say so, for example "
+            f"small_{path.name}"
+        )
+    return result
+
+
+def load_folder(folder: str | os.PathLike) -> list[Result]:
+    """Reads every JSON file of a folder, in the order of their names.
+
+    Raises:
+        FileNotFoundError: If there is no such folder.
+        ValueError: See `load`.
+    """
+    if not Path(folder).is_dir():
+        raise FileNotFoundError(f"no folder of results at {folder}")
+    return [load(path) for path in sorted(Path(folder).glob("*.json"))]
+
+
+def published_raw() -> list[dict[str, Any]]:
+    """Returns the undefended accuracies of URoNet's Table 7 (CIFAR-10).
+
+    Returns:
+        Rows with `classifier`, `noise` and `severity` ("clean" and 0 for clean
+        images), `accuracy` in `[0, 1]` and `source`.
+    """
+    folder = importlib.resources.files("uronet_jax.reports") / "published"
+    text = (folder / "uronet_table07_raw.csv").read_text(encoding="utf-8")
+    return [
+        {
+            "classifier": row["classifier"],
+            "noise": row["noise"] or "clean",
+            "severity": int(row["severity"] or 0),
+            "accuracy": float(row["accuracy"]) / 100.0,
+            "source": row["source"],
+        }
+        for row in csv.DictReader(text.splitlines())
+    ]
+
+
+def render(results: Sequence[Result]) -> str:
+    """Returns the page. The same results give the same text."""
+    parts = [
+        "# Results\n",
+        "Generated from the files in `docs/results` by `python -m launch.report`; do "
+        "not edit. Accuracies are of all images that are named, each degraded by one "
+        "draw with the stated seed.\n",
+    ]
+    evaluations = [r for r in results if r.kind == "evaluation"]
+    comparisons = _comparisons(evaluations)
+    sections = {
+        "Undefended classifiers beside the published numbers": comparisons,
+        "Evaluations": [_evaluation(r) for r in evaluations if not r.small],
+        "Small evaluations: not comparable with published numbers": [
+            _evaluation(r) for r in evaluations if r.small
+        ],
+        "Quickstart": [_quickstart(r) for r in results if r.kind == "quickstart"],
+        "Benchmarks": [_benchmark(r) for r in results if r.kind == "benchmark"],
+    }
+    for heading, texts in sections.items():
+        if texts:
+            parts += [f"## {heading}\n", *texts]
+    if not results:
+        parts.append("No result is stored yet.\n")
+    return "\n".join(parts)
+
+
+def _evaluation(result: Result) -> str:
+    content, config = result.content, result.content["config"]
+    size = "small" if result.small else config.get("preset", "")
+    return "\n".join(
+        [
+            f"### {result.name}: {config['data']['name']} ({size} models)\n",
+            _origin([result]),
+            defence.summary_list(content["summary"]),
+            defence.rows_table(content["rows"]),
+        ]
+    )
+
+
+def _quickstart(result: Result) -> str:
+    return "\n".join(
+        [
+            f"### {result.name}: {result.content['dataset']}\n",
+            _origin([result]),
+            defence.summary_list(result.content),
+            defence.rows_table(result.content["rows"]),
+        ]
+    )
+
+
+def _comparisons(evaluations: Iterable[Result]) -> list[str]:
+    """Compares every full classifier of CIFAR-10, over the readings of the noises."""
+    groups: dict[tuple, list[Result]] = {}
+    for result in evaluations:
+        config = result.content["config"]
+        data, suite = config["data"], config["suite"]
+        if result.small or (data["name"], suite["name"]) != ("cifar10", "uronet"):
+            continue
+        key = (config["classifier"], data["split"], data["num_examples"])
+        groups.setdefault((*key, config["seed"]), []).append(result)
+    return [_comparison(group) for group in groups.values()]
+
+
+def _comparison(group: Sequence[Result]) -> str:
+    content = group[0].content
+    name = content.get("models", {}).get("classifier", {}).get("name", "")
+    families = [f for start, f in _FAMILIES.items() if name.startswith(start)]
+    parts = [
+        f"### {name or content['config']['classifier']}\n",
+        "SPN and UN are not defined in the paper: each reading that was measured has a "
+        "line. Accuracies in percent, differences in points.\n",
+        _origin(group),
+    ]
+    for family in families or _FAMILIES.values():
+        rows = compare_with_published(group, family)
+        parts += [
+            markdown_table(
+                [
+                    {
+                        **row,
+                        **{
+                            column: 100.0 * row[column]
+                            for column in ("ours", "published", "difference")
+                        },
+                    }
+                    for row in rows
+                ],
+                {
+                    "noise": "noise",
+                    "severity": "severity",
+                    "reading": "reading",
+                    "ours": "ours",
+                    "published": f"published, {family}",
+                    "difference": "difference",
+                },
+                formats={"difference": "+.2f"},
+                missing="",
+            ),
+            reading_verdict(rows, family),
+        ]
+    return "\n".join(parts)
+
+
+def compare_with_published(
+    group: Sequence[Result], classifier: str
+) -> list[dict[str, Any]]:
+    """Lays undefended accuracies beside those of URoNet's Table 7.
+
+    Args:
+        group: Evaluations of one classifier on the same images, which may differ in
+            their readings of SPN and UN.
+        classifier: One of the paper's.
+
+    Returns:
+        Rows with `noise`, `severity`, `reading` (None where the paper leaves none
+        open), `ours`, `published` and their `difference`, fractions in `[0, 1]`. What
+        several evaluations measured alike is averaged.
+    """
+    published = {
+        (row["noise"], row["severity"]): row["accuracy"]
+        for row in published_raw()
+        if row["classifier"] == classifier
+    }
+    measured: dict[tuple, list[float]] = {}
+    for result in group:
+        suite, summary = result.content["config"]["suite"], result.content["summary"]
+        measured.setdefault(("clean", 0, None), []).append(summary["clean_accuracy"])
+        for row in result.content["rows"]:
+            reading = suite.get(_READINGS.get(row["noise"], ""))
+            key = (row["noise"], row["severity"], reading)
+            measured.setdefault(key, []).append(row["undefended_accuracy"])
+    noises = list(dict.fromkeys(noise for noise, _ in published))
+    rows = []
+    for noise, severity, reading in sorted(
+        measured, key=lambda key: (noises.index(key[0]), key[2] or "", key[1])
+    ):
+        ours = mean(measured[noise, severity, reading])
+        theirs = published[noise, severity]
+        rows.append(
+            {
+                "noise": noise,
+                "severity": severity,
+                "reading": reading,
+                "ours": ours,
+                "published": theirs,
+                "difference": ours - theirs,
+            }
+        )
+    return rows
+
+
+def reading_verdict(rows: Sequence[Mapping[str, Any]], classifier: str) -> str:
+    """Says which readings are nearest to the published numbers.
+
+    Args:
+        rows: From `compare_with_published`.
+        classifier: The paper's classifier that they were compared with.
+
+    Returns:
+        One sentence per noise whose reading is open, and one on the other noises.
+    """
+
+    def distance(noises: Iterable[str], reading: str | None) -> float:
+        return 100.0 * mean(
+            abs(row["difference"])
+            for row in rows
+            if row["noise"] in noises and row["reading"] == reading
+        )
+
+    sentences = []
+    for noise in _READINGS:
+        readings = {row["reading"] for row in rows if row["noise"] == noise}
+        distances = sorted((distance([noise], reading), reading) for reading in readings)
+        listed = [f"`{reading}` ({points:.2f})" for points, reading in distances]
+        if len(listed) == 1:
+            sentences.append(f"{noise}: only {listed[0]} was measured.")
+        elif listed:
+            sentences.append(
+                f"{noise}: {listed[0]} is nearest, before {', '.join(listed[1:])}."
+            )
+    defined = {row["noise"] for row in rows} - {*_READINGS, "clean"}
+    if defined:
+        sentences.append(
+            f"The noises without a reading ({', '.join(sorted(defined))}) differ by "
+            f"{distance(defined, None):.2f}."
+        )
+    return (
+        f"Mean absolute difference from the published {classifier}, in points. "
+        + " ".join(sentences)
+        + "\n"
+    )
+
+
+def _benchmark(result: Result) -> str:
+    return "\n".join(
+        [
+            f"### {result.name}: {result.content['device']['kind']}\n",
+            _origin([result]),
+            render_benchmark(result.content),
+        ]
+    )
+
+
+def render_benchmark(content: Mapping[str, Any]) -> str:
+    """Returns a benchmark's ratios and values as Markdown, without absolute times.
+
+    Args:
+        content: JSON of `launch.benchmark`.
+    """
+    comparisons, values, lines = [], [], []
+    for name, row in sorted(content["rows"].items()):
+        lines.append(f"- {name}: {'; '.join([row['work'], *row['notes']])}.\n")
+        for comparison in row["comparisons"]:
+            low, high = comparison["ratio_min"], comparison["ratio_max"]
+            agreement = comparison.get("agreement")
+            comparisons.append(
+                {
+                    "row": name,
+                    **comparison,
+                    "range": f"{low:.3f} to {high:.3f}",
+                    "agreement": None if agreement is None else f"{agreement:.1e}",
+                    "met": _yes_or_no(comparison.get("met")),
+                }
+            )
+        for quantity, value in row["values"].items():
+            limit = row["limits"].get(quantity, {})
+            values.append(
+                {
+                    "row": name,
+                    "quantity": quantity,
+                    "value": value,
+                    "at_most": limit.get("at_most"),
+                    "met": _yes_or_no(limit.get("met")),
+                }
+            )
+    parts = ["".join(lines)]
+    limits = {"at_most": "at most", "met": "met"}
+    if comparisons:
+        parts += [
+            "Ratio: time of the first divided by the time of the second, in the same "
+            "round; below 1 is faster. Agreement: largest relative difference of what "
+            "the two compute.\n",
+            _table(
+                comparisons,
+                {
+                    "row": "row",
+                    "subject": "time of",
+                    "peer": "against",
+                    "ratio": "ratio",
+                    "range": "range",
+                    "rounds": "rounds",
+                    "agreement": "agreement",
+                    **limits,
+                },
+                {"ratio": ".3f", "at_most": ".2f"},
+            ),
+        ]
+    if values:
+        headings = {"row": "row", "quantity": "quantity", "value": "value"}
+        parts.append(_table(values, {**headings, **limits}, {"value": ".4g"}))
+    return "\n".join(parts)
+
+
+def _table(rows, headings, formats) -> str:
+    """Drops the columns in which no row has anything."""
+    headings = {
+        column: heading
+        for column, heading in headings.items()
+        if any(row.get(column) is not None for row in rows)
+    }
+    formats = {column: spec for column, spec in formats.items() if column in headings}
+    return markdown_table(rows, headings, formats=formats, missing="")
+
+
+def _yes_or_no(met: bool | None) -> str | None:
+    return None if met is None else "yes" if met else "**no**"
+
+
+def _origin(group: Sequence[Result]) -> str:
+    """Says where numbers come from, one line per file."""
+    lines = []
+    for result in group:
+        content = result.content
+        device = content["device"]
+        lines.append(
+            f"- `{result.name}.json`: {device['count']} x {device['kind']} "
+            f"({device['platform']}), {content['seconds']:.0f} s; "
+            f"{_fields(content['versions'])}; {_fields(content['config'])}\n"
+        )
+    return "".join(lines)
+
+
+def _fields(tree: Mapping[str, Any], prefix: str = "") -> str:
+    """Returns nested fields as `a 1, b.c 2`."""
+    parts = []
+    for name, value in tree.items():
+        if isinstance(value, Mapping):
+            parts.append(_fields(value, f"{prefix}{name}."))
+        elif value not in ("", None):
+            if isinstance(value, list | tuple):
+                value = "-".join(map(str, value))
+            parts.append(f"{prefix}{name} {value}")
+    return ", ".join(parts)
