@@ -19,7 +19,7 @@ def get_config(preset: str = "full") -> config_dict.ConfigDict:
     config.batch_size //= 2
     config.remover = f"runs/{preset}/remover"  # Folder of its run.
     config.model = config_dict.create(
-        name="wrn10_1" if preset == "smoke" else "wrn10_2",
+        name="cnn_narrow" if preset == "smoke" else "wrn10_2",
         inputs="image",  # clean, image_only
     )
     # full: 14 epochs of 45,000; small: 2 epochs of 10,000.

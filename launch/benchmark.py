@@ -23,6 +23,7 @@ from absl import flags
 from launch import cli
 from uronet_jax import host
 from uronet_jax.benchmarking import rows
+from uronet_jax.benchmarking.steps import Peer, Settings
 from uronet_jax.reports import results, tables
 from uronet_jax.reports.provenance import provenance
 
@@ -66,7 +67,7 @@ def num_threads() -> int:
     return os.cpu_count() or 1
 
 
-def choose_settings(scale: str, platform: str, **given: Any) -> rows.Settings:
+def choose_settings(scale: str, platform: str, **given: Any) -> Settings:
     """Returns the sizes for a platform.
 
     Args:
@@ -92,7 +93,7 @@ def choose_settings(scale: str, platform: str, **given: Any) -> rows.Settings:
             "memory_steps": 1,
         }
     sizes |= {name: value for name, value in given.items() if value is not None}
-    return rows.Settings(**sizes)
+    return Settings(**sizes)
 
 
 def choose_rows(what: Sequence[str]) -> list[str]:
@@ -108,7 +109,7 @@ def choose_rows(what: Sequence[str]) -> list[str]:
     return list(what)
 
 
-def make_peer(**options: Any) -> tuple[rows.Peer | None, str]:
+def make_peer(**options: Any) -> tuple[Peer | None, str]:
     """Returns PyTorch, or None and the reason why it is not there.
 
     Args:
@@ -128,10 +129,10 @@ def make_peer(**options: Any) -> tuple[rows.Peer | None, str]:
 
 def measure(
     names: Sequence[str],
-    settings: rows.Settings,
+    settings: Settings,
     path: str | os.PathLike,
     *,
-    peer: rows.Peer | None = None,
+    peer: Peer | None = None,
     note: str = "",
     extra: Mapping[str, Any] | None = None,
     force: bool = False,

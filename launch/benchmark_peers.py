@@ -225,7 +225,7 @@ def _separation_loss(module, batch):
 
 
 class TorchPeer:
-    """PyTorch as a `benchmarking.rows.Peer`: channels last, on one device.
+    """PyTorch as a `benchmarking.steps.Peer`: channels last, on one device.
 
     On a CPU in eager mode (oneDNN); on a GPU compiled, with cuDNN's search for the
     fastest algorithm. bfloat16 is autocast: parameters stay float32, as ours do.

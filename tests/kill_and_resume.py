@@ -26,15 +26,14 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 ROOT = Path(__file__).parent.parent
-NUM_STEPS, CHECKPOINT_EVERY = 40, 4
+NUM_STEPS = 24
 COMMAND = [
     *(sys.executable, "-m", "launch.train", "--config=configs/classifier.py:smoke"),
     # Batch statistics, optimizer state, augmentation and order: all must come back.
-    *("--config.model.name=cnn_narrow", "--config.optimizer.name=adam"),
-    *("--config.optimizer.weight_decay=0.0", "--config.data.augmentation=flip_crop"),
-    *("--config.optimizer.peak_rate=0.01", f"--config.num_steps={NUM_STEPS}"),
-    *(f"--config.checkpoint_every={CHECKPOINT_EVERY}", "--config.steps_per_dispatch=1"),
-    *("--config.eval_every=8", "--config.log_every=1"),
+    *("--config.data.augmentation=flip_crop", "--config.batch_size=8"),
+    f"--config.num_steps={NUM_STEPS}",
+    *("--config.checkpoint_every=4", "--config.eval_every=8"),
+    *("--config.steps_per_dispatch=1", "--config.log_every=1"),
 ]
 
 

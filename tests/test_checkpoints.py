@@ -140,36 +140,61 @@ def test_half_written_checkpoint_is_ignored(workdir):
     assert int(state.step) == 5
 
 
-@pytest.mark.parametrize("part", ["data", "metadata", "config"])
-def test_truncated_checkpoint_is_reported(workdir, part):
-    folder = workdir / "checkpoints" / "5"
+# Orbax reads arrays at the same time and, when one fails, leaves the others to end in
+# noise on closed event loops. Hence a single array where reading is to fail.
+def single_array(value, features=3):
+    kernel = jnp.full((2, features), value, jnp.float32)
+    return {"params": {"kernel": kernel}, "batch_stats": {}}
+
+
+@pytest.fixture
+def single(tmp_path):
+    """Returns the folder of a run whose checkpoints 4 and 5 hold one array."""
+    store = Checkpoints(tmp_path / "single")
+    for step in (4, 5):
+        store.save(step, single_array(step), CONFIG, {"step": step}, {"loss": 1.0})
+    store.close()
+    return tmp_path / "single"
+
+
+def restore_single(workdir, features=3):
+    store = Checkpoints(workdir)
+    try:
+        return store.restore(single_array(0, features))[0]
+    finally:
+        store.close()
+
+
+@pytest.mark.parametrize("part", ["data", "metadata"])
+def test_truncated_checkpoint_is_reported(single, part):
+    folder = single / "checkpoints" / "5"
     files = {
         "data": [p for p in folder.glob("state/**/d/*") if p.is_file()],
         "metadata": [folder / "state" / "_METADATA"],
-        "config": [folder / "config" / "metadata"],
     }[part]
     assert files
+    chex.assert_trees_all_equal(restore_single(single), single_array(5))
     for path in files:
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    message = "checkpoints/5 cannot be read.*damaged"
-    if part == "config":
-        with pytest.raises(ValueError, match=message):
-            checkpoints.read_config(workdir, "last")
-        return
+    message = "checkpoints/5 cannot be read.*damaged.*delete that folder"
     with pytest.raises(ValueError, match=message):
-        checkpoints.read_variables(workdir, make_state(0).variables, "last")
-    store = Checkpoints(workdir)
-    try:
-        with pytest.raises(ValueError, match=message):
-            store.restore(make_state(0))
-    finally:
-        store.close()
-    # What the message advises.
-    shutil.rmtree(folder)
-    store = Checkpoints(workdir)
-    state, _, _ = store.restore(make_state(0))
-    store.close()
-    chex.assert_trees_all_equal(raw(state), raw(make_state(4)))
+        checkpoints.read_variables(single, single_array(0), "last")
+    with pytest.raises(ValueError, match=message):
+        restore_single(single)
+    shutil.rmtree(folder)  # What the message advises.
+    chex.assert_trees_all_equal(restore_single(single), single_array(4))
+
+
+def test_truncated_config_is_reported(single):
+    path = single / "checkpoints" / "5" / "config" / "metadata"
+    path.write_text(path.read_text()[:9])
+    with pytest.raises(ValueError, match="checkpoints/5 cannot be read.*damaged"):
+        checkpoints.read_config(single, "last")
+
+
+def test_restoring_another_architecture_is_reported(single):
+    with pytest.raises(ValueError, match="damaged or of another architecture"):
+        restore_single(single, features=4)
 
 
 @pytest.mark.parametrize(
@@ -195,15 +220,6 @@ def test_truncated_checkpoint_is_reported(workdir, part):
 def test_another_architecture_is_reported(saved, like, message):
     with pytest.raises(ValueError, match=message):
         checkpoints.read_variables(saved, like)
-
-
-def test_restoring_another_architecture_is_reported(saved):
-    store = Checkpoints(saved)
-    try:
-        with pytest.raises(ValueError, match="damaged or of another architecture"):
-            store.restore(make_state(0, features=4))
-    finally:
-        store.close()
 
 
 def test_unknown_mode_is_rejected(tmp_path):

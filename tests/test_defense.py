@@ -24,11 +24,11 @@ SHAPE = (8, 8, 1)
 NOTHING = {"remover": {}, "detector": {}, "classifier": {}}
 
 
-class Inverter(nn.Module):
-    """A remover whose clean picture is the negative."""
+class Dimmer(nn.Module):
+    """A remover whose clean picture is a quarter as bright."""
 
     def __call__(self, images):
-        return Separation(1 - images, 0.5 * images)
+        return Separation(images / 4, images / 2)
 
 
 class Brightness(nn.Module):
@@ -60,25 +60,25 @@ def grey(*values):
 )
 def test_gate_shows_the_purified_picture_above_its_threshold(gate, purified):
     images = grey(0.125, 0.5, 0.75)
-    defend = make_defense(Inverter(), Brightness(), show, gate=gate)
+    defend = make_defense(Dimmer(), Brightness(), show, gate=gate)
     prediction = jax.jit(defend)(NOTHING, images)
-    shown = np.where(purified, 1 - images[:, 0, 0, 0], images[:, 0, 0, 0])
+    shown = np.where(purified, 0.25, 1.0) * images[:, 0, 0, 0]
     # Logarithm and softmax in float32 return the probability to some 1e-7.
     probability = prediction.degraded_probability
     np.testing.assert_allclose(probability, [0.125, 0.5, 0.75], atol=1e-6)
     np.testing.assert_allclose(prediction.logits[:, 0], shown, atol=1e-6)
-    np.testing.assert_allclose(prediction.clean, 1 - images, atol=1e-6)
+    np.testing.assert_allclose(prediction.clean, images / 4, atol=1e-6)
     np.testing.assert_allclose(prediction.noise, images / 2, atol=1e-6)
 
 
 @pytest.mark.parametrize("gate", [-0.1, 1.5])
 def test_gate_must_be_a_probability(gate):
     with pytest.raises(ValueError, match=rf"in \[0, 1\] or None: {gate}"):
-        make_defense(Inverter(), Brightness(), show, gate=gate)
+        make_defense(Dimmer(), Brightness(), show, gate=gate)
 
 
 def test_float_images_only_inside():
-    defend = make_defense(Inverter(), Brightness(), show)
+    defend = make_defense(Dimmer(), Brightness(), show)
     with pytest.raises(ValueError, match="got uint8"):
         defend(NOTHING, np.zeros((1, *SHAPE), np.uint8))
 
@@ -109,7 +109,7 @@ def test_short_batches_are_padded_and_nothing_shows():
 
     def make(batch_size):
         return Defense(
-            Inverter(), Brightness(), classify, NOTHING,
+            Dimmer(), Brightness(), classify, NOTHING,
             image_shape=SHAPE, batch_size=batch_size,
         )  # fmt: skip
 
@@ -118,7 +118,7 @@ def test_short_batches_are_padded_and_nothing_shows():
     prediction = defense(pixels)
     for part in prediction:
         assert isinstance(part, np.ndarray) and len(part) == 7
-    np.testing.assert_allclose(prediction.clean, 1 - pixels / 255, atol=1e-6)
+    np.testing.assert_allclose(prediction.clean, pixels / 255 / 4, atol=1e-6)
     chex.assert_trees_all_equal(defense(pixels[:3]).logits, prediction.logits[:3])
     # uint8 and its float64 form are the same images.
     chex.assert_trees_all_close(defense(pixels / 255), prediction, atol=1e-6)
@@ -130,7 +130,7 @@ def test_short_batches_are_padded_and_nothing_shows():
 def test_batch_size_must_be_positive(batch_size):
     with pytest.raises(ValueError, match=f"at least 1: {batch_size}"):
         Defense(
-            Inverter(), Brightness(), show, NOTHING,
+            Dimmer(), Brightness(), show, NOTHING,
             image_shape=SHAPE, batch_size=batch_size,
         )  # fmt: skip
 

@@ -126,7 +126,9 @@ def test_one_program_serves_every_degradation(judge, traces):
     assert len(entries) == 18
     summary, rows = protocols.defence_table(judge, entries)
     assert [(r["noise"], r["severity"]) for r in rows] == [e[:2] for e in entries]
-    assert all(np.isfinite(v) for r in rows for v in r.values() if not isinstance(v, str))
+    assert all(
+        np.isfinite(v) for r in rows for v in r.values() if not isinstance(v, str)
+    )
     # Stronger noise, lower PSNR; severity 1 of UN is the strongest.
     for noise in {e.noise for e in entries}:
         values = [r["psnr_noisy"] for r in rows if r["noise"] == noise]

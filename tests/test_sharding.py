@@ -53,7 +53,9 @@ def test_batch_sizes_that_do_not_fit_are_rejected(mesh, size):
 
 
 def test_constraint_splits_inside_jit(mesh):
-    split = jax.jit(lambda x: sharding.constrain_batch({"x": x}, mesh))(jnp.ones((8, 2)))
+    split = jax.jit(lambda x: sharding.constrain_batch({"x": x}, mesh))(
+        jnp.ones((8, 2))
+    )
     assert split["x"].sharding.is_equivalent_to(sharding.batch_sharding(mesh), 2)
 
 

@@ -1,6 +1,7 @@
 """Training: the three steps, optimizers, evaluation, and runs that stop and resume."""
 
 import dataclasses
+import functools
 import itertools
 import json
 import math
@@ -18,8 +19,10 @@ from uronet_jax.checkpoints import Checkpoints, find_step, locked_workdir
 from uronet_jax.corruptions import make_degradation
 from uronet_jax.data import evaluation_batches
 from uronet_jax.data.sources import ArraySource
-from uronet_jax.models import Separation, layers, make_remover
+from uronet_jax.models import Separation, make_remover
+from uronet_jax.training import detector as detector_phase
 from uronet_jax.training import loop, tasks
+from uronet_jax.training import remover as remover_phase
 from uronet_jax.training.optimizers import SCHEDULES, make_optimizer
 from uronet_jax.training.run import fit
 from uronet_jax.training.state import TrainState
@@ -29,15 +32,14 @@ NOISE = make_degradation([("salt_and_pepper_noise", 0.4), ("gaussian_noise", 0.3
 
 
 class Tiny(nn.Module):
-    """A classifier with one of everything: batch norm, convolution, dense layer."""
+    """A classifier that compiles fast: batch norm and a dense layer."""
 
     classes: int = CLASSES
 
     @nn.compact
     def __call__(self, x, *, train=False):
         x = nn.BatchNorm(not train, momentum=0.9)(x)
-        x = nn.relu(layers.Conv(8)(x))
-        return nn.Dense(self.classes)(x.mean(axis=(1, 2)))
+        return nn.Dense(self.classes)(x.reshape(x.shape[0], -1))
 
 
 def make_images(size):
@@ -57,8 +59,13 @@ def source(split="train", size=24):
     return ArraySource("stripes", split, IMAGES[:size], LABELS[:size], "abc")
 
 
-def make_task(phase, make_variables, optimizer=None):
-    optimizer = optimizer or optax.sgd(0.3, momentum=0.5)
+def brighten(key, images, degradation, index):
+    """Stands in for `degrade`, which takes seconds to compile: +0.2, known exactly."""
+    return images + 0.2
+
+
+def make_task(phase, make_variables):
+    optimizer = optax.sgd(0.1 if phase == "detector" else 0.3, momentum=0.5)
     if phase == "classifier":
         return tasks.classifier_task(Tiny(), optimizer, image_shape=SHAPE)
     remover = make_remover("skip", widths=(4,), clean_mean=0.5)
@@ -108,36 +115,36 @@ def phase(request):
 
 @pytest.fixture(scope="module")
 def run_steps(phase, make_variables):
-    """Returns `run(mesh, count) -> Trace` of one phase."""
+    """Returns `run(mesh, count) -> Trace` of one phase; the remover's noise is real."""
     task = make_task(phase, make_variables)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(detector_phase, "degrade", brighten)
+        yield functools.partial(_run_steps, task, make_variables)
 
-    def run(mesh, count):
-        traces = []
 
-        def step(state, frozen, batch):
-            traces.append(None)
-            return task.step(state, frozen, batch)
+def _run_steps(task, make_variables, mesh, count):
+    traces = []
 
-        advance = sharding.compile_steps(step, lambda resident, batch: batch, mesh)
-        state, frozen = sharding.replicate(
-            (first_state(task, make_variables), task.frozen), mesh
-        )
-        before = jax.device_get(frozen)
-        batch = batch_of(IMAGES[:BATCH], LABELS[:BATCH])
-        inputs = sharding.split_batch(
-            jax.tree.map(lambda x: x[None], batch), mesh, axis=1
-        )
-        history = []
-        for i in range(count):
-            state, metrics = advance(state, frozen, (), inputs)
-            history.append(jax.device_get(metrics))
-            if i == 0:
-                first = raw(state)
-        metrics = {k: np.concatenate([m[k] for m in history]) for k in history[0]}
-        assert int(state.step) == count
-        return Trace(first, metrics, len(traces), (before, jax.device_get(frozen)))
+    def step(state, frozen, batch):
+        traces.append(None)
+        return task.step(state, frozen, batch)
 
-    return run
+    advance = sharding.compile_steps(step, lambda resident, batch: batch, mesh)
+    state, frozen = sharding.replicate(
+        (first_state(task, make_variables), task.frozen), mesh
+    )
+    before = jax.device_get(frozen)
+    batch = batch_of(IMAGES[:BATCH], LABELS[:BATCH])
+    inputs = sharding.split_batch(jax.tree.map(lambda x: x[None], batch), mesh, axis=1)
+    history = []
+    for i in range(count):
+        state, metrics = advance(state, frozen, (), inputs)
+        history.append(jax.device_get(metrics))
+        if i == 0:
+            first = raw(state)
+    metrics = {k: np.concatenate([m[k] for m in history]) for k in history[0]}
+    assert int(state.step) == count
+    return Trace(first, metrics, len(traces), (before, jax.device_get(frozen)))
 
 
 @pytest.fixture(scope="module")
@@ -177,7 +184,9 @@ def test_four_devices_match_one(on_four, run_steps):
         np.testing.assert_allclose(values[0], on_four.metrics[name][0], rtol=1e-5)
 
 
-def test_padding_of_an_evaluation_does_not_count(phase, make_variables):
+def test_padding_of_an_evaluation_does_not_count(phase, make_variables, monkeypatch):
+    monkeypatch.setattr(remover_phase, "degrade", brighten)
+    monkeypatch.setattr(detector_phase, "degrade", brighten)
     task, mesh = make_task(phase, make_variables), sharding.data_mesh()
     variables, frozen, key = sharding.replicate(
         (make_variables(task.module, task.input_shape), task.frozen, jax.random.key(2)),
@@ -214,76 +223,67 @@ class HalfGrey(nn.Module):
 
 
 @pytest.mark.parametrize("noise_head", [True, False])
-def test_remover_loss_by_hand(noise_head, make_variables):
-    pixel = 51 / 255
-    images = np.full((BATCH, *SHAPE), 51, np.uint8)
-    batch = batch_of(images, LABELS[:BATCH])
-    # Every pixel becomes black or white, so noise is -0.2 or 0.8.
+def test_remover_loss_by_hand(noise_head, make_variables, monkeypatch):
+    monkeypatch.setattr(remover_phase, "degrade", brighten)
     task = tasks.remover_task(
-        HalfGrey(noise_head), optax.sgd(1.0),
-        make_degradation([("uniform_noise_positive", 0.0)]),
-        image_shape=SHAPE, noise_weight=3.0,
-    )  # fmt: skip
-    frozen = {"degradation": make_degradation([("impulse_noise", 1.0)])}
+        HalfGrey(noise_head), optax.sgd(1.0), NOISE, image_shape=SHAPE, noise_weight=3.0
+    )
+    batch = batch_of(np.full((BATCH, *SHAPE), 51, np.uint8), LABELS[:BATCH])
     state = first_state(task, make_variables)
     state = state.replace(params={"value": jnp.full((1, 1, 1, 1), 0.5)})
-    after, metrics = jax.jit(task.step)(state, frozen, batch)
-    clean_mse = (0.5 - pixel) ** 2
-    np.testing.assert_allclose(metrics["clean_mse"], BATCH * clean_mse, rtol=1e-5)
-    # In the code of the sigmoid, half the pattern; black and white come half and half
-    # (512 pixels: the share of white has a standard deviation of 2.2 %).
-    noise_mse = (0.2**2 + 0.8**2) / 2 / 4
-    np.testing.assert_allclose(metrics["noise_mse"], BATCH * noise_mse, rtol=0.25)
-    expected = metrics["clean_mse"] + (3.0 * metrics["noise_mse"] if noise_head else 0)
-    np.testing.assert_allclose(metrics["loss"], expected, rtol=1e-5)
+    after, metrics = jax.jit(task.step)(state, task.frozen, batch)
+    # Clean is 51 / 255 = 0.2. In the sigmoid's code, noise of 0.2 is 0.1 off zero.
+    expected = {"clean_mse": 0.3**2, "noise_mse": 0.1**2, "count": 1.0}
+    expected["loss"] = 0.3**2 + (3.0 * 0.1**2 if noise_head else 0.0)
+    chex.assert_trees_all_close(
+        metrics, {k: BATCH * v for k, v in expected.items()}, rtol=1e-5
+    )
     # The gradient is that of the mean: 2 (0.5 - 0.2).
-    np.testing.assert_allclose(
-        after.params["value"].item(), 0.5 - 2 * (0.5 - pixel), rtol=1e-4
-    )
-    variables = {"params": state.params, "batch_stats": {}}
-    mask = np.arange(BATCH) < 3
+    np.testing.assert_allclose(after.params["value"].item(), 0.5 - 0.6, rtol=1e-4)
     sums = jax.jit(task.evaluation)(
-        variables, frozen, jax.random.key(0), batch | {"mask": mask}
+        {"params": state.params}, task.frozen, state.key,
+        batch | {"mask": np.arange(BATCH) < 3},
+    )  # fmt: skip
+    expected["psnr"] = -20 * math.log10(0.3)
+    chex.assert_trees_all_close(
+        sums, {k: 3 * v for k, v in expected.items()}, rtol=1e-5
     )
-    np.testing.assert_allclose(sums["clean_mse"], 3 * clean_mse, rtol=1e-5)
-    np.testing.assert_allclose(
-        sums["psnr"], -30 * math.log10(clean_mse), rtol=1e-5
-    )
-    expected = sums["clean_mse"] + (3.0 * sums["noise_mse"] if noise_head else 0)
-    np.testing.assert_allclose(sums["loss"], expected, rtol=1e-5)
 
 
-class DarkPixels(nn.Module):
-    """A detector that calls an image with a black pixel degraded."""
+class BrightPixels(nn.Module):
+    """A detector that calls an image without a pixel below 0.4 degraded."""
 
     @nn.compact
     def __call__(self, x, *, train=False):
         scale = self.param("scale", nn.initializers.ones, (1,))
-        dark = (x.min(axis=(1, 2, 3)) == 0.0) * 2.0 - 1.0
-        return 10 * scale[None] * jnp.stack([-dark, dark], axis=-1)
+        bright = (x.min(axis=(1, 2, 3)) >= 0.4) * 2.0 - 1.0
+        return 10 * scale[None] * jnp.stack([-bright, bright], axis=-1)
 
 
-def test_detector_sees_every_image_clean_and_degraded(make_variables):
+def test_detector_sees_every_image_clean_and_degraded(make_variables, monkeypatch):
+    monkeypatch.setattr(detector_phase, "degrade", brighten)
+    variables = {"params": {"value": jnp.full((1, 1, 1, 1), 0.5)}}
     task = tasks.detector_task(
-        DarkPixels(), HalfGrey(), {"params": {"value": jnp.full((1, 1, 1, 1), 0.5)}},
-        optax.sgd(1.0), make_degradation([("salt_and_pepper_noise", 1.0)]),
+        BrightPixels(), HalfGrey(), variables, optax.sgd(1.0), NOISE,
         image_shape=SHAPE, inputs="image_only",
     )  # fmt: skip
     assert task.input_shape == SHAPE
-    batch = batch_of(IMAGES[:BATCH], LABELS[:BATCH])
+    # The first five turn from dark to bright; the others are bright all along.
+    pixels = np.repeat(np.array([80, 150], np.uint8), [5, 3])
+    images = np.broadcast_to(pixels[:, None, None, None], (BATCH, *SHAPE))
+    batch = batch_of(images, LABELS[:BATCH])
     state = first_state(task, make_variables).replace(params={"scale": jnp.ones(1)})
     _, metrics = jax.jit(task.step)(state, task.frozen, batch)
-    assert metrics["count"] == metrics["correct"] == 2 * BATCH
+    assert metrics["count"] == 2 * BATCH and metrics["correct"] == 2 * 5 + 3
+    # Logits are 20 apart: a wrong one costs 20, a right one nothing.
+    np.testing.assert_allclose(metrics["loss"], 3 * 20.0, rtol=1e-5)
     sums = jax.jit(task.evaluation)(
-        {"params": state.params}, task.frozen, jax.random.key(0),
-        batch | {"mask": np.arange(BATCH) < 3},
+        {"params": state.params}, task.frozen, state.key,
+        batch | {"mask": np.arange(BATCH) >= 4},
     )  # fmt: skip
-    assert sums["count"] == sums["accuracy"] == 3
-    # One that always says degraded is right half of the time.
-    _, metrics = jax.jit(task.step)(
-        state, {**task.frozen, "degradation": make_degradation([("identity", 0.0)])}, batch
-    )
-    assert metrics["correct"] == BATCH
+    # One image right twice, three right once.
+    assert sums["count"] == 4 and sums["accuracy"] == 1 + 3 / 2
+    np.testing.assert_allclose(sums["loss"], 3 * 20 / 2, rtol=1e-5)
 
 
 def test_classifier_loss_of_a_network_that_knows_nothing(make_variables):
@@ -444,7 +444,9 @@ def test_stopped_and_resumed_run_is_the_whole_run(run, tmp_path):
     with pytest.raises(ValueError, match="another config.*data.split: 'absent' there, "
                        "'all' now; rate: 0.01 there, 0.02 now"):  # fmt: skip
         run("parts", config=changed)
-    with pytest.raises(ValueError, match="other training data: batch_size is 4, in the"):
+    with pytest.raises(
+        ValueError, match="other training data: batch_size is 4, in the"
+    ):
         run("parts", batch_size=4)
     with locked_workdir(tmp_path / "parts"):
         with pytest.raises(OSError, match="another run is using workdir"):
@@ -495,17 +497,17 @@ def test_update_that_breaks_the_network_is_not_saved(run, tmp_path, make_variabl
     assert find_step(tmp_path / "run", "best").name == "4"
 
 
-def test_pipelines_train_the_same_network(run):
+def test_pipelines_train_the_same_network(run, make_variables):
+    task = make_task("classifier", make_variables)
     on_device, streamed = (
-        run(pipeline=kind, mesh=sharding.data_mesh())
+        run(task=task, pipeline=kind, mesh=sharding.data_mesh())
         for kind in ("on_device", "streamed")
     )
-    # Two programs around the same step: equal but for rounding, which Adam can
-    # enlarge where a gradient is all but zero.
+    # Two programs around the same step: equal but for rounding.
     chex.assert_trees_all_close(
-        raw(on_device.state).params, raw(streamed.state).params, atol=1e-4
+        raw(on_device.state).params, raw(streamed.state).params, atol=1e-5
     )
-    assert on_device.metrics == pytest.approx(streamed.metrics, rel=1e-3)
+    assert on_device.metrics == pytest.approx(streamed.metrics, rel=1e-4)
 
 
 @pytest.mark.parametrize(

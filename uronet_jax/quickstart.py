@@ -36,16 +36,16 @@ class Settings:
     dataset: str = "mnist5k"
     seed: int = 0
     classifier: str = "resnet8"
-    classifier_steps: int = 200
+    classifier_steps: int = 250
     # Two levels: 28 is a multiple of 4, so nothing is padded.
     remover_widths: tuple[int, ...] = (16, 32)
     remover_steps: int = 300
     # A remover that never saw a clean picture would harm it.
     clean_entries: int = 3
     detector: str = "wrn10_1"
-    detector_steps: int = 150
-    batch_size: int = 64
-    num_test_images: int = 1000
+    detector_steps: int = 250
+    batch_size: int = 32
+    num_test_images: int = 500
     progress: bool = True
 
 

@@ -67,7 +67,7 @@ class LinenRemover(nn.Module):
 
 
 def linen_params(params: Any) -> Any:
-    """Returns parameters (or gradients) of a `paper` remover as `LinenRemover` has them.
+    """Returns parameters or gradients of a `paper` remover as `LinenRemover` has them.
 
     Linen's transposed convolution takes its kernel turned by half a turn.
     """

@@ -38,7 +38,7 @@ def measure(
     image_shape: Sequence[int],
     num_images: int,
     num_steps: int,
-) -> dict[str, int]:
+) -> dict[str, float]:
     """Trains a remover for some steps, validates it once, and reads the peak memory.
 
     Args:
@@ -50,7 +50,7 @@ def measure(
         num_steps: Updates.
 
     Returns:
-        `peak_host_bytes` of this process, and `peak_device_bytes` where the device
+        `peak host GB` of this process, and `peak device GB` where the device
         counts them.
     """
     fit(
@@ -70,10 +70,10 @@ def measure(
         steps_per_dispatch=num_steps,
         progress=False,
     )
-    peaks = {"peak_host_bytes": peak_host_bytes()}
+    peaks = {"peak host GB": peak_host_bytes() / 1e9}
     device = jax.devices()[0].memory_stats() or {}
     if "peak_bytes_in_use" in device:
-        peaks["peak_device_bytes"] = device["peak_bytes_in_use"]
+        peaks["peak device GB"] = device["peak_bytes_in_use"] / 1e9
     return peaks
 
 

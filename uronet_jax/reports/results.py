@@ -297,7 +297,9 @@ def reading_verdict(rows: Sequence[Mapping[str, Any]], classifier: str) -> str:
     sentences = []
     for noise in _READINGS:
         readings = {row["reading"] for row in rows if row["noise"] == noise}
-        distances = sorted((distance([noise], reading), reading) for reading in readings)
+        distances = sorted(
+            (distance([noise], reading), reading) for reading in readings
+        )
         listed = [f"`{reading}` ({points:.2f})" for points, reading in distances]
         if len(listed) == 1:
             sentences.append(f"{noise}: only {listed[0]} was measured.")

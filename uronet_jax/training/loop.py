@@ -157,8 +157,9 @@ def train(
             if evaluate is not None and due(eval_every):
                 metrics, evaluated = evaluate(state), done
                 writer.write(done, "validation", metrics)
-                # The loss was still finite; what the update left behind is not.
+                # A loss says nothing of the update that follows it.
                 if not all(map(math.isfinite, metrics.values())):
+                    collect(keep=0)  # Where a loss tells, it names the step.
                     raise _diverged(f"validation is not finite at step {done}")
             if save is not None and (due(checkpoint_every) or stopping):
                 collect(keep=0)

@@ -1,0 +1,297 @@
+"""Benchmarks: ratios, FLOPs, peers that compute the same, files that go on."""
+
+import dataclasses
+import importlib.util
+import json
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from launch import benchmark
+from uronet_jax.benchmarking import flops, memory, rows, steps, timing
+from uronet_jax.benchmarking.linen_remover import LinenRemover, linen_params
+from uronet_jax.models import make_classifier, make_remover
+from uronet_jax.reports import results
+
+needs_torch = pytest.mark.skipif(
+    importlib.util.find_spec("torch") is None, reason="PyTorch is not installed"
+)
+TINY = benchmark.choose_settings("tiny", "cpu", repeats=1)
+
+
+class FakeClock:
+    """Time passes only where a contestant says so."""
+
+    def __init__(self):
+        self.now = 0.0
+        self.calls = []
+
+    def __call__(self):
+        return self.now
+
+    def contestant(self, name, seconds):
+        durations = iter(seconds)
+
+        def run():
+            self.calls.append(name)
+            self.now += next(durations)
+
+        return run
+
+
+def test_contestants_take_turns_and_ratios_are_of_neighbours():
+    clock = FakeClock()
+    seconds = timing.interleave(
+        {
+            "ours": clock.contestant("ours", [99, 1, 2, 9]),
+            "peer": clock.contestant("peer", [99, 2, 8, 3]),
+            "slow": clock.contestant("slow", [99, 10]),
+        },
+        repeats=3,
+        limits={"slow": 1},
+        clock=clock,
+    )
+    assert clock.calls == ["ours", "peer", "slow"] * 2 + ["ours", "peer"] * 2
+    assert seconds == {"ours": [1, 2, 9], "peer": [2, 8, 3], "slow": [10]}
+    # The ratio of the medians would be 2 / 3.
+    assert timing.compare(seconds, "ours", "peer") == {
+        "subject": "ours",
+        "peer": "peer",
+        "ratio": 0.5,
+        "ratio_min": 0.25,
+        "ratio_max": 3.0,
+        "rounds": 3,
+    }
+    assert timing.compare(seconds, "ours", "slow")["ratio"] == 0.1
+    assert timing.summarise(seconds)["peer"] == {"median": 3, "min": 2, "max": 8}
+    with pytest.raises(ValueError, match="repeat"):
+        timing.interleave({}, repeats=0)
+
+
+def test_flops():
+    # 40.55 million multiplications (He et al.: 0.041e9), and as many additions.
+    resnet = flops.forward_flops(make_classifier("resnet20", 10), (32, 32, 3))
+    assert resnet == 2 * 40_551_040
+    # Widths (2,), one channel, 4x4 pixels: encoder 1 -> 2 -> 2 at 16 pixels, then per
+    # decoder a transposed 2 -> 2 from 4 pixels, 2 -> 2 and 2 -> 1 at 16 pixels.
+    remover = make_remover("paper", widths=(2,))
+    encoder = 9 * 16 * (1 * 2 + 2 * 2)
+    decoder = 9 * (4 * 2 * 2 + 16 * 2 * 2 + 16 * 2 * 1)
+    assert flops.forward_flops(remover, (4, 4, 1)) == 2 * (encoder + 2 * decoder)
+
+
+def test_naive_linen_remover_is_the_same_function(make_variables):
+    shape = (8, 8, 3)
+    remover = make_remover("paper", widths=(3, 5))
+    params = make_variables(remover, shape)["params"]
+    linen = LinenRemover((3, 5))
+    images = np.random.default_rng(0).random((2, *shape), np.float32)
+    ours = remover.apply({"params": params}, images)
+    naive = linen.apply({"params": linen_params(params)}, images)
+    for a, b in zip(ours, naive, strict=True):
+        # Sums of up to 45 products in another order.
+        np.testing.assert_allclose(a, b, atol=1e-6)
+
+
+def test_another_function_is_not_compared():
+    same, other = {"w": np.ones(3)}, {"w": np.float64([1, 1, 1.1])}
+    assert steps.agree(same, same) == 0.0
+    with pytest.raises(ValueError, match="another function"):
+        steps.agree(same, other)
+    with pytest.raises(ValueError, match="another function"):
+        steps.agree(same, {"w": np.float64([1, np.nan, 1])})
+
+
+@needs_torch
+@pytest.mark.parametrize(
+    ("name", "channels"), [("wrn10_1", 6), ("resnet8", 3), ("wrn10_2", 3)]
+)
+def test_torch_classifiers_are_the_same_function(name, channels, make_variables):
+    from launch.benchmark_peers import TorchPeer
+
+    peer = TorchPeer(platform="cpu", dtype="float32", threads=1)
+    classifier = make_classifier(name, 4, mean=(0.4,), std=(0.3,))
+    variables = make_variables(classifier, (8, 8, channels))
+    images = np.random.default_rng(0).random((2, 8, 8, channels), np.float32)
+    ours = jax.jit(classifier.apply)(variables, images)
+    assert float(np.std(ours)) > 0.1
+    np.testing.assert_allclose(
+        ours, peer.logits(classifier, variables, images), rtol=1e-4, atol=1e-4
+    )
+
+
+@needs_torch
+def test_torch_steps_move_weights_as_ours_do(make_variables):
+    # The row itself checks loss and gradients; here Adam and the order of batches.
+    from launch.benchmark_peers import TorchPeer
+
+    peer = TorchPeer(platform="cpu", dtype="float32", threads=1)
+    remover = make_remover("paper", widths=(4, 4))
+    variables = make_variables(remover, TINY.image_shape)
+    batches = steps.separation_batches(TINY)
+    few = {name: x[0] for name, x in batches.items()}
+    before, _ = peer.remover_gradients(remover, variables, few)
+    loss, gradients = steps.separation_gradients(remover, variables["params"], few)
+    assert before == pytest.approx(float(loss), rel=1e-5)
+    twins = []
+    original = peer._twin
+    peer._twin = lambda *a: twins.append(original(*a)) or twins[-1]
+    run = peer.remover_steps(remover, variables, batches, 1)
+    run()
+    # Adam's first step is the rate in the direction of the sign of the gradient.
+    bias = twins[0].encoder.Conv_0.bias.detach().numpy()
+    np.testing.assert_allclose(
+        bias,
+        variables["params"]["encoder"]["Conv_0"]["bias"]
+        - 1e-3 * np.sign(gradients["encoder"]["Conv_0"]["bias"]),
+        atol=1e-5,
+    )
+
+
+ROW_FIELDS = {"work", "comparisons", "values", "limits", "seconds", "notes"}
+
+
+def check_row(row):
+    assert row.keys() - {"wall_seconds"} == ROW_FIELDS
+    for comparison in row["comparisons"]:
+        assert comparison["ratio_min"] <= comparison["ratio"] <= comparison["ratio_max"]
+        assert comparison["ratio_min"] > 0
+        assert {comparison["subject"], comparison["peer"]} <= row["seconds"].keys()
+    assert row["limits"].keys() <= row["values"].keys()
+
+
+def peers_of(row):
+    return [comparison["peer"] for comparison in row["comparisons"]]
+
+
+def test_remover_row_without_torch(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    monkeypatch.delitem(sys.modules, "launch.benchmark_peers", raising=False)
+    peer, note = benchmark.make_peer(platform="cpu", dtype="float32", threads=1)
+    assert peer is None and "pip install" in note
+    path = tmp_path / "benchmark.json"
+    content = benchmark.measure(["remover"], TINY, path, peer=peer, note=note)
+    row = content["rows"]["remover"]
+    check_row(row)
+    assert peers_of(row) == ["naive linen"] and row["notes"] == [note]
+    assert row["comparisons"][0]["agreement"] < 1e-5
+    assert note in results.render_benchmark(results.load(path).content)
+
+
+@needs_torch
+def test_rows_with_torch():
+    peer, _ = benchmark.make_peer(platform="cpu", dtype="float32", threads=1)
+    settings = dataclasses.replace(TINY, linen_repeats=0)
+    row = rows.detector_row(settings, peer)
+    check_row(row)
+    assert peers_of(row) == [peer.name]
+    # Zero would mean that nothing was compared.
+    assert 0 < row["comparisons"][0]["agreement"] < 1e-4
+
+
+def test_data_row():
+    row = rows.data_row(TINY, None)
+    check_row(row)
+    assert [c["subject"] for c in row["comparisons"]] == ["on_device", "streamed"]
+    assert peers_of(row) == ["constant batch"] * 2
+    on_device = row["comparisons"][0]
+    assert on_device["met"] == (on_device["ratio"] <= on_device["at_most"] == 1.03)
+
+
+def test_evaluation_compiles_once():
+    row = rows.evaluation_row(TINY, None)
+    check_row(row)
+    assert row["values"] == {"compilations of the judge": 1}
+    assert row["limits"]["compilations of the judge"]["met"]
+
+
+def test_memory_row():
+    row = rows.memory_row(TINY, None)
+    check_row(row)
+    # A Python process with JAX takes some 0.3 GB before it does anything.
+    assert 0.1 < row["values"]["peak host GB"] < 4.0
+
+
+def test_peak_host_bytes_sees_an_allocation():
+    before = memory.peak_host_bytes()
+    block = np.ones(before + 2**26, np.uint8)
+    assert memory.peak_host_bytes() >= block.size
+    del block
+
+
+def fake_functions(calls):
+    def row(settings, peer):
+        calls.append("row")
+        return rows._row("work", {"uronet_jax": [1.0]})
+
+    return {"data": row, "remover": row}
+
+
+def test_a_run_goes_on_where_it_stopped(tmp_path):
+    path, calls = tmp_path / "benchmark.json", []
+    options = {"functions": fake_functions(calls), "extra": {"threads": 1}}
+    benchmark.measure(["data"], TINY, path, **options)
+    content = benchmark.measure(["data", "remover"], TINY, path, note="n", **options)
+    assert len(calls) == 2 and content["rows"].keys() == {"data", "remover"}
+    assert content["rows"]["remover"]["notes"] == ["n"]
+    assert content == json.loads(path.read_text()) == results.load(path).content
+    assert content["config"]["widths"] == [4, 4]
+    assert content["config"]["threads"] == 1
+    benchmark.measure(["data"], TINY, path, force=True, **options)
+    assert len(calls) == 3
+    other = dataclasses.replace(TINY, repeats=7)
+    with pytest.raises(ValueError, match="measured otherwise.*config"):
+        benchmark.measure(["data"], other, path, **options)
+    assert len(calls) == 3
+
+
+def test_wall_time_is_summed_over_rows(tmp_path):
+    clock = FakeClock()
+    functions = {
+        name: lambda settings, peer: (
+            clock.contestant("", [30])() or rows._row("work", {})
+        )
+        for name in ("data", "memory")
+    }
+    path = tmp_path / "benchmark.json"
+    content = {}
+    for name in functions:
+        content = benchmark.measure(
+            [name], TINY, path, functions=functions, clock=clock
+        )
+    assert content["seconds"] == 60.0
+
+
+def test_settings_are_checked():
+    with pytest.raises(ValueError, match="batch_size.*even.*: 3"):
+        steps.Settings(batch_size=3)
+    with pytest.raises(ValueError, match="unknown classifier 'alexnet'"):
+        steps.Settings(classifier="alexnet")
+    with pytest.raises(ValueError, match="repeats must be at least 1: 0"):
+        steps.Settings(repeats=0)
+    with pytest.raises(ValueError, match="unknown row 'speed'"):
+        benchmark.choose_rows(["remover", "speed"])
+    assert benchmark.choose_rows(["all"]) == list(rows.ROWS)
+    gpu = benchmark.choose_settings("full", "gpu", dtype="bfloat16", batch_size=None)
+    assert (gpu.classifier, gpu.steps_per_sample) == ("wrn16_8", 50)
+    assert (gpu.batch_size, gpu.widths) == (128, (64, 128, 256))
+
+
+def test_throughput_on_a_known_gpu(monkeypatch):
+    class H200:
+        platform, device_kind = "gpu", "NVIDIA H200"
+
+    monkeypatch.setattr(rows.jax, "devices", lambda: [H200])
+    settings = steps.Settings(batch_size=100, steps_per_sample=10, dtype="bfloat16")
+    values = rows._throughput(settings, [0.5, 2.0, 0.25], 10**9)
+    assert values["images/s"] == 2000.0 and values["ms/step"] == 50.0
+    assert values["TFLOP/s"] == 2.0
+    assert values["MFU"] == pytest.approx(2.0 / 989.0)
+    H200.device_kind = "another"
+    assert "MFU" not in rows._throughput(settings, [0.5], 10**9)
+
+
+def test_nothing_is_reported_in_seconds_on_a_cpu():
+    assert rows._throughput(TINY, [1.0], 10**9) == {}
