@@ -4,7 +4,7 @@
       --workdir=runs/small/classifier
 
 `:full` is ResNet-20 for 200 epochs (set `model.name=wrn16_8` for the other one of the
-paper), `:small` the same network on 10,000 images, `:smoke` four steps.
+paper), `:small` ResNet-8 on 10,000 images, `:smoke` four steps.
 """
 
 from ml_collections import config_dict
@@ -16,7 +16,7 @@ def get_config(preset: str = "full") -> config_dict.ConfigDict:
     """Returns the experiment at `full`, `small` or `smoke` size."""
     config = common.base("classifier", preset)
     config.model = config_dict.create(
-        name="resnet8" if preset == "smoke" else "resnet20"
+        name={"full": "resnet20", "small": "resnet8", "smoke": "resnet8"}[preset]
     )
     # full: 200 epochs of 45,000; small: 6 epochs of 10,000.
     common.set_length(config, 70_400 if preset == "full" else 480, every=160)

@@ -43,8 +43,8 @@ class Settings:
     # A remover that never saw a clean picture would harm it.
     clean_entries: int = 3
     detector: str = "wrn10_1"
-    detector_steps: int = 250
-    batch_size: int = 32
+    detector_steps: int = 300
+    batch_size: int = 32  # The detector sees each image twice, clean and degraded.
     num_test_images: int = 500
     progress: bool = True
 
@@ -66,12 +66,12 @@ def train(settings: Settings) -> Models:
     mean, std = pixel_statistics(source.arrays()[0])
     shape = source.image_shape
 
-    def learn(task: Any, num_steps: int, batch_size: int) -> dict[str, Any]:
+    def learn(task: Any, num_steps: int) -> dict[str, Any]:
         result = fit(
             task,
             source,
             validation,
-            batch_size=batch_size,
+            batch_size=settings.batch_size,
             num_steps=num_steps,
             seed=settings.seed,
             progress=settings.progress,
@@ -87,9 +87,7 @@ def train(settings: Settings) -> Models:
         "adam", peak_rate=3e-3, num_steps=settings.classifier_steps
     )
     task = tasks.classifier_task(classifier, optimizer, image_shape=shape)
-    variables = {
-        "classifier": learn(task, settings.classifier_steps, settings.batch_size)
-    }
+    variables = {"classifier": learn(task, settings.classifier_steps)}
 
     degradations = [(e.kind, e.parameter) for e in suite_degradations("uronet")]
     remover = make_remover(
@@ -102,10 +100,10 @@ def train(settings: Settings) -> Models:
         make_degradation(degradations + [("identity", 0.0)] * settings.clean_entries),
         image_shape=shape,
     )
-    variables["remover"] = learn(task, settings.remover_steps, settings.batch_size)
+    variables["remover"] = learn(task, settings.remover_steps)
 
     optimizer = make_optimizer(
-        "adam", peak_rate=2e-3, num_steps=settings.detector_steps
+        "adam", peak_rate=5e-3, num_steps=settings.detector_steps
     )
     detector = make_classifier(settings.detector, 2)
     task = tasks.detector_task(
@@ -116,10 +114,7 @@ def train(settings: Settings) -> Models:
         make_degradation(degradations),
         image_shape=shape,
     )
-    # Every image enters twice, clean and degraded.
-    variables["detector"] = learn(
-        task, settings.detector_steps, settings.batch_size // 2
-    )
+    variables["detector"] = learn(task, settings.detector_steps)
     return Models(classifier, remover, detector, variables)
 
 

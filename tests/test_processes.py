@@ -1,0 +1,94 @@
+"""Two processes, connected over the loopback, train like one."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import chex
+import jax
+import pytest
+from test_configs import load
+
+from launch import train
+
+ROOT = Path(__file__).parent.parent
+# Few steps of plain gradient descent: Adam would turn the rounding of a gradient near
+# zero into a whole step.
+FIELDS = {
+    "model.widths": (4,),
+    "data.pipeline": "on_device",
+    "data.augmentation": "flip_crop",
+    "optimizer.name": "sgd",
+    "eval_every": 4,
+}
+
+
+def start(workdir, process, port):
+    arguments = [
+        *("--config=configs/remover.py:smoke", f"--workdir={workdir}"),
+        *(f"--config.{name}={value}" for name, value in FIELDS.items()),
+        *(f"--coordinator_address=127.0.0.1:{port}", "--num_processes=2"),
+        f"--process_id={process}",
+    ]
+    return subprocess.Popen(
+        [sys.executable, "-m", "launch.train", *arguments],
+        cwd=ROOT,
+        env={
+            **os.environ,
+            "PYTHONPATH": str(ROOT),
+            "JAX_PLATFORMS": "cpu",
+            "JAX_NUM_CPU_DEVICES": "2",
+        },
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_two_processes_with_two_devices_agree_with_one_with_four(tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    processes = [start(tmp_path / "two", number, port) for number in range(2)]
+    try:
+        config = load("remover", **{k.replace(".", "__"): v for k, v in FIELDS.items()})
+        assert jax.device_count() == 4
+        one = train.train(config, tmp_path / "one")
+        outputs = [process.communicate(timeout=300) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    for process, (_, errors) in zip(processes, outputs, strict=True):
+        assert process.returncode == 0, errors
+    # Only the first one speaks and writes (Gloo greets on standard output).
+    speech = [
+        [line for line in output.splitlines() if not line.startswith("[Gloo]")]
+        for output, _ in outputs
+    ]
+    assert len(speech[0]) == 1 and speech[1] == []
+    assert speech[0][0].startswith("finished remover at step 4: validation clean_mse")
+    records = [
+        [json.loads(line) for line in path.read_text().splitlines()]
+        for path in (tmp_path / name / "metrics.jsonl" for name in ("one", "two"))
+    ]
+    assert len(records[0]) == 3 and records[0] == [
+        pytest.approx(record, rel=1e-5) for record in records[1]
+    ]
+    assert {p.name for p in (tmp_path / "two" / "checkpoints").iterdir()} == {"2", "4"}
+    # One process goes on where two stopped: here, at the end.
+    two = train.train(config, tmp_path / "two")
+    assert two.finished and two.metrics == pytest.approx(one.metrics, rel=1e-5)
+    for name in ("params", "opt_state"):
+        # Sums over devices in another order: some units in the last place of weights
+        # and momenta that are below 2.
+        chex.assert_trees_all_close(
+            jax.device_get(getattr(one.state, name)),
+            jax.device_get(getattr(two.state, name)),
+            atol=1e-6,
+        )
+    assert jax.random.key_data(one.state.key).tolist() == (
+        jax.random.key_data(two.state.key).tolist()
+    )
