@@ -10,7 +10,7 @@ def base(phase: str, preset: str) -> config_dict.ConfigDict:
 
     Args:
         phase: `remover`, `detector` or `classifier`.
-        preset: `full` (CIFAR-10 as in the paper), `small` (10,000 images and narrow
+        preset: `full` (the paper's data and sizes), `small` (10,000 images and narrow
             networks, for a CPU) or `smoke` (a few steps on generated images).
     """
     check_preset(preset)
@@ -37,7 +37,7 @@ def base(phase: str, preset: str) -> config_dict.ConfigDict:
         augmentation="none" if preset == "smoke" else "flip_crop",
     )
     config.batch_size = 16 if preset == "smoke" else 128  # Global, over all devices.
-    config.eval_batch_size = 32 if preset == "smoke" else 500
+    config.eval_batch_size = 32 if preset == "smoke" else 512
     config.steps_per_dispatch = 2 if preset == "smoke" else 20
     config.log_every = 2 if preset == "smoke" else 20
     config.tensorboard = False

@@ -1,6 +1,7 @@
 """The defence, or a bare classifier, on all 18 degradations of the test split.
 
-python -m launch.evaluate --config=configs/evaluate.py:small --workdir=runs/small/evaluation
+python -m launch.evaluate --config=configs/evaluate.py:small \
+    --workdir=runs/small/evaluation
 """
 
 from ml_collections import config_dict
@@ -19,7 +20,7 @@ def get_config(preset: str = "full") -> config_dict.ConfigDict:
     config.classifier = f"runs/{preset}/classifier"
     config.remover = f"runs/{preset}/remover"
     config.detector = f"runs/{preset}/detector"
-    config.checkpoint = "best"  # last, or a step
+    config.checkpoint = "best"  # last
     config.data = config_dict.create(
         name="generated" if preset == "smoke" else "cifar10",
         split="test",
@@ -41,5 +42,5 @@ def get_config(preset: str = "full") -> config_dict.ConfigDict:
     # An image is purified if its degraded probability is above the threshold that
     # this share of clean validation images exceed.
     config.gate_false_alarms = 0.05
-    config.batch_size = 32 if preset == "smoke" else 500
+    config.batch_size = 32 if preset == "smoke" else 512
     return config

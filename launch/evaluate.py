@@ -24,6 +24,7 @@ from uronet_jax.loading import check_models_match, load_classifier, load_model
 from uronet_jax.reports import defence, tables
 from uronet_jax.reports.provenance import provenance
 
+
 def evaluate(config: dict[str, Any], data_dir: str | None) -> dict[str, Any]:
     """Judges what `config` names.
 
@@ -46,6 +47,13 @@ def evaluate(config: dict[str, Any], data_dir: str | None) -> dict[str, Any]:
     which, data = config["checkpoint"], config["data"]
     mesh = sharding.data_mesh()
     sharding.check_batch_size(config["batch_size"], mesh)
+    if which not in ("best", "last"):
+        raise ValueError(f"checkpoint must be best or last: {which!r}")
+    if data["validation_split"].startswith("test"):
+        raise ValueError(
+            f"data.validation_split is {data['validation_split']!r}: the gate must not "
+            "be set on test images; name a part of train"
+        )
     if data["num_examples"] < 0:
         raise ValueError(f"num_examples cannot be negative: {data['num_examples']}")
     if not 0.0 <= config["gate_false_alarms"] < 1.0:
@@ -66,7 +74,6 @@ def evaluate(config: dict[str, Any], data_dir: str | None) -> dict[str, Any]:
             models["remover"], models.get("detector"), models["classifier"]
         )
     source = open_source(data["name"], data["split"], data_dir=data_dir)
-    validation = open_source(data["name"], data["validation_split"], data_dir=data_dir)
     classifier = models["classifier"]
     if classifier.num_classes != source.num_classes:
         raise ValueError(
@@ -75,14 +82,18 @@ def evaluate(config: dict[str, Any], data_dir: str | None) -> dict[str, Any]:
         )
     if tuple(source.image_shape) != classifier.image_shape:
         raise ValueError(
-            f"{data['name']} has images of shape {list(source.image_shape)}, the models "
-            f"were made for {list(classifier.image_shape)}"
+            f"{data['name']} has images of shape {list(source.image_shape)}, the "
+            f"models were made for {list(classifier.image_shape)}"
         )
 
     classify = classifier_function(classifier.module)
     inputs = "image"
+    validation = None
     if "detector" in models:
         inputs = models["detector"].config["model"]["inputs"]
+        validation = open_source(
+            data["name"], data["validation_split"], data_dir=data_dir
+        )
 
     def judge(images: Any) -> protocols.Judge:
         return protocols.Judge(
@@ -99,9 +110,14 @@ def evaluate(config: dict[str, Any], data_dir: str | None) -> dict[str, Any]:
         )
 
     gate = None
-    if "detector" in models:
+    if validation is not None:
         gate = protocols.choose_gate(
             judge(validation), false_alarms=config["gate_false_alarms"]
+        )
+    if data["num_examples"] > len(source):
+        raise ValueError(
+            f"num_examples is {data['num_examples']}, {data['name']} has "
+            f"{len(source)} images in {data['split']}: 0 takes all"
         )
     images, labels = source.arrays()
     count = data["num_examples"] or len(labels)

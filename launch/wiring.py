@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from uronet_jax import sharding
+from uronet_jax.checkpoints import find_step
 from uronet_jax.corruptions import (
     Degradation,
     make_degradation,
@@ -126,6 +127,11 @@ def build_experiment(config: dict[str, Any], data_dir: str | None) -> Experiment
             "clean_mean": float(np.mean(mean)),
         }
     }
+    if remover is not None:
+        # If that run has a better checkpoint by the time this one is resumed, the
+        # detector would go on behind another remover: the configs then differ.
+        step = find_step(config["remover"]).name
+        config["resolved"]["remover_step"] = int(step)
     augmentation = data["augmentation"]
     module = build_module(config)
     if config["phase"] == "remover":

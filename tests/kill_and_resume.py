@@ -61,7 +61,9 @@ def finish(run: subprocess.Popen, workdir: Path) -> None:
     """Waits for the end of a run; raises RuntimeError unless it succeeded."""
     if run.wait() != 0:
         log = workdir.with_suffix(".log").read_text(errors="replace")
-        raise RuntimeError(f"the run ended with status {run.returncode}:\n{log[-4000:]}")
+        raise RuntimeError(
+            f"the run ended with status {run.returncode}:\n{log[-4000:]}"
+        )
 
 
 def read_metrics(workdir: Path) -> dict:
@@ -144,7 +146,10 @@ def main() -> int:
         folder = Path(folder)
         began = time.perf_counter()
         finish(start(folder / "undisturbed", folder / "cache"), folder / "undisturbed")
-        expected = read_state(folder / "undisturbed"), read_metrics(folder / "undisturbed")
+        expected = (
+            read_state(folder / "undisturbed"),
+            read_metrics(folder / "undisturbed"),
+        )
         seconds = time.perf_counter() - began
         print(f"undisturbed: {len(expected[0])} arrays; {seconds:.1f} s", flush=True)
         with ThreadPoolExecutor(os.cpu_count()) as pool:

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 import pytest
 
+import launch
 from launch import benchmark
 from uronet_jax.benchmarking import flops, memory, rows, steps, timing
 from uronet_jax.benchmarking.linen_remover import LinenRemover, linen_params
@@ -169,6 +170,7 @@ def peers_of(row):
 def test_remover_row_without_torch(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
     monkeypatch.delitem(sys.modules, "launch.benchmark_peers", raising=False)
+    monkeypatch.delattr(launch, "benchmark_peers", raising=False)
     peer, note = benchmark.make_peer(platform="cpu", dtype="float32", threads=1)
     assert peer is None and "pip install" in note
     path = tmp_path / "benchmark.json"

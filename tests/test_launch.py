@@ -1,4 +1,4 @@
-"""The commands: smoke runs from training to evaluation, and every way to misuse them."""
+"""The commands: smoke runs from training to evaluation, and ways to misuse them."""
 
 import gc
 import json
@@ -147,7 +147,10 @@ def test_models_of_another_phase_are_reported(runs):
     config = load("detector", remover=str(folder / "new"))
     with pytest.raises(FileNotFoundError, match="no checkpoint under"):
         train.train(config, folder / "new")
-    config["remover"], config["data"]["name"] = str(folder / "remover"), "generated_grey"
+    config["remover"], config["data"]["name"] = (
+        str(folder / "remover"),
+        "generated_grey",
+    )
     with pytest.raises(ValueError, match=r"\[32, 32, 3\], generated_grey has"):
         train.train(config, folder / "new")
     assert not (folder / "new").exists()
@@ -242,7 +245,7 @@ TRAIN = ("-m", "launch.train", "--config=configs/remover.py:smoke", "--workdir=u
     [
         (
             (*TRAIN, "--config.modle.variant=paper"),
-            """unknown config field 'modle': Did you mean "model" instead of "modle"?""",
+            'unknown config field \'modle\': Did you mean "model" instead of "modle"?',
         ),
         (
             (*TRAIN, "--config.batch_size=abc"),

@@ -1,4 +1,4 @@
-"""uronet_jax: protects image classifiers from degraded pictures, and measures it.
+"""uronet_jax: protects image classifiers from degraded pictures.
 
 Nothing heavy is imported here; the names below load on first use.
 """

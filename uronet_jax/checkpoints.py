@@ -8,7 +8,6 @@ is complete, so a run that dies while writing leaves the previous one in place.
 import contextlib
 import fcntl
 import json
-import logging
 import os
 import shutil
 from pathlib import Path
@@ -326,8 +325,3 @@ def state_bytes(state: Any) -> int:
         x.size * jnp.dtype(x.dtype).itemsize
         for x in jax.tree.leaves(jax.eval_shape(_to_storable, state))
     )
-
-
-def quiet() -> None:
-    """Silences Orbax's progress messages; its warnings stay."""
-    logging.getLogger("absl").setLevel(logging.WARNING)

@@ -158,7 +158,7 @@ class Defense:
         """
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1: {batch_size}")
-        self.variables = variables
+        self.variables = jax.device_put(variables)
         self.image_shape = tuple(image_shape)
         self.batch_size = batch_size
         self._defend = jax.jit(

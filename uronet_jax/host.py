@@ -1,7 +1,6 @@
 """Settings of the host process that make XLA's CPU backend faster."""
 
 import ctypes
-import ctypes.util
 import os
 import platform
 

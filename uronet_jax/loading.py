@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -130,8 +131,11 @@ def load_classifier(path: str | os.PathLike, *, which: str = "best") -> LoadedMo
         return load_model(path, phase="classifier", which=which)
     if not path.is_file():
         raise FileNotFoundError(f"no classifier weights at {path}")
-    with np.load(path) as file:
-        weights = dict(file)
+    try:
+        with np.load(path) as file:
+            weights = dict(file)
+    except (zipfile.BadZipFile, EOFError) as error:
+        raise ValueError(f"{path} is damaged ({error}): copy it anew") from error
     variables = resnet_variables(weights)
     num_classes = int(variables["params"]["Dense_0"]["bias"].size)
     depth = resnet_depth(weights)

@@ -6,6 +6,7 @@ is written as if there were one device, and batch statistics are those of the gl
 batch.
 """
 
+import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -126,9 +127,9 @@ def compile_steps(
 
         def advance(state, frozen, resident, inputs):
             metrics = []
-            leaves, structure = jax.tree.flatten(inputs)
-            for slices in zip(*leaves, strict=True):
-                x = jax.tree.unflatten(structure, slices)
+            for i in range(jax.tree.leaves(inputs)[0].shape[0]):
+                # Iterating an array that spans processes would go through the host.
+                x = jax.tree.map(operator.itemgetter(i), inputs)
                 state, m = compiled(state, frozen, resident, x)
                 metrics.append(m)
             return state, {k: jnp.stack([m[k] for m in metrics]) for k in metrics[0]}

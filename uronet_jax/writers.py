@@ -11,8 +11,10 @@ from typing import Any
 class Writer:
     """Writes scalars of a run to every place that was asked for.
 
-    Without a folder nothing is written to disk. Only the process that is `active`
-    writes; with several processes pass `jax.process_index() == 0`.
+    After a kill the steps since the last checkpoint are written again: of two lines of
+    one step and kind the later counts. Without a folder nothing is written to
+    disk. Only the process that is `active` writes; with several processes pass
+    `jax.process_index() == 0`.
     """
 
     def __init__(

@@ -584,6 +584,7 @@ def _check_images(images, index):
 
 
 def _corrupt(core, name, parameter, key, images, index):
+    images = jnp.asarray(images)  # Without x64 a float64 array becomes float32 here.
     _check_images(images, index)
     _check_parameter(name, parameter)
     parameter = jnp.asarray(parameter, jnp.float32)

@@ -177,6 +177,7 @@ def validate_schedule(
     for name, value in {
         "num_steps": num_steps,
         "steps_per_dispatch": steps_per_dispatch,
+        "log_every": intervals.pop("log_every", 1),
     }.items():
         if value < 1:
             raise ValueError(f"{name} must be at least 1: {value}")

@@ -8,7 +8,7 @@ import optax
 
 from uronet_jax.corruptions import degrade
 from uronet_jax.evaluation.metrics import psnr
-from uronet_jax.models import Remover
+from uronet_jax.models import Remover, Separation
 from uronet_jax.training.state import (
     Augment,
     Batch,
@@ -60,19 +60,10 @@ def make_remover_step(
 
         def loss_fn(params):
             separation = remover.apply({"params": params}, degraded)
-            clean_mse = _mse(separation.clean, clean)
-            # Half the difference of the patterns is the difference of their codes.
-            noise_mse = _mse(separation.noise / 2, (degraded - clean) / 2)
-            loss = clean_mse
-            if remover.noise_head:
-                loss = loss + noise_weight * noise_mse
-            metrics = {
-                "loss": loss.sum(),
-                "clean_mse": clean_mse.sum(),
-                "noise_mse": noise_mse.sum(),
-                "count": jnp.asarray(loss.size, jnp.float32),
-            }
-            return loss.mean(), (state.batch_stats, metrics)
+            errors = _errors(remover, separation, clean, degraded, noise_weight)
+            everything = jnp.ones(clean.shape[0], bool)
+            metrics = masked_sums(errors, everything)
+            return errors["loss"].mean(), (state.batch_stats, metrics)
 
         return apply_update(state, optimizer, loss_fn)
 
@@ -93,22 +84,28 @@ def make_remover_evaluation(
         clean = to_float(batch["image"])
         degraded = degrade(key, clean, frozen["degradation"], batch["index"])
         separation = remover.apply({"params": variables["params"]}, degraded)
-        clean_mse = _mse(separation.clean, clean)
-        noise_mse = _mse(separation.noise / 2, (degraded - clean) / 2)
-        loss = clean_mse
-        if remover.noise_head:
-            loss = loss + noise_weight * noise_mse
-        return masked_sums(
-            {
-                "loss": loss,
-                "clean_mse": clean_mse,
-                "noise_mse": noise_mse,
-                "psnr": psnr(separation.clean, clean),
-            },
-            batch["mask"],
-        )
+        errors = _errors(remover, separation, clean, degraded, noise_weight)
+        quality = {"psnr": psnr(separation.clean, clean)}
+        return masked_sums(errors | quality, batch["mask"])
 
     return evaluate
+
+
+def _errors(
+    remover: Remover,
+    separation: Separation,
+    clean: jax.Array,
+    degraded: jax.Array,
+    noise_weight: float,
+) -> Metrics:
+    """Returns the errors of every image, `[B]` each, and the loss they make."""
+    clean_mse = _mse(separation.clean, clean)
+    # Half the difference of the patterns is the difference of their codes.
+    noise_mse = _mse(separation.noise / 2, (degraded - clean) / 2)
+    loss = clean_mse
+    if remover.noise_head:
+        loss = loss + noise_weight * noise_mse
+    return {"loss": loss, "clean_mse": clean_mse, "noise_mse": noise_mse}
 
 
 def _mse(a: jax.Array, b: jax.Array) -> jax.Array:
