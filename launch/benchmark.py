@@ -167,11 +167,15 @@ def measure(
     result = {"schema": results.BENCHMARK, "rows": {}, "seconds": seconds, **origin}
     path = Path(path)
     if path.exists():
-        result = results.load(path).content
+        stored = results.load(path)
+        if stored.kind != "benchmark":
+            raise ValueError(f"{path} holds another result: choose another --out")
+        result = stored.content
         differing = [
-            f"{field}: {result.get(field)} there, {value} now"
-            for field, value in [("schema", results.BENCHMARK), *origin.items()]
-            if result.get(field) != value
+            f"{part} {name}: {result[part].get(name)} there, {now} now"
+            for part in ("config", "versions", "device")
+            for name, now in origin[part].items()
+            if result[part].get(name) != now
         ]
         if differing:
             raise ValueError(

@@ -49,7 +49,9 @@ def run(main: Callable[[list[str]], None]) -> None:
     try:
         app.run(_guarded(main), flags_parser=_parse_flags)
     except KeyboardInterrupt:
-        sys.exit(130)
+        sys.stdout.flush()
+        # Not sys.exit: XLA may still be computing and would crash while Python ends.
+        os._exit(130)
 
 
 def _fail(message: str) -> NoReturn:
@@ -84,6 +86,8 @@ def _guarded(main: Callable[[list[str]], None]) -> Callable[[list[str]], None]:
         # absl shows every library's progress messages unless told otherwise.
         if not flags.FLAGS["verbosity"].present:
             logging.set_verbosity(logging.WARNING)
+            # Orbax and TFDS also raise every error that they log, with tracebacks.
+            logging.get_absl_logger().setLevel("CRITICAL")
         try:
             if len(argv) > 1:
                 raise ValueError(f"unexpected arguments: {' '.join(argv[1:])}")

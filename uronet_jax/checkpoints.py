@@ -105,18 +105,22 @@ class Checkpoints:
             config: What the run was started with, JSON.
             data: Position in the data, JSON.
             metrics: The latest validation metrics.
+
+        Raises:
+            OSError: If a checkpoint could not be written.
         """
         if step in self._manager.all_steps():
             return
-        self._manager.save(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardSave(_to_storable(state)),
-                config=ocp.args.JsonSave(config),
-                data=ocp.args.JsonSave(data),
-            ),
-            metrics=metrics or None,
-        )
+        with self._writing():
+            self._manager.save(
+                step,
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardSave(_to_storable(state)),
+                    config=ocp.args.JsonSave(config),
+                    data=ocp.args.JsonSave(data),
+                ),
+                metrics=metrics or None,
+            )
 
     def restore(self, state: Any) -> tuple[Any, dict, dict[str, float]]:
         """Reads the newest checkpoint.
@@ -151,12 +155,24 @@ class Checkpoints:
         return _read_config(self.folder / str(self.latest_step()))
 
     def wait(self) -> None:
-        """Blocks until everything is on disk."""
-        self._manager.wait_until_finished()
+        """Blocks until everything is on disk; raises OSError if that failed."""
+        with self._writing():
+            self._manager.wait_until_finished()
 
     def close(self) -> None:
         """Waits for the last write and ends the background threads."""
         self._manager.close()
+
+    @contextlib.contextmanager
+    def _writing(self):
+        try:
+            yield
+        except Exception as error:  # Orbax and TensorStore raise many kinds.
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise OSError(
+                f"cannot write a checkpoint to {self.folder} (...{reason[-100:]}): "
+                "mend that, and run the same again to go on from the last one"
+            ) from error
 
 
 def _read_config(step_folder: Path) -> dict:
