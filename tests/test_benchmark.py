@@ -244,7 +244,8 @@ def test_a_run_goes_on_where_it_stopped(tmp_path):
     benchmark.measure(["data"], TINY, path, force=True, **options)
     assert len(calls) == 3
     other = dataclasses.replace(TINY, repeats=7)
-    with pytest.raises(ValueError, match="measured otherwise.*: config repeats: 1 there, 7 now$"):
+    expected = "measured otherwise.*: config repeats: 1 there, 7 now$"
+    with pytest.raises(ValueError, match=expected):
         benchmark.measure(["data"], other, path, **options)
     assert len(calls) == 3
 
