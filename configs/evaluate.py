@@ -34,8 +34,13 @@ def get_config(preset: str = "full") -> config_dict.ConfigDict:
     )
     config.suite = config_dict.create(
         name="uronet",
-        noises=("GN", "UN", "SPN", "SN", "IN", "SPKN"),
-        severities=(1, 2, 3),
+        noises=(),  # Empty: all of the suite.
+        severities=(),
+        # Judge the images that `launch.make_corrupted` wrote, or a published set.
+        folder="",
+        # The photographs of frost; without them frost is made from generated textures.
+        frost_dir="",
+        # What the paper leaves open, see docs/RESULTS.md.
         spn_reading="per_pixel",
         un_reading="per_element",
     )

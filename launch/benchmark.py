@@ -3,9 +3,10 @@
   python -m launch.benchmark --what=remover,data --out=benchmark.json
 
 Every time is given as a ratio to that of a peer that does the same work, in turns, in
-the same process; PyTorch (`pip install uronet_jax[benchmark]`) is the peer of the
-training steps. A row that the file holds already is not measured again, so a run that
-was cut short goes on with the same command.
+the same process. `pip install uronet_jax[benchmark]` brings the peers: PyTorch for the
+training steps, imagecorruptions-imaug and corrupt-tta for the corruptions. A row that
+the file holds already is not measured again, so a run that was cut short goes on with
+the same command.
 """
 
 import dataclasses
@@ -20,14 +21,25 @@ from typing import Any
 import jax
 from absl import flags
 
-from launch import cli
+from launch import benchmark_corruption_peers, cli
 from uronet_jax import host
-from uronet_jax.benchmarking import rows
+from uronet_jax.benchmarking import corruptions, rows
 from uronet_jax.benchmarking.steps import Peer, Settings
 from uronet_jax.reports import results, tables
 from uronet_jax.reports.provenance import provenance
 
-_WHAT = flags.DEFINE_list("what", "all", f"all, or some of {','.join(rows.ROWS)}.")
+# The 19 corruptions; `--what=corruptions` means all four.
+CORRUPTION_ROWS = (
+    "corruptions_32",
+    "corruptions_224",
+    "corruptions_memory",
+    "corrupted_set",
+)
+NAMES = (*rows.ROWS, *CORRUPTION_ROWS)
+
+_WHAT = flags.DEFINE_list(
+    "what", "all", f"all, corruptions, or some of {','.join(NAMES)}."
+)
 _OUT = flags.DEFINE_string("out", None, "JSON file to write to.", required=True)
 _SCALE = flags.DEFINE_enum("scale", "full", ["full", "tiny"], "tiny is for tests.")
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", None, "Default: 128.")
@@ -48,6 +60,9 @@ _TORCH_COMPILE = flags.DEFINE_enum(
     "auto",
     ["auto", "off", "default", "reduce-overhead", "max-autotune"],
     "How PyTorch compiles; auto is default on a GPU and off on a CPU.",
+)
+_THREADS = flags.DEFINE_integer(
+    "threads", None, "Cores that everybody may use. Default: all. Linux only."
 )
 _FORCE = flags.DEFINE_bool("force", False, "Measure again what the file holds.")
 
@@ -99,14 +114,64 @@ def choose_settings(scale: str, platform: str, **given: Any) -> Settings:
 def choose_rows(what: Sequence[str]) -> list[str]:
     """Returns the names of rows; raises ValueError if one is unknown."""
     if list(what) == ["all"]:
-        return list(rows.ROWS)
-    unknown = [name for name in what if name not in rows.ROWS]
+        return list(NAMES)
+    if list(what) == ["corruptions"]:
+        return list(CORRUPTION_ROWS)
+    unknown = [name for name in what if name not in NAMES]
     if unknown or not what:
         raise ValueError(
-            f"unknown row {', '.join(unknown)!r}: choose all or some of "
-            f"{','.join(rows.ROWS)}"
+            f"unknown row {', '.join(unknown)!r}: choose all, corruptions, or some of "
+            f"{','.join(NAMES)}"
         )
     return list(what)
+
+
+def limit_threads(threads: int) -> None:
+    """Lets this process run on `threads` cores; call it before JAX starts.
+
+    Raises:
+        ValueError: If there are not so many, or the system cannot do it.
+    """
+    if not hasattr(os, "sched_setaffinity"):
+        raise ValueError("--threads needs Linux; leave it out")
+    cores = sorted(os.sched_getaffinity(0))
+    if not 1 <= threads <= len(cores):
+        raise ValueError(f"--threads must be 1 to {len(cores)} here: {threads}")
+    os.sched_setaffinity(0, cores[:threads])
+
+
+def corruption_rows(
+    settings: Settings, platform: str, threads: int, *, tiny: bool
+) -> dict[str, Callable[..., rows.Row]]:
+    """Returns the functions of `CORRUPTION_ROWS`; they import the peers when called."""
+    names = ["fog", "contrast"] if tiny else None
+
+    def throughput(side: int, batch_size: int, peer_images: int) -> rows.Row:
+        peers, notes = benchmark_corruption_peers.corruption_peers(threads)
+        row = corruptions.throughput_row(
+            peers,
+            side=side,
+            batch_size=batch_size,
+            peer_images=peer_images,
+            repeats=settings.repeats,
+            names=names,
+        )
+        row["notes"] += notes
+        return row
+
+    batch = (4, 2) if tiny else (256, 16) if platform == "cpu" else (1024, 256)
+    return {
+        "corruptions_32": lambda settings, peer: throughput(32, batch[0], 16),
+        "corruptions_224": lambda settings, peer: throughput(
+            28 if tiny else 224, batch[1], 2
+        ),
+        "corruptions_memory": lambda settings, peer: corruptions.memory_row(
+            batch_size=2 if tiny else 64, side=28 if tiny else 224, names=names
+        ),
+        "corrupted_set": lambda settings, peer: corruptions.corrupted_set_row(
+            4 if tiny else 256 if platform == "cpu" else 10_000
+        ),
+    }
 
 
 def make_peer(**options: Any) -> tuple[Peer | None, str]:
@@ -203,6 +268,9 @@ def measure(
 def main(argv: list[str]) -> None:
     """Measures what the flags describe."""
     del argv
+    names = choose_rows(_WHAT.value)
+    if _THREADS.value is not None:
+        limit_threads(_THREADS.value)
     platform = jax.devices()[0].platform
     settings = choose_settings(
         _SCALE.value,
@@ -216,7 +284,7 @@ def main(argv: list[str]) -> None:
     )
     threads = num_threads()
     peer, note = None, PEER_LEFT_OUT
-    if not _SKIP_PEER.value:
+    if not _SKIP_PEER.value and set(names) & set(WITH_PEER):
         peer, note = make_peer(
             platform=platform,
             dtype=settings.dtype,
@@ -231,13 +299,17 @@ def main(argv: list[str]) -> None:
         **(peer.settings if peer is not None else {}),
     }
     result = measure(
-        choose_rows(_WHAT.value),
+        names,
         settings,
         _OUT.value,
         peer=peer,
         note=note,
         extra=extra,
         force=_FORCE.value,
+        functions={
+            **rows.ROWS,
+            **corruption_rows(settings, platform, threads, tiny=_SCALE.value == "tiny"),
+        },
     )
     print(results.render_benchmark(result))
     print(f"wrote {_OUT.value}")

@@ -8,18 +8,26 @@ Writes evaluation.json (rows, config, versions, device, seconds) and evaluation.
 
 import os
 import time
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 from absl import flags
 
 from launch import cli
 from uronet_jax import sharding
 from uronet_jax.checkpoints import locked_workdir
-from uronet_jax.corruptions import suite_degradations
-from uronet_jax.data import evaluation_batches, open_source
+from uronet_jax.corruptions import (
+    find_corruption,
+    list_corruptions,
+    list_severities,
+    suite_degradations,
+)
+from uronet_jax.data import corrupted, evaluation_batches, open_source
+from uronet_jax.data.frost import FROST_SCALES, load_frost
 from uronet_jax.defense import classifier_function
-from uronet_jax.evaluation import protocols
+from uronet_jax.evaluation import corruption_errors, protocols
 from uronet_jax.loading import check_models_match, load_classifier, load_model
 from uronet_jax.reports import defence, tables
 from uronet_jax.reports.provenance import provenance
@@ -40,10 +48,8 @@ def evaluate(config: dict[str, Any], data_dir: str | None) -> dict[str, Any]:
         ValueError: If models and data do not belong together, or a name is unknown.
         FileNotFoundError: If a model or the data set is missing.
     """
-    suite = dict(config["suite"])
-    entries = suite_degradations(suite.pop("name"), **suite)
-    if not entries:
-        raise ValueError("suite.noises and suite.severities must not be empty")
+    suite = config["suite"]
+    check_suite(suite)
     which, data = config["checkpoint"], config["data"]
     mesh = sharding.data_mesh()
     sharding.check_batch_size(config["batch_size"], mesh)
@@ -121,16 +127,113 @@ def evaluate(config: dict[str, Any], data_dir: str | None) -> dict[str, Any]:
         )
     images, labels = source.arrays()
     count = data["num_examples"] or len(labels)
+    images, labels = images[:count], labels[:count]
     summary, rows = protocols.defence_table(
-        judge((images[:count], labels[:count])),
-        entries,
+        judge((images, labels)),
+        make_entries(suite, images.shape[1:], labels),
         gate=gate,
         progress=jax.process_index() == 0,
     )
+    if suite["name"] != "uronet":
+        summary["corruptions"] = suite_summary(rows, summary)
     return {
         "summary": summary,
         "rows": rows,
         "models": {name: model.config["model"] for name, model in models.items()},
+    }
+
+
+def check_suite(suite: Mapping[str, Any]) -> None:
+    """Raises ValueError if `config.suite` names what does not exist."""
+    if suite["folder"]:
+        if suite["frost_dir"]:
+            raise ValueError(
+                "suite.frost_dir is for corruptions that are made here; the images in "
+                f"suite.folder={suite['folder']} are made already: leave one out"
+            )
+        known = corrupted.list_corruptions(suite["folder"])
+        unknown = [noise for noise in suite["noises"] if noise not in known]
+        if unknown:
+            raise ValueError(
+                f"{suite['folder']} holds no {', '.join(unknown)}: choose suite.noises "
+                f"from {', '.join(known)}"
+            )
+    else:
+        for noise in suite["noises"] or list_corruptions(suite["name"]):
+            for severity in suite["severities"] or list_severities(suite["name"]):
+                find_corruption(suite["name"], noise, severity)
+
+
+def make_entries(
+    suite: Mapping[str, Any], image_shape: Sequence[int], labels: np.ndarray
+) -> list[protocols.Entry]:
+    """Lists what is judged.
+
+    Args:
+        suite: `config.suite`, checked.
+        image_shape: `(H, W, C)` of the clean images.
+        labels: Of the clean images; those of stored images must be the same.
+
+    Raises:
+        ValueError: If stored images are of other labels, or there are too few.
+        FileNotFoundError: If stored images or frost photographs are missing.
+    """
+    name = suite["name"]
+    severities = suite["severities"] or list_severities(name)
+    if suite["folder"]:
+        entries: list[protocols.Entry] = []
+        for noise in suite["noises"] or corrupted.list_corruptions(suite["folder"]):
+            for severity in severities:
+                images, stored = corrupted.load(suite["folder"], noise, severity)
+                if not np.array_equal(stored[: len(labels)], labels):
+                    raise ValueError(
+                        f"the labels in {suite['folder']} are not those of the clean "
+                        "images: it holds another data set, split or order"
+                    )
+                entries.append(
+                    protocols.StoredEntry(noise, severity, images[: len(labels)])
+                )
+        return entries
+    noises = suite["noises"] or list_corruptions(name)
+    if name == "uronet":
+        readings = {key: suite[key] for key in ("spn_reading", "un_reading")}
+        return list(
+            suite_degradations(name, noises=noises, severities=severities, **readings)
+        )
+    changes: dict[str, dict[str, Any]] = {}
+    if suite["frost_dir"] and "frost" in noises:
+        textures = load_frost(suite["frost_dir"], scale=FROST_SCALES[name])
+        changes["frost"] = {"textures": textures}
+    return [
+        protocols.CorruptionEntry(noise, severity, name, changes.get(noise, {}))
+        for noise in noises
+        for severity in severities
+    ]
+
+
+def suite_summary(
+    rows: Sequence[Mapping[str, Any]], summary: Mapping[str, float]
+) -> dict[str, dict[str, Any]]:
+    """Averages over a suite as its benchmark does; see `corruption_errors.summarize`.
+
+    Returns:
+        Of the classifier alone (`undefended`), and behind the remover (`purified`).
+    """
+    cleans = {"undefended": "clean_accuracy", "purified": "purified_clean_accuracy"}
+    return {
+        column: corruption_errors.summarize(
+            [
+                {
+                    "corruption": row["noise"],
+                    "severity": row["severity"],
+                    "accuracy": row[f"{column}_accuracy"],
+                }
+                for row in rows
+            ],
+            clean_accuracy=summary[clean],
+        )
+        for column, clean in cleans.items()
+        if clean in summary
     }
 
 

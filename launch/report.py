@@ -1,42 +1,67 @@
-"""Makes docs/RESULTS.md anew from the stored results.
+"""Makes docs/RESULTS.md and docs/CORRUPTIONS.md anew from the stored results.
 
 python -m launch.report            # after a file in docs/results has changed
-python -m launch.report --check    # exits with 1 if the page is out of date
+python -m launch.report --check    # exits with 1 if a page is out of date
 """
 
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 from absl import flags
 
 from launch import cli
-from uronet_jax.reports import results
+from uronet_jax.reports import corruption_page, results
 
 
-def is_current(folder: str | os.PathLike, page: str | os.PathLike) -> bool:
-    """Returns whether `page` is what the results in `folder` give."""
-    text = results.render(results.load_folder(folder))
-    return Path(page).exists() and Path(page).read_text(encoding="utf-8") == text
+def pages(folder: str | os.PathLike, docs: str | os.PathLike) -> dict[Path, str]:
+    """Returns path -> text of the pages that the results in `folder` give."""
+    stored = results.load_folder(folder)
+
+    def contents(kind: str) -> list[dict[str, Any]]:
+        return [result.content for result in stored if result.kind == kind]
+
+    fidelity = contents("fidelity")
+    if len(fidelity) > 1:
+        raise ValueError(f"{folder} holds {len(fidelity)} comparisons: keep one")
+    return {
+        Path(docs) / "RESULTS.md": results.render(stored),
+        Path(docs) / "CORRUPTIONS.md": corruption_page.render(
+            fidelity[0] if fidelity else None, contents("benchmark")
+        ),
+    }
 
 
-def write(folder: str | os.PathLike, page: str | os.PathLike) -> None:
-    """Writes the page of the results in `folder`."""
-    text = results.render(results.load_folder(folder))
-    Path(page).write_text(text, encoding="utf-8")
+def out_of_date(folder: str | os.PathLike, docs: str | os.PathLike) -> list[Path]:
+    """Returns the pages in `docs` that are not what the results in `folder` give."""
+    return [
+        path
+        for path, text in pages(folder, docs).items()
+        if not path.exists() or path.read_text(encoding="utf-8") != text
+    ]
+
+
+def write(folder: str | os.PathLike, docs: str | os.PathLike) -> list[Path]:
+    """Writes the pages of the results in `folder` and returns their paths."""
+    texts = pages(folder, docs)
+    for path, text in texts.items():
+        path.write_text(text, encoding="utf-8")
+    return list(texts)
 
 
 def main(argv: list[str]) -> None:
-    """Writes or checks the page."""
+    """Writes or checks the pages."""
     del argv
-    folder, page = flags.FLAGS.results, flags.FLAGS.out
+    folder, docs = flags.FLAGS.results, flags.FLAGS.docs
     if not flags.FLAGS.check:
-        write(folder, page)
-        print(f"wrote {page}")
-    elif not is_current(folder, page):
+        print("wrote " + ", ".join(map(str, write(folder, docs))))
+        return
+    old = out_of_date(folder, docs)
+    if old:
         print(
-            f"{page} is out of date: run python -m launch.report --results={folder} "
-            f"--out={page}",
+            f"{', '.join(map(str, old))} out of date: run python -m launch.report "
+            f"--results={folder} --docs={docs}",
             file=sys.stderr,
         )
         sys.exit(1)
@@ -44,6 +69,6 @@ def main(argv: list[str]) -> None:
 
 if __name__ == "__main__":
     flags.DEFINE_string("results", "docs/results", "Folder of JSON files.")
-    flags.DEFINE_string("out", "docs/RESULTS.md", "Page to write.")
+    flags.DEFINE_string("docs", "docs", "Folder of the pages.")
     flags.DEFINE_bool("check", False, "Write nothing; exit with 1 if it is old.")
     cli.run(main)

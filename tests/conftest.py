@@ -37,6 +37,13 @@ def models_dir():
 
 
 @pytest.fixture(scope="session")
+def golden():
+    """Returns `load(file) -> arrays`: outputs of the original corruptions, or skips."""
+    folder = _folder("URONET_GOLDEN_DIR", "outputs of the original corruptions")
+    return lambda name: np.load(f"{folder}/{name}.npz")
+
+
+@pytest.fixture(scope="session")
 def make_variables():
     """Returns `make(module, image_shape) -> variables`, random ones.
 

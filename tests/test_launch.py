@@ -115,7 +115,9 @@ def test_smoke_evaluation(runs, tmp_path):
     [
         ({"suite__severities": (4,)}, r"severity of uronet/GN .* \(1, 2, 3\): 4"),
         ({"suite__noises": ("FOG",)}, "'FOG'.*known: GN"),
-        ({"suite__noises": ()}, "must not be empty"),
+        ({"suite__name": "cifar_d"}, "nearest: 'cifar_c'"),
+        ({"suite__name": "cifar_c", "suite__noises": ("GN",)}, "known: gaussian_noise"),
+        ({"suite__folder": "nowhere"}, "nowhere"),
         ({"batch_size": 6}, "batch size 6 .* multiple of 4"),
         ({"gate_false_alarms": 1.5}, r"\[0, 1\): 1.5"),
         ({"data__num_examples": -1}, "num_examples cannot be negative: -1"),

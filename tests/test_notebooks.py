@@ -25,7 +25,12 @@ settings = quickstart.Settings(
 )
 # Networks after two steps protect nothing.
 quickstart.check = lambda report: None
-"""
+""",
+    "02_corruptions.ipynb": """
+side = 32
+names = ("gaussian_noise", "fog", "jpeg_compression")
+severities = (1, 5)
+""",
 }
 
 

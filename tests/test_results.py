@@ -187,19 +187,20 @@ def test_no_results():
 
 
 def test_check_tells_an_old_page(tmp_path):
-    folder, page = tmp_path / "results", tmp_path / "RESULTS.md"
+    folder = tmp_path / "results"
     folder.mkdir()
     stored = store(folder, a=evaluation())
-    assert not report.is_current(folder, page)
-    report.write(folder, page)
-    assert report.is_current(folder, page)
-    assert page.read_text(encoding="utf-8") == results.render(stored)
+    pages = [tmp_path / "RESULTS.md", tmp_path / "CORRUPTIONS.md"]
+    assert report.out_of_date(folder, tmp_path) == pages
+    assert report.write(folder, tmp_path) == pages
+    assert not report.out_of_date(folder, tmp_path)
+    assert pages[0].read_text(encoding="utf-8") == results.render(stored)
     store(folder, b=evaluation(un=0.5))
-    assert not report.is_current(folder, page)
+    assert report.out_of_date(folder, tmp_path) == pages[:1]
 
 
 def test_check_command_fails_on_an_old_page(tmp_path):
     command = [sys.executable, "-m", "launch.report", "--check"]
-    command += [f"--results={tmp_path}", f"--out={tmp_path}/RESULTS.md"]
+    command += [f"--results={tmp_path}", f"--docs={tmp_path}"]
     old = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     assert old.returncode == 1 and "out of date" in old.stderr

@@ -295,7 +295,7 @@ def memory_row(settings: Settings, peer: Peer | None) -> Row:
     return row
 
 
-def corruptions_row(settings: Settings, peer: Peer | None) -> Row:
+def degradation_row(settings: Settings, peer: Peer | None) -> Row:
     """Degrading a batch with all noises mixed, against the remover's step."""
     del peer
     remover, count = _remover(settings), settings.steps_per_sample
@@ -333,7 +333,7 @@ ROWS: dict[str, Callable[[Settings, Peer | None], Row]] = {
     "memory": memory_row,
     "classifier": classifier_row,
     "detector": detector_row,
-    "corruptions": corruptions_row,
+    "degradation": degradation_row,
 }
 
 

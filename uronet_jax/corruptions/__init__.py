@@ -1,9 +1,28 @@
 """Corruptions: clean images to degraded images. Pure, jittable, random per image."""
 
+import inspect
 from collections.abc import Callable
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 
+from uronet_jax.corruptions import (
+    blur,
+    digital,
+    frost,
+    geometry,
+    jpeg,
+    mnist,
+    noise,
+    spatter,
+    weather,
+)
+from uronet_jax.corruptions.frost import (
+    FrostTextures,
+    procedural_frost,
+    stack_textures,
+)
 from uronet_jax.corruptions.noise import (
     NOISES,
     Degradation,
@@ -18,16 +37,19 @@ from uronet_jax.corruptions.noise import (
     uniform_draw,
     uniform_noise,
 )
+from uronet_jax.corruptions.operation import Operation, quantize, run, truncate
 from uronet_jax.corruptions.suites import (
     SPN_READINGS,
     SUITES,
     UN_READINGS,
     Corruption,
     SuiteEntry,
+    entry_key,
     find_corruption,
     list_corruptions,
     list_severities,
     suite_degradations,
+    suite_settings,
 )
 
 __all__ = [
@@ -38,20 +60,26 @@ __all__ = [
     "UN_READINGS",
     "Corruption",
     "Degradation",
+    "FrostTextures",
     "SuiteEntry",
     "choose_entries",
     "corrupt",
     "degrade",
+    "entry_key",
     "find_corruption",
     "gaussian_noise",
     "impulse_noise",
     "list_corruptions",
     "list_severities",
     "make_degradation",
+    "procedural_frost",
+    "quantize",
     "salt_and_pepper_noise",
     "shot_noise",
     "speckle_noise",
+    "stack_textures",
     "suite_degradations",
+    "truncate",
     "uniform_draw",
     "uniform_noise",
 ]
@@ -64,6 +92,43 @@ CORRUPTIONS: dict[str, Callable[..., jax.Array]] = {
     "speckle_noise": speckle_noise,
     "salt_and_pepper_noise": salt_and_pepper_noise,
     "uniform_noise": uniform_noise,
+    "gaussian_blur": blur.gaussian_blur,
+    "defocus_blur": blur.defocus_blur,
+    "glass_blur": blur.glass_blur,
+    "motion_blur": blur.motion_blur,
+    "zoom_blur": blur.zoom_blur,
+    "snow": weather.snow,
+    "frost": frost.frost,
+    "fog": weather.fog,
+    "brightness": weather.brightness,
+    "spatter": spatter.spatter,
+    "contrast": digital.contrast,
+    "saturate": digital.saturate,
+    "pixelate": digital.pixelate,
+    "jpeg_compression": jpeg.jpeg_compression,
+    "elastic_transform": geometry.elastic_transform,
+    "identity": mnist.identity,
+    "shear": geometry.shear,
+    "scale": geometry.scale,
+    "rotate": geometry.rotate,
+    "translate": geometry.translate,
+    "stripe": mnist.stripe,
+    "dotted_line": mnist.dotted_line,
+    "zigzag": mnist.zigzag,
+    "canny_edges": mnist.canny_edges,
+}
+
+# The same as operations, which `corrupt` runs.
+OPERATIONS: dict[str, Operation] = {
+    **noise.OPERATIONS,
+    **blur.OPERATIONS,
+    **weather.OPERATIONS,
+    **frost.OPERATIONS,
+    **spatter.OPERATIONS,
+    **digital.OPERATIONS,
+    **jpeg.OPERATIONS,
+    **geometry.OPERATIONS,
+    **mnist.OPERATIONS,
 }
 
 
@@ -72,27 +137,51 @@ def corrupt(
     images: jax.Array,
     name: str,
     *,
-    severity: int,
+    severity: int | jax.Array,
     index: jax.Array | None = None,
+    uint8: bool = False,
+    **changes: Any,
 ) -> jax.Array:
-    """Applies a corruption of a suite, for example `"uronet/GN"`.
+    """Applies a corruption of a suite, for example `"cifar_c/fog"`.
+
+    Compiles once per name, image shape and dtype, whatever the severity.
 
     Args:
         key: Typed PRNG key. One key serves the whole batch.
-        images: `[B, H, W, C]`, floating point, intensities in `[0, 1]`.
+        images: `[B, H, W, C]`, floating point, intensities in `[0, 1]`. All but the
+            noises need sides of at least 28.
         name: `"<suite>/<corruption>"`; see `SUITES` and `list_corruptions`.
-        severity: Whole number, one of `list_severities(suite)`. Static under jit.
+        severity: Whole number, one of `list_severities(suite)`; or an integer scalar
+            array, which may be traced and is then clamped to that range.
         index: Integer `[B]`, global number of each image. Default: `0 .. B-1`.
+        uint8: Return uint8 images, truncated as in the benchmarks' files.
+        **changes: Parameters that replace those of the suite, and options of the
+            corruption, such as `straight_through=True`; see its function.
 
     Returns:
-        Corrupted images, same shape and dtype, in `[0, 1]`.
+        Corrupted images, same shape and dtype (or uint8), in `[0, 1]`.
 
     Raises:
-        ValueError: If the name or severity is unknown, or `images` is not a
-            non-empty batch of floating-point images.
+        ValueError: If the name, severity or a change is unknown, or `images` is not a
+            non-empty batch of floating-point images in `[0, 1]`. Intensities are
+            looked at only outside jit.
     """
     suite, slash, corruption = name.partition("/")
     if not slash:
         raise ValueError(f"need '<suite>/<corruption>', such as 'uronet/GN': {name!r}")
-    function, parameters = find_corruption(suite, corruption, severity)
-    return CORRUPTIONS[function](key, images, **parameters, index=index)
+    function, settings = suite_settings(suite, corruption)
+    if isinstance(severity, jax.Array) and severity.shape == ():
+        choice = jnp.clip(severity, 1, len(settings)) - 1
+    else:
+        find_corruption(suite, corruption, severity)
+        choice = int(severity) - 1
+    operation = OPERATIONS[function]
+    options = {k: v for k, v in changes.items() if k in operation.options}
+    parameters = {k: v for k, v in changes.items() if k not in operation.options}
+    signature = inspect.signature(CORRUPTIONS[function]).parameters
+    for change in parameters:
+        if change not in signature or change in ("key", "images", "index"):
+            known = [p for p in signature if p not in ("key", "images", "index")]
+            raise ValueError(f"{name} has no parameter {change!r}: it has {known}")
+    settings = [{**setting, **parameters} for setting in settings]
+    return run(operation, key, images, settings, choice, index, uint8=uint8, **options)

@@ -20,6 +20,8 @@ import numpy as np
 from flax import struct
 from jax.core import Tracer
 
+from uronet_jax.corruptions import operation
+
 Core = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 
 # Poisson counts: means from here on are searched from the mode, smaller ones from 0.
@@ -413,7 +415,7 @@ def degrade(
         ValueError: If `images` is not a non-empty batch of floating-point images, or
             the fields of `degradation` are not both scalar or both `[N]`.
     """
-    _check_images(images, index)
+    operation.check_images(images, index)
     kind, parameter = degradation.kind, degradation.parameter
     if kind.shape != parameter.shape or kind.ndim > 1:
         raise ValueError(
@@ -556,36 +558,13 @@ _RANGES = {
 
 
 def _check_parameter(name, value):
-    if isinstance(value, Tracer):
-        return
-    low, high = _RANGES[name]
-    value = np.asarray(value)
-    if not np.all((value >= low) & (value <= high) & np.isfinite(value)):
-        raise ValueError(f"{name} must be finite and in [{low}, {high}]: {value}")
-
-
-def _check_images(images, index):
-    if images.ndim != 4 or images.size == 0:
-        raise ValueError(
-            f"need a non-empty batch of images [B, H, W, C]: {images.shape}"
-        )
-    if not jnp.issubdtype(images.dtype, jnp.floating):
-        raise ValueError(
-            f"need floating-point images in [0, 1]: {images.dtype}; "
-            "convert integer images with x.astype('float32') / 255"
-        )
-    if index is not None and (
-        index.shape != images.shape[:1] or not jnp.issubdtype(index.dtype, jnp.integer)
-    ):
-        raise ValueError(
-            f"index must hold one integer per image, shape {images.shape[:1]}: "
-            f"{index.dtype}{list(index.shape)}"
-        )
+    if not isinstance(value, Tracer):
+        operation.check_range(name, value, *_RANGES[name])
 
 
 def _corrupt(core, name, parameter, key, images, index):
     images = jnp.asarray(images)  # Without x64 a float64 array becomes float32 here.
-    _check_images(images, index)
+    operation.check_images(images, index)
     _check_parameter(name, parameter)
     parameter = jnp.asarray(parameter, jnp.float32)
     if parameter.shape not in ((), (images.shape[0], 1, 1, 1)):
@@ -600,3 +579,26 @@ def _render(core, key, images, parameter, index):
     uniform = uniform_draw(key, images.shape, index)
     noisy = core(uniform, images.astype(jnp.float32), parameter)
     return jnp.clip(noisy, 0.0, 1.0).astype(images.dtype)
+
+
+def _operation(core, name):
+    def prepare(shape, settings):
+        values = [setting[name] for setting in settings]
+        operation.check_range(name, values, *_RANGES[name])
+        return operation.Constants(np.asarray(values, np.float32))
+
+    def apply(key, images, parameter, shared, index):
+        return core(uniform_draw(key, images.shape, index), images, parameter)
+
+    return operation.Operation(prepare, apply, smallest_side=1)
+
+
+# For `corrupt`; the functions above take parameters that are traced or differ by image.
+OPERATIONS = {
+    "gaussian_noise": _operation(_gaussian, "scale"),
+    "shot_noise": _operation(_shot, "rate"),
+    "impulse_noise": _operation(NOISES["impulse_noise"], "amount"),
+    "speckle_noise": _operation(_speckle, "scale"),
+    "salt_and_pepper_noise": _operation(_salt_and_pepper, "amount"),
+    "uniform_noise": _operation(_uniform, "half_width"),
+}

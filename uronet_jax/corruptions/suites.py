@@ -2,8 +2,11 @@
 
 import difflib
 import numbers
+import zlib
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import jax
 
 from uronet_jax.corruptions.noise import NOISES
 
@@ -13,12 +16,12 @@ class Corruption(NamedTuple):
 
     Attributes:
         function: Its name in `uronet_jax.corruptions.CORRUPTIONS`.
-        parameters: Keyword argument of that function -> one value per severity,
+        settings: Keyword arguments of that function, one dictionary per severity,
             beginning with severity 1.
     """
 
     function: str
-    parameters: dict[str, tuple]
+    settings: tuple[dict[str, Any], ...]
 
 
 class SuiteEntry(NamedTuple):
@@ -36,17 +39,268 @@ class SuiteEntry(NamedTuple):
     kind: str
     parameter: float
 
+    @property
+    def fields(self) -> dict[str, Any]:
+        """What a row of an evaluation says besides noise and severity."""
+        return {"kind": self.kind, "parameter": self.parameter}
+
+
+def _corruption(function: str, names: str, values: Sequence) -> Corruption:
+    """Names the parameters of each severity; a single one needs no tuple."""
+    keys = names.split()
+    rows = values if len(keys) > 1 else [(value,) for value in values]
+    return Corruption(function, tuple(dict(zip(keys, r, strict=True)) for r in rows))
+
+
+def _common_suite(
+    *,
+    gaussian_noise: tuple,
+    shot_noise: tuple,
+    impulse_noise: tuple,
+    speckle_noise: tuple,
+    gaussian_blur: tuple,
+    defocus_blur: tuple,
+    glass_blur: tuple,
+    motion_blur: tuple,
+    zoom_blur: tuple,
+    snow: tuple,
+    frost: tuple,
+    fog: tuple,
+    brightness: tuple,
+    spatter: tuple,
+    contrast: tuple,
+    saturate: tuple,
+    jpeg_compression: tuple,
+    pixelate: tuple,
+    elastic_transform: tuple,
+) -> dict[str, Corruption]:
+    """Names the parameters of the 19 corruptions, given per severity."""
+    snow_names = "loc scale zoom threshold radius sigma blend"
+    spatter_names = "loc scale sigma threshold strength liquid"
+    return {
+        "gaussian_noise": _corruption("gaussian_noise", "scale", gaussian_noise),
+        "shot_noise": _corruption("shot_noise", "rate", shot_noise),
+        "impulse_noise": _corruption("impulse_noise", "amount", impulse_noise),
+        "defocus_blur": _corruption("defocus_blur", "radius alias_blur", defocus_blur),
+        "glass_blur": _corruption(
+            "glass_blur", "sigma max_delta iterations", glass_blur
+        ),
+        "motion_blur": _corruption("motion_blur", "radius sigma", motion_blur),
+        "zoom_blur": _corruption("zoom_blur", "factors", zoom_blur),
+        "snow": _corruption("snow", snow_names, snow),
+        "frost": _corruption("frost", "image_weight frost_weight", frost),
+        "fog": _corruption("fog", "amount decay", fog),
+        "brightness": _corruption("brightness", "amount", brightness),
+        "contrast": _corruption("contrast", "factor", contrast),
+        "elastic_transform": _corruption(
+            "elastic_transform", "alpha sigma affine", elastic_transform
+        ),
+        "pixelate": _corruption("pixelate", "factor", pixelate),
+        "jpeg_compression": _corruption(
+            "jpeg_compression", "quality", jpeg_compression
+        ),
+        "speckle_noise": _corruption("speckle_noise", "scale", speckle_noise),
+        "gaussian_blur": _corruption("gaussian_blur", "sigma", gaussian_blur),
+        "spatter": _corruption("spatter", spatter_names, spatter),
+        "saturate": _corruption("saturate", "factor offset", saturate),
+    }
+
+
+def _zoom_factors(count: int, step: float) -> tuple[float, ...]:
+    # As numpy.arange(1, stop, step) computes them, in float64: a factor that is off by
+    # one rounding error can change the number of samples that a crop is zoomed to.
+    return tuple(1.0 + i * ((1.0 + step) - 1.0) for i in range(count))
+
+
+def _times(side: int, *values: tuple) -> tuple:
+    return tuple(tuple(v * side for v in value) for value in values)
+
+
+_CIFAR_ZOOM = tuple(_zoom_factors(n, 0.01) for n in (7, 12, 16, 21, 26))
 
 SUITES: dict[str, dict[str, Corruption]] = {
     # URoNet paper, Table 1. Severity 1 of UN is its strongest, as printed.
     "uronet": {
-        "GN": Corruption("gaussian_noise", {"scale": (0.08, 0.12, 0.18)}),
-        "UN": Corruption("uniform_noise", {"half_width": (0.5, 0.3, 0.1)}),
-        "SPN": Corruption("salt_and_pepper_noise", {"amount": (0.1, 0.3, 0.5)}),
-        "SN": Corruption("shot_noise", {"rate": (60.0, 25.0, 12.0)}),
-        "IN": Corruption("impulse_noise", {"amount": (0.03, 0.06, 0.09)}),
-        "SPKN": Corruption("speckle_noise", {"scale": (0.15, 0.2, 0.35)}),
+        "GN": _corruption("gaussian_noise", "scale", (0.08, 0.12, 0.18)),
+        "UN": _corruption("uniform_noise", "half_width", (0.5, 0.3, 0.1)),
+        "SPN": _corruption("salt_and_pepper_noise", "amount", (0.1, 0.3, 0.5)),
+        "SN": _corruption("shot_noise", "rate", (60.0, 25.0, 12.0)),
+        "IN": _corruption("impulse_noise", "amount", (0.03, 0.06, 0.09)),
+        "SPKN": _corruption("speckle_noise", "scale", (0.15, 0.2, 0.35)),
     },
+    # Hendrycks & Dietterich 2019: make_cifar_c.py, for 32x32 images. Some severities
+    # are milder than the one before in one parameter (glass blur); that is so there.
+    "cifar_c": _common_suite(
+        gaussian_noise=(0.04, 0.06, 0.08, 0.09, 0.10),
+        shot_noise=(500.0, 250.0, 100.0, 75.0, 50.0),
+        impulse_noise=(0.01, 0.02, 0.03, 0.05, 0.07),
+        speckle_noise=(0.06, 0.1, 0.12, 0.16, 0.2),
+        gaussian_blur=(0.4, 0.6, 0.7, 0.8, 1.0),
+        defocus_blur=((0.3, 0.4), (0.4, 0.5), (0.5, 0.6), (1.0, 0.2), (1.5, 0.1)),
+        glass_blur=((0.05, 1, 1), (0.25, 1, 1), (0.4, 1, 1), (0.25, 1, 2), (0.4, 1, 2)),
+        motion_blur=((6, 1.0), (6, 1.5), (6, 2.0), (8, 2.0), (9, 2.5)),
+        zoom_blur=_CIFAR_ZOOM,
+        snow=(
+            (0.1, 0.2, 1.0, 0.6, 8, 3.0, 0.95),
+            (0.1, 0.2, 1.0, 0.5, 10, 4.0, 0.9),
+            (0.15, 0.3, 1.75, 0.55, 10, 4.0, 0.9),
+            (0.25, 0.3, 2.25, 0.6, 12, 6.0, 0.85),
+            (0.3, 0.3, 1.25, 0.65, 14, 12.0, 0.8),
+        ),
+        frost=((1.0, 0.2), (1.0, 0.3), (0.9, 0.4), (0.85, 0.4), (0.75, 0.45)),
+        fog=((0.2, 3.0), (0.5, 3.0), (0.75, 2.5), (1.0, 2.0), (1.5, 1.75)),
+        brightness=(0.05, 0.1, 0.15, 0.2, 0.3),
+        spatter=(
+            (0.62, 0.1, 0.7, 0.7, 0.5, "water"),
+            (0.65, 0.1, 0.8, 0.7, 0.5, "water"),
+            (0.65, 0.3, 1.0, 0.69, 0.5, "water"),
+            (0.65, 0.1, 0.7, 0.69, 0.6, "mud"),
+            (0.65, 0.1, 0.5, 0.68, 0.6, "mud"),
+        ),
+        contrast=(0.75, 0.5, 0.4, 0.3, 0.15),
+        saturate=((0.3, 0.0), (0.1, 0.0), (1.5, 0.0), (2.0, 0.1), (2.5, 0.2)),
+        jpeg_compression=(80, 65, 58, 50, 40),
+        pixelate=(0.95, 0.9, 0.85, 0.75, 0.65),
+        elastic_transform=_times(
+            32,
+            (0.0, 0.0, 0.08),
+            (0.05, 0.2, 0.07),
+            (0.08, 0.06, 0.06),
+            (0.1, 0.04, 0.05),
+            (0.1, 0.03, 0.03),
+        ),
+    ),
+    # The same authors' make_tinyimagenet_c.py, for 64x64 images.
+    "tiny_c": _common_suite(
+        gaussian_noise=(0.04, 0.08, 0.12, 0.15, 0.18),
+        shot_noise=(250.0, 100.0, 50.0, 30.0, 15.0),
+        impulse_noise=(0.01, 0.02, 0.05, 0.08, 0.14),
+        speckle_noise=(0.15, 0.2, 0.25, 0.3, 0.35),
+        gaussian_blur=(0.5, 0.75, 1.0, 1.25, 1.5),
+        defocus_blur=((0.5, 0.6), (1.0, 0.1), (1.5, 0.1), (2.5, 0.01), (3.0, 0.1)),
+        glass_blur=((0.1, 1, 1), (0.5, 1, 1), (0.6, 1, 2), (0.7, 2, 1), (0.9, 2, 2)),
+        motion_blur=((10, 1.0), (10, 1.5), (10, 2.0), (10, 2.5), (12, 3.0)),
+        zoom_blur=_CIFAR_ZOOM,
+        snow=(
+            (0.1, 0.2, 1.0, 0.6, 8, 3.0, 0.8),
+            (0.1, 0.2, 1.0, 0.5, 10, 4.0, 0.8),
+            (0.15, 0.3, 1.75, 0.55, 10, 4.0, 0.7),
+            (0.25, 0.3, 2.25, 0.6, 12, 6.0, 0.65),
+            (0.3, 0.3, 1.25, 0.65, 14, 12.0, 0.6),
+        ),
+        frost=((1.0, 0.3), (0.9, 0.4), (0.8, 0.45), (0.75, 0.5), (0.7, 0.55)),
+        fog=((0.4, 3.0), (0.7, 3.0), (1.0, 2.5), (1.5, 2.0), (2.0, 1.75)),
+        brightness=(0.1, 0.2, 0.3, 0.4, 0.5),
+        spatter=(
+            (0.62, 0.1, 0.7, 0.7, 0.6, "water"),
+            (0.65, 0.1, 0.8, 0.7, 0.6, "water"),
+            (0.65, 0.3, 1.0, 0.69, 0.6, "water"),
+            (0.65, 0.1, 0.7, 0.68, 0.6, "mud"),
+            (0.65, 0.1, 0.5, 0.67, 0.6, "mud"),
+        ),
+        contrast=(0.4, 0.3, 0.2, 0.1, 0.05),
+        saturate=((0.3, 0.0), (0.1, 0.0), (2.0, 0.0), (5.0, 0.1), (30.0, 0.2)),
+        jpeg_compression=(65, 58, 50, 40, 25),
+        pixelate=(0.9, 0.8, 0.7, 0.6, 0.5),
+        elastic_transform=_times(
+            64,
+            (0.0, 0.0, 0.08),
+            (0.05, 0.3, 0.06),
+            (0.1, 0.08, 0.06),
+            (0.1, 0.03, 0.03),
+            (0.16, 0.03, 0.02),
+        ),
+    ),
+    # The same authors' make_imagenet_c.py, for 224x224 images. The 244 of the elastic
+    # transform is a misprint there that the published files contain.
+    "imagenet_c": _common_suite(
+        gaussian_noise=(0.08, 0.12, 0.18, 0.26, 0.38),
+        shot_noise=(60.0, 25.0, 12.0, 5.0, 3.0),
+        impulse_noise=(0.03, 0.06, 0.09, 0.17, 0.27),
+        speckle_noise=(0.15, 0.2, 0.35, 0.45, 0.6),
+        gaussian_blur=(1.0, 2.0, 3.0, 4.0, 6.0),
+        defocus_blur=((3.0, 0.1), (4.0, 0.5), (6.0, 0.5), (8.0, 0.5), (10.0, 0.5)),
+        glass_blur=((0.7, 1, 2), (0.9, 2, 1), (1.0, 2, 3), (1.1, 3, 2), (1.5, 4, 2)),
+        motion_blur=((10, 3.0), (15, 5.0), (15, 8.0), (15, 12.0), (20, 15.0)),
+        zoom_blur=(
+            _zoom_factors(12, 0.01),
+            _zoom_factors(16, 0.01),
+            _zoom_factors(11, 0.02),
+            _zoom_factors(13, 0.02),
+            _zoom_factors(11, 0.03),
+        ),
+        snow=(
+            (0.1, 0.3, 3.0, 0.5, 10, 4.0, 0.8),
+            (0.2, 0.3, 2.0, 0.5, 12, 4.0, 0.7),
+            (0.55, 0.3, 4.0, 0.9, 12, 8.0, 0.7),
+            (0.55, 0.3, 4.5, 0.85, 12, 8.0, 0.65),
+            (0.55, 0.3, 2.5, 0.85, 12, 12.0, 0.55),
+        ),
+        frost=((1.0, 0.4), (0.8, 0.6), (0.7, 0.7), (0.65, 0.7), (0.6, 0.75)),
+        fog=((1.5, 2.0), (2.0, 2.0), (2.5, 1.7), (2.5, 1.5), (3.0, 1.4)),
+        brightness=(0.1, 0.2, 0.3, 0.4, 0.5),
+        spatter=(
+            (0.65, 0.3, 4.0, 0.69, 0.6, "water"),
+            (0.65, 0.3, 3.0, 0.68, 0.6, "water"),
+            (0.65, 0.3, 2.0, 0.68, 0.5, "water"),
+            (0.65, 0.3, 1.0, 0.65, 1.5, "mud"),
+            (0.67, 0.4, 1.0, 0.65, 1.5, "mud"),
+        ),
+        contrast=(0.4, 0.3, 0.2, 0.1, 0.05),
+        saturate=((0.3, 0.0), (0.1, 0.0), (2.0, 0.0), (5.0, 0.1), (20.0, 0.2)),
+        jpeg_compression=(25, 18, 15, 10, 7),
+        pixelate=(0.6, 0.5, 0.4, 0.3, 0.25),
+        elastic_transform=_times(
+            244,
+            (2.0, 0.7, 0.1),
+            (2.0, 0.08, 0.2),
+            (0.05, 0.01, 0.02),
+            (0.07, 0.01, 0.02),
+            (0.12, 0.01, 0.02),
+        ),
+    ),
+}
+
+
+def _fixed(function: str, **parameters: Any) -> Corruption:
+    return Corruption(function, (parameters,))
+
+
+# Mu & Gilmer 2019: one severity per corruption. Where ImageNet-C has a corruption of
+# the same name, the comment says which of its severities this one is.
+SUITES["mnist_c"] = {
+    "identity": _fixed("identity"),
+    "shot_noise": _fixed("shot_noise", rate=3.0),  # 5
+    "impulse_noise": _fixed("impulse_noise", amount=0.17),  # 4
+    # On 2-D arrays the pixels are really swapped; a fair coin decides on each.
+    "glass_blur": _fixed(  # 1
+        "glass_blur",
+        sigma=0.7,
+        max_delta=1,
+        iterations=2,
+        swap=True,
+        move_probability=0.5,
+    ),
+    "motion_blur": _fixed("motion_blur", radius=10, sigma=3.0),  # 1
+    "shear": _fixed("shear", shear=0.4),
+    "scale": _fixed("scale", factor=0.7),
+    "rotate": _fixed("rotate", angle=0.4),
+    "brightness": _fixed("brightness", amount=0.5),  # 5
+    "translate": _fixed("translate", distance=3),
+    "stripe": _fixed("stripe"),
+    "fog": _fixed("fog", amount=3.0, decay=1.4, map_size=256),  # 5
+    "spatter": _fixed(  # 4
+        "spatter",
+        loc=0.65,
+        scale=0.3,
+        sigma=1.0,
+        threshold=0.65,
+        strength=1.5,
+        liquid="mud",
+    ),
+    "dotted_line": _fixed("dotted_line"),
+    "zigzag": _fixed("zigzag"),
+    "canny_edges": _fixed("canny_edges", sigma=1.0),
 }
 
 # The paper does not define SPN and UN. Reading -> kind in NOISES.
@@ -70,12 +324,12 @@ def list_corruptions(suite: str = "uronet") -> tuple[str, ...]:
 def list_severities(suite: str = "uronet") -> tuple[int, ...]:
     """Returns the severities of a suite, beginning with 1; ValueError if unknown."""
     first = next(iter(SUITES[_known("suite", suite, SUITES)].values()))
-    return tuple(range(1, 1 + len(next(iter(first.parameters.values())))))
+    return tuple(range(1, 1 + len(first.settings)))
 
 
 def find_corruption(
     suite: str, noise: str, severity: int
-) -> tuple[str, dict[str, float]]:
+) -> tuple[str, dict[str, Any]]:
     """Looks up one corruption.
 
     Args:
@@ -89,17 +343,41 @@ def find_corruption(
     Raises:
         ValueError: If one of the three is unknown; the message lists what exists.
     """
-    corruptions = SUITES[_known("suite", suite, SUITES)]
-    corruption = corruptions[_known(f"corruption of {suite!r}", noise, corruptions)]
+    function, settings = suite_settings(suite, noise)
     severities = list_severities(suite)
-    # 1.0 == 1: a severity is compared by type as well.
-    if not isinstance(severity, numbers.Integral) or severity not in severities:
+    # 1.0 == True == 1: a severity is compared by type as well.
+    whole = isinstance(severity, numbers.Integral) and not isinstance(severity, bool)
+    if not whole or severity not in severities:
         raise ValueError(
             f"severity of {suite}/{noise} must be an integer in {severities}: "
             f"{severity!r}"
         )
-    parameters = corruption.parameters.items()
-    return corruption.function, {k: v[severity - 1] for k, v in parameters}
+    return function, dict(settings[severity - 1])
+
+
+def suite_settings(suite: str, noise: str) -> tuple[str, tuple[dict[str, Any], ...]]:
+    """Returns the function of a corruption, and its parameters per severity.
+
+    Raises:
+        ValueError: If suite or corruption are unknown; the message names the nearest.
+    """
+    corruptions = SUITES[_known("suite", suite, SUITES)]
+    return corruptions[_known(f"corruption of {suite!r}", noise, corruptions)]
+
+
+def entry_key(seed: int, name: str, severity: int) -> jax.Array:
+    """Returns the key of one corruption at one severity in a corrupted set.
+
+    Every program that makes such a set uses it, so that the same seed gives the same
+    images, and no two corruptions or severities share their random numbers.
+
+    Args:
+        seed: Of the set.
+        name: `"<suite>/<corruption>"`.
+        severity: 1 or more.
+    """
+    key = jax.random.fold_in(jax.random.key(seed), zlib.crc32(name.encode()))
+    return jax.random.fold_in(key, severity)
 
 
 def suite_degradations(

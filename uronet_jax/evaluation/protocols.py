@@ -1,8 +1,8 @@
 """Protocols: what is measured on which images, as functions that return tidy rows."""
 
 import functools
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,8 +10,9 @@ import numpy as np
 from flax import linen as nn
 from tqdm import tqdm
 
-from uronet_jax import sharding
+from uronet_jax import corruptions, sharding
 from uronet_jax.corruptions import SuiteEntry, degrade, make_degradation
+from uronet_jax.data.pipelines import evaluation_batches
 from uronet_jax.defense import Classify, detector_input
 from uronet_jax.evaluation import metrics
 from uronet_jax.models import Remover
@@ -20,10 +21,58 @@ CLEAN = SuiteEntry("clean", 0, "identity", 0.0)
 SSIM_WINDOW = 11
 
 
+class CorruptionEntry(NamedTuple):
+    """One corruption of a suite at one severity, made as the images are judged.
+
+    Images are truncated to uint8 as in the files that `launch.make_corrupted` writes;
+    with the same seed they are the same images.
+
+    Attributes:
+        noise: Name in the suite, such as "fog".
+        severity: 1 or more.
+        suite: Name in `uronet_jax.corruptions.SUITES`.
+        changes: Parameters and options that `corrupt` takes.
+    """
+
+    noise: str
+    severity: int
+    suite: str
+    changes: Mapping[str, Any] = {}
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """What a row says besides noise and severity."""
+        return {"suite": self.suite}
+
+
+class StoredEntry(NamedTuple):
+    """Corrupted images from files.
+
+    Attributes:
+        noise: Name of the corruption.
+        severity: 1 or more.
+        images: uint8 `[N, H, W, C]`, in the order of the images that are judged; it
+            may be memory-mapped.
+    """
+
+    noise: str
+    severity: int
+    images: np.ndarray
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """What a row says besides noise and severity."""
+        return {}
+
+
+Entry = SuiteEntry | CorruptionEntry | StoredEntry
+
+
 class Judge:
     """Runs a classifier, and the defence before it, on degraded images.
 
-    One compiled program per batch shape serves every degradation, clean included.
+    One compiled program per batch shape serves every degradation, clean included; one
+    more makes all noises, and one each corruption of a suite at all severities.
     Remover and detector may be absent; what needs them is then absent from the rows.
     """
 
@@ -60,15 +109,17 @@ class Judge:
         if not batches:
             raise ValueError("need at least one batch to evaluate on")
         self._batches = list(batches)
+        self._length = sum(int(jnp.sum(b["mask"])) for b in self._batches)
         self._key, self._variables = sharding.replicate(
             (jax.random.key(seed), variables), mesh
         )
+        self._seed = seed
         self._run = sharding.compile_replicated(
             _make_judge_step(classify, remover, detector, inputs), mesh
         )
         self._mesh = mesh
 
-    def measure(self, entry: SuiteEntry) -> dict[str, np.ndarray]:
+    def measure(self, entry: Entry) -> dict[str, np.ndarray]:
         """Measures one degradation.
 
         Args:
@@ -78,13 +129,14 @@ class Judge:
             One array `[N]` per quantity, in the order of the images: `undefended`
             and `purified` (whether the label is right), `probability` (of being
             degraded), `psnr_noisy`, `psnr_purified`, `ssim_noisy`, `ssim_purified`.
+
+        Raises:
+            ValueError: If stored images do not fit the images that are judged.
         """
-        degradation = sharding.replicate(
-            make_degradation([(entry.kind, entry.parameter)]), self._mesh
-        )
+        degraded = self._degraded(entry)
         results = [
-            self._run(self._variables, self._key, degradation, batch)
-            for batch in self._batches
+            self._run(self._variables, images, batch)
+            for images, batch in zip(degraded, self._batches, strict=True)
         ]
         results = jax.device_get(results)
         mask = np.concatenate([r.pop("mask") for r in results])
@@ -93,17 +145,81 @@ class Judge:
             for name in results[0]
         }
 
+    def _degraded(self, entry: Entry) -> Iterator[jax.Array]:
+        if isinstance(entry, StoredEntry):
+            shape = (self._length, *self._batches[0]["image"].shape[1:])
+            if entry.images.shape != shape or entry.images.dtype != np.uint8:
+                raise ValueError(
+                    f"stored images of {entry.noise} {entry.severity} must be uint8 "
+                    f"{list(shape)}, in the order of the clean ones: found "
+                    f"{entry.images.dtype} {list(entry.images.shape)}"
+                )
+            return (
+                batch["image"]
+                for batch in evaluation_batches(
+                    (entry.images, np.zeros(len(entry.images), np.int32)),
+                    batch_size=self._batches[0]["image"].shape[0],
+                    mesh=self._mesh,
+                )
+            )
+        if isinstance(entry, CorruptionEntry):
+            name = f"{entry.suite}/{entry.noise}"
+            key, severity = sharding.replicate(
+                (
+                    corruptions.entry_key(self._seed, name, entry.severity),
+                    np.int32(entry.severity),
+                ),
+                self._mesh,
+            )
+            corrupt = _corrupter(self._mesh, name, tuple(sorted(entry.changes.items())))
+            return (corrupt(key, severity, batch) for batch in self._batches)
+        degradation = sharding.replicate(
+            make_degradation([(entry.kind, entry.parameter)]), self._mesh
+        )
+        degrade = _degrader(self._mesh)
+        return (degrade(self._key, degradation, batch) for batch in self._batches)
 
-@functools.cache  # Two judges of the same models share one compiled program.
+
+def _float_images(batch: dict[str, jax.Array]) -> jax.Array:
+    return batch["image"].astype(jnp.float32) / 255.0
+
+
+# Cached, so that judges of the same images share the compiled programs.
+@functools.cache
+def _degrader(mesh: jax.sharding.Mesh) -> Callable:
+    def run(key, degradation, batch):
+        return degrade(key, _float_images(batch), degradation, batch["index"])
+
+    return sharding.compile_split(run, mesh)
+
+
+@functools.cache
+def _corrupter(mesh: jax.sharding.Mesh, name: str, changes: tuple) -> Callable:
+    def run(key, severity, batch):
+        return corruptions.corrupt(
+            key,
+            _float_images(batch),
+            name,
+            severity=severity,
+            index=batch["index"],
+            uint8=True,
+            **dict(changes),
+        )
+
+    return sharding.compile_split(run, mesh)
+
+
+@functools.cache
 def _make_judge_step(
     classify: Classify,
     remover: Remover | None,
     detector: nn.Module | None,
     inputs: str,
 ) -> Callable:
-    def step(variables, key, degradation, batch):
-        images = batch["image"].astype(jnp.float32) / 255.0
-        degraded = degrade(key, images, degradation, batch["index"])
+    def step(variables, degraded, batch):
+        images = _float_images(batch)
+        if jnp.issubdtype(degraded.dtype, jnp.integer):
+            degraded = degraded.astype(jnp.float32) / 255.0
         with_ssim = min(images.shape[1:3]) >= SSIM_WINDOW
 
         def right(pictures):
@@ -139,7 +255,7 @@ def _make_judge_step(
 
 def defence_table(
     judge: Judge,
-    entries: Sequence[SuiteEntry],
+    entries: Sequence[Entry],
     *,
     gate: float | None = None,
     progress: bool = False,
@@ -182,8 +298,7 @@ def defence_table(
         row: dict[str, Any] = {
             "noise": entry.noise,
             "severity": entry.severity,
-            "kind": entry.kind,
-            "parameter": entry.parameter,
+            **entry.fields,
             "undefended_accuracy": float(measured["undefended"].mean()),
         }
         if "purified" in measured:

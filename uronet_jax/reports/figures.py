@@ -6,6 +6,7 @@ Matplotlib is imported on first use, and without pyplot: no global state, no dis
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -203,6 +204,34 @@ def heat_map(
     for i in range(1, len(row_labels)):
         axes.axhline(i - 0.5, **line)
     _save(figure, path)
+
+
+def accuracy_heat_map(
+    path: str | os.PathLike, rows: Sequence[Mapping[str, Any]], title: str = ""
+) -> None:
+    """Writes accuracies as a heat map of corruption x severity, in percent.
+
+    Args:
+        path: Of the PNG file; missing folders are created.
+        rows: Mappings with `corruption`, `severity` and `accuracy`, a fraction.
+            Corruptions keep their order; what was not measured is left grey.
+        title: Above the figure.
+
+    Raises:
+        ValueError: If there is no row, or one is twice there.
+    """
+    corruptions = list(dict.fromkeys(row["corruption"] for row in rows))
+    severities = sorted({row["severity"] for row in rows})
+    values = np.full((len(corruptions), len(severities)), np.nan)
+    for row in rows:
+        cell = corruptions.index(row["corruption"]), severities.index(row["severity"])
+        if np.isfinite(values[cell]):
+            raise ValueError(
+                f"{row['corruption']} at severity {row['severity']} is there twice"
+            )
+        values[cell] = 100.0 * row["accuracy"]
+    labels = [f"severity {severity}" for severity in severities]
+    heat_map(path, values, corruptions, labels, title, low=0.0, high=100.0)
 
 
 def _as_images(name, images):

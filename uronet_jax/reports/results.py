@@ -2,7 +2,7 @@
 
 Published numbers are transcribed facts; `published/*.csv` names their source line by
 line: "Treating Adversarial and Natural Noise Equally: Building a Robust Network for
-Unified Resilience" (URoNet), anonymous TMLR submission.
+Unified Resilience" (URoNet), anonymous TMLR submission; and RobustBench.
 """
 
 import csv
@@ -19,10 +19,12 @@ from uronet_jax.reports import defence
 from uronet_jax.reports.tables import markdown_table
 
 BENCHMARK = "uronet_jax.benchmark"
+FIDELITY = "uronet_jax.fidelity"
 
 # Kind of result -> the fields by which its files are known.
 _KINDS = {
     "benchmark": {"schema", "rows"},
+    "fidelity": {"schema", "rows"},
     "evaluation": {"summary", "rows"},
     "quickstart": {"dataset", "clean_accuracy", "rows"},
 }
@@ -39,7 +41,7 @@ class Result:
 
     Attributes:
         name: Of its file, without the ending.
-        kind: `evaluation`, `quickstart` or `benchmark`.
+        kind: `evaluation`, `quickstart`, `benchmark` or `fidelity`.
         content: The JSON.
     """
 
@@ -57,8 +59,8 @@ def load(path: str | os.PathLike) -> Result:
     """Reads one result.
 
     Args:
-        path: A JSON file of `launch.evaluate`, `launch.quickstart` or
-            `launch.benchmark`.
+        path: A JSON file of `launch.evaluate`, `launch.quickstart`,
+            `launch.benchmark` or `launch.fidelity`.
 
     Raises:
         ValueError: If it is none of these, if it comes from a smoke run, or if its
@@ -71,12 +73,14 @@ def load(path: str | os.PathLike) -> Result:
         raise ValueError(f"{path} is not a JSON file: {error}") from error
     fields = content.keys() if isinstance(content, dict) else set()
     kinds = [kind for kind, own in _KINDS.items() if own | _PROVENANCE <= fields]
-    if "schema" in fields and content["schema"] != BENCHMARK:
-        kinds = []
+    if "schema" in fields:
+        schemas = {BENCHMARK: "benchmark", FIDELITY: "fidelity"}
+        kinds = [k for k in [schemas.get(content["schema"])] if k in kinds]
     if not kinds:
         raise ValueError(
             f"{path} has an unknown form: expected evaluation.json of launch.evaluate, "
-            "report.json of launch.quickstart or the file of launch.benchmark, with "
+            "report.json of launch.quickstart or the file of launch.benchmark or "
+            "launch.fidelity, with "
             f"{', '.join(sorted(_PROVENANCE))}"
         )
     result = Result(path.stem, kinds[0], content)

@@ -1,0 +1,431 @@
+"""Blurs: against the originals' outputs, independent code, and their own claims."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import ndimage, stats
+from skimage.filters import gaussian
+
+from uronet_jax.corruptions import blur, filters, operation
+from uronet_jax.corruptions.suites import SUITES
+
+BLURS = list(blur.OPERATIONS)
+RANDOM = ["glass_blur", "motion_blur"]
+LINEAR = ["gaussian_blur", "defocus_blur", "zoom_blur"]
+SUITE_OF_FILE = {
+    "cifar32": "cifar_c",
+    "tiny64": "tiny_c",
+    "imagenet224_severity3": "imagenet_c",
+}
+
+
+def settings_of(name, suite="cifar_c"):
+    return SUITES[suite][name].settings
+
+
+def run(name, images, choice=2, *, suite="cifar_c", key=0, **options):
+    return operation.run(
+        blur.OPERATIONS[name], jax.random.key(key), images, settings_of(name, suite),
+        choice, **options,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def images():
+    return np.random.default_rng(1).random((2, 32, 32, 3), np.float32)
+
+
+@pytest.fixture(scope="module")
+def oblong():
+    """Returns grey images that are not square."""
+    return np.random.default_rng(2).random((2, 28, 36, 1), np.float32)
+
+
+# The originals.
+
+
+@jax.jit
+def glass_of(images, rows, columns, displacements, iterations):
+    def of_scan(i):
+        return jax.lax.dynamic_index_in_dim(displacements, i, keepdims=False)
+
+    output = blur.frosted_glass(images, rows, columns, of_scan, iterations)
+    return operation.truncate(output)
+
+
+motion_of = jax.jit(filters.motion_blur)
+
+
+def golden_displacements(offsets, side, max_delta, iterations, scans):
+    """Lays out offsets (dx, dy) in the order of a scan as flat displacements."""
+    inner = side - 2 * max_delta
+    grid = offsets.astype(np.int32).reshape(iterations, inner, inner, 2)
+    grid = np.flip(grid, axis=(1, 2))
+    flat = np.zeros((scans, side, side), np.int32)
+    inside = slice(max_delta + 1, side - max_delta + 1)
+    flat[:iterations, inside, inside] = grid[..., 1] * side + grid[..., 0]
+    return flat.reshape(scans, 1, -1)
+
+
+def golden_output(arrays, name, severity, suite):
+    images = arrays["input"][None].astype(np.float32) / 255
+    settings = settings_of(name, suite)
+    setting, side = settings[severity - 1], images.shape[1]
+    if name == "glass_blur":
+        matrix = filters.gaussian_matrix(side, setting["sigma"]).astype(np.float32)
+        displacements = golden_displacements(
+            arrays[f"{name}/{severity}/offsets_dx_dy"], side, setting["max_delta"],
+            setting["iterations"], max(s["iterations"] for s in settings),
+        )  # fmt: skip
+        return glass_of(images, matrix, matrix, displacements, setting["iterations"])
+    if name == "motion_blur":
+        taps = 2 * max(s["radius"] for s in settings) + 1
+        return motion_of(
+            arrays["input"][None].astype(np.float32),
+            arrays[f"{name}/{severity}/draw0_uniform"][None].astype(np.float32),
+            filters.motion_weights(**setting, taps=taps).astype(np.float32),
+            2 * setting["radius"] + 1,
+        )
+    # Twice the image: the shape of the other tests.
+    images = np.repeat(images, 2, axis=0) if side == 32 else images
+    return run(name, images, severity - 1, suite=suite, uint8=True)
+
+
+@pytest.mark.parametrize("file", SUITE_OF_FILE)
+@pytest.mark.parametrize("name", BLURS)
+def test_equals_the_original(golden, file, name):
+    arrays = golden(file)
+    severities = [s for s in range(1, 6) if f"{name}/{s}/out" in arrays]
+    assert severities
+    for severity in severities:
+        output = golden_output(arrays, name, severity, SUITE_OF_FILE[file])[0]
+        expected = arrays[f"{name}/{severity}/out"]
+        difference = np.abs(np.asarray(output, np.float32) - expected)
+        # Where the exact value is a whole number, rounding decides about one level.
+        # That is rare but where the mean of few pixels is taken (defocus, radius 1
+        # and 3) or nearly the pixel itself (glass, sigma 0.25).
+        ties = {"defocus_blur": 0.08, "glass_blur": 0.02}.get(name, 0.003)
+        assert difference.max() <= 1
+        assert np.mean(difference > 0) <= ties
+
+
+# Independent code.
+
+
+@pytest.mark.parametrize("choice", range(5))
+def test_gaussian_blur_equals_scikit_image(images, choice):
+    sigma = settings_of("gaussian_blur")[choice]["sigma"]
+    expected = [gaussian(x, sigma, channel_axis=-1) for x in np.asarray(images)]
+    output = run("gaussian_blur", images, choice)
+    np.testing.assert_allclose(output, expected, atol=2e-6)
+
+
+@pytest.mark.parametrize("border", ["nearest", "reflect"])
+@pytest.mark.parametrize("sigma", [0.0, 0.05, 0.7, 3.0, 40.0])  # Reach: up to 160.
+@pytest.mark.parametrize("truncate", [3.0, 4.0])
+def test_gaussian_matrix_equals_scipy(border, sigma, truncate):
+    signal = np.random.default_rng(0).random(28)
+    matrix = filters.gaussian_matrix(28, sigma, truncate=truncate, border=border)
+    expected = signal
+    if sigma > 0:
+        expected = ndimage.gaussian_filter1d(
+            signal, sigma, mode=border, truncate=truncate
+        )
+    np.testing.assert_allclose(matrix @ signal, expected, atol=1e-12)
+
+
+def test_filter_along_both_axes(oblong):
+    rng = np.random.default_rng(0)
+    rows, columns = rng.normal(size=(28, 28)), rng.normal(size=(36, 36))
+    expected = np.einsum("yi,xj,bijc->byxc", rows, columns, np.asarray(oblong))
+    output = filters.filter_rows_columns(oblong, rows, columns)
+    np.testing.assert_allclose(output, expected, atol=1e-3)  # Values up to 70.
+
+
+def test_disk_kernel_has_the_published_values():
+    def corner(radius, alias_blur):
+        kernel = blur.disk_kernel(radius, alias_blur)
+        centre = len(kernel) // 2
+        return kernel[centre : centre + 2, centre : centre + 2]
+
+    expected = [[0.84497, 0.03713], [0.03713, 0.00163]]
+    np.testing.assert_allclose(corner(0.3, 0.4), expected, atol=5e-6)
+    expected = [[0.61935, 0.08382], [0.08382, 0.01134]]
+    np.testing.assert_allclose(corner(0.4, 0.5), expected, atol=5e-6)
+    expected = [[0.44521, 0.11101], [0.11101, 0.02768]]
+    np.testing.assert_allclose(corner(0.5, 0.6), expected, atol=5e-6)
+    np.testing.assert_allclose(corner(1.5, 0.1), np.full((2, 2), 1 / 9), atol=1e-12)
+    assert blur.disk_kernel(10.0, 0.5).shape == (21, 21)
+    np.testing.assert_allclose(blur.disk_kernel(10.0, 0.5).sum(), 1.010786, atol=1e-6)
+
+
+@pytest.mark.parametrize("suite", ["cifar_c", "imagenet_c"])
+def test_defocus_blur_equals_a_correlation(oblong, suite):
+    for choice, setting in enumerate(settings_of("defocus_blur", suite)):
+        kernel = blur.disk_kernel(**setting)[None, :, :, None]
+        expected = ndimage.correlate(np.asarray(oblong, float), kernel, mode="mirror")
+        output = run("defocus_blur", oblong, choice, suite=suite)
+        np.testing.assert_allclose(output, expected.clip(0, 1), atol=2e-6)
+
+
+@pytest.mark.parametrize("size", [28, 32, 64, 224])
+def test_clipped_zoom_equals_scipy(size):
+    factors = {4.0, 2.25, 1.75, 3.0, float(size)}
+    for suite in ("cifar_c", "imagenet_c"):
+        factors.update(*(s["factors"] for s in settings_of("zoom_blur", suite)))
+    signal = np.random.default_rng(0).random(size)
+    for factor in factors:
+        crop = int(np.ceil(size / factor))
+        top = (size - crop) // 2
+        zoomed = ndimage.zoom(signal[top : top + crop], factor, order=1)
+        trim = (len(zoomed) - size) // 2
+        output = filters.clipped_zoom_matrix(size, factor) @ signal
+        np.testing.assert_allclose(output, zoomed[trim : trim + size], atol=1e-12)
+
+
+def test_zoom_blur_is_the_mean_of_the_zooms(oblong):
+    for choice, setting in enumerate(settings_of("zoom_blur")):
+        total = np.asarray(oblong, float)
+        for factor in setting["factors"]:
+            rows = filters.clipped_zoom_matrix(28, factor)
+            columns = filters.clipped_zoom_matrix(36, factor)
+            total = total + np.einsum("yi,xj,bijc->byxc", rows, columns, oblong)
+        expected = total / (len(setting["factors"]) + 1)
+        output = run("zoom_blur", oblong, choice)
+        np.testing.assert_allclose(output, expected, atol=2e-6)
+
+
+def test_motion_blur_equals_the_formula():
+    height, width = 28, 36
+    angles = np.linspace(-135, 225, 256)  # With -90, 0, 90 and 180, nearly.
+    levels = np.random.default_rng(0).integers(0, 256, (256, height, width, 1))
+    weights = filters.motion_weights(15, 12.0, taps=41)
+    expected = np.zeros(levels.shape)
+    rows, columns = np.arange(height)[:, None], np.arange(width)[None]
+    for i, weight in enumerate(weights[:31]):
+        right = np.ceil(i * np.cos(np.deg2rad(angles)) - 0.5).astype(int)
+        down = np.ceil(i * np.sin(np.deg2rad(angles)) - 0.5).astype(int)
+        for image, (dy, dx) in enumerate(zip(down, right, strict=True)):
+            y, x = (rows + dy).clip(0, height - 1), (columns + dx).clip(0, width - 1)
+            expected[image] += weight * levels[image, y, x]
+    assert not weights[31:].any()
+    output = motion_of(
+        levels.astype(np.float32), angles.astype(np.float32),
+        weights.astype(np.float32), 31,
+    )  # fmt: skip
+    # A sum that is a whole number but for rounding may go either way.
+    either = (output == np.floor(expected)) | (output == np.floor(expected + 2e-4))
+    # float32 may see a direction that is a tie between two pixels otherwise.
+    assert np.mean(np.all(either, axis=(1, 2, 3))) > 0.99
+
+
+@pytest.mark.parametrize("swap", [False, True])
+def test_glass_blur_equals_a_scan(swap):
+    rng = np.random.default_rng(3)
+    height, width, delta, iterations = 29, 31, 3, 2
+    levels = rng.integers(0, 256, (2, height, width, 3))
+    offsets = np.zeros((iterations, 2, 2, height, width), int)  # (scan, image, axis)
+    inside = np.s_[delta + 1 : height - delta + 1, delta + 1 : width - delta + 1]
+    drawn = offsets[:, :, :, *inside]
+    drawn[:] = rng.integers(-delta, delta, drawn.shape)
+    expected = levels.copy()
+    for scan in offsets:
+        for x, (down, right) in zip(expected, scan, strict=True):
+            for h in range(height - delta, delta, -1):
+                for w in range(width - delta, delta, -1):
+                    there = h + down[h, w], w + right[h, w]
+                    here, other = x[h, w].copy(), x[there].copy()
+                    x[h, w] = other
+                    if swap:
+                        x[there] = here
+    flat = offsets[:, :, 0] * width + offsets[:, :, 1]
+    flat = jnp.asarray(flat.reshape(iterations, 2, -1), jnp.int32)
+
+    @jax.jit
+    def moved(images):
+        output = blur.frosted_glass(
+            images, np.eye(height), np.eye(width), lambda i: flat[i], iterations,
+            swap=swap,
+        )  # fmt: skip
+        return operation.truncate(output)
+
+    output = moved(levels.astype(np.float32) / 255)
+    np.testing.assert_array_equal(output, expected)
+
+
+# Random draws.
+
+
+draw_displacements = jax.jit(blur.draw_displacements, static_argnums=(2, 3))
+
+
+@pytest.mark.parametrize("probability", [1.0, 0.5])
+def test_displacements_are_uniform(key, probability):
+    side, delta = 36, 2
+    index = np.arange(64)
+    moves = draw_displacements(key, index, side, side, delta, probability)
+    moves = np.asarray(moves).reshape(64, side, side)
+    inside = moves[:, delta + 1 : side - delta + 1, delta + 1 : side - delta + 1]
+    assert np.count_nonzero(moves) == np.count_nonzero(inside)
+    values, counts = np.unique(inside, return_counts=True)
+    offsets = np.arange(-delta, delta)
+    assert set(values) == set((side * offsets[:, None] + offsets).ravel())
+    expected = np.full(16, probability * inside.size / 16)
+    expected[values == 0] += (1 - probability) * inside.size
+    assert stats.chisquare(counts, expected).pvalue > 1e-3
+    neighbours = inside[:, :, 1:].ravel(), inside[:, :, :-1].ravel()
+    assert abs(np.corrcoef(*neighbours)[0, 1]) < 0.02
+
+
+@pytest.mark.parametrize("name", RANDOM)
+def test_randomness_belongs_to_the_image(images, name):
+    same = np.repeat(images[:1], 2, axis=0)
+    pair = np.asarray(run(name, same, index=np.asarray([5, 9])))
+    assert np.any(pair[0] != pair[1])
+    reverse = run(name, same, index=np.asarray([9, 5]))
+    np.testing.assert_array_equal(reverse, pair[::-1])
+    alone = run(name, same[:1], index=np.asarray([9]))
+    np.testing.assert_array_equal(alone[0], pair[1])
+    other_key = run(name, same, key=1, index=np.asarray([5, 9]))
+    assert np.any(other_key != pair)
+
+
+def test_mnist_glass_swaps():
+    images = np.float32(np.arange(28 * 28).reshape(1, 28, 28, 1) % 256 / 255)
+    (setting,) = settings_of("glass_blur", "mnist_c")
+    output = blur.glass_blur(jax.random.key(0), images, **{**setting, "sigma": 0.0})
+    before, after = np.round(images * 255), np.round(np.asarray(output) * 255)
+    # Without blur it is a permutation of the pixels.
+    np.testing.assert_array_equal(np.sort(after, axis=None), np.sort(before, axis=None))
+    # At each of two scans a pixel moves with probability 3/8 on its own account.
+    assert 0.3 < np.mean(after != before) < 0.9
+
+
+# Invariants.
+
+
+@pytest.mark.parametrize("suite", ["cifar_c", "imagenet_c"])
+def test_motion_blur_keeps_constant_images(suite):
+    levels = np.zeros((256, 28, 36, 1), np.float32)
+    levels += np.arange(256, dtype=np.float32)[:, None, None, None]
+    angles = np.linspace(-135, 45, 256, dtype=np.float32)
+    for setting in settings_of("motion_blur", suite):
+        weights = filters.motion_weights(**setting, taps=41).astype(np.float32)
+        output = motion_of(levels, angles, weights, 2 * setting["radius"] + 1)
+        np.testing.assert_array_equal(output, levels)
+
+
+@pytest.mark.parametrize("name", BLURS)
+def test_constant_images_and_severities(images, name):
+    constant = np.zeros(images.shape, np.float32)
+    constant[1] = 77 / 255
+    programs = operation._apply._cache_size()
+    for choice in range(5):
+        np.testing.assert_allclose(run(name, constant, choice), constant, atol=1e-6)
+        run(name, images, jnp.asarray(choice))
+    assert operation._apply._cache_size() <= programs + 1
+
+
+@pytest.mark.parametrize("name", BLURS)
+def test_result(images, name):
+    output = np.asarray(run(name, images))
+    with jax.numpy_dtype_promotion("strict"):
+        strict = jax.eval_shape(lambda x: run(name, x), images)
+    assert output.shape == strict.shape == images.shape
+    assert output.dtype == strict.dtype == np.float32
+    assert 0 <= output.min() and output.max() <= 1
+    assert output.std() < images.std()  # It is a blur.
+    np.testing.assert_array_equal(output, run(name, images))
+
+
+@pytest.mark.parametrize("name", BLURS)
+def test_public_function_runs_the_operation(key, oblong, name, monkeypatch):
+    calls = []
+    monkeypatch.setattr(operation, "run", lambda *args, **options: calls.append(args))
+    setting, index = settings_of(name)[2], jnp.asarray([3, 4])
+    getattr(blur, name)(key, oblong, **setting, index=index)
+    defaults = {"swap": False, "move_probability": 1.0} if name == "glass_blur" else {}
+    expected = blur.OPERATIONS[name], key, oblong, [setting | defaults], 0, index
+    for value, wanted in zip(calls[0], expected, strict=True):
+        assert value is wanted or value == wanted
+
+
+# Gradients.
+
+
+@pytest.mark.parametrize("name", LINEAR)
+def test_gradient_of_linear_blurs(oblong, name):
+    weights = np.random.default_rng(3).normal(size=oblong.shape).astype(np.float32)
+    gradient = jax.jit(jax.grad(lambda x: jnp.vdot(run(name, x), weights)))(oblong)
+    expected = np.vdot(run(name, oblong), weights)
+    np.testing.assert_allclose(np.vdot(gradient, oblong), expected, atol=1e-3)
+
+
+def glass_total(images, straight_through):
+    rows, columns = (filters.gaussian_matrix(n, 0.7) for n in images.shape[1:3])
+    position = jnp.arange(images[0].size)
+    shift = jnp.broadcast_to(-(position > 0).astype(jnp.int32), (2, position.size))
+    return blur.frosted_glass(
+        images, rows, columns, lambda i: shift, 2, straight_through=straight_through
+    ).sum()
+
+
+def motion_total(images, straight_through):
+    return filters.motion_blur(
+        operation.grey_levels(images, straight_through=straight_through),
+        jnp.asarray([-30.0, 10.0]), filters.motion_weights(3, 2.0, 9), 7,
+        straight_through=straight_through,
+    ).sum() / 255  # fmt: skip
+
+
+@pytest.mark.parametrize("total", [glass_total, motion_total])
+def test_gradient_of_truncating_blurs(oblong, total):
+    gradient = jax.jit(jax.grad(total), static_argnums=1)
+    assert not np.any(gradient(oblong, False))
+    passed = np.asarray(gradient(oblong, True))
+    # All outputs are means of pixels: each passes on a gradient of 1.
+    np.testing.assert_allclose(passed.sum(), oblong.size, rtol=1e-4)
+    assert passed.min() >= 0 and passed.max() > 1
+
+
+# Errors.
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters", "message"),
+    [
+        ("gaussian_blur", {"sigma": -1.0}, "sigma"),
+        ("gaussian_blur", {"sigma": np.nan}, "sigma"),
+        ("defocus_blur", {"radius": 0.0, "alias_blur": 0.1}, "radius"),
+        ("defocus_blur", {"radius": 32.0, "alias_blur": 0.1}, "radius"),
+        ("defocus_blur", {"radius": 1.0, "alias_blur": 0.0}, "alias_blur"),
+        ("glass_blur", {"sigma": 1.0, "max_delta": 0, "iterations": 1}, "max_delta"),
+        ("glass_blur", {"sigma": 1.0, "max_delta": 16, "iterations": 1}, "max_delta"),
+        ("glass_blur", {"sigma": 1.0, "max_delta": 1, "iterations": 1.5}, "iterations"),
+        (
+            "glass_blur",
+            {"sigma": 1.0, "max_delta": 1, "iterations": 1, "move_probability": 1.1},
+            "move_probability",
+        ),
+        ("motion_blur", {"radius": 2.5, "sigma": 1.0}, "radius"),
+        ("motion_blur", {"radius": -1, "sigma": 1.0}, "radius"),
+        ("motion_blur", {"radius": 3, "sigma": 0.0}, "sigma"),
+        ("zoom_blur", {"factors": (1.0, 0.9)}, "factor"),
+    ],
+)
+def test_parameters_out_of_range(key, images, name, parameters, message):
+    with pytest.raises(ValueError, match=message):
+        getattr(blur, name)(key, images, **parameters)
+
+
+def test_severities_must_agree_on_swap(images):
+    setting = {"sigma": 1.0, "max_delta": 1, "iterations": 1}
+    settings = [setting, {**setting, "swap": True}]
+    with pytest.raises(ValueError, match="swap"):
+        blur.OPERATIONS["glass_blur"].prepare((32, 32, 3), settings)
+
+
+def test_unknown_border():
+    with pytest.raises(ValueError, match="border"):
+        filters.gaussian_matrix(28, 1.0, border="wrap")

@@ -1,0 +1,258 @@
+"""Elastic transform and the affine maps of MNIST-C, against SciPy and scikit-image."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import ndimage
+from skimage.transform import warp
+
+from uronet_jax.corruptions import geometry, operation, suites
+
+ELASTIC = geometry.OPERATIONS["elastic_transform"]
+FUNCTIONS = {
+    "elastic_transform": (
+        geometry.elastic_transform,
+        {"alpha": 4.0, "sigma": 3.0, "affine": 2.0},
+    ),
+    "shear": (geometry.shear, {"shear": 0.4}),
+    "rotate": (geometry.rotate, {"angle": 0.4}),
+    "scale": (geometry.scale, {"factor": 0.7}),
+    "translate": (geometry.translate, {"distance": 2.5}),
+}
+warp_affine = jax.jit(geometry.warp_affine, static_argnums=(3, 4))
+warp_elastically = jax.jit(geometry.warp_elastically)
+
+
+@pytest.fixture(autouse=True)
+def strict_promotion():
+    # In every test: programs are compiled anew for each mode.
+    with jax.numpy_dtype_promotion("strict"):
+        yield
+
+
+@pytest.fixture(scope="module")
+def images():
+    smooth = ndimage.gaussian_filter(
+        np.random.default_rng(0).random((2, 32, 32, 3)), (0, 1, 1, 0)
+    )
+    smooth -= smooth.min()
+    return jnp.asarray(smooth / smooth.max(), jnp.float32)
+
+
+def elastic_oracle(image, displacements, fields, alpha, sigma):
+    """The definition step by step, in float64 with SciPy."""
+    height, width, channels = image.shape
+    centre, q = np.array([width // 2, height // 2]), min(height, width) // 3
+    old = centre + q * np.array([(1, 1), (1, -1), (-1, -1)])
+    new = old + displacements
+    to_old = np.linalg.solve(np.c_[new, np.ones(3)], old).T
+    y, x = np.mgrid[:height, :width].astype(float)
+    read_x, read_y = np.einsum("kl,lyx->kyx", to_old, np.stack([x, y, np.ones_like(x)]))
+    dx, dy = (
+        alpha * ndimage.gaussian_filter(field, sigma, mode="reflect", truncate=3)
+        for field in np.moveaxis(fields, -1, 0)
+    )
+    planes = []
+    for c in range(channels):
+        plane = ndimage.map_coordinates(
+            image[..., c], [read_y, read_x], order=1, mode="mirror"
+        )
+        planes.append(
+            ndimage.map_coordinates(plane, [y + dy, x + dx], order=1, mode="reflect")
+        )
+    return np.stack(planes, -1)
+
+
+# Float coordinates in float32: a value on a boundary between two levels can fall on the
+# other side, and the original's own reference has such values (at most 0.03 %).
+@pytest.mark.parametrize(
+    "file, suite",
+    [
+        ("cifar32", "cifar_c"),
+        ("tiny64", "tiny_c"),
+        ("imagenet224_severity3", "imagenet_c"),
+    ],
+)
+def test_elastic_transform_equals_the_original(golden, file, suite):
+    arrays = golden(file)
+    image = arrays["input"].astype(np.float32)[None] / 255
+    settings = suites.SUITES[suite]["elastic_transform"].settings
+    constants = ELASTIC.prepare(image.shape[1:], settings).stacked
+    compared = 0
+    for i in range(len(settings)):
+        name = f"elastic_transform/{i + 1}/"
+        if name + "out" not in arrays:
+            continue
+        anchors, dx, dy = (
+            arrays[f"{name}draw{k}_uniform"].astype(np.float32)[None] for k in range(3)
+        )
+        (alpha, _), rows, columns = (table[i] for table in constants)
+        ours = warp_elastically(
+            image, anchors, np.stack([dx, dy], -1), alpha, rows, columns
+        )
+        ours = np.asarray(operation.truncate(jnp.clip(ours, 0, 1)))[0].astype(int)
+        difference = np.abs(ours - arrays[name + "out"])
+        assert difference.max() <= 1, name
+        assert (difference > 0).mean() <= 1e-3, name
+        compared += 1
+    assert compared in (1, 5)
+
+
+# A filter wider than the image, and anchors that move by more than their distance.
+@pytest.mark.parametrize("alpha, sigma, affine", [(300.0, 40.0, 9.0), (5.0, 0.3, 20.0)])
+def test_elastic_transform_of_other_shapes(alpha, sigma, affine):
+    rng = np.random.default_rng(1)
+    image = rng.random((48, 30, 1)).astype(np.float32)
+    displacements = rng.uniform(-affine, affine, (3, 2)).astype(np.float32)
+    fields = rng.uniform(-1, 1, (48, 30, 2)).astype(np.float32)
+    setting = {"alpha": alpha, "sigma": sigma, "affine": affine}
+    _, rows, columns = (t[0] for t in ELASTIC.prepare((48, 30, 1), [setting]).stacked)
+    ours = warp_elastically(
+        image[None], displacements[None], fields[None], alpha, rows, columns
+    )
+    expected = elastic_oracle(image, displacements, fields, alpha, sigma)
+    # White noise has slopes up to 1 per pixel; coordinates have errors of 1e-5.
+    np.testing.assert_allclose(ours[0], expected, atol=1e-3)
+
+
+def test_elastic_transform_without_strength_changes_nothing(key, images):
+    out = geometry.elastic_transform(key, images, alpha=0.0, sigma=0.0, affine=0.0)
+    np.testing.assert_array_equal(out, images)
+
+
+def test_elastic_severities_share_one_program(key, images):
+    settings = suites.SUITES["cifar_c"]["elastic_transform"].settings
+    before = operation._apply._cache_size()
+    outputs = [operation.run(ELASTIC, key, images, settings, i) for i in range(5)]
+    assert operation._apply._cache_size() == before + 1
+    assert len({float(jnp.abs(out - images).mean()) for out in outputs}) == 5
+
+
+def test_elastic_displacements_have_the_stated_size(key, images):
+    # A ramp shows the displacement of each pixel: here of the field alone.
+    ramp = jnp.linspace(0, 1, 32)[None, None, :, None]
+    ramp = jnp.broadcast_to(ramp, images.shape)
+    parameters = {"alpha": 4.0, "sigma": 2.0, "affine": 0.0}
+    moved = []
+    for i in range(40):
+        index = jnp.array([2 * i, 2 * i + 1])
+        out = geometry.elastic_transform(key, ramp, **parameters, index=index)
+        moved.append(31 * np.asarray(out - ramp)[:, :, 8:-8, 0])
+    # The variance of U(-1, 1) is 1/3; filtering divides it by 4 pi sigma^2 and leaves
+    # 80 * 512 / (4 pi sigma^2) = 800 independent values: standard errors below 4 %.
+    expected = 4.0 / np.sqrt(3 * 4 * np.pi * 2.0**2)
+    assert abs(np.std(moved) / expected - 1) < 0.1
+    assert abs(np.mean(moved)) < 0.1 * expected
+
+
+@pytest.mark.parametrize(
+    "border, mode",
+    [("reflect-101", "mirror"), ("reflect", "reflect"), ("zero", "grid-constant")],
+)
+def test_sample_bilinear_equals_scipy(border, mode):
+    rng = np.random.default_rng(2)
+    image = rng.random((2, 7, 5, 2)).astype(np.float32)
+    y, x = rng.uniform(-25, 25, (2, 2, 40, 9)).astype(np.float32)
+    # Also on the pixels and half-way between them, far outside too.
+    y[0], x[0] = np.round(2 * y[0]) / 2, np.round(2 * x[0]) / 2
+    ours = jax.jit(geometry.sample_bilinear, static_argnums=3)(image, y, x, border)
+    for b in range(2):
+        for c in range(2):
+            expected = ndimage.map_coordinates(
+                image[b, ..., c].astype(float), [y[b], x[b]], order=1, mode=mode
+            )
+            np.testing.assert_allclose(ours[b, ..., c], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(28, 28, 1), (40, 30, 3)])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_affine_maps_equal_scikit_image(shape, sign):
+    height, width, _ = shape
+    image = np.random.default_rng(3).random(shape).astype(np.float32)
+    turn, slant = 0.4 * sign, 0.4 * sign
+    maps = {
+        "rotate": [[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]],
+        "shear": [[1, -np.sin(slant)], [0, np.cos(slant)]],
+        "scale": [[1 / 0.7, 0], [0, 1 / 0.7]],
+        "translate": np.eye(2),
+    }
+    values = {"rotate": 0.4, "shear": 0.4, "scale": 0.7, "translate": 3.0}
+    centre = np.array([width - 1, height - 1]) / 2
+    signs = jnp.asarray([[sign, -sign]], jnp.float32)
+    for name, linear in maps.items():
+        offset = 3.0 * np.array([sign, -sign]) if name == "translate" else 0.0
+        matrix = np.eye(3)
+        matrix[:2, :2] = linear
+        matrix[:2, 2] = centre - linear @ centre + offset
+        linear, offset = geometry.affine_map(name, jnp.float32(values[name]), signs)
+        ours = warp_affine(image[None], linear, offset, tuple(centre), "zero")
+        expected = warp(image.astype(float), matrix, order=1, mode="constant")
+        np.testing.assert_allclose(ours[0], expected, atol=1e-5, err_msg=name)
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_contract(name, key, images):
+    function, parameters = FUNCTIONS[name]
+    out = function(key, images, **parameters)
+    assert out.shape == images.shape and out.dtype == images.dtype
+    assert out.min() >= 0.0 and out.max() <= 1.0
+    assert jnp.abs(out - images).mean() > 0.01
+    # An image is treated alike whatever its place in the batch.
+    index = jnp.arange(2)
+    swapped = function(key, images[::-1], **parameters, index=index[::-1])
+    np.testing.assert_array_equal(swapped[::-1], out)
+
+
+@pytest.mark.parametrize("name", ["elastic_transform", "rotate"])
+def test_gradient(name, key, images):
+    function, parameters = FUNCTIONS[name]
+    images = 0.25 + 0.5 * images  # Nothing is clipped.
+    out, transpose = jax.vjp(lambda x: function(key, x, **parameters), images)
+    weights = jax.random.uniform(key, images.shape)
+    # The map is linear in the images, so its derivative is the map itself.
+    (gradient,) = transpose(weights)
+    np.testing.assert_allclose(
+        np.vdot(gradient, images), np.vdot(weights, out), rtol=1e-5
+    )
+
+
+@pytest.mark.parametrize("name, outcomes", [("rotate", 2), ("translate", 4)])
+def test_signs_are_drawn_per_image(name, outcomes, key, images):
+    function, parameters = FUNCTIONS[name]
+    same = jnp.stack([images[0], images[0]])
+    out = np.stack(
+        [
+            function(key, same, **parameters, index=jnp.array([i, i + 16]))
+            for i in range(16)
+        ]
+    )
+    different, counts = np.unique(out.reshape(32, -1), axis=0, return_counts=True)
+    # Each of four outcomes is missed with probability 4 (3/4)^32 < 1e-3.
+    assert len(different) == outcomes
+    assert counts.min() >= 2
+
+
+@pytest.mark.parametrize(
+    "name, change",
+    [
+        ("elastic_transform", {"alpha": -1.0}),
+        ("elastic_transform", {"sigma": -0.1}),
+        ("elastic_transform", {"affine": float("nan")}),
+        ("shear", {"shear": 1.6}),
+        ("rotate", {"angle": -0.1}),
+        ("scale", {"factor": 0.0}),
+        ("translate", {"distance": float("inf")}),
+    ],
+)
+def test_bad_parameters(name, change, key, images):
+    function, parameters = FUNCTIONS[name]
+    with pytest.raises(ValueError, match=next(iter(change))):
+        function(key, images, **{**parameters, **change})
+
+
+def test_bad_images_and_border(key, images):
+    with pytest.raises(ValueError, match="at least 28"):
+        geometry.rotate(key, images[:, :20], angle=0.1)
+    with pytest.raises(ValueError, match="reflect-101"):
+        geometry.sample_bilinear(images, images[..., 0], images[..., 0], "wrap")

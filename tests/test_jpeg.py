@@ -1,0 +1,203 @@
+"""JPEG compression against Pillow, that is libjpeg-turbo, bit for bit."""
+
+import io
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+from uronet_jax.corruptions import jpeg, operation, suites
+
+JPEG = jpeg.OPERATIONS["jpeg_compression"]
+FILES = {
+    "cifar32": "cifar_c",
+    "tiny64": "tiny_c",
+    "imagenet224_severity3": "imagenet_c",
+}
+QUALITIES = sorted(
+    {1, 50, 95, 100}
+    | {
+        setting["quality"]
+        for suite in FILES.values()
+        for setting in suites.suite_settings(suite, "jpeg_compression")[1]
+    }
+)
+SETTINGS = [{"quality": quality} for quality in QUALITIES]
+
+
+def make_noise(rng, shape):
+    return rng.integers(0, 256, shape, dtype=np.uint8)
+
+
+def make_black_and_white(rng, shape):
+    return rng.integers(0, 2, shape, dtype=np.uint8) * np.uint8(255)
+
+
+def make_waves(rng, shape):
+    """Returns smooth colours with a little noise, clipped here and there."""
+    height, width, channels = shape
+    y, x = np.mgrid[:height, :width, :1][:2] / 32
+    waves = sum(
+        rng.normal(0, 60, channels)
+        * np.cos(rng.uniform(0, 12) * x + rng.uniform(0, 12) * y + rng.uniform(0, 6))
+        for _ in range(6)
+    )
+    return np.clip(127 + waves + rng.normal(0, 4, shape), 0, 255).astype(np.uint8)
+
+
+KINDS = {
+    "noise": make_noise,
+    "black_and_white": make_black_and_white,
+    "waves": make_waves,
+}
+
+
+def make_images(shape, kinds=KINDS):
+    rng = np.random.default_rng(0)
+    return np.stack([KINDS[kind](rng, shape) for kind in kinds])
+
+
+def through_pillow(image, quality):
+    buffer = io.BytesIO()
+    grey = image.shape[2] == 1
+    Image.fromarray(image[..., 0] if grey else image).save(
+        buffer, "JPEG", quality=quality
+    )
+    return np.asarray(Image.open(buffer)).reshape(image.shape)
+
+
+def compress(images, settings, choice=0, **options):
+    """Returns int arrays of grey levels."""
+    images = images.astype(np.float32) / 255
+    key = jax.random.key(0)
+    out = operation.run(JPEG, key, images, settings, choice, uint8=True, **options)
+    return np.asarray(out).astype(int)
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_equals_the_original(golden, file):
+    arrays = golden(file)
+    _, settings = suites.suite_settings(FILES[file], "jpeg_compression")
+    names = [f"jpeg_compression/{severity}/out" for severity in range(1, 6)]
+    assert any(name in arrays for name in names)
+    for choice, name in enumerate(names):
+        if name in arrays:
+            out = compress(arrays["input"][None], settings, choice)[0]
+            np.testing.assert_array_equal(out, arrays[name])
+
+
+# Whole blocks of 16; odd sides; sides whose halves are odd; a single component.
+@pytest.mark.parametrize(
+    "shape",
+    [
+        (32, 32, 3),
+        (28, 28, 3),
+        (33, 47, 3),
+        (50, 34, 3),
+        (224, 224, 3),
+        (28, 28, 1),
+        (47, 33, 1),
+    ],
+    ids=str,
+)
+def test_equals_pillow(shape):
+    images = make_images(shape)
+    for choice, quality in enumerate(QUALITIES):
+        expected = [through_pillow(image, quality) for image in images]
+        out = compress(images, SETTINGS, choice)
+        np.testing.assert_array_equal(out, expected, err_msg=f"quality {quality}")
+
+
+def test_tables_are_those_of_pillow():
+    image = Image.new("RGB", (16, 16))
+    for quality in range(1, 101):
+        buffer = io.BytesIO()
+        image.save(buffer, "JPEG", quality=quality)
+        stored = Image.open(buffer).quantization
+        tables = jpeg.quantisation_tables(quality)
+        for number, table in stored.items():
+            np.testing.assert_array_equal(tables[number].ravel(), table)
+
+
+@pytest.mark.parametrize(("kind", "limit"), [("noise", 0.8), ("waves", 0.5)])
+def test_fast_is_close(kind, limit):
+    images = make_images((32, 32, 3), [kind] * 3)
+    differences = []
+    for choice in range(len(QUALITIES)):
+        exact = compress(images, SETTINGS, choice)
+        fast = compress(images, SETTINGS, choice, fidelity="fast")
+        differences.append(np.abs(fast - exact))
+    # The transforms differ by less than a level. A coefficient near a tie differs by a
+    # quantisation step, which shows in its whole block: so few blocks, but by far.
+    assert np.mean(differences) < limit
+    assert np.median(differences) == 0 and np.max(differences) < 64
+
+
+@pytest.mark.parametrize(("fidelity", "channels"), [("exact", 1), ("fast", 3)])
+def test_gradients(fidelity, channels, key):
+    # Far from black and white: nothing is clipped.
+    images = jax.random.uniform(key, (2, 32, 32, channels), minval=0.4, maxval=0.6)
+    grey, weights = jax.random.normal(jax.random.key(1), (2, 2, 32, 32, 1))
+    # The same in every channel: chroma, which is averaged, does not change.
+    direction = jnp.broadcast_to(grey, images.shape)
+
+    def corrupted(x, through):
+        return jpeg.jpeg_compression(
+            key, x, quality=90, fidelity=fidelity, straight_through=through
+        )
+
+    plain, zero = jax.jvp(lambda x: corrupted(x, False), [images], [direction])
+    np.testing.assert_array_equal(zero, 0)
+    value, tangent = jax.jvp(lambda x: corrupted(x, True), [images], [direction])
+    np.testing.assert_allclose(value, plain, atol=1e-6)
+    # With the quantiser passed straight through, the transforms undo each other.
+    np.testing.assert_allclose(tangent, direction, atol=2e-4)
+    gradient = jax.grad(lambda x: jnp.sum(weights * corrupted(x, True)))(images)
+    expected = jnp.sum(weights * direction)
+    np.testing.assert_allclose(jnp.vdot(gradient, direction), expected, rtol=1e-3)
+
+
+def test_severities_compile_once_and_images_do_not_mix(key):
+    images = make_images((32, 32, 3), ["noise", "waves"] * 2)
+    _, settings = suites.suite_settings("cifar_c", "jpeg_compression")
+    chex.clear_trace_counter()
+
+    @jax.jit
+    @chex.assert_max_traces(n=1)
+    def run(images, choice):
+        return operation.run(JPEG, key, images, settings, choice, uint8=True)
+
+    outputs = [np.asarray(run(images / np.float32(255), c)) for c in range(5)]
+    for choice, out in enumerate(outputs):
+        assert all((out != other).any() for other in outputs[:choice])
+    for part in (slice(0, 3), slice(3, 4)):
+        np.testing.assert_array_equal(
+            compress(images[part], settings, 4), outputs[4][part]
+        )
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"quality": 0}, r"quality must be finite and in \[1, 100\]: 0"),
+        ({"quality": 101}, "quality must be finite and in"),
+        ({"quality": 50.5}, "quality must be a whole number: 50.5"),
+        ({"fidelity": "good"}, "fidelity must be exact or fast: 'good'"),
+    ],
+)
+def test_wrong_parameters_are_refused(changes, expected, key):
+    images = np.zeros((1, 32, 32, 3), np.float32)
+    with pytest.raises(ValueError, match=expected):
+        jpeg.jpeg_compression(key, images, **{"quality": 50} | changes)
+
+
+@pytest.mark.parametrize(
+    ("shape", "expected"),
+    [((1, 32, 32, 4), "1 or 3 channels: 4"), ((1, 32, 20, 3), "at least 28 pixels")],
+)
+def test_images_that_do_not_fit_are_refused(shape, expected, key):
+    with pytest.raises(ValueError, match=expected):
+        jpeg.jpeg_compression(key, np.zeros(shape), quality=50)

@@ -1,0 +1,547 @@
+"""Blur corruptions: Gaussian, defocus, frosted glass, motion and zoom."""
+
+import math
+import numbers
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from uronet_jax.corruptions import filters, operation
+
+
+def gaussian_blur(
+    key: jax.Array,
+    images: jax.Array,
+    *,
+    sigma: float,
+    index: jax.Array | None = None,
+) -> jax.Array:
+    """Blurs with a Gaussian: weights `exp(-k^2 / (2 sigma^2))`, normalised, both axes.
+
+    The weights reach to `floor(4 sigma + 1/2)` pixels; outside the image its edge
+    pixels continue.
+
+    Args:
+        key: Not used.
+        images: `[B, H, W, C]`, floating point, intensities in `[0, 1]`.
+        sigma: Standard deviation in pixels, 0 or more.
+        index: Not used.
+
+    Returns:
+        Blurred images, same shape and dtype, in `[0, 1]`. Linear in `images`.
+
+    Raises:
+        ValueError: If images or parameters are out of range.
+
+    Source:
+        Hendrycks & Dietterich, "Benchmarking Neural Network Robustness to Common
+        Corruptions and Perturbations", ICLR 2019.
+    """
+    return _run("gaussian_blur", key, images, {"sigma": sigma}, index)
+
+
+def defocus_blur(
+    key: jax.Array,
+    images: jax.Array,
+    *,
+    radius: float,
+    alias_blur: float,
+    index: jax.Array | None = None,
+) -> jax.Array:
+    """Blurs with a disk, the edge of which is softened by a small Gaussian.
+
+    The disk has weight `1 / N` at the `N` offsets with `x^2 + y^2 <= radius^2`. The
+    Gaussian has 3x3 weights (5x5 for radii above 8). It treats the disk as an image
+    of 17x17 pixels (of `2 radius + 1` for radii above 8) that is mirrored about its
+    edge pixels, and so adds about 1 % to the sum of a disk that touches the edge.
+    Images are mirrored about their edge pixels as well.
+
+    Args:
+        key: Not used.
+        images: `[B, H, W, C]`, floating point, intensities in `[0, 1]`.
+        radius: Of the disk in pixels, above 0, less than the sides of the image.
+        alias_blur: Standard deviation of the Gaussian in pixels, above 0.
+        index: Not used.
+
+    Returns:
+        Blurred images, same shape and dtype, in `[0, 1]`. Linear in `images` but for
+        the clipping, where the gradient is zero.
+
+    Raises:
+        ValueError: If images or parameters are out of range.
+
+    Source:
+        Hendrycks & Dietterich, "Benchmarking Neural Network Robustness to Common
+        Corruptions and Perturbations", ICLR 2019.
+    """
+    parameters = {"radius": radius, "alias_blur": alias_blur}
+    return _run("defocus_blur", key, images, parameters, index)
+
+
+def glass_blur(
+    key: jax.Array,
+    images: jax.Array,
+    *,
+    sigma: float,
+    max_delta: int,
+    iterations: int,
+    swap: bool = False,
+    move_probability: float = 1.0,
+    index: jax.Array | None = None,
+    straight_through: bool = False,
+) -> jax.Array:
+    """Blurs, moves pixels at random by a few places, and blurs again: frosted glass.
+
+    Between the two Gaussian blurs the image is truncated to 8 bits and scanned
+    `iterations` times from the lower right to the upper left, leaving out a border:
+    `h = H - d .. d + 1`, `w = W - d .. d + 1` with `d = max_delta`. At each step
+    `x[h, w] = x[h + dy, w + dx]`, with `dx` and `dy` uniform in `-d .. d - 1`, reads
+    what earlier steps have written. The benchmarks for colour images have copied
+    instead of swapped by mistake; the one for MNIST swaps.
+
+    Args:
+        key: Typed PRNG key. One key serves the whole batch.
+        images: `[B, H, W, C]`, floating point, intensities in `[0, 1]`.
+        sigma: Standard deviation of either Gaussian in pixels, 0 or more.
+        max_delta: Whole number, 1 or more, less than half of the sides of the image.
+        iterations: Whole number, 1 or more.
+        swap: Exchange the two pixels, instead of copying one to the other. Slower:
+            the pixels are then visited one after another.
+        move_probability: In `[0, 1]`: how likely a pixel takes part at each step.
+        index: Integer `[B]`, global number of each image. Default: `0 .. B-1`.
+        straight_through: Static. Pass gradients as if nothing was truncated;
+            otherwise the gradient in `images` is zero.
+
+    Returns:
+        Blurred images, same shape and dtype, in `[0, 1]`.
+
+    Raises:
+        ValueError: If images, index or parameters are out of range.
+
+    Source:
+        Hendrycks & Dietterich, "Benchmarking Neural Network Robustness to Common
+        Corruptions and Perturbations", ICLR 2019; Mu & Gilmer, "MNIST-C: A Robustness
+        Benchmark for Computer Vision", 2019 (swap, move_probability).
+    """
+    parameters = {
+        "sigma": sigma,
+        "max_delta": max_delta,
+        "iterations": iterations,
+        "swap": swap,
+        "move_probability": move_probability,
+    }
+    return _run(
+        "glass_blur", key, images, parameters, index, straight_through=straight_through
+    )
+
+
+def motion_blur(
+    key: jax.Array,
+    images: jax.Array,
+    *,
+    radius: int,
+    sigma: float,
+    index: jax.Array | None = None,
+    straight_through: bool = False,
+) -> jax.Array:
+    """Blurs along a line in a random direction, `U(-45, 45)` degrees per image.
+
+    The weights are half a Gaussian, so that the content shifts as well. The image is
+    truncated to 8 bits before and after: see `filters.motion_blur` for the formula.
+
+    Args:
+        key: Typed PRNG key. One key serves the whole batch.
+        images: `[B, H, W, C]`, floating point, intensities in `[0, 1]`.
+        radius: Whole number from 0 to the larger side of the image: the line is
+            `2 * radius + 1` pixels long.
+        sigma: Standard deviation of the Gaussian in pixels, above 0.
+        index: Integer `[B]`, global number of each image. Default: `0 .. B-1`.
+        straight_through: Static. Pass gradients as if nothing was truncated;
+            otherwise the gradient in `images` is zero.
+
+    Returns:
+        Blurred images, same shape and dtype, in `[0, 1]`.
+
+    Raises:
+        ValueError: If images, index or parameters are out of range.
+
+    Source:
+        Hendrycks & Dietterich, "Benchmarking Neural Network Robustness to Common
+        Corruptions and Perturbations", ICLR 2019; `MotionBlurImage` of ImageMagick.
+    """
+    parameters = {"radius": radius, "sigma": sigma}
+    return _run(
+        "motion_blur", key, images, parameters, index, straight_through=straight_through
+    )
+
+
+def zoom_blur(
+    key: jax.Array,
+    images: jax.Array,
+    *,
+    factors: Sequence[float],
+    index: jax.Array | None = None,
+) -> jax.Array:
+    """Averages the image and enlargements of its centre: `(x + sum zoom(x)) / (n + 1)`.
+
+    Each enlargement interpolates linearly; see `filters.clipped_zoom_samples`.
+
+    Args:
+        key: Not used.
+        images: `[B, H, W, C]`, floating point, intensities in `[0, 1]`.
+        factors: The `n` factors, each 1 or more.
+        index: Not used.
+
+    Returns:
+        Blurred images, same shape and dtype, in `[0, 1]`. Linear in `images`.
+
+    Raises:
+        ValueError: If images or parameters are out of range.
+
+    Source:
+        Hendrycks & Dietterich, "Benchmarking Neural Network Robustness to Common
+        Corruptions and Perturbations", ICLR 2019.
+    """
+    return _run("zoom_blur", key, images, {"factors": tuple(factors)}, index)
+
+
+def disk_kernel(radius: float, alias_blur: float) -> np.ndarray:
+    """Returns the kernel of `defocus_blur`: float64, square, of an odd side."""
+    half = 8 if radius <= 8 else math.ceil(radius)
+    offsets = np.arange(-half, half + 1)
+    disk = offsets[:, None] ** 2 + offsets**2 <= radius**2
+    reach = 1 if radius <= 8 else 2
+    weights = np.exp(-0.5 * (np.arange(-reach, reach + 1) / alias_blur) ** 2)
+    weights = np.outer(weights, weights) / weights.sum() ** 2
+    windows = np.lib.stride_tricks.sliding_window_view(
+        np.pad(disk / disk.sum(), reach, mode="reflect"), weights.shape
+    )
+    return np.einsum("yxij,ij->yx", windows, weights)
+
+
+def frosted_glass(
+    images: jax.Array,
+    rows: jax.Array,
+    columns: jax.Array,
+    displacements: Callable[[jax.Array], jax.Array],
+    iterations: int | jax.Array,
+    *,
+    swap: bool = False,
+    straight_through: bool = False,
+) -> jax.Array:
+    """Applies `glass_blur` with given random draws.
+
+    Args:
+        images: float32 `[B, H, W, C]` in `[0, 1]`.
+        rows: `[H, H]`, the Gaussian filter along the height.
+        columns: `[W, W]`, the same along the width.
+        displacements: Maps the number of a scan to int32 `[B, H * W]`: how far from
+            each pixel, in flat positions, the one lies that it copies or is swapped
+            with, inside the image.
+        iterations: Number of scans; may be traced.
+        swap: See `glass_blur`.
+        straight_through: See `glass_blur`.
+
+    Returns:
+        float32 `[B, H, W, C]`.
+    """
+    blurred = filters.filter_rows_columns(images, rows, columns)
+    levels = operation.grey_levels(blurred, straight_through=straight_through)
+    batch, height, width, channels = images.shape
+    pixels = levels.reshape(batch, height * width, channels)
+    position = jnp.arange(height * width)[None]
+    scan = _swap_in_turn if swap else _copy_in_turn
+
+    def move(i, sources):
+        return scan(sources, position + displacements(i))
+
+    # Only positions go through the loop: the pixels are read once, differentiably.
+    sources = jax.lax.fori_loop(
+        0, iterations, move, jnp.broadcast_to(position, pixels.shape[:2])
+    )
+    moved = _take(pixels, sources[..., None]).reshape(images.shape)
+    return filters.filter_rows_columns(moved / 255.0, rows, columns)
+
+
+def draw_displacements(
+    key: jax.Array,
+    index: jax.Array,
+    height: int,
+    width: int,
+    max_delta: int | jax.Array,
+    move_probability: float | jax.Array,
+) -> jax.Array:
+    """Draws the displacements of `frosted_glass` for one scan; see `glass_blur`.
+
+    Args:
+        key: Typed PRNG key of the scan.
+        index: Integer `[B]`, global number of each image.
+        height: Of the images.
+        width: Of the images.
+        max_delta: Whole number, 1 or more; may be traced.
+        move_probability: In `[0, 1]`; may be traced.
+
+    Returns:
+        int32 `[B, H * W]`; zero where a pixel stays.
+    """
+
+    def draw(key):
+        return jax.random.uniform(key, (height * width,), jnp.float32)
+
+    # One number decides on all: below the probability it is uniform once more.
+    uniform = operation.per_image(draw, key, index)
+    side = jnp.asarray(2 * max_delta, jnp.int32)
+    share = uniform / jnp.maximum(move_probability, 1e-6)
+    choice = (share * (side**2).astype(jnp.float32)).astype(jnp.int32)
+    choice = jnp.minimum(choice, side**2 - 1)  # The product may be rounded up.
+    down, right = choice // side - max_delta, choice % side - max_delta
+    row, column = jnp.arange(height)[:, None], jnp.arange(width)[None]
+    inside = (row > max_delta) & (row <= height - max_delta)
+    inside &= (column > max_delta) & (column <= width - max_delta)
+    moves = inside.reshape(1, -1) & (uniform < move_probability)
+    return jnp.where(moves, down * width + right, 0)
+
+
+def _copy_in_turn(sources, targets):
+    """Copies `sources[p] = sources[targets[p]]`, p descending; all `[B, H * W]`.
+
+    A pixel gets what its target holds when its turn comes: of a later position what
+    that one has copied before, else what has been there from the start. So each
+    pixel heads a chain that ends at the first target that is not a later position.
+    All chains are followed at once, each round doubling the part that is known.
+    """
+    position = jnp.arange(targets.shape[1])[None]
+    # The end of a chain is stored as -1 - position once it is known.
+    reached = jnp.where(targets > position, targets, ~targets)
+
+    def double(reached):
+        further = _take(reached, jnp.maximum(reached, 0))
+        return jnp.where(reached < 0, reached, further)
+
+    ends = jax.lax.while_loop(lambda reached: jnp.any(reached >= 0), double, reached)
+    return _take(sources, ~ends)
+
+
+def _swap_in_turn(sources, targets):
+    """Swaps `sources[p]` and `sources[targets[p]]`, p descending; all `[B, H * W]`."""
+    batch, size = targets.shape
+    image = jnp.arange(batch)[:, None]
+
+    def swap(step, sources):
+        position = size - 1 - step
+        here = jnp.full((batch, 1), position, targets.dtype)
+        pair = jnp.concatenate([here, targets[:, position, None]], axis=1)
+        return sources.at[image, pair].set(sources[image, pair[:, ::-1]])
+
+    return jax.lax.fori_loop(0, size, swap, sources)
+
+
+def _take(values, positions):
+    return jnp.take_along_axis(values, positions, axis=1, mode="promise_in_bounds")
+
+
+class _Matrices(NamedTuple):
+    rows: np.ndarray  # [H, H]
+    columns: np.ndarray  # [W, W]
+
+
+class _Glass(NamedTuple):
+    matrices: _Matrices
+    iterations: np.ndarray
+    max_delta: np.ndarray
+    move_probability: np.ndarray
+
+
+class _Motion(NamedTuple):
+    weights: np.ndarray  # [taps]
+    taps: np.ndarray
+
+
+class _Zoom(NamedTuple):
+    start: tuple[np.ndarray, np.ndarray]  # [factors, H], [factors, W]
+    share: tuple[np.ndarray, np.ndarray]
+    count: np.ndarray
+
+
+def _gaussian_matrices(shape, settings):
+    def stack(side):
+        matrices = [filters.gaussian_matrix(side, s["sigma"]) for s in settings]
+        return np.asarray(matrices, np.float32)
+
+    return _Matrices(stack(shape[0]), stack(shape[1]))
+
+
+def _prepare_gaussian(shape, settings):
+    return operation.Constants(_gaussian_matrices(shape, settings))
+
+
+def _apply_gaussian(key, images, matrices, shared, index):
+    return filters.filter_rows_columns(images, *matrices)
+
+
+def _prepare_defocus(shape, settings):
+    """Diagonalises the blurs: cosines are the eigenvectors of a symmetric kernel.
+
+    That holds because an image that is mirrored about its edge pixels is a sum of
+    cosines. Two pairs of matrix products then apply a kernel of any size, and no
+    Fourier transform is needed.
+    """
+    waves = [_cosines(np.arange(side), side) for side in shape[:2]]
+    gains = []
+    for setting in settings:
+        operation.check_range("radius", setting["radius"], 1e-3, min(shape[:2]) - 1)
+        operation.check_range("alias_blur", setting["alias_blur"], 1e-3, math.inf)
+        kernel = disk_kernel(**setting)
+        offsets = np.arange(len(kernel)) - len(kernel) // 2
+        rows, columns = (_cosines(offsets, side) for side in shape[:2])
+        gains.append(rows.T @ kernel @ columns - 1.0)
+    analysis = _Matrices(*(np.linalg.inv(w).astype(np.float32) for w in waves))
+    synthesis = _Matrices(*(w.astype(np.float32) for w in waves))
+    return operation.Constants(np.asarray(gains, np.float32), (analysis, synthesis))
+
+
+def _cosines(positions, side):
+    """Returns float64 `[positions, side]`: the waves `cos(pi position j / (side - 1))`.
+
+    They are all that has the period `2 * (side - 1)` and is even on `side` samples.
+    """
+    return np.cos(np.pi / (side - 1) * np.outer(positions, np.arange(side)))
+
+
+def _apply_defocus(key, images, gain, shared, index):
+    analysis, synthesis = shared
+    spectrum = filters.filter_rows_columns(images, *analysis)
+    # Only the change goes through the transform, so that constant areas stay exact.
+    change = spectrum * gain[None, :, :, None]
+    return images + filters.filter_rows_columns(change, *synthesis)
+
+
+def _prepare_glass(shape, settings):
+    largest = (min(shape[:2]) - 1) // 2
+    for setting in settings:
+        _check_whole("max_delta", setting["max_delta"], 1, largest)
+        _check_whole("iterations", setting["iterations"], 1, 2**31 - 1)
+    probabilities = [setting.get("move_probability", 1.0) for setting in settings]
+    operation.check_range("move_probability", probabilities, 0.0, 1.0)
+    swaps = {setting.get("swap", False) for setting in settings}
+    if len(swaps) > 1:
+        raise ValueError("all severities must agree on swap")
+    constants = _Glass(
+        _gaussian_matrices(shape, settings),
+        np.asarray([setting["iterations"] for setting in settings], np.int32),
+        np.asarray([setting["max_delta"] for setting in settings], np.int32),
+        np.asarray(probabilities, np.float32),
+    )
+    # The structure is static in `apply`, values are not.
+    return operation.Constants(constants, {"swap": ()} if True in swaps else {})
+
+
+def _apply_glass(key, images, constants, shared, index, *, straight_through=False):
+    _, height, width, _ = images.shape
+    matrices, iterations, *parameters = constants
+
+    def displacements(i):
+        of_scan = jax.random.fold_in(key, i)
+        return draw_displacements(of_scan, index, height, width, *parameters)
+
+    return frosted_glass(
+        images, *matrices, displacements, iterations,
+        swap="swap" in shared, straight_through=straight_through,
+    )  # fmt: skip
+
+
+def _prepare_motion(shape, settings):
+    for setting in settings:
+        _check_whole("radius", setting["radius"], 0, max(shape[:2]))
+    taps = [2 * setting["radius"] + 1 for setting in settings]
+    weights = [filters.motion_weights(**s, taps=max(taps)) for s in settings]
+    return operation.Constants(
+        _Motion(np.asarray(weights, np.float32), np.asarray(taps, np.int32))
+    )
+
+
+def _apply_motion(key, images, constants, shared, index, *, straight_through=False):
+    def draw(key):
+        return jax.random.uniform(key, (), minval=-45.0, maxval=45.0)
+
+    levels = filters.motion_blur(
+        operation.grey_levels(images, straight_through=straight_through),
+        operation.per_image(draw, key, index),
+        *constants,
+        straight_through=straight_through,
+    )
+    return levels / 255.0
+
+
+def _prepare_zoom(shape, settings):
+    counts = [len(setting["factors"]) for setting in settings]
+    starts, shares = [], []
+    for side in shape[:2]:
+        start = np.zeros((len(settings), max(counts), side), np.int32)
+        share = np.zeros(start.shape, np.float32)
+        for i, setting in enumerate(settings):
+            for j, factor in enumerate(setting["factors"]):
+                start[i, j], share[i, j] = filters.clipped_zoom_samples(side, factor)
+        starts.append(start)
+        shares.append(share)
+    constants = _Zoom(tuple(starts), tuple(shares), np.asarray(counts, np.int32))
+    return operation.Constants(constants)
+
+
+def _apply_zoom(key, images, constants, shared, index):
+    batch, height, width, channels = images.shape
+    # With batch and channels last the interpolation reads contiguous runs of numbers.
+    # The batch is the first of the two, so that it may be sharded.
+    still = images.transpose(1, 2, 0, 3).reshape(height, width, -1)
+
+    def zoom(start, share):
+        row, column = share[0][:, None, None], share[1][None, :, None]
+        above, below = _read(still, start[0], 0), _read(still, start[0] + 1, 0)
+        rows = above + row * (below - above)
+        left, right = _read(rows, start[1], 1), _read(rows, start[1] + 1, 1)
+        return left + column * (right - left)
+
+    def add(total, step):
+        i, start, share = step
+        # A loop of `count` steps could not be differentiated.
+        total = jax.lax.cond(
+            i < constants.count, lambda: total + zoom(start, share), lambda: total
+        )
+        return total, None
+
+    most = constants.start[0].shape[0]
+    steps = (jnp.arange(most), constants.start, constants.share)
+    total, _ = jax.lax.scan(add, still, steps)
+    mean = total / (constants.count + 1).astype(jnp.float32)
+    return mean.reshape(height, width, batch, channels).transpose(2, 0, 1, 3)
+
+
+def _read(values, positions, axis):
+    return jnp.take(values, positions, axis=axis, mode="clip")
+
+
+def _check_whole(name, value, low, high):
+    if not isinstance(value, numbers.Integral) or not low <= value <= high:
+        raise ValueError(f"{name} must be an integer in [{low}, {high}]: {value!r}")
+
+
+def _run(name, key, images, parameters, index, **options):
+    return operation.run(
+        OPERATIONS[name], key, images, [parameters], 0, index, **options
+    )
+
+
+OPERATIONS = {
+    "gaussian_blur": operation.Operation(_prepare_gaussian, _apply_gaussian),
+    "defocus_blur": operation.Operation(_prepare_defocus, _apply_defocus),
+    "glass_blur": operation.Operation(
+        _prepare_glass, _apply_glass, ("straight_through",)
+    ),
+    "motion_blur": operation.Operation(
+        _prepare_motion, _apply_motion, ("straight_through",)
+    ),
+    "zoom_blur": operation.Operation(_prepare_zoom, _apply_zoom),
+}

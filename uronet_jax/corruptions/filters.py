@@ -1,0 +1,197 @@
+"""Linear filters that several corruptions share: Gaussian, zoom and motion blur."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from uronet_jax.corruptions import operation
+
+
+def gaussian_matrix(
+    size: int, sigma: float, *, truncate: float = 4.0, border: str = "nearest"
+) -> np.ndarray:
+    """Returns the Gaussian filter along one axis as a matrix.
+
+    The weights are `exp(-k^2 / (2 sigma^2))`, `k = -r .. r`, with sum 1 and
+    `r = floor(truncate * sigma + 0.5)`, which may exceed the size.
+
+    Args:
+        size: Samples along the axis.
+        sigma: Standard deviation in samples, 0 or more; 0 gives the identity.
+        truncate: Radius of the support, in standard deviations.
+        border: What lies outside: `"nearest"`, the edge sample (`aaa|abc|ccc`), or
+            `"reflect"`, the mirror image (`cba|abc|cba`).
+
+    Returns:
+        float64 `[size, size]`; the filtered signal is `matrix @ signal`.
+
+    Raises:
+        ValueError: If sigma or truncate are out of range or the border is unknown.
+    """
+    operation.check_range("sigma", sigma, 0.0, math.inf)
+    operation.check_range("truncate", truncate, 0.0, math.inf)
+    radius = int(truncate * sigma + 0.5)
+    if radius == 0:
+        return np.eye(size)
+    offsets = np.arange(-radius, radius + 1)
+    weights = np.exp(-0.5 * (offsets / sigma) ** 2)
+    source = np.arange(size)[:, None] + offsets
+    if border == "nearest":
+        source = source.clip(0, size - 1)
+    elif border == "reflect":
+        source = source % (2 * size)
+        source = np.minimum(source, 2 * size - 1 - source)
+    else:
+        raise ValueError(f"border must be 'nearest' or 'reflect': {border!r}")
+    matrix = np.zeros((size, size))
+    np.add.at(matrix, (np.arange(size)[:, None], source), weights / weights.sum())
+    return matrix
+
+
+def clipped_zoom_samples(size: int, factor: float) -> tuple[np.ndarray, np.ndarray]:
+    """Returns where a linear enlargement of the centre reads its input, along one axis.
+
+    The central `ceil(size / factor)` samples are interpolated linearly to `factor`
+    times as many (rounded), end point to end point, of which the central `size` stay.
+
+    Args:
+        size: Samples along the axis, 2 or more.
+        factor: 1 or more.
+
+    Returns:
+        `(left, share)`, int32 and float64 `[size]`: the enlarged signal is
+        `(1 - share) * signal[left] + share * signal[left + 1]`.
+
+    Raises:
+        ValueError: If the factor is out of range.
+    """
+    operation.check_range("factor", factor, 1.0, math.inf)
+    crop = math.ceil(size / factor)
+    enlarged = round(crop * factor)
+    first, trim = (size - crop) // 2, (enlarged - size) // 2
+    position = (np.arange(size) + trim) * ((crop - 1) / (enlarged - 1))
+    # The last sample has a right neighbour as well, the share of which is then 1.
+    left = np.floor(position).clip(0, max(crop - 2, 0)).astype(np.int32)
+    return first + left, position - left
+
+
+def clipped_zoom_matrix(size: int, factor: float) -> np.ndarray:
+    """Returns the linear enlargement of the centre along one axis as a matrix.
+
+    Args:
+        size: Samples along the axis, 2 or more.
+        factor: 1 or more; see `clipped_zoom_samples`.
+
+    Returns:
+        float64 `[size, size]`; the enlarged signal is `matrix @ signal`.
+
+    Raises:
+        ValueError: If the factor is out of range.
+    """
+    left, share = clipped_zoom_samples(size, factor)
+    matrix = np.zeros((size, size))
+    matrix[np.arange(size), left] = 1.0 - share
+    matrix[np.arange(size), left + 1] = share
+    return matrix
+
+
+def filter_rows_columns(
+    images: jax.Array, rows: jax.Array, columns: jax.Array
+) -> jax.Array:
+    """Applies a separable linear filter to every channel.
+
+    Args:
+        images: float32 `[B, H, W, C]`.
+        rows: `[H, H]`, acts along the height: `out[y] = sum_i rows[y, i] in[i]`.
+        columns: `[W, W]`, acts along the width.
+
+    Returns:
+        float32 `[B, H, W, C]`.
+    """
+    rows, columns = jnp.asarray(rows, jnp.float32), jnp.asarray(columns, jnp.float32)
+    # Transposing to planes and back inside the products is the fastest way on CPU.
+    planes = jnp.einsum("bijc,xj->bicx", images, columns, precision="highest")
+    return jnp.einsum("bicx,yi->byxc", planes, rows, precision="highest")
+
+
+def motion_weights(radius: int, sigma: float, taps: int) -> np.ndarray:
+    """Returns the half Gaussian of a motion blur.
+
+    Args:
+        radius: Whole number, 0 or more: there are `2 * radius + 1` weights.
+        sigma: Standard deviation in pixels, above 0.
+        taps: Length of the result.
+
+    Returns:
+        float64 `[taps]`: `exp(-i^2 / (2 sigma^2))`, with sum 1, then zeros.
+
+    Raises:
+        ValueError: If a parameter is out of range.
+    """
+    operation.check_range("radius", radius, 0, (taps - 1) // 2)
+    operation.check_range("sigma", sigma, 1e-6, math.inf)
+    distance = np.arange(taps)
+    weights = np.exp(-0.5 * (distance / sigma) ** 2) * (distance <= 2 * radius)
+    return weights / weights.sum()
+
+
+def motion_blur(
+    levels: jax.Array,
+    angles: jax.Array,
+    weights: jax.Array,
+    taps_used: int | jax.Array,
+    *,
+    straight_through: bool = False,
+) -> jax.Array:
+    """Blurs along a line, one direction per image, as ImageMagick does.
+
+    `out[y, x] = floor(sum_i weights[i] in[y + dy_i, x + dx_i])` with coordinates
+    clamped to the image, `dx_i = ceil(i cos(angle) - 1/2)` and
+    `dy_i = ceil(i sin(angle) - 1/2)`.
+
+    Args:
+        levels: float32 `[B, H, W, C]`, whole numbers 0 to 255.
+        angles: `[B]`, degrees.
+        weights: `[taps]`.
+        taps_used: How many of the weights are used; may be traced.
+        straight_through: Pass gradients as if the result was not rounded down.
+            Otherwise the gradient is zero.
+
+    Returns:
+        Whole numbers, same shape.
+    """
+    weights = jnp.asarray(weights, jnp.float32)
+    height, width, channels = levels.shape[1:]
+    reach = weights.shape[0] - 1
+    radians = jnp.deg2rad(angles.astype(jnp.float32))[:, None]
+    distance = jnp.arange(reach + 1, dtype=jnp.float32)[None]
+    right = jnp.ceil(distance * jnp.cos(radians) - 0.5).astype(jnp.int32)
+    down = jnp.ceil(distance * jnp.sin(radians) - 0.5).astype(jnp.int32)
+    # A loop of known length can be differentiated; the weights beyond are zero.
+    steps = reach + 1 if straight_through else taps_used
+
+    def blur(arguments):
+        image, right, down = arguments
+        padded = jnp.pad(image, ((reach, reach), (reach, reach), (0, 0)), mode="edge")
+        padded = padded.reshape(height + 2 * reach, -1)
+
+        def add(step, total):
+            i = steps - 1 - step  # Small weights first: least rounding.
+            corner = (reach + down[i], (reach + right[i]) * channels)
+            return total + weights[i] * jax.lax.dynamic_slice(
+                padded, corner, total.shape
+            )
+
+        start = jnp.zeros((height, width * channels), jnp.float32)
+        return jax.lax.fori_loop(0, steps, add, start)
+
+    # One image at a time stays in the cache of a CPU, where batching would turn the
+    # slices into a slow gather.
+    blurred = jax.lax.platform_dependent(
+        (levels, right, down),
+        cpu=lambda arguments: jax.lax.map(blur, arguments),
+        default=lambda arguments: jax.vmap(blur)(arguments),
+    ).reshape(levels.shape)
+    return operation.grey_levels(blurred / 255.0, straight_through=straight_through)

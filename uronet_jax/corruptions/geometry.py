@@ -1,0 +1,425 @@
+"""Geometric corruptions: elastic transform, and the affine maps of MNIST-C.
+
+All of them read every output pixel from a position between input pixels, by bilinear
+interpolation. Points and vectors are in `(x, y)` order, pixel centres are integers.
+"""
+
+import math
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from uronet_jax.corruptions import operation
+from uronet_jax.corruptions.filters import filter_rows_columns, gaussian_matrix
+
+# The original filters its displacement fields with a support of 3 standard deviations.
+_TRUNCATE = 3.0
+# Anchors moved onto one line have no inverse map; this keeps coordinates finite.
+_SMALLEST_DETERMINANT = 1e-6
+
+
+def sample_bilinear(
+    images: jax.Array, y: jax.Array, x: jax.Array, border: str
+) -> jax.Array:
+    """Reads images at positions between pixels, by bilinear interpolation.
+
+    Args:
+        images: float32 `[B, H, W, C]`, at least 2 pixels high and wide.
+        y: float32 `[B, H', W']`, rows in pixels; may lie outside.
+        x: float32 `[B, H', W']`, columns.
+        border: What lies outside: `"reflect-101"`, the mirror image without the edge
+            (`dcb|abcd|cba`, OpenCV's default); `"reflect"`, with the edge
+            (`cba|abc|cba`, SciPy's default); or `"zero"`.
+
+    Returns:
+        float32 `[B, H', W', C]`. Differentiable in all three.
+
+    Raises:
+        ValueError: If the border is unknown.
+    """
+    if border == "zero":
+        images = jnp.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)))
+        y, x = y + 1.0, x + 1.0
+    batch, height, width, channels = images.shape
+    if border in _FOLDS:
+        y, x = _FOLDS[border](y, height), _FOLDS[border](x, width)
+    elif border != "zero":
+        raise ValueError(f"border must be one of {[*_FOLDS, 'zero']}: {border!r}")
+    y, x = jnp.clip(y, 0.0, height - 1.0), jnp.clip(x, 0.0, width - 1.0)
+    # The last cell includes its far edge: no corner lies outside.
+    top = jnp.minimum(jnp.floor(y), height - 2.0)
+    left = jnp.minimum(jnp.floor(x), width - 2.0)
+    share_y, share_x = (y - top)[..., None], (x - left)[..., None]
+    first = jnp.arange(batch, dtype=jnp.int32)[:, None, None] * (height * width)
+    first += top.astype(jnp.int32) * width + left.astype(jnp.int32)
+    # All images as one list of pixels: XLA's CPU backend gathers its rows fastest.
+    pixels = images.reshape(batch * height * width, channels)
+
+    def add_row(row, total):
+        here = first + row * width
+        left = pixels.at[here].get(mode="promise_in_bounds")
+        right = pixels.at[here + 1].get(mode="promise_in_bounds")
+        weight = jnp.where(row == 0, 1.0 - share_y, share_y)
+        return total + weight * (left + share_x * (right - left))
+
+    # A loop is a border to XLA's CPU backend. It would fuse two samplings in a row, and
+    # evaluate the first of them anew for each of the four neighbours of the second.
+    shape = (*first.shape, channels)
+    return jax.lax.fori_loop(0, 2, add_row, jnp.zeros(shape, images.dtype))
+
+
+def _fold_inside_edge(position, size):
+    period = 2.0 * (size - 1)
+    position = position - period * jnp.floor(position / period)
+    return jnp.where(position > size - 1, period - position, position)
+
+
+def _fold_at_edge(position, size):
+    period = 2.0 * size
+    position = position - period * jnp.floor((position + 0.5) / period)
+    return jnp.where(position > size - 0.5, period - 1.0 - position, position)
+
+
+_FOLDS = {"reflect-101": _fold_inside_edge, "reflect": _fold_at_edge}
+
+
+def warp_affine(
+    images: jax.Array,
+    linear: jax.Array,
+    offset: jax.Array,
+    centre: tuple[float, float],
+    border: str,
+) -> jax.Array:
+    """Reads output pixel `p` at `centre + linear (p - centre) + offset`.
+
+    Args:
+        images: float32 `[B, H, W, C]`.
+        linear: `[B, 2, 2]`, acts on `(x, y)` columns.
+        offset: `[B, 2]`, `(x, y)` in pixels.
+        centre: `(x, y)`.
+        border: See `sample_bilinear`.
+
+    Returns:
+        float32 `[B, H, W, C]`.
+    """
+    _, height, width, _ = images.shape
+    x = jnp.arange(width, dtype=jnp.float32)[None, None, :] - centre[0]
+    y = jnp.arange(height, dtype=jnp.float32)[None, :, None] - centre[1]
+    linear, offset = linear[..., None, None], offset[..., None, None]
+    return sample_bilinear(
+        images,
+        centre[1] + linear[:, 1, 0] * x + linear[:, 1, 1] * y + offset[:, 1],
+        centre[0] + linear[:, 0, 0] * x + linear[:, 0, 1] * y + offset[:, 0],
+        border,
+    )
+
+
+def elastic_transform(
+    key: jax.Array,
+    images: jax.Array,
+    *,
+    alpha: float,
+    sigma: float,
+    affine: float,
+    index: jax.Array | None = None,
+) -> jax.Array:
+    """Moves three anchor points at random, then every pixel by a smooth random field.
+
+    With `q` a third of the shorter side and `c` the centre, the anchors `c + (q, q)`,
+    `c + (q, -q)` and `c - (q, q)` are each displaced by `U(-affine, affine)` per
+    coordinate, and the image follows by the affine map that they define (borders
+    mirrored without the edge). Then pixel `(x, y)` is read at `(x + dx, y + dy)`, where
+    `dx = alpha * gauss(U(-1, 1), sigma)`, `dy` likewise, and gauss is a Gaussian filter
+    with a support of 3 sigma (borders mirrored with the edge). The field is the same
+    for all channels. The original is for squares; here `c = (W // 2, H // 2)`.
+
+    Args:
+        key: Typed PRNG key. One key serves the whole batch.
+        images: `[B, H, W, C]`, floating point, intensities in `[0, 1]`.
+        alpha: Strength of the field, 0 or more, in pixels. 0: only the affine map.
+        sigma: Standard deviation of the filter, 0 or more, in pixels.
+        affine: Largest displacement of an anchor, 0 or more, in pixels.
+        index: Integer `[B]`, global number of each image. Default: `0 .. B-1`.
+
+    Returns:
+        Warped images, same shape and dtype, in `[0, 1]`. Differentiable in `images`.
+
+    Raises:
+        ValueError: If `images` is not a non-empty batch of floating-point images of at
+            least 28x28, or a parameter is out of range.
+
+    Source:
+        Hendrycks & Dietterich, "Benchmarking Neural Network Robustness to Common
+        Corruptions and Perturbations", ICLR 2019; after Simard et al., "Best Practices
+        for Convolutional Neural Networks", ICDAR 2003.
+    """
+    setting = {"alpha": alpha, "sigma": sigma, "affine": affine}
+    return operation.run(_ELASTIC_TRANSFORM, key, images, [setting], 0, index)
+
+
+def warp_elastically(
+    images: jax.Array,
+    displacements: jax.Array,
+    fields: jax.Array,
+    alpha: jax.Array,
+    rows: jax.Array,
+    columns: jax.Array,
+) -> jax.Array:
+    """Does what `elastic_transform` does, for given random numbers.
+
+    Args:
+        images: float32 `[B, H, W, C]`.
+        displacements: `[B, 3, 2]`, of the anchors in the order above, `(x, y)`.
+        fields: `[B, H, W, 2]`, in `[-1, 1]`: what becomes `dx` and `dy`.
+        alpha: Scalar.
+        rows: `[H, H]`, Gaussian filter along the height.
+        columns: `[W, W]`, along the width.
+
+    Returns:
+        float32 `[B, H, W, C]`.
+    """
+    _, height, width, _ = images.shape
+    linear, offset = _invert_anchors(displacements, min(height, width) // 3)
+    centre = (width // 2, height // 2)
+    warped = warp_affine(images, linear, offset, centre, "reflect-101")
+    moved = alpha * filter_rows_columns(fields, rows, columns)
+    x = jnp.arange(width, dtype=jnp.float32)[None, None, :] + moved[..., 0]
+    y = jnp.arange(height, dtype=jnp.float32)[None, :, None] + moved[..., 1]
+    return sample_bilinear(warped, y, x, "reflect")
+
+
+def _invert_anchors(displacements, q):
+    """Returns the linear part and offset that lead from new anchors to old ones."""
+    first, second, third = displacements[:, 0], displacements[:, 1], displacements[:, 2]
+    # About the centre the anchors are (q, q), (q, -q), (-q, -q): their differences are
+    # along the axes, which solves the equations of the map by inspection.
+    along_x = (second - third) / (2.0 * q)
+    along_y = (first - second) / (2.0 * q)
+    a, c = 1.0 + along_x[:, 0], along_x[:, 1]
+    b, d = along_y[:, 0], 1.0 + along_y[:, 1]
+    determinant = a * d - b * c
+    determinant = jnp.where(determinant < 0.0, -1.0, 1.0) * jnp.maximum(
+        jnp.abs(determinant), _SMALLEST_DETERMINANT
+    )
+    adjugate = jnp.stack([jnp.stack([d, -b], -1), jnp.stack([-c, a], -1)], -2)
+    inverse = adjugate / determinant[:, None, None]
+    shift = 0.5 * (first + third)
+    return inverse, -jnp.sum(inverse * shift[:, None, :], -1)
+
+
+def _prepare_elastic(shape, settings):
+    height, width, _ = shape
+    for setting in settings:
+        for name, value in setting.items():
+            operation.check_range(name, value, 0.0, math.inf)
+
+    def matrices(size):
+        return np.stack(
+            [
+                gaussian_matrix(
+                    size, setting["sigma"], truncate=_TRUNCATE, border="reflect"
+                )
+                for setting in settings
+            ]
+        ).astype(np.float32)
+
+    strengths = [(setting["alpha"], setting["affine"]) for setting in settings]
+    return operation.Constants(
+        (np.asarray(strengths, np.float32), matrices(height), matrices(width))
+    )
+
+
+def _apply_elastic(key, images, constants, shared, index):
+    (alpha, affine), rows, columns = constants
+    batch, height, width, _ = images.shape
+
+    def draw(key):
+        return jax.random.uniform(key, (6 + 2 * height * width,), minval=-1.0)
+
+    uniform = operation.per_image(draw, key, index)
+    displacements = affine * uniform[:, :6].reshape(batch, 3, 2)
+    fields = uniform[:, 6:].reshape(batch, height, width, 2)
+    return warp_elastically(images, displacements, fields, alpha, rows, columns)
+
+
+def shear(
+    key: jax.Array,
+    images: jax.Array,
+    *,
+    shear: float,
+    index: jax.Array | None = None,
+) -> jax.Array:
+    """Slants the image to the left or right.
+
+    About the centre, output `(x, y)` is read at `(x - y sin(s), y cos(s))`, with
+    `s = shear` or `-shear` with equal probability; outside is black.
+
+    Args:
+        key: Typed PRNG key. One key serves the whole batch.
+        images: `[B, H, W, C]`, floating point, intensities in `[0, 1]`.
+        shear: Angle in radians, in `[0, 1.5]`.
+        index: Integer `[B]`, global number of each image. Default: `0 .. B-1`.
+
+    Returns:
+        Warped images, same shape and dtype, in `[0, 1]`. Differentiable in `images`.
+
+    Raises:
+        ValueError: If `images` is not a non-empty batch of floating-point images of at
+            least 28x28, or the angle is out of range.
+
+    Source:
+        Mu & Gilmer, "MNIST-C: A Robustness Benchmark for Computer Vision", 2019; the
+        map is what scikit-image called a shear then.
+    """
+    return operation.run(_SHEAR, key, images, [{"shear": shear}], 0, index)
+
+
+def rotate(
+    key: jax.Array,
+    images: jax.Array,
+    *,
+    angle: float,
+    index: jax.Array | None = None,
+) -> jax.Array:
+    """Rotates the image about its centre, either way with equal probability.
+
+    Args:
+        key: Typed PRNG key. One key serves the whole batch.
+        images: `[B, H, W, C]`, floating point, intensities in `[0, 1]`.
+        angle: In radians, in `[0, pi]`.
+        index: Integer `[B]`, global number of each image. Default: `0 .. B-1`.
+
+    Returns:
+        Warped images, same shape and dtype, in `[0, 1]`; black where there is no input.
+        Differentiable in `images`.
+
+    Raises:
+        ValueError: If `images` is not a non-empty batch of floating-point images of at
+            least 28x28, or the angle is out of range.
+
+    Source:
+        Mu & Gilmer, "MNIST-C: A Robustness Benchmark for Computer Vision", 2019.
+    """
+    return operation.run(_ROTATE, key, images, [{"angle": angle}], 0, index)
+
+
+def scale(
+    key: jax.Array,
+    images: jax.Array,
+    *,
+    factor: float,
+    index: jax.Array | None = None,
+) -> jax.Array:
+    """Shrinks or enlarges the image about its centre. Not random.
+
+    Args:
+        key: Not used.
+        images: `[B, H, W, C]`, floating point, intensities in `[0, 1]`.
+        factor: Size of the result, in `[0.01, 100]`; below 1 the image shrinks.
+        index: Not used.
+
+    Returns:
+        Warped images, same shape and dtype, in `[0, 1]`; black where there is no input.
+        Differentiable in `images`.
+
+    Raises:
+        ValueError: If `images` is not a non-empty batch of floating-point images of at
+            least 28x28, or the factor is out of range.
+
+    Source:
+        Mu & Gilmer, "MNIST-C: A Robustness Benchmark for Computer Vision", 2019.
+    """
+    return operation.run(_SCALE, key, images, [{"factor": factor}], 0, index)
+
+
+def translate(
+    key: jax.Array,
+    images: jax.Array,
+    *,
+    distance: float,
+    index: jax.Array | None = None,
+) -> jax.Array:
+    """Moves the image along both axes, each way with equal probability.
+
+    Args:
+        key: Typed PRNG key. One key serves the whole batch.
+        images: `[B, H, W, C]`, floating point, intensities in `[0, 1]`.
+        distance: Along each axis, 0 or more, in pixels; need not be whole.
+        index: Integer `[B]`, global number of each image. Default: `0 .. B-1`.
+
+    Returns:
+        Moved images, same shape and dtype, in `[0, 1]`; black where there is no input.
+        Differentiable in `images`.
+
+    Raises:
+        ValueError: If `images` is not a non-empty batch of floating-point images of at
+            least 28x28, or the distance is out of range.
+
+    Source:
+        Mu & Gilmer, "MNIST-C: A Robustness Benchmark for Computer Vision", 2019.
+    """
+    return operation.run(_TRANSLATE, key, images, [{"distance": distance}], 0, index)
+
+
+def affine_map(
+    name: str, value: jax.Array, signs: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Returns where output pixels are read, relative to the centre of the image.
+
+    Args:
+        name: `"shear"`, `"rotate"`, `"scale"` or `"translate"`.
+        value: Scalar, the parameter.
+        signs: `[B, 2]`, 1 or -1. Shear and rotate use the first, scale none.
+
+    Returns:
+        `linear` `[B, 2, 2]` and `offset` `[B, 2]` for `warp_affine`.
+    """
+    angle = value * signs[:, 0]
+    sine, cosine = jnp.sin(angle), jnp.cos(angle)
+    zero, one = jnp.zeros_like(angle), jnp.ones_like(angle)
+    first, second = {
+        "shear": ((one, -sine), (zero, cosine)),
+        "rotate": ((cosine, -sine), (sine, cosine)),
+        "scale": ((one / value, zero), (zero, one / value)),
+        "translate": ((one, zero), (zero, one)),
+    }[name]
+    linear = jnp.stack([jnp.stack(first, -1), jnp.stack(second, -1)], -2)
+    return linear, value * signs * (1.0 if name == "translate" else 0.0)
+
+
+def _affine_operation(
+    name: str, parameter: str, low: float, high: float
+) -> operation.Operation:
+    def prepare(shape: tuple[int, int, int], settings: Sequence[operation.Setting]):
+        values = [setting[parameter] for setting in settings]
+        operation.check_range(parameter, values, low, high)
+        return operation.Constants(np.asarray(values, np.float32))
+
+    def apply(key, images, value, shared, index):
+        def draw(key):
+            return jax.random.rademacher(key, (2,), jnp.float32)
+
+        signs = operation.per_image(draw, key, index)
+        _, height, width, _ = images.shape
+        centre = ((width - 1) / 2, (height - 1) / 2)
+        linear, offset = affine_map(name, value, signs)
+        return warp_affine(images, linear, offset, centre, "zero")
+
+    return operation.Operation(prepare, apply)
+
+
+_ELASTIC_TRANSFORM = operation.Operation(_prepare_elastic, _apply_elastic)
+_SHEAR = _affine_operation("shear", "shear", 0.0, 1.5)
+_ROTATE = _affine_operation("rotate", "angle", 0.0, math.pi)
+_SCALE = _affine_operation("scale", "factor", 0.01, 100.0)
+_TRANSLATE = _affine_operation("translate", "distance", 0.0, math.inf)
+
+OPERATIONS: dict[str, operation.Operation] = {
+    "elastic_transform": _ELASTIC_TRANSFORM,
+    "shear": _SHEAR,
+    "rotate": _ROTATE,
+    "scale": _SCALE,
+    "translate": _TRANSLATE,
+}

@@ -1,0 +1,403 @@
+"""Corruptions that only MNIST-C has: stripe, lines and edges.
+
+They are defined for 28x28 images. Stripes and lines take other sizes by stretching the
+28x28 drawing over the image; every channel gets the same drawing.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from uronet_jax.corruptions import operation
+
+_SIDE = 28
+# A line fades to black this far from its middle, in pixels of a 28x28 image.
+_REACH = 2.3
+# Rows where lines start and end are drawn from 0 to 26, as in the original.
+_END_ROWS = range(27)
+# A zigzag goes from one column to the other, climbs by this much, and has teeth of this
+# half length and height.
+_ZIGZAG_COLUMNS = (2, 25)
+_CLIMBS = range(-5, 5)
+_TOOTH = 2.0
+# Of a 0..1 image: an edge is kept from the lower on if the higher is reached along it.
+_LOW_THRESHOLD, _HIGH_THRESHOLD = 0.1, 0.2
+# Steps between two looks at whether edges still grow: looking costs as much as a step.
+_GROWTH = 4
+
+
+def identity(
+    key: jax.Array, images: jax.Array, *, index: jax.Array | None = None
+) -> jax.Array:
+    """Changes nothing: the clean images among the corruptions.
+
+    Args:
+        key: Not used.
+        images: `[B, H, W, C]`, floating point, intensities in `[0, 1]`.
+        index: Not used.
+
+    Returns:
+        The images. Differentiable.
+
+    Raises:
+        ValueError: If `images` is not a non-empty batch of floating-point images of at
+            least 28x28.
+    """
+    return operation.run(_IDENTITY, key, images, [{}], 0, index)
+
+
+def stripe(
+    key: jax.Array, images: jax.Array, *, index: jax.Array | None = None
+) -> jax.Array:
+    """Inverts the first and the last quarter of the columns: `1 - x` there.
+
+    At width 28 these are columns 0 to 6 and 21 to 27; a column that lies only in part
+    in the first quarter is inverted, one that lies in part in the last is not.
+
+    Args:
+        key: Not used.
+        images: `[B, H, W, C]`, floating point, intensities in `[0, 1]`.
+        index: Not used.
+
+    Returns:
+        Same shape and dtype, in `[0, 1]`. Differentiable in `images`.
+
+    Raises:
+        ValueError: If `images` is not a non-empty batch of floating-point images of at
+            least 28x28.
+
+    Source:
+        Mu & Gilmer, "MNIST-C: A Robustness Benchmark for Computer Vision", 2019.
+    """
+    return operation.run(_STRIPE, key, images, [{}], 0, index)
+
+
+def _apply_stripe(key, images, constants, shared, index):
+    width = images.shape[2]
+    quarter = 4 * np.arange(width)
+    inverted = (quarter < width) | (quarter >= 3 * width)
+    return jnp.where(inverted[None, None, :, None], 1.0 - images, images)
+
+
+def dotted_line(
+    key: jax.Array, images: jax.Array, *, index: jax.Array | None = None
+) -> jax.Array:
+    """Adds a white dashed line from the left edge to the right edge.
+
+    In a 28x28 image the line goes from column 0 to 27; the rows of its ends are drawn
+    from 0 to 26. At a vertical distance `d` from it, `max(0, 1 + log(1 - d / 2.3))` is
+    added. Two columns without (beginning with columns 0 and 1) and two with the line
+    take turns; column 27 is without.
+
+    Args:
+        key: Typed PRNG key. One key serves the whole batch.
+        images: `[B, H, W, C]`, floating point, intensities in `[0, 1]`. The drawing is
+            stretched over other sizes than 28x28.
+        index: Integer `[B]`, global number of each image. Default: `0 .. B-1`.
+
+    Returns:
+        Same shape and dtype, in `[0, 1]`. Differentiable in `images`; the gradient is
+        zero where the result is clipped.
+
+    Raises:
+        ValueError: If `images` is not a non-empty batch of floating-point images of at
+            least 28x28.
+
+    Source:
+        Mu & Gilmer, "MNIST-C: A Robustness Benchmark for Computer Vision", 2019.
+    """
+    return operation.run(_DOTTED_LINE, key, images, [{}], 0, index)
+
+
+def draw_dotted_line(images: jax.Array, ends: jax.Array) -> jax.Array:
+    """Does what `dotted_line` does, for given rows of the ends.
+
+    Args:
+        images: float32 `[B, H, W, C]`.
+        ends: `[B, 2]`, rows at columns 0 and 27 of a 28x28 image.
+
+    Returns:
+        float32 `[B, H, W, C]`, not clipped.
+    """
+    column = _positions(images.shape[2])[None, :]
+    pixel = np.floor(column + 0.5)
+    drawn = (pixel // 2 % 2 == 1) & (pixel < _SIDE - 1)
+    start, end = ends[:, :1].astype(jnp.float32), ends[:, 1:].astype(jnp.float32)
+    middle = start + (end - start) * jnp.asarray(column / (_SIDE - 1), jnp.float32)
+    line = jnp.where(drawn[:, None, :], _profile(middle, images.shape[1]), 0.0)
+    return images + line[..., None]
+
+
+def _apply_dotted_line(key, images, constants, shared, index):
+    def draw(key):
+        return jax.random.randint(key, (2,), _END_ROWS.start, _END_ROWS.stop)
+
+    return draw_dotted_line(images, operation.per_image(draw, key, index))
+
+
+def zigzag(
+    key: jax.Array, images: jax.Array, *, index: jax.Array | None = None
+) -> jax.Array:
+    """Adds a white zigzag line from left to right.
+
+    In a 28x28 image it begins at column 2 in a row drawn from 0 to 26, and ends at
+    column 25, from 5 rows higher to 4 rows lower. About the straight line between them
+    it has teeth of half length and height 2. Its segments have the profile of
+    `dotted_line`.
+
+    Args:
+        key: Typed PRNG key. One key serves the whole batch.
+        images: `[B, H, W, C]`, floating point, intensities in `[0, 1]`. The drawing is
+            stretched over other sizes than 28x28.
+        index: Integer `[B]`, global number of each image. Default: `0 .. B-1`.
+
+    Returns:
+        Same shape and dtype, in `[0, 1]`. Differentiable in `images`; the gradient is
+        zero where the result is clipped.
+
+    Raises:
+        ValueError: If `images` is not a non-empty batch of floating-point images of at
+            least 28x28.
+
+    Source:
+        Mu & Gilmer, "MNIST-C: A Robustness Benchmark for Computer Vision", 2019.
+    """
+    return operation.run(_ZIGZAG, key, images, [{}], 0, index)
+
+
+def draw_zigzag(
+    images: jax.Array, start: jax.Array, climb: jax.Array, segments: jax.Array
+) -> jax.Array:
+    """Does what `zigzag` does, for given rows of the ends.
+
+    Args:
+        images: float32 `[B, H, W, C]`.
+        start: `[B]`, row of the left end in a 28x28 image.
+        climb: Integer `[B]`, -5 to 4, by how many rows the right end is lower.
+        segments: Of `zigzag_segments(W)`.
+
+    Returns:
+        float32 `[B, H, W, C]`, not clipped.
+    """
+    middle = segments[climb - _CLIMBS[0]] + start.astype(jnp.float32)[:, None, None]
+    # What is added is never negative: clipping once is the same as after each segment.
+    line = sum(_profile(middle[:, i], images.shape[1]) for i in range(middle.shape[1]))
+    return images + line[..., None]
+
+
+def zigzag_segments(width: int) -> np.ndarray:
+    """Returns the rows of the segments of a zigzag that starts in row 0.
+
+    Args:
+        width: Of the image.
+
+    Returns:
+        float32 `[10, 2, width]`: per climb from -5 to 4 the row of the line at each
+        column, far away where there is none. A column in which one segment ends and the
+        next begins has two lines, hence the second axis.
+    """
+    column = _positions(width)
+    pixel = np.floor(column + 0.5)
+    rows = np.full((len(_CLIMBS), 2, width), 1e3)
+    first, last = _ZIGZAG_COLUMNS
+    for i, climb in enumerate(_CLIMBS):
+        x, y = _zigzag_corners(last - first, climb)
+        x = x + first
+        for j in range(len(x) - 1):
+            inside = (pixel >= np.floor(x[j])) & (pixel < np.ceil(x[j + 1]))
+            slope = (y[j + 1] - y[j]) / (x[j + 1] - x[j])
+            line = y[j] + slope * (column - x[j])
+            rows[i, j % 2, inside] = line[inside]
+    return rows.astype(np.float32)
+
+
+def _zigzag_corners(run, climb):
+    """Returns x and y of the corners, from the origin on."""
+    length = np.hypot(run, climb)
+    teeth = int((length - _TOOTH) // (2 * _TOOTH)) + 1
+    along = _TOOTH * (2 * np.arange(teeth) + 1)
+    across = _TOOTH * (-1.0) ** np.arange(teeth)
+    # The last half tooth is cut off where the line ends; the height is the original's.
+    rest = length - 2 * _TOOTH * (length // (2 * _TOOTH))
+    along = np.concatenate([[0.0], along, [length]])
+    across = np.concatenate([[0.0], across, [across[-1] / (2 * rest)]])
+    cosine, sine = run / length, climb / length
+    return cosine * along - sine * across, sine * along + cosine * across
+
+
+def _prepare_zigzag(shape, settings):
+    return operation.Constants((), zigzag_segments(shape[1]))
+
+
+def _apply_zigzag(key, images, constants, segments, index):
+    def draw(key):
+        return jax.random.randint(
+            key,
+            (2,),
+            np.asarray([_END_ROWS.start, _CLIMBS.start]),
+            np.asarray([_END_ROWS.stop, _CLIMBS.stop]),
+        )
+
+    drawn = operation.per_image(draw, key, index)
+    return draw_zigzag(images, drawn[:, 0], drawn[:, 1], segments)
+
+
+def _positions(size):
+    """Returns where the centres of pixels lie along a side of a 28x28 image."""
+    return (np.arange(size) + 0.5) * (_SIDE / size) - 0.5
+
+
+def _profile(middle, height):
+    """Returns `[B, H, W]`, what a line adds; `middle` `[B, W]` is its row."""
+    row = jnp.asarray(_positions(height), jnp.float32)[None, :, None]
+    distance = jnp.minimum(jnp.abs(row - middle[:, None, :]), _REACH)
+    return jnp.maximum(0.0, 1.0 + jnp.log1p(-distance / _REACH))
+
+
+def canny_edges(
+    key: jax.Array,
+    images: jax.Array,
+    *,
+    sigma: float,
+    index: jax.Array | None = None,
+) -> jax.Array:
+    """Replaces each channel by its edges, 0 or 1 (Canny's detector). Not random.
+
+    A Gaussian filter that is normalised over the part of its support inside the image,
+    then Sobel derivatives (unnormalised: a unit step has the gradient 4). An edge is a
+    pixel whose gradient is not smaller than the gradients on both sides, interpolated
+    linearly between neighbours, and at least 0.1; and which is linked by such pixels
+    (8 neighbours) to one of at least 0.2. Pixels at the border are never edges.
+
+    Args:
+        key: Not used.
+        images: `[B, H, W, C]`, floating point, intensities in `[0, 1]`.
+        sigma: Standard deviation of the filter, 0 or more, in pixels.
+        index: Not used.
+
+    Returns:
+        Same shape and dtype, 0 or 1. The gradient is zero.
+
+    Raises:
+        ValueError: If `images` is not a non-empty batch of floating-point images of at
+            least 28x28, or sigma is out of range.
+
+    Source:
+        Mu & Gilmer, "MNIST-C: A Robustness Benchmark for Computer Vision", 2019; the
+        function is `skimage.feature.canny(image, sigma)`, float images. Canny, "A
+        Computational Approach to Edge Detection", PAMI 1986.
+    """
+    return operation.run(_CANNY_EDGES, key, images, [{"sigma": sigma}], 0, index)
+
+
+def _prepare_canny(shape, settings):
+    height, width, _ = shape
+    for setting in settings:
+        operation.check_range("sigma", setting["sigma"], 0.0, 1e3)
+
+    def matrices(size):
+        smooth = np.stack([_inner_gaussian(size, s["sigma"]) for s in settings])
+        # Sobel's derivative and average along an axis; edge pixels are repeated.
+        padded = np.pad(np.eye(size), ((1, 1), (0, 0)), mode="edge")
+        before, here, after = padded[:-2], padded[1:-1], padded[2:]
+        derivative, average = after - before, before + 2.0 * here + after
+        return tuple((m @ smooth).astype(np.float32) for m in (derivative, average))
+
+    return operation.Constants((matrices(height), matrices(width)))
+
+
+def _inner_gaussian(size, sigma):
+    radius = int(4.0 * sigma + 0.5)
+    if radius == 0:
+        return np.eye(size)
+    offset = np.arange(size)[:, None] - np.arange(size)
+    weights = np.exp(-0.5 * (offset / sigma) ** 2) * (np.abs(offset) <= radius)
+    return weights / weights.sum(1, keepdims=True)
+
+
+def _apply_canny(key, images, constants, shared, index):
+    (row_derivative, row_average), (column_derivative, column_average) = constants
+    planes = jnp.moveaxis(jax.lax.stop_gradient(images), -1, 1)
+
+    def filter_planes(rows, columns):
+        return jnp.einsum(
+            "yi,bcij,xj->bcyx", rows, planes, columns, precision="highest"
+        )
+
+    dy = filter_planes(row_derivative, column_average)
+    dx = filter_planes(row_average, column_derivative)
+    magnitude = jnp.sqrt(dy * dy + dx * dx)
+    possible = _is_maximum(dy, dx, magnitude) & (magnitude >= _LOW_THRESHOLD)
+    possible &= _inside(*planes.shape[2:])
+    edges = _grow(possible & (magnitude >= _HIGH_THRESHOLD), possible)
+    return jnp.moveaxis(edges, 1, -1).astype(jnp.float32)
+
+
+def _inside(height, width):
+    inside = np.zeros((1, 1, height, width), bool)
+    inside[..., 1:-1, 1:-1] = True
+    return inside
+
+
+def _is_maximum(dy, dx, magnitude):
+    """Says where the magnitude is a maximum along the gradient."""
+    height, width = magnitude.shape[2:]
+    padded = jnp.pad(magnitude, ((0, 0), (0, 0), (1, 1), (1, 1)))
+
+    def neighbour(down, right):
+        return padded[..., 1 + down : 1 + down + height, 1 + right : 1 + right + width]
+
+    steep = jnp.abs(dy) > jnp.abs(dx)
+    # Whether the gradient points to the lower right or upper left, or along an axis.
+    falling = ((dy >= 0.0) & (dx >= 0.0)) | ((dy <= 0.0) & (dx <= 0.0))
+    longer = jnp.maximum(jnp.abs(dy), jnp.abs(dx))
+    share = jnp.minimum(jnp.abs(dy), jnp.abs(dx)) / jnp.maximum(longer, 1e-12)
+
+    def exceeds(side):
+        beside = jnp.where(falling, neighbour(0, side), neighbour(0, -side))
+        straight = jnp.where(steep, neighbour(side, 0), beside)
+        diagonal = jnp.where(falling, neighbour(side, side), neighbour(side, -side))
+        return straight + share * (diagonal - straight) <= magnitude
+
+    return exceeds(1) & exceeds(-1)
+
+
+def _grow(edges, possible):
+    """Extends edges over all possible pixels that are linked to them."""
+
+    def step(edges):
+        height, width = edges.shape[2:]
+        rows = jnp.pad(edges, ((0, 0), (0, 0), (1, 1), (0, 0)))
+        rows = rows[:, :, :height] | rows[:, :, 1:-1] | rows[:, :, 2:]
+        both = jnp.pad(rows, ((0, 0), (0, 0), (0, 0), (1, 1)))
+        return possible & (both[..., :width] | both[..., 1:-1] | both[..., 2:])
+
+    def grow(state):
+        edges, _ = state
+        grown = jax.lax.fori_loop(0, _GROWTH, lambda _, e: step(e), edges)
+        return grown, jnp.any(grown != edges)
+
+    return jax.lax.while_loop(lambda state: state[1], grow, (edges, True))[0]
+
+
+def _prepare_nothing(shape, settings):
+    return operation.Constants(())
+
+
+def _apply_identity(key, images, constants, shared, index):
+    return images
+
+
+_IDENTITY = operation.Operation(_prepare_nothing, _apply_identity)
+_STRIPE = operation.Operation(_prepare_nothing, _apply_stripe)
+_DOTTED_LINE = operation.Operation(_prepare_nothing, _apply_dotted_line)
+_ZIGZAG = operation.Operation(_prepare_zigzag, _apply_zigzag)
+_CANNY_EDGES = operation.Operation(_prepare_canny, _apply_canny)
+
+OPERATIONS: dict[str, operation.Operation] = {
+    "identity": _IDENTITY,
+    "stripe": _STRIPE,
+    "dotted_line": _DOTTED_LINE,
+    "zigzag": _ZIGZAG,
+    "canny_edges": _CANNY_EDGES,
+}

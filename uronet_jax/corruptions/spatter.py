@@ -1,0 +1,390 @@
+"""Spatter: drops of water or mud on the lens.
+
+Inside, images lie as `[H, W, B]`: with the batch last, a shift by one pixel moves whole
+vectors, which makes the filters here several times faster on a CPU.
+
+Water follows OpenCV step by step (`Canny`, `distanceTransform`, `blur`, `equalizeHist`,
+`filter2D`): from the same 8-bit layer it gets the same film.
+"""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from uronet_jax.corruptions import operation
+from uronet_jax.corruptions.filters import filter_rows_columns, gaussian_matrix
+
+# Grey levels of R, G and B, and of grey images: the luma of water (pale turquoise), and
+# for mud what MNIST-C uses.
+_COLOURS = {
+    ("water", 3): (175, 238, 238),
+    ("water", 1): (0.299 * 175 + 0.587 * 238 + 0.114 * 238,),
+    ("mud", 3): (63, 42, 20),
+    ("mud", 1): (63,),
+}
+# Mud thinner than this is none.
+_THINNEST_MUD = 0.8
+# Thresholds of the edge detector, on |dx| + |dy| of 8-bit values.
+_WEAK_EDGE, _STRONG_EDGE = 50.0, 150.0
+# tan(22.5 degrees) with 15 fractional bits, as OpenCV has it.
+_TAN = 13573.0
+_ONE = 32768.0
+# Pixels. Farther from an edge all is the same.
+_FARTHEST = 20
+# Lengths of the steps to the next pixel, diagonally, and like a knight.
+_STRAIGHT, _DIAGONAL, _KNIGHT = (np.float32(length) for length in (1.0, 1.4, 2.1969))
+
+
+class SpatterConstants(NamedTuple):
+    """What `spatter` computes from its parameters; see there.
+
+    Attributes:
+        loc: Mean of the layer.
+        scale: Standard deviation of the layer.
+        rows: `[H + 2, H]`, smooths the layer and repeats its border.
+        columns: `[W + 2, W]`.
+        threshold: The layer counts from here on.
+        strength: Of the water.
+        is_mud: Whether the liquid is mud.
+        mud_rows: `[H, H]`, smooths the mud.
+        mud_columns: `[W, W]`.
+        colour: `[C]`, in `[0, 1]`.
+    """
+
+    loc: jax.typing.ArrayLike
+    scale: jax.typing.ArrayLike
+    rows: jax.typing.ArrayLike
+    columns: jax.typing.ArrayLike
+    threshold: jax.typing.ArrayLike
+    strength: jax.typing.ArrayLike
+    is_mud: jax.typing.ArrayLike
+    mud_rows: jax.typing.ArrayLike
+    mud_columns: jax.typing.ArrayLike
+    colour: jax.typing.ArrayLike
+
+
+def spatter(
+    key: jax.Array,
+    images: jax.Array,
+    *,
+    loc: float,
+    scale: float,
+    sigma: float,
+    threshold: float,
+    strength: float,
+    liquid: str = "water",
+    index: jax.Array | None = None,
+) -> jax.Array:
+    """Spatters the lens with water or mud.
+
+    The layer `L = gauss(N(loc, scale), sigma)`, one value per pixel, is set to 0 where it
+    is below the threshold. Water is brightest along the rim of the drops:
+    `clip(x + m * colour)`, `m = strength * floor(255 L) * D / max(...)`, where D is an
+    embossed map of the distance to the nearest edge of the layer; see `water_film`.
+    Mud covers: `clip((1 - m) * x + m * colour)`, `m = gauss(L > threshold, strength)`,
+    set to 0 below 0.8.
+
+    Args:
+        key: Typed PRNG key. One key serves the whole batch.
+        images: `[B, H, W, C]`, floating point, intensities in `[0, 1]`; C is 1 or 3.
+            Grey images get the luma of the water, and the mud of MNIST-C.
+        loc: Mean of the layer.
+        scale: Standard deviation of the layer, 0 or more.
+        sigma: Standard deviation of the filter in pixels, 0 or more.
+        threshold: In units of the layer, 0 or more.
+        strength: Of water: the largest weight of its colour. Of mud: standard deviation
+            of the second filter in pixels. 0 or more.
+        liquid: `"water"` or `"mud"`.
+        index: Integer `[B]`, global number of each image. Default: `0 .. B-1`.
+
+    Returns:
+        Spattered images, same shape and dtype, in `[0, 1]`. Differentiable in `images`.
+        An image without a drop stays as it is (there the original divides by 0).
+
+    Raises:
+        ValueError: If `images` is not a batch as above with sides of at least 28, or a
+            parameter is out of range.
+
+    Source:
+        Hendrycks & Dietterich, "Benchmarking Neural Network Robustness to Common
+        Corruptions and Perturbations", ICLR 2019; grey mud: Mu & Gilmer, "MNIST-C",
+        2019.
+    """
+    setting = {
+        "loc": loc,
+        "scale": scale,
+        "sigma": sigma,
+        "threshold": threshold,
+        "strength": strength,
+        "liquid": liquid,
+    }
+    return operation.run(OPERATIONS["spatter"], key, images, [setting], 0, index)
+
+
+def _prepare(shape, settings):
+    height, width, channels = shape
+    if channels not in (1, 3):
+        raise ValueError(f"spatter has colours for 1 or 3 channels: {channels}")
+    constants = []
+    for setting in settings:
+        for name in ("scale", "sigma", "threshold", "strength"):
+            operation.check_range(name, setting[name], 0.0, math.inf)
+        operation.check_range("loc", setting["loc"], -math.inf, math.inf)
+        liquid, sigma, strength = (setting[n] for n in ("liquid", "sigma", "strength"))
+        if (liquid, channels) not in _COLOURS:
+            raise ValueError(f"liquid must be 'water' or 'mud': {liquid!r}")
+        # For water the filters of the mud go unused.
+        constants.append(
+            SpatterConstants(
+                loc=setting["loc"],
+                scale=setting["scale"],
+                rows=np.pad(gaussian_matrix(height, sigma), ((1, 1), (0, 0)), "edge"),
+                columns=np.pad(gaussian_matrix(width, sigma), ((1, 1), (0, 0)), "edge"),
+                threshold=setting["threshold"],
+                strength=strength,
+                is_mud=liquid == "mud",
+                mud_rows=gaussian_matrix(height, strength),
+                mud_columns=gaussian_matrix(width, strength),
+                colour=np.asarray(_COLOURS[liquid, channels]) / 255.0,
+            )
+        )
+    stacked = jax.tree.map(lambda *values: np.stack(values), *constants)
+    stacked = jax.tree.map(
+        lambda v: v if v.dtype == bool else v.astype(np.float32), stacked
+    )
+    return operation.Constants(stacked)
+
+
+def _apply(key, images, constants, shared, index):
+    batch, height, width, _ = images.shape
+
+    def draw(key):
+        return jax.random.normal(key, (height * width,))
+
+    normal = operation.per_image(draw, key, index).reshape(batch, height, width)
+    return splash(images, constants.loc + constants.scale * normal, constants)
+
+
+def splash(
+    images: jax.Array, layer: jax.Array, constants: SpatterConstants
+) -> jax.Array:
+    """Spatters images with a given layer; see `spatter`.
+
+    Args:
+        images: float32 `[B, H, W, C]`, in `[0, 1]`.
+        layer: float32 `[B, H, W]`, normal numbers of mean `loc` and deviation `scale`.
+        constants: At one severity.
+
+    Returns:
+        float32 `[B, H, W, C]`, not clipped.
+    """
+    layer = layer.transpose(1, 2, 0)
+    smooth = _filter(layer, constants.rows, constants.columns)
+    weight = jax.lax.cond(constants.is_mud, _mud, _water, smooth, constants)
+    weight = weight.transpose(2, 0, 1)[..., None]
+    cover = jnp.where(constants.is_mud, weight, 0.0)
+    return (1.0 - cover) * images + weight * constants.colour[None, None, None]
+
+
+def _filter(layer, rows, columns):
+    return filter_rows_columns(layer[None], rows, columns)[0]  # Batch as channels.
+
+
+def _mud(smooth, constants):
+    drops = (smooth[1:-1, 1:-1] > constants.threshold).astype(jnp.float32)
+    weight = _filter(drops, constants.mud_rows, constants.mud_columns)
+    return jnp.where(weight < _THINNEST_MUD, 0.0, weight)
+
+
+def _water(smooth, constants):
+    smooth = jnp.where(smooth < constants.threshold, 0.0, smooth)
+    # Drops brighter than white turn black: the original's cast to 8 bits wraps around.
+    levels = jnp.floor(255.0 * smooth)
+    film = water_film(jnp.where(levels > 255.0, levels - 256.0, levels))
+    return film * (
+        constants.strength / jnp.maximum(film.max((0, 1), keepdims=True), 1.0)
+    )
+
+
+def water_film(levels: jax.Array) -> jax.Array:
+    """Returns how much light the water adds, in arbitrary units.
+
+    The distance to the nearest edge, at most 20, is smoothed and rounded down, its
+    histogram equalised, embossed, smoothed again and multiplied by the layer.
+
+    Args:
+        levels: float32 `[H + 2, W + 2, B]`, the layer in whole grey levels, with its
+            border repeated.
+
+    Returns:
+        float32 `[H, W, B]`, whole numbers, 0 or more.
+    """
+    distance = edge_distances(edges(levels))
+    relief = _equalize(jnp.floor(_box_sum(distance) / 9.0).astype(jnp.int32))
+    height, width, _ = relief.shape
+    padded = jnp.pad(relief, ((1, 1), (1, 1), (0, 0)), mode="reflect")
+
+    def at(down, right):
+        return padded[1 + down :, 1 + right :][:height, :width]
+
+    relief = relief + at(0, 1) - at(0, -1) + at(1, 0) - at(-1, 0)
+    relief = relief + 2.0 * (at(1, 1) - at(-1, -1))
+    relief = jnp.clip(relief, 0.0, 255.0)
+    relief = jnp.floor(_box_sum(relief) / 9.0 + 0.5)
+    return levels[1:-1, 1:-1] * relief
+
+
+def _box_sum(images):
+    """Returns sums over 3x3 pixels; the border mirrors without repeating its samples."""
+    padded = jnp.pad(images, ((1, 1), (1, 1), (0, 0)), mode="reflect")
+    rows = padded[:-2] + padded[1:-1] + padded[2:]
+    return rows[:, :-2] + rows[:, 1:-1] + rows[:, 2:]
+
+
+def edges(levels: jax.Array) -> jax.Array:
+    """Finds edges as OpenCV's `Canny(levels, 50, 150)` does.
+
+    Args:
+        levels: float32 `[H + 2, W + 2, B]`, whole grey levels with the border repeated.
+
+    Returns:
+        bool `[H, W, B]`.
+
+    Source:
+        Canny, "A Computational Approach to Edge Detection", 1986, with 3x3 Sobel
+        filters and `|dx| + |dy|`.
+    """
+    rows = levels[:-2] + 2.0 * levels[1:-1] + levels[2:]
+    right = rows[:, 2:] - rows[:, :-2]
+    columns = levels[:, :-2] + 2.0 * levels[:, 1:-1] + levels[:, 2:]
+    down = columns[2:] - columns[:-2]
+    size = jnp.abs(right) + jnp.abs(down)
+    height, width, batch = size.shape
+    # Not a pad, which XLA would recompute at each of its uses.
+    padded = jax.lax.dynamic_update_slice(
+        jnp.zeros((height + 2, width + 2, batch)), size, (1, 1, 0)
+    )
+
+    def at(down, right):
+        return padded[1 + down :, 1 + right :][:height, :width]
+
+    # An edge is as large as any along its gradient, whose direction is rounded to
+    # multiples of 45 degrees. Of two equal neighbours, the first is the edge.
+    across = (size > at(0, -1)) & (size >= at(0, 1))
+    along = (size > at(-1, 0)) & (size >= at(1, 0))
+    falling = (size > at(-1, -1)) & (size > at(1, 1))
+    rising = (size > at(-1, 1)) & (size > at(1, -1))
+    diagonal = jnp.where((right < 0) == (down < 0), falling, rising)
+    # Exact: |dx| and |dy| are whole numbers up to 1020.
+    x, y = jnp.abs(right), jnp.abs(down)
+    steep = _ONE * (y - 2.0 * x) > _TAN * x
+    peak = jnp.where(_ONE * y < _TAN * x, across, jnp.where(steep, along, diagonal))
+    weak = peak & (size > _WEAK_EDGE)
+    strength = weak.astype(jnp.uint8) + (weak & (size > _STRONG_EDGE))
+    return _connect(strength)
+
+
+def _connect(strength):
+    """Returns what of the edges (1, 2) hangs together with strong ones (2)."""
+    height, width, batch = strength.shape
+    words = -(-width // 32)
+    strength = jnp.pad(strength, ((0, 0), (0, 32 * words - width), (0, 0)))
+    bit = jnp.arange(32, dtype=jnp.uint32)[None, :, None]
+
+    def pack(row):
+        row = row.reshape(words, 32, batch)
+        return tuple(
+            jnp.sum((row >= least).astype(jnp.uint32) << bit, 1, dtype=jnp.uint32)
+            for least in (1, 2)
+        )
+
+    def grow(state):
+        found, _ = state
+        padded = jnp.pad(found, ((1, 1), (1, 1), (0, 0)))
+        padded = padded[:-2] | padded[1:-1] | padded[2:]
+        middle = padded[:, 1:-1]
+        wider = middle | (middle << 1) | (middle >> 1)
+        wider |= (padded[:, :-2] >> 31) | (padded[:, 2:] << 31)
+        grown = wider & edges
+        return grown, jnp.any(grown != found)
+
+    # 32 columns in a word make this loop, which may be long, cheap.
+    edges, strong = jax.lax.map(pack, strength)
+    found, _ = jax.lax.while_loop(lambda state: state[1], grow, (strong, True))
+    found = (found[:, :, None] >> bit[None]) & 1
+    return found.reshape(height, 32 * words, batch)[:, :width] > 0
+
+
+def edge_distances(edges: jax.Array) -> jax.Array:
+    """Returns the distance of each pixel to the nearest edge, at most 20.
+
+    A path is made of steps to the next pixel (length 1), diagonal ones (1.4) and
+    knight's moves (2.1969), as in OpenCV's `distanceTransform` with a 5x5 mask.
+
+    Args:
+        edges: bool `[H, W, B]`.
+
+    Returns:
+        float32 `[H, W, B]`.
+
+    Source:
+        Borgefors, "Distance transformations in digital images", 1986.
+    """
+    # A shortest path has at most two kinds of steps, whose order does not matter:
+    # first those that change the row, then those within it.
+    distance = jnp.where(edges, 0.0, float(_FARTHEST))
+    distance = _sweep(_next_row, distance, rows=2, margin=2)
+    distance = _sweep(_next_pixel, distance.transpose(1, 0, 2), rows=1, margin=0)
+    return distance.transpose(1, 0, 2)
+
+
+def _sweep(step: Callable, distance, *, rows, margin):
+    """Passes distances on from row to row, downwards and upwards."""
+    both = jnp.concatenate([distance, distance[::-1]], axis=-1)
+    border = jnp.full((both.shape[1] + 2 * margin, both.shape[2]), float(_FARTHEST))
+    _, both = jax.lax.scan(step, (border,) * rows, both)
+    downwards, upwards = jnp.split(both, 2, axis=-1)
+    return jnp.minimum(downwards, upwards[::-1])
+
+
+def _next_row(last_two, row):
+    last, before = last_two
+    width = row.shape[0]
+
+    def nearest(row, shift):
+        return jnp.minimum(row[2 - shift :][:width], row[2 + shift :][:width])
+
+    knight = jnp.minimum(nearest(last, 2), nearest(before, 1)) + _KNIGHT
+    straight = jnp.minimum(nearest(last, 0) + _STRAIGHT, nearest(last, 1) + _DIAGONAL)
+    row = jnp.minimum(row, jnp.minimum(straight, knight))
+    padded = jnp.pad(row, ((2, 2), (0, 0)), constant_values=_FARTHEST)
+    return (padded, last), row
+
+
+def _next_pixel(last, row):
+    row = jnp.minimum(row, last[0] + _STRAIGHT)
+    return (row,), row
+
+
+def _equalize(levels):
+    """Equalises histograms as OpenCV's `equalizeHist`: levels 0 .. 20 to 0 .. 255."""
+    height, width, batch = levels.shape
+    cell = levels * batch + jnp.arange(batch)[None, None]
+    counts = jnp.zeros((_FARTHEST + 1) * batch, jnp.int32).at[cell].add(1)
+    total = jnp.cumsum(counts.reshape(-1, batch), axis=0)
+    lowest = jnp.min(jnp.where(total > 0, total, height * width), 0, keepdims=True)
+    scale = 255.0 / jnp.maximum(height * width - lowest, 1)
+    table = jnp.round((total - lowest) * scale)
+    # A single level stays as it is.
+    single = jnp.arange(_FARTHEST + 1.0)[:, None]
+    table = jnp.where(lowest == height * width, single, table)
+    table = table.reshape(-1)
+    # Row by row: otherwise XLA computes the table anew for every pixel.
+    return jax.lax.map(lambda row: table[row], cell)
+
+
+OPERATIONS = {"spatter": operation.Operation(_prepare, _apply)}

@@ -1,0 +1,89 @@
+"""A picture of every corruption at every severity."""
+
+import os
+from collections.abc import Sequence
+
+import numpy as np
+
+from uronet_jax.corruptions import (
+    corrupt,
+    entry_key,
+    list_corruptions,
+    list_severities,
+)
+from uronet_jax.reports import figures
+
+
+def sample_photographs(side: int) -> np.ndarray:
+    """Returns two photographs, of a temple and a flower, that scikit-learn brings.
+
+    Args:
+        side: Height and width, to which their central squares are scaled.
+
+    Returns:
+        float32 `[2, side, side, 3]` in `[0, 1]`.
+
+    Raises:
+        ModuleNotFoundError: If scikit-learn is absent; the extra `quickstart` has it.
+    """
+    from PIL import Image
+    from sklearn.datasets import load_sample_images
+
+    pictures = []
+    for image in load_sample_images().images:
+        size = min(image.shape[:2])
+        top, left = ((n - size) // 2 for n in image.shape[:2])
+        square = Image.fromarray(image[top : top + size, left : left + size])
+        scaled = square.resize((side, side), Image.Resampling.LANCZOS)
+        pictures.append(np.asarray(scaled, np.float32) / 255.0)
+    return np.stack(pictures)
+
+
+def draw(
+    path: str | os.PathLike,
+    image: np.ndarray,
+    suite: str = "imagenet_c",
+    *,
+    names: Sequence[str] | None = None,
+    severities: Sequence[int] | None = None,
+    seed: int = 0,
+    cell_inches: float = 1.0,
+) -> None:
+    """Writes a PNG with one row per corruption and one column per severity.
+
+    Args:
+        path: Of the file.
+        image: `[H, W, C]` in `[0, 1]`.
+        suite: Whose parameters.
+        names: Corruptions of the suite. Default: all.
+        severities: Default: all.
+        seed: Of the randomness.
+        cell_inches: Wanted width of an image.
+
+    Raises:
+        ValueError: If a name is unknown, or `image` is no image.
+    """
+    names = list_corruptions(suite) if names is None else names
+    severities = list_severities(suite) if severities is None else severities
+    batch = np.asarray(image, np.float32)[None]
+    columns = {"clean": np.repeat(batch, len(names), axis=0)}
+    for severity in severities:
+        columns[f"severity {severity}"] = np.concatenate(
+            [
+                np.asarray(
+                    corrupt(
+                        entry_key(seed, f"{suite}/{name}", severity),
+                        batch,
+                        f"{suite}/{name}",
+                        severity=severity,
+                    )
+                )
+                for name in names
+            ]
+        )
+    figures.gallery(
+        path,
+        columns,
+        [name.replace("_", "\n") for name in names],
+        cell_inches=cell_inches,
+    )
