@@ -22,11 +22,6 @@ from uronet_jax.evaluation import fidelity
 from uronet_jax.reports import results, tables
 from uronet_jax.reports.provenance import provenance
 
-_GOLDEN_DIR = flags.DEFINE_string(
-    "golden_dir", None, "Folder of the archives.", required=True
-)
-_OUT = flags.DEFINE_string("out", None, "JSON file to write to.", required=True)
-
 
 def measure(golden_dir: str) -> list[dict[str, Any]]:
     """Returns the rows of every archive, with its name as `reference`.
@@ -84,17 +79,19 @@ def main(argv: list[str]) -> None:
     """Measures and writes."""
     del argv
     start = time.perf_counter()
-    rows = [*measure(_GOLDEN_DIR.value), *fast_jpeg()]
+    rows = [*measure(flags.FLAGS.golden_dir), *fast_jpeg()]
     seconds = time.perf_counter() - start
     result = {
         "schema": results.FIDELITY,
         "rows": rows,
         **provenance({"archives": list(fidelity.ARCHIVES)}, seconds=seconds),
     }
-    tables.write_json(_OUT.value, result)
+    tables.write_json(flags.FLAGS.out, result)
     worst = max(rows, key=lambda row: row["max_difference"])
-    print(f"wrote {_OUT.value}; largest difference: {worst}")
+    print(f"wrote {flags.FLAGS.out}; largest difference: {worst}")
 
 
 if __name__ == "__main__":
+    flags.DEFINE_string("golden_dir", None, "Folder of the archives.", required=True)
+    flags.DEFINE_string("out", None, "JSON file to write to.", required=True)
     cli.run(main)

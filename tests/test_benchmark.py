@@ -3,15 +3,17 @@
 import dataclasses
 import importlib.util
 import json
+import os
 import sys
+import time
 
 import jax
 import numpy as np
 import pytest
 
 import launch
-from launch import benchmark
-from uronet_jax.benchmarking import flops, memory, rows, steps, timing
+from launch import benchmark, benchmark_corruption_peers
+from uronet_jax.benchmarking import corruptions, flops, memory, rows, steps, timing
 from uronet_jax.benchmarking.linen_remover import LinenRemover, linen_params
 from uronet_jax.models import make_classifier, make_remover
 from uronet_jax.reports import results
@@ -276,7 +278,8 @@ def test_settings_are_checked():
         steps.Settings(repeats=0)
     with pytest.raises(ValueError, match="unknown row 'speed'"):
         benchmark.choose_rows(["remover", "speed"])
-    assert benchmark.choose_rows(["all"]) == list(rows.ROWS)
+    assert benchmark.choose_rows(["all"]) == [*rows.ROWS, *benchmark.CORRUPTION_ROWS]
+    assert benchmark.choose_rows(["corruptions"]) == list(benchmark.CORRUPTION_ROWS)
     gpu = benchmark.choose_settings("full", "gpu", dtype="bfloat16", batch_size=None)
     assert (gpu.classifier, gpu.steps_per_sample) == ("wrn16_8", 50)
     assert (gpu.batch_size, gpu.widths) == (128, (64, 128, 256))
@@ -298,3 +301,56 @@ def test_throughput_on_a_known_gpu(monkeypatch):
 
 def test_nothing_is_reported_in_seconds_on_a_cpu():
     assert rows._throughput(TINY, [1.0], 10**9) == {}
+
+
+def test_corruption_rows_compare_times_per_image():
+    seen = []
+
+    def slow(image, name, severity):
+        seen.append((image.shape, image.dtype, name, severity))
+        time.sleep(0.02)
+
+    names = ["contrast", "brightness"]
+    row = corruptions.throughput_row(
+        {"slow": slow}, side=32, batch_size=4, peer_images=1, repeats=2, names=names
+    )
+    assert set(seen) == {((32, 32, 3), np.dtype(np.uint8), name, 3) for name in names}
+    assert len(seen) == 2 * 3  # One of each before the rounds.
+    assert [c["subject"] for c in row["comparisons"]] == [*names, "all of these"]
+    for comparison in row["comparisons"]:
+        # 20 ms for one image, against a few for four.
+        assert comparison["peer"] == "slow" and 0 < comparison["ratio"] < 0.5
+        assert comparison["met"] == (comparison["ratio"] <= comparison["at_most"])
+    assert row["comparisons"][2]["at_most"] == pytest.approx(1 / 15)
+    assert row["values"] == {}  # Absolute figures are for GPUs.
+
+
+def test_other_corruption_rows():
+    functions = benchmark.corruption_rows(TINY, "cpu", 1, tiny=True)
+    assert list(functions) == list(benchmark.CORRUPTION_ROWS)
+    row = functions["corruptions_memory"](TINY, None)
+    assert 0.1 < row["values"]["peak host GB"] < corruptions.MAX_HOST_GB
+    assert row["limits"]["peak host GB"]["met"]
+    row = corruptions.corrupted_set_row(4, suite="mnist_c", names=["stripe", "shear"])
+    assert row["work"].startswith("2 corruptions x 1 severities of 4 32x32 images")
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="Linux only")
+def test_threads_are_limited_to_what_is_there():
+    for threads in (0, 100_000):
+        with pytest.raises(ValueError, match=f"--threads .*: {threads}"):
+            benchmark.limit_threads(threads)
+    available = os.sched_getaffinity(0)
+    try:
+        benchmark.limit_threads(1)
+        assert len(os.sched_getaffinity(0)) == 1
+    finally:
+        os.sched_setaffinity(0, available)
+
+
+def test_absent_corruption_peers_are_noted(monkeypatch):
+    monkeypatch.setitem(sys.modules, "corrupt_tta", None)
+    monkeypatch.setitem(sys.modules, "imagecorruptions", None)
+    peers, notes = benchmark_corruption_peers.corruption_peers(1)
+    assert not peers and len(notes) == 2
+    assert all("pip install uronet_jax[benchmark]" in note for note in notes)

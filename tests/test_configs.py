@@ -3,10 +3,10 @@
 import importlib
 import json
 
+import numpy as np
 import pytest
 
-from launch import wiring
-from uronet_jax.corruptions import suite_degradations
+from launch import evaluate, wiring
 
 PHASES = ("remover", "detector", "classifier")
 
@@ -43,8 +43,8 @@ def test_training_config_is_sound(phase, preset):
 def test_evaluation_config_is_sound(preset):
     config = load("evaluate", preset)
     json.dumps(config)
-    suite = dict(config["suite"])
-    entries = suite_degradations(suite.pop("name"), **suite)
+    evaluate.check_suite(config["suite"])
+    entries = evaluate.make_entries(config["suite"], (32, 32, 3), np.zeros(1, np.int32))
     assert len({(e.noise, e.severity) for e in entries}) == 18
     assert config["data"]["split"] == "test"
     # The gate is set on images that no model learned from.

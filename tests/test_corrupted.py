@@ -1,6 +1,5 @@
 """Corrupted sets on disk: what is written, what survives, what is read back."""
 
-import functools
 import hashlib
 import io
 import json
@@ -22,16 +21,6 @@ ROOT = Path(__file__).parent.parent
 NAMES = ("GN", "SPN")
 SEVERITIES = (1, 3)
 NUM_IMAGES = 50  # Not a multiple of the batch size.
-ORIGINAL = corrupted._make_corrupter
-make_corrupter = functools.cache(lambda name, mesh: ORIGINAL(name, {}, mesh))
-
-
-@pytest.fixture(autouse=True)
-def compile_once(monkeypatch):
-    def make(name, changes, mesh):
-        return ORIGINAL(name, changes, mesh) if changes else make_corrupter(name, mesh)
-
-    monkeypatch.setattr(corrupted, "_make_corrupter", make)
 
 
 @pytest.fixture(scope="module")

@@ -12,16 +12,11 @@ from PIL import Image
 from uronet_jax.corruptions import jpeg, operation, suites
 
 JPEG = jpeg.OPERATIONS["jpeg_compression"]
-FILES = {
-    "cifar32": "cifar_c",
-    "tiny64": "tiny_c",
-    "imagenet224_severity3": "imagenet_c",
-}
 QUALITIES = sorted(
     {1, 50, 95, 100}
     | {
         setting["quality"]
-        for suite in FILES.values()
+        for suite in ("cifar_c", "tiny_c", "imagenet_c")
         for setting in suites.suite_settings(suite, "jpeg_compression")[1]
     }
 )
@@ -75,18 +70,6 @@ def compress(images, settings, choice=0, **options):
     key = jax.random.key(0)
     out = operation.run(JPEG, key, images, settings, choice, uint8=True, **options)
     return np.asarray(out).astype(int)
-
-
-@pytest.mark.parametrize("file", FILES)
-def test_equals_the_original(golden, file):
-    arrays = golden(file)
-    _, settings = suites.suite_settings(FILES[file], "jpeg_compression")
-    names = [f"jpeg_compression/{severity}/out" for severity in range(1, 6)]
-    assert any(name in arrays for name in names)
-    for choice, name in enumerate(names):
-        if name in arrays:
-            out = compress(arrays["input"][None], settings, choice)[0]
-            np.testing.assert_array_equal(out, arrays[name])
 
 
 # Whole blocks of 16; odd sides; sides whose halves are odd; a single component.

@@ -15,7 +15,7 @@ from test_configs import PHASES, load
 
 from launch import evaluate, train
 from uronet_jax import checkpoints
-from uronet_jax.data import open_source
+from uronet_jax.data import corrupted, open_source
 from uronet_jax.loading import load_defense, load_model
 
 ROOT = Path(__file__).parent.parent
@@ -108,6 +108,47 @@ def test_smoke_evaluation(runs, tmp_path):
     images, labels = open_source("generated", "test").arrays()
     right = np.argmax(defense(images).logits, axis=-1) == labels
     assert right.mean() == pytest.approx(stored["summary"]["purified_clean_accuracy"])
+
+
+def test_evaluation_over_a_suite(runs, tmp_path):
+    folder, _ = runs
+    made = {"suite__name": "cifar_c", "suite__noises": ("contrast",)}
+    config = evaluation(folder, **made, data__num_examples=8)
+    result = evaluate.run(config, tmp_path / "made")
+    assert [row["severity"] for row in result["rows"]] == [1, 2, 3, 4, 5]
+    summary = result["summary"]["corruptions"]
+    assert summary["undefended"]["mean_accuracy"] == pytest.approx(
+        np.mean([row["undefended_accuracy"] for row in result["rows"]])
+    )
+    assert summary["purified"].keys() == summary["undefended"].keys()
+    assert "mean_corruption_error" not in summary["undefended"]  # One is not all.
+    assert "| contrast | 5 |" in (tmp_path / "made" / "evaluation.md").read_text()
+
+    corrupted.write(
+        open_source("generated", "test"),
+        tmp_path / "set",
+        suite="cifar_c",
+        names=["contrast"],
+        seed=config["seed"],
+        progress=False,
+    )
+    stored = {"suite__name": "cifar_c", "suite__folder": str(tmp_path / "set")}
+    config = evaluation(folder, **stored)
+    config["data"]["num_examples"] = 8
+    for row, other in zip(
+        result["rows"], evaluate.evaluate(config, None)["rows"], strict=True
+    ):
+        row.pop("suite")
+        assert row == pytest.approx(other)
+    config["data"]["split"] = "train"
+    with pytest.raises(ValueError, match="are not those of the clean images"):
+        evaluate.evaluate(config, None)
+    config["suite"]["noises"] = ("fog",)
+    with pytest.raises(ValueError, match="holds no fog.*contrast"):
+        evaluate.evaluate(config, None)
+    config["suite"]["frost_dir"] = "photographs"
+    with pytest.raises(ValueError, match="made already"):
+        evaluate.evaluate(config, None)
 
 
 @pytest.mark.parametrize(

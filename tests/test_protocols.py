@@ -9,7 +9,8 @@ from flax import linen as nn
 from uronet_jax import sharding
 from uronet_jax.corruptions import SuiteEntry
 from uronet_jax.corruptions.suites import suite_degradations
-from uronet_jax.data import evaluation_batches
+from uronet_jax.data import corrupted, evaluation_batches
+from uronet_jax.data.sources import ArraySource
 from uronet_jax.evaluation import protocols
 from uronet_jax.models import Separation
 
@@ -173,3 +174,51 @@ def test_detection_metrics_by_hand():
             "tpr_at_5_percent_fpr": 2 / 5,
         }
     )
+
+
+# Suites: images large enough for the spatial corruptions.
+TEXTURES = np.random.default_rng(0).integers(60, 200, (6, 28, 28, 1), np.uint8)
+
+
+@pytest.fixture(scope="module")
+def suite_judge(mesh):
+    def classify(variables, images):
+        mean = images.mean(axis=(1, 2, 3))
+        return jnp.stack([0.55 - mean, mean - 0.55], axis=-1)
+
+    data = (TEXTURES, np.zeros(6, np.int32))
+    batches = list(evaluation_batches(data, batch_size=4, mesh=mesh))
+    return protocols.Judge(classify, VARIABLES, batches, mesh=mesh, seed=5)
+
+
+def test_made_and_stored_images_of_a_suite_are_judged_alike(suite_judge, tmp_path):
+    source = ArraySource("t", "test", TEXTURES, np.zeros(6, np.int32), ("a", "b"))
+    corrupted.write(
+        source, tmp_path, suite="cifar_c", names=["brightness"], seed=5, progress=False
+    )
+    made, stored = [], []
+    for severity in (1, 5):
+        images, _ = corrupted.load(tmp_path, "brightness", severity)
+        made.append(protocols.CorruptionEntry("brightness", severity, "cifar_c"))
+        stored.append(protocols.StoredEntry("brightness", severity, images))
+    _, rows = protocols.defence_table(suite_judge, made)
+    _, stored_rows = protocols.defence_table(suite_judge, stored)
+    assert [row.pop("suite") for row in rows] == ["cifar_c"] * 2
+    for row, other in zip(rows, stored_rows, strict=True):
+        assert row == pytest.approx(other)
+    # Their mean is 1/2. Only 0.3 more makes them bright: of class 1, and all wrong.
+    assert rows[0]["undefended_accuracy"] > rows[1]["undefended_accuracy"] == 0.0
+    # PSNR of a shift by 0.3, of which truncation and clipping take a little.
+    assert rows[1]["psnr_noisy"] == pytest.approx(-20 * np.log10(0.3), abs=0.3)
+
+
+def test_changes_of_a_corruption_reach_it(suite_judge):
+    entry = protocols.CorruptionEntry("brightness", 1, "cifar_c", {"amount": 0.0})
+    assert suite_judge.measure(entry)["psnr_noisy"].min() > 99  # The cap.
+
+
+def test_stored_images_must_fit(suite_judge):
+    for images in (TEXTURES[:5], TEXTURES.astype(np.float32)):
+        entry = protocols.StoredEntry("fog", 1, images)
+        with pytest.raises(ValueError, match=r"fog 1 must be uint8 \[6, 28, 28, 1\]"):
+            suite_judge.measure(entry)

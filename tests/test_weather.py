@@ -109,16 +109,14 @@ def test_snow_gives_the_original_outputs(originals, file, suite):
         assert np.mean(result != expected) < 3e-3
 
 
-def test_plasma_gives_the_original_maps(golden):
+def test_plasma_gives_the_original_map(golden):
     arrays = golden("plasma")
-    for size, decay in ((8, 3.0), (32, 2.0), (64, 1.75)):
-        draws = arrays[f"size{size}_decay{decay}/draws"]
-        levels = size.bit_length() - 1
-        wibble = 100 / decay ** np.arange(levels)
-        uniform = draws / np.repeat(wibble, 3 * 4 ** np.arange(levels))
-        result = plasma(np.float32(uniform)[None], np.float32(wibble**2))[0]
-        expected = arrays[f"size{size}_decay{decay}/map"]
-        np.testing.assert_allclose(result, expected, atol=1e-6)
+    draws = arrays["size32_decay2.0/draws"]
+    wibble = 100 / 2.0 ** np.arange(5)
+    uniform = draws / np.repeat(wibble, 3 * 4 ** np.arange(5))
+    # Twice, to share a program with the next test.
+    result = plasma(np.float32([uniform, uniform]), np.float32(wibble**2))[0]
+    np.testing.assert_allclose(result, arrays["size32_decay2.0/map"], atol=1e-6)
 
 
 def slow_plasma(uniform, amplitudes):
@@ -224,6 +222,8 @@ def test_severities_share_one_program_and_images_do_not_depend_on_the_batch(
     name, key, images
 ):
     settings = settings_of(name)
+    images = images[:, :28]  # Not square.
+    chex.clear_trace_counter()
 
     @jax.jit
     @chex.assert_max_traces(n=1)
@@ -243,20 +243,29 @@ def test_severities_share_one_program_and_images_do_not_depend_on_the_batch(
 
 
 @pytest.mark.parametrize("name", OPERATIONS)
-def test_gradients_are_those_of_the_result(name, key, images):
-    settings = settings_of(name)[:1]
+def test_gradients_are_those_of_the_result(name, images):
+    rng = np.random.default_rng(3)
     images = 0.1 + 0.4 * images
-
-    @jax.jit
-    def total(images):
-        return operation.run(OPERATIONS[name], key, images, settings, 0).sum()
-
-    direction = np.random.default_rng(3).normal(size=images.shape).astype(np.float32)
-    # 2e-2: the change of the sum is large against its rounding, and few values meet a
-    # clip or a maximum within it.
-    ahead, behind = (total(images + step * direction) for step in (1e-3, -1e-3))
-    slope = jnp.vdot(jax.grad(total)(images), direction)
-    np.testing.assert_allclose((ahead - behind) / 2e-3, slope, rtol=2e-2, atol=0.5)
+    images[:, 5, 5, 0] = 0.7  # One maximum, whatever the step.
+    values = constants(name, (32, 32, 3), settings_of(name)[0])
+    layer = rng.uniform(size=(2, 32, 32)).astype(np.float32)
+    angles = np.float32([-100.0, -60.0])
+    function = {
+        "brightness": lambda x: brighten(x, values),
+        "fog": lambda x: add_fog(x, layer, values[0]),
+        "snow": lambda x: add_snow(x, layer, angles, values),
+        "frost": lambda x: cover(
+            x, values, images, np.arange(2), np.zeros((2, 2), int)
+        ),
+    }[name]
+    direction = rng.normal(size=images.shape).astype(np.float32)
+    ahead, behind = (function(images + step * direction) for step in (1e-3, -1e-3))
+    _, slope = jax.jvp(function, (images,), (direction,))
+    # 1e-3: rounding of the difference. Few pixels change their brightest
+    # channel within the step.
+    error = np.abs((ahead - behind) / 2e-3 - slope)
+    assert np.mean(error > 1e-3) < 0.02
+    assert np.abs(slope).mean() > 0.1
 
 
 def test_frost_is_a_crop_of_its_texture(key, images):
@@ -290,6 +299,7 @@ def test_frost_uses_every_texture_and_stays_inside_it(key):
         frost_weight=1.0,
         textures=textures,
     )
+    result = np.asarray(result)
     corners = np.rint(result[:, 0, 0] * np.array([64, 64, 4])).astype(int)
     ends = np.rint(result[:, -1, -1] * np.array([64, 64, 4])).astype(int)
     np.testing.assert_array_equal(ends - corners, [[31, 31, 0]] * 64)
@@ -375,7 +385,7 @@ def test_load_frost_says_what_is_missing(tmp_path):
 
 
 def test_fog_takes_the_size_of_its_map(key):
-    images = np.full((1, 28, 40, 1), 0.5, np.float32)
+    images = np.zeros((1, 28, 40, 1), np.float32)
     prepare = OPERATIONS["fog"].prepare
     setting = {"amount": 1.0, "decay": 2.0}
     for size, levels in ((None, 6), (64, 6), (256, 8)):
@@ -386,8 +396,6 @@ def test_fog_takes_the_size_of_its_map(key):
             weather.fog(key, images, **setting, map_size=size)
     with pytest.raises(ValueError, match="same at all severities"):
         prepare((28, 40, 1), [setting, {**setting, "map_size": 64}])
-    foggy = weather.fog(key, images, **setting)
-    assert foggy.shape == images.shape and foggy.std() > 0.02
 
 
 @pytest.mark.parametrize(

@@ -142,11 +142,14 @@ def _run_peer(function, images, name):
         function(image, name, SEVERITY)
 
 
-def corrupted_set_row(num_images: int, side: int = 32) -> dict[str, Any]:
+def corrupted_set_row(
+    num_images: int, *, suite: str = "cifar_c", names: Sequence[str] | None = None
+) -> dict[str, Any]:
     """Makes a whole CIFAR-10-C: every corruption at every severity, to the host."""
-    suite = "cifar_c"
+    side = 32
     images = photographs(num_images, side)
-    names, severities = list_corruptions(suite), list_severities(suite)
+    names = list_corruptions(suite) if names is None else names
+    severities = list_severities(suite)
     device_images = jax.device_put(images)
     for name in names:  # Compiles.
         key = entry_key(0, f"{suite}/{name}", 1)

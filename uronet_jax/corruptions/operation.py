@@ -180,7 +180,7 @@ def check_images(images: jax.Array, index: jax.Array | None) -> None:
             "convert integer images with x.astype('float32') / 255"
         )
     if not isinstance(images, Tracer):
-        low, high = float(images.min()), float(images.max())
+        low, high = _extremes(images)
         if not (low >= 0.0 and high <= 1.0 + 1e-6):  # A NaN fails both comparisons.
             raise ValueError(
                 f"intensities must be in [0, 1]: found {low:g} to {high:g}; "
@@ -193,6 +193,17 @@ def check_images(images: jax.Array, index: jax.Array | None) -> None:
             f"index must hold one integer per image, shape {images.shape[:1]}: "
             f"{index.dtype}{list(index.shape)}"
         )
+
+
+def _extremes(images):
+    if isinstance(images, jax.Array) and (
+        not images.is_fully_addressable
+        or any(device.platform != "cpu" for device in images.devices())
+    ):
+        return float(images.min()), float(images.max())
+    # XLA's reductions to one number are slow on a CPU; NumPy reads the same memory.
+    images = np.asarray(images)
+    return float(images.min()), float(images.max())
 
 
 def check_range(name: str, value: Any, low: float, high: float) -> None:

@@ -81,12 +81,12 @@ def spatter(
 ) -> jax.Array:
     """Spatters the lens with water or mud.
 
-    The layer `L = gauss(N(loc, scale), sigma)`, one value per pixel, is set to 0 where it
-    is below the threshold. Water is brightest along the rim of the drops:
-    `clip(x + m * colour)`, `m = strength * floor(255 L) * D / max(...)`, where D is an
-    embossed map of the distance to the nearest edge of the layer; see `water_film`.
-    Mud covers: `clip((1 - m) * x + m * colour)`, `m = gauss(L > threshold, strength)`,
-    set to 0 below 0.8.
+    The layer `L = gauss(N(loc, scale), sigma)`, one value per pixel, is set to 0 below
+    the threshold. Water adds light: `clip(x + m * colour)`, `m = strength * f / max(f)`
+    with the film `f = floor(255 L) * D`, where D is an embossed map of the distance to
+    the nearest edge of the layer; see `water_film`. Mud covers:
+    `clip((1 - m) * x + m * colour)`, `m = gauss(L > threshold, strength)`, set to 0
+    below 0.8.
 
     Args:
         key: Typed PRNG key. One key serves the whole batch.
@@ -204,10 +204,9 @@ def _water(smooth, constants):
     smooth = jnp.where(smooth < constants.threshold, 0.0, smooth)
     # Drops brighter than white turn black: the original's cast to 8 bits wraps around.
     levels = jnp.floor(255.0 * smooth)
-    film = water_film(jnp.where(levels > 255.0, levels - 256.0, levels))
-    return film * (
-        constants.strength / jnp.maximum(film.max((0, 1), keepdims=True), 1.0)
-    )
+    film = water_film(levels - 256.0 * jnp.floor(levels / 256.0))
+    largest = jnp.maximum(film.max((0, 1), keepdims=True), 1.0)
+    return film * (constants.strength / largest)
 
 
 def water_film(levels: jax.Array) -> jax.Array:
@@ -239,7 +238,7 @@ def water_film(levels: jax.Array) -> jax.Array:
 
 
 def _box_sum(images):
-    """Returns sums over 3x3 pixels; the border mirrors without repeating its samples."""
+    """Returns sums over 3x3 pixels; the border mirrors but is not repeated."""
     padded = jnp.pad(images, ((1, 1), (1, 1), (0, 0)), mode="reflect")
     rows = padded[:-2] + padded[1:-1] + padded[2:]
     return rows[:, :-2] + rows[:, 1:-1] + rows[:, 2:]
@@ -279,20 +278,20 @@ def edges(levels: jax.Array) -> jax.Array:
     falling = (size > at(-1, -1)) & (size > at(1, 1))
     rising = (size > at(-1, 1)) & (size > at(1, -1))
     diagonal = jnp.where((right < 0) == (down < 0), falling, rising)
-    # Exact: |dx| and |dy| are whole numbers up to 1020.
+    # Whole numbers up to 1020, hence exact; tan(67.5 degrees) = 2 + tan(22.5 degrees).
     x, y = jnp.abs(right), jnp.abs(down)
     steep = _ONE * (y - 2.0 * x) > _TAN * x
     peak = jnp.where(_ONE * y < _TAN * x, across, jnp.where(steep, along, diagonal))
     weak = peak & (size > _WEAK_EDGE)
-    strength = weak.astype(jnp.uint8) + (weak & (size > _STRONG_EDGE))
-    return _connect(strength)
+    strong = weak & (size > _STRONG_EDGE)
+    return _connect(weak.astype(jnp.uint8) + strong.astype(jnp.uint8))
 
 
-def _connect(strength):
-    """Returns what of the edges (1, 2) hangs together with strong ones (2)."""
-    height, width, batch = strength.shape
+def _connect(edges):
+    """Returns what of the edges (1 or 2) hangs together with strong ones (2)."""
+    height, width, batch = edges.shape
     words = -(-width // 32)
-    strength = jnp.pad(strength, ((0, 0), (0, 32 * words - width), (0, 0)))
+    edges = jnp.pad(edges, ((0, 0), (0, 32 * words - width), (0, 0)))
     bit = jnp.arange(32, dtype=jnp.uint32)[None, :, None]
 
     def pack(row):
@@ -309,11 +308,11 @@ def _connect(strength):
         middle = padded[:, 1:-1]
         wider = middle | (middle << 1) | (middle >> 1)
         wider |= (padded[:, :-2] >> 31) | (padded[:, 2:] << 31)
-        grown = wider & edges
+        grown = wider & weak
         return grown, jnp.any(grown != found)
 
     # 32 columns in a word make this loop, which may be long, cheap.
-    edges, strong = jax.lax.map(pack, strength)
+    weak, strong = jax.lax.map(pack, edges)
     found, _ = jax.lax.while_loop(lambda state: state[1], grow, (strong, True))
     found = (found[:, :, None] >> bit[None]) & 1
     return found.reshape(height, 32 * words, batch)[:, :width] > 0
@@ -377,8 +376,8 @@ def _equalize(levels):
     counts = jnp.zeros((_FARTHEST + 1) * batch, jnp.int32).at[cell].add(1)
     total = jnp.cumsum(counts.reshape(-1, batch), axis=0)
     lowest = jnp.min(jnp.where(total > 0, total, height * width), 0, keepdims=True)
-    scale = 255.0 / jnp.maximum(height * width - lowest, 1)
-    table = jnp.round((total - lowest) * scale)
+    scale = 255.0 / jnp.maximum(height * width - lowest, 1).astype(jnp.float32)
+    table = jnp.round((total - lowest).astype(jnp.float32) * scale)
     # A single level stays as it is.
     single = jnp.arange(_FARTHEST + 1.0)[:, None]
     table = jnp.where(lowest == height * width, single, table)

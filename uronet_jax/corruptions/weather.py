@@ -191,9 +191,9 @@ def plasma(uniform: jax.Array, amplitudes: jax.Array) -> jax.Array:
         centres = (below + jnp.roll(below, -1, axis=2)) / 4.0 + noise[:, 0]
         across = (right + centres + jnp.roll(centres, 1, axis=1)) / 4.0 + noise[:, 1]
         along = (below + centres + jnp.roll(centres, 1, axis=2)) / 4.0 + noise[:, 2]
-        even = jnp.stack((grid, across), axis=3).reshape(batch, side, 2 * side)
-        odd = jnp.stack((along, centres), axis=3).reshape(batch, side, 2 * side)
-        grid = jnp.stack((even, odd), axis=2).reshape(batch, 2 * side, 2 * side)
+        blocks = jnp.stack((grid, across, along, centres), axis=1)
+        blocks = blocks.reshape(batch, 2, 2, side, side).transpose(0, 3, 1, 4, 2)
+        grid = blocks.reshape(batch, 2 * side, 2 * side)
     grid -= grid.min(axis=(1, 2), keepdims=True)
     return grid / grid.max(axis=(1, 2), keepdims=True)
 
@@ -260,17 +260,22 @@ def _prepare_snow(shape, settings):
     height, width, channels = shape
     if channels not in (1, 3):
         raise ValueError(f"snow needs images of 1 or 3 channels: {channels}")
-    names = ("loc", "scale", "threshold", "blend")
-    ranges = ((-math.inf, math.inf), (0, math.inf), (-math.inf, math.inf), (0, 1))
-    constants = {}
-    for name, (low, high) in zip(names, ranges, strict=True):
-        constants[name] = [setting[name] for setting in settings]
+    ranges = {
+        "loc": (-math.inf, math.inf),
+        "scale": (0.0, math.inf),
+        "threshold": (-math.inf, math.inf),
+        "blend": (0.0, 1.0),
+        "zoom": (1.0, math.inf),
+    }
+    constants = {name: [setting[name] for setting in settings] for name in ranges}
+    for name, (low, high) in ranges.items():
         operation.check_range(name, constants[name], low, high)
+    zooms = constants.pop("zoom")
     for setting in settings:
         operation.check_range("radius", setting["radius"], 0, max(height, width))
     counts = [2 * int(setting["radius"]) + 1 for setting in settings]
-    constants["rows"] = [clipped_zoom_matrix(height, s["zoom"]) for s in settings]
-    constants["columns"] = [clipped_zoom_matrix(width, s["zoom"]) for s in settings]
+    constants["rows"] = [clipped_zoom_matrix(height, zoom) for zoom in zooms]
+    constants["columns"] = [clipped_zoom_matrix(width, zoom) for zoom in zooms]
     constants["weights"] = [
         motion_weights(s["radius"], s["sigma"], max(counts)) for s in settings
     ]

@@ -13,6 +13,7 @@ where it stopped.
 """
 
 import contextlib
+import functools
 import hashlib
 import importlib.metadata
 import io
@@ -110,8 +111,8 @@ def write(
     corrupters = {}
     for name in wanted["corruptions"]:
         frost = name == "frost" and frost_textures is not None
-        changes = {"textures": frost_textures} if frost else {}
-        corrupters[name] = _make_corrupter(f"{suite}/{name}", changes, mesh)
+        changes = (("textures", frost_textures),) if frost else ()
+        corrupters[name] = make_corrupter(f"{suite}/{name}", changes, mesh)
         _check_corrupter(corrupters[name], (batch_size, *source.image_shape))
     with locked_workdir(folder):
         manifest = _join(folder, wanted)
@@ -144,6 +145,37 @@ def write(
                     if file not in manifest["files"]:
                         manifest["files"][file] = _sha256_of(folder / file)
                 _save_manifest(folder, manifest)
+
+
+@functools.cache
+def make_corrupter(
+    name: str, changes: tuple[tuple[str, Any], ...], mesh: jax.sharding.Mesh
+) -> Any:
+    """Compiles a corruption for batches on a mesh; the same arguments compile once.
+
+    Args:
+        name: `"<suite>/<corruption>"`.
+        changes: Parameters and options that `corrupt` takes, as sorted items.
+        mesh: Where the batches are.
+
+    Returns:
+        `corrupter(key, severity, batch) -> uint8 images`, split over the mesh, for
+        batches of `evaluation_batches` with uint8 images. Key and severity, an int32
+        scalar, are to be replicated.
+    """
+
+    def run(key, severity, batch):
+        return corruptions.corrupt(
+            key,
+            batch["image"].astype(jnp.float32) / 255.0,
+            name,
+            severity=severity,
+            index=batch["index"],
+            uint8=True,
+            **dict(changes),
+        )
+
+    return sharding.compile_split(run, mesh)
 
 
 def load(folder: str | os.PathLike, name: str, severity: int) -> Examples:
@@ -279,21 +311,6 @@ def _join(folder: Path, wanted: Manifest) -> Manifest:
             "another folder"
         )
     return {**found, "corruptions": found["corruptions"] | wanted["corruptions"]}
-
-
-def _make_corrupter(name: str, changes: dict[str, Any], mesh: jax.sharding.Mesh) -> Any:
-    def run(key, severity, batch):
-        return corruptions.corrupt(
-            key,
-            batch["image"].astype(jnp.float32) / 255.0,
-            name,
-            severity=severity,
-            index=batch["index"],
-            uint8=True,
-            **changes,
-        )
-
-    return sharding.compile_split(run, mesh)
 
 
 def _check_corrupter(corrupter: Any, shape: tuple[int, ...]) -> None:

@@ -9,6 +9,8 @@ from uronet_jax.corruptions.frost import FrostTextures, stack_textures
 
 # Six files exist, but the originals draw a number from 0 to 4: the last goes unused.
 _USED = 5
+# What the makers of the benchmarks shrink the photographs by.
+FROST_SCALES = {"imagenet_c": 1.0, "tiny_c": 0.3, "cifar_c": 0.2}
 
 
 def load_frost(frost_dir: str | Path, *, scale: float = 1.0) -> FrostTextures:
@@ -18,8 +20,7 @@ def load_frost(frost_dir: str | Path, *, scale: float = 1.0) -> FrostTextures:
         frost_dir: Folder with `frost1.png` to `frost6.jpg` of
             github.com/hendrycks/robustness. The first five names that begin with
             "frost" are used, as there.
-        scale: What the benchmark shrinks them by: 1 for ImageNet-C, 0.3 for Tiny
-            ImageNet-C, 0.2 for CIFAR-10-C; in `(0, 1]`.
+        scale: What they are shrunk by, in `(0, 1]`; see `FROST_SCALES`.
 
     Returns:
         For the argument `textures` of `uronet_jax.corruptions.frost`.

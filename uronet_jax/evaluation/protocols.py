@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from uronet_jax import corruptions, sharding
 from uronet_jax.corruptions import SuiteEntry, degrade, make_degradation
+from uronet_jax.data.corrupted import make_corrupter
 from uronet_jax.data.pipelines import evaluation_batches
 from uronet_jax.defense import Classify, detector_input
 from uronet_jax.evaluation import metrics
@@ -171,7 +172,8 @@ class Judge:
                 ),
                 self._mesh,
             )
-            corrupt = _corrupter(self._mesh, name, tuple(sorted(entry.changes.items())))
+            changes = tuple(sorted(entry.changes.items()))
+            corrupt = make_corrupter(name, changes, self._mesh)
             return (corrupt(key, severity, batch) for batch in self._batches)
         degradation = sharding.replicate(
             make_degradation([(entry.kind, entry.parameter)]), self._mesh
@@ -184,27 +186,11 @@ def _float_images(batch: dict[str, jax.Array]) -> jax.Array:
     return batch["image"].astype(jnp.float32) / 255.0
 
 
-# Cached, so that judges of the same images share the compiled programs.
+# Cached, so that judges of the same images share the compiled program.
 @functools.cache
 def _degrader(mesh: jax.sharding.Mesh) -> Callable:
     def run(key, degradation, batch):
         return degrade(key, _float_images(batch), degradation, batch["index"])
-
-    return sharding.compile_split(run, mesh)
-
-
-@functools.cache
-def _corrupter(mesh: jax.sharding.Mesh, name: str, changes: tuple) -> Callable:
-    def run(key, severity, batch):
-        return corruptions.corrupt(
-            key,
-            _float_images(batch),
-            name,
-            severity=severity,
-            index=batch["index"],
-            uint8=True,
-            **dict(changes),
-        )
 
     return sharding.compile_split(run, mesh)
 
