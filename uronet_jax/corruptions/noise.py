@@ -31,6 +31,8 @@ _MODE_SEARCH = 10.0
 _NEGLIGIBLE = 2.0**-26
 # Search steps per loop iteration: enough to amortise memory traffic, quick to compile.
 _UNROLL = 4
+# Elements that a CPU searches at a time: their arrays fit its second-level cache.
+_CHUNK = 16_384
 # Contrast of the photographs of Geirhos et al. 2018.
 _LOW_CONTRAST = 0.3
 
@@ -52,11 +54,11 @@ def uniform_draw(
     index = jnp.arange(shape[0]) if index is None else index
     size = (math.prod(shape[1:]),)
 
-    def draw(i):
-        # Flat: XLA's CPU backend compiles a draw of several dimensions to slow code.
-        return jax.random.uniform(jax.random.fold_in(key, i), size, jnp.float32)
+    def draw(key):
+        return jax.random.uniform(key, size, jnp.float32)
 
-    return jax.vmap(draw)(index).reshape(index.shape[0], *shape[1:])
+    uniform = operation.per_image(draw, key, index)
+    return uniform.reshape(index.shape[0], *shape[1:])
 
 
 def _signed(uniform):
@@ -473,17 +475,40 @@ def poisson_quantile(
         the coefficients of DiDonato & Morris, ACM TOMS 12 (1986).
     """
     mean, largest_mean = jax.lax.stop_gradient((mean, largest_mean))
+    blocks = jnp.ceil(_poisson_steps(largest_mean) / _UNROLL).astype(jnp.int32)
+
+    def search_by_chunk(uniform, mean):
+        # The loop is bound by memory on a CPU unless its arrays stay in the cache.
+        chunks = -(-uniform.size // _CHUNK)
+        padding = chunks * _CHUNK - uniform.size
+        flat = [
+            jnp.pad(x.ravel(), (0, padding)).reshape(chunks, _CHUNK)
+            for x in (uniform, mean)
+        ]
+        counts = jax.lax.map(lambda chunk: _search_poisson(*chunk, blocks), flat)
+        return counts.ravel()[: uniform.size].reshape(uniform.shape)
+
+    def search(uniform, mean):
+        return _search_poisson(uniform, mean, blocks)
+
+    if uniform.size <= _CHUNK:
+        return search(uniform, mean)
+    return jax.lax.platform_dependent(
+        uniform, mean, cpu=search_by_chunk, default=search
+    )
+
+
+def _search_poisson(uniform, mean, blocks):
     mode, probability, below = _poisson_start(mean)
     up = uniform > below
     # What is left to walk: positive while the answer lies beyond the current count,
-    # afterwards minus the number of steps taken. (One array less than both apart: the
-    # loop is bound by memory on a CPU.)
+    # afterwards minus the number of steps taken.
     left = jnp.where(up, uniform - below, below - probability - uniform)
     left = jnp.maximum(left, 0.0)
     safe_mean = jnp.maximum(mean, 1e-30)
 
-    def walk(block, carry):
-        probability, left = carry
+    def walk(state):
+        block, probability, left = state
         for i in range(_UNROLL):
             step = (block * _UNROLL + i).astype(jnp.float32)
             probability *= jnp.where(up, safe_mean, mode - step) / jnp.where(
@@ -493,10 +518,14 @@ def poisson_quantile(
             # Rounding can leave a rest that no remaining count would ever use up.
             onward = (rest > 0.0) & (probability > _NEGLIGIBLE)
             left = jnp.where(left > 0.0, jnp.where(onward, rest, -(step + 1.0)), left)
-        return probability, left
+        return block + 1, probability, left
 
-    blocks = jnp.ceil(_poisson_steps(largest_mean) / _UNROLL).astype(jnp.int32)
-    _, left = jax.lax.fori_loop(0, blocks, walk, (probability, left))
+    def is_searching(state):
+        block, _, left = state
+        return (block < blocks) & jnp.any(left > 0.0)
+
+    start = jnp.int32(0), probability, left
+    _, _, left = jax.lax.while_loop(is_searching, walk, start)
     return jnp.maximum(jnp.where(up, mode - left, mode + left), 0.0)
 
 
