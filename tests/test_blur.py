@@ -359,3 +359,20 @@ def test_severities_must_agree_on_swap(images):
 def test_unknown_border():
     with pytest.raises(ValueError, match="border"):
         filters.gaussian_matrix(28, 1.0, border="wrap")
+
+
+@pytest.mark.parametrize(("height", "width"), [(96, 64), (200, 130), (33, 250)])
+def test_bands_do_what_the_whole_matrices_do(height, width):
+    image = np.random.default_rng(0).random((1, height, width, 1), np.float32)
+    sigmas = (0.5, 1.7)
+    rows, columns = (
+        np.stack([filters.gaussian_matrix(n, s) for s in sigmas])
+        for n in (height, width)
+    )
+    bands = filters.band(rows), filters.band(columns)
+    # Reach 7: blocks of 32 from 46 samples, if there are at least 92.
+    assert [band.ndim for band in bands] == [3 + (n >= 92) for n in (height, width)]
+    for i in range(2):
+        expected = rows[i] @ image[0, ..., 0] @ columns[i].T
+        output = filters.filter_rows_columns(image, *(band[i] for band in bands))
+        np.testing.assert_allclose(output[0, ..., 0], expected, atol=2e-6)

@@ -236,7 +236,7 @@ def frosted_glass(
 
     Args:
         images: float32 `[B, H, W, C]` in `[0, 1]`.
-        rows: `[H, H]`, the Gaussian filter along the height.
+        rows: `[H, H]`, the Gaussian filter along the height, or a `filters.band`.
         columns: `[W, W]`, the same along the width.
         displacements: Maps the number of a scan to int32 `[B, H * W]`: how far from
             each pixel, in flat positions, the one lies that it copies or is swapped
@@ -344,8 +344,8 @@ def _take(values, positions):
 
 
 class _Matrices(NamedTuple):
-    rows: np.ndarray  # [H, H]
-    columns: np.ndarray  # [W, W]
+    rows: np.ndarray  # [H, H] or a band of it, see `filters.band`.
+    columns: np.ndarray  # [W, W], likewise.
 
 
 class _Glass(NamedTuple):
@@ -369,7 +369,7 @@ class _Zoom(NamedTuple):
 def _gaussian_matrices(shape, settings):
     def stack(side):
         matrices = [filters.gaussian_matrix(side, s["sigma"]) for s in settings]
-        return np.asarray(matrices, np.float32)
+        return filters.band(np.asarray(matrices)).astype(np.float32)
 
     return _Matrices(stack(shape[0]), stack(shape[1]))
 
