@@ -29,7 +29,7 @@ from uronet_jax.data.frost import FROST_SCALES, load_frost
 from uronet_jax.defense import classifier_function
 from uronet_jax.evaluation import corruption_errors, protocols
 from uronet_jax.loading import check_models_match, load_classifier, load_model
-from uronet_jax.reports import defence, tables
+from uronet_jax.reports import defence, suites, tables
 from uronet_jax.reports.provenance import provenance
 
 
@@ -240,11 +240,13 @@ def suite_summary(
 def render(result: dict[str, Any]) -> str:
     """Returns the result as Markdown."""
     config = result["config"]
-    return (
-        f"# Evaluation on {config['data']['name']} ({config['preset']})\n\n"
-        f"{defence.summary_list(result['summary'])}\n"
-        f"{defence.rows_table(result['rows'])}"
-    )
+    parts = [
+        f"# Evaluation on {config['data']['name']} ({config['preset']})\n",
+        defence.summary_list(result["summary"]),
+    ]
+    if "corruptions" in result["summary"]:
+        parts.append(suites.render(result))
+    return "\n".join([*parts, defence.rows_table(result["rows"])])
 
 
 def run(

@@ -5,10 +5,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from launch import report
-from uronet_jax.reports import results
+from uronet_jax.reports import results, suites
 from uronet_jax.reports.results import Result
 
 ROOT = Path(__file__).parent.parent
@@ -179,6 +180,48 @@ def test_broken_and_smoke_files_are_named(tmp_path):
         results.load_folder(tmp_path)
     with pytest.raises(FileNotFoundError, match="no folder"):
         results.load_folder(tmp_path / "absent")
+
+
+def suite_evaluation(*, num_examples=0, **suite):
+    rows = [
+        {"noise": name, "severity": s, "undefended_accuracy": 0.9 - s / 100}
+        for name in ("fog", "spatter")
+        for s in (1, 2)
+    ]
+    content = evaluation(**{"name": "cifar_c", "folder": "", "frost_dir": ""} | suite)
+    content["config"]["data"]["num_examples"] = num_examples
+    figures = {"clean_accuracy": 0.9173, "mean_accuracy": 0.885}
+    content["summary"]["corruptions"] = {"undefended": figures}
+    return content | {"rows": rows}
+
+
+def test_suites_stand_beside_published_numbers(tmp_path):
+    page = results.render(store(tmp_path, a=suite_evaluation()))
+    assert "### a: cifar10, cifar_c (full models)" in page
+    # RobustBench's plain WRN-28-10 at severities 1 and 2 of fog; it has no spatter.
+    fog = suites.published_cifar10_c()["fog"]
+    published = 100 * (fog[1] + fog[2]) / 2
+    assert f"| fog | 89.00 | 88.00 | 88.50 | {published:.2f} |" in page
+    assert "| spatter | 89.00 | 88.00 | 88.50 |  |" in page
+    assert "mean over all corruptions and severities: 88.50%" in page
+    assert "not the benchmark's" in page  # Generated frost.
+    assert "not the benchmark's" not in suites.render(suite_evaluation(frost_dir="f"))
+
+
+def test_the_published_table_is_whole():
+    table = suites.published_cifar10_c()
+    assert len(table) == 15 and all(len(column) == 5 for column in table.values())
+    mean = np.mean([list(column.values()) for column in table.values()])
+    assert 100 * mean == pytest.approx(73.46, abs=0.005)  # As the leaderboard says.
+
+
+def test_part_of_a_test_set_is_called_small(tmp_path):
+    with pytest.raises(ValueError, match=r"a\.json is of small models or part of the"):
+        store(tmp_path, a=suite_evaluation(num_examples=2000))
+    (tmp_path / "a.json").unlink()
+    stored = store(tmp_path, a_small=suite_evaluation(num_examples=10_000))
+    page = results.render(stored)
+    assert "mean (small: the first 10,000 images)" in page
 
 
 def test_no_results():

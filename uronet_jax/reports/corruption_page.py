@@ -91,7 +91,7 @@ def render(
         "every function also takes its physical parameters directly. Results are "
         "clipped to `[0, 1]`. What grey images do, what is differentiable and which "
         "options exist stands in the docstring of each function.\n",
-        "![Every corruption at every severity](corruptions.png)\n",
+        "![Every corruption at every severity](corruptions.jpg)\n",
         "## Formulas\n",
         markdown_table(
             [{"function": f"`{name}`", "formula": f} for name, f in FORMULAS.items()],

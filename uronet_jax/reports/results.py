@@ -15,7 +15,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from uronet_jax.reports import defence
+from uronet_jax.reports import defence, suites
 from uronet_jax.reports.tables import markdown_table
 
 BENCHMARK = "uronet_jax.benchmark"
@@ -51,8 +51,12 @@ class Result:
 
     @property
     def small(self) -> bool:
-        """Whether it is of models that are too small to stand beside the papers'."""
-        return self.content["config"].get("preset") == "small"
+        """Whether models or test set are too small to stand beside the papers'."""
+        config = self.content["config"]
+        return (
+            config.get("preset") == "small"
+            or config.get("data", {}).get("num_examples", 0) > 0
+        )
 
 
 def load(path: str | os.PathLike) -> Result:
@@ -64,7 +68,7 @@ def load(path: str | os.PathLike) -> Result:
 
     Raises:
         ValueError: If it is none of these, if it comes from a smoke run, or if its
-            models are small and its name does not say so.
+            models or test set are small and its name does not say so.
     """
     path = Path(path)
     try:
@@ -89,7 +93,8 @@ def load(path: str | os.PathLike) -> Result:
         raise ValueError(f"{path} comes from a smoke run, which shows nothing")
     if result.small and "small" not in result.name:
         raise ValueError(
-            f"{path} is of small models: its name must say so, for example "
+            f"{path} is of small models or part of the test set: its name must say "
+            "so, for example "
             f"small_{path.name}"
         )
     return result
@@ -157,13 +162,17 @@ def render(results: Sequence[Result]) -> str:
 
 def _evaluation(result: Result) -> str:
     content, config = result.content, result.content["config"]
-    size = "small" if result.small else config.get("preset", "")
+    size = config.get("preset", "")
+    name = config["suite"]["name"]
+    paper = name == "uronet"
+    body = defence.rows_table(content["rows"]) if paper else suites.render(content)
     return "\n".join(
         [
-            f"### {result.name}: {config['data']['name']} ({size} models)\n",
+            f"### {result.name}: {config['data']['name']}"
+            f"{'' if paper else f', {name}'} ({size} models)\n",
             _origin([result]),
             defence.summary_list(content["summary"]),
-            defence.rows_table(content["rows"]),
+            body,
         ]
     )
 
