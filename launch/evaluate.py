@@ -135,7 +135,7 @@ def evaluate(config: dict[str, Any], data_dir: str | None) -> dict[str, Any]:
         progress=jax.process_index() == 0,
     )
     if suite["name"] != "uronet":
-        summary["corruptions"] = suite_summary(rows, summary)
+        summary["corruptions"] = suite_summary(rows, summary, suite)
     return {
         "summary": summary,
         "rows": rows,
@@ -145,7 +145,18 @@ def evaluate(config: dict[str, Any], data_dir: str | None) -> dict[str, Any]:
 
 def check_suite(suite: Mapping[str, Any]) -> None:
     """Raises ValueError if `config.suite` names what does not exist."""
+    if suite["frost_dir"] and suite["name"] not in FROST_SCALES:
+        raise ValueError(
+            f"suite.frost_dir={suite['frost_dir']} is for {', '.join(FROST_SCALES)}, "
+            f"which have frost: {suite['name']} has none"
+        )
     if suite["folder"]:
+        made_of = corrupted.describe(suite["folder"]).get("suite")
+        if suite["name"] != (made_of or suite["name"]) or suite["name"] == "uronet":
+            raise ValueError(
+                f"{suite['folder']} holds images of {made_of or 'a published set'}: "
+                f"set suite.name to it, not to {suite['name']}"
+            )
         if suite["frost_dir"]:
             raise ValueError(
                 "suite.frost_dir is for corruptions that are made here; the images in "
@@ -182,6 +193,7 @@ def make_entries(
     severities = suite["severities"] or list_severities(name)
     if suite["folder"]:
         entries: list[protocols.Entry] = []
+        manifest = corrupted.describe(suite["folder"])
         for noise in suite["noises"] or corrupted.list_corruptions(suite["folder"]):
             for severity in severities:
                 images, stored = corrupted.load(suite["folder"], noise, severity)
@@ -190,8 +202,13 @@ def make_entries(
                         f"the labels in {suite['folder']} are not those of the clean "
                         "images: it holds another data set, split or order"
                     )
+                details = {}
+                if noise == "frost" and "suite" in manifest:
+                    details["textures"] = manifest["corruptions"][noise]["textures"]
                 entries.append(
-                    protocols.StoredEntry(noise, severity, images[: len(labels)])
+                    protocols.StoredEntry(
+                        noise, severity, images[: len(labels)], details
+                    )
                 )
         return entries
     noises = suite["noises"] or list_corruptions(name)
@@ -212,7 +229,9 @@ def make_entries(
 
 
 def suite_summary(
-    rows: Sequence[Mapping[str, Any]], summary: Mapping[str, float]
+    rows: Sequence[Mapping[str, Any]],
+    summary: Mapping[str, float],
+    suite: Mapping[str, Any],
 ) -> dict[str, dict[str, Any]]:
     """Averages over a suite as its benchmark does; see `corruption_errors.summarize`.
 
@@ -231,6 +250,10 @@ def suite_summary(
                 for row in rows
             ],
             clean_accuracy=summary[clean],
+            # The figures of ImageNet-C need all of it.
+            alexnet=suite["name"] == "imagenet_c"
+            and not suite["noises"]
+            and not suite["severities"],
         )
         for column, clean in cleans.items()
         if clean in summary

@@ -44,6 +44,9 @@ _FROST_DIR = flags.DEFINE_string(
     None,
     "Folder of the photographs of frost. Default: procedural textures.",
 )
+_VERIFY = flags.DEFINE_bool(
+    "verify", False, "Compare all files with their checksums in the end."
+)
 
 
 def main(argv: list[str]) -> None:
@@ -72,6 +75,8 @@ def main(argv: list[str]) -> None:
         batch_size=_BATCH_SIZE.value,
         frost_textures=textures,
     )
+    if _VERIFY.value:
+        print(f"{corrupted.verify(_OUT.value)} files are as the manifest says")
     names = corrupted.list_corruptions(_OUT.value)
     print(f"{_OUT.value} holds {len(names)} corruptions: {', '.join(names)}")
 

@@ -165,9 +165,9 @@ def test_severities_compile_once_and_images_do_not_mix(key):
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({"quality": 0}, r"quality must be finite and in \[1, 100\]: 0"),
-        ({"quality": 101}, "quality must be finite and in"),
-        ({"quality": 50.5}, "quality must be a whole number: 50.5"),
+        ({"quality": 0}, r"quality must be an integer in"),
+        ({"quality": 101}, "quality must be an integer in"),
+        ({"quality": 50.5}, "quality must be an integer in .*: 50.5"),
         ({"fidelity": "good"}, "fidelity must be exact or fast: 'good'"),
     ],
 )

@@ -6,6 +6,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
 
 from uronet_jax.corruptions import (
     blur,
@@ -151,8 +153,8 @@ def corrupt(
         images: `[B, H, W, C]`, floating point, intensities in `[0, 1]`. All but the
             noises need sides of at least 28.
         name: `"<suite>/<corruption>"`; see `SUITES` and `list_corruptions`.
-        severity: Whole number, one of `list_severities(suite)`; or an integer scalar
-            array, which may be traced and is then clamped to that range.
+        severity: Whole number, one of `list_severities(suite)`. It may be a traced
+            integer scalar, which is clamped to that range.
         index: Integer `[B]`, global number of each image. Default: `0 .. B-1`.
         uint8: Return uint8 images, truncated as in the benchmarks' files.
         **changes: Parameters that replace those of the suite, and options of the
@@ -166,15 +168,21 @@ def corrupt(
             non-empty batch of floating-point images in `[0, 1]`. Intensities are
             looked at only outside jit.
     """
-    suite, slash, corruption = name.partition("/")
-    if not slash:
+    if not isinstance(name, str) or "/" not in name:
         raise ValueError(f"need '<suite>/<corruption>', such as 'uronet/GN': {name!r}")
+    suite, _, corruption = name.partition("/")
     function, settings = suite_settings(suite, corruption)
-    if isinstance(severity, jax.Array) and severity.shape == ():
+    if isinstance(severity, Tracer):
+        if severity.shape or not jnp.issubdtype(severity.dtype, jnp.integer):
+            raise ValueError(
+                f"a traced severity must be an integer scalar: {severity.aval}"
+            )
         choice = jnp.clip(severity, 1, len(settings)) - 1
     else:
+        if isinstance(severity, jax.Array | np.ndarray) and severity.ndim == 0:
+            severity = severity.item()
         find_corruption(suite, corruption, severity)
-        choice = int(severity) - 1
+        choice = severity - 1
     operation = OPERATIONS[function]
     options = {k: v for k, v in changes.items() if k in operation.options}
     parameters = {k: v for k, v in changes.items() if k not in operation.options}

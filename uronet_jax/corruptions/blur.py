@@ -1,7 +1,6 @@
 """Blur corruptions: Gaussian, defocus, frosted glass, motion and zoom."""
 
 import math
-import numbers
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -422,8 +421,8 @@ def _apply_defocus(key, images, gain, shared, index):
 def _prepare_glass(shape, settings):
     largest = (min(shape[:2]) - 1) // 2
     for setting in settings:
-        _check_whole("max_delta", setting["max_delta"], 1, largest)
-        _check_whole("iterations", setting["iterations"], 1, 2**31 - 1)
+        operation.check_whole("max_delta", setting["max_delta"], 1, largest)
+        operation.check_whole("iterations", setting["iterations"], 1, 2**31 - 1)
     probabilities = [setting.get("move_probability", 1.0) for setting in settings]
     operation.check_range("move_probability", probabilities, 0.0, 1.0)
     swaps = {setting.get("swap", False) for setting in settings}
@@ -455,7 +454,7 @@ def _apply_glass(key, images, constants, shared, index, *, straight_through=Fals
 
 def _prepare_motion(shape, settings):
     for setting in settings:
-        _check_whole("radius", setting["radius"], 0, max(shape[:2]))
+        operation.check_whole("radius", setting["radius"], 0, max(shape[:2]))
     taps = [2 * setting["radius"] + 1 for setting in settings]
     weights = [filters.motion_weights(**s, taps=max(taps)) for s in settings]
     return operation.Constants(
@@ -478,6 +477,8 @@ def _apply_motion(key, images, constants, shared, index, *, straight_through=Fal
 
 def _prepare_zoom(shape, settings):
     counts = [len(setting["factors"]) for setting in settings]
+    if not min(counts):
+        raise ValueError("factors must hold at least one number")
     starts, shares = [], []
     for side in shape[:2]:
         start = np.zeros((len(settings), max(counts), side), np.int32)
@@ -521,11 +522,6 @@ def _apply_zoom(key, images, constants, shared, index):
 
 def _read(values, positions, axis):
     return jnp.take(values, positions, axis=axis, mode="clip")
-
-
-def _check_whole(name, value, low, high):
-    if not isinstance(value, numbers.Integral) or not low <= value <= high:
-        raise ValueError(f"{name} must be an integer in [{low}, {high}]: {value!r}")
 
 
 def _run(name, key, images, parameters, index, **options):

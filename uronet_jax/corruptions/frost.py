@@ -121,6 +121,11 @@ def _prepare(shape, settings):
     textures = settings[0].get("textures")
     if any(setting.get("textures") is not textures for setting in settings):
         raise ValueError("textures must be the same at all severities")
+    if not isinstance(textures, FrostTextures | None):
+        raise ValueError(
+            "textures must be FrostTextures, of load_frost, stack_textures or "
+            f"procedural_frost: {type(textures)}"
+        )
     if textures is None:
         side = tuple(max(n, min(3 * n, 768)) for n in (height, width))
         textures = procedural_frost(size=side)

@@ -8,7 +8,6 @@ loses nothing and is left out.
 
 import functools
 import math
-import numbers
 
 import jax
 import jax.numpy as jnp
@@ -129,9 +128,7 @@ def quantisation_tables(quality: int) -> np.ndarray:
     Raises:
         ValueError: If `quality` is not a whole number in that range.
     """
-    if not isinstance(quality, numbers.Integral):
-        raise ValueError(f"quality must be a whole number: {quality!r}")
-    operation.check_range("quality", quality, 1, 100)
+    operation.check_whole("quality", quality, 1, 100)
     scale = 5000 // quality if quality < 50 else 200 - 2 * quality
     return np.clip((_BASE_TABLES * scale + 50) // 100, 1, 255).astype(np.float32)
 

@@ -70,12 +70,32 @@ def _identity(uniform, images, parameter):
     return images
 
 
+def _normal(uniform):
+    return math.sqrt(2.0) * jax.lax.erf_inv(_signed(uniform))
+
+
+def add_gaussian(images: jax.Array, noise: jax.Array) -> jax.Array:
+    """Does what `gaussian_noise` does, before clipping, for noise of `N(0, scale)`."""
+    return images + noise
+
+
+def add_speckle(images: jax.Array, noise: jax.Array) -> jax.Array:
+    """Does what `speckle_noise` does, before clipping, for noise of `N(0, scale)`."""
+    return images + images * noise
+
+
+def from_counts(counts: jax.Array, rate: jax.Array) -> jax.Array:
+    """Does what `shot_noise` does, before clipping, for counts of photons."""
+    # The rate is 0 only where `degrade` discards the result.
+    return counts / jnp.maximum(rate, 1e-6)
+
+
 def _gaussian(uniform, images, scale):
-    return images + scale * math.sqrt(2.0) * jax.lax.erf_inv(_signed(uniform))
+    return add_gaussian(images, scale * _normal(uniform))
 
 
 def _speckle(uniform, images, scale):
-    return _gaussian(uniform, images, scale * images)
+    return add_speckle(images, scale * _normal(uniform))
 
 
 def _uniform(
@@ -94,9 +114,7 @@ def _salt_and_pepper(uniform, images, amount, *, per_channel=False):
 
 def _shot(uniform, images, rate):
     mean = jnp.clip(images, 0.0, 1.0) * rate
-    count = poisson_quantile(uniform, mean, jnp.max(rate))
-    # The rate is 0 only where `degrade` discards the result.
-    return count / jnp.maximum(rate, 1e-6)
+    return from_counts(poisson_quantile(uniform, mean, jnp.max(rate)), rate)
 
 
 # What `degrade` can select. Maps `(uniform, images, parameter)` to images that are not
@@ -593,6 +611,7 @@ def _check_parameter(name, value):
 
 def _corrupt(core, name, parameter, key, images, index):
     images = jnp.asarray(images)  # Without x64 a float64 array becomes float32 here.
+    index = None if index is None else jnp.asarray(index)
     operation.check_images(images, index)
     _check_parameter(name, parameter)
     parameter = jnp.asarray(parameter, jnp.float32)

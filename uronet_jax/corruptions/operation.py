@@ -92,13 +92,17 @@ def run(
         ValueError: If images, index, parameters or options are wrong.
     """
     images = jnp.asarray(images)
+    index = None if index is None else jnp.asarray(index)
     check_images(images, index)
     if min(images.shape[1:3]) < operation.smallest_side:
         raise ValueError(
             f"images must be at least {operation.smallest_side} pixels high and wide: "
             f"{images.shape[1]}x{images.shape[2]}; resize them first"
         )
-    frozen = tuple(tuple(sorted(setting.items())) for setting in settings)
+    frozen = tuple(
+        tuple(_freeze(name, setting[name]) for name in sorted(setting))
+        for setting in settings
+    )
     constants = _prepare(operation, images.shape[1:], frozen)
     index = jnp.arange(images.shape[0]) if index is None else index
     return _apply(
@@ -109,7 +113,28 @@ def run(
 
 @functools.lru_cache(maxsize=256)
 def _prepare(operation, shape, settings):
-    return operation.prepare(shape, [dict(setting) for setting in settings])
+    return operation.prepare(
+        shape, [{name: value for name, value, _ in setting} for setting in settings]
+    )
+
+
+def _freeze(name, value):
+    """Returns what a cache can tell apart: 6, 6.0 and True are equal, but not alike."""
+    if isinstance(value, Tracer):
+        raise ValueError(
+            f"{name} must be known when compiling; of the corruptions only the noise "
+            "functions take traced parameters (a severity may be traced everywhere)"
+        )
+    if isinstance(value, np.ndarray | np.generic | jax.Array) and value.ndim < 2:
+        value = value.tolist()
+    if isinstance(value, list | tuple):
+        value = tuple(value)
+        return name, value, tuple(map(type, value))
+    try:
+        hash(value)
+    except TypeError as error:
+        raise ValueError(f"{name} is of a wrong type: {type(value)}") from error
+    return name, value, type(value)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
@@ -231,5 +256,6 @@ def check_range(name: str, value: Any, low: float, high: float) -> None:
 
 def check_whole(name: str, value: Any, low: int, high: int) -> None:
     """Raises `ValueError` unless `value` is an integer in `[low, high]`."""
-    if not isinstance(value, numbers.Integral) or not low <= value <= high:
+    whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    if not whole or not low <= value <= high:
         raise ValueError(f"{name} must be an integer in [{low}, {high}]: {value!r}")

@@ -2,8 +2,9 @@
 
 import difflib
 import numbers
+import types
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -16,12 +17,12 @@ class Corruption(NamedTuple):
 
     Attributes:
         function: Its name in `uronet_jax.corruptions.CORRUPTIONS`.
-        settings: Keyword arguments of that function, one dictionary per severity,
+        settings: Keyword arguments of that function, one mapping per severity,
             beginning with severity 1.
     """
 
     function: str
-    settings: tuple[dict[str, Any], ...]
+    settings: tuple[Mapping[str, Any], ...]
 
 
 class SuiteEntry(NamedTuple):
@@ -49,7 +50,8 @@ def _corruption(function: str, names: str, values: Sequence) -> Corruption:
     """Names the parameters of each severity; a single one needs no tuple."""
     keys = names.split()
     rows = values if len(keys) > 1 else [(value,) for value in values]
-    return Corruption(function, tuple(dict(zip(keys, r, strict=True)) for r in rows))
+    settings = (dict(zip(keys, row, strict=True)) for row in rows)
+    return Corruption(function, tuple(map(types.MappingProxyType, settings)))
 
 
 def _common_suite(
@@ -263,7 +265,7 @@ SUITES: dict[str, dict[str, Corruption]] = {
 
 
 def _fixed(function: str, **parameters: Any) -> Corruption:
-    return Corruption(function, (parameters,))
+    return Corruption(function, (types.MappingProxyType(parameters),))
 
 
 # Mu & Gilmer 2019: one severity per corruption. Where ImageNet-C has a corruption of
@@ -355,7 +357,7 @@ def find_corruption(
     return function, dict(settings[severity - 1])
 
 
-def suite_settings(suite: str, noise: str) -> tuple[str, tuple[dict[str, Any], ...]]:
+def suite_settings(suite: str, noise: str) -> Corruption:
     """Returns the function of a corruption, and its parameters per severity.
 
     Raises:
@@ -425,7 +427,7 @@ def suite_degradations(
 def _known(what, name, known):
     """Returns `name` if it is a key of `known`, else raises with the nearest ones."""
     if name not in known:
-        near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
-        hint = f" (nearest: {near[0]!r})" if near else ""
+        near = difflib.get_close_matches(str(name), known, n=3, cutoff=0.5)
+        hint = f" (nearest: {', '.join(map(repr, near))})" if near else ""
         raise ValueError(f"unknown {what}: {name!r}{hint}; known: {', '.join(known)}")
     return name

@@ -124,7 +124,9 @@ def _prepare_fog(shape, settings):
     if len(sizes) > 1:
         raise ValueError(f"map_size must be the same at all severities: {sizes}")
     size = sizes.pop()
-    levels = math.ceil(math.log2(largest if size is None else max(size, 1)))
+    if size is not None:
+        operation.check_whole("map_size", size, 1, 2**14)
+    levels = math.ceil(math.log2(largest if size is None else size))
     if size not in (None, 2**levels) or 2**levels < largest:
         raise ValueError(
             f"map_size must be a power of two and at least {largest}, the larger side "
@@ -272,8 +274,8 @@ def _prepare_snow(shape, settings):
         operation.check_range(name, constants[name], low, high)
     zooms = constants.pop("zoom")
     for setting in settings:
-        operation.check_range("radius", setting["radius"], 0, max(height, width))
-    counts = [2 * int(setting["radius"]) + 1 for setting in settings]
+        operation.check_whole("radius", setting["radius"], 0, max(height, width))
+    counts = [2 * setting["radius"] + 1 for setting in settings]
     constants["rows"] = [clipped_zoom_matrix(height, zoom) for zoom in zooms]
     constants["columns"] = [clipped_zoom_matrix(width, zoom) for zoom in zooms]
     constants["weights"] = [

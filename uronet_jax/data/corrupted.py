@@ -47,6 +47,7 @@ _PUBLISHED_SEVERITIES = (1, 2, 3, 4, 5)
 _LARGEST_ARRAY_SIDE = 64  # Larger images are stored as JPEG files.
 # Sources up to this size are decoded once, larger ones anew for every severity.
 _RESIDENT_BYTES = 2**31
+_DIGESTED = 128  # Examples at either end.
 
 Manifest = dict[str, Any]
 Examples = tuple[np.ndarray, np.ndarray]  # uint8 [n, H, W, C], int32 [n].
@@ -147,7 +148,7 @@ def write(
                 _save_manifest(folder, manifest)
 
 
-@functools.cache
+@functools.lru_cache(maxsize=64)
 def make_corrupter(
     name: str, changes: tuple[tuple[str, Any], ...], mesh: jax.sharding.Mesh
 ) -> Any:
@@ -198,7 +199,7 @@ def load(folder: str | os.PathLike, name: str, severity: int) -> Examples:
         ValueError: If there is no such severity, or a file is not as expected.
     """
     folder = Path(folder)
-    manifest = _read_manifest(folder)
+    manifest = describe(folder)
     if severity not in manifest["severities"]:
         there = ", ".join(str(s) for s in manifest["severities"])
         raise ValueError(
@@ -214,12 +215,89 @@ def list_corruptions(folder: str | os.PathLike) -> tuple[str, ...]:
         FileNotFoundError: If there are none.
     """
     folder = Path(folder)
-    manifest = _read_manifest(folder)
+    manifest = describe(folder)
     store = LAYOUTS[manifest["layout"]](folder, manifest)
     names = tuple(name for name in manifest["corruptions"] if store.is_complete(name))
     if not names:
         raise FileNotFoundError(f"no corruption is complete in {folder}")
     return names
+
+
+def describe(folder: str | os.PathLike) -> Manifest:
+    """Returns the manifest of a corrupted set.
+
+    Of a published set, which has none: `layout`, `severities`, the names of its
+    `corruptions`, and `num_images`, None if unknown.
+
+    Raises:
+        FileNotFoundError: If there is no set.
+        ValueError: If the manifest is damaged.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"no such folder: {folder}")
+    if (folder / MANIFEST).exists():
+        return _parse_manifest(folder / MANIFEST)
+    unknown = {"image_shape": None, "classes": None}
+    if (folder / _LABELS).exists():
+        severities = list(_PUBLISHED_SEVERITIES)
+        return {
+            **unknown,
+            "layout": "arrays",
+            "severities": severities,
+            "num_images": len(_load_npy(folder / _LABELS)) // len(severities),
+            "corruptions": sorted(
+                path.stem for path in folder.glob("*.npy") if path.name != _LABELS
+            ),
+        }
+    found = [path for path in folder.glob("*/*") if path.name.isdigit()]
+    if not found:
+        raise FileNotFoundError(
+            f"no corrupted set in {folder}: need {MANIFEST}, or <corruption>.npy and "
+            f"{_LABELS}, or <corruption>/<severity>/<class>/*.JPEG"
+        )
+    return {
+        **unknown,
+        "layout": "folders",
+        "severities": sorted({int(path.name) for path in found}),
+        "num_images": None,
+        "corruptions": sorted({path.parent.name for path in found}),
+    }
+
+
+def verify(folder: str | os.PathLike) -> int:
+    """Compares the files of a set with the checksums in its manifest.
+
+    Args:
+        folder: Of `write`.
+
+    Returns:
+        Number of files that were compared.
+
+    Raises:
+        ValueError: If files are missing or damaged, which it names; or if there is no
+            manifest.
+    """
+    folder = Path(folder)
+    if not (folder / MANIFEST).exists():
+        raise ValueError(f"{folder} has no {MANIFEST}: its files cannot be verified")
+    sums = dict(_parse_manifest(folder / MANIFEST)["files"])
+    for name in [name for name in sums if Path(name).name == _CHECKSUMS]:
+        if (folder / name).exists():
+            for line in (folder / name).read_text().splitlines():
+                digest, file = line.split("  ", 1)
+                sums[str(Path(name).parent / file)] = digest
+    damaged = [
+        name
+        for name, digest in sums.items()
+        if not (folder / name).exists() or _sha256_of(folder / name) != digest
+    ]
+    if damaged:
+        raise ValueError(
+            f"{len(damaged)} files in {folder} are missing or damaged, such as "
+            f"{', '.join(damaged[:5])}: remove them and write the set again"
+        )
+    return len(sums)
 
 
 def _describe(
@@ -250,7 +328,7 @@ def _describe(
         described["frost"]["textures"] = textures
     elif photographs:
         raise ValueError(f"frost photographs are of no use for {', '.join(names)}")
-    if not 0 <= seed < 2**32:
+    if not isinstance(seed, int) or not 0 <= seed < 2**32:
         raise ValueError(f"seed must be 0 to 2**32 - 1: {seed}")
     if layout is None:
         small = max(source.image_shape[:2]) <= _LARGEST_ARRAY_SIDE
@@ -266,6 +344,7 @@ def _describe(
         "dataset": source.name,
         "split": source.split,
         "num_images": len(source),
+        "examples_sha256": _digest(source),
         "image_shape": source.image_shape,
         "classes": classes,
         "suite": suite,
@@ -278,6 +357,17 @@ def _describe(
         "files": {},
     }
     return json.loads(json.dumps(manifest))  # As it will be read: tuples are lists.
+
+
+def _digest(source: Source) -> str:
+    """Tells two sets of the same name apart by their first and last examples."""
+    digest = hashlib.sha256()
+    ends = {*range(min(_DIGESTED, len(source)))}
+    ends |= {*range(max(0, len(source) - _DIGESTED), len(source))}
+    images, labels = source.read(np.array(sorted(ends)))
+    for array in (images, labels.astype("<i4")):
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
 
 
 def _join(folder: Path, wanted: Manifest) -> Manifest:
@@ -369,7 +459,12 @@ class _Arrays:
         return self._folder / f"{name}.npy{_PARTIAL}"
 
     def is_complete(self, name: str) -> bool:
-        return self._path(name).exists()
+        path, severities = self._path(name), self._manifest["severities"]
+        if not path.exists() or not self._labels.exists():
+            return False  # Lost labels are made again with the images.
+        if self._manifest["image_shape"] is None:
+            return True
+        return path.stat().st_size > len(severities) * self._block_bytes()
 
     def is_done(self, name: str, severity: int) -> bool:
         done = self._manifest["unfinished"].get(name, ())
@@ -525,39 +620,6 @@ def _decode(path: Path) -> np.ndarray:
     with Image.open(path) as image:
         pixels = np.asarray(image)
     return pixels.reshape(*pixels.shape[:2], -1)
-
-
-def _read_manifest(folder: Path) -> Manifest:
-    """Returns the manifest of a folder, or what a published set must be."""
-    if not folder.is_dir():
-        raise FileNotFoundError(f"no such folder: {folder}")
-    if (folder / MANIFEST).exists():
-        return _parse_manifest(folder / MANIFEST)
-    unknown = {"image_shape": None, "classes": None}
-    if (folder / _LABELS).exists():
-        severities = list(_PUBLISHED_SEVERITIES)
-        return {
-            **unknown,
-            "layout": "arrays",
-            "severities": severities,
-            "num_images": len(_load_npy(folder / _LABELS)) // len(severities),
-            "corruptions": sorted(
-                path.stem for path in folder.glob("*.npy") if path.name != _LABELS
-            ),
-        }
-    found = [path for path in folder.glob("*/*") if path.name.isdigit()]
-    if not found:
-        raise FileNotFoundError(
-            f"no corrupted set in {folder}: need {MANIFEST}, or <corruption>.npy and "
-            f"{_LABELS}, or <corruption>/<severity>/<class>/*.JPEG"
-        )
-    return {
-        **unknown,
-        "layout": "folders",
-        "severities": sorted({int(path.name) for path in found}),
-        "num_images": None,
-        "corruptions": sorted({path.parent.name for path in found}),
-    }
 
 
 def _load_npy(path: Path) -> np.ndarray:

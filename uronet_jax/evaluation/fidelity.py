@@ -19,6 +19,8 @@ from uronet_jax.corruptions import (
     filters,
     geometry,
     list_corruptions,
+    list_severities,
+    noise,
     spatter,
     suite_settings,
     truncate,
@@ -46,7 +48,7 @@ def compare_archive(arrays: Arrays, suite: str) -> Iterator[dict[str, Any]]:
         `max_difference`, `mean_difference`, and `share_differing` in `[0, 1]`.
     """
     for corruption in list_corruptions(suite):
-        for severity in range(1, 6):
+        for severity in list_severities(suite):
             if f"{corruption}/{severity}/out" in arrays:
                 difference = np.abs(
                     reproduce(arrays, suite, corruption, severity).astype(int)
@@ -87,15 +89,15 @@ def _batch(draw) -> jax.Array:
 
 
 def _add(images, draws, constants, setting):
-    return images + _batch(draws[0])
+    return noise.add_gaussian(images, _batch(draws[0]))
 
 
 def _multiply(images, draws, constants, setting):
-    return images * (1.0 + _batch(draws[0]))
+    return noise.add_speckle(images, _batch(draws[0]))
 
 
 def _count(images, draws, constants, setting):
-    return _batch(draws[0]) / setting["rate"]
+    return noise.from_counts(_batch(draws[0]), constants)
 
 
 def _glass(images, draws, constants, setting):

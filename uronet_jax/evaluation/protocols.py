@@ -43,7 +43,11 @@ class CorruptionEntry(NamedTuple):
     @property
     def fields(self) -> dict[str, Any]:
         """What a row says besides noise and severity."""
-        return {"suite": self.suite}
+        fields = {"suite": self.suite}
+        if self.noise == "frost":
+            made = self.changes.get("textures") is None
+            fields["textures"] = "procedural" if made else "photographs"
+        return fields
 
 
 class StoredEntry(NamedTuple):
@@ -54,16 +58,13 @@ class StoredEntry(NamedTuple):
         severity: 1 or more.
         images: uint8 `[N, H, W, C]`, in the order of the images that are judged; it
             may be memory-mapped.
+        fields: What a row says besides noise and severity.
     """
 
     noise: str
     severity: int
     images: np.ndarray
-
-    @property
-    def fields(self) -> dict[str, Any]:
-        """What a row says besides noise and severity."""
-        return {}
+    fields: Mapping[str, Any] = {}
 
 
 Entry = SuiteEntry | CorruptionEntry | StoredEntry

@@ -61,8 +61,11 @@ def render(content: Mapping[str, Any]) -> str:
                 _table(content["rows"], f"{column}_accuracy", published, reduced),
                 _figures(content["summary"]["corruptions"][column]),
             ]
-    if not suite.get("folder") and not suite.get("frost_dir"):
-        parts.append("Frost was cut from generated textures: not the benchmark's.\n")
+    if any(row.get("textures") == "procedural" for row in content["rows"]):
+        parts.append(
+            "Frost was cut from generated textures: it is not the benchmark's, nor are "
+            "means that contain it.\n"
+        )
     return "\n".join(parts)
 
 
