@@ -3,7 +3,8 @@
   python -m launch.evaluate --config=configs/evaluate.py:small \
       --workdir=runs/small/evaluation
 
-Writes evaluation.json (rows, config, versions, device, seconds) and evaluation.md.
+Writes evaluation.json (rows, config, versions, device, seconds) and evaluation.md, and
+over a suite of corruptions accuracy.png.
 """
 
 import os
@@ -29,7 +30,7 @@ from uronet_jax.data.frost import FROST_SCALES, load_frost
 from uronet_jax.defense import classifier_function
 from uronet_jax.evaluation import corruption_errors, protocols
 from uronet_jax.loading import check_models_match, load_classifier, load_model
-from uronet_jax.reports import defence, suites, tables
+from uronet_jax.reports import defence, figures, suites, tables
 from uronet_jax.reports.provenance import provenance
 
 
@@ -228,6 +229,20 @@ def make_entries(
     ]
 
 
+def corruption_rows(
+    rows: Sequence[Mapping[str, Any]], column: str
+) -> list[dict[str, Any]]:
+    """Returns `corruption`, `severity` and the `accuracy` of `undefended` or so."""
+    return [
+        {
+            "corruption": row["noise"],
+            "severity": row["severity"],
+            "accuracy": row[f"{column}_accuracy"],
+        }
+        for row in rows
+    ]
+
+
 def suite_summary(
     rows: Sequence[Mapping[str, Any]],
     summary: Mapping[str, float],
@@ -241,14 +256,7 @@ def suite_summary(
     cleans = {"undefended": "clean_accuracy", "purified": "purified_clean_accuracy"}
     return {
         column: corruption_errors.summarize(
-            [
-                {
-                    "corruption": row["noise"],
-                    "severity": row["severity"],
-                    "accuracy": row[f"{column}_accuracy"],
-                }
-                for row in rows
-            ],
+            corruption_rows(rows, column),
             clean_accuracy=summary[clean],
             # The figures of ImageNet-C need all of it.
             alexnet=suite["name"] == "imagenet_c"
@@ -298,6 +306,12 @@ def run(
             path = os.path.join(workdir, "evaluation.md")
             with open(path, "w", encoding="utf-8") as file:
                 file.write(render(result))
+            if "corruptions" in result["summary"]:
+                figures.accuracy_heat_map(
+                    os.path.join(workdir, "accuracy.png"),
+                    corruption_rows(result["rows"], "undefended"),
+                    "accuracy of the classifier alone, in percent",
+                )
     return result
 
 

@@ -57,7 +57,7 @@ def test_page_tells_every_corruption_and_parameter():
             assert f"| `{suite}/{name}` |" in page
     assert "scale: 0.04, 0.06, 0.08, 0.09, 0.1 |" in page
     assert "1 to 1.11 (12 values)" in page
-    assert "Agreement" not in page and "Speed" not in page
+    assert "Agreement with" not in page and "Speed against" not in page
 
 
 def test_page_shows_the_worst_and_the_ratios():
@@ -84,6 +84,7 @@ def test_page_shows_the_worst_and_the_ratios():
     )
     assert page.count("| `fog` | file |") == 1
     assert "| `fog` | file | 1 | 2.000 | 0.02000 |" in page
+    assert "| HD | 1 level in 2.00% | 10.0 |" in page
     assert "| fog | 10.0 |" in page and "- a note" in page
     assert "1 core(s) for everybody" in page
 

@@ -122,6 +122,7 @@ def test_evaluation_over_a_suite(runs, tmp_path):
     )
     assert summary["purified"].keys() == summary["undefended"].keys()
     assert "mean_corruption_error" not in summary["undefended"]  # One is not all.
+    assert (tmp_path / "made" / "accuracy.png").stat().st_size > 3_000
     assert "| contrast | 5 |" in (tmp_path / "made" / "evaluation.md").read_text()
 
     corrupted.write(

@@ -156,7 +156,8 @@ def corrupt(
         severity: Whole number, one of `list_severities(suite)`. It may be a traced
             integer scalar, which is clamped to that range.
         index: Integer `[B]`, global number of each image. Default: `0 .. B-1`.
-        uint8: Return uint8 images, truncated as in the benchmarks' files.
+        uint8: Return uint8 images, truncated as in the benchmarks' files. Give
+            float32 images then: float16 holds k / 255 less exactly than a level.
         **changes: Parameters that replace those of the suite, and options of the
             corruption, such as `straight_through=True`; see its function.
 

@@ -52,15 +52,12 @@ def sample_bilinear(
     top = jnp.minimum(jnp.floor(y), height - 2.0)
     left = jnp.minimum(jnp.floor(x), width - 2.0)
     share_y, share_x = (y - top)[..., None], (x - left)[..., None]
-    first = jnp.arange(batch, dtype=jnp.int32)[:, None, None] * (height * width)
-    first += top.astype(jnp.int32) * width + left.astype(jnp.int32)
-    # All images as one list of pixels: XLA's CPU backend gathers its rows fastest.
-    pixels = images.reshape(batch * height * width, channels)
+    first = top.astype(jnp.int32) * width + left.astype(jnp.int32)
+    pixels = images.reshape(batch, height * width, channels)
 
     def add_row(row, total):
         here = first + row * width
-        left = pixels.at[here].get(mode="promise_in_bounds")
-        right = pixels.at[here + 1].get(mode="promise_in_bounds")
+        left, right = _read_pixels(pixels, here), _read_pixels(pixels, here + 1)
         weight = jnp.where(row == 0, 1.0 - share_y, share_y)
         return total + weight * (left + share_x * (right - left))
 
@@ -68,6 +65,24 @@ def sample_bilinear(
     # evaluate the first of them anew for each of the four neighbours of the second.
     shape = (*first.shape, channels)
     return jax.lax.fori_loop(0, 2, add_row, jnp.zeros(shape, images.dtype))
+
+
+def _read_pixels(pixels, positions):
+    """Returns `pixels[b, positions[b]]` of each image `b`."""
+
+    def read(pixels, positions):
+        return pixels.at[positions].get(mode="promise_in_bounds")
+
+    def read_list(pixels, positions):
+        # All images as one list of pixels: XLA's CPU backend gathers its rows fastest.
+        batch, size, channels = pixels.shape
+        start = size * jnp.arange(batch, dtype=jnp.int32)[:, None, None]
+        return read(pixels.reshape(batch * size, channels), start + positions)
+
+    # Elsewhere image by image, so that images on several devices stay where they are.
+    return jax.lax.platform_dependent(
+        pixels, positions, cpu=read_list, default=jax.vmap(read)
+    )
 
 
 def _fold_inside_edge(position, size):
