@@ -50,7 +50,7 @@ def evaluate(config: dict[str, Any], data_dir: str | None) -> dict[str, Any]:
         FileNotFoundError: If a model or the data set is missing.
     """
     suite = config["suite"]
-    check_suite(suite)
+    check_suite(suite, config["data"])
     which, data = config["checkpoint"], config["data"]
     mesh = sharding.data_mesh()
     sharding.check_batch_size(config["batch_size"], mesh)
@@ -144,15 +144,22 @@ def evaluate(config: dict[str, Any], data_dir: str | None) -> dict[str, Any]:
     }
 
 
-def check_suite(suite: Mapping[str, Any]) -> None:
-    """Raises ValueError if `config.suite` names what does not exist."""
+def check_suite(suite: Mapping[str, Any], data: Mapping[str, Any]) -> None:
+    """Raises ValueError if `config.suite` names what does not exist or fit the data."""
     if suite["frost_dir"] and suite["name"] not in FROST_SCALES:
         raise ValueError(
             f"suite.frost_dir={suite['frost_dir']} is for {', '.join(FROST_SCALES)}, "
             f"which have frost: {suite['name']} has none"
         )
     if suite["folder"]:
-        made_of = corrupted.describe(suite["folder"]).get("suite")
+        manifest = corrupted.describe(suite["folder"])
+        for field, ours in (("dataset", data["name"]), ("split", data["split"])):
+            if manifest.get(field, ours) != ours:
+                raise ValueError(
+                    f"{suite['folder']} holds images of {field} {manifest[field]}: set "
+                    f"data.name and data.split to that, not to {ours}"
+                )
+        made_of = manifest.get("suite")
         if suite["name"] != (made_of or suite["name"]) or suite["name"] == "uronet":
             raise ValueError(
                 f"{suite['folder']} holds images of {made_of or 'a published set'}: "

@@ -77,6 +77,9 @@ def main(argv: list[str]) -> None:
     )
     if _VERIFY.value:
         print(f"{corrupted.verify(_OUT.value)} files are as the manifest says")
+    described = corrupted.describe(_OUT.value)["corruptions"]
+    if described.get("frost", {}).get("textures") == "procedural":
+        print("frost is of generated textures, not the benchmark's: see --frost_dir")
     names = corrupted.list_corruptions(_OUT.value)
     print(f"{_OUT.value} holds {len(names)} corruptions: {', '.join(names)}")
 

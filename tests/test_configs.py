@@ -43,7 +43,7 @@ def test_training_config_is_sound(phase, preset):
 def test_evaluation_config_is_sound(preset):
     config = load("evaluate", preset)
     json.dumps(config)
-    evaluate.check_suite(config["suite"])
+    evaluate.check_suite(config["suite"], config["data"])
     entries = evaluate.make_entries(config["suite"], (32, 32, 3), np.zeros(1, np.int32))
     assert len({(e.noise, e.severity) for e in entries}) == 18
     assert config["data"]["split"] == "test"

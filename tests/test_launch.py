@@ -142,8 +142,12 @@ def test_evaluation_over_a_suite(runs, tmp_path):
         row.pop("suite")
         assert row == pytest.approx(other)
     config["data"]["split"] = "train"
-    with pytest.raises(ValueError, match="are not those of the clean images"):
+    with pytest.raises(ValueError, match="holds images of split test.*not to train"):
         evaluate.evaluate(config, None)
+    with pytest.raises(ValueError, match="are not those of the clean images"):
+        labels = 1 - open_source("generated", "test").arrays()[1]
+        evaluate.make_entries(config["suite"], (32, 32, 3), labels)
+    config["data"]["split"] = "test"
     config["suite"]["noises"] = ("fog",)
     with pytest.raises(ValueError, match="holds no fog.*contrast"):
         evaluate.evaluate(config, None)

@@ -101,6 +101,10 @@ def render(
         "below. Sources: HD, Hendrycks & Dietterich, ICLR 2019; MG, Mu & Gilmer, 2019; "
         "U, the URoNet paper.\n",
         _overview(fidelity, benchmarks),
+        "G(s) is a Gaussian filter of standard deviation s. Parameters are in pixels "
+        "(radius, sigma, distance, displacements), in units of the intensity range "
+        "(scale, amount of brightness, loc, threshold), counts of a white pixel (rate) "
+        "or shares (other amounts, blend, factor).\n",
         "## Parameters\n",
     ]
     for suite, entries in SUITES.items():
@@ -208,10 +212,10 @@ def _fidelity(content: Mapping[str, Any]) -> list[str]:
         "## Agreement with the originals\n",
         "The same image and the same random draws through the original programs "
         "(makers of CIFAR-10-C at 32x32, Tiny ImageNet-C at 64x64, ImageNet-C at "
-        "224x224) and through ours, compared as truncated uint8, the worst of the "
-        "severities: largest difference in grey levels, share of values that differ at "
-        "all, mean difference. Impulse noise and frost have no such data: a random "
-        "mask, and photographs.\n",
+        "224x224, severity 3 only) and through ours, compared as truncated uint8, the "
+        "worst of the severities: largest difference in grey levels, share of values "
+        "that differ at all, mean difference. Impulse noise and frost have no such "
+        "data: a random mask, and photographs.\n",
         markdown_table(
             sorted(worst.values(), key=lambda row: row["corruption"]),
             {
@@ -243,7 +247,7 @@ def _speed(benchmarks: Sequence[Mapping[str, Any]]) -> list[str]:
             where = f"{content['device']['kind']}, {content['config']['threads']} core"
             parts += [
                 f"{row['work'].capitalize()}. {where}(s) for everybody. How many times "
-                "as fast as the peer:\n",
+                "as fast as the peer (below 1 it is the faster):\n",
                 markdown_table(
                     list(table.values()),
                     {"corruption": "corruption", **{peer: peer for peer in peers}},

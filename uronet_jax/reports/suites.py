@@ -24,7 +24,10 @@ _FIGURES = {
     "alexnet_mce": ("mCE relative to AlexNet, as on ImageNet-C", ".1f"),
     "alexnet_relative_mce": ("relative mCE, likewise", ".1f"),
 }
-_COLUMNS = {"undefended": "the classifier alone", "purified": "behind the remover"}
+_COLUMNS = {
+    "undefended": "the classifier alone",
+    "purified": "the classifier behind the remover",
+}
 
 
 def published_cifar10_c() -> dict[str, dict[int, float]]:
@@ -52,12 +55,13 @@ def render(content: Mapping[str, Any]) -> str:
     if (data["name"], suite["name"]) == ("cifar10", "cifar_c"):
         published = published_cifar10_c()
     count = content["summary"]["num_images"]
-    reduced = f"small: the first {count:,} images" if data["num_examples"] else ""
+    part = data["num_examples"] or "[" in data["split"]
+    reduced = f"small: {count:,} images" if part else ""
     parts = []
     for column, who in _COLUMNS.items():
         if f"{column}_accuracy" in content["rows"][0]:
             parts += [
-                f"Accuracy of {who} in percent{f' ({reduced})' if reduced else ''}:\n",
+                f"Accuracy of {who}, in percent{f' ({reduced})' if reduced else ''}:\n",
                 _table(content["rows"], f"{column}_accuracy", published, reduced),
                 _figures(content["summary"]["corruptions"][column]),
             ]
