@@ -11,6 +11,28 @@ jax.config.update("jax_num_cpu_devices", 4)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
+# The longest files, first: with two processes none of them must be the last.
+LONGEST = (
+    "test_launch",
+    "test_benchmark",
+    "test_training",
+    "test_resume",
+    "test_notebooks",
+    "test_suites",
+    "test_processes",
+    "test_fidelity",
+    "test_blur",
+)
+
+
+def pytest_collection_modifyitems(items):
+    def place(item):
+        name = item.path.stem
+        return LONGEST.index(name) if name in LONGEST else len(LONGEST)
+
+    items.sort(key=place)
+
+
 @pytest.fixture
 def key():
     """Returns the root key of a test."""
