@@ -15,6 +15,7 @@ import launch
 from launch import benchmark, benchmark_corruption_peers
 from uronet_jax.benchmarking import corruptions, flops, memory, rows, steps, timing
 from uronet_jax.benchmarking.linen_remover import LinenRemover, linen_params
+from uronet_jax.benchmarking.row import new_row
 from uronet_jax.models import make_classifier, make_remover
 from uronet_jax.reports import results
 
@@ -228,7 +229,7 @@ def test_peak_host_bytes_sees_an_allocation():
 def fake_functions(calls):
     def row(settings, peer):
         calls.append("row")
-        return rows._row("work", {"uronet_jax": [1.0]})
+        return new_row("work", {"uronet_jax": [1.0]})
 
     return {"data": row, "remover": row}
 
@@ -255,9 +256,7 @@ def test_a_run_goes_on_where_it_stopped(tmp_path):
 def test_wall_time_is_summed_over_rows(tmp_path):
     clock = FakeClock()
     functions = {
-        name: lambda settings, peer: (
-            clock.contestant("", [30])() or rows._row("work", {})
-        )
+        name: lambda settings, peer: clock.contestant("", [30])() or new_row("work")
         for name in ("data", "memory")
     }
     path = tmp_path / "benchmark.json"

@@ -353,24 +353,6 @@ def test_readings_select_the_matching_kind(reading, noise_name, options, key, im
 
 
 @pytest.mark.parametrize(
-    ("name", "severity", "message"),
-    [
-        ("GN", 1, "<suite>/<corruption>"),
-        ("uronot/GN", 1, "nearest: 'uronet'"),
-        ("uronet/SKN", 1, "nearest: 'SPKN'.*known: GN, UN, SPN, SN, IN, SPKN"),
-        ("uronet/GN", 0, r"\(1, 2, 3\): 0"),
-        ("uronet/GN", 4, r"\(1, 2, 3\): 4"),
-        ("uronet/GN", 1.0, r"integer in \(1, 2, 3\): 1\.0"),
-    ],
-)
-def test_unknown_names_and_severities_are_rejected(
-    name, severity, message, key, images
-):
-    with pytest.raises(ValueError, match=message):
-        corruptions.corrupt(key, images, name, severity=severity)
-
-
-@pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"suite": "cifar"}, "known: uronet"),

@@ -135,6 +135,8 @@ def test_images_and_keys_differ(name, images):
         ("fog", 1, "<suite>/<corruption>"),
         ("cifar_c/fogg", 1, "nearest: 'fog'"),
         ("cifar/fog", 1, "nearest: 'cifar_c'"),
+        ("uronet/SKN", 1, "nearest: 'SPKN'.*known: GN, UN, SPN, SN, IN, SPKN"),
+        ("uronet/GN", 4, r"\(1, 2, 3\): 4"),
         ("cifar_c/fog", 0, r"\(1, 2, 3, 4, 5\): 0"),
         ("cifar_c/fog", 6, r"\(1, 2, 3, 4, 5\): 6"),
         ("cifar_c/fog", 3.0, r"integer in .*: 3\.0"),

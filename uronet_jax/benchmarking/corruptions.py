@@ -6,20 +6,17 @@ to uint8 images on the host, with ImageNet-C's parameters.
 
 import functools
 import json
-import os
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from uronet_jax.benchmarking import timing
-from uronet_jax.benchmarking.memory import peak_host_bytes
+from uronet_jax.benchmarking import memory, timing
+from uronet_jax.benchmarking.row import Row, limit, new_row
 from uronet_jax.corruptions import corrupt, entry_key, list_corruptions, list_severities
 
 # `peer(image uint8 [H, W, C], corruption, severity) -> image`.
@@ -71,7 +68,7 @@ def throughput_row(
     peer_images: int,
     repeats: int,
     names: Sequence[str] | None = None,
-) -> dict[str, Any]:
+) -> Row:
     """Times every corruption at severity 3, per image, in turns with the peers.
 
     Args:
@@ -103,7 +100,7 @@ def throughput_row(
         for peer in peers:
             comparison = timing.compare(seconds[name], "uronet_jax", peer)
             comparison["subject"] = name
-            comparisons.append(comparison | _limit(comparison["ratio"], 1.0))
+            comparisons.append(comparison | limit(comparison["ratio"], 1.0))
     totals = {
         who: [sum(seconds[name][who][i] for name in names) for i in range(repeats)]
         for who in ("uronet_jax", *peers)
@@ -113,22 +110,20 @@ def throughput_row(
         comparison["subject"] = ALL if len(names) == 19 else "all of these"
         bound = MAX_TOTAL_RATIO.get(side)
         if bound is not None:
-            comparison |= _limit(comparison["ratio"], bound)
+            comparison |= limit(comparison["ratio"], bound)
         comparisons.append(comparison)
-    row = {
-        "work": f"one {side}x{side} image through each corruption of {SUITE} at "
-        f"severity {SEVERITY}, uint8 on the host to uint8 on the host; ours in batches "
-        f"of {batch_size}, a peer one by one as its interface asks",
-        "comparisons": comparisons,
-        "values": {},
-        "limits": {},
-        "seconds": {name: timing.summarise(seconds[name]) for name in names},
-        "notes": [
+    row = new_row(
+        f"one {side}x{side} image through each corruption of {SUITE} at severity "
+        f"{SEVERITY}, uint8 on the host to uint8 on the host; ours in batches of "
+        f"{batch_size}, a peer one by one as its interface asks",
+        notes=[
             "frost: ours cuts from generated textures in memory, the peers read a "
             "photograph from disk at every call",
             "elastic_transform: the peers have no affine part",
         ],
-    }
+    )
+    row["comparisons"] = comparisons
+    row["seconds"] = {name: timing.summarise(seconds[name]) for name in names}
     if jax.devices()[0].platform == "gpu":
         row["values"] = {
             f"{name}, images/s": 1 / row["seconds"][name]["uronet_jax"]["median"]
@@ -144,7 +139,7 @@ def _run_peer(function, images, name):
 
 def corrupted_set_row(
     num_images: int, *, suite: str = "cifar_c", names: Sequence[str] | None = None
-) -> dict[str, Any]:
+) -> Row:
     """Makes a whole CIFAR-10-C: every corruption at every severity, to the host."""
     side = 32
     images = photographs(num_images, side)
@@ -169,72 +164,42 @@ def corrupted_set_row(
             parts[-1].copy_to_host_async()
         parts = [np.asarray(part) for part in parts]
     seconds = time.perf_counter() - start
-    row: dict[str, Any] = {
-        "work": f"{len(names)} corruptions x {len(severities)} severities of "
-        f"{num_images:,} {side}x{side} images as uint8 on the host, without compiling",
-        "comparisons": [],
-        "values": {},
-        "limits": {},
-        "seconds": {},
-        "notes": [],
-    }
+    row = new_row(
+        f"{len(names)} corruptions x {len(severities)} severities of {num_images:,} "
+        f"{side}x{side} images as uint8 on the host, without compiling"
+    )
     if jax.devices()[0].platform == "gpu":
         row["values"] = {"seconds": seconds}
         if num_images == 10_000:
-            row["limits"]["seconds"] = _limit(seconds, MAX_SET_SECONDS)
+            row["limits"]["seconds"] = limit(seconds, MAX_SET_SECONDS)
     return row
 
 
 def memory_row(
     *, batch_size: int, side: int, names: Sequence[str] | None = None
-) -> dict[str, Any]:
+) -> Row:
     """Peak memory of one process that runs every corruption in turn."""
-    root = str(Path(__file__).parents[2])
     names = list(list_corruptions(SUITE) if names is None else names)
-    child = subprocess.run(
-        [sys.executable, "-m", "uronet_jax.benchmarking.corruptions"],
-        input=json.dumps({"batch_size": batch_size, "side": side, "names": names}),
-        env={
-            **os.environ,
-            "PYTHONPATH": os.pathsep.join([root, os.environ.get("PYTHONPATH", "")]),
-            "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
-        },
-        capture_output=True,
-        text=True,
-        check=False,
+    row = new_row(
+        f"all of {len(names)} corruptions of {SUITE} at severity 5 on {batch_size} "
+        f"images of {side}x{side}x3, one after the other in one process: no single one "
+        "needs more"
     )
-    if child.returncode:
-        raise RuntimeError(f"the memory measurement failed:\n{child.stderr[-2000:]}")
-    values = json.loads(child.stdout.splitlines()[-1])
-    row: dict[str, Any] = {
-        "work": f"all of {len(names)} corruptions of {SUITE} at severity 5 on "
-        f"{batch_size} images of {side}x{side}x3, one after the other in one process: "
-        "no single one needs more",
-        "comparisons": [],
-        "values": values,
-        "limits": {},
-        "seconds": {},
-        "notes": [],
-    }
+    arguments = {"batch_size": batch_size, "side": side, "names": names}
+    row["values"] = memory.run("uronet_jax.benchmarking.corruptions", arguments)
     if jax.devices()[0].platform == "cpu":
-        row["limits"]["peak host GB"] = _limit(values["peak host GB"], MAX_HOST_GB)
+        row["limits"]["peak host GB"] = limit(
+            row["values"]["peak host GB"], MAX_HOST_GB
+        )
     return row
-
-
-def _limit(value: float, at_most: float) -> dict[str, Any]:
-    return {"at_most": at_most, "met": value <= at_most}
 
 
 def _measure_memory(batch_size: int, side: int, names: Sequence[str]) -> dict[str, Any]:
     images = photographs(batch_size, side)
     for name in names:
         run_ours(images, name, severity=5)
-    peaks = {"peak host GB": peak_host_bytes() / 1e9}
-    device = jax.devices()[0].memory_stats() or {}
-    if "peak_bytes_in_use" in device:
-        peaks["peak device GB"] = device["peak_bytes_in_use"] / 1e9
-    return peaks
+    return memory.peaks()
 
 
 if __name__ == "__main__":
-    print(json.dumps(_measure_memory(**json.load(sys.stdin))))
+    print(json.dumps(_measure_memory(**json.loads(sys.argv[1]))))

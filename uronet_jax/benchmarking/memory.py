@@ -6,9 +6,12 @@ Prints one line of JSON. The arguments are those of `measure`.
 """
 
 import json
+import os
+import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -70,11 +73,40 @@ def measure(
         steps_per_dispatch=num_steps,
         progress=False,
     )
-    peaks = {"peak host GB": peak_host_bytes() / 1e9}
+    return peaks()
+
+
+def peaks() -> dict[str, float]:
+    """Returns `peak host GB` of this process, and `peak device GB` if it is counted."""
+    result = {"peak host GB": peak_host_bytes() / 1e9}
     device = jax.devices()[0].memory_stats() or {}
     if "peak_bytes_in_use" in device:
-        peaks["peak device GB"] = device["peak_bytes_in_use"] / 1e9
-    return peaks
+        result["peak device GB"] = device["peak_bytes_in_use"] / 1e9
+    return result
+
+
+def run(module: str, arguments: Mapping[str, Any]) -> dict[str, float]:
+    """Runs `python -m module '<arguments as JSON>'` and returns the JSON it prints.
+
+    Raises:
+        RuntimeError: If the process fails; the message ends as its errors do.
+    """
+    root = str(Path(__file__).parents[2])
+    child = subprocess.run(
+        [sys.executable, "-m", module, json.dumps(arguments)],
+        env={
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join([root, os.environ.get("PYTHONPATH", "")]),
+            # This process may hold most of the device's memory already.
+            "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if child.returncode:
+        raise RuntimeError(f"the memory measurement failed:\n{child.stderr[-2000:]}")
+    return json.loads(child.stdout.splitlines()[-1])
 
 
 def peak_host_bytes() -> int:

@@ -5,12 +5,7 @@ Times are compared within a row, in turns. A row is JSON: `work` (what was done)
 same), `values`, `limits` that this package sets itself, `seconds` and `notes`.
 """
 
-import json
-import os
-import subprocess
-import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -19,9 +14,10 @@ import optax
 from flax import linen as nn
 
 from uronet_jax import sharding
-from uronet_jax.benchmarking import flops, steps, timing
+from uronet_jax.benchmarking import flops, memory, steps, timing
 from uronet_jax.benchmarking.linen_remover import LinenRemover, linen_params
 from uronet_jax.benchmarking.memory import generated_source
+from uronet_jax.benchmarking.row import Row, limit, new_row
 from uronet_jax.benchmarking.steps import Peer, Settings
 from uronet_jax.corruptions import (
     Degradation,
@@ -36,8 +32,6 @@ from uronet_jax.models import Remover, compute_dtype, make_classifier, make_remo
 from uronet_jax.training.classifier import make_classifier_step
 from uronet_jax.training.remover import make_remover_step
 from uronet_jax.training.state import TrainState, create_state
-
-Row = dict[str, Any]
 
 OURS, LINEN = "uronet_jax", "naive linen"
 MAX_DATA_RATIO = 1.03
@@ -189,7 +183,7 @@ def data_row(settings: Settings, peer: Peer | None) -> Row:
     seconds = timing.interleave(contestants, repeats=settings.repeats)
     for feed in feeds.values():
         feed.close()
-    row = _row(
+    row = new_row(
         "training step of the remover with augmentation and degradation (batch "
         f"{settings.batch_size}), fed from {settings.train_images:,} uint8 images in "
         "memory, against the same step on one constant device batch",
@@ -197,7 +191,7 @@ def data_row(settings: Settings, peer: Peer | None) -> Row:
         pairs=[(kind, "constant batch") for kind in feeds],
         notes=["the streamed pipeline reads ahead while the others have their turn"],
     )
-    row["comparisons"][0] |= _limit(row["comparisons"][0]["ratio"], MAX_DATA_RATIO)
+    row["comparisons"][0] |= limit(row["comparisons"][0]["ratio"], MAX_DATA_RATIO)
     return row
 
 
@@ -240,14 +234,14 @@ def evaluation_row(settings: Settings, peer: Peer | None) -> Row:
     seconds = timing.interleave(
         {"judge": lambda: judge.measure(entries[-1])}, repeats=settings.repeats
     )
-    row = _row(
+    row = new_row(
         f"clean images and {len(entries) - 1} degradations through classifier, remover "
         f"and detector ({settings.eval_images:,} images each)",
         seconds,
     )
     compilations = 1 + len(compiled)
     row["values"]["compilations of the judge"] = compilations
-    row["limits"]["compilations of the judge"] = _limit(compilations, 1)
+    row["limits"]["compilations of the judge"] = limit(compilations, 1)
     if _is_gpu():
         median = row["seconds"]["judge"]["median"]
         row["values"]["images/s"] = settings.eval_images / median
@@ -265,31 +259,15 @@ def memory_row(settings: Settings, peer: Peer | None) -> Row:
         "num_images": settings.train_images,
         "num_steps": settings.memory_steps,
     }
-    root = str(Path(__file__).parents[2])
-    module = "uronet_jax.benchmarking.memory"
-    child = subprocess.run(
-        [sys.executable, "-m", module, json.dumps(arguments)],
-        env={
-            **os.environ,
-            "PYTHONPATH": os.pathsep.join([root, os.environ.get("PYTHONPATH", "")]),
-            # This process may hold most of the device's memory already.
-            "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
-        },
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if child.returncode:
-        raise RuntimeError(f"the memory measurement failed:\n{child.stderr[-2000:]}")
-    row = _row(
+    row = new_row(
         f"training of the {_widths(settings)} remover (batch {settings.batch_size}), "
         f"{settings.train_images:,} images resident, in a process of its own: "
         f"{settings.memory_steps} steps and a validation",
         {},
     )
-    row["values"] = json.loads(child.stdout.splitlines()[-1])
+    row["values"] = memory.run("uronet_jax.benchmarking.memory", arguments)
     if not _is_gpu():
-        row["limits"]["peak host GB"] = _limit(
+        row["limits"]["peak host GB"] = limit(
             row["values"]["peak host GB"], MAX_HOST_GB
         )
     return row
@@ -318,7 +296,7 @@ def degradation_row(settings: Settings, peer: Peer | None) -> Row:
             steps.separation_step(remover, _ADAM), state, {}, batches, count
         ),
     }
-    return _row(
+    return new_row(
         f"degrading a batch of {settings.batch_size} images, each with one of the 18 "
         "entries of the suite, against one training step of the remover",
         timing.interleave(contestants, repeats=settings.repeats),
@@ -337,23 +315,6 @@ ROWS: dict[str, Callable[[Settings, Peer | None], Row]] = {
 }
 
 
-def _row(
-    work: str,
-    seconds: Mapping[str, Sequence[float]],
-    *,
-    pairs: Iterable[tuple[str, str]] = (),
-    notes: Sequence[str] = (),
-) -> Row:
-    return {
-        "work": work,
-        "comparisons": [timing.compare(seconds, *pair) for pair in pairs],
-        "values": {},
-        "limits": {},
-        "seconds": timing.summarise(seconds),
-        "notes": list(notes),
-    }
-
-
 def _training_row(
     work: str,
     settings: Settings,
@@ -366,7 +327,7 @@ def _training_row(
         repeats=settings.repeats,
         limits={LINEN: settings.linen_repeats},
     )
-    row = _row(work, seconds, pairs=[(OURS, name) for name in agreement])
+    row = new_row(work, seconds, pairs=[(OURS, name) for name in agreement])
     for comparison in row["comparisons"]:
         comparison["agreement"] = agreement[comparison["peer"]]
     row["values"] = _throughput(settings, seconds[OURS], flops_per_image)
@@ -390,10 +351,6 @@ def _throughput(
     if peak is not None and settings.dtype == "bfloat16":
         values["MFU"] = rate * flops_per_image / peak
     return values
-
-
-def _limit(value: float, at_most: float) -> dict[str, Any]:
-    return {"at_most": at_most, "met": value <= at_most}
 
 
 def _is_gpu() -> bool:
