@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from uronet_jax import batches
 from uronet_jax.corruptions import filters, operation
 
 
@@ -291,7 +292,7 @@ def draw_displacements(
         return jax.random.uniform(key, (height * width,), jnp.float32)
 
     # One number decides on all: below the probability it is uniform once more.
-    uniform = operation.per_image(draw, key, index)
+    uniform = batches.per_image(draw, key, index)
     side = jnp.asarray(2 * max_delta, jnp.int32)
     share = uniform / jnp.maximum(move_probability, 1e-6)
     choice = (share * (side**2).astype(jnp.float32)).astype(jnp.int32)
@@ -391,8 +392,8 @@ def _prepare_defocus(shape, settings):
     waves = [_cosines(np.arange(side), side) for side in shape[:2]]
     gains = []
     for setting in settings:
-        operation.check_range("radius", setting["radius"], 1e-3, min(shape[:2]) - 1)
-        operation.check_range("alias_blur", setting["alias_blur"], 1e-3, math.inf)
+        batches.check_range("radius", setting["radius"], 1e-3, min(shape[:2]) - 1)
+        batches.check_range("alias_blur", setting["alias_blur"], 1e-3, math.inf)
         kernel = disk_kernel(**setting)
         offsets = np.arange(len(kernel)) - len(kernel) // 2
         rows, columns = (_cosines(offsets, side) for side in shape[:2])
@@ -421,10 +422,10 @@ def _apply_defocus(key, images, gain, shared, index):
 def _prepare_glass(shape, settings):
     largest = (min(shape[:2]) - 1) // 2
     for setting in settings:
-        operation.check_whole("max_delta", setting["max_delta"], 1, largest)
-        operation.check_whole("iterations", setting["iterations"], 1, 2**31 - 1)
+        batches.check_whole("max_delta", setting["max_delta"], 1, largest)
+        batches.check_whole("iterations", setting["iterations"], 1, 2**31 - 1)
     probabilities = [setting.get("move_probability", 1.0) for setting in settings]
-    operation.check_range("move_probability", probabilities, 0.0, 1.0)
+    batches.check_range("move_probability", probabilities, 0.0, 1.0)
     swaps = {setting.get("swap", False) for setting in settings}
     if len(swaps) > 1:
         raise ValueError("all severities must agree on swap")
@@ -454,7 +455,7 @@ def _apply_glass(key, images, constants, shared, index, *, straight_through=Fals
 
 def _prepare_motion(shape, settings):
     for setting in settings:
-        operation.check_whole("radius", setting["radius"], 0, max(shape[:2]))
+        batches.check_whole("radius", setting["radius"], 0, max(shape[:2]))
     taps = [2 * setting["radius"] + 1 for setting in settings]
     weights = [filters.motion_weights(**s, taps=max(taps)) for s in settings]
     return operation.Constants(
@@ -468,7 +469,7 @@ def _apply_motion(key, images, constants, shared, index, *, straight_through=Fal
 
     levels = filters.motion_blur(
         operation.grey_levels(images, straight_through=straight_through),
-        operation.per_image(draw, key, index),
+        batches.per_image(draw, key, index),
         *constants,
         straight_through=straight_through,
     )

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from uronet_jax import batches
 from uronet_jax.corruptions import operation
 
 # Binary places of Pillow's weights for 8-bit images.
@@ -45,7 +46,7 @@ def contrast(
 
 def _prepare_contrast(shape, settings):
     factors = [setting["factor"] for setting in settings]
-    operation.check_range("factor", factors, 0.0, np.inf)
+    batches.check_range("factor", factors, 0.0, np.inf)
     return operation.Constants(np.asarray(factors, np.float32))
 
 
@@ -96,8 +97,8 @@ def _prepare_saturate(shape, settings):
         raise ValueError(f"images must have 1 or 3 channels: {shape[2]}")
     factors = [setting["factor"] for setting in settings]
     offsets = [setting["offset"] for setting in settings]
-    operation.check_range("factor", factors, 0.0, np.inf)
-    operation.check_range("offset", offsets, -1.0, 1.0)
+    batches.check_range("factor", factors, 0.0, np.inf)
+    batches.check_range("offset", offsets, -1.0, 1.0)
     return operation.Constants(np.asarray([factors, offsets], np.float32).T)
 
 
@@ -172,7 +173,7 @@ def _box_members(side, size):
 
 def _prepare_pixelate(shape, settings):
     factors = [setting["factor"] for setting in settings]
-    operation.check_range("factor", factors, 0.0, 1.0)
+    batches.check_range("factor", factors, 0.0, 1.0)
     return operation.Constants([_prepare_axis(side, factors) for side in shape[:2]])
 
 
@@ -202,7 +203,7 @@ def _apply_pixelate(key, images, constants, shared, index, *, straight_through=F
         fixed = total.astype(jnp.int32) * weights + (1 << (_WEIGHT_BITS - 1))
         rounded = (fixed >> _WEIGHT_BITS).astype(jnp.float32)
         if straight_through:
-            return operation.straight(rounded, total * (weights * 2.0**-_WEIGHT_BITS))
+            return batches.straight(rounded, total * (weights * 2.0**-_WEIGHT_BITS))
         return rounded
 
     (row_boxes, row_weights, row_cells), (boxes, weights, cells) = constants

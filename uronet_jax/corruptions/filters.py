@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from uronet_jax import batches
 from uronet_jax.corruptions import operation
 
 # Samples that a block of a band makes.
@@ -33,8 +34,8 @@ def gaussian_matrix(
     Raises:
         ValueError: If sigma or truncate are out of range or the border is unknown.
     """
-    operation.check_range("sigma", sigma, 0.0, math.inf)
-    operation.check_range("truncate", truncate, 0.0, math.inf)
+    batches.check_range("sigma", sigma, 0.0, math.inf)
+    batches.check_range("truncate", truncate, 0.0, math.inf)
     radius = int(truncate * sigma + 0.5)
     if radius == 0:
         return np.eye(size)
@@ -70,7 +71,7 @@ def clipped_zoom_samples(size: int, factor: float) -> tuple[np.ndarray, np.ndarr
     Raises:
         ValueError: If the factor is out of range.
     """
-    operation.check_range("factor", factor, 1.0, math.inf)
+    batches.check_range("factor", factor, 1.0, math.inf)
     crop = math.ceil(size / factor)
     enlarged = round(crop * factor)
     first, trim = (size - crop) // 2, (enlarged - size) // 2
@@ -183,8 +184,8 @@ def motion_weights(radius: int, sigma: float, taps: int) -> np.ndarray:
     Raises:
         ValueError: If a parameter is out of range.
     """
-    operation.check_range("radius", radius, 0, (taps - 1) // 2)
-    operation.check_range("sigma", sigma, 1e-6, math.inf)
+    batches.check_range("radius", radius, 0, (taps - 1) // 2)
+    batches.check_range("sigma", sigma, 1e-6, math.inf)
     distance = np.arange(taps)
     weights = np.exp(-0.5 * (distance / sigma) ** 2) * (distance <= 2 * radius)
     return weights / weights.sum()

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from uronet_jax import batches
 from uronet_jax.corruptions import operation
 from uronet_jax.corruptions.weather import luma
 
@@ -63,7 +64,7 @@ def stack_textures(pictures: Sequence[np.ndarray], source: str) -> FrostTextures
         image[:height, :width] = picture
         if picture.dtype == np.uint8:
             image /= 255.0
-    operation.check_range(f"frost pictures from {source}", images, 0.0, 1.0)
+    batches.check_range(f"frost pictures from {source}", images, 0.0, 1.0)
     return FrostTextures(images, sizes, source)
 
 
@@ -117,7 +118,7 @@ def _prepare(shape, settings):
     if channels not in (1, 3):
         raise ValueError(f"frost needs images of 1 or 3 channels: {channels}")
     weights = [[s["image_weight"], s["frost_weight"]] for s in settings]
-    operation.check_range("weights of image and frost", weights, 0.0, math.inf)
+    batches.check_range("weights of image and frost", weights, 0.0, math.inf)
     textures = settings[0].get("textures")
     if any(setting.get("textures") is not textures for setting in settings):
         raise ValueError("textures must be the same at all severities")
@@ -154,7 +155,7 @@ def _apply(key, images, weights, textures, index):
         corners = jnp.maximum(sizes[picture] - jnp.asarray(shape), 1)
         return picture, jax.random.randint(key_corner, (2,), 0, corners)
 
-    picture, corner = operation.per_image(draw, key, index)
+    picture, corner = batches.per_image(draw, key, index)
     return cover(images, weights, pictures, picture, corner)
 
 

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from uronet_jax import batches
 from uronet_jax.corruptions import operation
 from uronet_jax.corruptions.filters import filter_rows_columns, gaussian_matrix
 
@@ -228,7 +229,7 @@ def _prepare_elastic(shape, settings):
     height, width, _ = shape
     for setting in settings:
         for name, value in setting.items():
-            operation.check_range(name, value, 0.0, math.inf)
+            batches.check_range(name, value, 0.0, math.inf)
 
     def matrices(size):
         return np.stack(
@@ -253,7 +254,7 @@ def _apply_elastic(key, images, constants, shared, index):
     def draw(key):
         return jax.random.uniform(key, (6 + 2 * height * width,), minval=-1.0)
 
-    uniform = operation.per_image(draw, key, index)
+    uniform = batches.per_image(draw, key, index)
     displacements = affine * uniform[:, :6].reshape(batch, 3, 2)
     fields = uniform[:, 6:].reshape(batch, height, width, 2)
     return warp_elastically(images, displacements, fields, alpha, rows, columns)
@@ -409,14 +410,14 @@ def _affine_operation(
 ) -> operation.Operation:
     def prepare(shape: tuple[int, int, int], settings: Sequence[operation.Setting]):
         values = [setting[parameter] for setting in settings]
-        operation.check_range(parameter, values, low, high)
+        batches.check_range(parameter, values, low, high)
         return operation.Constants(np.asarray(values, np.float32))
 
     def apply(key, images, value, shared, index):
         def draw(key):
             return jax.random.rademacher(key, (2,), jnp.float32)
 
-        signs = operation.per_image(draw, key, index)
+        signs = batches.per_image(draw, key, index)
         _, height, width, _ = images.shape
         centre = ((width - 1) / 2, (height - 1) / 2)
         linear, offset = affine_map(name, value, signs)

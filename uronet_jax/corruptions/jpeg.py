@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from uronet_jax import batches
 from uronet_jax.corruptions import operation
 
 _SIDE = 8  # Of a block.
@@ -128,7 +129,7 @@ def quantisation_tables(quality: int) -> np.ndarray:
     Raises:
         ValueError: If `quality` is not a whole number in that range.
     """
-    operation.check_whole("quality", quality, 1, 100)
+    batches.check_whole("quality", quality, 1, 100)
     scale = 5000 // quality if quality < 50 else 200 - 2 * quality
     return np.clip((_BASE_TABLES * scale + 50) // 100, 1, 255).astype(np.float32)
 
@@ -155,13 +156,13 @@ def _apply(
         decoded = _transcode_rgb(levels, tables, transcode, floor)
     decoded = decoded / 255.0
     if straight_through and fidelity == "exact":
-        return operation.straight(decoded, images)
+        return batches.straight(decoded, images)
     return decoded
 
 
 def _floor(x, *, straight_through):
     floored = jnp.floor(jax.lax.stop_gradient(x))
-    return operation.straight(floored, x) if straight_through else floored
+    return batches.straight(floored, x) if straight_through else floored
 
 
 def _transcode_grey(levels, table, transcode):

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from uronet_jax import batches
 from uronet_jax.corruptions import operation
 
 _SIDE = 28
@@ -132,7 +133,7 @@ def _apply_dotted_line(key, images, constants, shared, index):
     def draw(key):
         return jax.random.randint(key, (2,), _END_ROWS.start, _END_ROWS.stop)
 
-    return draw_dotted_line(images, operation.per_image(draw, key, index))
+    return draw_dotted_line(images, batches.per_image(draw, key, index))
 
 
 def zigzag(
@@ -238,7 +239,7 @@ def _apply_zigzag(key, images, constants, segments, index):
             np.asarray([_END_ROWS.stop, _CLIMBS.stop]),
         )
 
-    drawn = operation.per_image(draw, key, index)
+    drawn = batches.per_image(draw, key, index)
     return draw_zigzag(images, drawn[:, 0], drawn[:, 1], segments)
 
 
@@ -293,7 +294,7 @@ def canny_edges(
 def _prepare_canny(shape, settings):
     height, width, _ = shape
     for setting in settings:
-        operation.check_range("sigma", setting["sigma"], 0.0, 1e3)
+        batches.check_range("sigma", setting["sigma"], 0.0, 1e3)
 
     def matrices(size):
         smooth = np.stack([_inner_gaussian(size, s["sigma"]) for s in settings])

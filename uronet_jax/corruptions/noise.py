@@ -20,6 +20,7 @@ import numpy as np
 from flax import struct
 from jax.core import Tracer
 
+from uronet_jax import batches
 from uronet_jax.corruptions import operation
 
 Core = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
@@ -57,7 +58,7 @@ def uniform_draw(
     def draw(key):
         return jax.random.uniform(key, size, jnp.float32)
 
-    uniform = operation.per_image(draw, key, index)
+    uniform = batches.per_image(draw, key, index)
     return uniform.reshape(index.shape[0], *shape[1:])
 
 
@@ -435,7 +436,7 @@ def degrade(
         ValueError: If `images` is not a non-empty batch of floating-point images, or
             the fields of `degradation` are not both scalar or both `[N]`.
     """
-    operation.check_images(images, index)
+    batches.check_images(images, index)
     kind, parameter = degradation.kind, degradation.parameter
     if kind.shape != parameter.shape or kind.ndim > 1:
         raise ValueError(
@@ -606,13 +607,13 @@ _RANGES = {
 
 def _check_parameter(name, value):
     if not isinstance(value, Tracer):
-        operation.check_range(name, value, *_RANGES[name])
+        batches.check_range(name, value, *_RANGES[name])
 
 
 def _corrupt(core, name, parameter, key, images, index):
     images = jnp.asarray(images)  # Without x64 a float64 array becomes float32 here.
     index = None if index is None else jnp.asarray(index)
-    operation.check_images(images, index)
+    batches.check_images(images, index)
     _check_parameter(name, parameter)
     parameter = jnp.asarray(parameter, jnp.float32)
     if parameter.shape not in ((), (images.shape[0], 1, 1, 1)):
@@ -632,7 +633,7 @@ def _render(core, key, images, parameter, index):
 def _operation(core, name):
     def prepare(shape, settings):
         values = [setting[name] for setting in settings]
-        operation.check_range(name, values, *_RANGES[name])
+        batches.check_range(name, values, *_RANGES[name])
         return operation.Constants(np.asarray(values, np.float32))
 
     def apply(key, images, parameter, shared, index):

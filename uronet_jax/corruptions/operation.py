@@ -8,8 +8,6 @@ compiled program per corruption and image shape serves all severities.
 """
 
 import functools
-import math
-import numbers
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -18,14 +16,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
+from uronet_jax import batches
+
 # Below this side the spatial corruptions are not defined by any benchmark.
 SMALLEST_SIDE = 28
 # Grey levels. float32 puts 255 * (k / 255) up to 3e-5 below k: without this guard
 # truncation would take such a value to k - 1.
 _GUARD = 1e-4
-
-# Numbers of one image from which on a CPU draws for one image after the other.
-_MANY_NUMBERS = 16_384
 
 Setting = Mapping[str, Any]
 
@@ -93,7 +90,7 @@ def run(
     """
     images = jnp.asarray(images)
     index = None if index is None else jnp.asarray(index)
-    check_images(images, index)
+    batches.check_images(images, index)
     if min(images.shape[1:3]) < operation.smallest_side:
         raise ValueError(
             f"images must be at least {operation.smallest_side} pixels high and wide: "
@@ -152,28 +149,6 @@ def _apply(operation, options, uint8, key, images, constants, choice, index):
     return truncate(corrupted) if uint8 else corrupted.astype(images.dtype)
 
 
-def per_image(draw: Callable, key: jax.Array, index: jax.Array) -> Any:
-    """Calls `draw(key of the image)` for every image and stacks the results.
-
-    The key of image `i` is `fold_in(key, index[i])`: the result does not depend on the
-    batch it is in. Draw flat arrays and reshape: XLA's CPU backend compiles draws of
-    several dimensions to slow code.
-    """
-
-    def draw_one(i):
-        return draw(jax.random.fold_in(key, i))
-
-    drawn = jax.tree.leaves(jax.eval_shape(draw, key))
-    if sum(math.prod(x.shape) for x in drawn) < _MANY_NUMBERS:
-        return jax.vmap(draw_one)(index)
-    # On a CPU it takes half the time if the numbers of one image stay in the cache.
-    return jax.lax.platform_dependent(
-        index,
-        cpu=lambda index: jax.lax.map(draw_one, index),
-        default=lambda index: jax.vmap(draw_one)(index),
-    )
-
-
 def grey_levels(images: jax.Array, *, straight_through: bool = False) -> jax.Array:
     """Returns `floor(255 * images)`: whole numbers 0 to 255, still float32.
 
@@ -182,7 +157,7 @@ def grey_levels(images: jax.Array, *, straight_through: bool = False) -> jax.Arr
     """
     levels = 255.0 * images
     floored = jnp.clip(jnp.floor(jax.lax.stop_gradient(levels) + _GUARD), 0.0, 255.0)
-    return straight(floored, levels) if straight_through else floored
+    return batches.straight(floored, levels) if straight_through else floored
 
 
 def quantize(images: jax.Array, *, straight_through: bool = False) -> jax.Array:
@@ -195,67 +170,6 @@ def quantize(images: jax.Array, *, straight_through: bool = False) -> jax.Array:
     return grey_levels(images, straight_through=straight_through) / 255.0
 
 
-def straight(value: jax.Array, differentiable: jax.Array) -> jax.Array:
-    """Returns `value` with the gradient of `differentiable`."""
-    # The difference is exactly 0: the value is not rounded.
-    return value + (differentiable - jax.lax.stop_gradient(differentiable))
-
-
 def truncate(images: jax.Array) -> jax.Array:
     """Casts images in `[0, 1]` to uint8 by truncation, as the benchmarks' files do."""
     return grey_levels(images).astype(jnp.uint8)
-
-
-def check_images(images: jax.Array, index: jax.Array | None) -> None:
-    """Raises `ValueError` unless `images` is a batch in `[0, 1]` and `index` fits it.
-
-    Values are looked at only outside jit.
-    """
-    if images.ndim != 4 or images.size == 0:
-        raise ValueError(
-            f"need a non-empty batch of images [B, H, W, C]: {images.shape}"
-        )
-    if not jnp.issubdtype(images.dtype, jnp.floating):
-        raise ValueError(
-            f"need floating-point images in [0, 1]: {images.dtype}; "
-            "convert integer images with x.astype('float32') / 255"
-        )
-    if not isinstance(images, Tracer):
-        low, high = _extremes(images)
-        if not (low >= 0.0 and high <= 1.0 + 1e-6):  # A NaN fails both comparisons.
-            raise ValueError(
-                f"intensities must be in [0, 1]: found {low:g} to {high:g}; "
-                "divide 0..255 images by 255 and replace NaN"
-            )
-    if index is not None and (
-        index.shape != images.shape[:1] or not jnp.issubdtype(index.dtype, jnp.integer)
-    ):
-        raise ValueError(
-            f"index must hold one integer per image, shape {images.shape[:1]}: "
-            f"{index.dtype}{list(index.shape)}"
-        )
-
-
-def _extremes(images):
-    if isinstance(images, jax.Array) and (
-        not images.is_fully_addressable
-        or any(device.platform != "cpu" for device in images.devices())
-    ):
-        return float(images.min()), float(images.max())
-    # XLA's reductions to one number are slow on a CPU; NumPy reads the same memory.
-    images = np.asarray(images)
-    return float(images.min()), float(images.max())
-
-
-def check_range(name: str, value: Any, low: float, high: float) -> None:
-    """Raises `ValueError` unless every value is finite and in `[low, high]`."""
-    value = np.asarray(value)
-    if not np.all((value >= low) & (value <= high) & np.isfinite(value)):
-        raise ValueError(f"{name} must be finite and in [{low}, {high}]: {value}")
-
-
-def check_whole(name: str, value: Any, low: int, high: int) -> None:
-    """Raises `ValueError` unless `value` is an integer in `[low, high]`."""
-    whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
-    if not whole or not low <= value <= high:
-        raise ValueError(f"{name} must be an integer in [{low}, {high}]: {value!r}")

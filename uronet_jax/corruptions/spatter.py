@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from uronet_jax import batches
 from uronet_jax.corruptions import operation
 from uronet_jax.corruptions.filters import filter_rows_columns, gaussian_matrix
 
@@ -132,8 +133,8 @@ def _prepare(shape, settings):
     constants = []
     for setting in settings:
         for name in ("scale", "sigma", "threshold", "strength"):
-            operation.check_range(name, setting[name], 0.0, math.inf)
-        operation.check_range("loc", setting["loc"], -math.inf, math.inf)
+            batches.check_range(name, setting[name], 0.0, math.inf)
+        batches.check_range("loc", setting["loc"], -math.inf, math.inf)
         liquid, sigma, strength = (setting[n] for n in ("liquid", "sigma", "strength"))
         if (liquid, channels) not in _COLOURS:
             raise ValueError(f"liquid must be 'water' or 'mud': {liquid!r}")
@@ -165,7 +166,7 @@ def _apply(key, images, constants, shared, index):
     def draw(key):
         return jax.random.normal(key, (height * width,))
 
-    normal = operation.per_image(draw, key, index).reshape(batch, height, width)
+    normal = batches.per_image(draw, key, index).reshape(batch, height, width)
     return splash(images, constants.loc + constants.scale * normal, constants)
 
 

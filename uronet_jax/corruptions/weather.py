@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from uronet_jax import batches
 from uronet_jax.corruptions import operation
 from uronet_jax.corruptions.filters import (
     clipped_zoom_matrix,
@@ -61,7 +62,7 @@ def brightness(
 
 def _prepare_brightness(shape, settings):
     amounts = [setting["amount"] for setting in settings]
-    operation.check_range("amount", amounts, 0.0, 1.0)
+    batches.check_range("amount", amounts, 0.0, 1.0)
     return operation.Constants(np.asarray(amounts, np.float32))
 
 
@@ -125,7 +126,7 @@ def _prepare_fog(shape, settings):
         raise ValueError(f"map_size must be the same at all severities: {sizes}")
     size = sizes.pop()
     if size is not None:
-        operation.check_whole("map_size", size, 1, 2**14)
+        batches.check_whole("map_size", size, 1, 2**14)
     levels = math.ceil(math.log2(largest if size is None else size))
     if size not in (None, 2**levels) or 2**levels < largest:
         raise ValueError(
@@ -134,8 +135,8 @@ def _prepare_fog(shape, settings):
         )
     amounts = np.asarray([setting["amount"] for setting in settings], np.float64)
     decays = np.asarray([setting["decay"] for setting in settings], np.float64)
-    operation.check_range("amount", amounts, 0.0, math.inf)
-    operation.check_range("decay", decays, 0.1, 1000.0)
+    batches.check_range("amount", amounts, 0.0, math.inf)
+    batches.check_range("decay", decays, 0.1, 1000.0)
     # The original multiplies by its decreasing factor twice, hence the square.
     amplitudes = decays[:, None] ** (-2.0 * np.arange(levels))
     return operation.Constants(
@@ -150,7 +151,7 @@ def _apply_fog(key, images, constants, shared, index):
     def draw(key):
         return jax.random.uniform(key, (draws,), minval=-1.0)
 
-    clouds = plasma(operation.per_image(draw, key, index), amplitudes)
+    clouds = plasma(batches.per_image(draw, key, index), amplitudes)
     return add_fog(images, clouds[:, : images.shape[1], : images.shape[2]], amount)
 
 
@@ -271,10 +272,10 @@ def _prepare_snow(shape, settings):
     }
     constants = {name: [setting[name] for setting in settings] for name in ranges}
     for name, (low, high) in ranges.items():
-        operation.check_range(name, constants[name], low, high)
+        batches.check_range(name, constants[name], low, high)
     zooms = constants.pop("zoom")
     for setting in settings:
-        operation.check_whole("radius", setting["radius"], 0, max(height, width))
+        batches.check_whole("radius", setting["radius"], 0, max(height, width))
     counts = [2 * setting["radius"] + 1 for setting in settings]
     constants["rows"] = [clipped_zoom_matrix(height, zoom) for zoom in zooms]
     constants["columns"] = [clipped_zoom_matrix(width, zoom) for zoom in zooms]
@@ -294,7 +295,7 @@ def _apply_snow(key, images, constants, shared, index):
         angle = jax.random.uniform(key_angle, (), minval=low, maxval=high)
         return jax.random.normal(key_layer, (height * width,)), angle
 
-    normal, angles = operation.per_image(draw, key, index)
+    normal, angles = batches.per_image(draw, key, index)
     layer = constants["loc"] + constants["scale"] * normal
     return add_snow(images, layer.reshape(batch, height, width), angles, constants)
 

@@ -1,0 +1,110 @@
+"""The balls that perturbations stay in: sizes, projections, steepest steps, starts.
+
+Everything is per image: arrays are `[B, H, W, C]` and an image's values are one vector.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from uronet_jax import batches
+
+NORMS = ("linf", "l2")
+# Below this the direction of a gradient is lost in rounding.
+_SMALLEST = 1e-12
+
+
+def check_norm(norm: str) -> None:
+    """Raises `ValueError` unless the norm is known."""
+    if norm not in NORMS:
+        raise ValueError(f"unknown norm {norm!r}: choose from {', '.join(NORMS)}")
+
+
+def expand(values: Any, images: jax.Array) -> jax.Array:
+    """Returns a scalar or `[B]` values in a shape that broadcasts against images."""
+    values = jnp.asarray(values, images.dtype)
+    return values.reshape(values.shape + (1,) * (images.ndim - values.ndim))
+
+
+def where(choose: jax.Array, a: jax.Array, b: jax.Array) -> jax.Array:
+    """Returns images of `a` where bool `[B]` `choose`, of `b` elsewhere."""
+    return jnp.where(choose.reshape((-1,) + (1,) * (a.ndim - 1)), a, b)
+
+
+def size(perturbations: jax.Array, norm: str) -> jax.Array:
+    """Returns the norm of each perturbation, `[B]`; its gradient at zero is zero."""
+    check_norm(norm)
+    flat = perturbations.reshape(perturbations.shape[0], -1)
+    if norm == "linf":
+        return jnp.max(jnp.abs(flat), axis=-1)
+    squared = jnp.sum(jnp.square(flat), axis=-1)
+    positive = squared > 0
+    return jnp.where(positive, jnp.sqrt(jnp.where(positive, squared, 1.0)), 0.0)
+
+
+def project(perturbations: jax.Array, norm: str, epsilon: Any) -> jax.Array:
+    """Returns the nearest perturbations whose norm is at most `epsilon`.
+
+    Args:
+        perturbations: `[B, H, W, C]`.
+        norm: `linf` or `l2`.
+        epsilon: Radius, a scalar or one `[B]` per image.
+    """
+    check_norm(norm)
+    if norm == "linf":
+        radius = expand(epsilon, perturbations)
+        return jnp.clip(perturbations, -radius, radius)
+    radii = jnp.asarray(epsilon, perturbations.dtype).reshape(-1)
+    radii = jnp.broadcast_to(radii, perturbations.shape[:1])
+    return jax.vmap(optax.projections.projection_l2_ball)(perturbations, radii)
+
+
+def move(
+    images: jax.Array, step: jax.Array, origin: jax.Array, norm: str, epsilon: Any
+) -> jax.Array:
+    """Returns `images + step`, projected to the ball around `origin`, then clipped."""
+    return jnp.clip(origin + project(images + step - origin, norm, epsilon), 0.0, 1.0)
+
+
+def direction(gradients: jax.Array, norm: str) -> jax.Array:
+    """Returns the unit step that raises a loss fastest: the sign, or the unit vector.
+
+    A gradient of zero gives a step of zero.
+    """
+    check_norm(norm)
+    if norm == "linf":
+        return jnp.sign(gradients)
+    # Scaled first: squares of tiny gradients would underflow.
+    largest = expand(jnp.maximum(size(gradients, "linf"), 1e-37), gradients)
+    scaled = gradients / largest
+    return scaled / expand(jnp.maximum(size(scaled, "l2"), _SMALLEST), gradients)
+
+
+def uniform_in_ball(
+    key: jax.Array, index: jax.Array, shape: tuple[int, ...], norm: str
+) -> jax.Array:
+    """Draws perturbations uniformly from the unit ball, one `shape` per image.
+
+    In L2 these are the first n coordinates of a uniform point of the sphere in n + 2
+    dimensions.
+
+    Args:
+        key: Typed PRNG key, one for the batch.
+        index: Integer `[B]`, the number that an image folds into the key.
+        shape: Of one image.
+        norm: `linf` or `l2`.
+    """
+    check_norm(norm)
+    count = 1
+    for side in shape:
+        count *= side
+
+    def draw(key):
+        if norm == "linf":
+            return jax.random.uniform(key, (count,), minval=-1.0, maxval=1.0)
+        normal = jax.random.normal(key, (count + 2,))
+        return (normal / jnp.linalg.norm(normal))[:count]
+
+    return batches.per_image(draw, key, index).reshape(-1, *shape)

@@ -1,0 +1,235 @@
+"""Attacks that follow the gradient: FGSM, IFGSM, PGD."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from uronet_jax.attacks import balls, loop
+from uronet_jax.attacks.objectives import LossFn, as_partial
+
+
+class _Config(NamedTuple):
+    norm: str
+    random_start: bool
+    runs: int
+    samples: int
+
+
+class _Constants(NamedTuple):
+    key: jax.Array
+    index: jax.Array
+    origin: jax.Array
+    loss_fn: Any
+    epsilon: jax.Array
+    step_size: jax.Array
+    steps: jax.Array
+
+
+class _State(NamedTuple):
+    images: jax.Array
+    active: jax.Array
+    finite: jax.Array
+    best_images: jax.Array
+    best_loss: jax.Array
+
+
+def fgsm(
+    key: jax.Array,
+    images: jax.Array,
+    loss_fn: LossFn,
+    *,
+    epsilon: float | jax.Array,
+    norm: str = "linf",
+) -> jax.Array:
+    """Fast gradient sign method: one step of the whole budget.
+
+    `clip(x + epsilon * sign(gradient))`; in L2 the gradient at unit length.
+
+    Args:
+        key: Not used: this attack is not random.
+        images: `[B, H, W, C]`, floating point, in `[0, 1]`.
+        loss_fn: `images -> [B]`, raised; see `objectives`.
+        epsilon: Largest norm of the perturbation, in units of the intensities; a scalar
+            or `[B]`, may be traced.
+        norm: `linf` or `l2`.
+
+    Returns:
+        Adversarial images, `[B, H, W, C]`, float32 in `[0, 1]`.
+
+    Raises:
+        ValueError: If an argument is wrong, or outside jit if a gradient is not finite.
+
+    Source:
+        Goodfellow et al., "Explaining and harnessing adversarial examples", ICLR 2015.
+    """
+    return ifgsm(
+        key, images, loss_fn, epsilon=epsilon, step_size=epsilon, steps=1, norm=norm
+    )
+
+
+def ifgsm(
+    key: jax.Array,
+    images: jax.Array,
+    loss_fn: LossFn,
+    *,
+    epsilon: float | jax.Array,
+    step_size: float | jax.Array,
+    steps: int | jax.Array,
+    norm: str = "linf",
+) -> jax.Array:
+    """Iterative FGSM, also called BIM: `pgd` from the image itself, one run.
+
+    Args:
+        key: Not used: this attack is not random.
+        images: As for `pgd`, and so all others.
+        loss_fn: `images -> [B]`.
+        epsilon: Largest norm of the perturbation.
+        step_size: Norm of one step.
+        steps: How many.
+        norm: `linf` or `l2`.
+
+    Returns:
+        Adversarial images, `[B, H, W, C]`, float32 in `[0, 1]`.
+
+    Raises:
+        ValueError: If an argument is wrong, or outside jit if a gradient is not finite.
+
+    Source:
+        Kurakin et al., "Adversarial examples in the physical world", ICLR workshops
+        2017.
+    """
+    return pgd(
+        key,
+        images,
+        loss_fn,
+        epsilon=epsilon,
+        step_size=step_size,
+        steps=steps,
+        norm=norm,
+        random_start=False,
+    )
+
+
+def pgd(
+    key: jax.Array,
+    images: jax.Array,
+    loss_fn: LossFn,
+    *,
+    epsilon: float | jax.Array,
+    step_size: float | jax.Array,
+    steps: int | jax.Array,
+    norm: str = "linf",
+    random_start: bool = True,
+    restarts: int = 0,
+    samples: int = 0,
+    index: jax.Array | None = None,
+) -> jax.Array:
+    """Projected gradient descent on the negative loss.
+
+    `x <- clip(P(x + step_size * direction))`: the direction is the sign of the gradient,
+    or in L2 the gradient at unit length, and P projects to the ball around the image.
+    If `loss_fn` tells success, an image stays at its first success.
+
+    Args:
+        key: Typed PRNG key of the starts; one serves the whole batch.
+        images: `[B, H, W, C]`, floating point, in `[0, 1]`.
+        loss_fn: `images -> [B]`, or `(loss, success)`, raised; see `objectives`.
+        epsilon: Largest norm of the perturbation, in units of the intensities; a scalar
+            or `[B]`, may be traced.
+        step_size: Norm of one step, likewise.
+        steps: How many in a run; may be traced.
+        norm: `linf` or `l2`.
+        random_start: Whether the first run starts at a uniform point of the ball.
+        restarts: Runs after the first; each starts at a uniform point of the ball. Of the
+            last iterates without success, that of the highest loss is returned.
+        samples: 0, or how many draws of a random `loss_fn(key, images)` a gradient is
+            averaged over (expectation over transformation).
+        index: Integer `[B]`, global number of each image: with it, the result does not
+            depend on the batch. Default: `0 .. B-1`.
+
+    Returns:
+        Adversarial images, `[B, H, W, C]`, float32 in `[0, 1]`.
+
+    Raises:
+        ValueError: If an argument is wrong, or outside jit if a gradient is not finite.
+
+    Source:
+        Madry et al., "Towards deep learning models resistant to adversarial attacks",
+        ICLR 2018.
+    """
+    images, index = loop.check_batch(images, index)
+    balls.check_norm(norm)
+    count = images.shape[0]
+    loop.check_number("epsilon", epsilon, 0.0, count=count)
+    loop.check_number("step_size", step_size, 0.0, count=count)
+    loop.check_count("steps", steps)
+    loop.check_count("restarts", restarts, 0)
+    loop.check_count("samples", samples, 0)
+    # Of several runs the last iterates are compared: one more evaluation in each.
+    length = steps if restarts == 0 else steps + 1
+    state = loop.iterate(
+        _step,
+        _Config(norm, bool(random_start), restarts + 1, samples),
+        _Constants(
+            key,
+            index,
+            images,
+            as_partial(loss_fn),
+            balls.expand(epsilon, images),
+            balls.expand(step_size, images),
+            jnp.asarray(length, jnp.int32),
+        ),
+        _State(
+            images=images,
+            active=jnp.ones(count, bool),
+            finite=jnp.ones(count, bool),
+            best_images=images,
+            best_loss=jnp.full(count, -jnp.inf, images.dtype),
+        ),
+        length * (restarts + 1),
+    )
+    result = state.images
+    if restarts:
+        result = balls.where(state.active, state.best_images, result)
+    return loop.finish(result, state.finite)
+
+
+def _step(config: _Config, constants: _Constants, i: jax.Array, state: _State):
+    run, j = i // constants.steps, i % constants.steps
+
+    def start():
+        key = jax.random.fold_in(constants.key, run)
+        shape = constants.origin.shape[1:]
+        draw = balls.uniform_in_ball(key, constants.index, shape, config.norm)
+        started = constants.origin + constants.epsilon * draw
+        if not config.random_start:
+            started = jnp.where(run == 0, constants.origin, started)
+        return balls.where(state.active, jnp.clip(started, 0.0, 1.0), state.images)
+
+    images = state.images
+    if config.random_start or config.runs > 1:
+        images = jax.lax.cond(j == 0, start, lambda: state.images)
+    result = loop.evaluate(
+        constants.loss_fn,
+        images,
+        jax.random.fold_in(jax.random.fold_in(constants.key, 2**31 - 1), i),
+        config.samples,
+    )
+    active = state.active & ~result.success
+    best_images, best_loss = state.best_images, state.best_loss
+    last = False
+    if config.runs > 1:
+        last = j == constants.steps - 1
+        better = last & (result.loss > best_loss)
+        best_images = balls.where(better, images, best_images)
+        best_loss = jnp.where(better, result.loss, best_loss)
+    step = constants.step_size * balls.direction(result.gradient, config.norm)
+    moved = balls.move(images, step, constants.origin, config.norm, constants.epsilon)
+    return _State(
+        images=balls.where(active & ~jnp.asarray(last), moved, images),
+        active=active,
+        finite=state.finite & (result.finite | ~state.active),
+        best_images=best_images,
+        best_loss=best_loss,
+    )

@@ -1,0 +1,220 @@
+"""What all attacks share: gradients per image, loops that compile once, what comes out.
+
+An attack is a `step(config, constants, i, state) -> state`, a module-level function:
+`config` is hashable and static, `constants` and `state` are pytrees of arrays. Its state
+has `active`, bool `[B]`: the loop ends when no image is active any more.
+"""
+
+import functools
+from collections.abc import Callable, Hashable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+
+from uronet_jax import batches
+from uronet_jax.attacks.objectives import LossFn
+
+
+class Evaluation(NamedTuple):
+    """A loss function at a batch of images.
+
+    Attributes:
+        loss: `[B]`.
+        success: bool `[B]`; all False if the loss function does not tell.
+        gradient: `[B, H, W, C]` of each image's own loss.
+        finite: bool `[B]`, whether loss and gradient are numbers.
+    """
+
+    loss: jax.Array
+    success: jax.Array
+    gradient: jax.Array
+    finite: jax.Array
+
+
+def evaluate(
+    loss_fn: LossFn,
+    images: jax.Array,
+    key: jax.Array | None = None,
+    samples: int = 0,
+) -> Evaluation:
+    """Returns loss, success and gradient of every image.
+
+    Args:
+        loss_fn: Of the images; with `samples`, of a key and the images.
+        images: `[B, H, W, C]`.
+        key: Of the samples.
+        samples: 0 for a loss function that is not random. Otherwise loss and gradient
+            are means over so many draws (expectation over transformation), and success
+            is that of more than half of them.
+    """
+
+    def total(images, call):
+        loss, success = measure(call, images)
+        return loss.sum(), (loss, success)
+
+    gradient_of = jax.grad(total, has_aux=True)
+    if not samples:
+        gradient, (loss, success) = gradient_of(images, loss_fn)
+    else:
+
+        def draw(key):
+            gradient, (loss, success) = gradient_of(
+                images, functools.partial(loss_fn, key)
+            )
+            return gradient, loss, success.astype(loss.dtype)
+
+        draws = jax.lax.map(draw, jax.random.split(key, samples))
+        gradient, loss, success = jax.tree.map(lambda x: x.mean(axis=0), draws)
+        success = success > 0.5
+    flat = gradient.reshape(gradient.shape[0], -1)
+    finite = jnp.isfinite(flat).all(axis=-1) & ~jnp.isnan(loss)
+    return Evaluation(loss, success & finite, gradient, finite)
+
+
+def measure(loss_fn: LossFn, images: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Returns loss and success of every image.
+
+    Raises:
+        ValueError: If the loss function does not return one loss per image.
+    """
+    result = loss_fn(images)
+    loss, success = result if isinstance(result, tuple) else (result, None)
+    count = images.shape[0]
+    if jnp.shape(loss) != (count,) or not jnp.issubdtype(loss.dtype, jnp.floating):
+        raise ValueError(
+            f"the loss function must return one loss per image, floating [{count}]: "
+            f"got {loss.dtype}{list(jnp.shape(loss))}; do not average over the batch"
+        )
+    if success is None:
+        return loss, jnp.zeros(count, bool)
+    if success.shape != (count,) or success.dtype != bool:
+        raise ValueError(
+            f"the success of a loss function must be bool [{count}]: "
+            f"{success.dtype}{list(success.shape)}"
+        )
+    return loss, success
+
+
+def iterate(
+    step: Callable[..., Any],
+    config: Hashable,
+    constants: Any,
+    state: Any,
+    steps: int | jax.Array,
+) -> Any:
+    """Returns the state after `steps` steps, or when no image is active.
+
+    The number of steps does not change the compiled program. On a CPU, outside jit, the
+    compiled step is called in a Python loop: XLA's CPU backend runs convolutions in a
+    loop of its own several times slower.
+    """
+    if _is_traced((constants, state, steps)):
+        return _loop(step, config, constants, state, 0, steps)
+    if _platform(state) != "cpu":
+        return _loop(step, config, constants, state, 0, steps)
+    for i in range(int(steps)):
+        state, active = _one(step, config, constants, np.int32(i), state)
+        if _is_traced(state):  # The loss function has traced arrays built in.
+            return _loop(step, config, constants, state, i + 1, steps)
+        if not active:
+            break
+    return state
+
+
+def _is_traced(tree):
+    return any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(tree))
+
+
+def _platform(state):
+    return next(iter(state.active.devices())).platform
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _one(step, config, constants, i, state):
+    state = step(config, constants, i, state)
+    return state, state.active.any()
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _loop(step, config, constants, state, start, steps):
+    def unfinished(carry):
+        i, state = carry
+        return (i < steps) & state.active.any()
+
+    def body(carry):
+        i, state = carry
+        return i + 1, step(config, constants, i, state)
+
+    start = jnp.asarray(start, jnp.int32)
+    return jax.lax.while_loop(unfinished, body, (start, state))[1]
+
+
+def check_batch(images: Any, index: Any = None) -> tuple[jax.Array, jax.Array]:
+    """Returns images as float32 and the index of each; raises `ValueError` if wrong."""
+    images = jnp.asarray(images)
+    index = None if index is None else jnp.asarray(index)
+    batches.check_images(images, index)
+    images = images.astype(jnp.promote_types(images.dtype, jnp.float32))
+    return images, jnp.arange(images.shape[0]) if index is None else index
+
+
+def check_number(
+    name: str, value: Any, low: float, *, above: bool = False, count: int | None = None
+) -> None:
+    """Raises `ValueError` unless a value is a finite number from `low` (or above) on.
+
+    Args:
+        name: Of the parameter.
+        value: A scalar, which may be traced and is then not looked at; with `count`
+            also one value per image.
+        low: The least value.
+        above: Whether `low` itself is refused.
+        count: Number of images.
+    """
+    shape = np.shape(value)
+    if shape and (count is None or shape != (count,)):
+        expected = "a number" if count is None else f"a number or shape [{count}]"
+        raise ValueError(f"{name} must be {expected}: shape {list(shape)}")
+    if isinstance(value, Tracer):
+        return
+    array = np.asarray(value)
+    if array.dtype.kind not in "iuf":
+        raise ValueError(f"{name} must be a number: {value!r}")
+    if not (np.isfinite(array) & (array > low if above else array >= low)).all():
+        relation = "above" if above else "at least"
+        raise ValueError(f"{name} must be finite and {relation} {low:g}: {value}")
+
+
+def check_count(name: str, value: Any, low: int = 1) -> None:
+    """Raises `ValueError` unless a value is an integer from `low` on, or traced."""
+    if isinstance(value, Tracer):
+        whole = value.ndim == 0 and jnp.issubdtype(value.dtype, jnp.integer)
+        if not whole:
+            raise ValueError(f"{name} must be a scalar integer: {value.aval}")
+        return
+    array = np.asarray(value)
+    if array.ndim or array.dtype.kind not in "iu" or array < low:
+        raise ValueError(f"{name} must be an integer of at least {low}: {value!r}")
+
+
+def finish(images: jax.Array, finite: jax.Array) -> jax.Array:
+    """Returns the adversarial images if every gradient was a number.
+
+    Inside jit, where nothing can be raised, the others become NaN.
+
+    Raises:
+        ValueError: Outside jit, with the indices of the images in the batch.
+    """
+    if isinstance(finite, Tracer):
+        shape = (-1,) + (1,) * (images.ndim - 1)
+        return jnp.where(finite.reshape(shape), images, jnp.nan)
+    if not bool(finite.all()):
+        bad = np.flatnonzero(~np.asarray(finite))
+        raise ValueError(
+            f"loss or gradient is not finite at {bad.size} images, the first "
+            f"{bad[:5].tolist()}: check the network there"
+        )
+    return images

@@ -1,0 +1,217 @@
+"""What an attack raises: losses of logits, and loss functions that say when to stop.
+
+A *loss function* maps images `[B, H, W, C]` to one loss per image, `[B]`, which the
+attack raises. It may return a pair `(loss, success)`, `success` being boolean `[B]`:
+then an attack knows which images have reached their goal.
+
+The loss functions made here are `jax.tree_util.Partial`: pytrees, whose arrays (weights,
+labels) stay arguments of compiled programs. With a `Partial` that is applied to variables
+as `logits_fn`, one program serves all batches and all weights; a plain function works as
+well, is compiled anew for every new function object, and has its weights built in.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import linen as nn
+from jax.core import Tracer
+from jax.tree_util import Partial
+
+LogitsFn = Callable[[jax.Array], jax.Array]
+LossFn = Callable[[jax.Array], jax.Array | tuple[jax.Array, jax.Array]]
+
+
+def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """Returns the cross-entropy of `[B, K]` logits with integer labels, `[B]`."""
+    return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+
+
+def margin(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """Returns `max_{k != y} Z_k - Z_y`, `[B]`: positive where the label is wrong."""
+    right = jax.nn.one_hot(labels, logits.shape[-1], dtype=bool)
+    others = jnp.max(jnp.where(right, -jnp.inf, logits), axis=-1)
+    return others - _at(logits, labels)
+
+
+def dlr(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """Returns the difference of logits ratio, `[B]`: positive where the label is wrong.
+
+    `-(Z_y - max_{k != y} Z_k) / (Z_(1) - Z_(3) + 1e-12)` with `Z_(i)` in falling order.
+
+    Raises:
+        ValueError: If there are fewer than three classes.
+
+    Source:
+        Croce & Hein, "Reliable evaluation of adversarial robustness with an ensemble of
+        diverse parameter-free attacks", ICML 2020.
+    """
+    ordered = _ordered(logits, 3, "DLR")
+    return margin(logits, labels) / (ordered[:, 0] - ordered[:, 2] + 1e-12)
+
+
+def targeted_dlr(logits: jax.Array, labels: jax.Array, targets: jax.Array) -> jax.Array:
+    """Returns the targeted difference of logits ratio, `[B]`.
+
+    `-(Z_y - Z_t) / (Z_(1) - (Z_(3) + Z_(4)) / 2 + 1e-12)`. Source: as `dlr`.
+
+    Raises:
+        ValueError: If there are fewer than four classes.
+    """
+    ordered = _ordered(logits, 4, "targeted DLR")
+    scale = ordered[:, 0] - (ordered[:, 2] + ordered[:, 3]) / 2 + 1e-12
+    return (_at(logits, targets) - _at(logits, labels)) / scale
+
+
+def is_wrong(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """Returns where the first largest logit is not that of the label, bool `[B]`.
+
+    Logits that are not numbers are not wrong: they are nothing.
+    """
+    finite = jnp.isfinite(logits).all(axis=-1)
+    return finite & (jnp.argmax(logits, axis=-1) != labels)
+
+
+LOSSES: dict[str, Callable[[jax.Array, jax.Array], jax.Array]] = {
+    "cross_entropy": cross_entropy,
+    "margin": margin,
+    "dlr": dlr,
+}
+
+
+def misclassification(
+    logits_fn: LogitsFn, labels: jax.Array, *, loss: str = "cross_entropy"
+) -> Partial:
+    """Returns the loss function of an untargeted attack on a classifier.
+
+    Args:
+        logits_fn: `[B, H, W, C] -> [B, K]`.
+        labels: Integer `[B]`, the right ones.
+        loss: `cross_entropy`, `margin` or `dlr`.
+
+    Returns:
+        `loss_fn(images) -> (loss, success)`; success is a wrong label.
+
+    Raises:
+        ValueError: If the loss is unknown or labels are not `[B]` integers. Called with
+            images: if the logits are of a wrong shape or a label is no class.
+    """
+    if loss not in LOSSES:
+        raise ValueError(f"unknown loss {loss!r}: choose from {', '.join(LOSSES)}")
+    return Partial(_LOSS_FUNCTIONS[loss], as_partial(logits_fn), check_labels(labels))
+
+
+def targeted_misclassification(
+    logits_fn: LogitsFn, labels: jax.Array, targets: jax.Array
+) -> Partial:
+    """Returns the loss function of `targeted_dlr`; success is any wrong label.
+
+    Args:
+        logits_fn: `[B, H, W, C] -> [B, K]`, at least four classes.
+        labels: Integer `[B]`, the right ones.
+        targets: Integer `[B]`, the wrong ones that are pursued.
+    """
+    return Partial(
+        _targeted, as_partial(logits_fn), check_labels(labels), check_labels(targets)
+    )
+
+
+def as_partial(function: Callable[..., Any]) -> Partial:
+    """Returns a function as a pytree; its arrays, if it is a `Partial`, are leaves."""
+    return function if isinstance(function, Partial) else Partial(function)
+
+
+def flax_logits(module: nn.Module, variables: Any, **kwargs: Any) -> Partial:
+    """Returns a Flax classifier as `logits_fn`, ready for attacks.
+
+    Args:
+        module: Maps `[B, H, W, C]` in `[0, 1]` to `[B, K]`.
+        variables: What `module.apply` takes.
+        **kwargs: Static keyword arguments of the call, such as `train=False`.
+    """
+    return Partial(_FlaxCall(module, tuple(sorted(kwargs.items()))), variables)
+
+
+class _FlaxCall:
+    """`(variables, images) -> logits`; two of the same module are the same."""
+
+    def __init__(self, module, kwargs):
+        self._identity = (module, kwargs)
+
+    def __call__(self, variables, images):
+        module, kwargs = self._identity
+        return module.apply(variables, images, **dict(kwargs))
+
+    def __eq__(self, other):
+        return isinstance(other, _FlaxCall) and self._identity == other._identity
+
+    def __hash__(self):
+        return hash(self._identity)
+
+
+def check_labels(labels: Any) -> jax.Array:
+    """Returns labels as an array; raises `ValueError` unless they are integer `[B]`."""
+    labels = jnp.asarray(labels)
+    if labels.ndim != 1 or not jnp.issubdtype(labels.dtype, jnp.integer):
+        raise ValueError(
+            "labels must be integers, one per image, shape [B]: "
+            f"{labels.dtype}{list(labels.shape)}"
+        )
+    return labels
+
+
+def check_logits(logits: jax.Array, labels: jax.Array) -> None:
+    """Raises `ValueError` unless logits are `[B, K]` with a class for every label.
+
+    The values of labels are looked at only where they are known.
+    """
+    if logits.ndim != 2 or logits.shape[0] != labels.shape[0]:
+        raise ValueError(
+            f"logits must have shape [B, K], one row for each of {labels.shape[0]} "
+            f"labels: {list(logits.shape)}"
+        )
+    if logits.shape[1] < 2:
+        raise ValueError(f"need logits of at least 2 classes: {list(logits.shape)}")
+    if not isinstance(labels, Tracer):
+        bad = np.flatnonzero((labels < 0) | (labels >= logits.shape[1]))
+        if bad.size:
+            raise ValueError(
+                f"labels must be classes 0 to {logits.shape[1] - 1}: images "
+                f"{bad[:5].tolist()} have {np.asarray(labels)[bad[:5]].tolist()}"
+            )
+
+
+def _at(logits, labels):
+    return jnp.take_along_axis(logits, labels[:, None], axis=-1)[:, 0]
+
+
+def _ordered(logits, count, name):
+    if logits.shape[-1] < count:
+        raise ValueError(
+            f"{name} needs at least {count} classes, the logits have "
+            f"{logits.shape[-1]}: use cross_entropy or margin"
+        )
+    return jax.lax.top_k(logits, count)[0]
+
+
+def _misclassified(function, logits_fn, labels, images):
+    logits = logits_fn(images)
+    check_logits(logits, labels)
+    return function(logits, labels), is_wrong(logits, labels)
+
+
+# One function object per loss: a program is compiled for each object anew.
+_LOSS_FUNCTIONS = {
+    name: functools.partial(_misclassified, function)
+    for name, function in LOSSES.items()
+}
+
+
+def _targeted(logits_fn, labels, targets, images):
+    logits = logits_fn(images)
+    check_logits(logits, labels)
+    return targeted_dlr(logits, labels, targets), is_wrong(logits, labels)

@@ -1,0 +1,97 @@
+"""Batches of images: checks, randomness of each image, straight-through gradients."""
+
+import math
+import numbers
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+
+# Numbers of one image from which on a CPU draws for one image after the other.
+_MANY_NUMBERS = 16_384
+
+
+def check_images(images: jax.Array, index: jax.Array | None) -> None:
+    """Raises `ValueError` unless `images` is a batch in `[0, 1]` and `index` fits it.
+
+    Values are looked at only outside jit.
+    """
+    if images.ndim != 4 or images.size == 0:
+        raise ValueError(
+            f"need a non-empty batch of images [B, H, W, C]: {images.shape}"
+        )
+    if not jnp.issubdtype(images.dtype, jnp.floating):
+        raise ValueError(
+            f"need floating-point images in [0, 1]: {images.dtype}; "
+            "convert integer images with x.astype('float32') / 255"
+        )
+    if not isinstance(images, Tracer):
+        low, high = _extremes(images)
+        if not (low >= 0.0 and high <= 1.0 + 1e-6):  # A NaN fails both comparisons.
+            raise ValueError(
+                f"intensities must be in [0, 1]: found {low:g} to {high:g}; "
+                "divide 0..255 images by 255 and replace NaN"
+            )
+    if index is not None and (
+        index.shape != images.shape[:1] or not jnp.issubdtype(index.dtype, jnp.integer)
+    ):
+        raise ValueError(
+            f"index must hold one integer per image, shape {images.shape[:1]}: "
+            f"{index.dtype}{list(index.shape)}"
+        )
+
+
+def _extremes(images):
+    if isinstance(images, jax.Array) and (
+        not images.is_fully_addressable
+        or any(device.platform != "cpu" for device in images.devices())
+    ):
+        return float(images.min()), float(images.max())
+    # XLA's reductions to one number are slow on a CPU; NumPy reads the same memory.
+    images = np.asarray(images)
+    return float(images.min()), float(images.max())
+
+
+def check_range(name: str, value: Any, low: float, high: float) -> None:
+    """Raises `ValueError` unless every value is finite and in `[low, high]`."""
+    value = np.asarray(value)
+    if not np.all((value >= low) & (value <= high) & np.isfinite(value)):
+        raise ValueError(f"{name} must be finite and in [{low}, {high}]: {value}")
+
+
+def check_whole(name: str, value: Any, low: int, high: int) -> None:
+    """Raises `ValueError` unless `value` is an integer in `[low, high]`."""
+    whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    if not whole or not low <= value <= high:
+        raise ValueError(f"{name} must be an integer in [{low}, {high}]: {value!r}")
+
+
+def per_image(draw: Callable, key: jax.Array, index: jax.Array) -> Any:
+    """Calls `draw(key of the image)` for every image and stacks the results.
+
+    The key of image `i` is `fold_in(key, index[i])`: the result does not depend on the
+    batch it is in. Draw flat arrays and reshape: XLA's CPU backend compiles draws of
+    several dimensions to slow code.
+    """
+
+    def draw_one(i):
+        return draw(jax.random.fold_in(key, i))
+
+    drawn = jax.tree.leaves(jax.eval_shape(draw, key))
+    if sum(math.prod(x.shape) for x in drawn) < _MANY_NUMBERS:
+        return jax.vmap(draw_one)(index)
+    # On a CPU it takes half the time if the numbers of one image stay in the cache.
+    return jax.lax.platform_dependent(
+        index,
+        cpu=lambda index: jax.lax.map(draw_one, index),
+        default=lambda index: jax.vmap(draw_one)(index),
+    )
+
+
+def straight(value: jax.Array, differentiable: jax.Array) -> jax.Array:
+    """Returns `value` with the gradient of `differentiable`."""
+    # The difference is exactly 0: the value is not rounded.
+    return value + (differentiable - jax.lax.stop_gradient(differentiable))
