@@ -127,9 +127,9 @@ def pgd(
 ) -> jax.Array:
     """Projected gradient descent on the negative loss.
 
-    `x <- clip(P(x + step_size * direction))`: the direction is the sign of the gradient,
-    or in L2 the gradient at unit length, and P projects to the ball around the image.
-    If `loss_fn` tells success, an image stays at its first success.
+    `x <- clip(P(x + step_size * direction))`: the direction is the sign of the
+    gradient, or in L2 the gradient at unit length, and P projects to the ball around
+    the image. If `loss_fn` tells success, an image stays at its first success.
 
     Args:
         key: Typed PRNG key of the starts; one serves the whole batch.
@@ -141,8 +141,8 @@ def pgd(
         steps: How many in a run; may be traced.
         norm: `linf` or `l2`.
         random_start: Whether the first run starts at a uniform point of the ball.
-        restarts: Runs after the first; each starts at a uniform point of the ball. Of the
-            last iterates without success, that of the highest loss is returned.
+        restarts: Runs after the first; each starts at a uniform point of the ball. Of
+            the last iterates without success, that of the highest loss is returned.
         samples: 0, or how many draws of a random `loss_fn(key, images)` a gradient is
             averaged over (expectation over transformation).
         index: Integer `[B]`, global number of each image: with it, the result does not

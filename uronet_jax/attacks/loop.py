@@ -1,8 +1,8 @@
 """What all attacks share: gradients per image, loops that compile once, what comes out.
 
 An attack is a `step(config, constants, i, state) -> state`, a module-level function:
-`config` is hashable and static, `constants` and `state` are pytrees of arrays. Its state
-has `active`, bool `[B]`: the loop ends when no image is active any more.
+`config` is hashable and static, `constants` and `state` are pytrees of arrays. Its
+state has `active`, bool `[B]`: the loop ends when no image is active any more.
 """
 
 import functools

@@ -4,10 +4,10 @@ A *loss function* maps images `[B, H, W, C]` to one loss per image, `[B]`, which
 attack raises. It may return a pair `(loss, success)`, `success` being boolean `[B]`:
 then an attack knows which images have reached their goal.
 
-The loss functions made here are `jax.tree_util.Partial`: pytrees, whose arrays (weights,
-labels) stay arguments of compiled programs. With a `Partial` that is applied to variables
-as `logits_fn`, one program serves all batches and all weights; a plain function works as
-well, is compiled anew for every new function object, and has its weights built in.
+The loss functions made here are `jax.tree_util.Partial`: pytrees, whose arrays
+(weights, labels) stay arguments of compiled programs. With a `Partial` of the variables
+as `logits_fn` one program serves all batches and all weights. A plain function works as
+well; it is compiled anew for every function object and has its weights built in.
 """
 
 import functools
