@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 
 import jax
 
+from uronet_jax.attacks import loop
+from uronet_jax.attacks.adapters import foolbox_model, from_foolbox
 from uronet_jax.attacks.gradient import fgsm, ifgsm, pgd
 from uronet_jax.attacks.objectives import (
     LOSSES,
@@ -29,6 +31,8 @@ __all__ = [
     "LossFn",
     "fgsm",
     "flax_logits",
+    "foolbox_model",
+    "from_foolbox",
     "ifgsm",
     "misclassification",
     "pgd",
@@ -45,6 +49,8 @@ class Attack(NamedTuple):
         norm: `linf` or `l2`.
         minimal: Whether it looks for the smallest perturbation and takes no `epsilon`.
         loss: That it raises, a key of `LOSSES`; empty for a minimal attack.
+        relative_step: If there is one, `step_size` is by default this number times
+            `epsilon / steps`.
         defaults: Keyword arguments.
     """
 
@@ -52,6 +58,7 @@ class Attack(NamedTuple):
     norm: str
     minimal: bool = False
     loss: str = ""
+    relative_step: float | None = None
     defaults: Mapping[str, Any] = {}
 
     def __call__(
@@ -81,16 +88,57 @@ class Attack(NamedTuple):
         if "epsilon" not in parameters:
             raise ValueError("give epsilon, the largest norm of the perturbation")
         loss_fn = misclassification(logits_fn, labels, loss=self.loss)
-        return self.function(key, images, loss_fn, **parameters)
+        return self.on_loss(key, images, loss_fn, **parameters)
+
+    def on_loss(
+        self,
+        key: jax.Array,
+        images: jax.Array,
+        loss_fn: LossFn,
+        *,
+        epsilon: float | jax.Array,
+        **parameters: Any,
+    ) -> jax.Array:
+        """Returns images that raise any loss function, with the usual parameters.
+
+        Args:
+            key: Typed PRNG key.
+            images: `[B, H, W, C]`, floating point, in `[0, 1]`.
+            loss_fn: See `objectives`.
+            epsilon: Largest norm of the perturbation.
+            **parameters: Of the attack.
+
+        Raises:
+            ValueError: If an argument is wrong, or the attack is a minimal one.
+        """
+        if self.minimal:
+            raise ValueError(
+                "a minimal attack changes labels and raises no loss: choose one that "
+                "takes epsilon"
+            )
+        parameters = {**self.defaults, **parameters}
+        if self.relative_step is not None and "step_size" not in parameters:
+            loop.check_number("epsilon", epsilon, 0.0, count=len(images))
+            loop.check_count("steps", parameters["steps"])
+            parameters["step_size"] = self.relative_step * epsilon / parameters["steps"]
+        return self.function(key, images, loss_fn, epsilon=epsilon, **parameters)
 
 
-def _budget(function, loss="cross_entropy", **defaults):
+def _norms(name, function, *, norms=("linf", "l2"), **fields):
+    """Returns `<name>_<norm>` of each norm."""
     return {
-        norm: Attack(
-            functools.partial(function, norm=norm), norm, loss=loss, defaults=defaults
-        )
-        for norm in ("linf", "l2")
+        f"{name}_{norm}": Attack(functools.partial(function, norm=norm), norm, **fields)
+        for norm in norms
     }
 
 
-ATTACKS: dict[str, Attack] = {}
+# The iterates of PGD can cross the ball; Madry et al. take 2.5 epsilon in all.
+ATTACKS: dict[str, Attack] = {
+    **_norms("fgsm", fgsm, loss="cross_entropy"),
+    **_norms(
+        "ifgsm", ifgsm, loss="cross_entropy", relative_step=2.5, defaults={"steps": 10}
+    ),
+    **_norms(
+        "pgd", pgd, loss="cross_entropy", relative_step=2.5, defaults={"steps": 40}
+    ),
+}

@@ -7,7 +7,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from uronet_jax import batches
 
@@ -56,9 +55,10 @@ def project(perturbations: jax.Array, norm: str, epsilon: Any) -> jax.Array:
     if norm == "linf":
         radius = expand(epsilon, perturbations)
         return jnp.clip(perturbations, -radius, radius)
-    radii = jnp.asarray(epsilon, perturbations.dtype).reshape(-1)
-    radii = jnp.broadcast_to(radii, perturbations.shape[:1])
-    return jax.vmap(optax.projections.projection_l2_ball)(perturbations, radii)
+    # Not optax's projection, which is 0 / 0 for a radius of zero.
+    radius = jnp.asarray(epsilon, perturbations.dtype).reshape(-1)
+    shrink = jnp.minimum(1.0, radius / jnp.maximum(size(perturbations, "l2"), 1e-37))
+    return perturbations * expand(shrink, perturbations)
 
 
 def move(

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from uronet_jax.attacks import balls, loop
-from uronet_jax.attacks.objectives import LossFn, as_partial
+from uronet_jax.attacks.objectives import LossFn
 
 
 class _Config(NamedTuple):
@@ -166,6 +166,7 @@ def pgd(
     loop.check_count("steps", steps)
     loop.check_count("restarts", restarts, 0)
     loop.check_count("samples", samples, 0)
+    loss_fn = loop.check_loss(loss_fn, images)
     # Of several runs the last iterates are compared: one more evaluation in each.
     length = steps if restarts == 0 else steps + 1
     state = loop.iterate(
@@ -175,7 +176,7 @@ def pgd(
             key,
             index,
             images,
-            as_partial(loss_fn),
+            loss_fn,
             balls.expand(epsilon, images),
             balls.expand(step_size, images),
             jnp.asarray(length, jnp.int32),

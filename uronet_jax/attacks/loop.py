@@ -15,7 +15,7 @@ import numpy as np
 from jax.core import Tracer
 
 from uronet_jax import batches
-from uronet_jax.attacks.objectives import LossFn
+from uronet_jax.attacks.objectives import LossFn, as_pytree
 
 
 class Evaluation(NamedTuple):
@@ -159,6 +159,15 @@ def check_batch(images: Any, index: Any = None) -> tuple[jax.Array, jax.Array]:
     batches.check_images(images, index)
     images = images.astype(jnp.promote_types(images.dtype, jnp.float32))
     return images, jnp.arange(images.shape[0]) if index is None else index
+
+
+def check_loss(loss_fn: LossFn, images: jax.Array) -> Any:
+    """Returns a loss function as a pytree, after its own check, if it has one."""
+    loss_fn = as_pytree(loss_fn)
+    check = getattr(loss_fn, "check", None)
+    if check is not None:
+        check(images)
+    return loss_fn
 
 
 def check_number(

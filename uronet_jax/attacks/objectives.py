@@ -2,18 +2,19 @@
 
 A *loss function* maps images `[B, H, W, C]` to one loss per image, `[B]`, which the
 attack raises. It may return a pair `(loss, success)`, `success` being boolean `[B]`:
-then an attack knows which images have reached their goal.
+then an attack knows which images have reached their goal. And it may have a method
+`check(images)`, which an attack calls outside jit before it does any work.
 
-The loss functions made here are `jax.tree_util.Partial`: pytrees, whose arrays
-(weights, labels) stay arguments of compiled programs. With a `Partial` of the variables
-as `logits_fn` one program serves all batches and all weights. A plain function works as
-well; it is compiled anew for every function object and has its weights built in.
+The loss functions made here are pytrees, whose arrays (weights, labels) stay arguments
+of compiled programs. With a pytree as `logits_fn`, such as `flax_logits` makes, one
+program serves all batches and all weights. A plain function works as well; it is
+compiled anew for every function object and has its weights built in.
 """
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
+import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -83,9 +84,42 @@ LOSSES: dict[str, Callable[[jax.Array, jax.Array], jax.Array]] = {
 }
 
 
+@flax.struct.dataclass
+class Misclassification:
+    """The loss function of an untargeted attack on a classifier.
+
+    Attributes:
+        logits_fn: `[B, H, W, C] -> [B, K]`, a pytree.
+        labels: Integer `[B]`, the right ones.
+        targets: Integer `[B]`, the wrong ones that are pursued, or None.
+        loss: Key of `LOSSES`, or `targeted_dlr`, which needs the targets.
+    """
+
+    logits_fn: Any
+    labels: jax.Array
+    targets: jax.Array | None = None
+    loss: str = flax.struct.field(pytree_node=False, default="cross_entropy")
+
+    def __call__(self, images: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Returns loss and success, `[B]` each; success is any wrong label."""
+        logits = self.logits_fn(images)
+        check_logits(logits, self.labels)
+        if self.targets is None:
+            loss = LOSSES[self.loss](logits, self.labels)
+        else:
+            loss = targeted_dlr(logits, self.labels, self.targets)
+        return loss, is_wrong(logits, self.labels)
+
+    def check(self, images: jax.Array) -> None:
+        """Raises `ValueError` if logits are of a wrong shape or a label is no class."""
+        check_classes(self.logits_fn, self.labels, images)
+        if self.targets is not None:
+            check_classes(self.logits_fn, self.targets, images, "targets")
+
+
 def misclassification(
     logits_fn: LogitsFn, labels: jax.Array, *, loss: str = "cross_entropy"
-) -> Partial:
+) -> Misclassification:
     """Returns the loss function of an untargeted attack on a classifier.
 
     Args:
@@ -97,32 +131,37 @@ def misclassification(
         `loss_fn(images) -> (loss, success)`; success is a wrong label.
 
     Raises:
-        ValueError: If the loss is unknown or labels are not `[B]` integers. Called with
-            images: if the logits are of a wrong shape or a label is no class.
+        ValueError: If the loss is unknown or labels are not integers `[B]`.
     """
     if loss not in LOSSES:
         raise ValueError(f"unknown loss {loss!r}: choose from {', '.join(LOSSES)}")
-    return Partial(_LOSS_FUNCTIONS[loss], as_partial(logits_fn), check_labels(labels))
+    return Misclassification(as_pytree(logits_fn), check_labels(labels), loss=loss)
 
 
 def targeted_misclassification(
     logits_fn: LogitsFn, labels: jax.Array, targets: jax.Array
-) -> Partial:
+) -> Misclassification:
     """Returns the loss function of `targeted_dlr`; success is any wrong label.
 
     Args:
         logits_fn: `[B, H, W, C] -> [B, K]`, at least four classes.
         labels: Integer `[B]`, the right ones.
         targets: Integer `[B]`, the wrong ones that are pursued.
+
+    Raises:
+        ValueError: If labels or targets are not integers `[B]`.
     """
-    return Partial(
-        _targeted, as_partial(logits_fn), check_labels(labels), check_labels(targets)
+    return Misclassification(
+        as_pytree(logits_fn),
+        check_labels(labels),
+        check_labels(targets, "targets"),
+        loss="targeted_dlr",
     )
 
 
-def as_partial(function: Callable[..., Any]) -> Partial:
-    """Returns a function as a pytree; its arrays, if it is a `Partial`, are leaves."""
-    return function if isinstance(function, Partial) else Partial(function)
+def as_pytree(function: Callable[..., Any]) -> Any:
+    """Returns a function that is no pytree as a pytree without leaves."""
+    return Partial(function) if jax.tree_util.all_leaves([function]) else function
 
 
 def flax_logits(module: nn.Module, variables: Any, **kwargs: Any) -> Partial:
@@ -153,22 +192,19 @@ class _FlaxCall:
         return hash(self._identity)
 
 
-def check_labels(labels: Any) -> jax.Array:
+def check_labels(labels: Any, name: str = "labels") -> jax.Array:
     """Returns labels as an array; raises `ValueError` unless they are integer `[B]`."""
     labels = jnp.asarray(labels)
     if labels.ndim != 1 or not jnp.issubdtype(labels.dtype, jnp.integer):
         raise ValueError(
-            "labels must be integers, one per image, shape [B]: "
+            f"{name} must be integers, one per image, shape [B]: "
             f"{labels.dtype}{list(labels.shape)}"
         )
     return labels
 
 
 def check_logits(logits: jax.Array, labels: jax.Array) -> None:
-    """Raises `ValueError` unless logits are `[B, K]` with a class for every label.
-
-    The values of labels are looked at only where they are known.
-    """
+    """Raises `ValueError` unless logits are `[B, K]`, a row for every label."""
     if logits.ndim != 2 or logits.shape[0] != labels.shape[0]:
         raise ValueError(
             f"logits must have shape [B, K], one row for each of {labels.shape[0]} "
@@ -176,13 +212,30 @@ def check_logits(logits: jax.Array, labels: jax.Array) -> None:
         )
     if logits.shape[1] < 2:
         raise ValueError(f"need logits of at least 2 classes: {list(logits.shape)}")
-    if not isinstance(labels, Tracer):
-        bad = np.flatnonzero((labels < 0) | (labels >= logits.shape[1]))
-        if bad.size:
-            raise ValueError(
-                f"labels must be classes 0 to {logits.shape[1] - 1}: images "
-                f"{bad[:5].tolist()} have {np.asarray(labels)[bad[:5]].tolist()}"
-            )
+
+
+def check_classes(
+    logits_fn: LogitsFn, labels: jax.Array, images: jax.Array, name: str = "labels"
+) -> None:
+    """Raises `ValueError` unless there are logits for every label.
+
+    Outside jit the labels themselves are looked at. Nothing is computed.
+    """
+    logits = jax.eval_shape(_call, as_pytree(logits_fn), images)
+    check_logits(logits, labels)
+    if isinstance(labels, Tracer):
+        return
+    labels = np.asarray(labels)
+    bad = np.flatnonzero((labels < 0) | (labels >= logits.shape[1]))
+    if bad.size:
+        raise ValueError(
+            f"{name} must be classes 0 to {logits.shape[1] - 1}: images "
+            f"{bad[:5].tolist()} have {labels[bad[:5]].tolist()}"
+        )
+
+
+def _call(function, images):
+    return function(images)
 
 
 def _at(logits, labels):
@@ -196,22 +249,3 @@ def _ordered(logits, count, name):
             f"{logits.shape[-1]}: use cross_entropy or margin"
         )
     return jax.lax.top_k(logits, count)[0]
-
-
-def _misclassified(function, logits_fn, labels, images):
-    logits = logits_fn(images)
-    check_logits(logits, labels)
-    return function(logits, labels), is_wrong(logits, labels)
-
-
-# One function object per loss: a program is compiled for each object anew.
-_LOSS_FUNCTIONS = {
-    name: functools.partial(_misclassified, function)
-    for name, function in LOSSES.items()
-}
-
-
-def _targeted(logits_fn, labels, targets, images):
-    logits = logits_fn(images)
-    check_logits(logits, labels)
-    return targeted_dlr(logits, labels, targets), is_wrong(logits, labels)
