@@ -1,0 +1,204 @@
+"""FGSM, IFGSM and PGD: their iterates, restarts, early stops and random losses."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.tree_util import Partial
+
+from uronet_jax.attacks import fgsm, ifgsm, pgd
+
+BATCH, SHAPE = 6, (3, 3, 2)
+KEY = jax.random.key(3)
+
+
+def quadratic(slope, centre, images):
+    """Loss of each image; its gradient is `2 * slope * (images - centre)`."""
+    flat = images.reshape(images.shape[0], -1)
+    return jnp.sum(slope * jnp.square(flat - centre), axis=-1)
+
+
+@pytest.fixture(scope="module")
+def loss():
+    rng = np.random.default_rng(1)
+    slope, centre = rng.normal(size=(1, 18)), rng.uniform(0.2, 0.8, (1, 18))
+    return Partial(quadratic, np.float32(slope), np.float32(centre))
+
+
+@pytest.fixture(scope="module")
+def images():
+    return np.random.default_rng(0).random((BATCH, *SHAPE)).astype(np.float32)
+
+
+def numpy_pgd(images, loss, norm, epsilon, step_size, steps):
+    """The definition in float64, from the images themselves."""
+    slope, centre = (np.asarray(a, np.float64) for a in loss.args)
+    origin = images.reshape(BATCH, -1).astype(np.float64)
+    x = origin
+    for _ in range(steps):
+        g = 2 * slope * (x - centre)
+        if norm == "linf":
+            x = np.clip(x + step_size * np.sign(g), origin - epsilon, origin + epsilon)
+        else:
+            step = x + step_size * g / np.linalg.norm(g, axis=1, keepdims=True) - origin
+            size = np.linalg.norm(step, axis=1, keepdims=True)
+            x = origin + step * np.minimum(1, epsilon / size)
+        x = np.clip(x, 0, 1)
+    return x.reshape(images.shape)
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_iterates_equal_the_definition(norm, loss, images):
+    # 9 steps of .07 leave the ball of .25 and are projected back.
+    ours = ifgsm(KEY, images, loss, epsilon=0.25, step_size=0.07, steps=9, norm=norm)
+    expected = numpy_pgd(images, loss, norm, 0.25, 0.07, 9)
+    # float32 over nine steps.
+    np.testing.assert_allclose(ours, expected, atol=2e-6)
+    one = fgsm(KEY, images, loss, epsilon=0.1, norm=norm)
+    expected = numpy_pgd(images, loss, norm, 0.1, 0.1, 1)
+    np.testing.assert_allclose(one, expected, atol=1e-6)
+
+
+def test_every_image_may_have_its_own_budget(loss, images):
+    budgets = np.linspace(0, 0.2, BATCH, dtype=np.float32)
+    together = pgd(
+        KEY, images, loss, epsilon=budgets, step_size=budgets / 4, steps=5, norm="l2"
+    )
+    for i in (0, 3, 5):
+        alone = pgd(
+            KEY,
+            images[i : i + 1],
+            loss,
+            epsilon=float(budgets[i]),
+            step_size=float(budgets[i]) / 4,
+            steps=5,
+            norm="l2",
+            index=jnp.array([i]),
+        )
+        np.testing.assert_allclose(together[i], alone[0], atol=1e-6)
+    with pytest.raises(
+        ValueError, match=r"epsilon must be .* shape \[6\]: shape \[2\]"
+    ):
+        pgd(KEY, images, loss, epsilon=budgets[:2], step_size=0.1, steps=5)
+
+
+def test_restarts_are_never_weaker_and_differ(images):
+    def waves(images):  # Many local maxima.
+        flat = images.reshape(images.shape[0], -1)
+        return jnp.sum(jnp.sin(40 * flat), axis=-1)
+
+    def attack(restarts, random_start=True):
+        return pgd(
+            KEY,
+            images,
+            waves,
+            epsilon=0.3,
+            step_size=0.01,
+            steps=4,
+            random_start=random_start,
+            restarts=restarts,
+        )
+
+    losses = [np.asarray(waves(attack(restarts))) for restarts in (0, 1, 4)]
+    assert (losses[0] <= losses[1]).all() and (losses[1] <= losses[2]).all()
+    assert (losses[0] < losses[2]).any()
+    # Without a random start the first run is that of the image itself.
+    plain = np.asarray(waves(attack(0, random_start=False)))
+    assert (plain <= np.asarray(waves(attack(4, random_start=False)))).all()
+    assert np.abs(attack(0) - attack(0, random_start=False)).max() > 0.01
+
+
+def test_an_image_stays_at_its_first_success(images):
+    def loss_fn(images):
+        mean = images.mean(axis=(1, 2, 3))
+        return mean, mean > goal
+
+    start = images.mean(axis=(1, 2, 3))
+    goal = start + 0.05
+    goal[:2] = 2.0  # Out of reach.
+    for restarts in (0, 2):
+        moved = pgd(
+            KEY,
+            images * 0.5,
+            lambda x: loss_fn(x * 2),
+            epsilon=0.1,
+            step_size=0.01,
+            steps=30,
+            random_start=False,
+            restarts=restarts,
+        )
+        gained = np.asarray(2 * moved.mean(axis=(1, 2, 3))) - start
+        # Steps of .02, so the goal at .05 is passed with the third.
+        np.testing.assert_allclose(gained[2:], 0.06, atol=1e-5)
+        np.testing.assert_allclose(gained[:2], 0.2, atol=1e-5)
+
+
+def test_a_random_loss_is_averaged(images):
+    # The gradient of one draw points either way; that of the mean is known.
+    def loss_fn(key, images):
+        noise = jax.random.normal(key, images.shape[:1])
+        return (1.0 + 3.0 * noise) * images.sum(axis=(1, 2, 3))
+
+    def gained(samples):
+        moved = pgd(
+            KEY,
+            images * 0.5,
+            loss_fn if samples else lambda x: loss_fn(KEY, x),
+            epsilon=0.2,
+            step_size=0.01,
+            steps=8,
+            random_start=False,
+            samples=samples,
+        )
+        return np.asarray((moved - images * 0.5).mean(axis=(1, 2, 3)))
+
+    # The mean of 64 draws has a deviation of 3/8: positive but for four in a thousand.
+    np.testing.assert_allclose(gained(64), 0.08, atol=0.021)
+    assert gained(1).min() < 0.06  # A sign of its own at every step: a random walk.
+
+
+def test_inside_jit_it_is_the_same_and_broken_images_become_nan(loss, images):
+    def attack(images):
+        return pgd(KEY, images, loss, epsilon=0.1, step_size=0.03, steps=4, restarts=1)
+
+    chex.assert_trees_all_close(jax.jit(attack)(images), attack(images), atol=1e-6)
+
+    @jax.jit
+    def built_in(slope):
+        # The images are known, the loss function holds a traced array.
+        return pgd(
+            KEY,
+            images,
+            lambda x: quadratic(slope, loss.args[1], x),
+            epsilon=0.1,
+            step_size=0.03,
+            steps=4,
+            restarts=1,
+        )
+
+    chex.assert_trees_all_close(built_in(loss.args[0]), attack(images), atol=1e-6)
+    broken = np.asarray(built_in(loss.args[0] * jnp.nan))
+    assert np.isnan(broken).all()
+
+
+def test_parameters_are_checked(loss, images):
+    for changes, message in (
+        ({"step_size": -1.0}, "step_size must be finite and at least 0: -1.0"),
+        ({"epsilon": np.nan}, "epsilon must be finite"),
+        ({"epsilon": "big"}, "epsilon must be a number: 'big'"),
+        ({"steps": 2.5}, "steps must be an integer of at least 1: 2.5"),
+        ({"restarts": -1}, "restarts must be an integer of at least 0: -1"),
+        ({"samples": -1}, "samples must be"),
+        ({"norm": "l1"}, "unknown norm 'l1'"),
+        ({"index": np.arange(2)}, "one integer per image"),
+    ):
+        usual = {"epsilon": 0.1, "step_size": 0.1, "steps": 2}
+        with pytest.raises(ValueError, match=message):
+            pgd(KEY, images, loss, **(usual | changes))
+
+    def bad(images):
+        return images.mean(axis=(1, 2, 3)), jnp.zeros(BATCH)
+
+    with pytest.raises(ValueError, match=r"success .* must be bool \[6\]: float32"):
+        pgd(KEY, images, bad, epsilon=0.1, step_size=0.1, steps=2)
