@@ -4,12 +4,13 @@
 
 Every time is given as a ratio to that of a peer that does the same work, in turns, in
 the same process. `pip install uronet_jax[benchmark]` brings the peers: PyTorch for the
-training steps, imagecorruptions-imaug and corrupt-tta for the corruptions. A row that
-the file holds already is not measured again, so a run that was cut short goes on with
-the same command.
+training steps, imagecorruptions-imaug and corrupt-tta for the corruptions, foolbox and
+torchattacks for the attacks. A row that the file holds already is not measured again,
+so a run that was cut short goes on with the same command.
 """
 
 import dataclasses
+import functools
 import json
 import os
 import sys
@@ -19,14 +20,17 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import optax
 from absl import flags
 
-from launch import benchmark_corruption_peers, cli
+from launch import benchmark_attack_peers, benchmark_corruption_peers, cli
 from uronet_jax import host
-from uronet_jax.benchmarking import corruptions, rows
+from uronet_jax.benchmarking import attacks, corruptions, rows
 from uronet_jax.benchmarking.steps import Peer, Settings
+from uronet_jax.models import make_classifier
 from uronet_jax.reports import results, tables
 from uronet_jax.reports.provenance import provenance
+from uronet_jax.training.state import create_state
 
 # The 19 corruptions; `--what=corruptions` means all four.
 CORRUPTION_ROWS = (
@@ -35,10 +39,13 @@ CORRUPTION_ROWS = (
     "corruptions_memory",
     "corrupted_set",
 )
-NAMES = (*rows.ROWS, *CORRUPTION_ROWS)
+# `--what=attacks` means both.
+ATTACK_ROWS = ("attack_pgd", "attack_autoattack")
+GROUPS = {"corruptions": CORRUPTION_ROWS, "attacks": ATTACK_ROWS}
+NAMES = (*rows.ROWS, *CORRUPTION_ROWS, *ATTACK_ROWS)
 
 _WHAT = flags.DEFINE_list(
-    "what", "all", f"all, corruptions, or some of {','.join(NAMES)}."
+    "what", "all", f"all, {', '.join(GROUPS)}, or some of {','.join(NAMES)}."
 )
 _OUT = flags.DEFINE_string("out", None, "JSON file to write to.", required=True)
 _SCALE = flags.DEFINE_enum("scale", "full", ["full", "tiny"], "tiny is for tests.")
@@ -115,13 +122,13 @@ def choose_rows(what: Sequence[str]) -> list[str]:
     """Returns the names of rows; raises ValueError if one is unknown."""
     if list(what) == ["all"]:
         return list(NAMES)
-    if list(what) == ["corruptions"]:
-        return list(CORRUPTION_ROWS)
+    if len(what) == 1 and what[0] in GROUPS:
+        return list(GROUPS[what[0]])
     unknown = [name for name in what if name not in NAMES]
     if unknown or not what:
         raise ValueError(
-            f"unknown row {', '.join(unknown)!r}: choose all, corruptions, or some of "
-            f"{','.join(NAMES)}"
+            f"unknown row {', '.join(unknown)!r}: choose all, "
+            f"{', '.join(GROUPS)}, or some of {','.join(NAMES)}"
         )
     return list(what)
 
@@ -170,6 +177,38 @@ def corruption_rows(
         ),
         "corrupted_set": lambda settings, peer: corruptions.corrupted_set_row(
             4 if tiny else 256 if platform == "cpu" else 10_000
+        ),
+    }
+
+
+def attack_rows(
+    settings: Settings, platform: str, threads: int, *, tiny: bool
+) -> dict[str, Callable[..., rows.Row]]:
+    """Returns the functions of `ATTACK_ROWS`; they import the peers when called."""
+    # The network of the comparison, whatever the training steps take.
+    name = "resnet8" if tiny else "resnet20"
+
+    def problem(count: int) -> attacks.Problem:
+        module = make_classifier(name, 10)
+        state = create_state(
+            module, optax.sgd(0.1), jax.random.key(0), settings.image_shape
+        )
+        return attacks.make_problem(
+            module, state.variables, settings.image_shape, count
+        )
+
+    peers = functools.partial(
+        benchmark_attack_peers.attack_peers,
+        threads=threads,
+        batch_size=settings.batch_size,
+    )
+    count = 8 if tiny else 1_000 if platform == "gpu" else 64
+    return {
+        "attack_pgd": lambda settings, peer: attacks.pgd_row(
+            problem(settings.batch_size), peers, repeats=settings.repeats
+        ),
+        "attack_autoattack": lambda settings, peer: attacks.autoattack_row(
+            problem(count), peers, batch_size=settings.batch_size
         ),
     }
 
@@ -282,7 +321,7 @@ def main(argv: list[str]) -> None:
         classifier=_CLASSIFIER.value,
         linen_repeats=0 if _SKIP_LINEN.value else None,
     )
-    threads = num_threads()
+    threads, tiny = num_threads(), _SCALE.value == "tiny"
     peer, note = None, PEER_LEFT_OUT
     if not _SKIP_PEER.value and set(names) & set(WITH_PEER):
         peer, note = make_peer(
@@ -308,7 +347,8 @@ def main(argv: list[str]) -> None:
         force=_FORCE.value,
         functions={
             **rows.ROWS,
-            **corruption_rows(settings, platform, threads, tiny=_SCALE.value == "tiny"),
+            **corruption_rows(settings, platform, threads, tiny=tiny),
+            **attack_rows(settings, platform, threads, tiny=tiny),
         },
     )
     print(results.render_benchmark(result))

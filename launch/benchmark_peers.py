@@ -275,7 +275,8 @@ class TorchPeer:
         _load(twin, variables)
         return twin.to(self._device, memory_format=torch.channels_last)
 
-    def _tensor(self, array: np.ndarray) -> torch.Tensor:
+    def tensor(self, array: np.ndarray) -> torch.Tensor:
+        """Returns an array on the device: images channels last, labels as int64."""
         # NHWC memory seen as NCHW is what PyTorch calls channels last.
         tensor = torch.from_numpy(np.array(array)).to(self._device)
         if tensor.ndim == 4:
@@ -284,7 +285,7 @@ class TorchPeer:
 
     def _batches(self, batches: Batches) -> list[dict[str, torch.Tensor]]:
         return [
-            {name: self._tensor(x[i]) for name, x in batches.items()}
+            {name: self.tensor(x[i]) for name, x in batches.items()}
             for i in range(len(next(iter(batches.values()))))
         ]
 
@@ -378,7 +379,7 @@ class TorchPeer:
         """See `Peer`."""
         self._precision(exact=True)
         module = self._twin(remover, variables, batch["clean"].shape[-1])
-        loss = _separation_loss(module, {k: self._tensor(x) for k, x in batch.items()})
+        loss = _separation_loss(module, {k: self.tensor(x) for k, x in batch.items()})
         loss.backward()
         return float(loss.detach()), _gradients(module, variables["params"])
 
@@ -386,7 +387,14 @@ class TorchPeer:
         self, classifier: linen.Module, variables: Variables, images: np.ndarray
     ) -> np.ndarray:
         """See `Peer`."""
-        self._precision(exact=True)
-        module = self._twin(classifier, variables, images.shape[-1]).eval()
+        module = self.network(classifier, variables, images.shape[-1])
         with torch.no_grad():
-            return module(self._tensor(images)).cpu().numpy()
+            return module(self.tensor(images)).cpu().numpy()
+
+    def network(
+        self, classifier: linen.Module, variables: Variables, channels: int
+    ) -> nn.Module:
+        """Returns the classifier for inference; from here on without TF32."""
+        self._precision(exact=True)
+        module = self._twin(classifier, variables, channels).eval()
+        return module.requires_grad_(False)

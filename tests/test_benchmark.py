@@ -13,7 +13,16 @@ import pytest
 
 import launch
 from launch import benchmark, benchmark_corruption_peers
-from uronet_jax.benchmarking import corruptions, flops, memory, rows, steps, timing
+from uronet_jax.attacks import flax_logits, misclassification, pgd
+from uronet_jax.benchmarking import (
+    attacks,
+    corruptions,
+    flops,
+    memory,
+    rows,
+    steps,
+    timing,
+)
 from uronet_jax.benchmarking.linen_remover import LinenRemover, linen_params
 from uronet_jax.benchmarking.row import new_row
 from uronet_jax.models import make_classifier, make_remover
@@ -277,8 +286,10 @@ def test_settings_are_checked():
         steps.Settings(repeats=0)
     with pytest.raises(ValueError, match="unknown row 'speed'"):
         benchmark.choose_rows(["remover", "speed"])
-    assert benchmark.choose_rows(["all"]) == [*rows.ROWS, *benchmark.CORRUPTION_ROWS]
-    assert benchmark.choose_rows(["corruptions"]) == list(benchmark.CORRUPTION_ROWS)
+    groups = benchmark.CORRUPTION_ROWS, benchmark.ATTACK_ROWS
+    assert benchmark.choose_rows(["all"]) == [*rows.ROWS, *groups[0], *groups[1]]
+    assert benchmark.choose_rows(["corruptions"]) == list(groups[0])
+    assert benchmark.choose_rows(["attacks"]) == list(groups[1])
     gpu = benchmark.choose_settings("full", "gpu", dtype="bfloat16", batch_size=None)
     assert (gpu.classifier, gpu.steps_per_sample) == ("wrn16_8", 50)
     assert (gpu.batch_size, gpu.widths) == (128, (64, 128, 256))
@@ -353,3 +364,56 @@ def test_absent_corruption_peers_are_noted(monkeypatch):
     peers, notes = benchmark_corruption_peers.corruption_peers(1)
     assert not peers and len(notes) == 2
     assert all("pip install uronet_jax[benchmark]" in note for note in notes)
+
+
+def test_attack_rows_without_peers(monkeypatch):
+    for package in ("foolbox", "torchattacks"):
+        monkeypatch.setitem(sys.modules, package, None)
+    functions = benchmark.attack_rows(TINY, "cpu", 1, tiny=True)
+    assert list(functions) == list(benchmark.ATTACK_ROWS)
+    row = functions["attack_pgd"](TINY, None)
+    check_row(row)
+    assert row["seconds"].keys() == {"uronet_jax"} and len(row["notes"]) == 2
+    assert all("pip install uronet_jax[benchmark]" in note for note in row["notes"])
+
+
+def test_pgd_is_compared_with_peers_that_compute_the_same():
+    module = make_classifier("resnet8", 10)
+    shape = TINY.image_shape
+    variables = jax.jit(module.init)(jax.random.key(0), np.zeros((1, *shape)))
+    problem = attacks.make_problem(module, variables, shape, 4)
+    logits = module.apply(variables, problem.images)
+    assert problem.labels.tolist() == np.argmax(logits, axis=-1).tolist()
+    made = []
+
+    def make_peers(*network):
+        def ours(images, labels):
+            time.sleep(0.1)
+            loss_fn = misclassification(flax_logits(*network), labels)
+            adversarial = pgd(
+                jax.random.key(5),
+                images,
+                lambda x: loss_fn(x)[0],
+                epsilon=8 / 255,
+                step_size=2 / 255,
+                steps=40,
+                random_start=False,
+            )
+            made.append(adversarial)
+            return np.asarray(adversarial)
+
+        def idle(images, labels):
+            return images
+
+        peers = {"same": ours, "idle": idle}
+        return [attacks.AttackPeer(name, peers[name], None) for name in chosen], []
+
+    chosen = ["same"]
+    row = attacks.pgd_row(problem, make_peers, repeats=1)
+    check_row(row)
+    (comparison,) = row["comparisons"]
+    assert comparison["agreement"] == 0.0 and comparison["at_most"] == 1.0
+    assert np.abs(made[0] - problem.images).max() == pytest.approx(8 / 255, abs=1e-6)
+    chosen = ["same", "idle"]
+    with pytest.raises(ValueError, match="another attack: [1-9].*% of the values"):
+        attacks.pgd_row(problem, make_peers, repeats=1)

@@ -1,0 +1,176 @@
+"""PGD and AutoAttack on one network, against the packages that people use for them.
+
+Everybody has the same weights, images and labels, and goes from images on the host to
+adversarial images on the host.
+"""
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from jax.tree_util import Partial
+
+from uronet_jax.attacks import flax_logits, misclassification, pgd
+from uronet_jax.attacks.objectives import Misclassification
+from uronet_jax.benchmarking import timing
+from uronet_jax.benchmarking.corruptions import photographs
+from uronet_jax.benchmarking.row import Row, limit, new_row
+
+OURS = "uronet_jax"
+EPSILON, STEP_SIZE, PGD_STEPS = 8 / 255, 2 / 255, 40
+# Of the time of the peer.
+MAX_RATIO = {"cpu": 1.0, "gpu": 0.5}
+# Of the values of an image that another order of sums may send another way.
+MAX_SHARE_DIFFERING = 0.02
+
+
+class AttackPeer(NamedTuple):
+    """A package with attacks.
+
+    Attributes:
+        name: With its version.
+        pgd: `(images, labels) -> adversarial images` of the network: L-inf, `EPSILON`,
+            `PGD_STEPS` steps of `STEP_SIZE` from the image itself, to the end.
+        autoattack: Likewise, AutoAttack standard; None if it has none.
+    """
+
+    name: str
+    pgd: Callable[[np.ndarray, np.ndarray], np.ndarray]
+    autoattack: Callable[[np.ndarray, np.ndarray], np.ndarray] | None
+
+
+# `(module, variables) -> (peers, notes on those that are absent)`.
+MakePeers = Callable[[nn.Module, Any], tuple[Sequence[AttackPeer], list[str]]]
+
+
+class Problem(NamedTuple):
+    """A network, images, and the labels it gives them.
+
+    Attributes:
+        module: Flax classifier.
+        variables: Of it.
+        images: float32 `[N, H, W, C]` in `[0, 1]`, on the host.
+        labels: int32 `[N]`.
+    """
+
+    module: nn.Module
+    variables: Any
+    images: np.ndarray
+    labels: np.ndarray
+
+
+def make_problem(
+    module: nn.Module, variables: Any, image_shape: Sequence[int], count: int
+) -> Problem:
+    """Returns generated images with the labels that the network gives them."""
+    height, width, channels = image_shape
+    if height != width:
+        raise ValueError(f"need square images: {list(image_shape)}")
+    images = photographs(count, height)[..., :channels].astype(np.float32) / 255
+    logits = jax.jit(functools.partial(module.apply, train=False))(variables, images)
+    labels = np.asarray(jnp.argmax(logits, axis=-1), np.int32)
+    return Problem(module, variables, images, labels)
+
+
+def pgd_row(problem: Problem, make_peers: MakePeers, *, repeats: int) -> Row:
+    """PGD of 40 steps on one batch, against every peer."""
+    module, variables, images, labels = problem
+    peers, notes = make_peers(module, variables)
+    logits_fn = flax_logits(module, variables, train=False)
+    loss_fn = Partial(_loss_only, misclassification(logits_fn, labels))
+
+    def ours() -> np.ndarray:
+        adversarial = pgd(
+            jax.random.key(0),
+            jnp.asarray(images),
+            loss_fn,
+            epsilon=EPSILON,
+            step_size=STEP_SIZE,
+            steps=PGD_STEPS,
+            random_start=False,
+        )
+        return np.asarray(adversarial)
+
+    expected = ours()
+    contestants: dict[str, Callable[[], Any]] = {OURS: ours}
+    for peer in peers:
+        contestants[peer.name] = functools.partial(peer.pgd, images, labels)
+    shares = {
+        peer.name: share_differing(expected, peer.pgd(images, labels)) for peer in peers
+    }
+    row = new_row(
+        f"PGD of {PGD_STEPS} steps, L-inf, {len(images)} images of "
+        f"{images.shape[1]}x{images.shape[2]}, from the host to the host, without "
+        "compiling; agreement is the share of pixel values that differ by more than "
+        "half a step",
+        timing.interleave(contestants, repeats=repeats),
+        pairs=[(OURS, peer.name) for peer in peers],
+        notes=notes,
+    )
+    for comparison in row["comparisons"]:
+        comparison["agreement"] = shares[comparison["peer"]]
+        bound = MAX_RATIO.get(jax.devices()[0].platform)
+        if bound is not None:
+            comparison |= limit(comparison["ratio"], bound)
+    return row
+
+
+def autoattack_row(problem: Problem, make_peers: MakePeers, *, batch_size: int) -> Row:
+    """AutoAttack standard, once, against the peers that have it; with compiling."""
+    from uronet_jax.attacks import autoattack
+
+    module, variables, images, labels = problem
+    peers, notes = make_peers(module, variables)
+    logits_fn = flax_logits(module, variables, train=False)
+
+    def ours() -> None:
+        autoattack(
+            jax.random.key(0),
+            images,
+            labels,
+            logits_fn,
+            epsilon=EPSILON,
+            batch_size=batch_size,
+        )
+
+    contestants: Mapping[str, Callable[[], Any]] = {
+        OURS: ours,
+        **{
+            peer.name: functools.partial(peer.autoattack, images, labels)
+            for peer in peers
+            if peer.autoattack is not None
+        },
+    }
+    return new_row(
+        f"AutoAttack standard, L-inf, {len(images)} images of "
+        f"{images.shape[1]}x{images.shape[2]}, each on the points that still stand",
+        timing.interleave(contestants, repeats=1),
+        pairs=[(OURS, name) for name in contestants if name != OURS],
+        notes=[
+            *notes,
+            "a network that no attack has to try hard: most fall to the first",
+        ],
+    )
+
+
+def share_differing(ours: np.ndarray, theirs: np.ndarray) -> float:
+    """Returns the share of values that differ by more than half a step.
+
+    Raises:
+        ValueError: If it is more than ties explain.
+    """
+    share = float((np.abs(ours - theirs) > STEP_SIZE / 2).mean())
+    if not share <= MAX_SHARE_DIFFERING:
+        raise ValueError(
+            f"the peer computes another attack: {share:.1%} of the values differ"
+        )
+    return share
+
+
+def _loss_only(loss_fn: Misclassification, images: jax.Array) -> jax.Array:
+    """Does not tell success, so that no image is left at its first."""
+    return loss_fn(images)[0]
