@@ -1,4 +1,4 @@
-"""Makes docs/RESULTS.md and docs/CORRUPTIONS.md anew from the stored results.
+"""Makes RESULTS.md, CORRUPTIONS.md and ATTACKS.md in docs anew from stored results.
 
 python -m launch.report            # after a file in docs/results has changed
 python -m launch.report --check    # exits with 1 if a page is out of date
@@ -12,7 +12,7 @@ from typing import Any
 from absl import flags
 
 from launch import cli
-from uronet_jax.reports import corruption_page, results
+from uronet_jax.reports import attack_page, corruption_page, results
 
 
 def pages(folder: str | os.PathLike, docs: str | os.PathLike) -> dict[Path, str]:
@@ -22,13 +22,19 @@ def pages(folder: str | os.PathLike, docs: str | os.PathLike) -> dict[Path, str]
     def contents(kind: str) -> list[dict[str, Any]]:
         return [result.content for result in stored if result.kind == kind]
 
-    fidelity = contents("fidelity")
-    if len(fidelity) > 1:
-        raise ValueError(f"{folder} holds {len(fidelity)} comparisons: keep one")
+    def only(kind: str) -> dict[str, Any] | None:
+        found = contents(kind)
+        if len(found) > 1:
+            raise ValueError(f"{folder} holds {len(found)} of {kind}: keep one")
+        return found[0] if found else None
+
     return {
         Path(docs) / "RESULTS.md": results.render(stored),
         Path(docs) / "CORRUPTIONS.md": corruption_page.render(
-            fidelity[0] if fidelity else None, contents("benchmark")
+            only("fidelity"), contents("benchmark")
+        ),
+        Path(docs) / "ATTACKS.md": attack_page.render(
+            only("attack_agreement"), contents("benchmark")
         ),
     }
 

@@ -235,7 +235,8 @@ def test_check_tells_an_old_page(tmp_path):
     folder = tmp_path / "results"
     folder.mkdir()
     stored = store(folder, a=evaluation())
-    pages = [tmp_path / "RESULTS.md", tmp_path / "CORRUPTIONS.md"]
+    names = ("RESULTS.md", "CORRUPTIONS.md", "ATTACKS.md")
+    pages = [tmp_path / name for name in names]
     assert report.out_of_date(folder, tmp_path) == pages
     assert report.write(folder, tmp_path) == pages
     assert not report.out_of_date(folder, tmp_path)

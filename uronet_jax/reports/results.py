@@ -20,11 +20,19 @@ from uronet_jax.reports.tables import markdown_table
 
 BENCHMARK = "uronet_jax.benchmark"
 FIDELITY = "uronet_jax.fidelity"
+ATTACK_AGREEMENT = "uronet_jax.attack_agreement"
+# Value of a file's field `schema` -> kind of result.
+_SCHEMAS = {
+    BENCHMARK: "benchmark",
+    FIDELITY: "fidelity",
+    ATTACK_AGREEMENT: "attack_agreement",
+}
 
 # Kind of result -> the fields by which its files are known.
 _KINDS = {
     "benchmark": {"schema", "rows"},
     "fidelity": {"schema", "rows"},
+    "attack_agreement": {"schema", "rows"},
     "evaluation": {"summary", "rows"},
     "quickstart": {"dataset", "clean_accuracy", "rows"},
 }
@@ -41,7 +49,7 @@ class Result:
 
     Attributes:
         name: Of its file, without the ending.
-        kind: `evaluation`, `quickstart`, `benchmark` or `fidelity`.
+        kind: A key of `_KINDS`.
         content: The JSON.
     """
 
@@ -77,8 +85,7 @@ def load(path: str | os.PathLike) -> Result:
     fields = content.keys() if isinstance(content, dict) else set()
     kinds = [kind for kind, own in _KINDS.items() if own | _PROVENANCE <= fields]
     if "schema" in fields:
-        schemas = {BENCHMARK: "benchmark", FIDELITY: "fidelity"}
-        kinds = [k for k in [schemas.get(content["schema"])] if k in kinds]
+        kinds = [k for k in [_SCHEMAS.get(content["schema"])] if k in kinds]
     if not kinds:
         raise ValueError(
             f"{path} has an unknown form: expected evaluation.json of launch.evaluate, "
