@@ -9,6 +9,11 @@ import pytest
 
 jax.config.update("jax_num_cpu_devices", 4)
 jax.config.update("jax_numpy_rank_promotion", "raise")
+# Test time is compile time: XLA compiles twice as fast without its optimisations. The
+# processes that tests start do likewise.
+os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
+# But what is compared with other programs, or timed, is what users run.
+OPTIMISED = ("test_fidelity", "test_benchmark", "test_oracles", "test_layers")
 
 
 # The longest files, first: with two processes none of them must be the last.
@@ -31,6 +36,13 @@ def pytest_collection_modifyitems(items):
         return LONGEST.index(name) if name in LONGEST else len(LONGEST)
 
     items.sort(key=place)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def optimisations(request):
+    """Compiles a file of tests with or without XLA's optimisations."""
+    optimised = request.path.stem.startswith(OPTIMISED)
+    jax.config.update("jax_disable_most_optimizations", not optimised)
 
 
 @pytest.fixture
