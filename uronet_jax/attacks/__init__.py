@@ -13,6 +13,11 @@ import jax
 
 from uronet_jax.attacks import loop
 from uronet_jax.attacks.adapters import foolbox_model, from_foolbox
+from uronet_jax.attacks.apgd import apgd
+from uronet_jax.attacks.carlini_wagner import carlini_wagner
+from uronet_jax.attacks.ddn import ddn
+from uronet_jax.attacks.deepfool import deepfool
+from uronet_jax.attacks.fab import fab
 from uronet_jax.attacks.gradient import fgsm, ifgsm, pgd
 from uronet_jax.attacks.objectives import (
     LOSSES,
@@ -22,6 +27,7 @@ from uronet_jax.attacks.objectives import (
     misclassification,
     targeted_misclassification,
 )
+from uronet_jax.attacks.square import square
 
 __all__ = [
     "ATTACKS",
@@ -29,6 +35,11 @@ __all__ = [
     "Attack",
     "LogitsFn",
     "LossFn",
+    "apgd",
+    "carlini_wagner",
+    "ddn",
+    "deepfool",
+    "fab",
     "fgsm",
     "flax_logits",
     "foolbox_model",
@@ -36,6 +47,7 @@ __all__ = [
     "ifgsm",
     "misclassification",
     "pgd",
+    "square",
     "targeted_misclassification",
 ]
 
@@ -141,4 +153,16 @@ ATTACKS: dict[str, Attack] = {
     **_norms(
         "pgd", pgd, loss="cross_entropy", relative_step=2.5, defaults={"steps": 40}
     ),
+    **_norms("apgd_ce", apgd, loss="cross_entropy", defaults={"steps": 100}),
+    **_norms("apgd_dlr", apgd, loss="dlr", defaults={"steps": 100}),
+    **_norms("square", square, loss="margin", defaults={"steps": 5000}),
+    **_norms("deepfool", deepfool, minimal=True, defaults={"steps": 50}),
+    "ddn_l2": Attack(ddn, "l2", minimal=True, defaults={"steps": 100}),
+    "carlini_wagner_l2": Attack(
+        carlini_wagner,
+        "l2",
+        minimal=True,
+        defaults={"binary_search_steps": 9, "steps": 10_000, "step_size": 0.01},
+    ),
+    **_norms("fab", fab, minimal=True, defaults={"steps": 100}),
 }

@@ -1,0 +1,276 @@
+"""APGD, the gradient attack of AutoAttack: momentum, and step sizes that adapt."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from uronet_jax import batches
+from uronet_jax.attacks import balls, loop
+from uronet_jax.attacks.objectives import LossFn
+
+# Share of the gradient step in a move; the rest repeats the move before.
+_MOMENTUM = 0.75
+# Steps between checkpoints, in hundredths of all steps: before the first checkpoint,
+# how many fewer before each further one, and at least.
+_FIRST, _FEWER, _LEAST = 22, 3, 6
+
+
+class _Config(NamedTuple):
+    norm: str
+    samples: int
+    stop_early: bool
+
+
+class _Constants(NamedTuple):
+    key: jax.Array
+    index: jax.Array
+    origin: jax.Array
+    loss_fn: Any
+    epsilon: jax.Array
+    steps: jax.Array
+    rho: jax.Array
+
+
+class _State(NamedTuple):
+    # Of this run.
+    images: jax.Array
+    before: jax.Array
+    loss: jax.Array
+    best_images: jax.Array
+    best_gradient: jax.Array
+    best_loss: jax.Array
+    step_size: jax.Array
+    rises: jax.Array
+    halved: jax.Array
+    checked_loss: jax.Array
+    period: jax.Array
+    checkpoint: jax.Array
+    # Of all runs.
+    active: jax.Array
+    finite: jax.Array
+    succeeded: jax.Array
+    result: jax.Array
+    result_loss: jax.Array
+
+
+def apgd(
+    key: jax.Array,
+    images: jax.Array,
+    loss_fn: LossFn,
+    *,
+    epsilon: float | jax.Array,
+    norm: str = "linf",
+    steps: int | jax.Array = 100,
+    restarts: int = 0,
+    samples: int = 0,
+    rho: float | jax.Array = 0.75,
+    stop_early: bool = True,
+    index: jax.Array | None = None,
+) -> jax.Array:
+    """Auto-PGD: projected gradient ascent that needs no step size.
+
+    It starts on the surface of the ball, in a random direction. With d the sign of the
+    gradient (in L2 the gradient at unit length), P the projection to the ball and then
+    to `[0, 1]`, and a = 3/4 (1 in the first step):
+
+        z = P(x_i + step * d)
+        x_{i+1} = P(x_i + a (z - x_i) + (1 - a) (x_i - x_{i-1}))
+
+    The step is `2 epsilon` at first. At each checkpoint (of 100 steps after 22, 41, 57,
+    70, 80, 87, 93 and 99) it is halved for the images whose loss rose in at most `rho`
+    of the steps since the last one, or whose highest loss has not risen since then
+    though the step was not halved there; they go on from their best iterate.
+
+    If `loss_fn` tells success, the result is the last successful iterate; otherwise
+    that of the highest loss. The authors' code goes on to the last step where
+    `stop_early` stops, which finds no further success; and it compares the loss after
+    the first step with zero, where this compares it with the loss at the start.
+
+    Args:
+        key: Typed PRNG key of the starts; one serves the whole batch.
+        images: `[B, H, W, C]`, floating point, in `[0, 1]`.
+        loss_fn: `images -> [B]`, or `(loss, success)`, raised; see `objectives`.
+        epsilon: Largest norm of the perturbation, in units of the intensities; a scalar
+            or `[B]`, may be traced.
+        norm: `linf` or `l2`.
+        steps: How many in a run; may be traced. A run evaluates one gradient more.
+        restarts: Runs after the first, for images without success.
+        samples: 0, or how many draws of a random `loss_fn(key, images)` loss and
+            gradient are averaged over (expectation over transformation); success is
+            then that of more than half of the draws.
+        rho: Share of rising steps up to which a step size is halved; may be traced.
+        stop_early: Whether an image stays at its first success; otherwise it goes on to
+            the end of the run.
+        index: Integer `[B]`, global number of each image: with it, the result does not
+            depend on the batch. Default: `0 .. B-1`.
+
+    Returns:
+        Adversarial images, `[B, H, W, C]`, float32 in `[0, 1]`.
+
+    Raises:
+        ValueError: If an argument is wrong, or outside jit if a gradient is not finite.
+
+    Source:
+        Croce & Hein, "Reliable evaluation of adversarial robustness with an ensemble of
+        diverse parameter-free attacks", ICML 2020.
+    """
+    images, index = loop.check_batch(images, index)
+    balls.check_norm(norm)
+    count = images.shape[0]
+    loop.check_number("epsilon", epsilon, 0.0, count=count)
+    loop.check_number("rho", rho, 0.0)
+    loop.check_count("steps", steps)
+    loop.check_count("restarts", restarts, 0)
+    loop.check_count("samples", samples, 0)
+    loss_fn = loop.check_loss(loss_fn, images)
+    zeros = jnp.zeros(count, images.dtype)
+    nothing = jnp.zeros(count, bool)
+    state = loop.iterate(
+        _step,
+        _Config(norm, samples, bool(stop_early)),
+        _Constants(
+            key,
+            index,
+            images,
+            loss_fn,
+            balls.expand(epsilon, images),
+            jnp.asarray(steps, jnp.int32),
+            jnp.asarray(rho, images.dtype),
+        ),
+        _State(
+            images=images,
+            before=images,
+            loss=zeros,
+            best_images=images,
+            best_gradient=jnp.zeros_like(images),
+            best_loss=zeros,
+            step_size=zeros,
+            rises=jnp.zeros(count, jnp.int32),
+            halved=nothing,
+            checked_loss=zeros,
+            period=jnp.int32(0),
+            checkpoint=jnp.int32(0),
+            active=~nothing,
+            finite=~nothing,
+            succeeded=nothing,
+            result=images,
+            result_loss=jnp.full_like(zeros, -jnp.inf),
+        ),
+        (steps + 1) * (restarts + 1),
+    )
+    return loop.finish(state.result, state.finite)
+
+
+def _step(config: _Config, constants: _Constants, i: jax.Array, state: _State):
+    run, j = i // (constants.steps + 1), i % (constants.steps + 1)
+    state = _begin(config, constants, run, j == 0, state)
+    result = loop.evaluate(
+        constants.loss_fn,
+        state.images,
+        jax.random.fold_in(jax.random.fold_in(constants.key, 2**31 - 1), i),
+        config.samples,
+    )
+    state = _record(config, state, result, j == 0)
+    state, gradient = _adapt(constants, state, result.gradient, j)
+    return _move(config, constants, state, gradient, j == 0)
+
+
+def _begin(config, constants, run, first, state):
+    """Starts a run, if this is its first step, for the images without success."""
+
+    def start():
+        key = jax.random.fold_in(constants.key, run)
+        draw = _on_sphere(
+            key, constants.index, constants.origin.shape[1:], config.norm
+        ).astype(constants.origin.dtype)
+        return jnp.clip(constants.origin + constants.epsilon * draw, 0.0, 1.0)
+
+    steps = constants.steps
+    images = jax.lax.cond(first, start, lambda: state.images)
+    period = jnp.where(first, _hundredths(steps, _FIRST), state.period)
+    return state._replace(
+        images=images,
+        before=jnp.where(first, images, state.before),
+        step_size=jnp.where(first, 2 * constants.epsilon.reshape(-1), state.step_size),
+        halved=state.halved | first,
+        period=period,
+        checkpoint=jnp.where(first, period, state.checkpoint),
+        active=state.active & ~(first & state.succeeded),
+    )
+
+
+def _record(config, state, result, first):
+    """Notes the loss at the iterate, whether it rose, and the best ones."""
+    loss = result.loss
+    better = first | (loss > state.best_loss)
+    best_loss = jnp.where(better, loss, state.best_loss)
+    success = state.active & result.success
+    take = success | (state.active & ~state.succeeded & (loss > state.result_loss))
+    return state._replace(
+        loss=loss,
+        rises=jnp.where(first, 0, state.rises + (loss > state.loss)),
+        best_images=balls.where(better, state.images, state.best_images),
+        best_gradient=balls.where(better, result.gradient, state.best_gradient),
+        best_loss=best_loss,
+        checked_loss=jnp.where(first, loss, state.checked_loss),
+        finite=state.finite & (result.finite | ~state.active),
+        active=state.active & ~(success & config.stop_early),
+        succeeded=state.succeeded | success,
+        result=balls.where(take, state.images, state.result),
+        result_loss=jnp.where(take, loss, state.result_loss),
+    )
+
+
+def _adapt(constants, state, gradient, j):
+    """Halves the steps of images that make no progress, if this is a checkpoint."""
+    now = j == state.checkpoint
+    few = state.rises <= constants.rho * state.period
+    stuck = ~state.halved & (state.checked_loss >= state.best_loss)
+    halve = now & (few | stuck)
+    period = jnp.maximum(
+        state.period - _hundredths(constants.steps, _FEWER),
+        _hundredths(constants.steps, _LEAST),
+    )
+    adapted = state._replace(
+        images=balls.where(halve, state.best_images, state.images),
+        step_size=jnp.where(halve, state.step_size / 2, state.step_size),
+        rises=jnp.where(now, 0, state.rises),
+        halved=jnp.where(now, halve, state.halved),
+        checked_loss=jnp.where(now, state.best_loss, state.checked_loss),
+        period=jnp.where(now, period, state.period),
+        checkpoint=jnp.where(now, state.checkpoint + period, state.checkpoint),
+    )
+    return adapted, balls.where(halve, state.best_gradient, gradient)
+
+
+def _move(config, constants, state, gradient, first):
+    images, norm = state.images, config.norm
+    origin, epsilon = constants.origin, constants.epsilon
+    step = balls.expand(state.step_size, images) * balls.direction(gradient, norm)
+    ahead = balls.move(images, step, origin, norm, epsilon) - images
+    share = jnp.where(first, 1.0, _MOMENTUM).astype(images.dtype)
+    step = share * ahead + (1 - share) * (images - state.before)
+    moved = balls.move(images, step, origin, norm, epsilon)
+    return state._replace(images=moved, before=images)
+
+
+def _hundredths(steps, share):
+    """Returns so many hundredths of the steps, rounded down, at least 1."""
+    return jnp.maximum(steps * share // 100, 1)
+
+
+def _on_sphere(key, index, shape, norm):
+    """Draws perturbations of norm 1, `[B, *shape]`."""
+    count = 1
+    for side in shape:
+        count *= side
+
+    def draw(key):
+        if norm == "linf":
+            uniform = jax.random.uniform(key, (count,), minval=-1.0, maxval=1.0)
+            return uniform / jnp.max(jnp.abs(uniform))
+        normal = jax.random.normal(key, (count,))
+        return normal / jnp.linalg.norm(normal)
+
+    return batches.per_image(draw, key, index).reshape(-1, *shape)

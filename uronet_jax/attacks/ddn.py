@@ -1,0 +1,151 @@
+"""DDN: gradient steps whose length and norm are decided apart."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.core import Tracer
+
+from uronet_jax import batches
+from uronet_jax.attacks import balls, loop
+from uronet_jax.attacks.objectives import LogitsFn, misclassification
+
+
+class _Constants(NamedTuple):
+    key: jax.Array
+    index: jax.Array
+    origin: jax.Array
+    loss_fn: Any
+    gamma: jax.Array
+    steps: jax.Array
+
+
+class _State(NamedTuple):
+    images: jax.Array
+    active: jax.Array
+    finite: jax.Array
+    epsilon: jax.Array
+    best_images: jax.Array
+    best_norm: jax.Array
+
+
+def ddn(
+    key: jax.Array,
+    images: jax.Array,
+    logits_fn: LogitsFn,
+    labels: jax.Array,
+    *,
+    steps: int | jax.Array = 100,
+    initial_epsilon: float | jax.Array = 1.0,
+    gamma: float | jax.Array = 0.05,
+    index: jax.Array | None = None,
+) -> jax.Array:
+    """Decoupled direction and norm, L2: PGD in a ball that breathes.
+
+    Each step goes along the unit gradient of the cross-entropy, its length falling from
+    1 to 0.01 in half a cosine, and the perturbation is then rescaled to a norm
+    `epsilon`. That is multiplied by `1 - gamma` where the image was misclassified and
+    by `1 + gamma` elsewhere. The smallest perturbation seen that misclassifies is kept.
+
+    Args:
+        key: Typed PRNG key: where the gradient is zero, a random direction is taken.
+        images: `[B, H, W, C]`, floating point, in `[0, 1]`.
+        logits_fn: `[B, H, W, C] -> [B, K]`; see `objectives`.
+        labels: Integer `[B]`, the right ones.
+        steps: How many; may be traced.
+        initial_epsilon: First norm, in units of the intensities; a scalar or `[B]`, may
+            be traced.
+        gamma: Share by which the norm changes in a step, in `[0, 1]`; may be traced.
+        index: Integer `[B]`, global number of each image: with it, the result does not
+            depend on the batch. Default: `0 .. B-1`.
+
+    Returns:
+        Adversarial images, `[B, H, W, C]`, float32 in `[0, 1]`; unlike in the paper
+        they are not rounded to 256 levels. Images that are already misclassified, and
+        those for which nothing was found, are returned unchanged.
+
+    Raises:
+        ValueError: If an argument is wrong, or outside jit if a gradient is not finite.
+
+    Source:
+        Rony et al., "Decoupling direction and norm for efficient gradient-based L2
+        adversarial attacks and defenses", CVPR 2019.
+    """
+    images, index = loop.check_batch(images, index)
+    count = images.shape[0]
+    loop.check_count("steps", steps)
+    loop.check_number("initial_epsilon", initial_epsilon, 0.0, above=True, count=count)
+    loop.check_number("gamma", gamma, 0.0)
+    if not isinstance(gamma, Tracer):
+        batches.check_range("gamma", gamma, 0.0, 1.0)
+    loss_fn = loop.check_loss(misclassification(logits_fn, labels), images)
+    epsilon = jnp.asarray(initial_epsilon, images.dtype)
+    state = loop.iterate(
+        _step,
+        None,
+        _Constants(
+            key,
+            index,
+            images,
+            loss_fn,
+            jnp.asarray(gamma, images.dtype),
+            jnp.asarray(steps, jnp.int32),
+        ),
+        _State(
+            images=images,
+            active=jnp.ones(count, bool),
+            finite=jnp.ones(count, bool),
+            epsilon=jnp.broadcast_to(epsilon, (count,)),
+            best_images=images,
+            best_norm=jnp.full(count, jnp.inf, images.dtype),
+        ),
+        steps,
+    )
+    return loop.finish(state.best_images, state.finite)
+
+
+def _step(config: None, constants: _Constants, i: jax.Array, state: _State):
+    del config
+    images, origin = state.images, constants.origin
+    result = loop.evaluate(constants.loss_fn, images)
+    norm = balls.size(images - origin, "l2")
+    better = state.active & result.success & (norm < state.best_norm)
+    finite = state.finite & (result.finite | ~state.active)
+    active = state.active & finite & ~(result.success & (i == 0))
+
+    turned = i.astype(images.dtype) / constants.steps.astype(images.dtype)
+    length = 0.01 + 0.99 * (1 + jnp.cos(jnp.pi * turned)) / 2
+    step = length * _direction(constants, i, result.gradient)
+    epsilon = state.epsilon * jnp.where(
+        result.success, 1 - constants.gamma, 1 + constants.gamma
+    )
+    farthest = balls.size(jnp.maximum(origin, 1 - origin), "l2")
+    epsilon = jnp.minimum(epsilon, farthest)
+    scaled = balls.expand(epsilon, images) * balls.direction(
+        images + step - origin, "l2"
+    )
+    return _State(
+        images=balls.where(active, jnp.clip(origin + scaled, 0.0, 1.0), images),
+        active=active,
+        finite=finite,
+        epsilon=epsilon,
+        best_images=balls.where(better, images, state.best_images),
+        best_norm=jnp.where(better, norm, state.best_norm),
+    )
+
+
+def _direction(constants, i, gradient):
+    """Returns unit gradients; random unit vectors where the gradient is zero."""
+    zero = balls.size(gradient, "linf") == 0
+
+    def draw():
+        key = jax.random.fold_in(constants.key, i)
+        shape = gradient.shape[1:]
+        normal = batches.per_image(
+            lambda key: jax.random.normal(key, (gradient[0].size,), gradient.dtype),
+            key,
+            constants.index,
+        )
+        return balls.where(zero, normal.reshape(-1, *shape), gradient)
+
+    return balls.direction(jax.lax.cond(zero.any(), draw, lambda: gradient), "l2")
