@@ -19,7 +19,8 @@ from absl import flags
 from tqdm import tqdm
 
 from launch import benchmark, cli
-from uronet_jax.attacks import ATTACKS, balls, flax_logits, foolbox_model
+from uronet_jax.adapters import foolbox_model
+from uronet_jax.attacks import ATTACKS, balls, flax_logits
 from uronet_jax.attacks.objectives import is_wrong
 from uronet_jax.benchmarking import timing
 from uronet_jax.data import open_source

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from uronet_jax.attacks import flax_logits, foolbox_model
+from uronet_jax.adapters import foolbox_model
+from uronet_jax.attacks import flax_logits
 from uronet_jax.benchmarking.attacks import (
     EPSILON,
     PGD_STEPS,

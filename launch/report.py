@@ -2,6 +2,9 @@
 
 python -m launch.report            # after a file in docs/results has changed
 python -m launch.report --check    # exits with 1 if a page is out of date
+
+The heat maps of RESULTS.md are drawn into docs/figures. A page is compared word by
+word; a picture by the numbers that it was drawn from, which are kept in its metadata.
 """
 
 import os
@@ -12,7 +15,7 @@ from typing import Any
 from absl import flags
 
 from launch import cli
-from uronet_jax.reports import attack_page, corruption_page, results
+from uronet_jax.reports import attack_page, corruption_page, reproduction, results
 
 
 def pages(folder: str | os.PathLike, docs: str | os.PathLike) -> dict[Path, str]:
@@ -39,27 +42,65 @@ def pages(folder: str | os.PathLike, docs: str | os.PathLike) -> dict[Path, str]
     }
 
 
+def check_pictures(folder: str | os.PathLike, docs: str | os.PathLike) -> None:
+    """Raises FileNotFoundError if `docs` lacks a picture that no JSON can give."""
+    for group in results.reproductions(results.load_folder(folder)):
+        if group.experiment in reproduction.PICTURES:
+            name = reproduction.picture_name(group)
+            path = Path(docs) / reproduction.FIGURES / name
+            if not path.is_file():
+                raise FileNotFoundError(
+                    f"no picture at {path}: copy the {group.experiment}.png there that "
+                    "launch.reproduce drew beside the JSON"
+                )
+
+
+def missing_pictures(
+    folder: str | os.PathLike, docs: str | os.PathLike
+) -> dict[Path, reproduction.Picture]:
+    """Returns path -> picture that `docs` lacks, or holds of other numbers."""
+    groups = results.reproductions(results.load_folder(folder))
+    target = Path(docs) / reproduction.FIGURES
+    return {
+        target / picture.name: picture
+        for group in groups
+        for picture in reproduction.pictures(group)
+        if not reproduction.is_drawn(picture, target)
+    }
+
+
 def out_of_date(folder: str | os.PathLike, docs: str | os.PathLike) -> list[Path]:
-    """Returns the pages in `docs` that are not what the results in `folder` give."""
+    """Returns what in `docs` is not what the results in `folder` give."""
     return [
-        path
-        for path, text in pages(folder, docs).items()
-        if not path.exists() or path.read_text(encoding="utf-8") != text
+        *(
+            path
+            for path, text in pages(folder, docs).items()
+            if not path.exists() or path.read_text(encoding="utf-8") != text
+        ),
+        *missing_pictures(folder, docs),
     ]
 
 
 def write(folder: str | os.PathLike, docs: str | os.PathLike) -> list[Path]:
-    """Writes the pages of the results in `folder` and returns their paths."""
+    """Writes the pages and missing pictures of the results in `folder`.
+
+    Returns:
+        What was written.
+    """
     texts = pages(folder, docs)
     for path, text in texts.items():
         path.write_text(text, encoding="utf-8")
-    return list(texts)
+    missing = missing_pictures(folder, docs)
+    for path, picture in missing.items():
+        reproduction.draw(picture, path.parent)
+    return [*texts, *missing]
 
 
 def main(argv: list[str]) -> None:
     """Writes or checks the pages."""
     del argv
     folder, docs = flags.FLAGS.results, flags.FLAGS.docs
+    check_pictures(folder, docs)
     if not flags.FLAGS.check:
         print("wrote " + ", ".join(map(str, write(folder, docs))))
         return

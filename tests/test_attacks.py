@@ -292,7 +292,8 @@ def test_one_program_serves_all_steps_budgets_and_labels(problem):
 def test_flax_classifiers_and_foolbox_models(problem):
     from flax import linen as nn
 
-    from uronet_jax.attacks import flax_logits, from_foolbox
+    from uronet_jax.adapters import from_foolbox
+    from uronet_jax.attacks import flax_logits
 
     images, logits_fn, _ = problem
     dense = nn.Sequential([lambda x: x.reshape(x.shape[0], -1), nn.Dense(3)])

@@ -7,9 +7,10 @@ import optax
 import pytest
 from jax.tree_util import Partial
 
+from uronet_jax.adapters import foolbox_model
 from uronet_jax.attacks import fgsm as our_fgsm
-from uronet_jax.attacks import foolbox_model, misclassification, pgd
 from uronet_jax.attacks import ifgsm as our_ifgsm
+from uronet_jax.attacks import misclassification, pgd
 from uronet_jax.data import open_source
 
 REASON = "pip install uronet_jax[oracles]"

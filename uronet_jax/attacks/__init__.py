@@ -12,8 +12,13 @@ from typing import Any, NamedTuple
 import jax
 
 from uronet_jax.attacks import loop
-from uronet_jax.attacks.adapters import foolbox_model, from_foolbox
 from uronet_jax.attacks.apgd import apgd
+from uronet_jax.attacks.autoattack import (
+    AttackStep,
+    AutoAttackResult,
+    MisleadingEvaluation,
+    autoattack,
+)
 from uronet_jax.attacks.carlini_wagner import carlini_wagner
 from uronet_jax.attacks.ddn import ddn
 from uronet_jax.attacks.deepfool import deepfool
@@ -33,17 +38,19 @@ __all__ = [
     "ATTACKS",
     "LOSSES",
     "Attack",
+    "AttackStep",
+    "AutoAttackResult",
     "LogitsFn",
     "LossFn",
+    "MisleadingEvaluation",
     "apgd",
+    "autoattack",
     "carlini_wagner",
     "ddn",
     "deepfool",
     "fab",
     "fgsm",
     "flax_logits",
-    "foolbox_model",
-    "from_foolbox",
     "ifgsm",
     "misclassification",
     "pgd",

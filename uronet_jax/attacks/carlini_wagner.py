@@ -88,7 +88,8 @@ def carlini_wagner(
         labels: Integer `[B]`, the right ones.
         binary_search_steps: How many values of `c`; may be traced, as all that follow.
         steps: Of Adam, at most, for each.
-        step_size: Of Adam.
+        step_size: Of Adam. Its first step moves every intensity by up to half of it:
+            with few steps it must be small beside the distances that are looked for.
         confidence: By how much the largest wrong logit must exceed that of the label.
         initial_constant: The first `c`.
         abort_early: Whether a run ends when its loss has not fallen by 1e-4, relative,

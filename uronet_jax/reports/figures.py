@@ -111,6 +111,60 @@ def gallery(
     _save(figure, path)
 
 
+def attention(images: np.ndarray, maps: np.ndarray) -> np.ndarray:
+    """Returns images dimmed, with a map of importance laid over them in colour.
+
+    Args:
+        images: `[N, H, W, 1 or 3]` in `[0, 1]`.
+        maps: `[N, H, W]` in `[0, 1]`, as `evaluation.grad_cam` returns; the brighter
+            the yellow, the more important.
+
+    Returns:
+        `[N, H, W, 3]` in `[0, 1]`.
+
+    Raises:
+        ValueError: If the two do not belong together or leave `[0, 1]`.
+    """
+    from matplotlib import colormaps
+
+    images, maps = _as_images("images", images), np.asarray(maps, np.float32)
+    if maps.shape != images.shape[:3] or not (maps.min() >= 0 and maps.max() <= 1):
+        raise ValueError(
+            f"maps must be {list(images.shape[:3])} like the images and in [0, 1]: "
+            f"{list(maps.shape)} in [{maps.min()}, {maps.max()}]"
+        )
+    colours = colormaps["inferno"](maps)[..., :3]
+    share = 0.7 * maps[..., None]
+    return (1.0 - share) * 0.8 * images + share * colours
+
+
+def attention_gallery(
+    path: str | os.PathLike,
+    columns: Mapping[str, tuple[np.ndarray, np.ndarray]],
+    row_labels: Sequence[str] | None = None,
+    *,
+    title: str = "",
+    cell_inches: float = 1.0,
+) -> None:
+    """Writes images beside where a classifier looked in them, as Figure 5 of URoNet.
+
+    Args:
+        path: Of the PNG file; missing folders are created.
+        columns: Heading -> images and their maps, see `attention`.
+        row_labels: `N` texts to the left of the rows.
+        title: Above the whole figure.
+        cell_inches: Wanted width of an image.
+
+    Raises:
+        ValueError: See `attention` and `gallery`.
+    """
+    pictures = {}
+    for heading, (images, maps) in columns.items():
+        pictures[heading] = images
+        pictures[f"{heading},\nGrad-CAM"] = attention(images, maps)
+    gallery(path, pictures, row_labels, title=title, cell_inches=cell_inches)
+
+
 def heat_map(
     path: str | os.PathLike,
     values: np.ndarray,
@@ -121,6 +175,7 @@ def heat_map(
     number_format: str = ".1f",
     low: float | None = None,
     high: float | None = None,
+    description: str = "",
 ) -> None:
     """Writes a table of numbers as coloured cells, dark = high.
 
@@ -133,27 +188,104 @@ def heat_map(
         number_format: Format specification of the numbers in the cells.
         low: Value of the lightest colour. Default: the smallest value.
         high: Value of the darkest colour. Default: the largest value.
+        description: Kept in the file's metadata, see `description_of`.
 
     Raises:
         ValueError: If the numbers of labels do not match, or no value is finite.
     """
-    from matplotlib import colormaps
-
-    values = np.asarray(values, np.float64)
-    if values.shape != (len(row_labels), len(column_labels)):
-        raise ValueError(
-            f"values must be [rows, columns] like the labels, "
-            f"{(len(row_labels), len(column_labels))}: {values.shape}"
-        )
+    values = _check_cells(values, row_labels, column_labels)
     finite = values[np.isfinite(values)]
-    if not finite.size:
-        raise ValueError("a heat map needs at least one finite value")
     low = float(finite.min()) if low is None else low
     high = float(finite.max()) if high is None else high
     texts = [
         [format(v, number_format) if np.isfinite(v) else "–" for v in row]
         for row in values
     ]
+    shades = (values - low) / max(high - low, 1e-12)
+    figure = _cells(texts, shades, "YlGnBu", row_labels, column_labels, title)
+    _save(figure, path, description)
+
+
+def difference_map(
+    path: str | os.PathLike,
+    values: np.ndarray,
+    differences: np.ndarray,
+    row_labels: Sequence[str],
+    column_labels: Sequence[str],
+    title: str = "",
+    *,
+    full: float = 10.0,
+    description: str = "",
+) -> None:
+    """Writes a table of numbers, coloured by how far they are from others.
+
+    Blue is above, red below: a pair that colour-blind readers tell apart. Every cell
+    holds the number and, below it, the difference.
+
+    Args:
+        path: Of the PNG file; missing folders are created.
+        values: `[rows, columns]`; NaN cells are left grey, with a dash.
+        differences: `[rows, columns]`; a number without one is left grey.
+        row_labels: One text per row.
+        column_labels: One text per column, above the cells.
+        title: Above the figure.
+        full: Difference of the fullest colour, above 0.
+        description: Kept in the file's metadata, see `description_of`.
+
+    Raises:
+        ValueError: If the numbers of labels do not match, or no value is finite.
+    """
+    values = _check_cells(values, row_labels, column_labels)
+    differences = np.asarray(differences, np.float64)
+    if differences.shape != values.shape:
+        raise ValueError(
+            f"need one difference for each of {values.shape} values: "
+            f"{differences.shape}"
+        )
+    if not full > 0:
+        raise ValueError(f"the difference of the full colour must be above 0: {full}")
+
+    def text(value, difference):
+        if not np.isfinite(value):
+            return "–"
+        if not np.isfinite(difference):
+            return f"{value:.1f}"
+        return f"{value:.1f}\n{round(difference, 1) + 0.0:+.1f}"  # No signed zero.
+
+    texts = [
+        [text(v, d) for v, d in zip(*pair, strict=True)]
+        for pair in zip(values, differences, strict=True)
+    ]
+    shades = np.clip(0.5 + differences / (2.0 * full), 0.0, 1.0)
+    figure = _cells(texts, shades, "RdBu", row_labels, column_labels, title)
+    _save(figure, path, description)
+
+
+def description_of(path: str | os.PathLike) -> str | None:
+    """Returns the description in a PNG's metadata, None without file or description."""
+    from PIL import Image
+
+    if not pathlib.Path(path).is_file():
+        return None
+    with Image.open(path) as image:
+        return image.info.get("Description")
+
+
+def _check_cells(values, row_labels, column_labels):
+    values = np.asarray(values, np.float64)
+    if values.shape != (len(row_labels), len(column_labels)):
+        raise ValueError(
+            f"values must be [rows, columns] like the labels, "
+            f"{(len(row_labels), len(column_labels))}: {values.shape}"
+        )
+    if not np.isfinite(values).any():
+        raise ValueError("a heat map needs at least one finite value")
+    return values
+
+
+def _cells(texts, shades, palette, row_labels, column_labels, title):
+    """Draws cells with texts, coloured by shades in `[0, 1]`; grey without one."""
+    from matplotlib import colormaps
 
     gap, margin = 12, 20
     number_w, number_h = _text_size(sum(texts, []))
@@ -173,9 +305,8 @@ def heat_map(
     for j, label in enumerate(column_labels):
         x = left + (j + 0.5) * cell_w
         _text(figure, x, top - gap, label, "center", "bottom")
-    palette = colormaps["YlGnBu"]
-    colours = palette((values - low) / max(high - low, 1e-12))
-    colours[~np.isfinite(values)] = (0.9, 0.9, 0.9, 1.0)
+    colours = colormaps[palette](shades)
+    colours[~np.isfinite(shades)] = (0.9, 0.9, 0.9, 1.0)
     body_w, body_h = cell_w * len(column_labels), cell_h * len(row_labels)
     axes = figure.add_axes(
         (
@@ -203,7 +334,7 @@ def heat_map(
         axes.axvline(j - 0.5, **line)
     for i in range(1, len(row_labels)):
         axes.axhline(i - 0.5, **line)
-    _save(figure, path)
+    return figure
 
 
 def accuracy_heat_map(
@@ -277,7 +408,8 @@ def _text_size(texts, **font):
     )
 
 
-def _save(figure, path):
+def _save(figure, path, description=""):
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, format="png", dpi=_DPI)
+    metadata = {"Description": description} if description else None
+    figure.savefig(path, format="png", dpi=_DPI, metadata=metadata)

@@ -1,13 +1,11 @@
 """Stored results, one JSON file each, to one Markdown page.
 
-Published numbers are transcribed facts; `published/*.csv` names their source line by
-line: "Treating Adversarial and Natural Noise Equally: Building a Robust Network for
+Published numbers are transcribed facts; `published/sources.csv` names where they come
+from: "Treating Adversarial and Natural Noise Equally: Building a Robust Network for
 Unified Resilience" (URoNet), anonymous TMLR submission; and RobustBench.
 """
 
-import csv
 import dataclasses
-import importlib.resources
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,17 +13,27 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from uronet_jax.reports import defence, suites
+from uronet_jax.reports import (
+    claims,
+    defence,
+    paper,
+    reproduction,
+    robustness,
+    suites,
+)
 from uronet_jax.reports.tables import markdown_table
 
 BENCHMARK = "uronet_jax.benchmark"
 FIDELITY = "uronet_jax.fidelity"
 ATTACK_AGREEMENT = "uronet_jax.attack_agreement"
+ATTACK = "uronet_jax.attack"
 # Value of a file's field `schema` -> kind of result.
 _SCHEMAS = {
     BENCHMARK: "benchmark",
     FIDELITY: "fidelity",
     ATTACK_AGREEMENT: "attack_agreement",
+    ATTACK: "attack",
+    reproduction.SCHEMA: "reproduction",
 }
 
 # Kind of result -> the fields by which its files are known.
@@ -33,6 +41,8 @@ _KINDS = {
     "benchmark": {"schema", "rows"},
     "fidelity": {"schema", "rows"},
     "attack_agreement": {"schema", "rows"},
+    "attack": {"schema", "rows", "warnings", "threshold", "finished"},
+    "reproduction": {"schema", "experiment", "rows"},
     "evaluation": {"summary", "rows"},
     "quickstart": {"dataset", "clean_accuracy", "rows"},
 }
@@ -60,6 +70,8 @@ class Result:
     @property
     def small(self) -> bool:
         """Whether models or test set are too small to stand beside the papers'."""
+        if self.kind == "reproduction":
+            return reproduction.is_small(self.content)
         config = self.content["config"]
         data = config.get("data", {})
         part = data.get("num_examples", 0) > 0 or "[" in data.get("split", "")
@@ -70,12 +82,13 @@ def load(path: str | os.PathLike) -> Result:
     """Reads one result.
 
     Args:
-        path: A JSON file of `launch.evaluate`, `launch.quickstart`,
-            `launch.benchmark` or `launch.fidelity`.
+        path: A JSON file of `launch.evaluate`, `launch.attack`, `launch.quickstart`,
+            `launch.benchmark`, `launch.fidelity` or `launch.reproduce`.
 
     Raises:
-        ValueError: If it is none of these, if it comes from a smoke run, or if its
-            models or test set are small and its name does not say so.
+        ValueError: If it is none of these, if it comes from a smoke run or from one
+            that has not finished, or if its models or test set are small and its name
+            does not say so.
     """
     path = Path(path)
     try:
@@ -89,14 +102,19 @@ def load(path: str | os.PathLike) -> Result:
     if not kinds:
         raise ValueError(
             f"{path} has an unknown form: expected evaluation.json of launch.evaluate, "
-            "report.json of launch.quickstart or the file of launch.benchmark or "
-            "launch.fidelity, with "
+            "attack.json of launch.attack, "
+            "report.json of launch.quickstart or the file of launch.benchmark, "
+            "launch.fidelity or launch.reproduce, with "
             f"{', '.join(sorted(_PROVENANCE))}"
         )
     result = Result(path.stem, kinds[0], content)
     preset = content["config"].get("preset")
     if preset == "smoke":
         raise ValueError(f"{path} comes from a smoke run, which shows nothing")
+    if not content.get("finished", True):
+        raise ValueError(
+            f"{path} comes from a run that has not finished: run the same command again"
+        )
     if result.small and "small" not in result.name:
         raise ValueError(
             f"{path} is of small models or part of the test set: its name must say "
@@ -125,24 +143,26 @@ def published_raw() -> list[dict[str, Any]]:
         Rows with `classifier`, `noise` and `severity` ("clean" and 0 for clean
         images), `accuracy` in `[0, 1]` and `source`.
     """
-    folder = importlib.resources.files("uronet_jax.reports") / "published"
-    text = (folder / "uronet_table07_raw.csv").read_text(encoding="utf-8")
+    name = "uronet_table07.csv"
     return [
         {
             "classifier": row["classifier"],
             "noise": row["noise"] or "clean",
-            "severity": int(row["severity"] or 0),
-            "accuracy": float(row["accuracy"]) / 100.0,
-            "source": row["source"],
+            "severity": int(row["test_severity"] or 0),
+            "accuracy": float(row["value"]) / 100.0,
+            "source": paper.source(name),
         }
-        for row in csv.DictReader(text.splitlines())
+        for row in paper.rows(name)
+        if row["condition"] != "mitigated"
     ]
 
 
 def render(results: Sequence[Result]) -> str:
     """Returns the page. The same results give the same text."""
+    groups = reproductions(results)
     parts = [
         "# Results\n",
+        claims.verdict(groups),
         "Generated from the files in `docs/results` by `python -m launch.report`; do "
         "not edit. Accuracies are of all images that are named, each degraded by one "
         "draw with the stated seed.\n",
@@ -158,11 +178,19 @@ def render(results: Sequence[Result]) -> str:
     evaluations = [r for r in results if r.kind == "evaluation"]
     comparisons = _comparisons(evaluations)
     sections = {
+        "Claims of the paper": [claims.table(groups)] if groups else [],
+        "The paper's experiments": [
+            _reproduction(g, groups) for g in groups if not g.small
+        ],
+        "The paper's experiments with small models: no verdict on the paper": [
+            _reproduction(g, groups) for g in groups if g.small
+        ],
         "Undefended classifiers beside the published numbers": comparisons,
         "Evaluations": [_evaluation(r) for r in evaluations if not r.small],
         "Small evaluations: not comparable with published numbers": [
             _evaluation(r) for r in evaluations if r.small
         ],
+        "Attacks": _attacks([r for r in results if r.kind == "attack"]),
         "Quickstart": [_quickstart(r) for r in results if r.kind == "quickstart"],
         "Benchmarks": [_benchmark(r) for r in results if r.kind == "benchmark"],
     }
@@ -172,6 +200,31 @@ def render(results: Sequence[Result]) -> str:
     if not results:
         parts.append("No result is stored yet.\n")
     return "\n".join(parts)
+
+
+def reproductions(results: Iterable[Result]) -> list[reproduction.Group]:
+    """Returns the runs of `launch.reproduce` among results, grouped by experiment."""
+    return reproduction.group(
+        {r.name: r.content for r in results if r.kind == "reproduction"}
+    )
+
+
+def _reproduction(
+    group: reproduction.Group, groups: Sequence[reproduction.Group]
+) -> str:
+    size = " (small models)" if group.small else ""
+    return "\n".join(
+        [
+            f"### {group.name}: {reproduction.title(group.experiment)}{size}\n",
+            _origin(
+                [
+                    Result(name, "reproduction", reproduction.in_short(run))
+                    for name, run in group.runs.items()
+                ]
+            ),
+            reproduction.render(group, groups),
+        ]
+    )
 
 
 def _evaluation(result: Result) -> str:
@@ -187,6 +240,24 @@ def _evaluation(result: Result) -> str:
             _origin([result]),
             defence.summary_list(content["summary"]),
             body,
+        ]
+    )
+
+
+def _attacks(found: Sequence[Result]) -> list[str]:
+    if not found:
+        return []
+    return [robustness.LEGEND, *map(_attack, found)]
+
+
+def _attack(result: Result) -> str:
+    content, config = result.content, result.content["config"]
+    return "\n".join(
+        [
+            f"### {result.name}: {config['data']['name']} "
+            f"({config.get('preset', '')} models)\n",
+            _origin([result]),
+            robustness.render(content),
         ]
     )
 

@@ -1,11 +1,10 @@
 """Results over a suite: corruption by severity, beside published numbers."""
 
-import csv
-import importlib.resources
 from collections.abc import Mapping, Sequence
 from statistics import mean
 from typing import Any
 
+from uronet_jax.reports import paper
 from uronet_jax.reports.tables import markdown_table
 
 # What `evaluation.corruption_errors.summarize` gives -> text and format.
@@ -35,10 +34,8 @@ def published_cifar10_c() -> dict[str, dict[int, float]]:
 
     Source: RobustBench (Croce et al., NeurIPS 2021), the entry "Standard".
     """
-    folder = importlib.resources.files("uronet_jax.reports") / "published"
-    text = (folder / "robustbench_cifar10_c.csv").read_text(encoding="utf-8")
     table: dict[str, dict[int, float]] = {}
-    for row in csv.DictReader(text.splitlines()):
+    for row in paper.rows("robustbench_cifar10_c.csv"):
         column = table.setdefault(row["corruption"], {})
         column[int(row["severity"])] = float(row["accuracy"]) / 100.0
     return table

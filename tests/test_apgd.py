@@ -1,0 +1,337 @@
+"""APGD: its iterates beside the definition, optima, restarts, success, contracts."""
+
+import importlib
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.tree_util import Partial
+
+from uronet_jax import sharding
+from uronet_jax.attacks.apgd import apgd
+
+BATCH, SHAPE = 8, (3, 3, 2)
+KEY = jax.random.key(3)
+# The package has a function of this name.
+apgd_module = importlib.import_module("uronet_jax.attacks.apgd")
+EPSILON = {"linf": 0.25, "l2": 0.6}
+ORDER = np.array([5, 0, 7, 2, 4, 1, 6, 3])
+
+
+def waves(speed, images):
+    """Loss of each image, with many local maxima; smooth."""
+    flat = images.reshape(images.shape[0], -1)
+    return jnp.sum(jnp.sin(flat * speed), axis=-1)
+
+
+def linear(weights, images):
+    return images.reshape(images.shape[0], -1) @ weights
+
+
+@pytest.fixture(scope="module")
+def loss():
+    speed = np.random.default_rng(1).uniform(5, 25, (1, 18))
+    return Partial(waves, speed.astype(np.float32))
+
+
+@pytest.fixture(scope="module")
+def images():
+    return np.random.default_rng(0).random((BATCH, *SHAPE)).astype(np.float32)
+
+
+def starts(norm, run=0, index=None):
+    """The contract of the draws: the key, the run, then the image's number."""
+    directions = []
+    for i in range(BATCH) if index is None else index:
+        key = jax.random.fold_in(jax.random.fold_in(KEY, run), i)
+        if norm == "linf":
+            draw = jax.random.uniform(key, (18,), minval=-1.0, maxval=1.0)
+            directions.append(draw / np.abs(draw).max())
+        else:
+            draw = jax.random.normal(key, (18,))
+            directions.append(draw / np.linalg.norm(draw))
+    return np.array(directions, np.float64)
+
+
+def numpy_apgd(images, speed, norm, epsilon, steps, rho=0.75):
+    """The definition in float64, image by image; returns all iterates, the best."""
+    origins = images.reshape(BATCH, -1).astype(np.float64)
+    speed = np.asarray(speed[0], np.float64)
+    iterates, bests = np.zeros((steps + 1, BATCH, 18)), np.zeros((BATCH, 18))
+    for b, (origin, start) in enumerate(zip(origins, starts(norm), strict=True)):
+
+        def project(point, origin=origin):
+            move = point - origin
+            if norm == "linf":
+                move = np.clip(move, -epsilon, epsilon)
+            else:
+                move = move * min(1, epsilon / np.linalg.norm(move))
+            return np.clip(origin + move, 0, 1)
+
+        def evaluate(x):
+            return np.sin(x * speed).sum(), speed * np.cos(x * speed)
+
+        x = np.clip(origin + epsilon * start, 0, 1)
+        value, gradient = evaluate(x)
+        best, best_value, best_gradient = x, value, gradient
+        before, eta = x, 2 * epsilon
+        period = max(int(0.22 * steps), 1)
+        last_check, values = 0, [value]
+        best_then, reduced = value, True
+        iterates[0, b] = x
+        for k in range(1, steps + 1):
+            if norm == "linf":
+                direction = np.sign(gradient)
+            else:
+                direction = gradient / np.linalg.norm(gradient)
+            z = project(x + eta * direction)
+            a = 1.0 if k == 1 else 0.75
+            x, before = project(x + a * (z - x) + (1 - a) * (x - before)), x
+            iterates[k, b] = x
+            value, gradient = evaluate(x)
+            values.append(value)
+            if value > best_value:
+                best, best_value, best_gradient = x, value, gradient
+            if k == last_check + period:
+                recent = values[last_check:]
+                rises = sum(np.diff(recent) > 0)
+                stuck = not reduced and best_value <= best_then
+                reduced = rises <= rho * period or stuck
+                if reduced:
+                    eta, x, gradient = eta / 2, best, best_gradient
+                last_check, best_then = k, best_value
+                period = max(
+                    period - max(int(0.03 * steps), 1), max(int(0.06 * steps), 1)
+                )
+        bests[b] = best
+    return iterates, bests
+
+
+class Recorder:
+    """A loss function that keeps what it is called with."""
+
+    def __init__(self, loss):
+        self.loss, self.images = loss, []
+
+    def __call__(self, images):
+        jax.debug.callback(lambda x: self.images.append(np.array(x)), images)
+        return self.loss(images)
+
+    def iterates(self):
+        jax.effects_barrier()
+        return np.stack(self.images).reshape(len(self.images), BATCH, -1)
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_every_iterate_is_that_of_the_definition(norm, loss, images):
+    if norm == "l2":  # Where a step turns the gradient, rounding grows with each step.
+        loss = Partial(waves, loss.args[0] / 3)
+    recorder, epsilon = Recorder(loss), EPSILON[norm]
+    for steps in (1, 7, 100):
+        recorder.images.clear()
+        found = apgd(KEY, images, recorder, epsilon=epsilon, norm=norm, steps=steps)
+        expected, best = numpy_apgd(images, loss.args[0], norm, epsilon, steps)
+        iterates = recorder.iterates()
+        assert iterates.shape == expected.shape
+        # float32; a wrong checkpoint moves an image by more than a hundredth.
+        np.testing.assert_allclose(iterates, expected, atol=1e-5)
+        np.testing.assert_allclose(found, best.reshape(images.shape), atol=1e-5)
+
+
+def test_checkpoints_are_those_of_the_paper():
+    def checkpoints(steps):
+        period, place, places = apgd_module._hundredths(steps, 22), 0, []
+        while place + period <= steps:
+            place += int(period)
+            places.append(place)
+            fewer = period - apgd_module._hundredths(steps, 3)
+            period = max(fewer, apgd_module._hundredths(steps, 6))
+        return places
+
+    assert checkpoints(100) == [22, 41, 57, 70, 80, 87, 93, 99]
+    assert checkpoints(4) == [1, 2, 3, 4]
+    steps = np.arange(1, 3000)
+    for percent in (22, 6, 3):
+        expected = [max(int(percent / 100 * n), 1) for n in steps.tolist()]
+        assert apgd_module._hundredths(steps, percent).tolist() == expected
+
+
+def optimum(images, weights, norm, epsilon):
+    """The point of ball and box at which a linear loss is highest."""
+    flat, weights = images.reshape(BATCH, -1).astype(np.float64), weights[None]
+    if norm == "linf":
+        return np.clip(flat + epsilon * np.sign(weights), 0, 1)
+    # Pixels at the border of the box stay there; the others follow the gradient.
+    low, high = np.zeros((BATCH, 1)), np.full((BATCH, 1), 1e3)
+    for _ in range(60):
+        middle = (low + high) / 2
+        far = np.linalg.norm(np.clip(flat + middle * weights, 0, 1) - flat, axis=1)
+        low = np.where(far[:, None] < epsilon, middle, low)
+        high = np.where(far[:, None] < epsilon, high, middle)
+    return np.clip(flat + low * weights, 0, 1)
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_a_linear_loss_reaches_its_optimum(norm, images):
+    weights = np.random.default_rng(2).normal(size=18).astype(np.float32)
+    best = optimum(images, weights, norm, EPSILON[norm])
+    adversarial = apgd(
+        KEY, images, Partial(linear, weights), epsilon=EPSILON[norm], norm=norm
+    )
+    reached = np.asarray(linear(weights, adversarial)) - linear(weights, images)
+    possible = best @ weights - linear(weights, images)
+    assert ((best == 0) | (best == 1)).mean() > 0.1, "the box is to matter"
+    # In L2 the last steps are 2 epsilon / 2^8 long: they leave half a percent.
+    share = 1 - 1e-5 if norm == "linf" else 0.995
+    assert (reached >= share * possible).all()
+    assert (reached <= possible + 1e-5).all()
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_it_stays_in_ball_and_box_and_each_image_has_its_budget(norm, loss, images):
+    budgets = np.linspace(0, EPSILON[norm], BATCH, dtype=np.float32)
+    adversarial = np.asarray(
+        apgd(KEY, images, loss, epsilon=budgets, norm=norm, steps=7)
+    )
+    assert adversarial.min() >= 0 and adversarial.max() <= 1
+    moved = (adversarial - images).reshape(BATCH, -1)
+    order = np.inf if norm == "linf" else 2
+    # One rounding of x + r - x.
+    assert (np.linalg.norm(moved, order, axis=1) <= budgets + 1e-6).all()
+    np.testing.assert_array_equal(adversarial[0], images[0])
+    same = np.full(BATCH, budgets[5])
+    alone = apgd(KEY, images, loss, epsilon=same, norm=norm, steps=7)
+    np.testing.assert_array_equal(adversarial[5], alone[5])
+
+
+def test_restarts_are_never_weaker_and_draw_other_starts(loss, images):
+    def reached(restarts):
+        adversarial = apgd(KEY, images, loss, epsilon=0.25, steps=7, restarts=restarts)
+        return np.asarray(loss(adversarial))
+
+    losses = [reached(restarts) for restarts in (0, 1, 4)]
+    assert (losses[0] <= losses[1]).all() and (losses[1] <= losses[2]).all()
+    assert (losses[0] < losses[2]).any()
+    recorder = Recorder(loss)
+    apgd(KEY, images, recorder, epsilon=0.25, steps=7, restarts=2)
+    iterates = recorder.iterates()
+    assert len(iterates) == 3 * 8
+    origin = images.reshape(BATCH, -1)
+    for run in range(3):
+        start = np.clip(origin + 0.25 * starts("linf", run), 0, 1)
+        np.testing.assert_allclose(iterates[8 * run], start, atol=1e-6)
+
+
+@pytest.mark.parametrize("restarts", [0, 1])
+def test_of_the_iterates_with_success_the_first_or_last_counts(restarts, loss, images):
+    goal = np.asarray(loss(apgd(KEY, images, loss, epsilon=0.25, steps=7))) - 1.5
+    goal[:2] = 99.0  # Out of reach.
+
+    def with_goal(images):
+        value = loss(images)
+        return value, value > goal
+
+    def run(stop_early):
+        recorder = Recorder(with_goal)
+        usual = {"epsilon": 0.25, "steps": 7, "restarts": restarts}
+        found = apgd(KEY, images, recorder, stop_early=stop_early, **usual)
+        iterates = recorder.iterates().astype(np.float32)
+        success = np.stack([with_goal(x)[1] for x in iterates])
+        return np.asarray(found).reshape(BATCH, -1), iterates, success
+
+    found, iterates, success = run(stop_early=False)
+    assert success.any(axis=0).tolist() == [False] * 2 + [True] * (BATCH - 2)
+    in_first_run = success[:8].any(axis=0)
+    for b in range(BATCH):
+        places = np.flatnonzero(success[:8, b] if in_first_run[b] else success[:, b])
+        if places.size:
+            place = places[-1]
+        else:
+            place = np.argmax([loss(x)[b] for x in iterates])
+        np.testing.assert_array_equal(found[b], iterates[place, b])
+    found, iterates, success = run(stop_early=True)
+    for b in range(2, BATCH):
+        first = np.flatnonzero(success[:, b])[0]
+        np.testing.assert_array_equal(found[b], iterates[first, b])
+
+
+def test_a_batch_ends_when_all_have_succeeded(loss, images):
+    recorder = Recorder(lambda x: (loss(x), jnp.ones(len(x), bool)))
+    apgd(KEY, images, recorder, epsilon=0.25, steps=7, restarts=3)
+    assert len(recorder.iterates()) == 1
+
+
+def test_images_do_not_depend_on_their_neighbours(loss, images):
+    usual = {"epsilon": 0.25, "steps": 7, "restarts": 1}
+    together = apgd(KEY, images, loss, **usual)
+    chex.assert_trees_all_equal(together, apgd(KEY, images, loss, **usual))
+    turned = apgd(KEY, images[ORDER], loss, index=ORDER, **usual)
+    np.testing.assert_allclose(turned, together[ORDER], atol=1e-6)
+    assert np.abs(np.asarray(turned) - apgd(KEY, images[ORDER], loss, **usual)).max()
+    mesh = sharding.data_mesh()
+    split = apgd(KEY, sharding.split_batch(images, mesh), loss, **usual)
+    np.testing.assert_allclose(split, together, atol=1e-6)
+
+
+def test_one_program_serves_all_steps_and_budgets_also_inside_jit(images, loss):
+    traced = chex.assert_max_traces(waves, n=1)
+    chex.clear_trace_counter()
+    results = [
+        apgd(KEY, images, Partial(traced, loss.args[0]), epsilon=epsilon, steps=steps)
+        for epsilon, steps in ((0.25, 7), (0.1, 31))
+    ]
+
+    @jax.jit
+    def compiled(images, epsilon, steps):
+        return apgd(KEY, images, loss, epsilon=epsilon, steps=steps)
+
+    chex.assert_trees_all_close(compiled(images, 0.25, 7), results[0], atol=1e-6)
+    chex.assert_trees_all_close(compiled(images, 0.1, 31), results[1], atol=1e-6)
+    assert compiled._cache_size() == 1
+
+
+def test_a_random_loss_is_averaged_and_succeeds_in_most_draws(images):
+    half = images * 0.5
+    often = np.arange(BATCH) % 2 == 0
+
+    def loss_fn(key, images):
+        # The slope is 1 in the mean; of one draw it is negative in 37 of 100.
+        noise = jax.random.normal(key, images.shape)
+        value = jnp.sum((1 + 3 * noise) * (images - half), axis=(1, 2, 3))
+        # Success in 9 or in 1 of 10 draws, which also depends on the image's row.
+        return value, (noise[:, 0, 0, 0] > 1.28) ^ often
+
+    def gained(samples):
+        found = apgd(KEY, half, loss_fn, epsilon=0.2, steps=7, samples=samples)
+        start = np.clip(half.reshape(BATCH, -1) + 0.2 * starts("linf"), 0, 1)
+        at_start = np.abs(np.reshape(found, (BATCH, -1)) - start).max(axis=1) < 1e-6
+        return (found - half).mean(axis=(1, 2, 3))[~often].mean(), at_start
+
+    many, stopped = gained(64)
+    np.testing.assert_array_equal(stopped, often)
+    # Signs of means of 64 draws are right in all but four in a thousand.
+    assert 0.17 < many <= 0.2 + 1e-6
+    assert gained(1)[0] < 0.15
+
+
+def test_arguments_are_checked(loss, images):
+    for changes, message in (
+        ({"epsilon": -0.1}, "epsilon must be finite and at least 0"),
+        ({"epsilon": np.ones(3)}, r"epsilon must be a number or shape \[8\]"),
+        ({"steps": 0}, "steps must be an integer of at least 1: 0"),
+        ({"restarts": 0.5}, "restarts must be an integer"),
+        ({"samples": -1}, "samples must be an integer"),
+        ({"rho": np.nan}, "rho must be finite"),
+        ({"norm": "l1"}, "unknown norm 'l1'"),
+        ({"index": np.arange(2)}, "one integer per image"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            apgd(KEY, images, loss, **({"epsilon": 0.1, "steps": 2} | changes))
+    with pytest.raises(ValueError, match=r"intensities must be in \[0, 1\]"):
+        apgd(KEY, 255 * images, loss, epsilon=0.1)
+    with pytest.raises(ValueError, match="do not average over the batch"):
+        apgd(KEY, images, lambda x: x.mean(), epsilon=0.1)
+    with pytest.raises(ValueError, match=r"not finite at 8 images, the first \[0, 1"):
+        apgd(KEY, images, Partial(waves, loss.args[0] * np.nan), epsilon=0.1)

@@ -1,0 +1,320 @@
+"""Square: every proposal beside the paper's algorithms, search, contracts."""
+
+import itertools
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.tree_util import Partial
+
+from uronet_jax import sharding
+from uronet_jax.attacks.square import square
+
+BATCH, SHAPE = 8, (7, 9, 2)
+KEY = jax.random.key(3)
+EPSILON = {"linf": 0.1, "l2": 0.8}
+ORDER = np.array([5, 0, 7, 2, 4, 1, 6, 3])
+
+
+def distance(centre, images):
+    """Loss of each image."""
+    flat = images.reshape(images.shape[0], -1)
+    return jnp.sum(jnp.square(flat - centre), axis=-1)
+
+
+@pytest.fixture(scope="module")
+def loss():
+    centre = np.random.default_rng(1).random((1, 126))
+    return Partial(distance, centre.astype(np.float32))
+
+
+@pytest.fixture(scope="module")
+def images():
+    return np.random.default_rng(0).random((BATCH, *SHAPE)).astype(np.float32)
+
+
+class Recorder:
+    """A loss function that keeps what it is called with."""
+
+    def __init__(self, loss):
+        self.loss, self.images = loss, []
+
+    def __call__(self, images):
+        jax.debug.callback(lambda x: self.images.append(np.array(x)), images)
+        return self.loss(images)
+
+    def proposals(self):
+        jax.effects_barrier()
+        return np.stack(self.images)
+
+
+def draws(count, query, index, run=0):
+    """The contract of the draws: the key, the run, the query, the image's number."""
+    key = jax.random.fold_in(jax.random.fold_in(KEY, run), query)
+    return np.asarray(jax.random.uniform(jax.random.fold_in(key, index), (count,)))
+
+
+def signs(numbers):
+    return np.where(numbers < 0.5, -1.0, 1.0)
+
+
+def share(query, total=None):
+    """The schedule of the paper; `total` rescales it to so many queries."""
+    if total:
+        query = int(query / total * 10_000)
+    after = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
+    return 0.8 / 2 ** sum(query > threshold for threshold in after)
+
+
+def bump(side):
+    """Equation (2) of the paper, split into two halves of opposite signs."""
+
+    def peak(rows, columns):
+        n = max(rows, columns) // 2
+        values = np.zeros((rows, columns))
+        for r, s in itertools.product(range(rows), range(columns)):
+            m = n - max(abs(r - rows // 2), abs(s - columns // 2))
+            values[r, s] = sum(1 / (n + 1 - k) ** 2 for k in range(m + 1))
+        return values / max(np.linalg.norm(values), 1e-12)
+
+    both = np.concatenate([peak(side // 2, side), -peak(side - side // 2, side)])
+    return both / np.linalg.norm(both)
+
+
+def start_linf(x, epsilon, index):
+    height, width, channels = x.shape
+    stripes = signs(draws(width * channels, 0, index)).reshape(1, width, channels)
+    return np.clip(x + epsilon * stripes, 0, 1)
+
+
+def propose_linf(x, best, epsilon, query, side, index):
+    height, width, channels = x.shape
+    numbers = draws(width * channels, query + 1, index)
+    r = int(numbers[0] * (height - side + 1))
+    c = int(numbers[1] * (width - side + 1))
+    new = best.copy()
+    new[r : r + side, c : c + side] += 2 * epsilon * signs(numbers[2 : 2 + channels])
+    return np.clip(np.clip(new, x - epsilon, x + epsilon), 0, 1)
+
+
+def start_l2(x, epsilon, index):
+    height, width, channels = x.shape
+    side = min(height, width) // 5
+    rows, columns = height // side, width // side
+    numbers = draws(rows * columns * (1 + channels), 0, index)
+    numbers = numbers.reshape(rows, columns, 1 + channels)
+    delta, tile = np.zeros(x.shape), bump(side)
+    top, left = (height - rows * side) // 2, (width - columns * side) // 2
+    for i, j in itertools.product(range(rows), range(columns)):
+        shape = tile.T if numbers[i, j, 0] < 0.5 else tile
+        delta[
+            top + i * side : top + (i + 1) * side,
+            left + j * side : left + (j + 1) * side,
+        ] = shape[:, :, None] * signs(numbers[i, j, 1:])
+    return np.clip(x + epsilon * delta / np.linalg.norm(delta), 0, 1)
+
+
+def propose_l2(x, best, epsilon, query, side, index):
+    """Algorithm 3 of the paper."""
+    height, width, channels = x.shape
+    side = max(side, 3)
+    side = min(side + (side % 2 == 0), min(height, width))
+    tile = min(height, width) // 5
+    tiles = (height // tile) * (width // tile)
+    numbers = draws(tiles * (1 + channels), query + 1, index)
+    corners = [
+        int(u * (length - side + 1))
+        for u, length in zip(numbers[:4], (height, width) * 2, strict=True)
+    ]
+    first, second = (
+        (slice(r, r + side), slice(c, c + side)) for r, c in (corners[:2], corners[2:])
+    )
+    either = np.zeros((height, width), bool)
+    either[first] = either[second] = True
+    delta = best - x
+    unused = max(epsilon**2 - np.sum(delta**2), 0)
+    shape = bump(side).T if numbers[4] < 0.5 else bump(side)
+    new = np.where(either[:, :, None], 0, delta)
+    for i, sign in enumerate(signs(numbers[5 : 5 + channels])):
+        window = delta[(*first, i)]
+        temporary = sign * shape + window / max(np.linalg.norm(window), 1e-12)
+        available = np.sqrt(np.sum(delta[either, i] ** 2) + unused / channels)
+        new[(*first, i)] = temporary / np.linalg.norm(temporary) * available
+    return np.clip(x + new, 0, 1)
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_every_proposal_is_that_of_the_paper(norm, loss, images):
+    start, propose = {
+        "linf": (start_linf, propose_linf),
+        "l2": (start_l2, propose_l2),
+    }[norm]
+    recorder, epsilon, steps = Recorder(loss), EPSILON[norm], 80
+    for rescale in (False, True):
+        recorder.images.clear()
+        found = square(
+            KEY,
+            images,
+            recorder,
+            epsilon=epsilon,
+            norm=norm,
+            steps=steps,
+            rescale_schedule=rescale,
+        )
+        proposals = recorder.proposals()
+        assert len(proposals) == steps + 1
+        sides = set()
+        for b in (0, 3):
+            x = images[b].astype(np.float64)
+            best = start(x, epsilon, b)
+            np.testing.assert_allclose(proposals[0, b], best, atol=1e-5)
+            value = float(loss(proposals[0, b][None])[0])
+            for query in range(steps):
+                p = share(query, steps if rescale else None)
+                side = min(max(round(np.sqrt(p * 7 * 9)), 1), 7)
+                sides.add(side)
+                new = propose(x, best, epsilon, query, side, b)
+                # float32; a window elsewhere changes pixels by epsilon.
+                np.testing.assert_allclose(proposals[query + 1, b], new, atol=2e-5)
+                reached = float(loss(proposals[query + 1, b][None])[0])
+                if reached > value:
+                    best, value = new, reached
+            np.testing.assert_allclose(found[b], best, atol=2e-5)
+        assert sides == ({7, 4, 3, 2, 1} if rescale else {7, 5, 4})
+
+
+def test_windows_lie_everywhere_and_differ_between_images(images):
+    recorder = Recorder(lambda x: jnp.zeros(len(x)))  # Nothing is ever better.
+    square(KEY, images, recorder, epsilon=0.1, steps=400, initial_share=0.1)
+    proposals = recorder.proposals()
+    changed = np.abs(proposals[1:] - proposals[:1]).max(axis=-1) > 1e-3
+    rows, columns = changed.any(axis=3), changed.any(axis=2)
+    # The corner can be hidden by pixels at the border of the box, or have the sign that
+    # is there; the last row and column are reached all the same.
+    assert rows.any(axis=(0, 1)).all() and columns.any(axis=(0, 1)).all()
+    seen = changed[:11].reshape(11, BATCH, -1)
+    assert (seen[:, 0] != seen[:, 1]).any(axis=1).mean() > 0.7
+
+
+def test_a_linear_loss_reaches_its_optimum(images):
+    weights = np.random.default_rng(2).normal(size=(1, *SHAPE)).astype(np.float32)
+
+    def linear(images):
+        return jnp.sum(images * weights, axis=(1, 2, 3))
+
+    small, weights = images[:, :3, :3], weights[:, :3, :3]
+    found = square(KEY, small, linear, epsilon=0.1, steps=3000)
+    best = np.clip(small + 0.1 * np.sign(weights), 0, 1)
+    np.testing.assert_allclose(found, best, atol=1e-6)
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_more_is_never_weaker_and_it_stays_in_ball_and_box(norm, loss, images):
+    budgets = np.linspace(0, EPSILON[norm], BATCH, dtype=np.float32)
+    last = -np.inf
+    for changes in ({"steps": 1}, {"steps": 60}, {"steps": 60, "restarts": 2}):
+        found = np.asarray(
+            square(KEY, images, loss, epsilon=budgets, norm=norm, **changes)
+        )
+        reached = np.asarray(loss(found))
+        assert (reached >= last).all() and (reached > last)[1:].any()
+        last = reached
+        assert found.min() >= 0 and found.max() <= 1
+        moved = (found - images).reshape(BATCH, -1)
+        order = np.inf if norm == "linf" else 2
+        # One rounding of x + r - x.
+        assert (np.linalg.norm(moved, order, axis=1) <= budgets + 1e-6).all()
+        np.testing.assert_array_equal(found[0], images[0])
+
+
+def test_an_image_stays_at_its_first_success(loss, images):
+    goal = np.asarray(loss(square(KEY, images, loss, epsilon=0.1, steps=60))) - 0.3
+    goal[:2] = 999.0  # Out of reach.
+
+    def with_goal(images):
+        value = loss(images)
+        return value, value > goal
+
+    recorder = Recorder(with_goal)
+    found = square(KEY, images, recorder, epsilon=0.1, steps=60, restarts=1)
+    proposals = recorder.proposals()
+    success = np.stack([with_goal(x)[1] for x in proposals])
+    for b in range(2, BATCH):
+        first = np.argmax(success[:, b])
+        assert success[first, b]
+        np.testing.assert_array_equal(found[b], proposals[first, b])
+    values = np.stack([loss(x) for x in proposals])[:, :2]
+    np.testing.assert_array_equal(loss(found)[:2], values.max(axis=0))
+    # The batch ends when nothing is left to do.
+    goal[:] = -1.0
+    recorder = Recorder(lambda x: (loss(x), loss(x) > -1.0))
+    square(KEY, images, recorder, epsilon=0.1, steps=60, restarts=1)
+    assert len(recorder.proposals()) == 1
+
+
+def test_images_do_not_depend_on_their_neighbours(loss, images):
+    usual = {"epsilon": 0.1, "steps": 60}
+    together = square(KEY, images, loss, **usual)
+    chex.assert_trees_all_equal(together, square(KEY, images, loss, **usual))
+    turned = square(KEY, images[ORDER], loss, index=ORDER, **usual)
+    np.testing.assert_allclose(turned, together[ORDER], atol=1e-6)
+    assert np.abs(np.asarray(turned) - square(KEY, images[ORDER], loss, **usual)).max()
+    mesh = sharding.data_mesh()
+    split = square(KEY, sharding.split_batch(images, mesh), loss, **usual)
+    np.testing.assert_allclose(split, together, atol=1e-6)
+
+
+def test_one_program_serves_all_steps_also_inside_jit(loss, images):
+    # Rounding has no gradient: none is taken.
+    def rounded(centre, images):
+        return jnp.round(4 * distance(centre, images))
+
+    traced = chex.assert_max_traces(rounded, n=1)
+    chex.clear_trace_counter()
+    results = [
+        square(
+            KEY,
+            images,
+            Partial(traced, loss.args[0]),
+            epsilon=epsilon,
+            norm="l2",
+            steps=steps,
+            rescale_schedule=steps == 33,
+        )
+        for epsilon, steps in ((0.8, 60), (0.4, 33))
+    ]
+
+    @jax.jit
+    def compiled(images, epsilon, steps):
+        return square(
+            KEY,
+            images,
+            Partial(rounded, loss.args[0]),
+            epsilon=epsilon,
+            norm="l2",
+            steps=steps,
+        )
+
+    chex.assert_trees_all_close(compiled(images, 0.8, 60), results[0], atol=1e-5)
+    raised = rounded(loss.args[0], results[0]) > rounded(loss.args[0], images)
+    assert np.asarray(raised).mean() > 0.5
+
+
+def test_arguments_are_checked(loss, images):
+    for changes, message in (
+        ({"epsilon": -0.1}, "epsilon must be finite and at least 0"),
+        ({"steps": 0}, "steps must be an integer of at least 1: 0"),
+        ({"restarts": -1}, "restarts must be an integer"),
+        ({"initial_share": 0.0}, r"initial_share must be a number in \(0, 1\]"),
+        ({"initial_share": 1.5}, "initial_share must be"),
+        ({"norm": "l1"}, "unknown norm 'l1'"),
+        ({"index": np.arange(2)}, "one integer per image"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            square(KEY, images, loss, **({"epsilon": 0.1, "steps": 2} | changes))
+    with pytest.raises(ValueError, match="do not average over the batch"):
+        square(KEY, images, lambda x: x.mean(), epsilon=0.1)
+    with pytest.raises(ValueError, match=r"not finite at 8 images, the first \[0, 1"):
+        square(KEY, images, Partial(distance, loss.args[0] * np.nan), epsilon=0.1)

@@ -1,0 +1,150 @@
+"""The universal remover and detector beside those of single noises, ours and published.
+
+The paper trains one remover and one detector per noise and severity. Of its detectors
+the one with the highest mean is shown, of its removers the best one of each noise: a
+user who does not know the noise could not choose that well.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from statistics import mean
+from typing import Any
+
+from uronet_jax.reports.tables import markdown_table
+
+# What this project asks of the universal models, in percent.
+_MEAN_DETECTION, _LOWEST_DETECTION = 99.5, 99.0
+_MEAN_ACCURACY = {"ResNet": 85.0, "Wide-ResNet16-8": 88.0}
+
+Numbers = dict[str, float]
+
+
+def render(found: Any, groups: Sequence[Any]) -> str:
+    """Returns the comparison as Markdown.
+
+    Args:
+        found: A `reproduction.Group` of the experiment `universal`.
+        groups: All groups; Tables 2 and 7 of the same size are used.
+    """
+    others = {g.experiment: g.cells for g in reversed(groups) if g.small == found.small}
+    size = ", small" if found.small else ""
+    columns, goals = {}, []
+    detection = _numbers(found.cells, "ours", metric="detection_accuracy")
+    if detection:
+        columns[f"detection: universal{size}"] = detection
+        goals += [
+            _goal("mean detection", mean(detection.values()), _MEAN_DETECTION),
+            _goal("lowest detection", min(detection.values()), _LOWEST_DETECTION),
+        ]
+    cells = others.get("table2", [])
+    for field, who in (("ours", f"our {{}}{size}"), ("published", "the paper's {}")):
+        if name := best_detector(cells, field):
+            columns[f"detection: {who.format(name)}"] = _trained(cells, field, name)
+    for classifier in dict.fromkeys(c["classifier"] for c in found.cells):
+        where = {"classifier": classifier, "condition": "mitigated"}
+        purified = _numbers(found.cells, "ours", **where)
+        if not classifier or not purified:
+            continue
+        columns[f"{classifier}: universal{size}"] = purified
+        if classifier in _MEAN_ACCURACY:
+            noisy = {k: v for k, v in purified.items() if k != "clean"}
+            goals.append(
+                _goal(
+                    f"mean accuracy of {classifier}",
+                    mean(noisy.values()),
+                    _MEAN_ACCURACY[classifier],
+                )
+            )
+        cells = others.get("table7", [])
+        for field, who in (
+            ("ours", f"our best single{size}"),
+            ("published", "the paper's best"),
+        ):
+            if best := best_removers(cells, field, classifier):
+                columns[f"{classifier}: {who}"] = best
+    if not columns:
+        return ""
+    return "\n".join(
+        [
+            "Beside detectors of single noises, of which the one with the highest mean "
+            "is shown, and removers of single noises, of which the best for each line "
+            f"is shown. Asked of the universal models{size}: {'; '.join(goals)}.\n",
+            markdown_table(_lines(columns), ["degradation", *columns]),
+        ]
+    )
+
+
+def _lines(columns: Mapping[str, Numbers]) -> list[dict[str, Any]]:
+    names = [n for n in dict.fromkeys(n for c in columns.values() for n in c)]
+    noisy = [name for name in names if name != "clean"]
+    rows: list[dict[str, Any]] = [
+        {"degradation": name, **{c: columns[c].get(name) for c in columns}}
+        for name in noisy
+    ]
+    for label, summary in (("mean", mean), ("lowest", min)):
+        row: dict[str, Any] = {"degradation": label}
+        for heading, numbers in columns.items():
+            values = [numbers[name] for name in noisy if name in numbers]
+            row[heading] = summary(values) if len(values) == len(noisy) else None
+        rows.append(row)
+    return rows
+
+
+def _goal(what: str, value: float, limit: float) -> str:
+    met = "met" if round(value, 2) >= limit else "**missed**"
+    return f"{what} at least {limit:g} %, is {value:.2f} % ({met})"
+
+
+def _numbers(cells: Iterable[Mapping[str, Any]], field: str, **where: str) -> Numbers:
+    """Returns degradation -> number of the cells with these values."""
+    return {
+        "clean" if cell["test_noise"] == "clean" else _place(cell): cell[field]
+        for cell in cells
+        if cell[field] is not None
+        and all(cell[column] == value for column, value in where.items())
+    }
+
+
+def _place(cell: Mapping[str, Any]) -> str:
+    return f"{cell.get('test_noise') or cell.get('noise')}-{cell['test_severity']}"
+
+
+def _trained(cells: Iterable[Mapping[str, Any]], field: str, name: str) -> Numbers:
+    noise, _, severity = name.partition("-")
+    where = {"train_noise": noise, "train_severity": severity}
+    return _numbers(cells, field, metric="detection_accuracy", **where)
+
+
+def best_detector(cells: Sequence[Mapping[str, Any]], field: str) -> str | None:
+    """Returns the detector of Table 2 with the highest mean over all its tests.
+
+    Args:
+        cells: Of Table 2.
+        field: `ours` or `published`.
+    """
+    names = dict.fromkeys(f"{c['train_noise']}-{c['train_severity']}" for c in cells)
+    means = {
+        name: mean(numbers.values())
+        for name in names
+        if (numbers := _trained(cells, field, name))
+    }
+    return max(means, key=means.__getitem__, default=None)
+
+
+def best_removers(
+    cells: Iterable[Mapping[str, Any]], field: str, classifier: str
+) -> Numbers:
+    """Returns degradation -> accuracy behind the best of its noise's removers.
+
+    Args:
+        cells: Of Table 7.
+        field: `ours` or `published`.
+        classifier: Of the paper.
+    """
+    best: Numbers = {}
+    for cell in cells:
+        if cell["condition"] != "mitigated" or cell["classifier"] != classifier:
+            continue
+        if cell[field] is not None:
+            place = _place(cell)
+            best[place] = max(best.get(place, 0.0), cell[field])
+    return best
