@@ -27,18 +27,33 @@ settings = quickstart.Settings(
 quickstart.check = lambda report: None
 """,
     "03_attacks.ipynb": """
-settings = quickstart.Settings(
-    classifier="cnn_narrow",
-    classifier_steps=2,
-    detector="cnn_narrow",
-    remover_widths=(2, 2),
-    remover_steps=2,
-    detector_steps=2,
-    batch_size=16,
-    progress=False,
-)
+from uronet_jax.models import make_classifier, make_remover
+
+settings = quickstart.Settings()
 epsilon, steps, num_images = 0.1, 2, 16
 threats = ("grey_box", "white_box")
+
+
+def train(settings):  # The first notebook trains: any weights will do here.
+    def draw(module, channels):
+        one = np.zeros((1, 28, 28, channels), np.float32)
+        shapes = jax.eval_shape(module.init, jax.random.key(0), one)
+        rng = np.random.default_rng(0)
+        return jax.tree.map(
+            lambda x: rng.normal(0, 0.1, x.shape).astype(x.dtype), shapes
+        )
+
+    modules = {
+        "classifier": make_classifier("cnn_narrow", 10),
+        "remover": make_remover("skip", widths=(2, 2)),
+        "detector": make_classifier("cnn_narrow", 2),
+    }
+    channels = {"classifier": 1, "remover": 1, "detector": 2}
+    variables = {name: draw(modules[name], channels[name]) for name in modules}
+    return quickstart.Models(**modules, variables=variables)
+
+
+quickstart.train = train
 """,
     "04_results.ipynb": """
 rows = [
