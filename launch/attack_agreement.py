@@ -18,7 +18,8 @@ import numpy as np
 from absl import flags
 from tqdm import tqdm
 
-from launch import benchmark, cli
+from launch import cli
+from uronet_jax import host
 from uronet_jax.adapters import foolbox_model
 from uronet_jax.attacks import ATTACKS, balls, flax_logits
 from uronet_jax.attacks.objectives import is_wrong
@@ -266,13 +267,15 @@ def _peer(pair, model, logits_fn, images, labels):
     peer = TorchPeer(
         platform=jax.devices()[0].platform,
         dtype="float32",
-        threads=benchmark.num_threads(),
+        threads=host.num_threads(),
     )
+    # Some of its attacks cannot take channels-last memory.
     twin = peer.network(model.module, model.variables, images.shape[-1])
+    twin = twin.to(memory_format=torch.contiguous_format)
     attack = pair.make(torchattacks, twin)
 
     def run_torch() -> np.ndarray:
-        tensor = peer.tensor(images)
+        tensor = peer.tensor(images).contiguous()
         adversarial = attack(
             tensor, torch.tensor(labels.astype(np.int64)).to(tensor.device)
         )

@@ -82,13 +82,6 @@ PEER_LEFT_OUT = "PyTorch was left out by --skip_peer"
 WITH_PEER = ("remover", "classifier", "detector")
 
 
-def num_threads() -> int:
-    """Returns how many cores the process may run on; XLA uses all of them."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 def choose_settings(scale: str, platform: str, **given: Any) -> Settings:
     """Returns the sizes for a platform.
 
@@ -321,7 +314,7 @@ def main(argv: list[str]) -> None:
         classifier=_CLASSIFIER.value,
         linen_repeats=0 if _SKIP_LINEN.value else None,
     )
-    threads, tiny = num_threads(), _SCALE.value == "tiny"
+    threads, tiny = host.num_threads(), _SCALE.value == "tiny"
     peer, note = None, PEER_LEFT_OUT
     if not _SKIP_PEER.value and set(names) & set(WITH_PEER):
         peer, note = make_peer(

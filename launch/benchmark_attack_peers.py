@@ -73,13 +73,14 @@ def _torchattacks(module, variables, threads, batch_size) -> AttackPeer:
         platform=jax.devices()[0].platform, dtype="float32", threads=threads
     )
 
-    def run(make_attack):
+    def run(make_attack, memory_format):
         def attack(images: np.ndarray, labels: np.ndarray) -> np.ndarray:
             network = peer.network(module, variables, images.shape[-1])
+            network = network.to(memory_format=memory_format)
             adversarial = []
             for start in range(0, len(images), batch_size):
                 part = slice(start, start + batch_size)
-                x = peer.tensor(images[part])
+                x = peer.tensor(images[part]).contiguous(memory_format=memory_format)
                 y = torch.from_numpy(labels[part].astype(np.int64)).to(x.device)
                 adversarial.append(make_attack(network)(x, y))
             return torch.cat(adversarial).permute(0, 2, 3, 1).cpu().numpy()
@@ -95,11 +96,14 @@ def _torchattacks(module, variables, threads, batch_size) -> AttackPeer:
                 alpha=STEP_SIZE,
                 steps=PGD_STEPS,
                 random_start=False,
-            )
+            ),
+            torch.channels_last,
         ),
         run(
             lambda network: torchattacks.AutoAttack(
                 network, norm="Linf", eps=EPSILON, version="standard", n_classes=10
-            )
+            ),
+            # Parts of it cannot take channels-last memory.
+            torch.contiguous_format,
         ),
     )

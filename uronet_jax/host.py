@@ -32,3 +32,10 @@ def keep_freed_memory() -> bool:
         and mallopt(_M_TRIM_THRESHOLD, largest)
         and mallopt(_M_TOP_PAD, 256 * 2**20)
     )
+
+
+def num_threads() -> int:
+    """Returns how many cores the process may run on; XLA uses all of them."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
