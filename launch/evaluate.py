@@ -16,8 +16,7 @@ import jax
 import numpy as np
 from absl import flags
 
-from launch import cli
-from uronet_jax import sharding
+from launch import cli, wiring
 from uronet_jax.checkpoints import locked_workdir
 from uronet_jax.corruptions import (
     find_corruption,
@@ -25,11 +24,9 @@ from uronet_jax.corruptions import (
     list_severities,
     suite_degradations,
 )
-from uronet_jax.data import corrupted, evaluation_batches, open_source
+from uronet_jax.data import corrupted
 from uronet_jax.data.frost import FROST_SCALES, load_frost
-from uronet_jax.defense import classifier_function
 from uronet_jax.evaluation import corruption_errors, protocols
-from uronet_jax.loading import check_models_match, load_classifier, load_model
 from uronet_jax.reports import defence, figures, suites, tables
 from uronet_jax.reports.provenance import provenance
 
@@ -51,86 +48,12 @@ def evaluate(config: dict[str, Any], data_dir: str | None) -> dict[str, Any]:
     """
     suite = config["suite"]
     check_suite(suite, config["data"])
-    which, data = config["checkpoint"], config["data"]
-    mesh = sharding.data_mesh()
-    sharding.check_batch_size(config["batch_size"], mesh)
-    if which not in ("best", "last"):
-        raise ValueError(f"checkpoint must be best or last: {which!r}")
-    if data["validation_split"].startswith("test"):
-        raise ValueError(
-            f"data.validation_split is {data['validation_split']!r}: the gate must not "
-            "be set on test images; name a part of train"
-        )
-    if data["num_examples"] < 0:
-        raise ValueError(f"num_examples cannot be negative: {data['num_examples']}")
-    if not 0.0 <= config["gate_false_alarms"] < 1.0:
-        raise ValueError(
-            "gate_false_alarms is a share of images, in [0, 1): "
-            f"{config['gate_false_alarms']}"
-        )
-    if not config["classifier"]:
-        raise ValueError("name a classifier: the folder of its run, or a .npz file")
-    if config["detector"] and not config["remover"]:
-        raise ValueError("a detector looks at the remover's noise: name a remover too")
-    models = {"classifier": load_classifier(config["classifier"], which=which)}
-    for phase in ("remover", "detector"):
-        if config[phase]:
-            models[phase] = load_model(config[phase], phase=phase, which=which)
-    if "remover" in models:
-        check_models_match(
-            models["remover"], models.get("detector"), models["classifier"]
-        )
-    source = open_source(data["name"], data["split"], data_dir=data_dir)
-    classifier = models["classifier"]
-    if classifier.num_classes != source.num_classes:
-        raise ValueError(
-            f"the classifier in {config['classifier']} knows {classifier.num_classes} "
-            f"classes and {data['name']} has {source.num_classes}"
-        )
-    if tuple(source.image_shape) != classifier.image_shape:
-        raise ValueError(
-            f"{data['name']} has images of shape {list(source.image_shape)}, the "
-            f"models were made for {list(classifier.image_shape)}"
-        )
-
-    classify = classifier_function(classifier.module)
-    inputs = "image"
-    validation = None
-    if "detector" in models:
-        inputs = models["detector"].config["model"]["inputs"]
-        validation = open_source(
-            data["name"], data["validation_split"], data_dir=data_dir
-        )
-
-    def judge(images: Any) -> protocols.Judge:
-        return protocols.Judge(
-            classify,
-            {name: model.variables for name, model in models.items()},
-            list(
-                evaluation_batches(images, batch_size=config["batch_size"], mesh=mesh)
-            ),
-            mesh=mesh,
-            remover=models["remover"].module if "remover" in models else None,
-            detector=models["detector"].module if "detector" in models else None,
-            inputs=inputs,
-            seed=config["seed"],
-        )
-
-    gate = None
-    if validation is not None:
-        gate = protocols.choose_gate(
-            judge(validation), false_alarms=config["gate_false_alarms"]
-        )
-    if data["num_examples"] > len(source):
-        raise ValueError(
-            f"num_examples is {data['num_examples']}, {data['name']} has "
-            f"{len(source)} images in {data['split']}: 0 takes all"
-        )
-    images, labels = source.arrays()
-    count = data["num_examples"] or len(labels)
-    images, labels = images[:count], labels[:count]
+    wiring.check_subject(config, "gate_false_alarms")
+    subject = wiring.load_subject(config, data_dir)
+    gate = subject.threshold(config["gate_false_alarms"])
+    images, labels = subject.test_images()
     summary, rows = protocols.defence_table(
-        judge((images, labels)),
+        subject.judge((images, labels), seed=config["seed"]),
         make_entries(suite, images.shape[1:], labels),
         gate=gate,
         progress=jax.process_index() == 0,
@@ -140,7 +63,9 @@ def evaluate(config: dict[str, Any], data_dir: str | None) -> dict[str, Any]:
     return {
         "summary": summary,
         "rows": rows,
-        "models": {name: model.config["model"] for name, model in models.items()},
+        "models": {
+            name: model.config["model"] for name, model in subject.models.items()
+        },
     }
 
 

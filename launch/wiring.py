@@ -1,8 +1,10 @@
 """From a config, as plain dicts, to sources and tasks."""
 
 import dataclasses
+import functools
 from typing import Any
 
+import jax
 import numpy as np
 
 from uronet_jax import sharding
@@ -12,15 +14,96 @@ from uronet_jax.corruptions import (
     make_degradation,
     suite_degradations,
 )
-from uronet_jax.data import open_source
+from uronet_jax.data import evaluation_batches, open_source
 from uronet_jax.data.pipelines import check_pipeline
 from uronet_jax.data.statistics import pixel_statistics
-from uronet_jax.defense import detector_channels
-from uronet_jax.loading import build_module, load_model
+from uronet_jax.defense import Classify, classifier_function, detector_channels
+from uronet_jax.evaluation import protocols
+from uronet_jax.loading import (
+    LoadedModel,
+    build_module,
+    check_models_match,
+    load_classifier,
+    load_model,
+)
 from uronet_jax.training import tasks
 from uronet_jax.training.loop import validate_schedule
 from uronet_jax.training.optimizers import make_optimizer
 from uronet_jax.training.run import Task
+
+
+@dataclasses.dataclass(frozen=True)
+class Subject:
+    """What an evaluation judges: models and images that belong together.
+
+    Attributes:
+        models: `classifier`, and `remover` and `detector` where they are named.
+        test_source: Test images.
+        validation_source: Clean images to set thresholds on; None without a detector.
+        mesh: All devices.
+        batch_size: Over all devices.
+        num_examples: The first so many of the test images are judged.
+    """
+
+    models: dict[str, LoadedModel]
+    test_source: Any
+    validation_source: Any
+    mesh: jax.sharding.Mesh
+    batch_size: int
+    num_examples: int
+
+    @property
+    def classify(self) -> Classify:
+        """The classifier as `(variables, images) -> logits`."""
+        return _classify(self.models["classifier"].module)
+
+    @property
+    def variables(self) -> dict[str, Any]:
+        """The variables of every model."""
+        return {name: model.variables for name, model in self.models.items()}
+
+    @property
+    def modules(self) -> dict[str, Any]:
+        """What a judge takes besides: `remover`, `detector`, `inputs` and `mesh`."""
+        detector = self.models.get("detector")
+        return {
+            "remover": getattr(self.models.get("remover"), "module", None),
+            "detector": getattr(detector, "module", None),
+            "inputs": detector.config["model"]["inputs"] if detector else "image",
+            "mesh": self.mesh,
+        }
+
+    def test_images(self) -> tuple[np.ndarray, np.ndarray]:
+        """Returns uint8 images and labels."""
+        return self.test_source.read(np.arange(self.num_examples))
+
+    def batches(self, images: Any) -> list[dict[str, jax.Array]]:
+        """Returns a source, or images and labels, as batches on the mesh."""
+        return list(
+            evaluation_batches(images, batch_size=self.batch_size, mesh=self.mesh)
+        )
+
+    def judge(self, images: Any, *, seed: int = 0) -> protocols.Judge:
+        """Returns the judge of a source, or of images and labels."""
+        return protocols.Judge(
+            self.classify,
+            self.variables,
+            self.batches(images),
+            seed=seed,
+            **self.modules,
+        )
+
+    def threshold(self, false_alarms: float) -> float | None:
+        """Returns the degraded probability that so many clean images exceed."""
+        if self.validation_source is None:
+            return None
+        return protocols.choose_gate(
+            self.judge(self.validation_source), false_alarms=false_alarms
+        )
+
+
+# Cached, so that subjects with the same modules share compiled programs.
+_classify = functools.cache(classifier_function)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,6 +168,89 @@ def check_config(config: dict[str, Any]) -> None:
         log_every=config["log_every"],
         eval_every=config["eval_every"],
         checkpoint_every=config["checkpoint_every"],
+    )
+
+
+def check_subject(config: dict[str, Any], false_alarms: str) -> None:
+    """Checks what can be checked of the fields of `load_subject` without files.
+
+    Args:
+        config: The fields of `configs/evaluate.py` or `configs/attack.py`.
+        false_alarms: Name of the field with the share of false alarms.
+
+    Raises:
+        ValueError: If a field is missing or out of range.
+    """
+    data = config["data"]
+    sharding.check_batch_size(config["batch_size"], sharding.data_mesh())
+    if config["checkpoint"] not in ("best", "last"):
+        raise ValueError(f"checkpoint must be best or last: {config['checkpoint']!r}")
+    if data["validation_split"].startswith("test"):
+        raise ValueError(
+            f"data.validation_split is {data['validation_split']!r}: the threshold "
+            "must not be set on test images; name a part of train"
+        )
+    if data["num_examples"] < 0:
+        raise ValueError(f"num_examples cannot be negative: {data['num_examples']}")
+    if not 0.0 <= config[false_alarms] < 1.0:
+        raise ValueError(
+            f"{false_alarms} is a share of images, in [0, 1): {config[false_alarms]}"
+        )
+    if not config["classifier"]:
+        raise ValueError("name a classifier: the folder of its run, or a .npz file")
+    if config["detector"] and not config["remover"]:
+        raise ValueError("a detector looks at the remover's noise: name a remover too")
+
+
+def load_subject(config: dict[str, Any], data_dir: str | None) -> Subject:
+    """Loads the models and opens the data that an evaluation names.
+
+    Args:
+        config: The fields of `configs/evaluate.py` or `configs/attack.py`, checked.
+        data_dir: Folder of the prepared data sets.
+
+    Raises:
+        ValueError: If models and data do not belong together, or one is damaged.
+        FileNotFoundError: If a model or the data set is missing.
+    """
+    which, data = config["checkpoint"], config["data"]
+    models = {"classifier": load_classifier(config["classifier"], which=which)}
+    for phase in ("remover", "detector"):
+        if config[phase]:
+            models[phase] = load_model(config[phase], phase=phase, which=which)
+    if "remover" in models:
+        check_models_match(
+            models["remover"], models.get("detector"), models["classifier"]
+        )
+    source = open_source(data["name"], data["split"], data_dir=data_dir)
+    classifier = models["classifier"]
+    if classifier.num_classes != source.num_classes:
+        raise ValueError(
+            f"the classifier in {config['classifier']} knows {classifier.num_classes} "
+            f"classes and {data['name']} has {source.num_classes}"
+        )
+    if tuple(source.image_shape) != classifier.image_shape:
+        raise ValueError(
+            f"{data['name']} has images of shape {list(source.image_shape)}, the "
+            f"models were made for {list(classifier.image_shape)}"
+        )
+    if data["num_examples"] > len(source):
+        raise ValueError(
+            f"num_examples is {data['num_examples']}, {data['name']} has "
+            f"{len(source)} images in {data['split']}: 0 takes all"
+        )
+    validation = None
+    if "detector" in models:
+        validation = open_source(
+            data["name"], data["validation_split"], data_dir=data_dir
+        )
+    return Subject(
+        models,
+        source,
+        validation,
+        sharding.data_mesh(),
+        config["batch_size"],
+        data["num_examples"] or len(source),
     )
 
 

@@ -20,9 +20,10 @@ from uronet_jax.corruptions import degrade, make_degradation, suite_degradations
 from uronet_jax.data import evaluation_batches, open_source
 from uronet_jax.data.statistics import pixel_statistics
 from uronet_jax.defense import Defense, classifier_function
-from uronet_jax.evaluation import protocols
+from uronet_jax.evaluation import protocols, robustness
 from uronet_jax.models import Remover, make_classifier, make_remover
-from uronet_jax.reports import defence, figures, tables
+from uronet_jax.reports import defence, figures, results, tables
+from uronet_jax.reports import robustness as robustness_report
 from uronet_jax.reports.provenance import provenance
 from uronet_jax.training import tasks
 from uronet_jax.training.optimizers import make_optimizer
@@ -149,6 +150,52 @@ def judge(settings: Settings, models: Models) -> dict[str, Any]:
     return {"dataset": settings.dataset, **summary, "rows": rows}
 
 
+# Of intensities in [0, 1]; digits stay legible under it.
+ATTACK_EPSILON = {"linf": 0.1, "l2": 1.5}
+ATTACKS = ("fgsm_linf", "pgd_linf", "pgd_l2")
+NUM_ATTACKED = 200
+
+
+def attack(settings: Settings, models: Models) -> dict[str, Any]:
+    """Attacks the models under every threat model.
+
+    Returns:
+        `rows` and `warnings` of `robustness.attack_table`, `threshold` of the detector,
+        and `config`.
+    """
+    mesh = one_device()
+    threshold = 0.5
+    images, labels = open_source(settings.dataset, "test").arrays()
+    batches = evaluation_batches(
+        (images[:NUM_ATTACKED], labels[:NUM_ATTACKED]), batch_size=100, mesh=mesh
+    )
+    rows, warnings = robustness.attack_table(
+        robustness.AttackJudge(
+            classifier_function(models.classifier),
+            models.variables,
+            list(batches),
+            mesh=mesh,
+            remover=models.remover,
+            detector=models.detector,
+            threshold=threshold,
+            seed=settings.seed + 1,
+        ),
+        [
+            robustness.make_run(name, epsilon=ATTACK_EPSILON[name.split("_")[1]])
+            for name in ATTACKS
+        ],
+        sanity=True,
+        progress=settings.progress,
+    )
+    data = {"name": settings.dataset, "split": "test", "num_examples": NUM_ATTACKED}
+    return {
+        "rows": rows,
+        "warnings": warnings,
+        "threshold": threshold,
+        "config": dataclasses.asdict(settings) | {"preset": "small", "data": data},
+    }
+
+
 def draw_gallery(settings: Settings, models: Models, path: str) -> None:
     """Draws clean, noisy and purified picture and noise pattern, a row per noise."""
     images, labels = open_source(settings.dataset, "test").arrays()
@@ -228,12 +275,16 @@ def _format(values: dict[str, float]) -> str:
     return ", ".join(f"{name} {value:.4g}" for name, value in values.items())
 
 
-def run(settings: Settings, workdir: str | os.PathLike) -> dict[str, Any]:
+def run(
+    settings: Settings, workdir: str | os.PathLike, *, attacked: bool = False
+) -> dict[str, Any]:
     """Trains, judges, and writes report.json, report.md and gallery.png.
 
     Args:
         settings: Sizes and seed.
         workdir: Existing folder to write to.
+        attacked: Whether the models are attacked too, which takes some minutes more and
+            writes attack.json and attack.md.
 
     Returns:
         The report.
@@ -253,4 +304,14 @@ def run(settings: Settings, workdir: str | os.PathLike) -> dict[str, Any]:
     tables.write_json(workdir / "report.json", report)
     (workdir / "report.md").write_text(render(report), encoding="utf-8")
     check(report)
+    if attacked:
+        start = time.perf_counter()
+        result = attack(settings, models)
+        config = result.pop("config")
+        result |= {"schema": results.ATTACK, "finished": True}
+        result |= provenance(config, seconds=time.perf_counter() - start)
+        tables.write_json(workdir / "attack.json", result)
+        text = f"# Attacks on the quickstart\n\n{robustness_report.LEGEND}\n"
+        text += robustness_report.render(result)
+        (workdir / "attack.md").write_text(text, encoding="utf-8")
     return report

@@ -1,0 +1,268 @@
+"""Attacks a defence under every threat model and says what is left of it.
+
+python -m launch.attack --config=configs/attack.py:small --workdir=runs/small/attack
+
+Writes attack.json (rows, warnings, config, versions, device, seconds) after every row,
+and attack.md and attack.png at the end. Run it again to go on where it stopped.
+"""
+
+import json
+import os
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from absl import flags
+
+from launch import cli, wiring
+from uronet_jax.checkpoints import locked_workdir
+from uronet_jax.evaluation import misleading, robustness
+from uronet_jax.reports import figures, results, tables
+from uronet_jax.reports import robustness as report
+from uronet_jax.reports.provenance import provenance
+from uronet_jax.training.run import check_same_config
+
+AMPLIFY = 10.0  # Of perturbations, in the figure.
+
+
+def check_config(
+    config: Mapping[str, Any],
+) -> tuple[list[robustness.Run], list[robustness.ThreatModel]]:
+    """Checks every field that can be checked without files.
+
+    Args:
+        config: The fields of `configs/attack.py`.
+
+    Returns:
+        The attacks, and the threat models.
+
+    Raises:
+        ValueError: If a field names something unknown, is missing or out of range.
+    """
+    wiring.check_subject(config, "false_alarms")
+    for field in ("attacks", "threats", "steps"):
+        if not config[field] or len(set(config[field])) < len(config[field]):
+            raise ValueError(
+                f"{field} must hold one or more different entries: {config[field]}"
+            )
+    known = robustness.THREAT_MODELS
+    unknown = [name for name in config["threats"] if name not in known]
+    if unknown:
+        raise ValueError(
+            f"unknown threat model {unknown[0]!r}: choose from {', '.join(known)}"
+        )
+    threats = [known[name] for name in config["threats"]]
+    if not config["detector"]:
+        asks = [threat.name for threat in threats if threat.evades_detector]
+        asks += ["gated"] if config["gated"] else []
+        if asks:
+            raise ValueError(f"{asks[0]} needs a detector: name one, or leave it out")
+    if config["num_pictures"] < 0:
+        raise ValueError(f"num_pictures cannot be negative: {config['num_pictures']}")
+    for norm, epsilon in config["epsilon"].items():
+        if not 0.0 < epsilon < float("inf"):
+            raise ValueError(f"epsilon.{norm} must be positive and finite: {epsilon}")
+    for field, low in (("steps", 1), ("restarts", 0), ("queries", 1)):
+        values = config[field] if field == "steps" else (config[field],)
+        if not all(isinstance(value, int) and value >= low for value in values):
+            raise ValueError(
+                f"{field} must be of integers from {low} on: {config[field]}"
+            )
+    return make_runs(config), threats
+
+
+def make_runs(config: Mapping[str, Any]) -> list[robustness.Run]:
+    """Returns the attacks with their parameters, one for each number of steps.
+
+    Raises:
+        ValueError: If an attack is unknown.
+    """
+    runs = []
+    for name in config["attacks"]:
+        usual = robustness.make_run(name, epsilon=1.0)
+        if usual.attack.minimal:
+            runs.append(usual)
+            continue
+        changes: dict[str, Any] = {"epsilon": config["epsilon"][usual.attack.norm]}
+        if usual.takes("restarts") and config["restarts"]:
+            changes["restarts"] = config["restarts"]
+        counts: Sequence[int] = ()
+        if usual.takes("steps"):
+            counts = (config["queries"],) if usual.blind else config["steps"]
+        efforts = [{"steps": count} for count in counts] or [{}]
+        runs += [robustness.make_run(name, **changes, **effort) for effort in efforts]
+    return runs
+
+
+def run(
+    config: dict[str, Any], workdir: str | os.PathLike, *, data_dir: str | None = None
+) -> dict[str, Any]:
+    """Attacks what `config` names and writes the result to `workdir`.
+
+    Args:
+        config: The fields of `configs/attack.py`.
+        workdir: Folder to write to; a run that stopped there goes on.
+        data_dir: Folder of the prepared data sets.
+
+    Returns:
+        What attack.json holds.
+
+    Raises:
+        ValueError: If a field is wrong, models and data do not belong together, or
+            `workdir` holds a run with another config.
+        OSError: If data or models are missing or `workdir` cannot be used.
+    """
+    runs, threats = check_config(config)
+    workdir = Path(workdir)
+    with locked_workdir(workdir):
+        content = _read(workdir / "attack.json", config)
+        if not content.get("finished"):
+            subject = wiring.load_subject(config, data_dir)
+            content = _attack(config, subject, runs, threats, workdir, content)
+        if jax.process_index() == 0:
+            text = render(content)
+            (workdir / "attack.md").write_text(text, encoding="utf-8")
+            if config["num_pictures"]:
+                draw(content, workdir)
+    return content
+
+
+def _read(path, config):
+    if not path.exists():
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        stored = content["config"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{path} is not a result of launch.attack: move it away, or choose another "
+            "--workdir"
+        ) from error
+    check_same_config(stored, config)
+    return content
+
+
+def _attack(config, subject, runs, threats, workdir, content):
+    """Makes the rows that are missing, and writes after each."""
+    start, before = time.perf_counter(), content.get("seconds", 0.0)
+    threshold = subject.threshold(config["false_alarms"])
+    judge = robustness.AttackJudge(
+        subject.classify,
+        subject.variables,
+        subject.batches(subject.test_images()),
+        gate=threshold if config["gated"] else None,
+        threshold=0.5 if threshold is None else threshold,
+        seed=config["seed"],
+        **subject.modules,
+    )
+    rows = list(content.get("rows", []))
+
+    def write(finished):
+        result = {
+            "schema": results.ATTACK,
+            "finished": finished,
+            "threshold": threshold,
+            "rows": rows,
+            "warnings": misleading.find_warnings(rows),
+            "models": {
+                name: model.config["model"] for name, model in subject.models.items()
+            },
+            **provenance(config, seconds=before + time.perf_counter() - start),
+        }
+        if jax.process_index() == 0:
+            tables.write_json(workdir / "attack.json", result)
+        return result
+
+    def keep(row, examples):
+        # The pictures first: a row that is written is not made again.
+        if examples is not None and jax.process_index() == 0:
+            path = _examples_path(workdir, len(rows))
+            path.parent.mkdir(exist_ok=True)
+            fields = {k: v for k, v in examples._asdict().items() if v is not None}
+            np.savez_compressed(path, **fields)
+        rows.append(row)
+        write(finished=False)
+
+    robustness.attack_table(
+        judge,
+        runs,
+        threats,
+        sanity=config["sanity"],
+        rows=tuple(rows),
+        on_row=keep,
+        num_examples=config["num_pictures"],
+        progress=jax.process_index() == 0,
+    )
+    return write(finished=True)
+
+
+def _examples_path(workdir, number):
+    return workdir / "examples" / f"{number:03d}.npz"
+
+
+def render(content: Mapping[str, Any]) -> str:
+    """Returns the result as Markdown."""
+    config = content["config"]
+    return "\n".join(
+        [
+            f"# Attacks on {config['data']['name']} ({config['preset']})\n",
+            report.LEGEND,
+            report.render(content),
+        ]
+    )
+
+
+def draw(content: Mapping[str, Any], workdir: Path) -> None:
+    """Draws attack.png: what the most successful attack did under each threat model.
+
+    Args:
+        content: What attack.json holds.
+        workdir: With the examples of every row.
+    """
+    proper = [
+        (i, row) for i, row in enumerate(content["rows"]) if not row.get("sanity")
+    ]
+    _, best = min(proper, key=lambda numbered: numbered[1]["robust_accuracy"])
+    columns: dict[str, list[np.ndarray]] = {}
+    labels: list[str] = []
+    for i, row in proper:
+        if any(row[field] != best[field] for field in ("attack", "parameters")):
+            continue
+        with np.load(_examples_path(workdir, i)) as file:
+            examples = dict(file)
+        for right, flagged in zip(examples["right"], examples["flagged"], strict=True):
+            answer = "right" if right else "wrong"
+            labels.append(f"{row['threat']}\n{answer}{', flagged' if flagged else ''}")
+        perturbation = examples["adversarial"] - examples["clean"]
+        pictures = {
+            "clean": examples["clean"],
+            "adversarial": examples["adversarial"],
+            f"perturbation\nx{AMPLIFY:g}": figures.show_noise(perturbation, AMPLIFY),
+        }
+        if "purified" in examples:
+            pictures["purified"] = examples["purified"]
+        for heading, images in pictures.items():
+            columns.setdefault(heading, []).append(images)
+    figures.gallery(
+        workdir / "attack.png",
+        {heading: np.concatenate(images) for heading, images in columns.items()},
+        labels,
+        title=f"{best['attack']}, epsilon {report.budget(best['epsilon'])}",
+    )
+
+
+def main(argv: list[str]) -> None:
+    """Attacks what the flags describe."""
+    del argv
+    values = flags.FLAGS
+    result = run(values.config.to_dict(), values.workdir, data_dir=values.data_dir)
+    if jax.process_index() == 0:
+        print(render(result))
+
+
+if __name__ == "__main__":
+    cli.define_experiment_flags("configs/attack.py:PRESET")
+    cli.run(main)

@@ -1,0 +1,224 @@
+"""The attack command: a smoke run, resumption, and ways to misuse it."""
+
+import json
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+from test_configs import PHASES, load
+
+from launch import attack, report
+from uronet_jax import checkpoints
+from uronet_jax.attacks import ATTACKS, MisleadingEvaluation
+from uronet_jax.data import open_source
+from uronet_jax.defense import detector_channels
+from uronet_jax.evaluation import robustness
+from uronet_jax.loading import build_module, load_defense
+from uronet_jax.reports import results
+
+PRESETS = ("full", "small", "smoke")
+THREATS = ["grey_box", "white_box", "detector_aware", "adaptive"]
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory, make_variables):
+    """Returns the folders of three runs whose networks are tiny and know nothing."""
+    folder = tmp_path_factory.mktemp("runs")
+    resolved = {
+        "image_shape": [32, 32, 3],
+        "num_classes": 10,
+        "clean_mean": 0.5,
+        "mean": [0.5] * 3,
+        "std": [0.25] * 3,
+    }
+    model = {
+        "remover": {"variant": "dcae", "widths": (2,)},
+        "detector": {"name": "cnn_narrow", "inputs": "image"},
+        "classifier": {"name": "cnn_narrow"},
+    }
+    for phase in PHASES:
+        config = {
+            "phase": phase,
+            "model": model[phase],
+            "dtype": "float32",
+            "resolved": resolved,
+        }
+        channels = detector_channels(3) if phase == "detector" else 3
+        variables = make_variables(build_module(config), (32, 32, channels))
+        store = checkpoints.Checkpoints(folder / phase)
+        store.save(1, {"batch_stats": {}, **variables}, config, {}, {})
+        store.wait()
+        store.close()
+    return {phase: str(folder / phase) for phase in PHASES}
+
+
+def run(config, workdir):
+    """Runs the command; random networks may well be misleading."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", MisleadingEvaluation)
+        return attack.run(config, workdir)
+
+
+def without_seconds(rows):
+    return [{k: v for k, v in row.items() if k != "seconds"} for row in rows]
+
+
+@pytest.fixture(scope="module")
+def whole(models, tmp_path_factory):
+    """Returns the folder of a smoke run and what it holds."""
+    folder = tmp_path_factory.mktemp("attack")
+    result = run(load("attack", **models), folder)
+    stored = json.loads((folder / "attack.json").read_text())
+    assert stored == json.loads(json.dumps(result)) and stored["finished"]
+    return folder, stored
+
+
+def test_smoke_run(whole, models):
+    folder, stored = whole
+    assert stored["config"] == json.loads(json.dumps(load("attack", **models)))
+    assert {"versions", "device", "models", "warnings"} <= stored.keys()
+    rows = stored["rows"]
+    assert [(r["threat"], "sanity" in r) for r in rows] == [
+        *((threat, True) for threat in THREATS[1:]),
+        *((threat, False) for threat in THREATS),
+    ]
+    for row in rows:
+        assert row["num_images"] == (4 if "sanity" in row else 6)
+        low, high = row["robust_accuracy_low"], row["robust_accuracy_high"]
+        assert 0 <= low <= row["robust_accuracy"] <= high <= 1
+        assert row["robust_or_detected_accuracy"] >= row["robust_accuracy"]
+    # The library gives what the command counted.
+    images, labels = open_source("generated", "test[:6]").arrays()
+    prediction = load_defense(*(models[phase] for phase in PHASES))(images)
+    right = np.argmax(prediction.logits, axis=-1) == labels
+    assert rows[-1]["clean_accuracy"] == pytest.approx(right.mean())
+    flagged = prediction.degraded_probability > stored["threshold"]
+    assert rows[-1]["false_alarm_rate"] == pytest.approx(flagged.mean())
+    text = (folder / "attack.md").read_text()
+    assert text.startswith("# Attacks on generated (smoke)")
+    assert text.count("\n| ifgsm_linf ") == 4
+    assert (folder / "attack.png").stat().st_size > 10_000
+
+
+def test_a_run_that_died_goes_on_with_the_next_row(
+    whole, models, tmp_path, monkeypatch
+):
+    config = load("attack", **models, sanity=False)
+    rows = whole[1]["rows"][3:]
+    made = []
+    judge_attack = robustness.AttackJudge.attack
+
+    def dying(self, threat, *args, **kwargs):
+        if len(made) == 2:
+            raise KeyboardInterrupt
+        made.append(threat.name)
+        return judge_attack(self, threat, *args, **kwargs)
+
+    monkeypatch.setattr(robustness.AttackJudge, "attack", dying)
+    with pytest.raises(KeyboardInterrupt):
+        run(config, tmp_path)
+    half = json.loads((tmp_path / "attack.json").read_text())
+    assert not half["finished"] and len(half["rows"]) == 2
+    made.clear()
+    with pytest.raises(ValueError, match=r"steps: \[2\] there, \[3\] now"):
+        run(config | {"steps": (3,)}, tmp_path)
+    again = run(config, tmp_path)
+    assert made == THREATS[2:]
+    assert without_seconds(again["rows"]) == without_seconds(rows)
+    assert again["seconds"] >= half["seconds"]
+    # A finished run is left alone.
+    made.clear()
+    assert run(config, tmp_path) == json.loads(json.dumps(again))
+    assert not made
+
+    (tmp_path / "attack.json").write_text("[]")
+    with pytest.raises(ValueError, match="not a result of launch.attack"):
+        run(config, tmp_path)
+
+
+def test_results_get_a_section_of_the_page(whole, tmp_path):
+    folder, stored = whole
+    with pytest.raises(ValueError, match="smoke run"):
+        results.load(folder / "attack.json")
+    stored = json.loads(json.dumps(stored))
+    stored["config"]["preset"] = "small"
+    (tmp_path / "small.json").write_text(json.dumps(stored))
+    page = report.pages(tmp_path, "docs")[Path("docs/RESULTS.md")]
+    assert "## Attacks\n" in page and "### small: generated (small models)" in page
+    assert page.count("\n| ifgsm_linf ") == 4
+    stored["finished"] = False
+    (tmp_path / "small.json").write_text(json.dumps(stored))
+    with pytest.raises(ValueError, match="not finished: run the same command again"):
+        results.load_folder(tmp_path)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_config_is_sound(preset):
+    config = load("attack", preset)
+    json.dumps(config)
+    runs, threats = attack.check_config(config | {"batch_size": 4})
+    assert {run.name for run in runs} == set(config["attacks"])
+    assert [threat.name for threat in threats] == list(robustness.THREAT_MODELS)
+    evaluation = load("evaluate", preset)
+    for field in (*PHASES, "checkpoint", "seed"):
+        assert config[field] == evaluation[field]
+    for field in ("name", "split", "validation_split"):
+        assert config["data"][field] == evaluation["data"][field]
+
+
+def test_every_attack_can_be_chosen():
+    config = load("attack", attacks=tuple(ATTACKS), steps=(5, 20), restarts=2)
+    runs = attack.make_runs(config)
+    efforts = {(run.name, run.parameters.get("steps")) for run in runs}
+    assert len(efforts) == len(runs)
+    assert {run.name for run in runs} == set(ATTACKS)
+    assert {("pgd_l2", 5), ("pgd_l2", 20), ("fgsm_linf", None)} <= efforts
+    for run in runs:
+        assert run.takes("steps") or "steps" not in run.parameters
+        if run.name == "pgd_l2":
+            assert (run.epsilon, run.parameters["restarts"]) == (0.5, 2)
+            steps = run.parameters["steps"]
+            assert run.all_parameters["step_size"] == pytest.approx(2.5 * 0.5 / steps)
+        assert (run.epsilon is None) == run.attack.minimal
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"attacks": ("pgd",)}, "unknown attack 'pgd': choose from fgsm_linf"),
+        ({"attacks": ()}, "attacks must hold one or more"),
+        ({"threats": ("black_box",)}, "unknown threat model 'black_box'.*grey_box"),
+        ({"threats": ("grey_box",) * 2}, "threats must hold .* different entries"),
+        ({"epsilon__linf": 0.0}, "epsilon.linf must be positive and finite: 0"),
+        ({"epsilon__l2": float("inf")}, "epsilon.l2 must be positive"),
+        ({"steps": (0,)}, r"steps must be of integers from 1 on: \(0,\)"),
+        ({"steps": (2.5,)}, "steps must be of integers"),
+        ({"restarts": -1}, "restarts must be of integers from 0 on: -1"),
+        ({"queries": 0}, "queries must be of integers from 1 on: 0"),
+        ({"num_pictures": -1}, "num_pictures cannot be negative: -1"),
+        ({"batch_size": 6}, "batch size 6 .* multiple of 4"),
+        ({"false_alarms": 1.0}, r"false_alarms is a share.*\[0, 1\): 1.0"),
+        ({"checkpoint": "first"}, "checkpoint must be best or last"),
+        ({"data__num_examples": -2}, "num_examples cannot be negative: -2"),
+        ({"data__validation_split": "test"}, "threshold must not be set on test"),
+        ({"classifier": ""}, "name a classifier"),
+        ({"remover": ""}, "name a remover too"),
+        ({"detector": ""}, "detector_aware needs a detector"),
+        (
+            {"detector": "", "threats": ("white_box",), "gated": True},
+            "gated needs a detector",
+        ),
+        ({"classifier": "nowhere"}, "no checkpoint under nowhere"),
+    ],
+)
+def test_wrong_fields_are_reported_before_any_work(
+    fields, expected, tmp_path, monkeypatch
+):
+    def read(*args, **kwargs):
+        raise AssertionError("data were opened")
+
+    monkeypatch.setattr("launch.wiring.open_source", read)
+    with pytest.raises((ValueError, FileNotFoundError), match=expected):
+        attack.run(load("attack", **fields), tmp_path / "new")
+    assert not (tmp_path / "new" / "attack.json").exists()

@@ -1,0 +1,610 @@
+"""Defences under attack: every number by hand, threats, warnings, batches, devices."""
+
+import functools
+import json
+import warnings
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+from jax.tree_util import Partial
+
+from uronet_jax import sharding
+from uronet_jax.attacks import Attack, MisleadingEvaluation, adaptive, loop
+from uronet_jax.attacks.deepfool import deepfool
+from uronet_jax.data import evaluation_batches
+from uronet_jax.evaluation import misleading, robustness
+from uronet_jax.evaluation.robustness import THREAT_MODELS, Run, ThreatModel, make_run
+from uronet_jax.models import Separation
+from uronet_jax.reports import robustness as report
+
+# Ten grey images. The classifier looks at the left half, which is bright for class 1,
+# the detector at the right half, which is bright for degraded. The fourth label is
+# wrong; every second image is flagged at 0.5.
+LEFT = np.array([0.15, 0.3, 0.42, 0.45, 0.48, 0.52, 0.55, 0.58, 0.7, 0.85])
+RIGHT = np.array([0.2, 0.55] * 5)
+LABELS = np.array([0, 0, 0, 1, 0, 1, 1, 1, 1, 1], np.int32)
+IMAGES = np.stack([LEFT] * 2 + [RIGHT] * 2, axis=-1)[:, None, :, None]
+IMAGES = np.broadcast_to(IMAGES, (10, 4, 4, 1)).astype(np.float32)
+VARIABLES = {"remover": {}, "detector": {}, "classifier": {}}
+# A budget that moves a half by 0.065 makes three right answers wrong (those at most
+# 0.05 from 0.5), and can calm the detector everywhere.
+EPSILON = 0.065
+STANDING, FOOLED = [0, 1, 2, 7, 8, 9], [4, 5, 6]
+
+
+def classify(variables, images):
+    mean = 10 * (images[:, :, :2].mean(axis=(1, 2, 3)) - 0.5)
+    return jnp.stack([-mean, mean], axis=-1)
+
+
+class Identity(nn.Module):
+    def __call__(self, images):
+        return Separation(images, jnp.zeros_like(images))
+
+
+class Rounding(nn.Module):
+    """Hides the gradient and changes no answer: 0.5 stays between two levels."""
+
+    def __call__(self, images):
+        return Separation(jnp.round(5 * images) / 5, jnp.zeros_like(images))
+
+
+class Constant(nn.Module):
+    def __call__(self, images):
+        return Separation(jnp.full_like(images, 0.8), images - 0.8)
+
+
+class Shaking(nn.Module):
+    """Shifts every image by less than what attacks leave or take."""
+
+    def __call__(self, images):
+        shape = (images.shape[0], 1, 1, 1)
+        shift = jax.random.uniform(self.make_rng("defense"), shape) / 50 - 0.01
+        return Separation(images + shift, jnp.zeros_like(images))
+
+
+class Detector(nn.Module):
+    def __call__(self, features, *, train=False):
+        p = features[:, :, 2:, 0].mean(axis=(1, 2))
+        return jnp.log(jnp.stack([1 - p, p], axis=-1))
+
+
+@functools.cache
+def make_judge(remover=Identity, batch_size=10, devices=1, **kwargs):
+    mesh = sharding.data_mesh(jax.devices()[:devices])
+    batches = evaluation_batches((IMAGES, LABELS), batch_size=batch_size, mesh=mesh)
+    return robustness.AttackJudge(
+        kwargs.pop("classify", classify),
+        VARIABLES,
+        list(batches),
+        mesh=mesh,
+        remover=None if remover is None else remover(),
+        detector=None if remover is None else Detector(),
+        **kwargs,
+    )
+
+
+FGSM = make_run("fgsm_linf", epsilon=EPSILON)
+
+
+def table(judge, *threats, runs=(FGSM,), **kwargs):
+    """Returns rows by threat, and the warnings, which must also have been issued."""
+    threats = [THREAT_MODELS.get(threat, threat) for threat in threats]
+    with warnings.catch_warnings(record=True) as issued:
+        warnings.simplefilter("always")
+        rows, signs = robustness.attack_table(judge, runs, threats, **kwargs)
+    assert {str(w.message) for w in issued} == {sign["message"] for sign in signs}
+    assert all(w.category is MisleadingEvaluation for w in issued)
+    json.dumps(rows, allow_nan=False)
+    return {row["threat"]: row for row in rows}, signs
+
+
+def test_every_number_by_hand():
+    rows, signs = table(make_judge(), *THREAT_MODELS)
+    known = {
+        "attack": "fgsm_linf",
+        "norm": "linf",
+        "epsilon": EPSILON,
+        "parameters": {},
+        "randomness": "none",
+        "num_images": 10,
+        "clean_accuracy": 0.9,
+        "undefended_clean_accuracy": 0.9,
+        "undefended_accuracy": 0.6,
+        "robust_accuracy": 0.6,
+        # Wilson's interval of 6 of 10.
+        "robust_accuracy_low": pytest.approx(0.3127, abs=5e-5),
+        "robust_accuracy_high": pytest.approx(0.8318, abs=5e-5),
+        "not_found": pytest.approx(0.6),
+        "zero_gradients": 0.0,
+        "median_linf": pytest.approx(EPSILON, rel=1e-5),
+        # The left half alone, 8 pixels, is moved.
+        "median_l2": pytest.approx(EPSILON * 8**0.5, rel=1e-5),
+        "false_alarm_rate": 0.5,
+        # Of the images that are fooled the middle one is flagged; that of the wrong
+        # label too.
+        "detection_rate": pytest.approx(1 / 3),
+        "robust_or_detected_accuracy": 0.8,
+    }
+    for threat, label in (("grey_box", "classifier"), ("white_box", "end to end")):
+        row = rows[threat]
+        assert row.pop("seconds") > 0
+        alone = {label: pytest.approx(0.6)}
+        assert row == known | {"threat": threat, "attempts": alone}
+    # Straight through an identity is nothing new.
+    assert rows["adaptive"]["attempts"] == {
+        "end to end": pytest.approx(0.6),
+        "straight through": pytest.approx(0.6),
+    }
+    # Both halves are moved, and no wrong answer is flagged any more.
+    aware = rows["detector_aware"]
+    assert (aware["robust_accuracy"], aware["detection_rate"]) == (0.6, 0.0)
+    assert aware["robust_or_detected_accuracy"] == 0.6
+    assert aware["median_l2"] == pytest.approx(EPSILON * 4, rel=1e-5)
+    # One step along the classifier's gradient alone leaves the second of them flagged,
+    # and moves the half of the image that was wrong before.
+    assert aware["attempts"] == {
+        "detector weight 0.1": pytest.approx(0.6),
+        "detector weight 1": pytest.approx(0.6),
+        "detector weight 10": pytest.approx(0.6),
+        "selective": pytest.approx(0.7),
+    }
+    assert not signs
+    text = report.rows_table(list(rows.values()))
+    assert (
+        "| fgsm_linf | white_box | 0.065 | 1 | 60.0% | 60.0% | 31.3% to 83.2%" in text
+    )
+
+
+def test_a_constant_remover_decides_alone():
+    rows, signs = table(make_judge(Constant), "grey_box", "white_box")
+    # 0.8 is class 1, the label of six images; the attack never changes it.
+    assert rows["white_box"]["robust_accuracy"] == 0.6
+    assert rows["white_box"]["clean_accuracy"] == 0.6
+    assert rows["white_box"]["undefended_accuracy"] == 0.9  # Nothing was moved.
+    assert rows["white_box"]["median_linf"] is None
+    assert rows["white_box"]["detection_rate"] is None
+    assert rows["grey_box"]["undefended_accuracy"] == 0.6
+    assert rows["grey_box"]["not_found"] == pytest.approx(0.6)
+    assert [sign["kind"] for sign in signs] == ["zero_gradients"]
+
+
+def test_hidden_gradients_are_found_out():
+    judge = make_judge(Rounding)
+    rows, signs = table(judge, "grey_box", "white_box", "adaptive", sanity=True)
+    assert rows["white_box"]["robust_accuracy"] == 0.9
+    assert rows["white_box"]["zero_gradients"] == 1.0
+    assert rows["grey_box"]["robust_accuracy"] == 0.6
+    assert rows["adaptive"]["robust_accuracy"] == 0.6
+    assert rows["adaptive"]["zero_gradients"] == 0.0
+    assert rows["adaptive"]["attempts"] == {
+        "end to end": pytest.approx(0.9),
+        "straight through": pytest.approx(0.6),
+    }
+    found = {(sign["kind"], sign["where"]["threat"]) for sign in signs}
+    assert found == {
+        ("zero_gradients", "white_box"),
+        ("knowledge_is_weaker", "white_box"),
+        ("sanity", "white_box"),
+    }
+
+
+def test_a_gate_is_attacked_on_both_ways():
+    # The gate rounds images 1, 3, 5, 7 and 9, whose gradient is then zero: of the three
+    # that can be fooled, 4 and 6 go through.
+    judge = make_judge(Rounding, gate=0.5)
+    rows, _ = table(judge, "white_box", "adaptive")
+    assert rows["white_box"]["robust_accuracy"] == 0.7
+    assert rows["adaptive"]["attempts"] == {
+        "end to end": pytest.approx(0.7),
+        "straight through": pytest.approx(0.6),
+        "both ways": pytest.approx(0.6),
+    }
+    # Of nine images that are right, four are blind: 1, 5, 7 and 9.
+    assert rows["white_box"]["zero_gradients"] == pytest.approx(4 / 9)
+
+
+def test_random_defences_are_averaged_and_named():
+    judge = make_judge(Shaking)
+    assert judge.random and not make_judge().random
+    threat = ThreatModel("averaged", samples=3)
+    rows, signs = table(judge, "grey_box", "white_box", threat)
+    assert {t: r["randomness"] for t, r in rows.items()} == {
+        "grey_box": "none",
+        "white_box": "single draw",
+        "averaged": "averaged",
+    }
+    assert list(rows["averaged"]["attempts"]) == ["end to end", "3 samples"]
+    assert [sign["kind"] for sign in signs] == ["random_without_averaging"]
+    # FGSM saw three fixed draws, PGD sees new ones at every step.
+    pgd = make_run("pgd_linf", epsilon=EPSILON, steps=3, random_start=False)
+    again, _ = table(judge, threat, runs=(pgd,))
+    for row in (rows["grey_box"], rows["averaged"], again["averaged"]):
+        assert row["robust_accuracy"] == 0.6
+    # Who follows one draw may stop where only that draw is fooled.
+    assert rows["white_box"]["robust_accuracy"] >= 0.6
+
+
+def test_selective_attack_takes_one_after_the_other():
+    run = make_run("ifgsm_linf", epsilon=EPSILON, steps=10, step_size=0.02)
+    rows, _ = table(make_judge(), ThreatModel("one", selective=True), runs=(run,))
+    assert rows["one"]["not_found"] == pytest.approx(0.6)
+    assert rows["one"]["robust_or_detected_accuracy"] == 0.6
+
+
+def test_minimal_attacks_have_known_distances():
+    attack = Attack(functools.partial(deepfool, norm="l2"), "l2", minimal=True)
+    runs = (Run("deepfool_l2", attack),)
+    rows, signs = table(make_judge(), "white_box", "detector_aware", runs=runs)
+    row = rows["white_box"]
+    assert row["epsilon"] is None and row["robust_accuracy"] == 0.0
+    # Distances of the nine right images: the middle one is 0.08, on 8 pixels. DeepFool
+    # goes 2 % and 1e-4 farther.
+    assert row["median_l2"] == pytest.approx(0.08 * 8**0.5 * 1.02, abs=2e-4)
+    # To a wrong label without an alarm: nothing more at even images; odd ones must
+    # change the other half by 0.05 as well, which DeepFool's steps may overdo.
+    aware = rows["detector_aware"]
+    assert aware["not_found"] == 0.0 and aware["robust_or_detected_accuracy"] == 0.0
+    both = np.where(RIGHT > 0.5, 0.05, 0.0)
+    least = np.sqrt(8 * ((LEFT - 0.5) ** 2 + both**2))
+    least[3] = 0.05 * 8**0.5  # Wrong already, but flagged.
+    assert np.median(least) <= aware["median_l2"] < 1.1 * np.median(least)
+    assert not signs
+
+
+def test_a_bare_classifier_needs_no_defence():
+    rows, _ = table(make_judge(None), "white_box", "adaptive")
+    assert rows["adaptive"]["attempts"] == {"end to end": pytest.approx(0.6)}
+    assert not {"detection_rate", "false_alarm_rate"} & rows["white_box"].keys()
+    with pytest.raises(ValueError, match="detector_aware fools a detector.*has none"):
+        table(make_judge(None), "detector_aware")
+
+
+def test_batches_and_devices_change_nothing():
+    # The random starts of PGD go with the image, wherever it is.
+    pgd = make_run("pgd_linf", epsilon=EPSILON, steps=3)
+    threat = ThreatModel("weighed", detector_weights=(1.0,))
+    for run, changes in (
+        (pgd, {"batch_size": 4}),
+        (FGSM, {"batch_size": 12, "devices": 4}),
+    ):
+        found = []
+        for judge in (make_judge(), make_judge(**changes)):
+            (row,) = table(judge, threat, runs=(run,))[0].values()
+            assert row.pop("parameters") == run.all_parameters
+            assert row.pop("attempts") == {"detector weight 1": row["not_found"]}
+            row.pop("seconds")
+            found.append({k: v for k, v in row.items() if not isinstance(v, str)})
+        assert found[1]["num_images"] == 10
+        # Sums of a few pixels may be in another order.
+        assert found[0] == pytest.approx(found[1], rel=1e-5)
+
+
+def test_one_program_serves_batches_and_weights():
+    def count(batch_size, weights):
+        traces = []
+
+        def counted(variables, images):
+            traces.append(images.shape)
+            return classify(variables, images)
+
+        judge = make_judge(batch_size=batch_size, classify=counted)
+        table(judge, ThreatModel("weighed", detector_weights=weights))
+        return len(traces)
+
+    # Checks before the attack, which compute nothing, are traced for every batch.
+    few, many = count(10, (1.0,)), count(4, (0.5, 1.0, 2.0))
+    assert many - few <= 3 * 3 - 1
+
+
+def test_rows_are_handed_over_and_not_made_again():
+    judge = make_judge()
+    handed = []
+    rows, _ = table(
+        judge,
+        "grey_box",
+        "white_box",
+        on_row=lambda row, examples: handed.append((row, examples)),
+        num_examples=4,
+    )
+    assert [row for row, _ in handed] == list(rows.values())
+    examples = handed[1][1]
+    # Those right when clean come first: the fourth is not.
+    np.testing.assert_array_equal(examples.index, [0, 1, 2, 4])
+    np.testing.assert_array_equal(examples.clean, IMAGES[[0, 1, 2, 4]])
+    np.testing.assert_array_equal(examples.right, [True, True, True, False])
+    np.testing.assert_array_equal(examples.flagged, [False, True, False, False])
+    np.testing.assert_array_equal(examples.purified, examples.adversarial)
+    moved = np.abs(examples.adversarial - examples.clean).max(axis=(1, 2, 3))
+    np.testing.assert_allclose(moved, EPSILON, rtol=1e-5)
+    handed.clear()
+    stored = json.loads(json.dumps(list(rows.values())[:1]))
+    again, _ = table(
+        judge,
+        "grey_box",
+        "white_box",
+        rows=stored,
+        on_row=lambda row, examples: handed.append(row["threat"]),
+    )
+    assert handed == ["white_box"] and again["grey_box"] == rows["grey_box"]
+
+
+def test_sanity_rows_are_of_the_first_batch():
+    rows = []
+    table(
+        make_judge(batch_size=4),
+        "grey_box",
+        "white_box",
+        sanity=True,
+        on_row=lambda row, _: rows.append(row),
+    )
+    check = rows[0]
+    assert (check["sanity"], check["epsilon"], check["num_images"]) == (True, 1.0, 4)
+    # Steps of 0.02 from the image itself: 18 for the first, of the 50 allowed.
+    assert (check["threat"], check["not_found"]) == ("white_box", 0.0)
+    assert len(rows) == 3 and "sanity" not in rows[1]
+
+
+def row(threat="white_box", attack="pgd_linf", **fields):
+    parameters = fields.pop("parameters", {"steps": 40, "step_size": 0.1})
+    return {
+        "threat": threat,
+        "attack": attack,
+        "norm": "linf",
+        "epsilon": 0.1,
+        "parameters": parameters,
+        "randomness": "none",
+        "num_images": 200,
+        "robust_accuracy": 0.2,
+        "not_found": 0.2,
+        "zero_gradients": 0.0,
+    } | fields
+
+
+@pytest.mark.parametrize(
+    ("rows", "kinds"),
+    [
+        ([row(zero_gradients=0.1)], []),
+        ([row(zero_gradients=0.11)], ["zero_gradients"]),
+        ([row(randomness="averaged")], []),
+        ([row(randomness="single draw")], ["random_without_averaging"]),
+        # One image of 200 is chance, and so are two of 1,000.
+        ([row("grey_box"), row(robust_accuracy=0.205)], []),
+        ([row("grey_box"), row(robust_accuracy=0.21)], ["knowledge_is_weaker"]),
+        (
+            [
+                row("grey_box", num_images=1000),
+                row(robust_accuracy=0.202, num_images=1000),
+            ],
+            [],
+        ),
+        ([row("grey_box"), row(robust_accuracy=0.3, epsilon=0.01)], []),
+        ([row("grey_box"), row(robust_accuracy=0.3, attack="apgd_linf")], []),
+        (
+            [
+                row("grey_box", robust_or_detected_accuracy=0.3),
+                row("detector_aware", robust_or_detected_accuracy=0.4),
+            ],
+            ["knowledge_is_weaker"],
+        ),
+        (
+            [row(parameters={"steps": 10, "step_size": 0.4}), row(not_found=0.3)],
+            ["effort_is_weaker"],
+        ),
+        ([row(parameters={"steps": 10}, not_found=0.3), row(not_found=0.2)], []),
+        (
+            [
+                row(parameters={"steps": 40, "restarts": 4}, not_found=0.3),
+                row(parameters={"steps": 40}),
+            ],
+            ["effort_is_weaker"],
+        ),
+        ([row(parameters={"steps": 10, "rho": 1}), row(not_found=0.3)], []),
+        (
+            [row(attack="fgsm_linf", parameters={}), row(not_found=0.3)],
+            ["effort_is_weaker"],
+        ),
+        ([row("grey_box", "fgsm_linf", parameters={}), row(not_found=0.3)], []),
+        # Few queries without gradient say nothing about steps.
+        (
+            [row(attack="fgsm_linf", parameters={}), row(attack="square_linf")],
+            [],
+        ),
+        (
+            [
+                row(attack="fgsm_linf", parameters={}),
+                row(attack="square_linf", not_found=0.3),
+            ],
+            [],
+        ),
+        (
+            [row(attack="square_linf"), row(not_found=0.3)],
+            ["gradient_is_weaker"],
+        ),
+        (
+            [
+                row(attack="square_linf"),
+                row(attack="apgd_ce_linf"),
+                row(attack="apgd_dlr_linf", not_found=0.3),
+            ],
+            [],
+        ),
+        ([row(sanity=True, not_found=0.0)], []),
+        ([row(sanity=True, not_found=0.01)], ["sanity"]),
+    ],
+)
+def test_signs_of_a_misleading_evaluation(rows, kinds):
+    found = misleading.find_warnings(rows)
+    assert [sign["kind"] for sign in found] == kinds
+    assert [s["kind"] for s in misleading.find_warnings(rows[::-1])] == kinds
+    for sign in found:
+        assert sign.keys() == {"kind", "message", "where"}
+        assert sign["where"]["threat"] == rows[-1]["threat"]
+
+
+# The loss functions of `attacks.adaptive`.
+
+
+def defend(scale, images):
+    """Classifier and detector of the judge, with logits that a scale saturates."""
+    p = images[:, :, 2:].mean(axis=(1, 2, 3)) - 0.5
+    return classify({}, images), scale * jnp.stack([-p, p], axis=-1)
+
+
+def defend_by_probability(scale, images):
+    logits, detector = defend(scale, images)
+    return logits, jax.nn.softmax(detector)[:, 1]
+
+
+def numpy_losses(scale=4.0):
+    """Cross-entropy and log P(clean) of the images, in float64."""
+    z = 20 * (LEFT - 0.5) * np.where(LABELS == 1, 1, -1)
+    return np.log1p(np.exp(-z)), -np.log1p(np.exp(2 * scale * (RIGHT - 0.5)))
+
+
+def evaluate(loss_fn):
+    return jax.jit(loop.evaluate)(loss_fn, jnp.asarray(IMAGES))
+
+
+@pytest.mark.parametrize("function", [defend, defend_by_probability])
+def test_joint_loss_is_the_weighted_sum(function):
+    cross_entropy, log_clean = numpy_losses()
+    loss_fn = adaptive.joint_loss(Partial(function, 4.0), LABELS, weight=3.0)
+    result = evaluate(loss_fn)
+    # Ten roundings of numbers of a few units.
+    np.testing.assert_allclose(result.loss, cross_entropy + 3 * log_clean, rtol=2e-5)
+    np.testing.assert_array_equal(result.success, (np.arange(10) == 3) & (RIGHT < 0.5))
+    low = adaptive.joint_loss(
+        Partial(function, 4.0), LABELS, weight=3.0, threshold=0.99
+    )
+    np.testing.assert_array_equal(evaluate(low).success, np.arange(10) == 3)
+
+
+def test_detectors_that_are_sure_still_have_a_gradient():
+    loss_fn = adaptive.joint_loss(Partial(defend, 1e4), LABELS, weight=1.0)
+    gradient = np.asarray(evaluate(loss_fn).gradient)[RIGHT > 0.5, :, 2:]
+    # d log P(clean) / d pixel: twice the scale over 8 pixels.
+    np.testing.assert_allclose(gradient, -2e4 / 8, rtol=1e-5)
+
+
+def test_selective_loss_follows_one_at_a_time():
+    cross_entropy, log_clean = numpy_losses()
+    result = evaluate(adaptive.selective_loss(Partial(defend, 4.0), LABELS))
+    wrong = np.arange(10) == 3
+    margin = -20 * np.abs(LEFT - 0.5)
+    np.testing.assert_allclose(
+        result.loss, np.where(wrong, 1 / (1 - log_clean), margin), rtol=2e-5
+    )
+    gradient = np.asarray(result.gradient)
+    assert (gradient[~wrong][:, :, 2:] == 0).all()
+    assert (gradient[wrong][:, :, :2] == 0).all()
+    # Cross-entropy falls by its slope, 1 - P(label), times 20 over 8 pixels.
+    slope = (1 - np.exp(-cross_entropy)) * 20 / 8 * np.where(LABELS == 1, -1, 1)
+    expected = np.broadcast_to(slope[:, None, None, None], (10, 4, 2, 1))
+    np.testing.assert_allclose(gradient[~wrong][:, :, :2], expected[~wrong], rtol=1e-3)
+
+
+def test_evasion_logits_say_whether_the_defence_holds():
+    logits_fn = adaptive.evasion_logits(Partial(defend, 4.0), LABELS, threshold=0.6)
+    logits = np.asarray(logits_fn(jnp.asarray(IMAGES)))
+    margin = 20 * np.abs(LEFT - 0.5) * np.where(np.arange(10) == 3, -1, 1)
+    alarm = 8 * (RIGHT - 0.5) - np.log(0.6 / 0.4)
+    np.testing.assert_allclose(logits[:, 0], np.maximum(margin, alarm), atol=1e-5)
+    assert (logits[:, 1] == 0).all()
+
+
+def test_bpda_has_the_value_of_one_and_the_gradient_of_another():
+    x = jnp.linspace(0.0, 1.0, 7)
+    value, gradient = jax.value_and_grad(lambda x: adaptive.bpda(jnp.round)(x).sum())(x)
+    assert value == jnp.round(x).sum() and (gradient == 1).all()
+    steep = adaptive.bpda(jnp.round, lambda x: x**2)
+    np.testing.assert_array_equal(jax.grad(lambda x: steep(x).sum())(x), 2 * x)
+
+
+def test_draws_are_averaged():
+    def noisy(key, images):
+        shift = jax.random.normal(key, (images.shape[0], 2))
+        return classify({}, images) + shift
+
+    key = jax.random.key(3)
+    averaged = adaptive.averaged_logits(noisy, key, 4)
+    draws = [noisy(k, IMAGES) for k in jax.random.split(key, 4)]
+    # Sums of four numbers in another order.
+    np.testing.assert_allclose(averaged(IMAGES), np.mean(draws, axis=0), atol=1e-5)
+    loss_fn = adaptive.random_misclassification(noisy, LABELS, loss="margin")
+    loss_fn.check(IMAGES)
+    logits = np.asarray(noisy(key, IMAGES))
+    sign = np.where(LABELS == 1, 1, -1)
+    margin = sign * (logits[:, 0] - logits[:, 1])
+    np.testing.assert_allclose(loss_fn(key, IMAGES), margin, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("make", "expected"),
+    [
+        (
+            lambda: adaptive.joint_loss(defend, LABELS, weight=-1.0),
+            "weight must be .*-1.0",
+        ),
+        (
+            lambda: adaptive.selective_loss(defend, LABELS, threshold=2.0),
+            "threshold must be .*2.0",
+        ),
+        (
+            lambda: adaptive.joint_loss(defend, LABELS, weight=1.0, loss="hinge"),
+            "unknown loss 'hinge'",
+        ),
+        (
+            lambda: adaptive.averaged_logits(classify, jax.random.key(0), 0),
+            "samples must be .*0",
+        ),
+        (
+            lambda: adaptive.selective_loss(
+                lambda x: (classify({}, x), jnp.zeros((10, 3))), LABELS
+            )(IMAGES),
+            r"\[10\] probabilities or \[10, 2\] logits: \[10, 3\]",
+        ),
+        (
+            lambda: adaptive.joint_loss(
+                Partial(defend, 1.0), LABELS + 1, weight=1.0
+            ).check(IMAGES),
+            "labels must be classes 0 to 1",
+        ),
+        (lambda: make_run("pgd"), "unknown attack 'pgd': choose from fgsm_linf"),
+        (lambda: make_run("pgd_linf"), "pgd_linf needs epsilon"),
+        (lambda: make_run("pgd_linf", epsilon=-1.0), "epsilon must be .*-1"),
+        (
+            lambda: make_run("fgsm_linf", epsilon=0.1, steps=2),
+            "fgsm_linf has no parameter steps",
+        ),
+        (lambda: make_judge(gate=1.5), "gate must be .*1.5"),
+        (lambda: make_judge(threshold=-0.5), "threshold must be .*-0.5"),
+        (lambda: make_judge(None, gate=0.5), "a gate asks the detector"),
+        (
+            lambda: table(make_judge(), ThreatModel("x", "remover")),
+            "unknown target 'remover' of x",
+        ),
+        (
+            lambda: table(make_judge(), ThreatModel("x", "classifier", (1.0,))),
+            "x must know the defence",
+        ),
+    ],
+)
+def test_wrong_input_is_reported(make, expected):
+    with pytest.raises(ValueError, match=expected):
+        make()
+
+
+def test_errors_say_where_they_were():
+    def broken(variables, images):
+        return classify(variables, images) * jnp.where(images.min() > 0.15, 1, jnp.nan)
+
+    judge = make_judge(batch_size=4, classify=broken)
+    with pytest.raises(
+        ValueError,
+        match=r"fgsm_linf under white_box \(end to end\).*image 0 on.*finite",
+    ):
+        table(judge, "white_box")

@@ -1,0 +1,201 @@
+"""Signs that an evaluation under attack shows more robustness than there is.
+
+Every check is a function of the rows of `robustness.attack_table`.
+
+Source:
+    Carlini et al., "On evaluating adversarial robustness", 2019; Athalye et al.,
+    "Obfuscated gradients give a false sense of security", ICML 2018; and the warnings
+    of AutoAttack (Croce & Hein, ICML 2020).
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import combinations
+from typing import Any
+
+# Share of images without gradient from which on a warning is given.
+MANY = 0.1
+# Threat models, the second of which knows more, and what it should make lower.
+_KNOWS_MORE = (
+    ("grey_box", "white_box", "robust_accuracy"),
+    ("grey_box", "adaptive", "robust_accuracy"),
+    ("white_box", "adaptive", "robust_accuracy"),
+    ("grey_box", "detector_aware", "robust_or_detected_accuracy"),
+    ("white_box", "detector_aware", "robust_or_detected_accuracy"),
+)
+# Parameters of which more should be stronger.
+_EFFORTS = ("steps", "restarts")
+
+Row = Mapping[str, Any]
+
+
+def find_warnings(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """Looks for signs that rows are misleading.
+
+    Args:
+        rows: Of `robustness.attack_table`, in any order.
+
+    Returns:
+        One mapping per sign: `kind`, a name; `message`, a sentence for people; `where`,
+        the fields of the row that it is about, the weaker of two. The kinds are
+        `zero_gradients`, `random_without_averaging`, `knowledge_is_weaker` (an
+        attacker who knows more achieves less), `effort_is_weaker` (more steps or
+        restarts achieve less, or a single step more than several),
+        `gradient_is_weaker` (an attack without gradient achieves more than all that
+        follow one) and `sanity` (a budget of all intensities does not break the
+        defence).
+    """
+    proper = [row for row in rows if not row.get("sanity")]
+    return [
+        *_zero_gradients(proper),
+        *_random_without_averaging(proper),
+        *_knowledge_is_weaker(proper),
+        *_effort_is_weaker(proper),
+        *_gradient_is_weaker(proper),
+        *_insane(row for row in rows if row.get("sanity")),
+    ]
+
+
+def _zero_gradients(rows: Sequence[Row]) -> Iterator[dict[str, Any]]:
+    for row in rows:
+        if row["zero_gradients"] > MANY:
+            yield _warning(
+                "zero_gradients",
+                row,
+                f"the gradient is zero at {row['zero_gradients']:.0%} of the images "
+                f"that {row['attack']} attacks under {row['threat']}: gradient attacks "
+                "are blind there, so that this row shows no robustness",
+            )
+
+
+def _random_without_averaging(rows: Sequence[Row]) -> Iterator[dict[str, Any]]:
+    for row in rows:
+        if row["randomness"] == "single draw":
+            yield _warning(
+                "random_without_averaging",
+                row,
+                f"the defence is random and {row['attack']} under {row['threat']} "
+                "follows a single draw: trust a threat model with samples",
+            )
+
+
+def _knowledge_is_weaker(rows: Sequence[Row]) -> Iterator[dict[str, Any]]:
+    by_attack: dict[str, dict[str, Row]] = {}
+    for row in rows:
+        key = str((row["attack"], row["epsilon"], row["parameters"]))
+        by_attack.setdefault(key, {})[row["threat"]] = row
+    for threats in by_attack.values():
+        for less, more, column in _KNOWS_MORE:
+            if not {less, more} <= threats.keys():
+                continue
+            known, row = threats[less].get(column), threats[more].get(column)
+            if _is_weaker(threats[more], row, known):
+                yield _warning(
+                    "knowledge_is_weaker",
+                    threats[more],
+                    f"{threats[more]['attack']} leaves {_spoken(column)} {row:.1%} "
+                    f"under {more} and only {known:.1%} under {less}, which knows "
+                    "less: gradients of the defence mislead the attack",
+                )
+
+
+def _effort_is_weaker(rows: Sequence[Row]) -> Iterator[dict[str, Any]]:
+    for a, b in combinations(rows, 2):
+        if (a["threat"], a["norm"], a["epsilon"]) != (
+            b["threat"],
+            b["norm"],
+            b["epsilon"],
+        ):
+            continue
+        less, more, what = _order(a, b)
+        if what and _is_weaker(more, more["not_found"], less["not_found"]):
+            yield _warning(
+                "effort_is_weaker",
+                more,
+                f"{more['attack']} with {what} reaches its goal under {more['threat']} "
+                f"at {1 - more['not_found']:.1%} of the images, {less['attack']} with "
+                f"less at {1 - less['not_found']:.1%}: the gradient is misleading, or "
+                "the step size is wrong",
+            )
+
+
+def _gradient_is_weaker(rows: Sequence[Row]) -> Iterator[dict[str, Any]]:
+    by_budget: dict[tuple, list[Row]] = {}
+    for row in rows:
+        if row["epsilon"] is not None:
+            key = (row["threat"], row["norm"], row["epsilon"])
+            by_budget.setdefault(key, []).append(row)
+    for group in by_budget.values():
+        blind = [row for row in group if _is_blind(row)]
+        following = [row for row in group if not _is_blind(row)]
+        if not (blind and following):
+            continue
+        best, row = (min(g, key=lambda r: r["not_found"]) for g in (blind, following))
+        if _is_weaker(row, row["not_found"], best["not_found"]):
+            yield _warning(
+                "gradient_is_weaker",
+                row,
+                f"{best['attack']}, which sees no gradient, reaches its goal under "
+                f"{row['threat']} at {1 - best['not_found']:.1%} of the images, "
+                f"{row['attack']} at {1 - row['not_found']:.1%}: gradients mislead "
+                "attacks on this defence",
+            )
+
+
+def _is_blind(row: Row) -> bool:
+    return row["attack"].startswith("square")
+
+
+def _order(a: Row, b: Row) -> tuple[Row, Row, str]:
+    """Returns which of two rows took less effort, which more, and of what."""
+    if a["epsilon"] is not None:
+        for less, more in ((a, b), (b, a)):
+            single = less["attack"].startswith("fgsm") and not _is_blind(more)
+            if single and more["parameters"].get("steps", 1) > 1:
+                return less, more, f"{more['parameters']['steps']} steps"
+    if a["attack"] == b["attack"]:
+        for effort in _EFFORTS:
+            counts = [row["parameters"].get(effort, 0) for row in (a, b)]
+            if counts[0] != counts[1] and _others(a, effort) == _others(b, effort):
+                less, more = (a, b) if counts[0] < counts[1] else (b, a)
+                return less, more, f"{max(counts)} {effort}"
+    return a, b, ""
+
+
+def _others(row, effort):
+    # The step size follows from the number of steps.
+    ignored = (effort, "step_size")
+    return {k: v for k, v in row["parameters"].items() if k not in ignored}
+
+
+def _insane(rows: Iterator[Row]) -> Iterator[dict[str, Any]]:
+    for row in rows:
+        if row["not_found"] > 0:
+            yield _warning(
+                "sanity",
+                row,
+                f"with epsilon {row['epsilon']:g}, which allows any image, "
+                f"{row['attack']} under {row['threat']} fails at "
+                f"{row['not_found']:.1%} of the images: gradients mislead such attacks "
+                "on this defence, whatever their budget",
+            )
+
+
+def _is_weaker(row: Row, left: float | None, other: float | None) -> bool:
+    """Returns whether more is left than by another attack, and not by chance alone."""
+    if left is None or other is None:
+        return False
+    count = row["num_images"]
+    return round((left - other) * count) >= max(2, 0.01 * count)
+
+
+def _spoken(column: str) -> str:
+    return "an accuracy of" if column == "robust_accuracy" else "right or flagged"
+
+
+def _warning(kind: str, row: Row, message: str) -> dict[str, Any]:
+    fields = ("threat", "attack", "epsilon", "parameters")
+    return {
+        "kind": kind,
+        "message": message,
+        "where": {field: row[field] for field in fields},
+    }

@@ -1,0 +1,876 @@
+"""Defences under attack: threat models as data, and what each leaves of a defence.
+
+A threat model says what the attacker knows. It becomes one or more *attempts*, runs of
+the same attack that see the defence in different ways; of several attempts the best per
+image counts. So an attacker who could choose does choose, and a row is the worst case.
+"""
+
+import functools
+import inspect
+import time
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from jax.tree_util import Partial
+from tqdm import tqdm
+
+from uronet_jax import sharding
+from uronet_jax.attacks import (
+    ATTACKS,
+    Attack,
+    MisleadingEvaluation,
+    adaptive,
+    balls,
+    loop,
+    misclassification,
+)
+from uronet_jax.batches import check_range
+from uronet_jax.defense import Classify, detector_input
+from uronet_jax.evaluation import metrics
+from uronet_jax.evaluation.misleading import (
+    find_warnings,
+)
+from uronet_jax.models import Remover, Separation
+
+# The sanity check: any image is allowed. Small steps from the image itself, since
+# random images are easy to detect and hard to leave.
+_SANITY = {"epsilon": 1.0, "steps": 50, "step_size": 0.02}
+# Draws of a random defence over which the best of several attempts is chosen.
+_CHOICE_DRAWS = 16
+
+
+class Attempt(NamedTuple):
+    """One run of an attack: what it sees of the defence, and what it wants.
+
+    Attributes:
+        target: `classifier` or `defense`: what the gradient goes through.
+        weight: Of the detector in the loss; None leaves the detector alone.
+        selective: Whether classifier and detector are fooled in turn instead.
+        straight_through: Whether the gradient takes the remover for the identity.
+        both_ways: Whether, at a gate, it is that of both ways and not of the one taken.
+        samples: 0, or over how many draws of a random defence it is averaged.
+    """
+
+    target: str = "defense"
+    weight: float | None = None
+    selective: bool = False
+    straight_through: bool = False
+    both_ways: bool = False
+    samples: int = 0
+
+    @property
+    def evades_detector(self) -> bool:
+        """Whether it also works on the detector."""
+        return self.weight is not None or self.selective
+
+    @property
+    def view(self) -> tuple[str, bool, bool]:
+        """What decides the function that the gradient is of."""
+        return self.target, self.straight_through, self.both_ways
+
+    @property
+    def label(self) -> str:
+        """What it differs in from an attack on the defence as it is."""
+        parts = [] if self.target == "defense" else [self.target]
+        if self.weight is not None:
+            parts.append(f"detector weight {self.weight:g}")
+        for name in ("selective", "straight_through", "both_ways"):
+            if getattr(self, name):
+                parts.append(name.replace("_", " "))
+        if self.samples:
+            parts.append(f"{self.samples} samples")
+        return ", ".join(parts) or "end to end"
+
+
+class ThreatModel(NamedTuple):
+    """What an attacker knows and tries.
+
+    Attributes:
+        name: For rows.
+        target: `classifier` (the attacker does not know that there is a defence) or
+            `defense`.
+        detector_weights: The detector is fooled too, with these weights of it; see
+            `adaptive.joint_loss`.
+        selective: It is fooled too, by `adaptive.selective_loss`.
+        straight_through: Tries also the gradient that takes the remover for the
+            identity, and at a gate that of both ways.
+        samples: Draws that a gradient is averaged over where the defence is random.
+    """
+
+    name: str
+    target: str = "defense"
+    detector_weights: tuple[float, ...] = ()
+    selective: bool = False
+    straight_through: bool = False
+    samples: int = 0
+
+    @property
+    def evades_detector(self) -> bool:
+        """Whether only what the detector misses is a success."""
+        return bool(self.detector_weights) or self.selective
+
+    def attempts(
+        self, *, minimal: bool, blind: bool, remover: bool, gated: bool, random: bool
+    ) -> tuple[Attempt, ...]:
+        """Returns the runs of an attack that it takes.
+
+        Args:
+            minimal: Whether the attack is a minimal one, which takes no loss function.
+            blind: Whether it looks at no gradient, so that none can be replaced.
+            remover: Whether the defence has a remover.
+            gated: Whether it has a gate.
+            random: Whether it is random.
+        """
+        samples = self.samples if random else 0
+        if self.target == "classifier":
+            return (Attempt("classifier"),)
+        if self.evades_detector and minimal:
+            return (Attempt(selective=True, samples=samples),)
+        if self.evades_detector:
+            return (
+                *(Attempt(weight=w, samples=samples) for w in self.detector_weights),
+                *([Attempt(selective=True, samples=samples)] if self.selective else []),
+            )
+        found = [Attempt()]
+        if samples:
+            found.append(Attempt(samples=samples))
+        if self.straight_through and remover and not blind:
+            found.append(Attempt(straight_through=True, samples=samples))
+        if self.straight_through and gated and not blind:
+            found.append(Attempt(both_ways=True, samples=samples))
+        return tuple(found)
+
+
+THREAT_MODELS: dict[str, ThreatModel] = {
+    threat.name: threat
+    for threat in (
+        ThreatModel("grey_box", "classifier"),
+        ThreatModel("white_box"),
+        ThreatModel(
+            "detector_aware", detector_weights=(0.1, 1.0, 10.0), selective=True
+        ),
+        ThreatModel("adaptive", straight_through=True, samples=16),
+    )
+}
+
+
+class Run(NamedTuple):
+    """An attack with its parameters.
+
+    Attributes:
+        name: For rows.
+        attack: From `ATTACKS`, or another.
+        epsilon: Largest norm of the perturbation; None for a minimal attack.
+        parameters: Those that differ from the attack's usual ones.
+    """
+
+    name: str
+    attack: Attack
+    epsilon: float | None = None
+    parameters: Mapping[str, Any] = {}
+
+    @property
+    def all_parameters(self) -> dict[str, Any]:
+        """The parameters besides `epsilon`, usual ones included."""
+        parameters = {**self.attack.defaults, **self.parameters}
+        step = self.attack.relative_step
+        if step is not None and "step_size" not in parameters:
+            parameters["step_size"] = step * self.epsilon / parameters["steps"]
+        return parameters
+
+    @property
+    def blind(self) -> bool:
+        """Whether the attack looks at no gradient."""
+        return self.name.startswith("square")
+
+    def takes(self, name: str) -> bool:
+        """Returns whether the attack has a parameter of this name."""
+        return name in inspect.signature(self.attack.function).parameters
+
+
+def make_run(name: str, *, epsilon: float | None = None, **parameters: Any) -> Run:
+    """Returns an attack of `ATTACKS` with its parameters.
+
+    Args:
+        name: A key of `ATTACKS`.
+        epsilon: Largest norm of the perturbation; not used by minimal attacks.
+        **parameters: Those that differ from the usual ones.
+
+    Raises:
+        ValueError: If the attack or a parameter is unknown, or epsilon is missing or
+            negative.
+    """
+    if name not in ATTACKS:
+        raise ValueError(f"unknown attack {name!r}: choose from {', '.join(ATTACKS)}")
+    run = Run(name, ATTACKS[name], None, parameters)
+    unknown = [parameter for parameter in parameters if not run.takes(parameter)]
+    if unknown:
+        raise ValueError(f"{name} has no parameter {', '.join(unknown)}")
+    if run.attack.minimal:
+        return run
+    if epsilon is None:
+        raise ValueError(f"{name} needs epsilon, the largest norm of its perturbations")
+    loop.check_number("epsilon", epsilon, 0.0)
+    return run._replace(epsilon=float(epsilon))
+
+
+class Examples(NamedTuple):
+    """A few images of a row, for figures.
+
+    Attributes:
+        index: `[n]`, which of the images.
+        clean: `[n, H, W, C]` in `[0, 1]`.
+        adversarial: Likewise.
+        purified: What the remover makes of the adversarial ones; None without it.
+        right: bool `[n]`, whether the defence still gives the label.
+        flagged: bool `[n]`, whether the detector sounds the alarm; all False without.
+    """
+
+    index: np.ndarray
+    clean: np.ndarray
+    adversarial: np.ndarray
+    purified: np.ndarray | None
+    right: np.ndarray
+    flagged: np.ndarray
+
+
+class _Models(NamedTuple):
+    """What is compiled in."""
+
+    classify: Classify
+    remover: Remover | None
+    detector: nn.Module | None
+    inputs: str
+    gated: bool
+
+
+class _Outcome(NamedTuple):
+    """What an attempt came to: per batch the images, per image the rest."""
+
+    images: list[jax.Array]
+    measured: dict[str, np.ndarray]
+    blind: np.ndarray
+    seconds: float
+
+
+class AttackJudge:
+    """Attacks a defence and measures what it says to the adversarial images.
+
+    It takes the same models and batches as `protocols.Judge`. One program per attempt,
+    attack and batch shape; weights, thresholds and budgets are arguments of it.
+
+    A remover may be random: it draws from its stream `defense`
+    (`self.make_rng("defense")`). Attacker and measurement then see different draws.
+    """
+
+    def __init__(
+        self,
+        classify: Classify,
+        variables: dict[str, Any],
+        batches: Sequence[dict[str, jax.Array]],
+        *,
+        mesh: jax.sharding.Mesh,
+        remover: Remover | None = None,
+        detector: nn.Module | None = None,
+        inputs: str = "image",
+        gate: float | None = None,
+        threshold: float = 0.5,
+        seed: int = 0,
+    ):
+        """Places variables on the mesh and measures the clean images.
+
+        Args:
+            classify: `(variables, images) -> logits`.
+            variables: `classifier`, and `remover` and `detector` where those are
+                given: variables of each.
+            batches: Of `data.evaluation_batches`, on the mesh, all of one shape.
+            mesh: Where to run.
+            remover: Purifies the images.
+            detector: Two-class module; class 1 is degraded. Needs the remover.
+            inputs: What the detector looks at, see `defense.detector_input`.
+            gate: Degraded probability above which an image is purified; None purifies
+                all.
+            threshold: Degraded probability above which an image is flagged; set it on
+                clean validation images with `protocols.choose_gate`.
+            seed: Of the attacks' randomness and the defence's. Image `i` always gets
+                the same random starts.
+
+        Raises:
+            ValueError: If there is a detector without a remover, a gate without a
+                detector, no batch, or a threshold is out of range.
+        """
+        if detector is not None and remover is None:
+            raise ValueError("a detector looks at the remover's noise: give a remover")
+        if gate is not None and detector is None:
+            raise ValueError("a gate asks the detector: give one, or gate=None")
+        if not batches:
+            raise ValueError("need at least one batch to evaluate on")
+        for name, value in (("threshold", threshold), ("gate", gate)):
+            if value is not None:
+                check_range(name, value, 0.0, 1.0)
+        self._models = _Models(classify, remover, detector, inputs, gate is not None)
+        self._mesh = mesh
+        self._threshold = threshold
+        keys = jax.random.split(jax.random.key(seed), 4)
+        self._frozen, keys = sharding.replicate(
+            (
+                {
+                    "variables": variables,
+                    "gate": np.float32(gate or 0.0),
+                    "threshold": np.float32(threshold),
+                },
+                keys,
+            ),
+            mesh,
+        )
+        self._attack_key, self._seen_key, self._choice_key, self._final_key = keys
+        prepare = sharding.compile_split(_prepare, mesh)
+        self._batches = [prepare(batch) for batch in batches]
+        self._copy = sharding.compile_replicated(adaptive.identity, mesh)
+        self._mask = self._fetch([b["mask"] for b in self._batches])
+        self._measure = sharding.compile_replicated(_measurer(self._models), mesh)
+        self._purify = sharding.compile_replicated(_purifier(self._models), mesh)
+        self._find_blind = sharding.compile_replicated(_find_blind, mesh)
+        self._blind: dict[tuple, np.ndarray] = {}
+        self._choose = sharding.compile_split(balls.where, mesh)
+        clean = [batch["image"] for batch in self._batches]
+        self.clean = self._look(clean, self._final_key)
+        self.random = self._is_random()
+
+    @property
+    def has_detector(self) -> bool:
+        """Whether images can be flagged."""
+        return self._models.detector is not None
+
+    def check_threat(self, threat: ThreatModel) -> None:
+        """Raises ValueError unless the defence can be attacked so."""
+        if threat.target not in ("classifier", "defense"):
+            raise ValueError(
+                f"unknown target {threat.target!r} of {threat.name}: choose from "
+                "classifier, defense"
+            )
+        if threat.evades_detector and threat.target == "classifier":
+            raise ValueError(f"{threat.name} must know the defence to fool a detector")
+        if threat.evades_detector and not self.has_detector:
+            raise ValueError(
+                f"{threat.name} fools a detector and the defence has none: leave it out"
+            )
+
+    def attack(
+        self,
+        threat: ThreatModel,
+        run: Run,
+        *,
+        num_batches: int | None = None,
+        num_examples: int = 0,
+        cache: dict[Attempt, _Outcome] | None = None,
+    ) -> tuple[dict[str, Any], Examples | None]:
+        """Attacks the images under one threat model.
+
+        Args:
+            threat: What the attacker knows.
+            run: The attack.
+            num_batches: How many of the first batches; None for all.
+            num_examples: How many images to return; of the first batch, those first
+                that the defence has right when clean.
+            cache: Outcomes of the attempts so far of this very run, added to. An
+                attempt that is in it is not made again.
+
+        Returns:
+            A row, see `attack_table`, and the examples.
+
+        Raises:
+            ValueError: If the defence cannot be attacked so, or a gradient is not
+                finite; says where.
+        """
+        self.check_threat(threat)
+        cache = {} if cache is None else cache
+        best = None
+        attempts = threat.attempts(
+            minimal=run.attack.minimal,
+            blind=run.blind,
+            remover=self._models.remover is not None,
+            gated=self._models.gated,
+            random=self.random,
+        )
+        alone, blind, seconds = {}, None, 0.0
+        for attempt in attempts:
+            if attempt not in cache:
+                cache[attempt] = self._attempt(threat, run, attempt, num_batches)
+            outcome = cache[attempt]
+            seconds += outcome.seconds
+            mask = self._mask[: len(outcome.blind)]
+            missed = _share(threat, outcome.measured)[mask] <= 0.5
+            alone[attempt.label] = float(missed.mean())
+            blind = outcome.blind if blind is None else blind & outcome.blind
+            best = outcome if best is None else self._merge(threat, run, best, outcome)
+        measured = best.measured
+        if self.random:  # Draws by which attempts were chosen would flatter them.
+            measured = self._look(best.images, self._final_key)
+        row = {
+            **_describe(threat, run),
+            "randomness": self._randomness(threat),
+            "attempts": alone,
+            **self._summarise(threat, run, measured, blind),
+            "seconds": round(seconds, 2),
+        }
+        return row, self._examples(best.images, measured, num_examples)
+
+    def _randomness(self, threat):
+        if not self.random or threat.target == "classifier":
+            return "none"
+        return "averaged" if threat.samples else "single draw"
+
+    def _attempt(self, threat, run, attempt, num_batches):
+        start = time.perf_counter()
+        images = []
+        for i, batch in enumerate(self._batches[:num_batches]):
+            key = jax.random.fold_in(self._seen_key, i)
+            try:
+                images.append(self._perturb(run, attempt, batch, key))
+            except ValueError as error:
+                first = i * batch["mask"].shape[0]
+                raise ValueError(
+                    f"{run.name} under {threat.name} ({attempt.label}), in the batch "
+                    f"from image {first} on: {error}"
+                ) from error
+        draws = _CHOICE_DRAWS if self.random else 1
+        measured = self._look(images, self._choice_key, draws)
+        blind = self._blindness(run, attempt, len(images))
+        return _Outcome(images, measured, blind, time.perf_counter() - start)
+
+    def _blindness(self, run, attempt, num_batches):
+        """Returns where the classifier's loss has no gradient, bool `[N]`.
+
+        That of the detector does not help an attack that cannot change the label.
+        """
+        attempt = attempt._replace(weight=None, selective=False)
+        size = self._batches[0]["mask"].shape[0]
+        if run.blind:
+            return np.zeros(num_batches * size, bool)
+        known = (attempt, run.attack.loss, num_batches)
+        if known not in self._blind:
+            found = []
+            for i, batch in enumerate(self._batches[:num_batches]):
+                key = jax.random.fold_in(self._seen_key, i)
+                loss_fn = self._loss_fn(run, attempt, batch, key)
+                found.append(self._find_blind(loss_fn, batch["image"]))
+            self._blind[known] = self._fetch(found)
+        return self._blind[known]
+
+    def _perturb(self, run, attempt, batch, key):
+        """Runs the attack on one batch; not jitted, see `attacks.loop`."""
+        images, labels = batch["image"], batch["label"]
+        parameters = dict(run.parameters)
+        if run.takes("index"):
+            parameters["index"] = batch["index"]
+        if run.attack.minimal:
+            if attempt.evades_detector:
+                view = self._view(attempt, key, pair=True)
+                logits_fn = adaptive.evasion_logits(
+                    view, labels, threshold=self._threshold
+                )
+                labels = jnp.zeros_like(labels)
+            else:
+                logits_fn = self._view(attempt, key)
+            return run.attack(self._attack_key, images, logits_fn, labels, **parameters)
+        loss_fn = self._loss_fn(run, attempt, batch, key)
+        if attempt.samples and run.takes("samples") and not attempt.evades_detector:
+            function = Partial(_attacked(self._models, *attempt.view), self._frozen)
+            loss_fn = adaptive.random_misclassification(
+                function, labels, loss=run.attack.loss
+            )
+            parameters["samples"] = attempt.samples
+        return run.attack.on_loss(
+            self._attack_key, images, loss_fn, epsilon=run.epsilon, **parameters
+        )
+
+    def _loss_fn(self, run, attempt, batch, key):
+        """Returns what is raised, `images -> (loss, success)`."""
+        loss, labels = run.attack.loss or "margin", batch["label"]
+        view = self._view(attempt, key, pair=attempt.evades_detector)
+        options = {"threshold": self._threshold, "loss": loss}
+        if not attempt.evades_detector:
+            loss_fn = misclassification(view, labels, loss=loss)
+        elif attempt.selective:
+            loss_fn = adaptive.selective_loss(view, labels, **options)
+        else:
+            weight = attempt.weight
+            loss_fn = adaptive.joint_loss(view, labels, weight=weight, **options)
+        return adaptive.without_success(loss_fn) if attempt.samples else loss_fn
+
+    def _view(self, attempt, key, pair=False):
+        """Returns what is seen: `images -> logits`, or a pair with the detector's."""
+        function = _attacked(self._models, *attempt.view, pair)
+        if attempt.samples:
+            function = Partial(function, self._frozen)
+            return adaptive.averaged_logits(function, key, attempt.samples)
+        return Partial(function, self._frozen, key)
+
+    def _look(self, images, key, num_draws=1):
+        """Measures images, one list entry per batch; means over several draws."""
+        draws = []
+        for draw in range(num_draws):
+            parts = []
+            for i, (batch, x) in enumerate(zip(self._batches, images, strict=False)):
+                place = jax.random.fold_in(jax.random.fold_in(key, draw), i)
+                parts.append(self._measure(self._frozen, place, batch, x))
+            parts = jax.device_get(parts)
+            draws.append(
+                {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
+            )
+        return {name: np.mean([d[name] for d in draws], axis=0) for name in draws[0]}
+
+    def _is_random(self):
+        first = [self._batches[0]["image"]]
+        seen = [self._look(first, key) for key in (self._final_key, self._choice_key)]
+        names = {"confidence", "probability"} & seen[0].keys()
+        return any(bool(np.any(seen[0][n] != seen[1][n])) for n in names)
+
+    def _merge(self, threat, run, best, other):
+        """Returns, image by image, the better of two outcomes."""
+        old, new = _score(threat, best.measured), _score(threat, other.measured)
+        better = new > old
+        if run.attack.minimal:
+            norm = run.attack.norm
+            better |= (new == old) & (other.measured[norm] < best.measured[norm])
+        per_batch = np.split(better, len(best.images))
+        images = [
+            self._choose(sharding.replicate(choice, self._mesh), b, a)
+            for choice, a, b in zip(per_batch, best.images, other.images, strict=True)
+        ]
+        measured = {
+            name: np.where(better, other.measured[name], values)
+            for name, values in best.measured.items()
+        }
+        return _Outcome(images, measured, best.blind, best.seconds + other.seconds)
+
+    def _summarise(self, threat, run, measured, blind):
+        """Returns the numbers of a row; without a key where nothing is measured."""
+        mask = self._mask[: len(blind)]
+
+        def of_real(values):
+            return {name: v[: len(blind)][mask] for name, v in values.items()}
+
+        clean, after = of_real(self.clean), of_real(measured)
+        standing = _share(threat, clean) == 0
+        found = _share(threat, after) == 1
+        right_before, right_after = clean["defended"] == 1, after["defended"] == 1
+        won = right_before & ~right_after
+        counted = standing & found if run.attack.minimal else won
+        total, right = int(mask.sum()), int(right_after.sum())
+        low, high = metrics.binomial_interval(right, total)
+        row = {
+            "num_images": total,
+            "clean_accuracy": float(right_before.mean()),
+            "undefended_clean_accuracy": float(clean["undefended"].mean()),
+            "undefended_accuracy": float(after["undefended"].mean()),
+            "robust_accuracy": right / total,
+            "robust_accuracy_low": low,
+            "robust_accuracy_high": high,
+            "not_found": float((~found).mean()),
+            "zero_gradients": _mean(blind[mask][standing], 0.0),
+        }
+        for norm in balls.NORMS:
+            sizes = after[norm][counted]
+            row[f"median_{norm}"] = float(np.median(sizes)) if sizes.size else None
+        if self.has_detector:
+            either = right_after | (after["flagged"] == 1)
+            row |= {
+                "false_alarm_rate": float(clean["flagged"].mean()),
+                "detection_rate": _mean(after["flagged"][won], None),
+                "robust_or_detected_accuracy": float(either.mean()),
+            }
+        return row
+
+    def _examples(self, images, measured, count):
+        if not count:
+            return None
+        batch = self._batches[0]
+        size = batch["mask"].shape[0]
+        # Right when clean first; padding never.
+        order = np.argsort(~(self.clean["defended"][:size] > 0.5), kind="stable")
+        index = order[self._mask[:size][order]][:count]
+        purified = None
+        if self._models.remover is not None:
+            key = jax.random.fold_in(jax.random.fold_in(self._final_key, 0), 0)
+            purified = np.asarray(self._purify(self._frozen, key, images[0]))[index]
+        flagged = measured.get("flagged", np.zeros(size))
+        return Examples(
+            index,
+            self._fetch([batch["image"]])[index],
+            self._fetch(images[:1])[index],
+            purified,
+            measured["defended"][index] > 0.5,
+            flagged[index] > 0.5,
+        )
+
+    def _fetch(self, arrays):
+        return np.concatenate([np.asarray(self._copy(x)) for x in arrays])
+
+
+def _prepare(batch):
+    """Returns a batch of float images, with an image of its own as padding.
+
+    What is black could have a gradient that no image has.
+    """
+    images, mask = batch["image"], batch["mask"]
+    if jnp.issubdtype(images.dtype, jnp.integer):
+        images = images.astype(jnp.float32) / 255.0
+    real = jnp.argmax(mask)
+    labels = jnp.where(mask, batch["label"], batch["label"][real])
+    return {
+        **batch,
+        "image": balls.where(mask, images, images[real][None]),
+        "label": labels,
+    }
+
+
+# Cached, as are the next: a program is compiled for each function object anew.
+@functools.cache
+def _defender(models: _Models, straight_through: bool, both_ways: bool) -> Callable:
+    """Returns `(frozen, key, images) -> (logits, detector's logits, purified)`."""
+
+    def defend(frozen, key, images):
+        variables = frozen["variables"]
+
+        def classify(pictures):
+            return models.classify(variables["classifier"], pictures)
+
+        if models.remover is None:
+            return classify(images), None, None
+
+        def separate(images):
+            return models.remover.apply(
+                variables["remover"], images, rngs={"defense": key}
+            )
+
+        if straight_through:
+            separate = adaptive.bpda(separate, _nothing_to_remove)
+        separation = separate(images)
+        clean = separation.clean
+        if models.detector is None:
+            return classify(clean), None, clean
+        features = detector_input(images, separation, models.inputs)
+        detected = models.detector.apply(variables["detector"], features, train=False)
+        if not models.gated:
+            return classify(clean), detected, clean
+        purify = adaptive.degraded_probability(detected) > frozen["gate"]
+        if not both_ways:
+            return classify(balls.where(purify, clean, images)), detected, clean
+
+        def gated(logits):
+            return jnp.where(purify[:, None], *logits)
+
+        def mean(logits):
+            return (logits[0] + logits[1]) / 2
+
+        return (
+            adaptive.bpda(gated, mean)((classify(clean), classify(images))),
+            detected,
+            clean,
+        )
+
+    return defend
+
+
+def _nothing_to_remove(images):
+    return Separation(images, jnp.zeros_like(images))
+
+
+@functools.cache
+def _attacked(
+    models: _Models,
+    target: str,
+    straight_through: bool,
+    both_ways: bool,
+    pair: bool = False,
+) -> Callable:
+    """Returns `(frozen, key, images) -> logits`, or `-> (logits, detector's)`."""
+    if target == "classifier":
+        return lambda frozen, key, images: models.classify(
+            frozen["variables"]["classifier"], images
+        )
+    defend = _defender(models, straight_through, both_ways)
+    if pair:
+        return lambda frozen, key, images: defend(frozen, key, images)[:2]
+    return lambda frozen, key, images: defend(frozen, key, images)[0]
+
+
+@functools.cache
+def _measurer(models: _Models) -> Callable:
+    defend = _defender(models, False, False)
+
+    def measure(frozen, key, batch, adversarial):
+        def right(logits):
+            return jnp.argmax(logits, axis=-1) == batch["label"]
+
+        logits, detected, _ = defend(frozen, key, adversarial)
+        bare = models.classify(frozen["variables"]["classifier"], adversarial)
+        perturbation = adversarial - batch["image"]
+        result = {
+            "defended": right(logits),
+            "undefended": right(bare),
+            "confidence": nn.softmax(logits).max(axis=-1),
+            **{norm: balls.size(perturbation, norm) for norm in balls.NORMS},
+        }
+        if detected is None:
+            return result
+        probability = adaptive.degraded_probability(detected)
+        flagged = probability > frozen["threshold"]
+        return result | {
+            "probability": probability,
+            "flagged": flagged,
+            "evaded": ~flagged & ~result["defended"],
+        }
+
+    return measure
+
+
+@functools.cache
+def _purifier(models: _Models) -> Callable:
+    defend = _defender(models, False, False)
+    return lambda frozen, key, images: defend(frozen, key, images)[2]
+
+
+def _find_blind(loss_fn, images):
+    """Returns where a loss has no gradient and no success, bool `[B]`."""
+    result = loop.evaluate(loss_fn, images)
+    return ~result.success & (balls.size(result.gradient, "linf") == 0)
+
+
+def _share(threat, measured):
+    """Returns in which share of the draws the goal of a threat model is reached."""
+    if threat.target == "classifier":
+        return 1.0 - measured["undefended"]
+    return measured["evaded"] if threat.evades_detector else 1.0 - measured["defended"]
+
+
+def _score(threat, measured):
+    """Returns what a better image has more of: the goal, then a wrong label."""
+    return 2.0 * _share(threat, measured) + (1.0 - measured["defended"])
+
+
+def _mean(values, otherwise):
+    return float(values.mean()) if values.size else otherwise
+
+
+def _describe(threat: ThreatModel, run: Run) -> dict[str, Any]:
+    """Returns the fields by which a row is known."""
+    return {
+        "threat": threat.name,
+        "attack": run.name,
+        "norm": run.attack.norm,
+        "epsilon": run.epsilon,
+        "parameters": run.all_parameters,
+    }
+
+
+def attack_table(
+    judge: AttackJudge,
+    runs: Sequence[Run],
+    threats: Sequence[ThreatModel] = tuple(THREAT_MODELS.values()),
+    *,
+    sanity: bool = False,
+    rows: Sequence[Mapping[str, Any]] = (),
+    on_row: Callable[[dict[str, Any], Examples | None], None] | None = None,
+    num_examples: int = 0,
+    progress: bool = False,
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Evaluates a defence under every threat model with every attack.
+
+    Args:
+        judge: Holds models and images.
+        runs: The attacks, see `make_run`.
+        threats: The threat models.
+        sanity: Whether the defence is first attacked with a budget of all intensities,
+            on the first batch, in few steps: whatever it does, that must break it.
+        rows: Those of an earlier call that was cut short; they are not made again.
+        on_row: Called with every new row, and its examples, as soon as it is there.
+        num_examples: How many images `on_row` gets.
+        progress: Whether there is a progress bar.
+
+    Returns:
+        All rows, and the warnings of `misleading.find_warnings` about them, which are
+        also issued as `MisleadingEvaluation`, each as soon as it is known. A row
+        holds:
+
+        - `threat`, `attack`, `norm`, `epsilon` (None: the smallest perturbation),
+          `parameters`, and `sanity` for a row of the sanity check;
+        - `num_images`, `clean_accuracy` of the defence and `undefended_clean_accuracy`
+          of the classifier alone;
+        - `undefended_accuracy`: of the classifier alone on the adversarial images;
+        - `robust_accuracy` of the defence on them, and its 95 % interval (Wilson),
+          `robust_accuracy_low` and `robust_accuracy_high`;
+        - with a detector: `false_alarm_rate` on the clean images, `detection_rate` on
+          the images that the defence had right and has wrong now (None if there are
+          none), and `robust_or_detected_accuracy`, the share either right or flagged;
+        - `median_linf` and `median_l2` of the perturbations that made the defence
+          wrong where it was right; of a minimal attack, of all that reached the goal
+          of the threat model where it was not reached before (None if there are none);
+        - `not_found`: where that goal is not reached; `attempts`, the same of each
+          attempt alone;
+        - `zero_gradients`: the share of the images to be attacked at which in no
+          attempt the classifier's loss has a gradient; `randomness` of the defence:
+          `none`, `single draw`, or `averaged` over draws by the attacker;
+        - `seconds`, compilation included. What several threat models attempt alike is
+          computed once and counted in each.
+
+        Shares are of all images, those included that were wrong before any attack.
+
+    Raises:
+        ValueError: See `AttackJudge.attack`; wrong threat models before any attack.
+    """
+    for threat in threats:
+        judge.check_threat(threat)
+    rows = [dict(row) for row in rows]
+    known = [_identity(row) for row in rows]
+    warned = {_subject(warning) for warning in find_warnings(rows)}
+    plan = [(run, threat, {}) for run in runs for threat in threats]
+    if sanity:
+        check = make_run("ifgsm_linf", **_SANITY)
+        aware = [threat for threat in threats if threat.target == "defense"]
+        plan = [(check, threat, {"sanity": True}) for threat in aware] + plan
+    plan = [
+        (run, threat, extra)
+        for run, threat, extra in plan
+        if _identity({**_describe(threat, run), **extra}) not in known
+    ]
+    cache: dict[Attempt, _Outcome] = {}
+    previous = None
+    for run, threat, extra in tqdm(plan, desc="attacks", disable=not progress):
+        if (run, extra) != previous:
+            cache.clear()
+        previous = run, extra
+        row, examples = judge.attack(
+            threat,
+            run,
+            num_batches=1 if extra else None,
+            num_examples=num_examples,
+            cache=cache,
+        )
+        row |= extra
+        rows.append(row)
+        if on_row is not None:
+            on_row(row, examples)
+        for warning in find_warnings(rows):
+            if _subject(warning) not in warned:
+                warned.add(_subject(warning))
+                warnings.warn(warning["message"], MisleadingEvaluation, stacklevel=2)
+    return rows, find_warnings(rows)
+
+
+def _identity(row):
+    return [
+        row.get(name)
+        for name in ("threat", "attack", "epsilon", "parameters", "sanity")
+    ]
+
+
+def _subject(warning):
+    return warning["kind"], str(warning["where"])
