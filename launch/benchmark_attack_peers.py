@@ -69,14 +69,16 @@ def _torchattacks(module, variables, threads, batch_size) -> AttackPeer:
 
     from launch.benchmark_peers import TorchPeer
 
+    channels = variables["params"]["Conv_0"]["kernel"].shape[2]
     peer = TorchPeer(
         platform=jax.devices()[0].platform, dtype="float32", threads=threads
     )
 
     def run(make_attack, memory_format):
+        network = peer.network(module, variables, channels)
+        network = network.to(memory_format=memory_format)
+
         def attack(images: np.ndarray, labels: np.ndarray) -> np.ndarray:
-            network = peer.network(module, variables, images.shape[-1])
-            network = network.to(memory_format=memory_format)
             adversarial = []
             for start in range(0, len(images), batch_size):
                 part = slice(start, start + batch_size)
@@ -100,10 +102,21 @@ def _torchattacks(module, variables, threads, batch_size) -> AttackPeer:
             torch.channels_last,
         ),
         run(
-            lambda network: torchattacks.AutoAttack(
-                network, norm="Linf", eps=EPSILON, version="standard", n_classes=10
-            ),
+            lambda network: _autoattack(torchattacks, network),
             # Parts of it cannot take channels-last memory.
             torch.contiguous_format,
         ),
     )
+
+
+def _autoattack(torchattacks, network):
+    """Returns AutoAttack with the steps of its paper, which are not the defaults."""
+    attack = torchattacks.AutoAttack(
+        network, norm="Linf", eps=EPSILON, version="standard", n_classes=10
+    )
+    for part in attack._autoattack.attacks:
+        if part.attack == "Square":
+            part.rescale_schedule = False
+        else:
+            part.steps = 100
+    return attack

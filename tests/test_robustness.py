@@ -128,6 +128,8 @@ def test_every_number_by_hand():
         # label too.
         "detection_rate": pytest.approx(1 / 3),
         "robust_or_detected_accuracy": 0.8,
+        "robust_or_detected_accuracy_low": pytest.approx(0.4902, abs=5e-5),
+        "robust_or_detected_accuracy_high": pytest.approx(0.9433, abs=5e-5),
     }
     for threat, label in (("grey_box", "classifier"), ("white_box", "end to end")):
         row = rows[threat]
@@ -599,8 +601,17 @@ def test_wrong_input_is_reported(make, expected):
 
 
 def test_errors_say_where_they_were():
+    def overflowing(variables, images):
+        dark = images.mean(axis=(1, 2, 3), keepdims=True)[:, :, 0, 0] < 0.3
+        return jnp.where(dark, jnp.inf, classify(variables, images))
+
+    with pytest.raises(ValueError, match=r"logits of \d images are not finite.*\[\d"):
+        make_judge(batch_size=4, classify=overflowing)
+
     def broken(variables, images):
-        return classify(variables, images) * jnp.where(images.min() > 0.15, 1, jnp.nan)
+        # Nothing is added, but the gradient of the root is infinite there.
+        nothing = jnp.sqrt(0.0 * images.sum(axis=(1, 2, 3)))
+        return classify(variables, images) + nothing[:, None]
 
     judge = make_judge(batch_size=4, classify=broken)
     with pytest.raises(

@@ -32,8 +32,8 @@ def check_images(images: jax.Array, index: jax.Array | None) -> None:
         low, high = _extremes(images)
         if not (low >= 0.0 and high <= 1.0 + 1e-6):  # A NaN fails both comparisons.
             raise ValueError(
-                f"intensities must be in [0, 1]: found {low:g} to {high:g}; "
-                "divide 0..255 images by 255 and replace NaN"
+                f"intensities must be in [0, 1]: found {low:g} to {high:g}"
+                f"{_offenders(images)}; divide 0..255 images by 255 and replace NaN"
             )
     if index is not None and (
         index.shape != images.shape[:1] or not jnp.issubdtype(index.dtype, jnp.integer)
@@ -42,6 +42,15 @@ def check_images(images: jax.Array, index: jax.Array | None) -> None:
             f"index must hold one integer per image, shape {images.shape[:1]}: "
             f"{index.dtype}{list(index.shape)}"
         )
+
+
+def _offenders(images):
+    if isinstance(images, jax.Array) and not images.is_fully_addressable:
+        return ""
+    flat = np.asarray(images).reshape(len(images), -1)
+    inside = ((flat >= 0.0) & (flat <= 1.0 + 1e-6)).all(axis=1)
+    bad = np.flatnonzero(~inside)
+    return f" in {bad.size} images, the first {bad[:5].tolist()}"
 
 
 def _extremes(images):

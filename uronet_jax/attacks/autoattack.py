@@ -473,8 +473,14 @@ def _clean(task):
     for begin in range(0, len(task.images), task.batch_size):
         rows = np.arange(begin, min(begin + task.batch_size, len(task.images)))
         of_rows, wrong = _classify_batch(task, rows, _classify_jit)
+        bad = rows[~np.isfinite(of_rows).all(axis=1)]
+        if bad.size:
+            raise ValueError(
+                f"the logits of {bad.size} clean images are not finite, the first "
+                f"{bad[:5].tolist()}: check the network there"
+            )
         logits.append(of_rows)
-        right.append(~wrong & np.isfinite(of_rows).all(axis=1))
+        right.append(~wrong)
     return np.concatenate(logits), np.concatenate(right)
 
 

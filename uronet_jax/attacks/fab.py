@@ -79,7 +79,8 @@ def fab(
 
     The first run starts at the clean image. The others start at a uniform point of the
     ball of half the norm of the best perturbation, or of half `epsilon` if that is
-    smaller; where neither is known, of 0.15 in Linf and 0.5 in L2.
+    smaller; where neither is known, of 0.15 in Linf and 0.5 in L2. (The paper starts on
+    the surface of that ball.)
 
     Args:
         key: Typed PRNG key of the starts; one serves the whole batch.

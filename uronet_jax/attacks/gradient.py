@@ -44,7 +44,8 @@ def fgsm(
 ) -> jax.Array:
     """Fast gradient sign method: one step of the whole budget.
 
-    `clip(x + epsilon * sign(gradient))`; in L2 the gradient at unit length.
+    `clip(x + epsilon * sign(gradient))`; in L2 the gradient at unit length. If
+    `loss_fn` tells success, an image that has succeeded already is left as it is.
 
     Args:
         key: Not used: this attack is not random.

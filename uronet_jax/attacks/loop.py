@@ -70,7 +70,7 @@ def evaluate(
         gradient, loss, success = jax.tree.map(lambda x: x.mean(axis=0), draws)
         success = success > 0.5
     flat = gradient.reshape(gradient.shape[0], -1)
-    finite = jnp.isfinite(flat).all(axis=-1) & ~jnp.isnan(loss)
+    finite = jnp.isfinite(flat).all(axis=-1) & jnp.isfinite(loss)
     return Evaluation(loss, success & finite, gradient, finite)
 
 
@@ -82,6 +82,7 @@ def measure(loss_fn: LossFn, images: jax.Array) -> tuple[jax.Array, jax.Array]:
     """
     result = loss_fn(images)
     loss, success = result if isinstance(result, tuple) else (result, None)
+    loss = jnp.asarray(loss)
     count = images.shape[0]
     if jnp.shape(loss) != (count,) or not jnp.issubdtype(loss.dtype, jnp.floating):
         raise ValueError(

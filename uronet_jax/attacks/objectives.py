@@ -205,6 +205,16 @@ def check_labels(labels: Any, name: str = "labels") -> jax.Array:
 
 def check_logits(logits: jax.Array, labels: jax.Array) -> None:
     """Raises `ValueError` unless logits are `[B, K]`, a row for every label."""
+    if not isinstance(logits, jax.Array | jax.ShapeDtypeStruct):
+        raise ValueError(
+            f"logits_fn must return logits [B, K]: got {type(logits).__name__}; of a "
+            "defence return prediction.logits"
+        )
+    if not jnp.issubdtype(logits.dtype, jnp.floating):
+        raise ValueError(
+            f"logits must be floating point, not {logits.dtype}: return what comes "
+            "before the argmax"
+        )
     if logits.ndim != 2 or logits.shape[0] != labels.shape[0]:
         raise ValueError(
             f"logits must have shape [B, K], one row for each of {labels.shape[0]} "
@@ -225,6 +235,8 @@ def check_classes(
     check_logits(logits, labels)
     if isinstance(labels, Tracer):
         return
+    if isinstance(labels, jax.Array) and not labels.is_fully_addressable:
+        return  # No process sees all of them.
     labels = np.asarray(labels)
     bad = np.flatnonzero((labels < 0) | (labels >= logits.shape[1]))
     if bad.size:

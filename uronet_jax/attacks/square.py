@@ -166,7 +166,7 @@ def _step(config: _Config, constants: _Constants, i: jax.Array, state: _State):
         lambda: propose(constants, numbers, j - 1, state.best_images),
     )
     loss, success = loop.measure(constants.loss_fn, images)
-    finite = ~jnp.isnan(loss)
+    finite = jnp.isfinite(loss)
     success = success & finite & state.active
     better = success | first | (loss > state.best_loss)
     take = success | (state.active & (loss > state.result_loss))

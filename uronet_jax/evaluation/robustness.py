@@ -208,7 +208,9 @@ def make_run(name: str, *, epsilon: float | None = None, **parameters: Any) -> R
     if name not in ATTACKS:
         raise ValueError(f"unknown attack {name!r}: choose from {', '.join(ATTACKS)}")
     run = Run(name, ATTACKS[name], None, parameters)
-    unknown = [parameter for parameter in parameters if not run.takes(parameter)]
+    # The norm is in the name; the others belong to the evaluation.
+    fixed = ("norm", "index", "samples", "key", "images", "labels")
+    unknown = [p for p in parameters if p in fixed or not run.takes(p)]
     if unknown:
         raise ValueError(f"{name} has no parameter {', '.join(unknown)}")
     if run.attack.minimal:
@@ -502,7 +504,10 @@ class AttackJudge:
         else:
             weight = attempt.weight
             loss_fn = adaptive.joint_loss(view, labels, weight=weight, **options)
-        return adaptive.without_success(loss_fn) if attempt.samples else loss_fn
+        # An attacker of the classifier alone who stopped at its border would leave the
+        # defence images that are hardly changed; one of a random defence, a lucky draw.
+        to_the_end = attempt.samples or attempt.target == "classifier"
+        return adaptive.without_success(loss_fn) if to_the_end else loss_fn
 
     def _view(self, attempt, key, pair=False):
         """Returns what is seen: `images -> logits`, or a pair with the detector's."""
@@ -521,6 +526,13 @@ class AttackJudge:
                 place = jax.random.fold_in(jax.random.fold_in(key, draw), i)
                 parts.append(self._measure(self._frozen, place, batch, x))
             parts = jax.device_get(parts)
+            finite = np.concatenate([p.pop("finite") for p in parts])
+            bad = np.flatnonzero(~finite[self._mask[: len(finite)]])
+            if bad.size:
+                raise ValueError(
+                    f"the logits of {bad.size} images are not finite, the first "
+                    f"{bad[:5].tolist()}: a network that overflows cannot be judged"
+                )
             draws.append(
                 {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
             )
@@ -585,6 +597,11 @@ class AttackJudge:
                 "false_alarm_rate": float(clean["flagged"].mean()),
                 "detection_rate": _mean(after["flagged"][won], None),
                 "robust_or_detected_accuracy": float(either.mean()),
+            }
+            low, high = metrics.binomial_interval(int(either.sum()), total)
+            row |= {
+                "robust_or_detected_accuracy_low": low,
+                "robust_or_detected_accuracy_high": high,
             }
         return row
 
@@ -717,6 +734,7 @@ def _measurer(models: _Models) -> Callable:
             "defended": right(logits),
             "undefended": right(bare),
             "confidence": nn.softmax(logits).max(axis=-1),
+            "finite": jnp.isfinite(logits).all(-1) & jnp.isfinite(bare).all(-1),
             **{norm: balls.size(perturbation, norm) for norm in balls.NORMS},
         }
         if detected is None:
@@ -809,7 +827,8 @@ def attack_table(
           `robust_accuracy_low` and `robust_accuracy_high`;
         - with a detector: `false_alarm_rate` on the clean images, `detection_rate` on
           the images that the defence had right and has wrong now (None if there are
-          none), and `robust_or_detected_accuracy`, the share either right or flagged;
+          none), and `robust_or_detected_accuracy`, the share either right or flagged,
+          with its interval likewise;
         - `median_linf` and `median_l2` of the perturbations that made the defence
           wrong where it was right; of a minimal attack, of all that reached the goal
           of the threat model where it was not reached before (None if there are none);

@@ -22,11 +22,11 @@ class About(NamedTuple):
 # Name in `ATTACKS` without the norm -> what it is.
 ABOUT = {
     "fgsm": About(
-        "one step of the whole budget along the sign of the gradient",
+        "one step of the whole budget along the gradient (in L-inf its sign)",
         "Goodfellow et al., ICLR 2015",
     ),
     "ifgsm": About(
-        "steps along the sign of the gradient from the image itself (BIM)",
+        "steps along the gradient (in L-inf its sign) from the image itself (BIM)",
         "Kurakin et al., ICLR workshops 2017",
     ),
     "pgd": About(
@@ -41,7 +41,7 @@ ABOUT = {
         "the same with the difference of logits ratio", "Croce & Hein, ICML 2020"
     ),
     "square": About(
-        "random squares, no gradient; keeps what lowers the margin",
+        "random squares, no gradient; keeps what raises the margin loss",
         "Andriushchenko et al., ECCV 2020",
     ),
     "deepfool": About(
@@ -141,7 +141,7 @@ def _parameters(attack) -> str:
     parts = [f"{name} {value}" for name, value in attack.defaults.items()]
     if attack.relative_step is not None:
         parts.append(f"step_size {attack.relative_step:g} epsilon / steps")
-    return ", ".join(parts) or "those of the function"
+    return ", ".join(parts) or "none"
 
 
 def _speed_row(content, comparison):
@@ -176,9 +176,7 @@ def _agreement(content: Mapping[str, Any]) -> list[str]:
         f"of {config['dataset']} that it classifies rightly, the same parameters. "
         "Success: share of images that are misclassified afterwards. Differing: share "
         "of images that succeed with one library only. Norms: medians over the images "
-        "that succeed with both. Time: ours divided by theirs, without compiling; "
-        "ours leaves an image at its first success and ends with the slowest of a "
-        "batch.\n",
+        "that succeed with both. Time: ours divided by theirs, without compiling.\n",
         markdown_table(
             rows,
             {

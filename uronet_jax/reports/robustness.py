@@ -59,7 +59,7 @@ def rows_table(rows: Sequence[Mapping[str, Any]]) -> str:
     shown = [
         {
             **row,
-            "budget": budget(row["epsilon"]),
+            "budget": budget(row["epsilon"], row["norm"]),
             "effort": _effort(row["parameters"]),
             "interval": f"{row['robust_accuracy_low']:.1%} to "
             f"{row['robust_accuracy_high']:.1%}",
@@ -75,15 +75,20 @@ def rows_table(rows: Sequence[Mapping[str, Any]]) -> str:
 def warnings_list(warnings: Sequence[Mapping[str, Any]]) -> str:
     """Returns what makes the rows doubtful as a Markdown list, or says that none is."""
     if not warnings:
-        return "No sign of a misleading evaluation was found.\n"
+        return (
+            "No sign of a misleading evaluation was found, as far as these rows can "
+            "show one.\n"
+        )
     lines = [f"- {warning['kind']}: {warning['message']}\n" for warning in warnings]
     return "**Signs of a misleading evaluation:**\n\n" + "".join(lines)
 
 
-def budget(epsilon: float | None) -> str:
+def budget(epsilon: float | None, norm: str = "linf") -> str:
     """Returns a budget as people write it: `8/255`, `0.5`, or `minimal` for None."""
     if epsilon is None:
         return "minimal"
+    if norm != "linf":
+        return f"{epsilon:g}"
     levels = 255 * epsilon
     whole = abs(levels - round(levels)) < 1e-6 and 0 < levels < 255
     return f"{round(levels)}/255" if whole else f"{epsilon:g}"
