@@ -22,7 +22,7 @@ FEW = {
     "square": {"steps": 30},
     "deepfool": {"steps": 10},
     "ddn": {"steps": 30},
-    "carlini": {"steps": 30, "binary_search_steps": 3, "step_size": 0.05},
+    "carlini": {"steps": 60, "binary_search_steps": 4, "step_size": 0.05},
     "fab": {"steps": 10},
 }
 BUDGET = [name for name, attack in ATTACKS.items() if not attack.minimal]
@@ -103,14 +103,15 @@ def test_images_do_not_depend_on_the_batch_they_are_in(name, problem):
     few = parameters(name)
     if "index" in _arguments(name):
         few["index"] = jnp.asarray(ORDER)
-    mesh = sharding.data_mesh()
-    batch = sharding.split_batch((images[ORDER], labels[ORDER]), mesh)
+    # Other neighbours, in another order, on four devices.
+    mixed, answers = images[ORDER], np.array(labels)[ORDER]
+    mixed[4:] = 1 - mixed[4:]
+    answers[4:] = (answers[4:] + 1) % CLASSES
+    batch = sharding.split_batch((mixed, answers), sharding.data_mesh())
     run = functools.partial(ATTACKS[name], **few)
-    # Sums of 48 products are in another order on four devices; every step that decides
-    # between two nearly equal losses may then go another way, on single images.
     again = np.asarray(jax.jit(run)(jax.random.key(1), batch[0], logits_fn, batch[1]))
-    difference = np.abs(again - outcome(name)[ORDER]).max(axis=(1, 2, 3))
-    assert (difference < 1e-4).mean() >= 7 / 8, difference
+    # Sums of 48 products are in another order, which many steps enlarge.
+    np.testing.assert_allclose(again[:4], outcome(name)[ORDER[:4]], atol=1e-4)
 
 
 @pytest.mark.parametrize("name", BUDGET)
@@ -151,12 +152,15 @@ def test_bfloat16_networks_are_attacked_alike(name, problem):
     images, logits_fn, labels = problem
 
     rounded = network(logits_fn.args[0].astype(jnp.bfloat16))
-    attack, loose = ATTACKS[name], parameters(name)
-    adversarial = attack(jax.random.key(1), images, rounded, labels, **loose)
-    success = np.asarray(objectives.is_wrong(logits_fn(adversarial), labels))
-    expected = np.asarray(objectives.is_wrong(logits_fn(outcome(name)), labels))
-    # Images whose margin is within the rounding of bfloat16 may go either way.
-    assert (success == expected).mean() >= 0.6
+    attack, few = ATTACKS[name], parameters(name)
+    adversarial = attack(jax.random.key(1), images, rounded, labels, **few)
+    margins = [
+        np.asarray(objectives.margin(logits_fn(x), labels))
+        for x in (adversarial, outcome(name))
+    ]
+    # Sums of 48 products of numbers with 8 bits: logits of some 3 are .03 off.
+    sure = np.abs(margins[1]) > 0.05
+    np.testing.assert_array_equal(margins[0][sure] > 0, margins[1][sure] > 0)
 
 
 def _arguments(name):

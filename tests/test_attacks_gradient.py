@@ -202,3 +202,22 @@ def test_parameters_are_checked(loss, images):
 
     with pytest.raises(ValueError, match=r"success .* must be bool \[6\]: float32"):
         pgd(KEY, images, bad, epsilon=0.1, step_size=0.1, steps=2)
+
+
+def test_published_resnet20_falls_to_pgd(data_dir, models_dir):
+    from uronet_jax.attacks import ATTACKS, flax_logits
+    from uronet_jax.data import packed
+    from uronet_jax.loading import load_classifier
+
+    arrays, _ = packed.load("cifar10", data_dir, splits=["test"])
+    images, labels = (x[:500] for x in arrays["test"])
+    images = images.astype(np.float32) / 255
+    model = load_classifier(f"{models_dir}/cifar10_resnet20.npz")
+    logits_fn = flax_logits(model.module, model.variables, train=False)
+    right = 0
+    for part in np.split(np.arange(500), 5):
+        adversarial = ATTACKS["pgd_linf"](
+            KEY, images[part], logits_fn, labels[part], epsilon=8 / 255
+        )
+        right += (np.argmax(logits_fn(adversarial), axis=-1) == labels[part]).sum()
+    assert right == 0
