@@ -19,7 +19,6 @@ from absl import flags
 from tqdm import tqdm
 
 from launch import cli
-from uronet_jax import host
 from uronet_jax.adapters import foolbox_model
 from uronet_jax.attacks import (
     ATTACKS,
@@ -29,7 +28,6 @@ from uronet_jax.attacks import (
     misclassification,
 )
 from uronet_jax.attacks.objectives import is_wrong
-from uronet_jax.benchmarking import timing
 from uronet_jax.data import open_source
 from uronet_jax.loading import LoadedModel, load_classifier
 from uronet_jax.reports import results, tables
@@ -224,17 +222,7 @@ def compare(
         return np.asarray(found)
 
     theirs, name = _peer(pair, model, logits_fn, images, labels)
-    outcomes: dict[str, np.ndarray] = {}
-
-    def keep(who: str, run: Callable[[], np.ndarray]) -> Callable[[], None]:
-        def kept() -> None:
-            outcomes[who] = run()
-
-        return kept
-
-    seconds = timing.interleave(
-        {OURS: keep(OURS, ours), name: keep(name, theirs)}, repeats=1
-    )
+    outcomes = {OURS: ours(), name: theirs()}
     wrong, sizes = {}, {}
     for who, adversarial in outcomes.items():
         wrong[who] = np.asarray(is_wrong(logits_fn(jnp.asarray(adversarial)), labels))
@@ -253,7 +241,6 @@ def compare(
         "share_differing": float((wrong[OURS] != wrong[name]).mean()),
         "median_norm": float(np.median(sizes[OURS][both])) if both.any() else None,
         "peer_median_norm": float(np.median(sizes[name][both])) if both.any() else None,
-        "time_ratio": timing.compare(seconds, OURS, name)["ratio"],
     }
 
 
@@ -282,7 +269,8 @@ def _peer(pair, model, logits_fn, images, labels):
     peer = TorchPeer(
         platform=jax.devices()[0].platform,
         dtype="float32",
-        threads=host.num_threads(),
+        # On small batches its threads cost more than they save beside those of XLA.
+        threads=1,
     )
     # Some of its attacks cannot take channels-last memory.
     twin = peer.network(model.module, model.variables, images.shape[-1])

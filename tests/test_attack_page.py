@@ -24,7 +24,6 @@ ROW = {
     "share_differing": 0.25,
     "median_norm": 0.0039,
     "peer_median_norm": None,
-    "time_ratio": 0.5,
 }
 
 
@@ -55,7 +54,7 @@ def test_page_shows_agreement_and_speed():
         ],
     )
     assert "| `pgd_linf` | theirs 1.0 | epsilon 0.003922, steps 20 | 32 |" in page
-    assert "| 75.0% | 50.0% | 25.0% | 0.0039 | - | 0.50 |" in page
+    assert "| 75.0% | 50.0% | 25.0% | 0.0039 | - |" in page
     assert "| cpu | theirs 1.0 | 0.25 | 0.20 to 0.30 |" in page
 
 

@@ -176,7 +176,7 @@ def _agreement(content: Mapping[str, Any]) -> list[str]:
         f"of {config['dataset']} that it classifies rightly, the same parameters. "
         "Success: share of images that are misclassified afterwards. Differing: share "
         "of images that succeed with one library only. Norms: medians over the images "
-        "that succeed with both. Time: ours divided by theirs, without compiling.\n",
+        "that succeed with both.\n",
         markdown_table(
             rows,
             {
@@ -190,7 +190,6 @@ def _agreement(content: Mapping[str, Any]) -> list[str]:
                 "share_differing": "differing",
                 "median_norm": "median norm, ours",
                 "peer_median_norm": "theirs",
-                "time_ratio": "time",
             },
             formats={
                 "success": ".1%",
@@ -198,7 +197,6 @@ def _agreement(content: Mapping[str, Any]) -> list[str]:
                 "share_differing": ".1%",
                 "median_norm": ".4f",
                 "peer_median_norm": ".4f",
-                "time_ratio": ".2f",
             },
         ),
     ]
