@@ -1,0 +1,253 @@
+r"""Reproduces tables and figures of the paper: trains what is missing, then measures.
+
+  python -m launch.reproduce --config=configs/reproduce.py:small \
+      --experiment=table2,table7 --workdir=runs/small/reproduction
+
+`--experiment=all` does everything that the prepared data allow. Every finished model
+and every finished part of a result is on disk at once: run the same command again to go
+on, Ctrl-C and SIGTERM save first. Writes WORKDIR/<experiment>.json.
+"""
+
+import itertools
+import json
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from absl import flags
+
+from launch import cli
+from uronet_jax.checkpoints import locked_workdir
+from uronet_jax.evaluation.laboratory import Laboratory
+from uronet_jax.evaluation.reproduction import EXPERIMENTS, Lack, check_needs
+from uronet_jax.evaluation.zoo import StoppedError, Zoo
+from uronet_jax.reports import figures, tables
+from uronet_jax.reports.provenance import provenance
+from uronet_jax.training.run import check_same_config
+
+SCHEMA = "uronet_jax.reproduction"
+SCHEMA_VERSION = 1
+_PICTURES = ("figure1", "figure2", "figure4")
+
+
+def choose_experiments(names: str) -> list[str]:
+    """Returns the experiments that a comma-separated list, or `all`, stands for.
+
+    Raises:
+        ValueError: If one is unknown; lists what there is.
+    """
+    chosen = [name.strip() for name in names.split(",") if name.strip()]
+    if chosen == ["all"]:
+        return list(EXPERIMENTS)
+    unknown = [name for name in chosen if name not in EXPERIMENTS]
+    if unknown or not chosen:
+        known = "; ".join(f"{name}: {e.summary}" for name, e in EXPERIMENTS.items())
+        raise ValueError(
+            f"unknown experiment {', '.join(map(repr, unknown)) or repr(names)}: "
+            f"choose all or some of {known}"
+        )
+    return list(dict.fromkeys(chosen))
+
+
+def run(
+    config: Mapping[str, Any],
+    experiments: Sequence[str],
+    workdir: str | os.PathLike,
+    *,
+    data_dir: str | None = None,
+    force: bool = False,
+    skip_missing: bool = False,
+    stop: Callable[[], bool] = lambda: False,
+    progress: bool = True,
+) -> dict[str, str]:
+    """Computes experiments, from where `workdir` stands.
+
+    Args:
+        config: The fields of `configs/reproduce.py`.
+        experiments: Keys of `EXPERIMENTS`.
+        workdir: Folder of models and results; one config each.
+        data_dir: Folder of the prepared data sets.
+        force: Whether finished results are computed and written anew. Finished models
+            stay.
+        skip_missing: Whether experiments without data are left out; otherwise they are
+            an error.
+        stop: Asked between dispatches; true saves and raises `StoppedError`.
+        progress: Whether there are progress bars.
+
+    Returns:
+        Experiment -> why it, or a part of it, was left out.
+
+    Raises:
+        ValueError: If the config is wrong, or `workdir` holds results of another
+            config or schema. Nothing was computed then.
+        OSError: If data or a classifier are missing, or `workdir` cannot be used.
+        StoppedError: If it was asked to stop; run it again to go on.
+    """
+    if jax.process_count() > 1:
+        raise ValueError(
+            "launch.reproduce runs in one process: start it without others"
+        )
+    zoo = Zoo(config, workdir, data_dir=data_dir, stop=stop, progress=progress)
+    workdir = Path(workdir)
+    _check_workdir(workdir, config, experiments)
+    left_out, missing = {}, {}
+    for name in experiments:
+        try:
+            missing[name] = check_needs(zoo, name)
+        except (FileNotFoundError, ValueError) as error:
+            if not skip_missing:
+                raise
+            left_out[name] = str(error)
+            continue
+        if missing[name]:
+            texts = (f"{what}: {why}" for what, why in missing[name].values())
+            left_out[name] = f"a part, for want of {'; '.join(texts)}"
+    if not missing:
+        raise FileNotFoundError("; ".join(left_out.values()))
+    with locked_workdir(workdir):
+        tables.write_json(workdir / "config.json", dict(config))
+        laboratory = Laboratory(zoo)
+        for name, lacking in missing.items():
+            computed = _compute(name, laboratory, lacking, force=force)
+            if computed and name in _PICTURES:
+                draw(name, workdir)
+            if progress:
+                print(f"{name}: {workdir / name}.json", flush=True)
+    return left_out
+
+
+def _check_workdir(
+    workdir: Path, config: Mapping[str, Any], experiments: Sequence[str]
+) -> None:
+    config = json.loads(json.dumps(config))  # In JSON, tuples are lists.
+    path = workdir / "config.json"
+    if path.exists():
+        check_same_config(json.loads(path.read_text()), config)
+    for name in experiments:
+        path = workdir / f"{name}.json"
+        if not path.exists():
+            continue
+        try:
+            stored = json.loads(path.read_text())
+            found = stored.get("schema"), stored.get("schema_version")
+        except (ValueError, AttributeError) as error:
+            raise ValueError(f"{path} is no result ({error}): move it away") from error
+        if found != (SCHEMA, SCHEMA_VERSION):
+            raise ValueError(
+                f"{path} has schema {found[0]} version {found[1]}, this program writes "
+                f"{SCHEMA} version {SCHEMA_VERSION}: choose another --workdir, or move "
+                "the file away to have it computed anew"
+            )
+        check_same_config(stored["config"], config)
+
+
+def _compute(
+    name: str, laboratory: Laboratory, lacking: Mapping[str, Lack], *, force: bool
+) -> bool:
+    """Computes what is not on disk of an experiment; returns whether that was any."""
+    zoo = laboratory.zoo
+    path = zoo.workdir / f"{name}.json"
+    parts = [p for p in EXPERIMENTS[name].parts(zoo) if p.group not in lacking]
+    begun = json.loads(path.read_text()) if path.exists() and not force else None
+    done = _rows_by_part(begun) if begun else {}
+    remaining = [part for part in parts if part.key not in done]
+    if not remaining:
+        return False
+    seconds, training = _Clock(begun, "seconds"), _Clock(begun, "training_seconds")
+    zoo.ensure(key for part in remaining for key in part.models)
+    trained = training.read()
+    with zoo.bar(len(parts), name, "part") as bar:
+        bar.update(len(parts) - len(remaining))
+        for part in remaining:
+            zoo.stopping()
+            done[part.key] = part.rows(laboratory)
+            # In their own order, whatever was there first.
+            keys = [p.key for p in parts if p.key in done]
+            keys += [key for key in done if key not in keys]
+            result = {
+                "schema": SCHEMA,
+                "schema_version": SCHEMA_VERSION,
+                "experiment": name,
+                "finished": all(p.key in done for p in parts),
+                "missing": [lack.what for lack in lacking.values()],
+                "parts": [[key, len(done[key])] for key in keys],
+                "rows": [row for key in keys for row in done[key]],
+                "training_seconds": trained,
+                **provenance(dict(zoo.config), seconds=seconds.read()),
+            }
+            tables.write_json(path, result)
+            bar.update()
+    return True
+
+
+def _rows_by_part(result: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    rows = iter(result["rows"])
+    return {key: list(itertools.islice(rows, count)) for key, count in result["parts"]}
+
+
+class _Clock:
+    """Seconds of this run and of those before it that left a result."""
+
+    def __init__(self, begun: Mapping[str, Any] | None, field: str):
+        self._before = begun[field] if begun else 0.0
+        self._start = time.perf_counter()
+
+    def read(self) -> float:
+        return round(self._before + time.perf_counter() - self._start, 1)
+
+
+def draw(name: str, workdir: Path) -> None:
+    """Draws a figure of images from the arrays that its experiment left."""
+    with np.load(workdir / f"{name}.npz") as file:
+        arrays = dict(file)
+    labels = None
+    columns = {heading.replace("_", " "): x for heading, x in arrays.items()}
+    if name == "figure4":
+        # One image: a line for each noise, a column for each severity.
+        clean = arrays.pop("clean")[0]
+        places = [heading.split("_") for heading in arrays]
+        labels = list(dict.fromkeys(noise for noise, _ in places))
+        columns = {"clean": np.stack([clean] * len(labels))}
+        for severity in dict.fromkeys(severity for _, severity in places):
+            columns[f"severity {severity}"] = np.stack(
+                [arrays[f"{noise}_{severity}"][0] for noise in labels]
+            )
+    figures.gallery(workdir / f"{name}.png", columns, labels)
+
+
+def main(argv: list[str]) -> None:
+    """Computes what the flags describe."""
+    del argv
+    values = flags.FLAGS
+    experiments = choose_experiments(values.experiment)
+    stop = cli.StopSignal()
+    try:
+        left_out = run(
+            values.config.to_dict(),
+            experiments,
+            values.workdir,
+            data_dir=values.data_dir,
+            force=values.force,
+            skip_missing=values.experiment == "all",
+            stop=stop,
+        )
+    except StoppedError:
+        print(f"stopped by {stop.received}; saved. Run the same command to go on.")
+        return
+    for name, why in left_out.items():
+        print(f"{name}, left out: {why}")
+
+
+if __name__ == "__main__":
+    cli.define_experiment_flags("configs/reproduce.py:PRESET")
+    flags.DEFINE_string(
+        "experiment", "all", f"all, or a list of {', '.join(EXPERIMENTS)}."
+    )
+    flags.DEFINE_bool(
+        "force", False, "Compute and write results anew that are finished."
+    )
+    cli.run(main)

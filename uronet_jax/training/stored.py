@@ -1,0 +1,183 @@
+"""Training on degraded images that are stored, such as adversarial ones.
+
+Remover and detector learn as in their own phases, but the degraded copy of an image is
+looked up by the image's index instead of being made in the step.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import linen as nn
+
+from uronet_jax.defense import detector_channels, detector_input
+from uronet_jax.models import Remover, Separation
+from uronet_jax.training.run import Task
+from uronet_jax.training.state import (
+    Augment,
+    Batch,
+    Metrics,
+    TrainState,
+    apply_update,
+    masked_sums,
+    to_float,
+)
+
+
+def stored_remover_task(
+    remover: Remover,
+    optimizer: optax.GradientTransformation,
+    augment: Augment,
+    *,
+    image_shape: tuple[int, int, int],
+    noise_weight: float = 1.0,
+) -> Task:
+    """Returns the task of training a remover on stored pairs.
+
+    Its steps take `frozen = {"train": images, "validation": images}`, the degraded
+    copies of both sets, uint8 `[N, H, W, C]`.
+
+    Args:
+        remover: The module.
+        optimizer: Its optimizer.
+        augment: `(key, images, index) -> images`; an image and its copy are changed
+            alike.
+        image_shape: `(H, W, C)`.
+        noise_weight: Weight of the noise pattern's error.
+    """
+
+    def errors(separation: Separation, clean: jax.Array, degraded: jax.Array):
+        clean_mse = _mse(separation.clean, clean)
+        # Half the difference of the patterns is the difference of their codes.
+        noise_mse = _mse(separation.noise / 2, (degraded - clean) / 2)
+        weight = noise_weight if remover.noise_head else 0.0
+        return {"loss": clean_mse + weight * noise_mse, "clean_mse": clean_mse}
+
+    def step(state: TrainState, frozen: Any, batch: Batch):
+        key = jax.random.fold_in(state.key, state.step)
+        clean, degraded = _pair(batch, frozen["train"], augment, key)
+
+        def loss_fn(params):
+            separation = remover.apply({"params": params}, degraded)
+            values = errors(separation, clean, degraded)
+            everything = jnp.ones(clean.shape[0], bool)
+            return values["loss"].mean(), (
+                state.batch_stats,
+                masked_sums(values, everything),
+            )
+
+        return apply_update(state, optimizer, loss_fn)
+
+    def evaluate(variables: Any, frozen: Any, key: jax.Array, batch: Batch) -> Metrics:
+        del key
+        clean, degraded = _pair(batch, frozen["validation"])
+        separation = remover.apply({"params": variables["params"]}, degraded)
+        return masked_sums(errors(separation, clean, degraded), batch["mask"])
+
+    return Task(
+        name="remover",
+        module=remover,
+        input_shape=image_shape,
+        optimizer=optimizer,
+        step=step,
+        evaluation=evaluate,
+        best_metric=("loss", "min"),
+    )
+
+
+def stored_detector_task(
+    detector: nn.Module,
+    remover: Remover,
+    optimizer: optax.GradientTransformation,
+    augment: Augment,
+    *,
+    image_shape: tuple[int, int, int],
+    inputs: str = "image",
+) -> Task:
+    """Returns the task of training a detector on stored pairs, behind a remover.
+
+    Its steps take `frozen = {"train", "validation", "remover"}`: images as for
+    `stored_remover_task`, and the remover's variables.
+
+    Args:
+        detector: Two-class module; class 1 is degraded.
+        remover: The frozen remover.
+        optimizer: The detector's optimizer.
+        augment: As for `stored_remover_task`.
+        image_shape: `(H, W, C)` of the images.
+        inputs: What the detector looks at, see `defense.detector_input`.
+    """
+
+    def features(frozen, images):
+        return detector_input(images, remover.apply(frozen["remover"], images), inputs)
+
+    def step(state: TrainState, frozen: Any, batch: Batch):
+        key = jax.random.fold_in(state.key, state.step)
+        pair = _pair(batch, frozen["train"], augment, key)
+        images = jnp.stack(pair, axis=1).reshape(-1, *image_shape)
+        labels = jnp.tile(jnp.asarray([0, 1], jnp.int32), pair[0].shape[0])
+        x = features(frozen, images)
+
+        def loss_fn(params):
+            logits, mutated = detector.apply(
+                {"params": params, "batch_stats": state.batch_stats},
+                x,
+                train=True,
+                mutable=["batch_stats"],
+            )
+            values = _decisions(logits, labels)
+            everything = jnp.ones(labels.shape[0], bool)
+            return values["loss"].mean(), (
+                mutated.get("batch_stats", {}),
+                masked_sums(values, everything),
+            )
+
+        return apply_update(state, optimizer, loss_fn)
+
+    def evaluate(variables: Any, frozen: Any, key: jax.Array, batch: Batch) -> Metrics:
+        del key
+        pair = _pair(batch, frozen["validation"])
+        values = []
+        for label, images in enumerate(pair):
+            logits = detector.apply(variables, features(frozen, images), train=False)
+            labels = jnp.full(images.shape[0], label, jnp.int32)
+            values.append(_decisions(logits, labels))
+        both = jax.tree.map(lambda a, b: (a + b) / 2, *values)
+        return masked_sums(both, batch["mask"])
+
+    height, width, channels = image_shape
+    return Task(
+        name="detector",
+        module=detector,
+        input_shape=(height, width, detector_channels(channels, inputs)),
+        optimizer=optimizer,
+        step=step,
+        evaluation=evaluate,
+        best_metric=("accuracy", "max"),
+    )
+
+
+def _pair(
+    batch: Batch,
+    stored: jax.Array,
+    augment: Augment | None = None,
+    key: jax.Array | None = None,
+) -> tuple[jax.Array, jax.Array]:
+    """Returns the images of a batch and their degraded copies, float in `[0, 1]`."""
+    images = jnp.concatenate([batch["image"], stored[batch["index"]]], axis=-1)
+    images = to_float(images)
+    if augment is not None:
+        images = augment(key, images, batch["index"])
+    clean, degraded = jnp.split(images, 2, axis=-1)
+    return clean, degraded
+
+
+def _decisions(logits: jax.Array, labels: jax.Array) -> Metrics:
+    loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+    correct = jnp.argmax(logits, axis=-1) == labels
+    return {"loss": loss, "accuracy": correct.astype(jnp.float32)}
+
+
+def _mse(a: jax.Array, b: jax.Array) -> jax.Array:
+    return jnp.mean(jnp.square(a - b), axis=(1, 2, 3))
