@@ -12,8 +12,14 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 # Test time is compile time: XLA compiles twice as fast without its optimisations. The
 # processes that tests start do likewise.
 os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
-# But what is compared with other programs, or timed, is what users run.
-OPTIMISED = ("test_fidelity", "test_benchmark", "test_oracles", "test_layers")
+# But what is timed, or compared with other programs or closely, is what users run.
+OPTIMISED = (
+    "test_fidelity",
+    "test_benchmark",
+    "test_oracles",
+    "test_layers",
+    "test_training",
+)
 
 
 # The longest files, first: with two processes none of them must be the last.

@@ -433,7 +433,7 @@ def test_arguments_are_checked(problem, monkeypatch, tmp_path):
         ),
         (
             (images, labels, lambda x: logits_fn(x).astype(int)),
-            "logits must be floating-point: int32",
+            "logits must be floating point, not int32",
         ),
     ):
         with pytest.raises(ValueError, match=message):
