@@ -26,6 +26,7 @@ from uronet_jax.attacks.objectives import (
     check_logits,
     is_wrong,
     margin,
+    take,
 )
 
 Defend = Callable[[jax.Array], tuple[jax.Array, jax.Array]]
@@ -151,18 +152,40 @@ def random_misclassification(
     return RandomMisclassification(as_pytree(logits_fn), check_labels(labels), loss)
 
 
-def without_success(loss_fn: Callable[[jax.Array], Any]) -> Partial:
+def without_success(loss_fn: Callable[[jax.Array], Any]) -> "LossAlone":
     """Returns a loss function that does not tell success, so that no attack stops.
 
     For defences that are random, where a success may be luck and farther is surer, and
     for a grey box, where the border of the classifier is not that of the defence.
     """
-    return Partial(_without_success, as_pytree(loss_fn))
+    return LossAlone(as_pytree(loss_fn))
 
 
-def _without_success(loss_fn, images):
-    result = loss_fn(images)
-    return result[0] if isinstance(result, tuple) else result
+@flax.struct.dataclass
+class LossAlone:
+    """A loss function that does not tell success; see `without_success`.
+
+    Attributes:
+        loss_fn: One that may.
+    """
+
+    loss_fn: Any
+
+    def __call__(self, images: jax.Array) -> jax.Array:
+        """Returns the loss, `[B]`."""
+        result = self.loss_fn(images)
+        return result[0] if isinstance(result, tuple) else result
+
+    def take(self, rows: slice) -> "LossAlone | None":
+        """Returns the loss function of some of the images; see `objectives.take`."""
+        loss_fn = take(self.loss_fn, rows)
+        return None if loss_fn is None else self.replace(loss_fn=loss_fn)
+
+    def check(self, images: jax.Array) -> None:
+        """Makes the check of the loss function, if it has one."""
+        check = getattr(self.loss_fn, "check", None)
+        if check is not None:
+            check(images)
 
 
 @flax.struct.dataclass

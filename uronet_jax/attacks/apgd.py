@@ -158,6 +158,7 @@ def apgd(
             result_loss=jnp.full_like(zeros, -jnp.inf),
         ),
         (steps + 1) * (restarts + 1),
+        per_image=("index", "origin", "epsilon"),
     )
     return loop.finish(state.result, state.finite)
 

@@ -190,6 +190,7 @@ def pgd(
             best_loss=jnp.full(count, -jnp.inf, images.dtype),
         ),
         length * (restarts + 1),
+        per_image=("index", "origin", "epsilon", "step_size"),
     )
     result = state.images
     if restarts:

@@ -110,6 +110,13 @@ class Misclassification:
             loss = targeted_dlr(logits, self.labels, self.targets)
         return loss, is_wrong(logits, self.labels)
 
+    def take(self, rows: slice) -> "Misclassification | None":
+        """Returns the loss function of some of the images; see `take`."""
+        if take(self.logits_fn, rows) is None:
+            return None
+        targets = None if self.targets is None else self.targets[rows]
+        return self.replace(labels=self.labels[rows], targets=targets)
+
     def check(self, images: jax.Array) -> None:
         """Raises `ValueError` if logits are of a wrong shape or a label is no class."""
         check_classes(self.logits_fn, self.labels, images)
@@ -162,6 +169,22 @@ def targeted_misclassification(
 def as_pytree(function: Callable[..., Any]) -> Any:
     """Returns a function that is no pytree as a pytree without leaves."""
     return Partial(function) if jax.tree_util.all_leaves([function]) else function
+
+
+def take(function: Any, rows: slice) -> Any:
+    """Returns a function of images `[B, H, W, C]` for some of them alone.
+
+    Args:
+        function: With a method `take(rows)`, or made by `flax_logits`.
+        rows: Which images.
+
+    Returns:
+        The same function for images `[n, H, W, C]`; None if it is not known how.
+    """
+    if isinstance(function, Partial) and isinstance(function.func, _FlaxCall):
+        return function  # Without random streams: no image looks at another.
+    known = getattr(function, "take", None)
+    return None if known is None else known(rows)
 
 
 def flax_logits(module: nn.Module, variables: Any, **kwargs: Any) -> Partial:

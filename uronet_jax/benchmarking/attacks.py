@@ -13,10 +13,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
-from jax.tree_util import Partial
 
 from uronet_jax.attacks import autoattack, flax_logits, misclassification, pgd
-from uronet_jax.attacks.objectives import Misclassification
+from uronet_jax.attacks.adaptive import without_success
 from uronet_jax.benchmarking import timing
 from uronet_jax.benchmarking.corruptions import photographs
 from uronet_jax.benchmarking.row import Row, limit, new_row
@@ -82,7 +81,8 @@ def pgd_row(problem: Problem, make_peers: MakePeers, *, repeats: int) -> Row:
     module, variables, images, labels = problem
     peers, notes = make_peers(module, variables)
     logits_fn = flax_logits(module, variables, train=False)
-    loss_fn = Partial(_loss_only, misclassification(logits_fn, labels))
+    # To the end, as the peers do: no image is left at its first success.
+    loss_fn = without_success(misclassification(logits_fn, labels))
 
     def ours() -> np.ndarray:
         adversarial = pgd(
@@ -181,8 +181,3 @@ def loss_difference(ours: float, theirs: float) -> float:
             f"{theirs:.4g}, ours to {ours:.4g}"
         )
     return difference
-
-
-def _loss_only(loss_fn: Misclassification, images: jax.Array) -> jax.Array:
-    """Does not tell success, so that no image is left at its first."""
-    return loss_fn(images)[0]

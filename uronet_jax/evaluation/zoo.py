@@ -14,12 +14,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import flax
-import jax
 import numpy as np
 
 from uronet_jax import sharding
-from uronet_jax.attacks import LOSSES, flax_logits, ifgsm, pgd
+from uronet_jax.attacks import flax_logits, ifgsm, misclassification, pgd
+from uronet_jax.attacks.adaptive import without_success
 from uronet_jax.batches import check_range, check_whole
 from uronet_jax.corruptions import (
     SuiteEntry,
@@ -96,17 +95,6 @@ class Kind:
     noise_weight: float = 1.0
     clean_entries: int = 0
     attacked: bool = False
-
-
-@flax.struct.dataclass
-class _CrossEntropy:
-    """A loss function that tells no success, so that no image stops early."""
-
-    logits_fn: Any
-    labels: jax.Array
-
-    def __call__(self, images: jax.Array) -> jax.Array:
-        return LOSSES["cross_entropy"](self.logits_fn(images), self.labels)
 
 
 class Zoo:
@@ -581,7 +569,7 @@ class Zoo:
             for batch in batches:
                 if self._stop():
                     raise StoppedError
-                loss_fn = _CrossEntropy(logits_fn, batch["label"])
+                loss_fn = without_success(misclassification(logits_fn, batch["label"]))
                 images = batch["image"].astype(np.float32) / 255.0
                 if name == "IFGSM":
                     adversarial = ifgsm(key, images, loss_fn, **parameters)

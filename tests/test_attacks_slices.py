@@ -1,0 +1,95 @@
+"""Attacks that take the images of a CPU batch in slices, and say so nowhere."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+
+from uronet_jax.attacks import apgd, flax_logits, loop, misclassification, pgd
+from uronet_jax.attacks.adaptive import without_success
+from uronet_jax.attacks.objectives import take, targeted_misclassification
+
+COUNT = 96
+KEY = jax.random.key(0)
+
+
+@pytest.fixture(scope="module")
+def problem():
+    rng = np.random.default_rng(0)
+    images = rng.random((COUNT, 2, 2, 3)).astype(np.float32)
+    module = nn.Sequential([lambda x: x.reshape(len(x), -1), nn.Dense(5)])
+    variables = module.init(KEY, images)
+    return images, rng.integers(0, 5, COUNT), flax_logits(module, variables)
+
+
+@pytest.mark.parametrize("attack", [pgd, apgd])
+def test_slices_change_nothing(attack, problem, monkeypatch):
+    images, labels, logits_fn = problem
+    budgets = np.linspace(0, 0.3, COUNT, dtype=np.float32)
+    parameters = {"steps": 5, "restarts": 1, "epsilon": budgets}
+    if attack is pgd:
+        parameters["step_size"] = 0.05
+    seen = []
+    inner = loop._steps
+
+    def spy(step, config, constants, state, steps):
+        seen.append(len(state.active))
+        return inner(step, config, constants, state, steps)
+
+    monkeypatch.setattr(loop, "_steps", spy)
+    loss_fn = misclassification(logits_fn, labels)
+    for loss in (loss_fn, without_success(loss_fn)):
+        sliced = attack(KEY, images, loss, **parameters)
+        assert seen == [32, 32, 32]
+        seen.clear()
+        # Nobody knows whether a plain function looks at each image alone.
+        whole = attack(KEY, images, lambda x, loss=loss: loss(x), **parameters)
+        assert seen == [COUNT]
+        seen.clear()
+        # Products of 32 and of 96 rows may add in another order.
+        np.testing.assert_allclose(sliced, whole, atol=1e-6)
+        assert np.abs(sliced - images).max() > 0.1
+
+
+def test_an_uneven_batch_stays_whole(problem, monkeypatch):
+    images, labels, logits_fn = problem
+    monkeypatch.setattr(loop, "_take", None)  # Not called.
+    loss_fn = misclassification(logits_fn, labels[:40])
+    pgd(KEY, images[:40], loss_fn, epsilon=0.1, step_size=0.1, steps=1)
+
+
+def test_broken_images_are_named_by_their_place_in_the_batch(problem):
+    images, labels, _ = problem
+    images = images.copy()
+    broken = flax_logits(_Broken(), {})
+    images[70] = 0.0
+    with pytest.raises(ValueError, match=r"not finite at 1 images, the first \[70\]"):
+        pgd(
+            KEY,
+            images,
+            misclassification(broken, np.zeros_like(labels)),
+            epsilon=0.0,
+            step_size=0.0,
+            steps=2,
+        )
+
+
+def test_what_cannot_be_split_is_not(problem):
+    _, labels, logits_fn = problem
+    rows = slice(3, 5)
+    loss_fn = targeted_misclassification(logits_fn, labels, (labels + 1) % 5)
+    part = take(loss_fn, rows)
+    np.testing.assert_array_equal(part.labels, labels[rows])
+    np.testing.assert_array_equal(part.targets, (labels[rows] + 1) % 5)
+    plain = misclassification(lambda images: logits_fn(images), labels)
+    assert take(plain, rows) is None
+    assert take(without_success(plain), rows) is None
+
+
+class _Broken(nn.Module):
+    """Its logits are no numbers for black images."""
+
+    def __call__(self, images):
+        mean = images.mean(axis=(1, 2, 3))
+        return jnp.stack([jnp.where(mean == 0, jnp.nan, mean), -mean], axis=-1)
