@@ -183,7 +183,7 @@ def test_remover_contract(variant, make_variables):
         assert part.shape == images.shape and part.dtype == jnp.float32
         assert float(part.std()) > 1e-3
     clean, noise = separation
-    assert 0.0 < clean.min() and clean.max() < 1.0
+    assert 0.0 <= clean.min() and clean.max() <= 1.0
     assert -1.0 < noise.min() < 0.0 < noise.max() < 1.0
     if variant == "dcae":
         np.testing.assert_allclose(noise, images - clean, atol=1e-6)
@@ -220,6 +220,44 @@ def test_fresh_remover_starts_at_the_mean_pixel_and_no_noise(key):
     bias = variables["params"]["clean_decoder"]["Conv_1"]["bias"]
     np.testing.assert_allclose(bias, np.log(0.08 / 0.92), rtol=1e-6)
     assert variables["params"]["noise_decoder"]["Conv_1"]["bias"] == 0.0
+
+
+def test_residual_head_adds_to_the_image(key):
+    module = make_remover("residual", widths=(4,), clean_mean=0.08)
+    images = uniform(4, 8, 8, 1)
+    separation, variables = jax.jit(module.init_with_output)(key, images)
+    # It starts at nothing to add, whatever the mean pixel is.
+    assert variables["params"]["clean_decoder"]["Conv_1"]["bias"] == 0.0
+    added = jax.tree.map(lambda x: x, variables)
+    last = added["params"]["clean_decoder"]["Conv_1"]
+    last["kernel"] = jnp.zeros_like(last["kernel"])
+    unchanged = module.apply(added, images).clean
+    np.testing.assert_allclose(unchanged, images, atol=1e-6)
+    last["bias"] = jnp.full(1, np.log(0.6 / 0.4))
+    brighter = module.apply(added, images).clean
+    # The sigmoid is at 0.6: a fifth more, but nothing above white.
+    np.testing.assert_allclose(brighter, np.minimum(images + 0.2, 1), atol=1e-6)
+    assert np.ptp(separation.clean - images) > 0.01
+
+
+@pytest.mark.parametrize("variant", ["paper", "residual"])
+def test_self_ensemble_is_the_mean_over_mirror_images(variant, make_variables):
+    module = make_remover(variant, widths=(4, 8))
+    variables = make_variables(module, (13, 10, 1))
+    images = uniform(2, 13, 10, 1)
+    both = module.clone(mirror=True)
+
+    @jax.jit
+    def see(images):
+        return module.apply(variables, images), both.apply(variables, images)
+
+    (once, twice), (other, again) = see(images), see(images[:, :, ::-1])
+    for part in range(2):
+        expected = (once[part] + other[part][:, :, ::-1]) / 2
+        np.testing.assert_allclose(twice[part], expected, atol=1e-6)
+        assert np.abs(twice[part] - once[part]).max() > 1e-3
+        # It makes no difference any more which of the two is shown.
+        np.testing.assert_allclose(again[part][:, :, ::-1], twice[part], atol=1e-6)
 
 
 # Weights from PyTorch

@@ -72,7 +72,7 @@ class Paper(Laboratory):
     def attacked(self, role, attack, title=None):
         return []
 
-    def purify(self, remover, images):
+    def purify(self, remover, images, *, mirror=False):
         return []
 
     def probabilities(self, remover, detector, examples, images):
@@ -174,6 +174,19 @@ def test_the_other_experiments_measure_what_their_names_say(tmp_path):
         detected = [row for row in rows if row["metric"] == "detection_accuracy"]
         assert len(detected) == degradations
         assert [row["dataset"] for row in rows if row["metric"] == "false_alarm_rate"]
+    trials = paper_rows("universal_trials", tmp_path)
+    keys(trials, ("variant", "classifier", "test_noise", "test_severity"))
+    variants = {row["variant"] for row in trials}
+    assert variants == {"skip", "consistency", "self-ensemble"}
+    # Clean images, 18 degradations and their mean, for two classifiers.
+    assert len(trials) == 3 * 2 * 20
+    for variant in variants:
+        values = [
+            row["value"]
+            for row in trials
+            if (row["variant"], row["classifier"]) == (variant, "ResNet")
+        ]
+        assert values[-1] == pytest.approx(np.mean(values[1:-1]))
     # Clean images of a set that nothing was trained on.
     assert "CIFAR-100" in {row["dataset"] for row in rows}
 
@@ -222,6 +235,14 @@ def test_presets_are_sound(preset, tmp_path):
         ({"attack": {"steps": 0}}, "steps must be an integer in .*: 0"),
         ({"attack": {"num_train": -2}}, "num_train cannot be negative"),
         ({"second": {"train_split": "test"}}, "second.train_split is 'test'"),
+        (
+            {"universal_trials": {"names": ("paper",)}},
+            "names must be skip and some of .*paper.*: ",
+        ),
+        (
+            {"universal": {"consistency_weight": -1.0}},
+            "universal.consistency_weight must be .* at least 0: -1",
+        ),
         (
             {"zero_shot": {"severities": (0,)}},
             r"zero_shot.severities.*1, 2, 3, 4, 5.*\(0,\)",

@@ -250,6 +250,63 @@ def test_remover_loss_by_hand(noise_head, make_variables, monkeypatch):
     )
 
 
+class MeanPixel(nn.Module):
+    """A classifier whose log odds are a multiple of the mean pixel."""
+
+    @nn.compact
+    def __call__(self, x, *, train=False):
+        scale = self.param("scale", nn.initializers.ones, (1,))
+        odds = scale * x.mean(axis=(1, 2, 3))
+        return jnp.stack([odds, jnp.zeros_like(odds)], axis=-1)
+
+
+def test_remover_is_held_to_what_a_classifier_says(make_variables, monkeypatch):
+    monkeypatch.setattr(remover_phase, "degrade", brighten)
+    weights = {"params": {"scale": jnp.full((1,), 10.0)}}
+    tasks_by_weight = {
+        weight: tasks.remover_task(
+            HalfGrey(),
+            optax.sgd(1.0),
+            NOISE,
+            image_shape=SHAPE,
+            classifier=MeanPixel(),
+            classifier_variables=weights,
+            consistency_weight=weight,
+        )
+        for weight in (0.0, 0.5)
+    }
+    batch = batch_of(np.full((BATCH, *SHAPE), 51, np.uint8), LABELS[:BATCH])
+    state = first_state(tasks_by_weight[0.5], make_variables)
+    state = state.replace(params={"value": jnp.full((1, 1, 1, 1), 0.5)})
+    found = {}
+    for weight, task in tasks_by_weight.items():
+        assert ("classifier" in task.frozen) == (weight > 0)
+        found[weight] = jax.jit(task.step)(state, task.frozen, batch)
+    # Log odds of 2 on the clean picture, of 5 on the purified one.
+    clean, purified = (1 / (1 + np.exp(-odds)) for odds in (2.0, 5.0))
+    expected = clean * np.log(clean / purified)
+    expected += (1 - clean) * np.log((1 - clean) / (1 - purified))
+    without, metrics = found[0.0][1], found[0.5][1]
+    np.testing.assert_allclose(metrics["inconsistency"] / BATCH, expected, rtol=1e-4)
+    np.testing.assert_allclose(
+        metrics["loss"] - without["loss"], 0.5 * BATCH * expected, rtol=1e-3
+    )
+    # The gradient of the divergence by the log odds is the difference of the shares.
+    values = [float(found[w][0].params["value"].item()) for w in (0.0, 0.5)]
+    slope = 0.5 * 10.0 * (purified - clean)
+    np.testing.assert_allclose(values[0] - values[1], slope, rtol=1e-3)
+    # What is frozen has not moved, and validation needs no classifier.
+    assert found[0.5][0].params.keys() == {"value"}
+    with pytest.raises(ValueError, match="needs a frozen classifier: give one"):
+        tasks.remover_task(
+            HalfGrey(),
+            optax.sgd(1.0),
+            NOISE,
+            image_shape=SHAPE,
+            consistency_weight=0.5,
+        )
+
+
 class BrightPixels(nn.Module):
     """A detector that calls an image without a pixel below 0.4 degraded."""
 

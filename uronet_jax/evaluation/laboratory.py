@@ -178,9 +178,18 @@ class Laboratory:
         images = self.zoo.attacked(role, "test", attack, title)
         return self.examples(role, attacked=True).stored(images)
 
-    def purify(self, remover: Placed, images: Images) -> Images:
-        """Returns the images without their degradation."""
-        run = _compile_purify(remover.module, self.mesh)
+    def purify(
+        self, remover: Placed, images: Images, *, mirror: bool = False
+    ) -> Images:
+        """Returns the images without their degradation.
+
+        Args:
+            remover: Which does it.
+            images: What it is shown.
+            mirror: Whether it also sees their mirror images, see `models.Remover`.
+        """
+        module = remover.module.clone(mirror=True) if mirror else remover.module
+        run = _compile_purify(module, self.mesh)
         return [run(remover.variables, x) for x in images]
 
     def probabilities(

@@ -24,7 +24,13 @@ from uronet_jax.evaluation.laboratory import (
     dead_columns,
 )
 from uronet_jax.evaluation.protocols import detection_metrics
-from uronet_jax.evaluation.zoo import ModelKey, Zoo, entry_name, save_arrays
+from uronet_jax.evaluation.zoo import (
+    ModelKey,
+    Zoo,
+    entry_name,
+    save_arrays,
+    universal_trials,
+)
 
 # Published label of a training attack -> the attack, by data set.
 _TRAIN_ATTACKS = {
@@ -589,6 +595,7 @@ class _Universal:
         self._lab = lab
         self._remover = lab.model("data", "remover_universal", "all")
         self._detector = lab.model("data", "detector_universal", "all")
+        self._mirror = lab.zoo.config["universal"]["mirror"]
 
     def false_alarms(self, role: str) -> Row:
         """Returns how many clean images of a data set are called degraded."""
@@ -610,7 +617,7 @@ class _Universal:
         """Yields the accuracy of every classifier, alone and behind the remover."""
         examples = self._lab.examples("data")
         for columns, images in tests:
-            purified = self._lab.purify(self._remover, images)
+            purified = self._lab.purify(self._remover, images, mirror=self._mirror)
             for title in self._lab.zoo.classifiers("data"):
                 classifier = self._lab.classifier("data", title)
                 for condition, shown in (("noisy", images), ("mitigated", purified)):
@@ -653,6 +660,63 @@ def _universal_models(zoo: Zoo) -> tuple[ModelKey, ...]:
 
 def _universal(zoo: Zoo) -> list[Part]:
     return [Part("all", _universal_models(zoo), _universal_part)]
+
+
+def _trial_part(
+    trial: str, lab: Laboratory, *, variant: str = "", mirror: bool = False
+) -> list[Row]:
+    """Accuracy behind one of the removers that are compared, on every degradation."""
+    examples = lab.examples("data")
+    remover = lab.model("data", f"remover_trial_{trial}", "all")
+    tests = [(_CLEAN, examples.clean())]
+    tests += _noise_tests(lab, examples, lab.zoo.entries)
+    rows = []
+    for title in lab.zoo.classifiers("data"):
+        classifier, values = lab.classifier("data", title), []
+
+        def add(columns, value, title=title):
+            row = lab.row(
+                examples,
+                value,
+                dataset=_title(lab, "data"),
+                variant=variant or trial,
+                classifier=title,
+                **columns,
+                metric="accuracy",
+            )
+            rows.append(row)
+
+        for columns, images in tests:
+            pictures = lab.purify(remover, images, mirror=mirror)
+            value = lab.accuracy(classifier, examples, pictures)
+            add(columns, value)
+            if columns is not _CLEAN:
+                values.append(value)
+        mean = {"test_noise": "mean over degradations", "test_severity": 0}
+        add(mean, float(np.mean(values)))
+    return rows
+
+
+def _trials(zoo: Zoo) -> list[Part]:
+    classifiers = tuple(zoo.classifier_keys("data"))
+    parts = {
+        name: functools.partial(_trial_part, name)
+        for name in universal_trials(zoo.config)
+    }
+    trained = {name: name for name in parts}
+    # The same weights as another one, shown every image twice.
+    parts["self-ensemble"] = functools.partial(
+        _trial_part, "skip", variant="self-ensemble", mirror=True
+    )
+    trained["self-ensemble"] = "skip"
+    return [
+        Part(
+            name,
+            (*classifiers, ModelKey("data", f"remover_trial_{trained[name]}", "all")),
+            rows,
+        )
+        for name, rows in parts.items()
+    ]
 
 
 # Faulty sensors: what they do, at severities 1 to 5.
@@ -843,6 +907,11 @@ EXPERIMENTS: dict[str, Experiment] = {
         "one remover and one detector for all 18 degradations",
         _needs("data"),
         _universal,
+    ),
+    "universal_trials": Experiment(
+        "short trainings of the universal remover that differ in one thing",
+        _needs("data"),
+        _trials,
     ),
     "zero_shot": Experiment(
         "the universal models on what they never saw",

@@ -85,6 +85,7 @@ class Kind:
         noise_weight: Of a remover's loss.
         clean_entries: How often a mix of all degradations holds the clean image.
         attacked: Whether it learns on stored adversarial images.
+        consistency_weight: Of a remover's loss; of the first classifier.
     """
 
     phase: str
@@ -95,6 +96,7 @@ class Kind:
     noise_weight: float = 1.0
     clean_entries: int = 0
     attacked: bool = False
+    consistency_weight: float = 0.0
 
 
 class Zoo:
@@ -181,6 +183,13 @@ class Zoo:
         check_range("attack.step_size", attack["step_size"], 0.0, 1.0)
         check_whole("attack.steps", attack["steps"], 1, 10_000)
         check_whole("attack.restarts", attack["restarts"], 0, 10_000)
+        for section in ("universal", "universal_trials"):
+            weight = config[section]["consistency_weight"]
+            if not 0.0 <= weight < float("inf"):
+                raise ValueError(
+                    f"{section}.consistency_weight must be finite and at least 0: "
+                    f"{weight}"
+                )
         for name, count in {
             "evaluation.num_images": config["evaluation"]["num_images"],
             "attack.num_test": attack["num_test"],
@@ -410,6 +419,11 @@ class Zoo:
             stored_config["attack"] = dict(config["attack"])
         elif kind.phase != "classifier":
             stored_config["degradation"] = [list(e) for e in self._mix(key)]
+        if kind.consistency_weight:
+            stored_config["consistency"] = {
+                "weight": kind.consistency_weight,
+                "classifier": next(iter(self.classifiers(key.role))),
+            }
         if kind.remover:
             remover = ModelKey(key.role, kind.remover, key.name)
             stored_config["remover"] = self._relative(remover)
@@ -444,7 +458,12 @@ class Zoo:
         if kind.remover:
             remover = ModelKey(key.role, kind.remover, key.name)
             frozen["remover"] = self.load(remover).variables
+        if kind.consistency_weight:
+            frozen["classifier"] = self._first_classifier(key.role).variables
         return frozen
+
+    def _first_classifier(self, role: str) -> LoadedModel:
+        return self.load_classifier(role, next(iter(self.classifiers(role))))
 
     def _make_task(self, role: str, kind_name: str, name: str) -> Task:
         kind, resolved = self.kinds[kind_name], self.statistics(role)
@@ -494,6 +513,12 @@ class Zoo:
                 image_shape=shape,
                 augmentation=augmentation,
                 noise_weight=kind.noise_weight,
+                classifier=(
+                    self._first_classifier(role).module
+                    if kind.consistency_weight
+                    else None
+                ),
+                consistency_weight=kind.consistency_weight,
             )
         return tasks.detector_task(
             module,
@@ -645,6 +670,39 @@ def save_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def universal_trials(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Returns name -> variant, widths and consistency weight of removers to compare.
+
+    Each differs from `skip` in one thing.
+
+    Args:
+        config: The fields of `configs/reproduce.py`.
+
+    Raises:
+        ValueError: If the config names an unknown one, or leaves out `skip`.
+    """
+    trials = config["universal_trials"]
+    base = {
+        "variant": "skip",
+        "widths": trials["widths"],
+        "consistency_weight": 0.0,
+    }
+    known = {
+        "paper": {**base, "variant": "paper"},
+        "skip": base,
+        "residual": {**base, "variant": "residual"},
+        "wider": {**base, "widths": trials["wider"]},
+        "consistency": {**base, "consistency_weight": trials["consistency_weight"]},
+    }
+    names = tuple(trials["names"])
+    if not {"skip"} <= set(names) <= set(known):
+        raise ValueError(
+            f"universal_trials.names must be skip and some of {', '.join(known)}: "
+            f"{names}"
+        )
+    return {name: known[name] for name in names}
+
+
 def make_kinds(config: Mapping[str, Any]) -> dict[str, Kind]:
     """Returns the kinds of models, in the order in which they need each other.
 
@@ -701,7 +759,17 @@ def make_kinds(config: Mapping[str, Any]) -> dict[str, Kind]:
             {"variant": universal["variant"], "widths": universal["widths"]},
             "universal",
             clean_entries=universal["clean_entries"],
+            consistency_weight=universal["consistency_weight"],
         ),
+        **{
+            f"remover_trial_{name}": removers(
+                {"variant": trial["variant"], "widths": trial["widths"]},
+                "universal_trials",
+                clean_entries=universal["clean_entries"],
+                consistency_weight=trial["consistency_weight"],
+            )
+            for name, trial in universal_trials(config).items()
+        },
         "detector": detectors("remover"),
         "detector_attack": detectors("remover_attack", attacked=True),
         "detector_universal": detectors("remover_universal", "universal_detector"),

@@ -88,14 +88,21 @@ class Remover(nn.Module):
             draws none; Mao et al. (2016), whom it follows, have them.
         noise_head: Whether a second decoder predicts the noise pattern. Without it
             (the denoising autoencoder of the ablation) `noise` is image minus clean.
+        residual: Whether the clean head predicts what to add to the image, clipped to
+            `[0, 1]`, instead of the picture itself (Zhang et al., DnCNN, 2017).
+        mirror: Whether results are means over the image and its mirror image
+            (self-ensembling; Lim et al., 2017). It takes twice the time and no other
+            weights: `remover.clone(mirror=True)`.
         clean_mean: Mean pixel of the training set, in (0, 1): where the clean head
-            starts. The noise head starts at no noise.
+            starts. The noise head, and a residual one, start at zero.
         dtype: Computation type; parameters and outputs are float32.
     """
 
     widths: Sequence[int] = (64, 128, 256)
     skips: bool = False
     noise_head: bool = True
+    residual: bool = False
+    mirror: bool = False
     clean_mean: float = 0.5
     dtype: Any = jnp.float32
 
@@ -112,21 +119,35 @@ class Remover(nn.Module):
                 f"clean_mean must be in (0, 1), got {self.clean_mean}: "
                 "pass the mean pixel of the training images"
             )
-        padded, crop = _pad_to_multiple(images, 2 ** len(self.widths))
-        code, features = Encoder(self.widths, self.dtype, name="encoder")(padded)
-        if not self.skips:
-            features = []
+        encoder = Encoder(self.widths, self.dtype, name="encoder")
+        means = {"clean_decoder": 0.5 if self.residual else self.clean_mean}
+        if self.noise_head:
+            means["noise_decoder"] = 0.5
+        decoders = {
+            name: Decoder(self.widths, images.shape[-1], mean, self.dtype, name=name)
+            for name, mean in means.items()
+        }
 
-        def decode(name: str, output_mean: float) -> jax.Array:
-            decoder = Decoder(
-                self.widths, images.shape[-1], output_mean, self.dtype, name=name
-            )
-            return decoder(code, features)[crop]
+        def separate(images: jax.Array) -> Separation:
+            padded, crop = _pad_to_multiple(images, 2 ** len(self.widths))
+            code, features = encoder(padded)
+            features = features if self.skips else []
+            found = {
+                name: decoder(code, features) for name, decoder in decoders.items()
+            }
+            clean = found["clean_decoder"][crop]
+            images = images.astype(jnp.float32)
+            if self.residual:
+                clean = jnp.clip(images + 2.0 * clean - 1.0, 0.0, 1.0)
+            if not self.noise_head:
+                return Separation(clean, images - clean)
+            return Separation(clean, 2.0 * found["noise_decoder"][crop] - 1.0)
 
-        clean = decode("clean_decoder", self.clean_mean)
-        if not self.noise_head:
-            return Separation(clean, images.astype(jnp.float32) - clean)
-        return Separation(clean, 2.0 * decode("noise_decoder", 0.5) - 1.0)
+        separation = separate(images)
+        if not self.mirror:
+            return separation
+        mirrored = separate(images[:, :, ::-1])
+        return jax.tree.map(lambda x, y: (x + y[:, :, ::-1]) / 2, separation, mirrored)
 
 
 def _pad_to_multiple(images: jax.Array, multiple: int) -> tuple[jax.Array, tuple]:
@@ -153,6 +174,7 @@ REMOVER_VARIANTS = {
     "paper": {"skips": False, "noise_head": True},
     "skip": {"skips": True, "noise_head": True},
     "dcae": {"skips": False, "noise_head": False},
+    "residual": {"skips": True, "noise_head": True, "residual": True},
 }
 
 
@@ -166,8 +188,9 @@ def make_remover(
     """Builds a remover by the name of its variant.
 
     Args:
-        variant: `paper` (as published), `skip` (with skip connections) or `dcae`
-            (one head, for the ablation).
+        variant: `paper` (as published), `skip` (with skip connections), `dcae` (one
+            head, for the ablation) or `residual` (as `skip`, with a residual clean
+            head).
         widths: Filters of each pair of layers.
         clean_mean: Mean pixel of the training images, in (0, 1).
         dtype: Computation type.

@@ -248,6 +248,13 @@ LAYOUTS = {
         metrics=("detection_accuracy", "accuracy"),
         compact=True,
     ),
+    "universal_trials": Layout(
+        "Short trainings of the universal remover that differ in one thing",
+        _CLASSIFIER,
+        _tested,
+        join("variant"),
+        compact=True,
+    ),
     "zero_shot": Layout(
         "The universal models on what they never saw",
         _DATASET,

@@ -5,6 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from flax import linen as nn
 
 from uronet_jax.corruptions import degrade
 from uronet_jax.evaluation.metrics import psnr
@@ -31,6 +32,8 @@ def make_remover_step(
     augment: Augment,
     *,
     noise_weight: float = 1.0,
+    classifier: nn.Module | None = None,
+    consistency_weight: float = 0.0,
 ) -> Step:
     """Builds the update of the remover: two mean squared errors.
 
@@ -44,12 +47,22 @@ def make_remover_step(
         augment: `(key, images, index) -> images`, before the degradation.
         noise_weight: Weight of the second term; 1 in the paper. A remover without
             noise head is trained on the first term alone.
+        classifier: A frozen classifier; needed for the next.
+        consistency_weight: Weight of a third term, the Kullback-Leibler divergence of
+            what the classifier says to the purified picture from what it says to the
+            clean one. No label is used.
 
     Returns:
         `step(state, frozen, batch) -> (state, metrics)` with
-        `frozen = {"degradation": Degradation}` and uint8 `batch["image"]`. Metrics
-        are sums over the global batch plus `count`.
+        `frozen = {"degradation": Degradation}` and uint8 `batch["image"]`; with a
+        consistency weight also `frozen["classifier"]`, the classifier's variables.
+        Metrics are sums over the global batch plus `count`.
+
+    Raises:
+        ValueError: If there is a consistency weight and no classifier.
     """
+    if consistency_weight and classifier is None:
+        raise ValueError("a consistency term needs a frozen classifier: give one")
 
     def step(state: TrainState, frozen: Any, batch: Batch):
         augment_key, noise_key = jax.random.split(
@@ -61,6 +74,12 @@ def make_remover_step(
         def loss_fn(params):
             separation = remover.apply({"params": params}, degraded)
             errors = _errors(remover, separation, clean, degraded, noise_weight)
+            if consistency_weight:
+                divergence = _inconsistency(
+                    classifier, frozen["classifier"], separation.clean, clean
+                )
+                errors["loss"] += consistency_weight * divergence
+                errors["inconsistency"] = divergence
             everything = jnp.ones(clean.shape[0], bool)
             metrics = masked_sums(errors, everything)
             return errors["loss"].mean(), (state.batch_stats, metrics)
@@ -106,6 +125,19 @@ def _errors(
     if remover.noise_head:
         loss = loss + noise_weight * noise_mse
     return {"loss": loss, "clean_mse": clean_mse, "noise_mse": noise_mse}
+
+
+def _inconsistency(
+    classifier: nn.Module, variables: Any, purified: jax.Array, clean: jax.Array
+) -> jax.Array:
+    """Returns the Kullback-Leibler divergence of the classifier's answers, `[B]`."""
+
+    def answer(images):
+        logits = classifier.apply(variables, images, train=False)
+        return nn.log_softmax(logits.astype(jnp.float32))
+
+    expected, found = answer(clean), answer(purified)
+    return jnp.sum(jnp.exp(expected) * (expected - found), axis=-1)
 
 
 def _mse(a: jax.Array, b: jax.Array) -> jax.Array:

@@ -25,6 +25,9 @@ def remover_task(
     image_shape: Shape,
     augmentation: str = "none",
     noise_weight: float = 1.0,
+    classifier: nn.Module | None = None,
+    classifier_variables: Any = None,
+    consistency_weight: float = 0.0,
 ) -> Task:
     """Returns the task of training a remover.
 
@@ -35,20 +38,31 @@ def remover_task(
         image_shape: `(H, W, C)`.
         augmentation: A key of `AUGMENTATIONS`.
         noise_weight: Weight of the noise pattern's error.
+        classifier: Frozen, for the consistency term; see `make_remover_step`.
+        classifier_variables: Its variables.
+        consistency_weight: Weight of that term; 0 leaves it out.
     """
+    frozen = {"degradation": degradation}
+    if consistency_weight:
+        frozen["classifier"] = classifier_variables
     return Task(
         name="remover",
         module=remover,
         input_shape=image_shape,
         optimizer=optimizer,
         step=remover_phase.make_remover_step(
-            remover, optimizer, augmenter(augmentation), noise_weight=noise_weight
+            remover,
+            optimizer,
+            augmenter(augmentation),
+            noise_weight=noise_weight,
+            classifier=classifier,
+            consistency_weight=consistency_weight,
         ),
         evaluation=remover_phase.make_remover_evaluation(
             remover, noise_weight=noise_weight
         ),
         best_metric=remover_phase.BEST_METRIC,
-        frozen={"degradation": degradation},
+        frozen=frozen,
     )
 
 
