@@ -139,6 +139,7 @@ def get_config(preset: str = "full") -> config_dict.ConfigDict:
         widths=choose((64, 128, 256), (16, 32, 64), (4, 4)),
         wider=choose((96, 192, 384), (24, 48, 96), (6, 6)),
         consistency_weight=0.02,
+        clean_entries=2,
         num_steps=choose(7_040, 800, 2),
         batch_size=choose(128, 64, 8),
         checkpoint_every=choose(1_000, 200, 1),
@@ -171,6 +172,7 @@ def get_config(preset: str = "full") -> config_dict.ConfigDict:
         restarts=choose(10, 10, 1),  # Of PGD10.
         num_test=choose(0, 500, 16),  # Images that are attacked; 0 for all.
         num_train=choose(0, 2_000, 16),
+        batch_size=choose(1000, 32, 16),
     )
     config.ablations = config_dict.create(
         detector=choose("vgg16", "vgg11", "wrn10_1"),  # Instead of config.detector.

@@ -20,18 +20,19 @@ import jax
 import numpy as np
 from absl import flags
 
+from configs.reproduce import get_config
 from launch import cli
 from uronet_jax.checkpoints import locked_workdir
 from uronet_jax.evaluation.laboratory import Laboratory
-from uronet_jax.evaluation.reproduction import EXPERIMENTS, Lack, check_needs
+from uronet_jax.evaluation.reproduction import EXPERIMENTS, Lack, Part, check_needs
 from uronet_jax.evaluation.zoo import StoppedError, Zoo
 from uronet_jax.reports import figures, tables
 from uronet_jax.reports.provenance import provenance
-from uronet_jax.training.run import check_same_config
+from uronet_jax.reports.reproduction import SCHEMA, SCHEMA_VERSION
+from uronet_jax.training.run import check_same_config, flatten_config
 
-SCHEMA = "uronet_jax.reproduction"
-SCHEMA_VERSION = 1
-_PICTURES = ("figure1", "figure2", "figure4")
+# Experiments whose result is also a picture.
+_PICTURES = ("figure1", "figure2", "figure4", "figure5")
 
 
 def choose_experiments(names: str) -> list[str]:
@@ -108,12 +109,14 @@ def run(
             left_out[name] = f"a part, for want of {'; '.join(texts)}"
     if not missing:
         raise FileNotFoundError("; ".join(left_out.values()))
+    for name, lacking in missing.items():
+        parts = _parts(zoo, name, lacking)
+        zoo.check(key for part in parts for key in part.models)
     with locked_workdir(workdir):
-        tables.write_json(workdir / "config.json", dict(config))
         laboratory = Laboratory(zoo)
         for name, lacking in missing.items():
-            computed = _compute(name, laboratory, lacking, force=force)
-            if computed and name in _PICTURES:
+            _compute(name, laboratory, lacking, force=force)
+            if name in _PICTURES and not _is_drawn(name, workdir):
                 draw(name, workdir)
             if progress:
                 print(f"{name}: {workdir / name}.json", flush=True)
@@ -123,10 +126,8 @@ def run(
 def _check_workdir(
     workdir: Path, config: Mapping[str, Any], experiments: Sequence[str]
 ) -> None:
+    """Raises ValueError if results that are there cannot be continued."""
     config = json.loads(json.dumps(config))  # In JSON, tuples are lists.
-    path = workdir / "config.json"
-    if path.exists():
-        check_same_config(json.loads(path.read_text()), config)
     for name in experiments:
         path = workdir / f"{name}.json"
         if not path.exists():
@@ -142,46 +143,83 @@ def _check_workdir(
                 f"{SCHEMA} version {SCHEMA_VERSION}: choose another --workdir, or move "
                 "the file away to have it computed anew"
             )
-        check_same_config(stored["config"], config)
+        depends_on = EXPERIMENTS[name].depends_on
+        try:
+            check_same_config(depends_on(stored["config"]), depends_on(config))
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
+
+
+def _parts(zoo: Zoo, name: str, lacking: Mapping[str, Lack]) -> list[Part]:
+    """Returns the parts of an experiment that can be computed."""
+    return [p for p in EXPERIMENTS[name].parts(zoo) if p.group not in lacking]
 
 
 def _compute(
     name: str, laboratory: Laboratory, lacking: Mapping[str, Lack], *, force: bool
-) -> bool:
-    """Computes what is not on disk of an experiment; returns whether that was any."""
+) -> None:
+    """Computes what is not on disk of an experiment."""
     zoo = laboratory.zoo
     path = zoo.workdir / f"{name}.json"
-    parts = [p for p in EXPERIMENTS[name].parts(zoo) if p.group not in lacking]
-    begun = json.loads(path.read_text()) if path.exists() and not force else None
+    parts = _parts(zoo, name, lacking)
+    begun = json.loads(path.read_text()) if path.exists() else None
     done = _rows_by_part(begun) if begun else {}
+    if force:  # What cannot be computed now is kept.
+        for part in parts:
+            done.pop(part.key, None)
     remaining = [part for part in parts if part.key not in done]
     if not remaining:
-        return False
-    seconds, training = _Clock(begun, "seconds"), _Clock(begun, "training_seconds")
+        return
+    sessions = begun["sessions"] if done else []
+    clock, count = _Clock(), 0
     zoo.ensure(key for part in remaining for key in part.models)
-    trained = training.read()
+    training = clock.read()
     with zoo.bar(len(parts), name, "part") as bar:
         bar.update(len(parts) - len(remaining))
         for part in remaining:
             zoo.stopping()
             done[part.key] = part.rows(laboratory)
+            count += 1
             # In their own order, whatever was there first.
             keys = [p.key for p in parts if p.key in done]
             keys += [key for key in done if key not in keys]
+            origin = provenance(dict(zoo.config), seconds=clock.read())
+            session = {
+                "parts": count,
+                "training_seconds": training,
+                **{x: origin[x] for x in ("seconds", "device", "versions")},
+            }
             result = {
                 "schema": SCHEMA,
                 "schema_version": SCHEMA_VERSION,
                 "experiment": name,
                 "finished": all(p.key in done for p in parts),
                 "missing": [lack.what for lack in lacking.values()],
+                "overridden": _overridden(zoo.config),
                 "parts": [[key, len(done[key])] for key in keys],
                 "rows": [row for key in keys for row in done[key]],
-                "training_seconds": trained,
-                **provenance(dict(zoo.config), seconds=seconds.read()),
+                **origin,
+                "sessions": [*sessions, session],
+                "seconds": _total([*sessions, session], "seconds"),
+                "training_seconds": _total([*sessions, session], "training_seconds"),
             }
             tables.write_json(path, result)
             bar.update()
-    return True
+
+
+def _total(sessions: Sequence[Mapping[str, Any]], field: str) -> float:
+    return round(sum(session[field] for session in sessions), 1)
+
+
+def _overridden(config: Mapping[str, Any]) -> list[str]:
+    """Returns the fields, joined by dots, in which a config is not its preset."""
+    preset = flatten_config(get_config(config["preset"]).to_dict())
+    config = flatten_config(json.loads(json.dumps(config)))
+    return sorted(
+        name
+        for name in preset | config
+        if preset.get(name, "absent") != config.get(name, "absent")
+    )
 
 
 def _rows_by_part(result: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
@@ -190,20 +228,31 @@ def _rows_by_part(result: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
 
 
 class _Clock:
-    """Seconds of this run and of those before it that left a result."""
+    """Seconds of this run."""
 
-    def __init__(self, begun: Mapping[str, Any] | None, field: str):
-        self._before = begun[field] if begun else 0.0
+    def __init__(self):
         self._start = time.perf_counter()
 
     def read(self) -> float:
-        return round(self._before + time.perf_counter() - self._start, 1)
+        return round(time.perf_counter() - self._start, 1)
+
+
+def _is_drawn(name: str, workdir: Path) -> bool:
+    """Whether the picture of an experiment is there, and not older than its arrays."""
+    picture, arrays = workdir / f"{name}.png", workdir / f"{name}.npz"
+    return picture.exists() and picture.stat().st_mtime >= arrays.stat().st_mtime
 
 
 def draw(name: str, workdir: Path) -> None:
     """Draws a figure of images from the arrays that its experiment left."""
     with np.load(workdir / f"{name}.npz") as file:
         arrays = dict(file)
+    if name == "figure5":
+        seen = {
+            x: (arrays[x], arrays[f"{x}_map"]) for x in arrays if f"{x}_map" in arrays
+        }
+        figures.attention_gallery(workdir / "figure5.png", seen)
+        return
     labels = None
     columns = {heading.replace("_", " "): x for heading, x in arrays.items()}
     if name == "figure4":

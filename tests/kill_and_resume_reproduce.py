@@ -81,7 +81,7 @@ def read_results(workdir: Path) -> dict[str, dict]:
             for field, value in json.loads(
                 (workdir / f"{name}.json").read_text()
             ).items()
-            if not field.endswith("seconds")
+            if field not in ("seconds", "training_seconds", "sessions")
         }
         for name in EXPERIMENTS
     }

@@ -52,7 +52,8 @@ def run(config, experiments, workdir, **options):
 def read(workdir, name):
     """Returns a result without what differs between equal runs."""
     result = json.loads((workdir / f"{name}.json").read_text())
-    return {k: v for k, v in result.items() if not k.endswith("seconds")}
+    differing = ("seconds", "training_seconds", "sessions")
+    return {k: v for k, v in result.items() if k not in differing}
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +76,13 @@ def test_results_say_what_they_are(smoke):
         assert {"jax", "uronet_jax"} <= result["versions"].keys()
         assert result["device"]["platform"] == "cpu"
         assert result["seconds"] >= result["training_seconds"] >= 0.0
+        (session,) = result["sessions"]
+        assert session["parts"] == len(result["parts"])
+        assert session["seconds"] == result["seconds"]
+        assert session["device"] == result["device"]
+        assert result["overridden"] == [
+            "data.other_classifier", "suite.noises", "suite.severities"
+        ]  # fmt: skip
         assert len(result["rows"]) == count
         assert {row["dataset"] for row in result["rows"]} == {"CIFAR-10"}
         assert {row["num_images"] for row in result["rows"]} == {16}
@@ -132,7 +140,7 @@ def test_killed_runs_end_with_the_results_of_an_undisturbed_one(
     monkeypatch.undo()
     folder = tmp_path / "models" / "generated" / "remover"
     assert [grid.finished_steps(folder / name) for name in NAMES] == [2, 1]
-    die_at(2, reproduce.tables, "write_json")  # The first is the config.
+    die_at(1, reproduce.tables, "write_json")
     with pytest.raises(Killed):
         run(config, TABLES, tmp_path)
     monkeypatch.undo()
@@ -154,7 +162,7 @@ def test_what_is_finished_is_left_alone_unless_forced(smoke, monkeypatch):
 
     def files():
         found = sorted(p for p in workdir.rglob("*") if p.is_file())
-        return {p: p.stat().st_mtime_ns for p in found if p.name != "config.json"}
+        return {p: p.stat().st_mtime_ns for p in found}
 
     before, results = files(), [read(workdir, name) for name in TABLES]
     monkeypatch.setattr(grid, "make_pipeline", None)  # Nothing is trained.
@@ -164,6 +172,33 @@ def test_what_is_finished_is_left_alone_unless_forced(smoke, monkeypatch):
     changed = {p.name for p, time in files().items() if before.get(p) != time}
     assert changed == {"table2.json"}
     assert [read(workdir, name) for name in TABLES] == results
+
+
+def test_fields_that_a_result_does_not_depend_on_may_change(smoke, monkeypatch):
+    config, workdir = smoke
+    other = json.loads(json.dumps(config)) | {"log_every": 1, "pipeline": "streamed"}
+    other["universal"]["num_steps"] = 5
+    monkeypatch.setattr(grid, "make_pipeline", None)  # Nothing is trained.
+    assert run(other, TABLES, workdir) == {}
+    other["detector"]["num_steps"] = 5
+    with pytest.raises(ValueError, match=r"table2.json: .*detector.num_steps: 2 there"):
+        run(other, ["table2"], workdir)
+    # Without a result the models are looked at, before anything is trained.
+    path, away = workdir / "table2.json", workdir / "away.json"
+    path.rename(away)
+    with pytest.raises(ValueError, match=r"detector/GN_2: .*schedule.num_steps: 2"):
+        run(other, ["table2"], workdir)
+    away.rename(path)
+
+
+def test_a_picture_that_is_missing_is_drawn(untrained, tmp_path):
+    config = load(suite=FEW)
+    run(config, ["figure4"], tmp_path)
+    picture = tmp_path / "figure4.png"
+    picture.unlink()
+    before = read(tmp_path, "figure4")
+    run(config, ["figure4"], tmp_path)
+    assert picture.exists() and read(tmp_path, "figure4") == before
 
 
 def test_a_part_that_is_there_is_not_measured_again(smoke, tmp_path):
@@ -181,6 +216,9 @@ def test_a_part_that_is_there_is_not_measured_again(smoke, tmp_path):
     assert [row["value"] for row in rows[:4]] == [-1.0] * 4
     assert rows[4:] == expected[4:]
     assert read(tmp_path, "table7")["finished"]
+    # Both are told, with what each did.
+    sessions = json.loads(path.read_text())["sessions"]
+    assert [session["parts"] for session in sessions] == [3, 1]
 
 
 def test_a_signal_stops_between_parts(smoke, tmp_path):
@@ -248,7 +286,7 @@ def test_every_experiment_runs(untrained, tmp_path):
         result = read(tmp_path, name)
         assert result["finished"] and result["rows"], name
         assert np.isfinite([row["value"] for row in result["rows"]]).all(), name
-    for name in ("figure1", "figure2", "figure4"):
+    for name in ("figure1", "figure2", "figure4", "figure5"):
         assert (tmp_path / f"{name}.png").stat().st_size > 3_000
     noise = {row["noise"]: row["value"] for row in read(tmp_path, "figure1")["rows"]}
     # U(-0.1, 0.1) is 0.05 away on average, a normal of deviation 0.08 is 0.064; after

@@ -3,6 +3,8 @@
 import csv
 import dataclasses
 import importlib
+import json
+import zlib
 from pathlib import Path
 
 import jax
@@ -49,15 +51,18 @@ def load(preset="smoke", **sections):
 
 
 class Paper(Laboratory):
-    """Measures nothing: all 16 experiments in a second, for the columns of rows."""
+    """Measures nothing: images are texts of how they were made, numbers their hash.
+
+    So all experiments run in a second, and what was measured can be told by its number.
+    """
 
     def __init__(self, zoo):
         super().__init__(zoo)
         # Not cached, so that every part is seen to ask for what it uses.
         self.model, self.classifier = self._model, self._classifier
 
-    def _examples(self, role, *, attacked=False):
-        return NoExamples()
+    def _examples(self, role, *, attacked=False, part="test"):
+        return NoExamples(role, attacked, part)
 
     def _model(self, role, kind, name):
         key = ModelKey(role, kind, name)
@@ -67,13 +72,14 @@ class Paper(Laboratory):
     def _classifier(self, role, title):
         source = self.zoo.classifiers(role)[title]
         assert source.removeprefix("train:") in {k.name for k in self.trained}
-        return source
+        return title
 
-    def attacked(self, role, attack, title=None):
-        return []
+    def attacked(self, role, attack, title=None, remover=None):
+        title = title or next(iter(self.zoo.classifiers(role)))
+        return [f"{attack} on {title} of {role} behind {remover and remover.name}"]
 
     def purify(self, remover, images, *, mirror=False):
-        return []
+        return [f"{x} by {remover.kind} {remover.name}, {mirror}" for x in images]
 
     def probabilities(self, remover, detector, examples, images):
         if self.zoo.kinds[detector.kind].remover:
@@ -81,22 +87,46 @@ class Paper(Laboratory):
             assert remover == detector._replace(
                 kind=self.zoo.kinds[detector.kind].remover
             )
-        return np.asarray([0.2, 0.7])
+        return probabilities(detector.kind, detector.name, *images)
 
     def accuracy(self, classifier, examples, pictures):
-        return 12.5
+        return number(classifier, *pictures)
+
+
+def number(*names):
+    return zlib.crc32(" ".join(names).encode()) % 10_000 / 100
+
+
+def probabilities(*names):
+    return np.random.default_rng(int(100 * number(*names))).random(50)
+
+
+def detection(kind, name, noisy, clean="data clean"):
+    found = protocols.detection_metrics(
+        probabilities(kind, name, clean), probabilities(kind, name, noisy)
+    )
+    return 100 * found["detection_accuracy"]
 
 
 class NoExamples:
     source = "nothing"
 
+    def __init__(self, role, attacked, part):
+        self.name = role if part == "test" else f"{role} {part}"
+
     def __len__(self):
         return 2
 
     def clean(self):
-        return []
+        return [f"{self.name} clean"]
 
-    degraded = corrupted = changed = stored = lambda self, *args: []
+    def degraded(self, entry, *, draw=0):
+        return [f"{self.name} {entry_name(entry)}"]
+
+    def corrupted(self, *args):
+        return [f"{self.name} {args}"]
+
+    changed = corrupted
 
 
 def paper_rows(experiment, tmp_path, **sections):
@@ -143,6 +173,80 @@ def test_rows_are_those_of_the_published_table(number, tmp_path):
         assert 0.0 <= row["value"] <= 100.0
 
 
+def cell(rows, **where):
+    (found,) = (r for r in rows if all(r[name] == where[name] for name in where))
+    return found["value"]
+
+
+def test_numbers_are_of_the_models_and_images_that_their_columns_name(tmp_path):
+    rows = {n: paper_rows(f"table{n}", tmp_path) for n in (2, 4, 5, 6, 7, 11, 12)}
+    rows["figure6"] = paper_rows("figure6", tmp_path)
+    trained = {"train_noise": "GN", "train_severity": 2}
+    assert cell(rows[2], **trained, test_noise="UN", test_severity=3) == detection(
+        "detector", "GN_2", "data UN_3"
+    )
+    assert cell(
+        rows[4],
+        train_dataset="CIFAR-10",
+        train_noise="SN",
+        test_noise="IN",
+        test_severity=1,
+    ) == detection("detector", "SN_1", "second IN_1", "second clean")
+    attacks = {"IFGSM": "IFGSM", "PGD": "PGD0"}
+    for label, attack in attacks.items():
+        attacked = f"{attack} on ResNet of data behind None"
+        assert cell(
+            rows[5], dataset="CIFAR-10", **trained, test_attack=label
+        ) == detection("detector", "GN_2", attacked)
+    assert cell(
+        rows[6], train_attack="PGD40", test_noise="SN", test_severity=2
+    ) == detection("detector_attack", "PGD0-40", "data SN_2")
+    # A remover of severity 3 on images of severity 1, and none.
+    common = {"classifier": "Wide-ResNet16-8", "noise": "SN", "test_severity": 1}
+    assert cell(
+        rows[7], **common, condition="mitigated", remover_train_severity=3
+    ) == number("Wide-ResNet16-8", "data SN_1 by remover SN_3, False")
+    assert cell(rows[7], **common, condition="noisy") == number(
+        "Wide-ResNet16-8", "data SN_1"
+    )
+    for defence, seen in (
+        ("none", "PGD10 on ResNet of data behind None"),
+        (
+            "URoNet (SPN-trained remover)",
+            "PGD10 on ResNet of data behind None by remover SPN_1, False",
+        ),
+        (
+            "URoNet (SPN-trained remover), white box",
+            "PGD10 on ResNet of data behind SPN_1 by remover SPN_1, False",
+        ),
+    ):
+        assert cell(
+            rows[11], dataset="CIFAR-10", defence=defence, attack="PGD-10"
+        ) == number("ResNet", seen)
+    for method, made in (
+        ("none (raw corrupted)", "data UN_3"),
+        ("DCAE (single-output denoising autoencoder)", "data UN_3 by dcae UN_3, False"),
+        ("URoNet", "data UN_3 by remover UN_3, False"),
+    ):
+        assert cell(rows[12], classifier="ResNet", noise="UN", method=method) == number(
+            "ResNet", made
+        )
+    # Made for one classifier, shown to the other, behind a remover.
+    seen = "IFGSM on Wide-ResNet16-8 of data behind None"
+    where = {"attack": "IFGSM", "attacked_classifier": "Wide-ResNet16-8"}
+    where |= {"classifier": "ResNet"}
+    bare = number("ResNet", seen)
+    purified = number("ResNet", f"{seen} by remover SN_1, False")
+    of_figure = rows["figure6"]
+    assert cell(of_figure, **where, metric="adversarial_accuracy") == bare
+    assert (
+        cell(of_figure, **where, train_noise="SN", metric="robust_accuracy") == purified
+    )
+    assert cell(
+        of_figure, **where, train_noise="SN", metric="accuracy_gain"
+    ) == pytest.approx(purified - bare)
+
+
 def test_figure_6_has_the_columns_of_the_published_claims(tmp_path):
     with open(PUBLISHED / "uronet_figure06.csv", encoding="utf-8") as file:
         columns = [c for c in next(csv.reader(file)) if c not in ("value", "note")]
@@ -160,7 +264,14 @@ def test_figure_6_has_the_columns_of_the_published_claims(tmp_path):
 def test_the_other_experiments_measure_what_their_names_say(tmp_path):
     rows = paper_rows("ablations", tmp_path)
     found = {row["ablation"] for row in rows}
-    assert found == {"detector_other", "detector_image_only", "dcae", "grey"}
+    detectors = {"detector_other", "detector_image_only", "detector_clean"}
+    assert found == {*detectors, "dcae", "grey"}
+    for row in rows:
+        if row["ablation"] in detectors:
+            kind = "detector" if row["own"] else row["ablation"]
+            name = f"{row['train_noise']}_{row['train_severity']}"
+            noisy = f"data {row['test_noise']}_{row['test_severity']}"
+            assert row["value"] == detection(kind, name, noisy)
     where = ("ablation", "variant", "metric", "classifier", "dataset")
     noise = ("train_noise", "train_severity", "test_noise", "test_severity")
     keys([dict.fromkeys((*where, *noise)) | row for row in rows], (*where, *noise))
@@ -187,6 +298,13 @@ def test_the_other_experiments_measure_what_their_names_say(tmp_path):
             if (row["variant"], row["classifier"]) == (variant, "ResNet")
         ]
         assert values[-1] == pytest.approx(np.mean(values[1:-1]))
+    # What is chosen by them is measured on other images.
+    seen = "data validation IN_2 by remover_trial_skip all"
+    for variant, mirror in (("skip", False), ("self-ensemble", True)):
+        where = {"classifier": "ResNet", "test_noise": "IN", "test_severity": 2}
+        assert cell(trials, variant=variant, **where) == number(
+            "ResNet", f"{seen}, {mirror}"
+        )
     # Clean images of a set that nothing was trained on.
     assert "CIFAR-100" in {row["dataset"] for row in rows}
 
@@ -438,29 +556,69 @@ def test_attacked_images_are_in_the_ball_and_made_once(
     clean, labels = images.arrays()
 
     def loss(x):
-        logits = np.asarray(module.apply(variables, x.astype(np.float32) / 255))
+        logits = np.asarray(module.apply(variables, x.astype(np.float32)))
         logits = logits - logits.max(axis=-1, keepdims=True)
         norm = np.log(np.exp(logits).sum(axis=-1))
         return norm - logits[np.arange(len(labels)), labels]
 
+    def levels(images):
+        return images / np.iinfo(images.dtype).max
+
     found = {name: zoo.attacked("data", "test", name) for name in ("IFGSM", "PGD10")}
     for attacked in found.values():
-        assert attacked.dtype == np.uint8 and attacked.shape == clean.shape
-        distance = np.abs(attacked.astype(int) - clean).max(axis=(1, 2, 3))
-        # 0.03 of 255 levels is 7.65; the last half is the rounding.
-        assert distance.max() <= 8 and distance.min() >= 6
-        assert (loss(attacked) > loss(clean)).all()
+        assert attacked.dtype == np.uint16 and attacked.shape == clean.shape
+        distance = np.abs(levels(attacked) - levels(clean)).max(axis=(1, 2, 3))
+        # Half a level of 16 bits is the rounding.
+        assert distance.max() <= 0.03 + 0.5 / 65535 + 1e-7 and distance.min() > 0.02
+        assert (loss(levels(attacked)) > loss(levels(clean))).all()
     assert (found["IFGSM"] != found["PGD10"]).any()
+    # Random starts are those of the part: images of two parts share none.
+    other = zoo.attacked("data", "validation", "PGD0")
+    assert (other != zoo.attacked("data", "test", "PGD0")).any()
     monkeypatch.setattr(zoo, "_attack", None)  # Not called again.
     again = zoo.attacked("data", "test", "IFGSM")
     np.testing.assert_array_equal(again, found["IFGSM"])
     assert zoo.attack_steps("PGD0-20") == ("PGD0", 4)
     assert zoo.attack_steps("PGD0-3") == ("PGD0", 3)
-    monkeypatch.undo()
-    stopped = Zoo(load(), tmp_path / "other", stop=lambda: True, progress=False)
-    stopped.first, stopped.load_classifier = zoo.first, lambda role, title: model
+    heavier = jax.tree.map(lambda x: 2 * x, variables)
+    monkeypatch.setattr(
+        zoo, "load_classifier", lambda role, title: Placed(module, heavier)
+    )
+    with pytest.raises(ValueError, match="made with other weights or settings"):
+        zoo.attacked("data", "test", "IFGSM")
+
+
+def test_an_attack_goes_on_where_it_was_stopped(
+    images, make_variables, tmp_path, monkeypatch
+):
+    module = make_classifier("cnn_narrow", 3)
+    model = Placed(module, make_variables(module, (28, 28, 3)))
+    asked = 0
+
+    def stop():
+        nonlocal asked
+        asked += 1
+        return asked == 2
+
+    def zoo(folder, stop):
+        config = load(attack={"num_test": 0, "batch_size": 4})
+        found = Zoo(config, tmp_path / folder, stop=stop, progress=False)
+        found.first, found.load_classifier = (
+            lambda *a: images,
+            lambda role, title: model,
+        )
+        return found
+
+    assert len(images) > 4
+    undisturbed = zoo("one", lambda: False).attacked("data", "test", "PGD0")
+    disturbed = zoo("two", stop)
     with pytest.raises(StoppedError):
-        stopped.attacked("data", "test", "IFGSM")
+        disturbed.attacked("data", "test", "PGD0")
+    (path,) = (tmp_path / "two").rglob("*.npz")
+    with np.load(path) as file:
+        assert len(file["images"]) == 4 and not file["done"]
+    whole = disturbed.attacked("data", "test", "PGD0")
+    np.testing.assert_array_equal(whole, undisturbed)
 
 
 def test_stored_pairs_are_looked_up_by_the_index(key):
@@ -529,12 +687,17 @@ def test_detectors_learn_stored_pairs(key):
 
 def test_models_are_trained_once_behind_their_removers(tmp_path, monkeypatch):
     zoo = Zoo(load(), tmp_path)
-    trained = []
+    trained, configs = [], {}
+    monkeypatch.setattr(
+        "uronet_jax.evaluation.zoo.read_config",
+        lambda folder, which: json.loads(json.dumps(configs[folder])),
+    )
 
     def train(task, rows, *sources_and_schedule, **options):
         trained.append([row.workdir.relative_to(tmp_path / "models") for row in rows])
         for row in rows:
             (row.workdir / "checkpoints" / "2" / "state").mkdir(parents=True)
+            configs[row.workdir] = row.config | {"best_metric": ["loss", "min"]}
         return True
 
     monkeypatch.setattr("uronet_jax.training.grid.train_grid", train)
@@ -557,6 +720,10 @@ def test_models_are_trained_once_behind_their_removers(tmp_path, monkeypatch):
     )
     with pytest.raises(StoppedError):
         zoo.ensure([ModelKey("data", "dcae", "GN_1")])
+    # What is there and finished is looked at too.
+    other = Zoo(load(remover={"widths": (8, 8)}), tmp_path)
+    with pytest.raises(ValueError, match=r"GN_1: .*model.widths: \[4, 4\] there, \[8"):
+        other.ensure([ModelKey("data", "detector", "GN_1")])
 
 
 def test_rows_of_a_grid_differ_in_nothing_but_data_and_seed(tmp_path):

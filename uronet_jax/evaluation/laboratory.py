@@ -18,6 +18,7 @@ from uronet_jax.defense import detector_input
 from uronet_jax.evaluation.zoo import ModelKey, Zoo, entry_name
 from uronet_jax.loading import LoadedModel
 from uronet_jax.models import Remover
+from uronet_jax.training.state import to_float
 
 Row = dict[str, Any]
 # Batches of images on the devices, float32 in [0, 1].
@@ -108,7 +109,7 @@ class Examples:
         )
         run = make_corrupter(f"{suite}/{name}", (), self._mesh)
         images = [run(key, level, batch) for batch in self._batches]
-        return [_to_float(x) for x in images]
+        return [to_float(x) for x in images]
 
     def changed(self, function: Callable[..., jax.Array], level: float) -> Images:
         """Returns `function(key, images, level, index)`."""
@@ -117,11 +118,11 @@ class Examples:
         return [run(self._key, level, batch) for batch in self._batches]
 
     def stored(self, images: np.ndarray) -> Images:
-        """Returns uint8 images `[N, H, W, C]`, one for each of the examples."""
+        """Returns uint8 or uint16 images `[N, H, W, C]`, one for each example."""
         return self._as_float(self._place(images, np.zeros(len(images), np.int32)))
 
     def _as_float(self, found) -> Images:
-        return [_to_float(batch["image"]) for batch in found]
+        return [to_float(batch["image"]) for batch in found]
 
     def _keep(self, name: str, make: Callable[[], Images]) -> Images:
         if name not in self._kept:
@@ -148,14 +149,22 @@ class Laboratory:
         # Few: most models are for one part, those of the universal defence for many.
         self.model = functools.lru_cache(maxsize=4)(self._model)
 
-    def _examples(self, role: str, *, attacked: bool = False) -> Examples:
-        """Returns the test images of a data set, or those of them that are attacked."""
+    def _examples(
+        self, role: str, *, attacked: bool = False, part: str = "test"
+    ) -> Examples:
+        """Returns images that are judged on.
+
+        Args:
+            role: Section of the config.
+            attacked: Whether only those that are attacked.
+            part: `test`, or `validation` where something is chosen by the result.
+        """
         evaluation = self.zoo.config["evaluation"]
         count = evaluation["num_images"]
         if attacked:
             count = self.zoo.config["attack"]["num_test"]
         return Examples(
-            self.zoo.first(role, "test", count),
+            self.zoo.first(role, part, count),
             batch_size=evaluation["batch_size"],
             mesh=self.mesh,
             seed=self._test_seed,
@@ -173,9 +182,15 @@ class Laboratory:
         variables = sharding.replicate(model.variables, self.mesh)
         return Placed(model.module, variables, inputs)
 
-    def attacked(self, role: str, attack: str, title: str | None = None) -> Images:
-        """Returns adversarial copies of the first test images."""
-        images = self.zoo.attacked(role, "test", attack, title)
+    def attacked(
+        self,
+        role: str,
+        attack: str,
+        title: str | None = None,
+        remover: ModelKey | None = None,
+    ) -> Images:
+        """Returns adversarial copies of the first test images; see `Zoo.attacked`."""
+        images = self.zoo.attacked(role, "test", attack, title, remover)
         return self.examples(role, attacked=True).stored(images)
 
     def purify(
@@ -224,15 +239,11 @@ class Laboratory:
         }
 
 
-def _to_float(images: jax.Array) -> jax.Array:
-    return images.astype(jnp.float32) / 255.0
-
-
 # Cached, so that models of one architecture share the compiled program.
 @functools.cache
 def _compile_degrade(mesh: jax.sharding.Mesh) -> Callable:
     def run(key, degradation, batch):
-        return degrade(key, _to_float(batch["image"]), degradation, batch["index"])
+        return degrade(key, to_float(batch["image"]), degradation, batch["index"])
 
     return sharding.compile_split(run, mesh)
 
@@ -240,7 +251,7 @@ def _compile_degrade(mesh: jax.sharding.Mesh) -> Callable:
 @functools.cache
 def _compile_change(function: Callable, mesh: jax.sharding.Mesh) -> Callable:
     def run(key, level, batch):
-        return function(key, _to_float(batch["image"]), level, batch["index"])
+        return function(key, to_float(batch["image"]), level, batch["index"])
 
     return sharding.compile_split(run, mesh)
 

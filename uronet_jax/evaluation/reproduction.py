@@ -7,13 +7,15 @@ under the column names of the published table.
 
 import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from uronet_jax.corruptions import SuiteEntry
 from uronet_jax.evaluation import metrics
+from uronet_jax.evaluation.grad_cam import grad_cam
 from uronet_jax.evaluation.laboratory import (
     Examples,
     Images,
@@ -79,11 +81,32 @@ class Experiment(NamedTuple):
             `data.classifier`. Groups whose needs are not met are left out; without
             any group the experiment cannot run.
         parts: Lists them. Nothing is computed.
+        settings: Fields and sections of the config that its numbers depend on, besides
+            those of `COMMON_SETTINGS` and of the data sets of its needs.
     """
 
     summary: str
     needs: Mapping[str, tuple[str, ...]]
     parts: Callable[[Zoo], list[Part]]
+    settings: tuple[str, ...] = ()
+
+    def depends_on(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        """Returns the part of a config that the numbers depend on."""
+        roles = {need.partition(".")[0] for x in self.needs.values() for need in x}
+        names = {*COMMON_SETTINGS, *roles, *self.settings}
+        return {name: config[name] for name in names if name in config}
+
+
+# Of every experiment.
+COMMON_SETTINGS = (
+    "preset",
+    "seed",
+    "dtype",
+    "augmentation",
+    "suite",
+    "evaluation",
+    "optimizer",
+)
 
 
 # What parts share.
@@ -113,7 +136,8 @@ def _detect(
             **columns,
             metric="detection_accuracy",
         )
-        yield row | ({"auroc": found["auroc"]} if auroc else {})
+        further = ("auroc", "tpr_at_5_percent_fpr") if auroc else ()
+        yield row | {name: found[name] for name in further}
 
 
 def _noise_tests(
@@ -354,9 +378,12 @@ def _robust_part(role: str, lab: Laboratory) -> list[Row]:
     rows = []
     for label, attack in (("IFGSM", "IFGSM"), ("PGD-10", "PGD10")):
         images = lab.attacked(role, attack)
+        # What the paper leaves out: an attacker who knows the remover.
+        knowing = lab.attacked(role, attack, remover=ModelKey(role, "remover", "SPN_1"))
         defences = {
             "none": images,
             "URoNet (SPN-trained remover)": lab.purify(remover, images),
+            "URoNet (SPN-trained remover), white box": lab.purify(remover, knowing),
         }
         for defence, pictures in defences.items():
             row = lab.row(
@@ -489,6 +516,9 @@ def _denoisers(zoo: Zoo) -> list[Part]:
 
 # Ablations of section 3.3.
 
+# Detectors that stand behind other removers.
+_NOT_ABLATIONS = ("detector_attack", "detector_universal")
+
 
 def _detectors_part(kind: str, entry: SuiteEntry, lab: Laboratory) -> list[Row]:
     examples, name = lab.examples("data"), entry_name(entry)
@@ -498,6 +528,7 @@ def _detectors_part(kind: str, entry: SuiteEntry, lab: Laboratory) -> list[Row]:
         model = lab.zoo.kinds[one].model
         base = {
             "ablation": kind,
+            "own": one == "detector",
             "dataset": _title(lab, "data"),
             "variant": f"{model['name']}, {model['inputs']}",
             "train_noise": entry.noise,
@@ -553,7 +584,8 @@ def _ablations(zoo: Zoo) -> list[Part]:
             ),
             functools.partial(_detectors_part, kind, entry),
         )
-        for kind in ("detector_other", "detector_image_only")
+        for kind in zoo.kinds
+        if kind.startswith("detector_") and kind not in _NOT_ABLATIONS
         for entry in chosen
     ]
     parts += [
@@ -665,8 +697,11 @@ def _universal(zoo: Zoo) -> list[Part]:
 def _trial_part(
     trial: str, lab: Laboratory, *, variant: str = "", mirror: bool = False
 ) -> list[Row]:
-    """Accuracy behind one of the removers that are compared, on every degradation."""
-    examples = lab.examples("data")
+    """Accuracy behind one of the removers that are compared, on every degradation.
+
+    On validation images: what is chosen by them is measured on others afterwards.
+    """
+    examples = lab.examples("data", part="validation")
     remover = lab.model("data", f"remover_trial_{trial}", "all")
     tests = [(_CLEAN, examples.clean())]
     tests += _noise_tests(lab, examples, lab.zoo.entries)
@@ -753,7 +788,7 @@ def _zero_shot(zoo: Zoo) -> list[Part]:
     return [*parts, Part("false alarms", models, _false_alarms_part, "second")]
 
 
-# Figures 1, 2 and 4.
+# Figures 1, 2, 4 and 5.
 
 
 def _host(images: Images, count: int) -> np.ndarray:
@@ -832,21 +867,74 @@ def _severities(zoo: Zoo) -> list[Part]:
     return [Part("all", (), _severities_part)]
 
 
+# Figure 5: a noise, and what is seen of it.
+_LOOKED_AT = "GN_1"
+
+
+def _attention_part(lab: Laboratory) -> list[Row]:
+    """Grad-CAM of the first classifier on clean, noisy and purified images."""
+    examples, entry = lab.examples("data"), lab.zoo.entry(_LOOKED_AT)
+    classifier = lab.classifier("data", next(iter(lab.zoo.classifiers("data"))))
+    noisy = examples.degraded(entry)
+    purified = lab.purify(lab.model("data", "remover", _LOOKED_AT), noisy)
+    count = min(_PATTERN_IMAGES, len(examples))
+    labels = jnp.asarray(np.concatenate(jax.device_get(examples.labels))[:count])
+    arrays, rows = {}, []
+    for name, images in (
+        ("clean", examples.clean()),
+        ("noisy", noisy),
+        ("purified", purified),
+    ):
+        arrays[name] = _host(images, count)
+        maps = grad_cam(
+            classifier.module, classifier.variables, jnp.asarray(arrays[name]), labels
+        )
+        arrays[f"{name}_map"] = np.asarray(maps)
+        moved = np.abs(arrays[f"{name}_map"] - arrays["clean_map"])
+        row = lab.row(
+            examples,
+            float(moved.mean()),
+            dataset=_title(lab, "data"),
+            noise=entry.noise,
+            severity=entry.severity,
+            images=name,
+            metric="mean_absolute_change_of_the_map",
+        )
+        rows.append(row | {"num_images": count})
+    save_arrays(lab.zoo.workdir / "figure5.npz", arrays)
+    return rows
+
+
+def _attention(zoo: Zoo) -> list[Part]:
+    zoo.entry(_LOOKED_AT)  # Raises if it is left out.
+    models = (
+        ModelKey("data", "remover", _LOOKED_AT),
+        *zoo.classifier_keys("data", first=True),
+    )
+    return [Part("all", models, _attention_part)]
+
+
 def _needs(*roles: str, classifier: bool = True) -> dict[str, tuple[str, ...]]:
     parts = ("train", "test", *(("classifier",) if classifier else ()))
     return {role: tuple(f"{role}.{part}" for part in parts) for role in roles}
 
+
+# Sections of the config that the usual and the universal models depend on.
+_DEFENCE = ("remover", "detector")
+_UNIVERSAL = (*_DEFENCE, "universal", "universal_detector", "training")
 
 EXPERIMENTS: dict[str, Experiment] = {
     "table2": Experiment(
         "detection, 18 detectors on 18 degradations, CIFAR-10",
         _needs("data", classifier=False),
         functools.partial(_detection, "data"),
+        _DEFENCE,
     ),
     "table3": Experiment(
         "the same on CIFAR-100",
         _needs("second", classifier=False),
         functools.partial(_detection, "second"),
+        _DEFENCE,
     ),
     "table4": Experiment(
         "detection across data sets",
@@ -855,63 +943,90 @@ EXPERIMENTS: dict[str, Experiment] = {
             "second": ("second.train", "data.test"),
         },
         _cross,
+        _DEFENCE,
     ),
     "table5": Experiment(
         "detectors trained on noises, on attacked images",
         _needs("data", "second"),
         _find_attacks,
+        (*_DEFENCE, "attack", "training"),
     ),
     "table6": Experiment(
         "detectors trained on attacked images, on noises",
         _needs("data", "second"),
         _attack_trained,
+        (*_DEFENCE, "attack", "training"),
     ),
     "table7": Experiment(
         "mitigation at equal and unequal severities, CIFAR-10",
         _needs("data"),
         functools.partial(_mitigation, "data"),
+        ("remover", "training"),
     ),
     "table8": Experiment(
         "the same on CIFAR-100",
         _needs("second"),
         functools.partial(_mitigation, "second"),
+        ("remover", "training"),
     ),
     "table11": Experiment(
-        "robust accuracy behind the SPN remover", _needs("data", "second"), _robust
+        "robust accuracy behind the SPN remover",
+        _needs("data", "second"),
+        _robust,
+        ("remover", "attack", "training"),
     ),
-    "table12": Experiment("raw, DCAE and URoNet, CIFAR-10", _needs("data"), _denoisers),
+    "table12": Experiment(
+        "raw, DCAE and URoNet, CIFAR-10",
+        _needs("data"),
+        _denoisers,
+        ("remover", "training"),
+    ),
     "figure1": Experiment(
         "noise patterns, amplified ten times",
         _needs("data"),
         functools.partial(_patterns, "figure1"),
+        ("attack", "training"),
     ),
     "figure2": Experiment(
         "the images of these patterns",
         _needs("data"),
         functools.partial(_patterns, "figure2"),
+        ("attack", "training"),
     ),
     "figure4": Experiment(
         "every noise at every severity",
         {"data": ("data.test",)},
         _severities,
     ),
+    "figure5": Experiment(
+        "where the classifier looks (Grad-CAM): clean, noisy and purified images",
+        _needs("data"),
+        _attention,
+        ("remover", "training"),
+    ),
     "figure6": Experiment(
-        "mitigation of attacks, own and transferred", _needs("data"), _gains
+        "mitigation of attacks, own and transferred",
+        _needs("data"),
+        _gains,
+        ("remover", "attack", "training"),
     ),
     "ablations": Experiment(
         "section 3.3: another detector, no noise pattern, DCAE, grey images",
         _needs("data", "grey"),
         _ablations,
+        (*_DEFENCE, "training", "ablations"),
     ),
     "universal": Experiment(
         "one remover and one detector for all 18 degradations",
         _needs("data"),
         _universal,
+        _UNIVERSAL,
     ),
     "universal_trials": Experiment(
         "short trainings of the universal remover that differ in one thing",
         _needs("data"),
         _trials,
+        ("universal_trials", "remover", "training"),
     ),
     "zero_shot": Experiment(
         "the universal models on what they never saw",
@@ -920,6 +1035,7 @@ EXPERIMENTS: dict[str, Experiment] = {
             "second": ("data.train", "data.test", "second.test"),
         },
         _zero_shot,
+        (*_UNIVERSAL, "zero_shot"),
     ),
 }
 
@@ -970,9 +1086,10 @@ def _find_lack(zoo: Zoo, needs: Iterable[str]) -> Lack | None:
                 _check_classifiers(zoo, role)
             else:
                 kind = {"train": "training", "test": "test"}[part]
-                split = section[f"{part}_split"]
-                what = f"the {kind} images of {section['title']} ({split})"
-                zoo.open(role, part)
+                for split in ("train", "validation") if part == "train" else (part,):
+                    name = section[f"{split}_split"]
+                    what = f"the {kind} images of {section['title']} ({name})"
+                    zoo.open(role, split)
         except (FileNotFoundError, ValueError) as error:
             return Lack(what, str(error))
     return None

@@ -8,18 +8,23 @@ Everything is kept in one folder and made once, whichever experiment asks first:
 import dataclasses
 import functools
 import itertools
+import json
 import os
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
+from flax import linen as nn
+from jax.tree_util import Partial
 
 from uronet_jax import sharding
 from uronet_jax.attacks import flax_logits, ifgsm, misclassification, pgd
 from uronet_jax.attacks.adaptive import without_success
 from uronet_jax.batches import check_range, check_whole
+from uronet_jax.checkpoints import read_config
 from uronet_jax.corruptions import (
     SuiteEntry,
     entry_key,
@@ -32,18 +37,19 @@ from uronet_jax.data import evaluation_batches, open_source
 from uronet_jax.data.pipelines import check_pipeline
 from uronet_jax.data.sources import ArraySource
 from uronet_jax.data.statistics import pixel_statistics
-from uronet_jax.defense import detector_channels
+from uronet_jax.defense import DETECTOR_INPUTS, detector_channels
 from uronet_jax.loading import (
     LoadedModel,
     build_module,
     load_classifier,
     load_model,
+    weights_digest,
 )
-from uronet_jax.models import make_classifier
+from uronet_jax.models import REMOVER_VARIANTS, make_classifier
 from uronet_jax.training import grid, stored, tasks
 from uronet_jax.training.loop import validate_schedule
 from uronet_jax.training.optimizers import make_optimizer
-from uronet_jax.training.run import Task
+from uronet_jax.training.run import Task, check_same_config
 
 # What `--config.classifier` says to have one trained here.
 TRAIN = "train:"
@@ -165,7 +171,7 @@ class Zoo:
         for role in ROLES:
             for part in ("train", "validation"):
                 split = config[role][f"{part}_split"]
-                if split.startswith("test"):
+                if any(x.strip().startswith("test") for x in split.split("+")):
                     raise ValueError(
                         f"{role}.{part}_split is {split!r}: the test split is only "
                         "judged on; split off a part of train"
@@ -178,11 +184,17 @@ class Zoo:
                 )
         tasks.augmenter(config["augmentation"])
         check_pipeline(config["pipeline"])
-        sharding.check_batch_size(config["evaluation"]["batch_size"], self.mesh)
+        for section in ("evaluation", "attack"):
+            sharding.check_batch_size(config[section]["batch_size"], self.mesh)
         check_range("attack.epsilon", attack["epsilon"], 0.0, 1.0)
         check_range("attack.step_size", attack["step_size"], 0.0, 1.0)
         check_whole("attack.steps", attack["steps"], 1, 10_000)
         check_whole("attack.restarts", attack["restarts"], 0, 10_000)
+        if config["ablations"]["detector"] == config["detector"]["name"]:
+            raise ValueError(
+                f"ablations.detector is the usual one, {config['detector']['name']!r}: "
+                "name another network"
+            )
         for section in ("universal", "universal_trials"):
             weight = config[section]["consistency_weight"]
             if not 0.0 <= weight < float("inf"):
@@ -345,16 +357,8 @@ class Zoo:
             DivergedError: If a loss was not finite.
             ValueError: If a folder holds a model of another config.
         """
-        wanted = dict.fromkeys(keys)
-        behind = [
-            ModelKey(key.role, self.kinds[key.kind].remover, key.name)
-            for key in wanted
-            if self.kinds[key.kind].remover
-        ]
-        ordered = sorted(
-            dict.fromkeys([*behind, *wanted]),
-            key=lambda key: (list(self.kinds).index(key.kind), key.role),
-        )
+        ordered = self._with_removers(keys)
+        self.check(ordered)
         for group, members in itertools.groupby(ordered, key=self._program):
             role, kind = group[:2]
             names = [key.name for key in members]
@@ -366,6 +370,38 @@ class Zoo:
             ]
             if missing and not self._train(role, kind, names):
                 raise StoppedError
+
+    def check(self, keys: Iterable[ModelKey]) -> None:
+        """Checks the models that are there, finished or not; trains nothing.
+
+        Raises:
+            ValueError: If a folder holds a model of another config, or one that was
+                trained for longer.
+        """
+        for key in self._with_removers(keys):
+            folder = self.folder(key)
+            if not grid.finished_steps(folder):
+                continue
+            found = read_config(folder, "last")
+            found.pop("best_metric", None)  # It follows from the phase.
+            wanted = json.loads(json.dumps(self._row(key).config))
+            try:
+                check_same_config(found, wanted)
+            except ValueError as error:
+                raise ValueError(f"{folder}: {error}") from error
+
+    def _with_removers(self, keys: Iterable[ModelKey]) -> list[ModelKey]:
+        """Returns models and the removers they stand behind, in order of training."""
+        wanted = dict.fromkeys(keys)
+        behind = [
+            ModelKey(key.role, self.kinds[key.kind].remover, key.name)
+            for key in wanted
+            if self.kinds[key.kind].remover
+        ]
+        return sorted(
+            dict.fromkeys([*behind, *wanted]),
+            key=lambda key: (list(self.kinds).index(key.kind), key.role),
+        )
 
     def _program(self, key: ModelKey) -> tuple[str, ...]:
         """Returns what models must share to be trained by one program."""
@@ -534,12 +570,18 @@ class Zoo:
     # Attacked images.
 
     def attacked(
-        self, role: str, part: str, attack: str, title: str | None = None
+        self,
+        role: str,
+        part: str,
+        attack: str,
+        title: str | None = None,
+        remover: ModelKey | None = None,
     ) -> np.ndarray:
         """Returns adversarial copies of the first images of a part.
 
-        They know the classifier and nothing else, are rounded to 8 bits as in a file,
-        and are kept on disk.
+        They are kept on disk with 16 bits, so that rounding neither leaves the ball nor
+        gives them the even levels of a clean image, by which they could be told from
+        noise.
 
         Args:
             role: Section of the config.
@@ -547,53 +589,73 @@ class Zoo:
             attack: `IFGSM`, `PGD0` or `PGD10`, optionally with a number of steps as in
                 `PGD0-20`, which `attack.steps` of the config limits.
             title: Classifier that is attacked; by default the first.
+            remover: What stands before the classifier, known to the attacker; by
+                default nothing, or nothing that is known.
 
         Returns:
-            uint8 `[N, H, W, C]`.
+            uint16 `[N, H, W, C]`.
 
         Raises:
-            StoppedError: If it was asked to stop.
+            StoppedError: If it was asked to stop; what was made is kept.
+            ValueError: If the file on disk was made with other weights or settings.
         """
         title = title or next(iter(self.classifiers(role)))
         settings = self.config["attack"]
         count = settings["num_test" if part == "test" else "num_train"]
         source = self.first(role, part, count)
+        models = [self.load_classifier(role, title)]
+        if remover is not None:
+            models.append(self.load(remover))
+        made_with = {
+            **{name: settings[name] for name in ("epsilon", "step_size", "restarts")},
+            "steps": self.attack_steps(attack)[1],
+            "seed": self.config["seed"],
+            "images": [source.name, source.split, len(source)],
+            "weights": [weights_digest(model.variables) for model in models],
+        }
         data = self.config[role]["name"].replace("/", "_").replace(":", "_")
-        path = self.workdir / "attacked" / data / f"{title}_{attack}_{part}.npz"
-        if path.exists():
-            with np.load(path) as file:
-                images = file["images"]
-            if len(images) == len(source):
-                return images
-        images = self._attack(role, title, attack, source)
-        save_arrays(path, {"images": images})
+        behind = f"_behind_{remover.name}" if remover else ""
+        name = f"{title}{behind}_{attack}_{part}.npz"
+        path = self.workdir / "attacked" / data / name
+        found, done = _read_attacked(path, source, made_with)
+        if done:
+            return found
+        images, done = self._attack(part, attack, source, models, found)
+        save_arrays(
+            path, {"images": images, "done": done, "made_with": json.dumps(made_with)}
+        )
+        if not done:
+            raise StoppedError
         return images
 
-    def _attack(self, role, title, attack, source) -> np.ndarray:
+    def _attack(self, part, attack, source, models, found) -> tuple[np.ndarray, bool]:
+        """Attacks what is not found yet; returns the images, and whether it is all."""
         name, steps = self.attack_steps(attack)
         settings = self.config["attack"]
-        model = self.load_classifier(role, title)
-        logits_fn = flax_logits(
-            model.module, sharding.replicate(model.variables, self.mesh), train=False
-        )
+        weights = sharding.replicate([m.variables for m in models], self.mesh)
+        logits_fn = flax_logits(models[0].module, weights[0], train=False)
+        if len(models) > 1:
+            defended = _Defended(*(model.module for model in models))
+            logits_fn = Partial(defended, weights)
         key = sharding.replicate(
-            entry_key(self.config["seed"], f"attack/{name}", 1), self.mesh
+            entry_key(self.config["seed"], f"attack/{part}/{name}", 1), self.mesh
         )
         parameters = {
             "epsilon": settings["epsilon"],
             "step_size": settings["step_size"],
             "steps": steps,
         }
-        parts = []
-        batches = evaluation_batches(
-            source, batch_size=self.config["evaluation"]["batch_size"], mesh=self.mesh
-        )
-        size = self.config["evaluation"]["batch_size"]
-        count = -(-len(source) // size)
-        with self.bar(count, f"{attack} on {title}", "batch", leave=False) as bar:
+        size = settings["batch_size"]
+        parts = [found]
+        batches = evaluation_batches(source, batch_size=size, mesh=self.mesh)
+        # What is found ends with a batch.
+        batches = itertools.islice(batches, -(-len(found) // size), None)
+        total = -(-len(source) // size)
+        with self.bar(total, f"{attack} on {part}", "batch", leave=False) as bar:
+            bar.update(-(-len(found) // size))
             for batch in batches:
                 if self._stop():
-                    raise StoppedError
+                    return np.concatenate(parts), False
                 loss_fn = without_success(misclassification(logits_fn, batch["label"]))
                 images = batch["image"].astype(np.float32) / 255.0
                 if name == "IFGSM":
@@ -608,10 +670,10 @@ class Zoo:
                         index=batch["index"],
                         **parameters,
                     )
-                rounded = np.rint(255.0 * np.asarray(adversarial)).astype(np.uint8)
-                parts.append(rounded[np.asarray(batch["mask"])])
+                levels = np.rint(65535.0 * np.asarray(adversarial)).astype(np.uint16)
+                parts.append(levels[np.asarray(batch["mask"])])
                 bar.update()
-        return np.concatenate(parts)
+        return np.concatenate(parts), True
 
     def attack_steps(self, attack: str) -> tuple[str, int]:
         """Returns the attack and the number of steps that a name stands for."""
@@ -649,6 +711,36 @@ class Zoo:
             raise StoppedError
 
 
+@dataclasses.dataclass(frozen=True)
+class _Defended:
+    """`(variables of both, images) -> logits`; two of the same modules are the same."""
+
+    classifier: nn.Module
+    remover: nn.Module
+
+    def __call__(self, variables: Any, images: jax.Array) -> jax.Array:
+        clean = self.remover.apply(variables[1], images).clean
+        return self.classifier.apply(variables[0], clean, train=False)
+
+
+def _read_attacked(
+    path: Path, source: ArraySource, made_with: Mapping[str, Any]
+) -> tuple[np.ndarray, bool]:
+    """Returns the adversarial images on disk, and whether they are all."""
+    if not path.exists():
+        return np.empty((0, *source.image_shape), np.uint16), False
+    with np.load(path) as file:
+        arrays = dict(file)
+    made_before = json.loads(str(arrays.get("made_with", "null")))
+    if made_before != made_with:
+        raise ValueError(
+            f"{path} was made with other weights or settings ({made_before} there, "
+            f"{made_with} now): choose another --workdir, or delete the file and what "
+            "was measured with it"
+        )
+    return arrays["images"], bool(arrays["done"])
+
+
 def _classifier_key(role: str, source: str) -> ModelKey:
     name = source.removeprefix(TRAIN)
     return ModelKey(role, "cnn" if name.startswith("cnn") else "classifier", name)
@@ -668,6 +760,20 @@ def save_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _one_headed(variant: str) -> str:
+    """Returns the variant of a remover that lacks the noise head and nothing else."""
+    if variant not in REMOVER_VARIANTS:
+        return variant  # Reported where it is built.
+    wanted = {**REMOVER_VARIANTS[variant], "noise_head": False}
+    twins = [name for name, fields in REMOVER_VARIANTS.items() if fields == wanted]
+    if not twins:
+        raise ValueError(
+            f"remover.variant {variant!r} has no twin with one head, which the "
+            "ablation needs: choose paper or skip"
+        )
+    return twins[0]
 
 
 def universal_trials(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -753,7 +859,7 @@ def make_kinds(config: Mapping[str, Any]) -> dict[str, Kind]:
         # Without batch norm, for which the other's learning rate is too high.
         "cnn": Kind("classifier", {}, schedule("training"), optimizer),
         "remover": removers(),
-        "dcae": removers({**remover, "variant": "dcae"}),
+        "dcae": removers({**remover, "variant": _one_headed(remover["variant"])}),
         "remover_attack": removers(attacked=True),
         "remover_universal": removers(
             {"variant": universal["variant"], "widths": universal["widths"]},
@@ -765,7 +871,7 @@ def make_kinds(config: Mapping[str, Any]) -> dict[str, Kind]:
             f"remover_trial_{name}": removers(
                 {"variant": trial["variant"], "widths": trial["widths"]},
                 "universal_trials",
-                clean_entries=universal["clean_entries"],
+                clean_entries=config["universal_trials"]["clean_entries"],
                 consistency_weight=trial["consistency_weight"],
             )
             for name, trial in universal_trials(config).items()
@@ -774,5 +880,9 @@ def make_kinds(config: Mapping[str, Any]) -> dict[str, Kind]:
         "detector_attack": detectors("remover_attack", attacked=True),
         "detector_universal": detectors("remover_universal", "universal_detector"),
         "detector_other": detectors("remover", name=config["ablations"]["detector"]),
-        "detector_image_only": detectors("remover", inputs="image_only"),
+        **{
+            f"detector_{inputs}": detectors("remover", inputs=inputs)
+            for inputs in DETECTOR_INPUTS
+            if inputs != detector["inputs"]
+        },
     }

@@ -174,6 +174,7 @@ REMOVER_VARIANTS = {
     "paper": {"skips": False, "noise_head": True},
     "skip": {"skips": True, "noise_head": True},
     "dcae": {"skips": False, "noise_head": False},
+    "skip_dcae": {"skips": True, "noise_head": False},
     "residual": {"skips": True, "noise_head": True, "residual": True},
 }
 
@@ -189,8 +190,8 @@ def make_remover(
 
     Args:
         variant: `paper` (as published), `skip` (with skip connections), `dcae` (one
-            head, for the ablation) or `residual` (as `skip`, with a residual clean
-            head).
+            head, for the ablation), `skip_dcae` (both) or `residual` (as `skip`, with a
+            residual clean head).
         widths: Filters of each pair of layers.
         clean_mean: Mean pixel of the training images, in (0, 1).
         dtype: Computation type.

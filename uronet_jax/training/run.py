@@ -201,7 +201,7 @@ def _checkpoints(workdir: str | os.PathLike, task: Task, key: jax.Array):
 
 def check_same_config(stored: dict, config: dict) -> None:
     """Raises ValueError that lists the fields in which two configs differ."""
-    stored, config = _flatten(stored), _flatten(config)
+    stored, config = flatten_config(stored), flatten_config(config)
     differing = [
         f"{name}: {stored.get(name, 'absent')!r} there, "
         f"{config.get(name, 'absent')!r} now"
@@ -215,10 +215,11 @@ def check_same_config(stored: dict, config: dict) -> None:
         )
 
 
-def _flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
+def flatten_config(tree: Any, prefix: str = "") -> dict[str, Any]:
+    """Returns a config's fields by their names, joined by dots; tuples as lists."""
     if not isinstance(tree, dict):
         return {prefix: list(tree) if isinstance(tree, tuple) else tree}
     flat: dict[str, Any] = {}
     for name, value in tree.items():
-        flat |= _flatten(value, f"{prefix}.{name}" if prefix else name)
+        flat |= flatten_config(value, f"{prefix}.{name}" if prefix else name)
     return flat

@@ -124,5 +124,5 @@ def masked_sums(values: Metrics, mask: jax.Array) -> Metrics:
 
 
 def to_float(images: jax.Array) -> jax.Array:
-    """Converts uint8 images in 0..255 to float32 in `[0, 1]`."""
-    return images.astype(jnp.float32) / 255.0
+    """Converts unsigned integers of 8 or 16 bits to float32 in `[0, 1]`."""
+    return images.astype(jnp.float32) / jnp.iinfo(images.dtype).max

@@ -36,7 +36,7 @@ def stored_remover_task(
     """Returns the task of training a remover on stored pairs.
 
     Its steps take `frozen = {"train": images, "validation": images}`, the degraded
-    copies of both sets, uint8 `[N, H, W, C]`.
+    copies of both sets, uint8 or uint16 `[N, H, W, C]`.
 
     Args:
         remover: The module.
@@ -165,8 +165,8 @@ def _pair(
     key: jax.Array | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """Returns the images of a batch and their degraded copies, float in `[0, 1]`."""
-    images = jnp.concatenate([batch["image"], stored[batch["index"]]], axis=-1)
-    images = to_float(images)
+    pair = to_float(batch["image"]), to_float(stored[batch["index"]])
+    images = jnp.concatenate(pair, axis=-1)
     if augment is not None:
         images = augment(key, images, batch["index"])
     clean, degraded = jnp.split(images, 2, axis=-1)
