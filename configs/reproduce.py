@@ -118,27 +118,35 @@ def get_config(preset: str = "full") -> config_dict.ConfigDict:
         batch_size=choose(64, 32, 8),
         checkpoint_every=choose(1_000, 80, 1),
     )
-    # Remover and detector for all 18 degradations, blind to which it is.
+    # Remover and detector for all 18 degradations, blind to which it is. Wider, and
+    # shown mirror images too, because that helped in `universal_trials`.
     config.universal = config_dict.create(
         variant="skip",
-        widths=choose((64, 128, 256), (16, 32, 64), (4, 4)),
+        widths=choose((96, 192, 384), (24, 48, 96), (4, 4)),
         clean_entries=2,
         # Of the first classifier's answers, in the loss; 0 leaves them out.
         consistency_weight=0.0,
-        mirror=False,  # Whether pictures are means over an image and its mirror image.
-        num_steps=choose(35_200, 3_000, 2),
+        mirror=True,  # Whether pictures are means over an image and its mirror image.
+        num_steps=choose(35_200, 2_000, 2),
         batch_size=choose(128, 64, 8),
         checkpoint_every=choose(1_000, 200, 1),
     )
     # What could make it better, in shorter trainings; see `zoo.universal_trials`.
     config.universal_trials = config_dict.create(
         names=choose(
-            *[("paper", "skip", "residual", "wider", "consistency")] * 2,
+            *[
+                (
+                    *("paper", "skip", "residual", "wider"),
+                    *("consistency", "weak_consistency"),
+                )
+            ]
+            * 2,
             ("skip", "consistency"),
         ),
         widths=choose((64, 128, 256), (16, 32, 64), (4, 4)),
         wider=choose((96, 192, 384), (24, 48, 96), (6, 6)),
         consistency_weight=0.02,
+        weak_consistency_weight=0.001,
         clean_entries=2,
         num_steps=choose(7_040, 800, 2),
         batch_size=choose(128, 64, 8),

@@ -195,12 +195,15 @@ class Zoo:
                 f"ablations.detector is the usual one, {config['detector']['name']!r}: "
                 "name another network"
             )
-        for section in ("universal", "universal_trials"):
-            weight = config[section]["consistency_weight"]
+        for section, field in (
+            ("universal", "consistency_weight"),
+            ("universal_trials", "consistency_weight"),
+            ("universal_trials", "weak_consistency_weight"),
+        ):
+            weight = config[section][field]
             if not 0.0 <= weight < float("inf"):
                 raise ValueError(
-                    f"{section}.consistency_weight must be finite and at least 0: "
-                    f"{weight}"
+                    f"{section}.{field} must be finite and at least 0: {weight}"
                 )
         for name, count in {
             "evaluation.num_images": config["evaluation"]["num_images"],
@@ -799,6 +802,10 @@ def universal_trials(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         "residual": {**base, "variant": "residual"},
         "wider": {**base, "widths": trials["wider"]},
         "consistency": {**base, "consistency_weight": trials["consistency_weight"]},
+        "weak_consistency": {
+            **base,
+            "consistency_weight": trials["weak_consistency_weight"],
+        },
     }
     names = tuple(trials["names"])
     if not {"skip"} <= set(names) <= set(known):
