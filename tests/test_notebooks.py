@@ -63,7 +63,8 @@ rows = [
 made_up = {"schema": reproduction.SCHEMA, "experiment": "table5", "rows": rows}
 made_up |= {"config": {"preset": "small"}, "versions": {}, "seconds": 60.0}
 made_up["device"] = {"platform": "cpu", "kind": "cpu", "count": 1, "processes": 1}
-folder = "results"
+made_up |= {"schema_version": reproduction.SCHEMA_VERSION}
+folder, drawn = "results", "pictures"
 tables.write_json(f"{folder}/table5_small.json", made_up)
 """,
     "02_corruptions.ipynb": """

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from launch import report
-from uronet_jax.reports import results, suites
+from uronet_jax.reports import claims, paper, reproduction, results, suites
 from uronet_jax.reports.results import Result
 
 ROOT = Path(__file__).parent.parent
@@ -18,6 +18,7 @@ PROVENANCE = {
     "device": {"platform": "cpu", "kind": "cpu", "count": 1, "processes": 1},
     "seconds": 12.3,
 }
+TABLE_2 = "uronet_table02.csv"
 SPN_1, UN_3 = 0.2048, 0.1819  # Published for ResNet, severities 1 and 3.
 
 
@@ -180,6 +181,60 @@ def test_broken_and_smoke_files_are_named(tmp_path):
         results.load_folder(tmp_path)
     with pytest.raises(FileNotFoundError, match="no folder"):
         results.load_folder(tmp_path / "absent")
+
+
+def reproduced(**suite):
+    """Returns Table 2 as published."""
+    return PROVENANCE | {
+        "schema": reproduction.SCHEMA,
+        "schema_version": reproduction.SCHEMA_VERSION,
+        "experiment": "table2",
+        "overridden": [],
+        "rows": [row | {"value": float(row["value"])} for row in paper.rows(TABLE_2)],
+        "config": {"preset": "full", "seed": 0, "suite": suite},
+    }
+
+
+@pytest.mark.parametrize("version", [0, 2, None])
+def test_another_version_of_the_schema_is_named(tmp_path, version):
+    content = reproduced() | {"schema_version": version}
+    if version is None:
+        del content["schema_version"]
+    with pytest.raises(ValueError) as error:
+        store(tmp_path, old=content)
+    text = str(error.value)
+    assert text.startswith(f"{tmp_path / 'old.json'} is of version {version} of the ")
+    assert "schema uronet_jax.reproduction, expected 1: compute it anew" in text
+    # Nor is its form looked at, which another version may have changed.
+    with pytest.raises(ValueError, match="is of version 2 of the schema"):
+        store(tmp_path, old={"schema": reproduction.SCHEMA, "schema_version": 2})
+    assert store(tmp_path, old=reproduced())[0].kind == "reproduction"
+
+
+def test_evaluations_tell_which_noises_are_the_papers(tmp_path):
+    readings = {"spn_reading": "per_pixel", "un_reading": "per_element"}
+
+    def other_noises(evaluated, **suite):
+        stored = store(tmp_path, a=evaluated, b=reproduced(**suite))
+        (group,) = results.reproductions(stored)
+        return dict(group.other_noises)
+
+    told = {"UN-3": "undefended ResNet 53.19 against 18.19 %"}
+    assert other_noises(evaluation(un=UN_3 + 0.35), **readings) == told
+    page = results.render(results.load_folder(tmp_path))
+    assert "**Cannot be compared (4, and four tables):** on UN-3 (und" in page
+    assert not other_noises(evaluation(un=UN_3 + 0.09), **readings)
+    # Another reading, another classifier, or a part of the test set tell nothing.
+    far = evaluation(un=UN_3 + 0.35)
+    assert not other_noises(far, **readings | {"un_reading": "per_pixel"})
+    far["models"]["classifier"]["name"] = "vgg16"
+    assert not other_noises(far, **readings)
+    far = evaluation(un=UN_3 + 0.35)
+    far["summary"]["clean_accuracy"] -= 0.06
+    assert not other_noises(far, **readings)
+    # What they do not speak of stays.
+    judged = claims.judge(results.reproductions(results.load_folder(tmp_path)))
+    assert [j.status for j in judged[:4]] == ["holds"] * 4
 
 
 def suite_evaluation(*, num_examples=0, **suite):

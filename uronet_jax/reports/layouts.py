@@ -120,10 +120,17 @@ def _quantity(cell):
     return cell["metric"].replace("_", " ")
 
 
+def _seen(cell):
+    """Figure 5 may show the same quantity of clean, noisy and purified images."""
+    shown = cell.get("images")
+    return f"{_quantity(cell)}, {shown}" if shown else _quantity(cell)
+
+
 _UNDEFENDED = "accuracy when attacked"
 _ABLATIONS = {
     "detector_other": "another detector behind the same removers",
     "detector_image_only": "a detector without the noise pattern",
+    "detector_clean": "a detector that sees the purified image, not the given one",
     "dcae": "a remover with one head (DCAE)",
     "grey": "grey images",
 }
@@ -222,6 +229,12 @@ LAYOUTS = {
         join("noise"),
         lambda cell: f"PSNR in dB, severity {cell['severity']}",
     ),
+    "figure5": Layout(
+        "Figure 5: where the classifier looks (Grad-CAM)",
+        _DATASET,
+        join("noise", "severity"),
+        _seen,
+    ),
     "figure6": Layout(
         "Figure 6: points of accuracy that removers of noise give back under attacks",
         _CLASSIFIER,
@@ -249,7 +262,7 @@ LAYOUTS = {
         compact=True,
     ),
     "universal_trials": Layout(
-        "Short trainings of the universal remover that differ in one thing",
+        "Short trainings of the universal remover, judged on validation images",
         _CLASSIFIER,
         _tested,
         join("variant"),
@@ -265,4 +278,4 @@ LAYOUTS = {
     ),
 }
 # Experiments whose result is a picture of images, drawn when they were run.
-PICTURES = ("figure1", "figure2", "figure4")
+PICTURES = ("figure1", "figure2", "figure4", "figure5")

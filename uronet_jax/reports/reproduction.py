@@ -1,33 +1,35 @@
-"""URoNet's tables from our runs, beside the published numbers.
-
-The results of `launch.reproduce` have one row per number, with the columns of the
-published table. What this page calls a cell is one number of a table; of several
-seeds it holds the mean.
-"""
+"""URoNet's tables and figures from our runs, as Markdown and pictures."""
 
 import dataclasses
 import hashlib
 import json
 import math
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 from typing import Any
 
-from uronet_jax.reports import figures, universal
+from uronet_jax.reports import ablations, figures, universal
+from uronet_jax.reports.comparison import (
+    MEASURED,
+    Group,
+    Row,
+    cost,
+    sessions,
+    summarize,
+)
 from uronet_jax.reports.layouts import LAYOUTS, PICTURES, Layout
 from uronet_jax.reports.tables import markdown_table
 
+# Of the JSON that `launch.reproduce` writes.
 SCHEMA = "uronet_jax.reproduction"
-# Test images of CIFAR-10, CIFAR-100 and Fashion-MNIST alike.
-_TEST_IMAGES = 10_000
-# Columns of rows that do not say which number it is.
-_NOT_KEYS = {"value", "note", "seed", "num_images", "auroc", "steps"}
-# Parts of a config in which runs of one experiment may differ.
-_NOT_CONFIG = {"seed", "seeds", "data_dir", "workdir"}
-# The paper's label -> what its text and its other half call the same attack.
-_SAME = {"FGSM40": "IFGSM40"}
+SCHEMA_VERSION = 1
+# Steps of the paper's attacks, where their label does not say.
+_STEPS = 40
+# Columns that name an attack.
+_ATTACKS = ("train_attack", "test_attack", "attack")
 # Sections of a config that an experiment's page shows, and those of some experiments.
 _SHOWN = ("preset", "seed", "dtype", "suite", "evaluation", "remover", "detector")
 _SHOWN_OF = {
@@ -37,12 +39,8 @@ _SHOWN_OF = {
     "universal_trials": ("universal_trials",),
     "ablations": ("ablations",),
 }
-# What `compare` adds to a cell's own columns.
-_MEASURED = {"ours", "seeds", "spread", "published", "difference"}
 # Folder of the pictures, seen from the page.
 FIGURES = "figures"
-
-Row = dict[str, Any]
 
 
 def title(experiment: str) -> str:
@@ -50,202 +48,21 @@ def title(experiment: str) -> str:
     return LAYOUTS[experiment].title if experiment in LAYOUTS else experiment
 
 
-def is_small(content: Mapping[str, Any]) -> bool:
-    """Whether a result comes from small models or part of a test set.
-
-    Args:
-        content: JSON of `launch.reproduce`.
-    """
-    if content["config"].get("preset") != "full":
-        return True
-    if content["experiment"] in PICTURES:
-        return False  # They show a few images.
-    counts = (row.get("num_images", _TEST_IMAGES) for row in content["rows"])
-    return any(count < _TEST_IMAGES for count in counts)
-
-
 def in_short(content: Mapping[str, Any]) -> dict[str, Any]:
     """Returns a result with the part of its config that its numbers depend on most."""
     shown = _SHOWN + _SHOWN_OF.get(content["experiment"], ())
     config = {name: content["config"].get(name) for name in shown}
+    if content.get("overridden"):
+        config["not of the preset"] = content["overridden"]
     return {**content, "config": config}
 
 
-@dataclasses.dataclass(frozen=True)
-class Group:
-    """Runs of one experiment that differ in their seeds at most.
-
-    Attributes:
-        name: Of the first run's file.
-        experiment: What was run.
-        small: See `is_small`.
-        runs: File name -> JSON.
-        cells: See `compare`.
-    """
-
-    name: str
-    experiment: str
-    small: bool
-    runs: dict[str, Mapping[str, Any]]
-    cells: list[Row]
-
-
-def group(contents: Mapping[str, Mapping[str, Any]]) -> list[Group]:
-    """Puts runs together that differ in their seeds at most.
-
-    Args:
-        contents: Name of the file -> JSON of `launch.reproduce`.
-
-    Returns:
-        In the order of `LAYOUTS`, then of their names; full before small.
-
-    Raises:
-        ValueError: If a run has a number twice.
-    """
-    groups: dict[tuple, dict[str, Mapping[str, Any]]] = {}
-    for name in sorted(contents):
-        content = contents[name]
-        config = {k: v for k, v in content["config"].items() if k not in _NOT_CONFIG}
-        key = (
-            content["experiment"],
-            is_small(content),
-            json.dumps(config, sort_keys=True),
-        )
-        groups.setdefault(key, {})[name] = content
-    order = list(LAYOUTS)
-
-    def place(item):
-        (experiment, small, _), runs = item
-        known = order.index(experiment) if experiment in order else len(order)
-        return known, experiment, small, min(runs)
-
-    return [
-        Group(min(runs), experiment, small, runs, compare(experiment, runs))
-        for (experiment, small, _), runs in sorted(groups.items(), key=place)
-    ]
-
-
-def compare(experiment: str, runs: Mapping[str, Mapping[str, Any]]) -> list[Row]:
-    """Lays the numbers of one experiment beside the published ones.
-
-    Args:
-        experiment: A key of `LAYOUTS`, or one without published numbers.
-        runs: File name -> JSON, of runs that differ in their seeds.
-
-    Returns:
-        One row per cell: its columns as texts, empty where they do not apply, `ours`
-        (mean over the seeds, None if not measured), `seeds`, `spread` (their standard
-        deviation, None for one seed), `published` and `difference` (None where there
-        is none). Published cells first, in their order.
-
-    Raises:
-        ValueError: If a run has a number twice, one that is not finite, or a row
-            that lacks a column.
-    """
-    layout = LAYOUTS.get(experiment)
-    theirs = layout.published_rows() if layout else []
-    columns = [c for c in theirs[0] if c not in _NOT_KEYS] if theirs else None
-    cells: dict[tuple, Row] = {}
-    for row in theirs:
-        key = _key(row, columns)
-        cells[tuple(sorted(key.items()))] = {**key, "published": float(row["value"])}
-    values: dict[tuple, dict[tuple, float]] = {}
-    for name, content in runs.items():
-        for row in content["rows"]:
-            _check_columns(name, row, columns or (), layout)
-            key = _key(row, columns or [c for c in row if c not in _NOT_KEYS])
-            seeds = values.setdefault(tuple(sorted(key.items())), {})
-            run = (name, row.get("seed"))
-            if run in seeds:
-                raise ValueError(f"{name} has a number twice: {key}")
-            if not math.isfinite(row["value"]):
-                raise ValueError(f"{name} has a number that is not finite: {key}")
-            seeds[run] = float(row["value"])
-            cells.setdefault(tuple(sorted(key.items())), key)
-    rows = []
-    for key, cell in cells.items():
-        seeds = list(values.get(key, {}).values())
-        ours, published = mean(seeds) if seeds else None, cell.get("published")
-        both = ours is not None and published is not None
-        rows.append(
-            {
-                **cell,
-                "ours": ours,
-                "seeds": len(seeds),
-                "spread": stdev(seeds) if len(seeds) > 1 else None,
-                "published": published,
-                "difference": ours - published if both else None,
-            }
-        )
-    return rows
-
-
-def _check_columns(
-    name: str, row: Mapping[str, Any], columns: Sequence[str], layout: Layout | None
-) -> None:
-    lacking = [column for column in columns if column not in row]
-    if not lacking and layout is not None:
-        key = _key(row, list(row))
-        try:
-            for label in (layout.block, layout.row, layout.column):
-                label(key)
-        except KeyError as error:
-            lacking = list(error.args)
-    if lacking:
-        raise ValueError(f"{name} has a row without {', '.join(lacking)}: {row}")
-
-
-def _key(row: Mapping[str, Any], columns: Sequence[str]) -> dict[str, str]:
-    """Returns the columns as texts: 1, 1.0 and "1" are the same."""
-
-    def text(value):
-        if value is None:
-            return ""
-        if isinstance(value, float) and value.is_integer():
-            value = int(value)
-        return _SAME.get(str(value), str(value))
-
-    return {column: text(row.get(column)) for column in columns}
-
-
-def summarize(experiment: str, cells: Sequence[Row]) -> dict[str, Any]:
-    """Returns how far the numbers of an experiment are from the published ones.
-
-    Args:
-        experiment: A key of `LAYOUTS`.
-        cells: From `compare`.
-
-    Returns:
-        `published` and `measured`, numbers of published cells and of those that we
-        have too; `compared`, those of them that count as the paper's achievement;
-        `at_or_above`, how many of these are not below the paper when rounded to two
-        decimals; `mean_difference` of these, in points (None without any); `seeds`,
-        the largest number of runs of a cell; `mean_spread` and `max_spread` of the
-        cells with several, in points (None without any).
-    """
-    counted = LAYOUTS[experiment].counted
-    published = [cell for cell in cells if cell["published"] is not None]
-    measured = [cell for cell in published if cell["ours"] is not None]
-    differences = [cell["difference"] for cell in measured if counted(cell)]
-    spreads = [cell["spread"] for cell in cells if cell["spread"] is not None]
-    return {
-        "published": len(published),
-        "measured": len(measured),
-        "compared": len(differences),
-        "at_or_above": sum(round(d, 2) >= 0 for d in differences),
-        "mean_difference": mean(differences) if differences else None,
-        "seeds": max(cell["seeds"] for cell in cells),
-        "mean_spread": mean(spreads) if spreads else None,
-        "max_spread": max(spreads, default=None),
-    }
-
-
 def summary_line(found: Group) -> str:
-    """Returns one sentence on a group: its distance, spread, device and hours."""
+    """Returns one sentence on a group: its distance, spread, devices and hours."""
     parts = []
     layout = LAYOUTS.get(found.experiment)
     if layout is not None and layout.published:
-        figure = summarize(found.experiment, found.cells)
+        figure = summarize(found)
         parts.append(
             f"{figure['measured']} of {figure['published']} published numbers have a "
             "counterpart"
@@ -258,18 +75,29 @@ def summary_line(found: Group) -> str:
                 f"{figure['compared']} {layout.counted_name} ({share:.1%}), mean "
                 f"difference {_signed(figure['mean_difference'])} points"
             )
+        if figure["other_noises"]:
+            parts.append(
+                "not compared, for noises that are not the paper's "
+                f"({', '.join(found.other_noises)}): {figure['other_noises']} "
+                f"{layout.counted_name}"
+            )
         if figure["mean_spread"] is not None:
             parts.append(
                 f"{figure['seeds']} seeds, standard deviation "
                 f"{figure['mean_spread']:.2f} points on average and "
                 f"{figure['max_spread']:.2f} at most"
             )
-    devices, seconds = [], 0.0
-    for content in found.runs.values():
-        device = content["device"]
-        devices.append(f"{device['count']} x {device['kind']}")
-        seconds += content["seconds"]
-    parts.append(f"{', '.join(dict.fromkeys(devices))}, {seconds / 3600:.2f} hours")
+    devices, seconds = cost(found.runs.values())
+    parts.append(f"{devices}, {seconds / 3600:.2f} hours")
+    training = sum(
+        session.get("training_seconds", 0.0)
+        for content in found.runs.values()
+        for session in sessions(content)
+    )
+    if found.experiment == "table2" and training > 0:
+        parts.append(
+            f"measuring added {(seconds - training) / training:.1%} to the training"
+        )
     return "; ".join(parts) + ".\n"
 
 
@@ -289,11 +117,14 @@ def render(found: Group, groups: Sequence[Group] = ()) -> str:
         parts.append(_image(found.name, picture_name(found)))
     if found.experiment == "universal":
         parts.append(universal.render(found, groups))
+    if found.experiment == "ablations":
+        parts.append(ablations.render(found.cells, small=found.small))
     drawn = {picture.block: picture.name for picture in pictures(found)}
     for block, cells in blocks(found).items():
         parts += [
             f"**{block}**\n",
             (_matrix if layout.compact else _triples)(layout, cells, found.small),
+            *_remarks(layout, cells, found.small),
         ]
         if block in drawn:
             parts.append(_image(f"{found.name}, {block}", drawn[block]))
@@ -389,9 +220,42 @@ def _triples(layout: Layout, cells: Sequence[Row], small: bool) -> str:
     return markdown_table(rows, headings, formats=formats)
 
 
+def _remarks(layout: Layout, cells: Sequence[Row], small: bool) -> list[str]:
+    """Returns what stands under a table: steps of attacks, ranking of detectors."""
+    cells = [cell for cell in cells if cell["ours"] is not None]
+    steps = {}
+    for cell in cells:
+        label = next((cell[c] for c in _ATTACKS if cell.get(c)), "")
+        # The digits of a training attack are its steps, those of others restarts.
+        said = re.search(r"\d+$", label) if cell.get("train_attack") else None
+        if cell["steps"] not in (None, int(said[0]) if said else _STEPS):
+            steps.setdefault(cell["steps"], {})[label] = None
+    remarks = [
+        f"Steps of the attack: {count}, not the paper's, for {', '.join(labels)}."
+        for count, labels in steps.items()
+    ]
+    ranked = [cell for cell in cells if cell["auroc"] is not None]
+    if ranked:
+        worst = min(ranked, key=lambda cell: cell["auroc"])
+        text = (
+            f"AUROC{' (small)' if small else ''}: mean "
+            f"{mean(cell['auroc'] for cell in ranked):.4f}, lowest "
+            f"{worst['auroc']:.4f} ({layout.row(worst)}, {layout.column(worst)})"
+        )
+        rates = [cell["true_positive_rate"] for cell in ranked]
+        rates = [rate for rate in rates if rate is not None]
+        if rates:
+            text += (
+                "; true positive rate at 5 % false alarms: mean "
+                f"{100.0 * mean(rates):.2f} %"
+            )
+        remarks.append(f"{text}.")
+    return [" ".join(remarks) + "\n"] if remarks else []
+
+
 def _listing(cells: Sequence[Row], small: bool) -> str:
     """Shows numbers without published ones: every column in which something is."""
-    columns = dict.fromkeys(c for cell in cells for c in cell if c not in _MEASURED)
+    columns = dict.fromkeys(c for cell in cells for c in cell if c not in MEASURED)
     used = [column for column in columns if any(cell.get(column) for cell in cells)]
     headings = {**{column: column for column in used}, "ours": "ours"}
     if small:

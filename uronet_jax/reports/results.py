@@ -15,7 +15,9 @@ from typing import Any
 
 from uronet_jax.reports import (
     claims,
+    comparison,
     defence,
+    noises,
     paper,
     reproduction,
     robustness,
@@ -71,7 +73,7 @@ class Result:
     def small(self) -> bool:
         """Whether models or test set are too small to stand beside the papers'."""
         if self.kind == "reproduction":
-            return reproduction.is_small(self.content)
+            return comparison.is_small(self.content)
         config = self.content["config"]
         data = config.get("data", {})
         part = data.get("num_examples", 0) > 0 or "[" in data.get("split", "")
@@ -86,9 +88,9 @@ def load(path: str | os.PathLike) -> Result:
             `launch.benchmark`, `launch.fidelity` or `launch.reproduce`.
 
     Raises:
-        ValueError: If it is none of these, if it comes from a smoke run or from one
-            that has not finished, or if its models or test set are small and its name
-            does not say so.
+        ValueError: If it is none of these or of another version of the schema, if it
+            comes from a smoke run or from one that has not finished, or if its models
+            or test set are small and its name does not say so.
     """
     path = Path(path)
     try:
@@ -96,6 +98,8 @@ def load(path: str | os.PathLike) -> Result:
     except ValueError as error:
         raise ValueError(f"{path} is not a JSON file: {error}") from error
     fields = content.keys() if isinstance(content, dict) else set()
+    if "schema" in fields and content["schema"] == reproduction.SCHEMA:
+        _check_version(path, content)
     kinds = [kind for kind, own in _KINDS.items() if own | _PROVENANCE <= fields]
     if "schema" in fields:
         kinds = [k for k in [_SCHEMAS.get(content["schema"])] if k in kinds]
@@ -122,6 +126,16 @@ def load(path: str | os.PathLike) -> Result:
             f"small_{path.name}"
         )
     return result
+
+
+def _check_version(path: Path, content: Mapping[str, Any]) -> None:
+    found, expected = content.get("schema_version"), reproduction.SCHEMA_VERSION
+    if found != expected:
+        raise ValueError(
+            f"{path} is of version {found} of the schema {reproduction.SCHEMA}, "
+            f"expected {expected}: compute it anew with launch.reproduce, or read it "
+            "with the release that wrote it"
+        )
 
 
 def load_folder(folder: str | os.PathLike) -> list[Result]:
@@ -202,16 +216,45 @@ def render(results: Sequence[Result]) -> str:
     return "\n".join(parts)
 
 
-def reproductions(results: Iterable[Result]) -> list[reproduction.Group]:
-    """Returns the runs of `launch.reproduce` among results, grouped by experiment."""
-    return reproduction.group(
-        {r.name: r.content for r in results if r.kind == "reproduction"}
+def reproductions(results: Sequence[Result]) -> list[comparison.Group]:
+    """Returns the runs of `launch.reproduce` among results, grouped by experiment.
+
+    Full evaluations help to tell which noises are the paper's.
+    """
+    return comparison.group(
+        {r.name: r.content for r in results if r.kind == "reproduction"},
+        [x for r in results if _is_comparable(r) for x in _undefended(r)],
     )
 
 
-def _reproduction(
-    group: reproduction.Group, groups: Sequence[reproduction.Group]
-) -> str:
+def _undefended(result: Result) -> list[noises.Undefended]:
+    """Returns the accuracies of an evaluation whose classifier the paper has."""
+    name = result.content.get("models", {}).get("classifier", {}).get("name", "")
+    return [
+        noises.Undefended(
+            "CIFAR-10",
+            family,
+            f"{row['noise']}-{row['severity']}" if row["severity"] else noises.CLEAN,
+            noises.readings(result.content["config"]),
+            100.0 * row["ours"],
+            100.0 * row["published"],
+            result.name,
+        )
+        for start, family in _FAMILIES.items()
+        if name.startswith(start)
+        for row in compare_with_published([result], family)
+    ]
+
+
+def _is_comparable(result: Result) -> bool:
+    """Whether it is a full evaluation of the paper's noises on CIFAR-10."""
+    if result.kind != "evaluation" or result.small:
+        return False
+    config = result.content["config"]
+    return (config["data"]["name"], config["suite"]["name"]) == ("cifar10", "uronet")
+
+
+def _reproduction(group: comparison.Group, groups: Sequence[comparison.Group]) -> str:
     size = " (small models)" if group.small else ""
     return "\n".join(
         [
@@ -276,11 +319,9 @@ def _quickstart(result: Result) -> str:
 def _comparisons(evaluations: Iterable[Result]) -> list[str]:
     """Compares every full classifier of CIFAR-10, over the readings of the noises."""
     groups: dict[tuple, list[Result]] = {}
-    for result in evaluations:
+    for result in filter(_is_comparable, evaluations):
         config = result.content["config"]
-        data, suite = config["data"], config["suite"]
-        if result.small or (data["name"], suite["name"]) != ("cifar10", "uronet"):
-            continue
+        data = config["data"]
         key = (config["classifier"], data["split"], data["num_examples"])
         groups.setdefault((*key, config["seed"]), []).append(result)
     return [_comparison(group) for group in groups.values()]
@@ -437,16 +478,16 @@ def render_benchmark(content: Mapping[str, Any]) -> str:
     comparisons, values, lines = [], [], []
     for name, row in sorted(content["rows"].items()):
         lines.append(f"- {name}: {'; '.join([row['work'], *row['notes']])}.\n")
-        for comparison in row["comparisons"]:
-            low, high = comparison["ratio_min"], comparison["ratio_max"]
-            agreement = comparison.get("agreement")
+        for ratio in row["comparisons"]:
+            low, high = ratio["ratio_min"], ratio["ratio_max"]
+            agreement = ratio.get("agreement")
             comparisons.append(
                 {
                     "row": name,
-                    **comparison,
+                    **ratio,
                     "range": f"{low:.3f} to {high:.3f}",
                     "agreement": None if agreement is None else f"{agreement:.1e}",
-                    "met": _yes_or_no(comparison.get("met")),
+                    "met": _yes_or_no(ratio.get("met")),
                 }
             )
         for quantity, value in row["values"].items():
@@ -508,12 +549,17 @@ def _origin(group: Sequence[Result]) -> str:
     """Says where numbers come from, one line per file."""
     lines = []
     for result in group:
-        content = result.content
-        device = content["device"]
+        content, sessions = result.content, comparison.sessions(result.content)
+        devices = dict.fromkeys(
+            f"{x['device']['count']} x {x['device']['kind']} "
+            f"({x['device']['platform']})"
+            for x in sessions
+        )
+        versions = dict.fromkeys(_fields(x["versions"]) for x in sessions)
         lines.append(
-            f"- `{result.name}.json`: {device['count']} x {device['kind']} "
-            f"({device['platform']}), {content['seconds']:.0f} s; "
-            f"{_fields(content['versions'])}; {_fields(content['config'])}\n"
+            f"- `{result.name}.json`: {', '.join(devices)}, "
+            f"{sum(x['seconds'] for x in sessions):.0f} s; "
+            f"{', then '.join(versions)}; {_fields(content['config'])}\n"
         )
     return "".join(lines)
 

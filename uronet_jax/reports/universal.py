@@ -22,10 +22,14 @@ def render(found: Any, groups: Sequence[Any]) -> str:
     """Returns the comparison as Markdown.
 
     Args:
-        found: A `reproduction.Group` of the experiment `universal`.
-        groups: All groups; Tables 2 and 7 of the same size are used.
+        found: A `comparison.Group` of the experiment `universal`.
+        groups: All groups. Tables 2 and 7 of the same size, suite, preset and
+            evaluation are used, the first of each, and named; so are the trials.
     """
-    others = {g.experiment: g.cells for g in reversed(groups) if g.small == found.small}
+    alike = [g for g in groups if (g.small, g.setting) == (found.small, found.setting)]
+    first = {g.experiment: g for g in reversed(alike)}
+    used = [first[name] for name in ("table2", "table7") if name in first]
+    others = {group.experiment: group.cells for group in used}
     size = ", small" if found.small else ""
     columns, goals = {}, []
     detection = _numbers(found.cells, "ours", metric="detection_accuracy")
@@ -63,14 +67,24 @@ def render(found: Any, groups: Sequence[Any]) -> str:
                 columns[f"{classifier}: {who}"] = best
     if not columns:
         return ""
-    return "\n".join(
-        [
-            "Beside detectors of single noises, of which the one with the highest mean "
-            "is shown, and removers of single noises, of which the best for each line "
-            f"is shown. Asked of the universal models{size}: {'; '.join(goals)}.\n",
-            markdown_table(_lines(columns), ["degradation", *columns]),
-        ]
+    text = (
+        "Beside detectors of single noises, of which the one with the highest mean is "
+        "shown, and removers of single noises, of which the best for each line is "
+        "shown."
     )
+    if used:
+        text += f" Ours of single noises: {_names(used)}."
+    if goals:
+        text += f" Asked of the universal models{size}: {'; '.join(goals)}."
+    trials = [g for g in groups if g.experiment == "universal_trials"]
+    if trials:
+        text += f" The short trainings that led to them: {_names(trials)}."
+    table = markdown_table(_lines(columns), ["degradation", *columns])
+    return f"{text}\n\n{table}"
+
+
+def _names(groups: Sequence[Any]) -> str:
+    return ", ".join(f"`{group.name}`" for group in groups)
 
 
 def _lines(columns: Mapping[str, Numbers]) -> list[dict[str, Any]]:
