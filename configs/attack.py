@@ -36,7 +36,8 @@ def get_config(preset: str = "full") -> config_dict.ConfigDict:
     config.threats = ("grey_box", "white_box", "detector_aware", "adaptive")
     config.attacks = {
         "full": (
-            *("fgsm_linf", "pgd_linf", "apgd_ce_linf", "apgd_dlr_linf", "square_linf"),
+            *("fgsm_linf", "pgd_linf", "apgd_ce_linf", "apgd_dlr_linf"),
+            *("apgd_t_linf", "square_linf"),
             *("pgd_l2", "apgd_ce_l2", "deepfool_l2", "ddn_l2"),
         ),
         "small": ("fgsm_linf", "pgd_linf", "pgd_l2", "deepfool_l2"),

@@ -3,7 +3,8 @@
 python -m launch.attack --config=configs/attack.py:small --workdir=runs/small/attack
 
 Writes attack.json (rows, warnings, config, versions, device, seconds) after every row,
-and attack.md and attack.png at the end. Run it again to go on where it stopped.
+and attack.md and attack.png at the end. Run it again to go on where it stopped, with
+the same config and the same models.
 """
 
 import json
@@ -18,6 +19,7 @@ import numpy as np
 from absl import flags
 
 from launch import cli, wiring
+from uronet_jax.attacks.autoattack import digest
 from uronet_jax.checkpoints import locked_workdir
 from uronet_jax.evaluation import misleading, robustness
 from uronet_jax.reports import figures, results, tables
@@ -71,7 +73,9 @@ def check_config(
             raise ValueError(
                 f"{field} must be of integers from {low} on: {config[field]}"
             )
-    return make_runs(config), threats
+    runs = make_runs(config)
+    robustness.make_plan(runs, threats)
+    return runs, threats
 
 
 def make_runs(config: Mapping[str, Any]) -> list[robustness.Run]:
@@ -91,7 +95,8 @@ def make_runs(config: Mapping[str, Any]) -> list[robustness.Run]:
             changes["restarts"] = config["restarts"]
         counts: Sequence[int] = ()
         if usual.takes("steps"):
-            counts = (config["queries"],) if usual.blind else config["steps"]
+            blind = usual.attack.gradient_free
+            counts = (config["queries"],) if blind else config["steps"]
         efforts = [{"steps": count} for count in counts] or [{}]
         runs += [robustness.make_run(name, **changes, **effort) for effort in efforts]
     return runs
@@ -112,16 +117,19 @@ def run(
 
     Raises:
         ValueError: If a field is wrong, models and data do not belong together, or
-            `workdir` holds a run with another config.
+            `workdir` holds a run with another config or of other weights.
         OSError: If data or models are missing or `workdir` cannot be used.
     """
     runs, threats = check_config(config)
     workdir = Path(workdir)
     with locked_workdir(workdir):
         content = _read(workdir / "attack.json", config)
+        subject = wiring.load_subject(config, data_dir)
+        digests = {name: digest(value) for name, value in subject.variables.items()}
+        if content:
+            _check_same_models(workdir / "attack.json", content, digests, config)
         if not content.get("finished"):
-            subject = wiring.load_subject(config, data_dir)
-            content = _attack(config, subject, runs, threats, workdir, content)
+            content = _attack(config, subject, digests, runs, threats, workdir, content)
         if jax.process_index() == 0:
             text = render(content)
             (workdir / "attack.md").write_text(text, encoding="utf-8")
@@ -145,7 +153,29 @@ def _read(path, config):
     return content
 
 
-def _attack(config, subject, runs, threats, workdir, content):
+def _check_same_models(path, content, digests, config):
+    """Raises ValueError if stored rows are of models with other weights."""
+    stored = content.get("digests")
+    if stored is None:  # A file of an earlier version.
+        if content.get("finished"):
+            return
+        raise ValueError(
+            f"{path} does not say of which weights its rows are, so no rows can be "
+            "added: move it away, or choose another --workdir"
+        )
+    changed = [
+        f"the {name} in {config[name]} ({stored.get(name)} there, {now} now)"
+        for name, now in digests.items()
+        if stored.get(name) != now
+    ]
+    if changed:
+        raise ValueError(
+            f"{path} holds rows of other weights than those of {', '.join(changed)}: "
+            "choose another --workdir, move the file away, or put the old weights back"
+        )
+
+
+def _attack(config, subject, digests, runs, threats, workdir, content):
     """Makes the rows that are missing, and writes after each."""
     start, before = time.perf_counter(), content.get("seconds", 0.0)
     threshold = subject.threshold(config["false_alarms"])
@@ -166,10 +196,11 @@ def _attack(config, subject, runs, threats, workdir, content):
             "finished": finished,
             "threshold": threshold,
             "rows": rows,
-            "warnings": misleading.find_warnings(rows),
+            "warnings": misleading.find_warnings(rows, complete=finished),
             "models": {
                 name: model.config["model"] for name, model in subject.models.items()
             },
+            "digests": digests,
             **provenance(config, seconds=before + time.perf_counter() - start),
         }
         if jax.process_index() == 0:

@@ -4,7 +4,9 @@
   python -m launch.attack_agreement --classifier=resnet20.npz --dataset=cifar10 \
       --out=docs/results/attack_agreement.json
 
-A row that the file holds already is not measured again.
+A row that the file holds already is not measured again. Times are of a second call, so
+without compilation; everybody uses as many threads as the process may (`taskset` limits
+them). Let nothing else run beside it.
 """
 
 import time
@@ -22,13 +24,17 @@ from launch import cli
 from uronet_jax.adapters import foolbox_model
 from uronet_jax.attacks import (
     ATTACKS,
+    AttackStep,
     adaptive,
+    autoattack,
     balls,
     flax_logits,
     misclassification,
 )
+from uronet_jax.attacks.autoattack import VERSIONS
 from uronet_jax.attacks.objectives import is_wrong
 from uronet_jax.data import open_source
+from uronet_jax.host import num_threads
 from uronet_jax.loading import LoadedModel, load_classifier
 from uronet_jax.reports import results, tables
 from uronet_jax.reports.provenance import provenance
@@ -42,7 +48,7 @@ class Pair(NamedTuple):
     """One attack here and there.
 
     Attributes:
-        attack: Key of `ATTACKS`.
+        attack: Key of `ATTACKS`, or `autoattack_` and a norm.
         peer: Package.
         make: `(module of the package) -> attack`; of torchattacks called with the
             network too.
@@ -67,6 +73,8 @@ class Pair(NamedTuple):
 _PGD = {"steps": 20, "epsilon": LINF, "step_size": LINF / 5}
 _PGD_L2 = {"steps": 20, "epsilon": L2, "step_size": L2 / 5}
 _START = {"random_start": False}
+# AutoAttack shortened, so that the last of its attacks have images left in little time.
+_SHORT = {"apgd": 20, "fab": 10, "square": 200}
 _CW = {"binary_search_steps": 5, "steps": 100, "step_size": 0.01}
 
 PAIRS = (
@@ -147,6 +155,26 @@ PAIRS = (
         {"epsilon": LINF, "steps": 50},
     ),
     Pair(
+        "apgd_dlr_l2",
+        TORCHATTACKS,
+        lambda ta, network: ta.APGD(network, norm="L2", eps=L2, steps=50, loss="dlr"),
+        {"epsilon": L2, "steps": 50},
+    ),
+    Pair(
+        "apgd_t_linf",
+        TORCHATTACKS,
+        lambda ta, network: ta.APGDT(network, eps=LINF, steps=50, n_classes=10),
+        {"epsilon": LINF, "steps": 50},
+    ),
+    Pair(
+        "apgd_t_l2",
+        TORCHATTACKS,
+        lambda ta, network: ta.APGDT(
+            network, norm="L2", eps=L2, steps=50, n_classes=10
+        ),
+        {"epsilon": L2, "steps": 50},
+    ),
+    Pair(
         "square_linf",
         TORCHATTACKS,
         lambda ta, network: ta.Square(
@@ -161,6 +189,18 @@ PAIRS = (
             network, norm="L2", eps=3 * L2, n_queries=500, resc_schedule=False
         ),
         {"epsilon": 3 * L2, "steps": 500},
+    ),
+    Pair(
+        "autoattack_linf",
+        TORCHATTACKS,
+        lambda ta, network: _short_autoattack(ta, network, norm="Linf", eps=LINF),
+        {"epsilon": LINF},
+    ),
+    Pair(
+        "autoattack_l2",
+        TORCHATTACKS,
+        lambda ta, network: _short_autoattack(ta, network, norm="L2", eps=L2),
+        {"epsilon": L2},
     ),
     Pair("deepfool_l2", FOOLBOX, lambda fb: fb.L2DeepFoolAttack(steps=50), {}, True),
     Pair(
@@ -193,6 +233,36 @@ PAIRS = (
 )
 
 
+def _short_autoattack(torchattacks, network, **kwargs):
+    attack = torchattacks.AutoAttack(network, n_classes=10, **kwargs)
+    for part in attack._autoattack.attacks:
+        if part.attack == "Square":
+            part.rescale_schedule, part.n_queries = False, _SHORT["square"]
+        else:
+            part.steps = _SHORT["fab" if part.attack == "FAB" else "apgd"]
+    return attack
+
+
+def _autoattack(norm, images, labels, logits_fn, epsilon):
+    steps = [
+        AttackStep(
+            step.name, step.attack, {**step.parameters, "steps": _SHORT[step.attack]}
+        )
+        for step in VERSIONS["standard"]
+    ]
+    result = autoattack(
+        jax.random.key(0),
+        images,
+        labels,
+        logits_fn,
+        epsilon=epsilon,
+        norm=norm,
+        version=steps,
+        batch_size=32,
+    )
+    return result.images
+
+
 def compare(
     pair: Pair, model: LoadedModel, images: np.ndarray, labels: np.ndarray
 ) -> dict[str, Any]:
@@ -209,10 +279,14 @@ def compare(
     """
     images, labels = images[: pair.images], labels[: pair.images]
     logits_fn = flax_logits(model.module, model.variables, train=False)
-    attack = ATTACKS[pair.attack]
+    whole = pair.attack.startswith("autoattack")
+    attack = None if whole else ATTACKS[pair.attack]
+    norm = pair.attack.rsplit("_", 1)[1]
 
     def ours() -> np.ndarray:
         key = jax.random.key(0)
+        if whole:
+            return _autoattack(norm, images, labels, logits_fn, **pair.parameters)
         if attack.minimal or not pair.to_the_end:
             found = attack(key, images, logits_fn, labels, **pair.parameters)
         else:
@@ -226,16 +300,22 @@ def compare(
     wrong, sizes = {}, {}
     for who, adversarial in outcomes.items():
         wrong[who] = np.asarray(is_wrong(logits_fn(jnp.asarray(adversarial)), labels))
-        sizes[who] = np.asarray(balls.size(adversarial - images, attack.norm))
+        sizes[who] = np.asarray(balls.size(adversarial - images, norm))
     both = wrong[OURS] & wrong[name]
+    seconds = {}
+    for who, attack_again in ((OURS, ours), (name, theirs)):
+        start = time.perf_counter()
+        attack_again()
+        seconds[who] = time.perf_counter() - start
     return {
         "attack": pair.attack,
         "peer": name,
-        "norm": attack.norm,
-        "minimal": attack.minimal,
+        "norm": norm,
+        "minimal": not whole and attack.minimal,
         "deterministic": pair.deterministic,
-        "parameters": pair.parameters,
+        "parameters": pair.parameters | (_SHORT if whole else {}),
         "num_images": len(images),
+        "time_ratio": seconds[OURS] / seconds[name],
         "success": float(wrong[OURS].mean()),
         "peer_success": float(wrong[name].mean()),
         "share_differing": float((wrong[OURS] != wrong[name]).mean()),
@@ -269,8 +349,7 @@ def _peer(pair, model, logits_fn, images, labels):
     peer = TorchPeer(
         platform=jax.devices()[0].platform,
         dtype="float32",
-        # On small batches its threads cost more than they save beside those of XLA.
-        threads=1,
+        threads=num_threads(),
     )
     # Some of its attacks cannot take channels-last memory.
     twin = peer.network(model.module, model.variables, images.shape[-1])
@@ -362,6 +441,7 @@ def main(argv: list[str]) -> None:
         "dataset": values.dataset,
         "num_images": values.num_images,
         "seed": 0,
+        "threads": num_threads(),
     }
     result = measure(PAIRS, model, images, labels, Path(values.out), config)
     print(f"wrote {values.out}: {len(result['rows'])} rows")

@@ -10,7 +10,9 @@ import pytest
 from jax.tree_util import Partial
 
 from uronet_jax import sharding
-from uronet_jax.attacks.apgd import apgd
+from uronet_jax.attacks import balls, objectives
+from uronet_jax.attacks.adaptive import without_success
+from uronet_jax.attacks.apgd import apgd, apgd_targeted
 
 BATCH, SHAPE = 8, (3, 3, 2)
 KEY = jax.random.key(3)
@@ -335,3 +337,121 @@ def test_arguments_are_checked(loss, images):
         apgd(KEY, images, lambda x: x.mean(), epsilon=0.1)
     with pytest.raises(ValueError, match=r"not finite at 8 images, the first \[0, 1"):
         apgd(KEY, images, Partial(waves, loss.args[0] * np.nan), epsilon=0.1)
+
+
+CLASSES, FEW = 5, {"epsilon": 0.06, "steps": 5}
+# The likeliest classes are those that an attack changes least.
+SLOPE, OFFSET = np.array([0.2, 0.2, 1, 2, 2]), np.float32([2, 2, 0, -2, -2])
+
+
+def network(weights, images):
+    flat = images.reshape(images.shape[0], -1) - 0.5
+    return jnp.sin(3 * flat) @ weights + OFFSET[None, : weights.shape[1]]
+
+
+@pytest.fixture(scope="module")
+def classified(images):
+    """A network, and labels: the last two images are wrong."""
+    rng = np.random.default_rng(11)
+    weights = rng.normal(size=(18, CLASSES)) * SLOPE
+    logits_fn = Partial(network, weights.astype(np.float32))
+    ranked = np.argsort(-np.asarray(logits_fn(images)), axis=1)
+    labels = np.where(np.arange(BATCH) < 6, ranked[:, 0], ranked[:, 1])
+    return logits_fn, labels, ranked
+
+
+def runs_of_targets(images, classified, *, targets, stop_early, norm="linf"):
+    """One APGD after the other, as the definition has them: images, margins, wrong."""
+    logits_fn, labels, ranked = classified
+    wrong = [[k for k in row if k != y] for row, y in zip(ranked, labels, strict=True)]
+    for number in range(targets):
+        loss_fn = objectives.targeted_misclassification(
+            logits_fn, labels, np.array(wrong)[:, number]
+        )
+        found = apgd(
+            jax.random.fold_in(KEY, number),
+            images,
+            loss_fn if stop_early else without_success(loss_fn),
+            norm=norm,
+            **FEW,
+        )
+        margins = objectives.margin(logits_fn(found), labels)
+        yield np.asarray(found), np.asarray(margins), np.asarray(loss_fn(found)[1])
+
+
+@pytest.mark.parametrize("stop_early", [True, False])
+def test_targeted_is_the_first_success_or_the_highest_margin(
+    stop_early, images, classified
+):
+    logits_fn, labels, _ = classified
+    found = np.asarray(
+        apgd_targeted(
+            KEY, images, logits_fn, labels, targets=3, stop_early=stop_early, **FEW
+        )
+    )
+    runs = list(runs_of_targets(images, classified, targets=3, stop_early=stop_early))
+    margins = [np.asarray(objectives.margin(logits_fn(images), labels))]
+    margins += [m for _, m, _ in runs]
+    candidates = [images, *(x for x, _, _ in runs)]
+    success = [np.asarray(objectives.is_wrong(logits_fn(images), labels))]
+    success += [s for _, _, s in runs]
+    chosen = np.argmax(margins, axis=0)
+    if stop_early:
+        first = np.argmax(success, axis=0)
+        chosen = np.where(np.any(success, axis=0), first, chosen)
+        # A later target is the first that succeeds, or the best of those that fail.
+        late = np.any(success, axis=0)[chosen == 2]
+        assert late.any() and not late.all() and set(chosen) == {0, 1, 2}
+    else:
+        assert (chosen > 0).all()
+        wrong = np.asarray(objectives.is_wrong(logits_fn(found), labels))
+        clear = np.asarray(objectives.margin(logits_fn(found), labels))[wrong]
+        stopped = apgd_targeted(KEY, images, logits_fn, labels, targets=3, **FEW)
+        at_border = np.asarray(objectives.margin(logits_fn(stopped), labels))[wrong]
+        # What goes on is mostly farther from the border than what stays.
+        assert clear.mean() > 1.5 * at_border.mean()
+    for b in range(BATCH):
+        # The same program, with a budget per image.
+        np.testing.assert_allclose(found[b], candidates[chosen[b]][b], atol=1e-6)
+
+
+def test_targets_are_as_many_as_there_are_classes(images, classified):
+    logits_fn, labels, _ = classified
+    usual = {"norm": "l2", **FEW}
+    all_of_them = apgd_targeted(KEY, images, logits_fn, labels, targets=4, **usual)
+    more = apgd_targeted(KEY, images, logits_fn, labels, **usual)
+    np.testing.assert_array_equal(all_of_them, more)
+    moved = balls.size(more - images, "l2")
+    assert moved.max() <= FEW["epsilon"] + 1e-6 and (moved[:6] > 0).all()
+
+    @jax.jit
+    def compiled(images, labels, epsilon):
+        return apgd_targeted(
+            KEY, images, logits_fn, labels, epsilon=epsilon, steps=5, norm="l2"
+        )
+
+    inside = compiled(images, labels, np.full(BATCH, FEW["epsilon"], np.float32))
+    # Sums in another order.
+    np.testing.assert_allclose(inside, more, atol=1e-5)
+    broken = Partial(network, logits_fn.args[0] * np.nan)
+    with pytest.raises(ValueError, match="not finite at 8 images"):
+        apgd_targeted(KEY, images, broken, labels, **FEW)
+
+
+def test_targeted_needs_four_classes(images):
+    def never(images):
+        raise AssertionError("computed")
+
+    few = Partial(network, np.zeros((18, 3), np.float32))
+    labels = np.zeros(BATCH, int)
+    with pytest.raises(ValueError, match="needs at least 4 classes, the logits have 3"):
+        apgd_targeted(KEY, images, few, labels, **FEW)
+    for changes, message in (
+        ({"targets": 0}, "targets must be an integer of at least 1: 0"),
+        ({"steps": 0}, "steps must be an integer of at least 1"),
+        ({"epsilon": -1.0}, "epsilon must be finite"),
+        ({"norm": "l1"}, "unknown norm 'l1'"),
+    ):
+        more = Partial(network, np.ones((18, 4), np.float32))
+        with pytest.raises(ValueError, match=message):
+            apgd_targeted(KEY, images, more, labels, **(FEW | changes))

@@ -26,6 +26,7 @@ FEW = {
     "fab": {"steps": 10},
 }
 BUDGET = [name for name, attack in ATTACKS.items() if not attack.minimal]
+TAKES_LOSS = [name for name in BUDGET if not ATTACKS[name].takes_logits]
 # Every family once: the norms differ only in `balls`.
 ONE_NORM = [
     name
@@ -87,7 +88,7 @@ def test_contract(name, problem):
     assert adversarial.shape == images.shape and adversarial.dtype == np.float32
     assert adversarial.min() >= 0.0 and adversarial.max() <= 1.0
     assert np.abs(adversarial - images).max() > 0.001
-    loss = objectives.LOSSES[attack.loss or "margin"]
+    loss = objectives.LOSSES.get(attack.loss, objectives.margin)
     before = np.asarray(loss(logits_fn(images), labels))
     after = np.asarray(loss(logits_fn(adversarial), labels))
     assert (after >= before - 1e-6).all()  # Linear: no step can go the wrong way.
@@ -198,7 +199,7 @@ def test_wrong_inputs_are_reported(name, problem):
             ATTACKS[name](jax.random.key(1), images, logits_fn, labels)
 
 
-@pytest.mark.parametrize("name", [n for n in ATTACKS if not n.startswith("square")])
+@pytest.mark.parametrize("name", [n for n, a in ATTACKS.items() if not a.gradient_free])
 def test_gradients_that_are_no_numbers_are_reported(name, problem):
     images, logits_fn, labels = problem
 
@@ -212,7 +213,7 @@ def test_gradients_that_are_no_numbers_are_reported(name, problem):
 
 def test_a_scalar_loss_is_reported(problem):
     images, logits_fn, labels = problem
-    for name in BUDGET:
+    for name in TAKES_LOSS:
         with pytest.raises(ValueError, match=r"one loss per image.*do not average"):
             ATTACKS[name].on_loss(
                 jax.random.key(1),
@@ -220,6 +221,18 @@ def test_a_scalar_loss_is_reported(problem):
                 lambda x: misclassification(logits_fn, labels)(x)[0].mean(),
                 **parameters(name),
             )
+
+
+def test_attacks_that_take_logits_refuse_a_loss(problem):
+    images, logits_fn, labels = problem
+    loss_fn = misclassification(logits_fn, labels)
+    for name in set(ATTACKS) - set(TAKES_LOSS):
+        with pytest.raises(ValueError, match="choose one that takes"):
+            ATTACKS[name].on_loss(jax.random.key(1), images, loss_fn, epsilon=0.1)
+    assert {name for name, a in ATTACKS.items() if a.gradient_free} == {
+        "square_linf",
+        "square_l2",
+    }
 
 
 def test_losses_have_known_values():

@@ -17,8 +17,9 @@ from uronet_jax import sharding
 from uronet_jax.attacks import balls
 from uronet_jax.attacks.carlini_wagner import carlini_wagner
 from uronet_jax.attacks.ddn import ddn
-from uronet_jax.attacks.deepfool import deepfool, likeliest, nearest_boundary
+from uronet_jax.attacks.deepfool import deepfool, nearest_boundary
 from uronet_jax.attacks.fab import fab, to_hyperplane
+from uronet_jax.attacks.objectives import likeliest
 
 SHAPE, CLASSES, COUNT = (4, 4, 2), 5, 8
 SIZE = 32

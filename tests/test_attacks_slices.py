@@ -1,4 +1,6 @@
-"""Attacks that take the images of a CPU batch in slices, and say so nowhere."""
+"""How attacks go through a batch on a CPU: in slices, on a mesh, compiled once."""
+
+import pickle
 
 import jax
 import jax.numpy as jnp
@@ -6,7 +8,15 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from uronet_jax.attacks import apgd, flax_logits, loop, misclassification, pgd
+from uronet_jax import sharding
+from uronet_jax.attacks import (
+    ATTACKS,
+    apgd,
+    flax_logits,
+    loop,
+    misclassification,
+    pgd,
+)
 from uronet_jax.attacks.adaptive import without_success
 from uronet_jax.attacks.objectives import take, targeted_misclassification
 
@@ -59,12 +69,41 @@ def test_an_uneven_batch_stays_whole(problem, monkeypatch):
     pgd(KEY, images[:40], loss_fn, epsilon=0.1, step_size=0.1, steps=1)
 
 
+@pytest.mark.parametrize("devices", [1, 4])
+def test_one_step_is_compiled_wherever_the_images_are(devices, problem, monkeypatch):
+    images, labels, logits_fn = problem
+    seen, inner = [], loop._steps
+
+    def spy(step, config, constants, state, steps):
+        seen.append(len(state.active))
+        return inner(step, config, constants, state, steps)
+
+    monkeypatch.setattr(loop, "_steps", spy)
+    mesh = sharding.data_mesh(jax.devices()[:devices])
+    batch = sharding.split_batch((images, labels), mesh)
+    # Between them: scalars in the state, and states within states.
+    for name, usual in (
+        ("apgd_t_l2", {"epsilon": 0.0, "steps": 3, "targets": 2}),
+        ("carlini_wagner_l2", {"binary_search_steps": 1, "steps": 3}),
+    ):
+        seen.clear()
+        before = loop._one._cache_size()
+        found = ATTACKS[name](KEY, batch[0], logits_fn, batch[1], **usual)
+        assert loop._one._cache_size() == before + 1, name
+        assert found.sharding.device_set == set(mesh.devices.flat)
+        # What is split over devices is not sliced as well.
+        sliced = devices == 1 and name == "apgd_t_l2"
+        assert set(seen) == ({32} if sliced else {COUNT})
+
+
 def test_broken_images_are_named_by_their_place_in_the_batch(problem):
     images, labels, _ = problem
     images = images.copy()
     broken = flax_logits(_Broken(), {})
     images[70] = 0.0
-    with pytest.raises(ValueError, match=r"not finite at 1 images, the first \[70\]"):
+    with pytest.raises(
+        loop.NonFiniteError, match=r"not finite at 1 images, the first \[70\]"
+    ) as caught:
         pgd(
             KEY,
             images,
@@ -73,6 +112,8 @@ def test_broken_images_are_named_by_their_place_in_the_batch(problem):
             step_size=0.0,
             steps=2,
         )
+    assert caught.value.positions == [70]
+    assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
 
 
 def test_what_cannot_be_split_is_not(problem):

@@ -340,6 +340,29 @@ def test_a_random_classifier_is_judged_by_most_of_its_draws(problem):
     assert (exact.robust == result.robust).mean() > 0.8
 
 
+def broken_network(weights, limit, images):
+    """The gradient is no number where the first pixel is darker than a limit."""
+    root = jnp.sqrt(jnp.maximum(images[:, 0, 0, 0] - limit, 0.0))
+    return network(weights, images) + root[:, None]
+
+
+def test_gradients_that_are_no_numbers_name_the_images_of_the_caller(problem):
+    images, labels, logits_fn = problem
+    broken = Partial(broken_network, logits_fn.args[0], 0.1)
+    images = np.clip(images, 0.2, 1.0)
+    images[[20, 31, 33], 0, 0, 0] = 0.05
+    labels = np.array(broken(images).argmax(axis=1))
+    # Those that are wrong are not attacked, so that all others stand elsewhere in the
+    # batches: the second holds 31, 32, 33 and is filled up with a copy of the first.
+    wrong = [*range(14), 20]
+    labels[wrong] = (labels[wrong] + 1) % CLASSES
+    with pytest.raises(
+        loop.NonFiniteError, match=r"^apgd-ce: .* at 2 images, the first \[31, 33\]"
+    ) as caught:
+        run((images, labels, broken), version=SHORT[:1], index=np.arange(COUNT) + 100)
+    assert caught.value.positions == [31, 33]
+
+
 def test_misleading_classifiers_are_warned_of(problem, monkeypatch):
     record_runs(monkeypatch)
     images, labels, logits_fn = problem

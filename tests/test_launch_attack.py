@@ -1,14 +1,17 @@
 """The attack command: a smoke run, resumption, and ways to misuse it."""
 
+import dataclasses
 import json
+import shutil
 import warnings
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from test_configs import PHASES, load
 
-from launch import attack, report
+from launch import attack, report, wiring
 from uronet_jax import checkpoints
 from uronet_jax.attacks import ATTACKS, MisleadingEvaluation
 from uronet_jax.data import open_source
@@ -78,6 +81,8 @@ def test_smoke_run(whole, models):
     folder, stored = whole
     assert stored["config"] == json.loads(json.dumps(load("attack", **models)))
     assert {"versions", "device", "models", "warnings"} <= stored.keys()
+    assert stored["digests"].keys() == set(PHASES)
+    assert all(row["gradient_free"] is False for row in stored["rows"])
     rows = stored["rows"]
     assert [(r["threat"], "sanity" in r) for r in rows] == [
         *((threat, True) for threat in THREATS[1:]),
@@ -137,6 +142,49 @@ def test_a_run_that_died_goes_on_with_the_next_row(
         run(config, tmp_path)
 
 
+def test_a_run_of_other_weights_is_refused(whole, models, tmp_path, monkeypatch):
+    config = load("attack", **models)
+    workdir = tmp_path / "attack"
+    shutil.copytree(whole[0], workdir)
+    stored = whole[1]
+
+    def write(**changes):
+        content = {k: v for k, v in (stored | changes).items() if v is not None}
+        (workdir / "attack.json").write_text(json.dumps(content))
+
+    load_model = wiring.load_model
+
+    def trained_on(path, *, phase, which):
+        model = load_model(path, phase=phase, which=which)
+        if phase != "remover":
+            return model
+        leaves, structure = jax.tree.flatten(model.variables)
+        leaves[-1] = np.nextafter(leaves[-1], np.float32(np.inf))
+        return dataclasses.replace(model, variables=structure.unflatten(leaves))
+
+    monkeypatch.setattr(wiring, "load_model", trained_on)
+    half = {"finished": False, "rows": stored["rows"][:4]}
+    for changes in ({}, half):
+        write(**changes)
+        with pytest.raises(
+            ValueError,
+            match=r"attack.json holds rows of other weights than those of the remover "
+            r"in \S+ \(\w+ there, \w+ now\): choose another --workdir",
+        ):
+            run(config, workdir)
+    # A file of an earlier version can be shown, but not added to.
+    write(digests=None)
+    (workdir / "attack.md").unlink()
+    assert "digests" not in run(config, workdir)
+    assert (workdir / "attack.md").exists()
+    write(digests=None, **half)
+    with pytest.raises(ValueError, match="does not say of which weights its rows are"):
+        run(config, workdir)
+    monkeypatch.undo()
+    write()
+    assert run(config, workdir) == stored
+
+
 def test_results_get_a_section_of_the_page(whole, tmp_path):
     folder, stored = whole
     with pytest.raises(ValueError, match="smoke run"):
@@ -174,6 +222,7 @@ def test_every_attack_can_be_chosen():
     assert len(efforts) == len(runs)
     assert {run.name for run in runs} == set(ATTACKS)
     assert {("pgd_l2", 5), ("pgd_l2", 20), ("fgsm_linf", None)} <= efforts
+    assert ("square_l2", 1000) in efforts and ("apgd_t_l2", 20) in efforts
     for run in runs:
         assert run.takes("steps") or "steps" not in run.parameters
         if run.name == "pgd_l2":
@@ -196,6 +245,10 @@ def test_every_attack_can_be_chosen():
         ({"steps": (2.5,)}, "steps must be of integers"),
         ({"restarts": -1}, "restarts must be of integers from 0 on: -1"),
         ({"queries": 0}, "queries must be of integers from 1 on: 0"),
+        (
+            {"attacks": ("apgd_t_l2",), "threats": ("detector_aware",)},
+            "apgd_t_l2 .* cannot fool a detector too: add .* to detector_aware",
+        ),
         ({"num_pictures": -1}, "num_pictures cannot be negative: -1"),
         ({"batch_size": 6}, "batch size 6 .* multiple of 4"),
         ({"false_alarms": 1.0}, r"false_alarms is a share.*\[0, 1\): 1.0"),

@@ -8,7 +8,7 @@ import pytest
 from jax.tree_util import Partial
 
 from uronet_jax.attacks import misclassification
-from uronet_jax.attacks.apgd import apgd
+from uronet_jax.attacks.apgd import apgd, apgd_targeted
 from uronet_jax.attacks.autoattack import VERSIONS, autoattack
 from uronet_jax.attacks.square import square
 from uronet_jax.data import open_source
@@ -134,7 +134,19 @@ def test_targeted_apgd(norm, network):
     theirs = torchattacks.APGDT(
         twin, norm=NAMES[norm], eps=EPSILON[norm], steps=20, n_classes=4
     )
-    check_same(result.robust, run_torch(theirs, network), differ=0.04)
+    expected = run_torch(theirs, network)
+    check_same(result.robust, expected, differ=0.04)
+    found = apgd_targeted(
+        KEY,
+        images,
+        logits_fn,
+        labels,
+        epsilon=EPSILON[norm],
+        norm=norm,
+        steps=20,
+        targets=3,
+    )
+    check_same(robust(network, found), expected, differ=0.04)
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])

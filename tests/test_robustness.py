@@ -12,7 +12,15 @@ from flax import linen as nn
 from jax.tree_util import Partial
 
 from uronet_jax import sharding
-from uronet_jax.attacks import Attack, MisleadingEvaluation, adaptive, loop
+from uronet_jax.attacks import (
+    Attack,
+    MisleadingEvaluation,
+    NonFiniteError,
+    adaptive,
+    apgd,
+    fgsm,
+    loop,
+)
 from uronet_jax.attacks.deepfool import deepfool
 from uronet_jax.data import evaluation_batches
 from uronet_jax.evaluation import misleading, robustness
@@ -109,6 +117,7 @@ def test_every_number_by_hand():
         "norm": "linf",
         "epsilon": EPSILON,
         "parameters": {},
+        "gradient_free": False,
         "randomness": "none",
         "num_images": 10,
         "clean_accuracy": 0.9,
@@ -257,6 +266,77 @@ def test_minimal_attacks_have_known_distances():
     assert not signs
 
 
+def classify_four(variables, images):
+    """Two more classes that no image is near to."""
+    logits = classify(variables, images)
+    return jnp.concatenate([logits, jnp.full_like(logits, -20.0)], axis=-1)
+
+
+def test_targeted_attacks_are_made_where_they_can_be():
+    run = make_run("apgd_t_linf", epsilon=EPSILON, steps=3, targets=3)
+    judge = make_judge(classify=classify_four)
+    rows, signs = table(judge, *THREAT_MODELS, runs=(run, FGSM))
+    # Only FGSM has the row of the detector, which comes last.
+    assert list(rows) == ["grey_box", "white_box", "adaptive", "detector_aware"]
+    assert rows["detector_aware"]["attack"] == "fgsm_linf"
+    rows, _ = table(judge, "grey_box", "white_box", "adaptive", runs=(run,))
+    for row in rows.values():
+        assert row["parameters"] == {"steps": 3, "targets": 3}
+        assert (row["robust_accuracy"], row["undefended_accuracy"]) == (0.6, 0.6)
+        assert row["median_linf"] <= EPSILON * (1 + 1e-5)
+        assert row["zero_gradients"] == 0.0
+    assert list(rows["adaptive"]["attempts"]) == ["end to end", "straight through"]
+    assert not signs
+    aware = THREAT_MODELS["detector_aware"]
+    with pytest.raises(ValueError, match="apgd_t_linf .* cannot fool the detector too"):
+        judge.attack(aware, run)
+    with pytest.raises(ValueError, match="cannot fool a detector too: add .* detector"):
+        table(judge, "detector_aware", runs=(FGSM, run))
+    with pytest.raises(ValueError, match="apgd_t_linf needs at least 4 .* has 2"):
+        table(make_judge(), "grey_box", runs=(FGSM, run), on_row=pytest.fail)
+
+
+def test_an_attack_that_takes_logits_goes_on_where_others_do():
+    calls = []
+
+    def recorded(key, images, logits_fn, labels, *, epsilon, stop_early=True):
+        calls.append((epsilon, stop_early))
+        assert logits_fn(images).shape == (10, 2)
+        return images
+
+    run = Run("mine", Attack(recorded, "linf", takes_logits=True), 0.25)
+    averaged = ThreatModel("averaged", samples=3)
+    table(make_judge(Shaking), "grey_box", "white_box", averaged, runs=(run,))
+    # The border of the classifier, that of one draw, and that of some draws; what the
+    # averaging attacker does end to end is known.
+    assert calls == [(0.25, False), (0.25, True), (0.25, False)]
+
+
+def test_every_warning_is_issued_once(monkeypatch):
+    signs = [
+        {"kind": "knowledge_is_weaker", "where": {"threat": "adaptive"}, "message": m}
+        for m in ("weaker than one", "weaker than another", "weaker than the best")
+    ]
+
+    def find(rows, *, complete):
+        return signs[: 2 + complete] if rows else []
+
+    monkeypatch.setattr(robustness, "find_warnings", find)
+    with warnings.catch_warnings(record=True) as issued:
+        warnings.simplefilter("always")
+        threats = [THREAT_MODELS[name] for name in ("grey_box", "white_box")]
+        robustness.attack_table(make_judge(), (FGSM,), threats)
+    assert [str(w.message) for w in issued] == [sign["message"] for sign in signs]
+
+
+def test_steps_of_any_attack_are_in_its_row():
+    # Rows tell by them how much effort an attack was.
+    for steps, defaults in ((100, {}), (7, {"steps": 7})):
+        attack = Attack(apgd, "linf", loss="margin", defaults=defaults)
+        assert Run("mine", attack, 0.1).all_parameters == {"steps": steps}
+    assert Run("mine", Attack(fgsm, "linf"), 0.1).all_parameters == {}
+
+
 def test_a_bare_classifier_needs_no_defence():
     rows, _ = table(make_judge(None), "white_box", "adaptive")
     assert rows["adaptive"]["attempts"] == {"end to end": pytest.approx(0.6)}
@@ -384,7 +464,51 @@ def row(threat="white_box", attack="pgd_linf", **fields):
             [],
         ),
         ([row("grey_box"), row(robust_accuracy=0.3, epsilon=0.01)], []),
-        ([row("grey_box"), row(robust_accuracy=0.3, attack="apgd_linf")], []),
+        # The best attacks are compared, whichever they are, within a budget.
+        (
+            [row("grey_box"), row(robust_accuracy=0.3, attack="apgd_linf")],
+            ["knowledge_is_weaker"],
+        ),
+        (
+            [row("grey_box"), row(robust_accuracy=0.3, attack="x", norm="l2")],
+            [],
+        ),
+        (
+            [
+                row("grey_box"),
+                row("grey_box", "apgd_linf", robust_accuracy=0.3),
+                row(robust_accuracy=0.205, attack="ifgsm_linf"),
+                row(robust_accuracy=0.3, attack="apgd_linf"),
+            ],
+            [],
+        ),
+        (
+            [
+                row("grey_box", "apgd_t_linf", robust_or_detected_accuracy=0.3),
+                row("grey_box", robust_or_detected_accuracy=0.5),
+                row("detector_aware", robust_or_detected_accuracy=0.4),
+            ],
+            ["knowledge_is_weaker"],
+        ),
+        # One for the attack that is weaker, one for the best; one if it is the best.
+        (
+            [
+                row("grey_box"),
+                row("grey_box", "apgd_linf", robust_accuracy=0.25),
+                row(robust_accuracy=0.3),
+                row(attack="apgd_linf", robust_accuracy=0.25),
+            ],
+            ["knowledge_is_weaker"] * 2,
+        ),
+        (
+            [
+                row("grey_box"),
+                row("grey_box", "apgd_linf", robust_accuracy=0.4),
+                row(robust_accuracy=0.3),
+                row(attack="apgd_linf", robust_accuracy=0.4),
+            ],
+            ["knowledge_is_weaker"],
+        ),
         (
             [
                 row("grey_box", robust_or_detected_accuracy=0.3),
@@ -426,6 +550,29 @@ def row(threat="white_box", attack="pgd_linf", **fields):
             [row(attack="square_linf"), row(not_found=0.3)],
             ["gradient_is_weaker"],
         ),
+        # The row says whether an attack follows gradients; its name is a name.
+        (
+            [row(attack="mine", gradient_free=True), row(not_found=0.3)],
+            ["gradient_is_weaker"],
+        ),
+        (
+            [row(attack="square_linf", gradient_free=False), row(not_found=0.3)],
+            [],
+        ),
+        ([row(attack="squares"), row(not_found=0.3)], []),
+        # One step is one step, of whatever attack; but not if there are many.
+        (
+            [row(attack="mine", parameters={"rho": 1}), row(not_found=0.3)],
+            ["effort_is_weaker"],
+        ),
+        (
+            [row(attack="pgd", parameters={"steps": 1}), row(not_found=0.3)],
+            ["effort_is_weaker"],
+        ),
+        *(
+            ([row(attack="apgd", parameters=many), row(not_found=0.3)], [])
+            for many in ({"steps": 1, "restarts": 5}, {"steps": 1, "targets": 9})
+        ),
         (
             [
                 row(attack="square_linf"),
@@ -442,9 +589,20 @@ def test_signs_of_a_misleading_evaluation(rows, kinds):
     found = misleading.find_warnings(rows)
     assert [sign["kind"] for sign in found] == kinds
     assert [s["kind"] for s in misleading.find_warnings(rows[::-1])] == kinds
+    early = misleading.find_warnings(rows, complete=False)
+    assert all(sign in found for sign in early)
     for sign in found:
         assert sign.keys() == {"kind", "message", "where"}
         assert sign["where"]["threat"] == rows[-1]["threat"]
+
+
+def test_the_best_attacks_are_not_compared_before_all_are_there():
+    for rows in (
+        [row("grey_box"), row(robust_accuracy=0.3, attack="fgsm_linf")],
+        [row(attack="square_linf"), row(not_found=0.3)],
+    ):
+        assert len(misleading.find_warnings(rows)) == 1
+        assert not misleading.find_warnings(rows, complete=False)
 
 
 # The loss functions of `attacks.adaptive`.
@@ -609,13 +767,16 @@ def test_errors_say_where_they_were():
         make_judge(batch_size=4, classify=overflowing)
 
     def broken(variables, images):
-        # Nothing is added, but the gradient of the root is infinite there.
-        nothing = jnp.sqrt(0.0 * images.sum(axis=(1, 2, 3)))
-        return classify(variables, images) + nothing[:, None]
+        # The gradient is no number where the left half is bright.
+        root = jnp.sqrt(jnp.maximum(0.65 - images[:, :, :2].mean(axis=(1, 2, 3)), 0))
+        return classify(variables, images) + root[:, None]
 
     judge = make_judge(batch_size=4, classify=broken)
+    # The last batch is filled up with copies of the image 8.
     with pytest.raises(
-        ValueError,
-        match=r"fgsm_linf under white_box \(end to end\).*image 0 on.*finite",
-    ):
+        NonFiniteError,
+        match=r"fgsm_linf under white_box \(end to end\): .* at 2 images, the first "
+        r"\[8, 9\]",
+    ) as caught:
         table(judge, "white_box")
+    assert caught.value.positions == [8, 9]

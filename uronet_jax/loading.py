@@ -1,7 +1,6 @@
 """Trained models from disk, ready to use."""
 
 import dataclasses
-import hashlib
 import os
 import zipfile
 from pathlib import Path
@@ -74,17 +73,6 @@ def build_module(config: dict[str, Any]) -> nn.Module:
     raise ValueError(
         f"unknown phase {phase!r}: expected remover, detector or classifier"
     )
-
-
-def weights_digest(variables: Any) -> str:
-    """Returns a short hash of names, shapes, types and values of variables."""
-    total = hashlib.sha256()
-    for path, leaf in jax.tree_util.tree_leaves_with_path(variables):
-        array = np.ascontiguousarray(leaf)
-        name = jax.tree_util.keystr(path)
-        total.update(f"{name} {array.dtype} {array.shape}".encode())
-        total.update(array.tobytes())
-    return total.hexdigest()[:16]
 
 
 def load_model(

@@ -1,8 +1,9 @@
 """Attacks: images and a loss function to adversarial images.
 
 `fgsm`, `ifgsm`, `pgd`, `apgd` and `square` raise a loss function within a budget
-`epsilon`; `deepfool`, `ddn`, `carlini_wagner` and `fab` look for the smallest
-perturbation that changes a label. `ATTACKS` gives all of them one signature.
+`epsilon`, and `apgd_targeted` one of its own; `deepfool`, `ddn`, `carlini_wagner` and
+`fab` look for the smallest perturbation that changes a label. `ATTACKS` gives all of
+them one signature.
 """
 
 import functools
@@ -12,7 +13,7 @@ from typing import Any, NamedTuple
 import jax
 
 from uronet_jax.attacks import loop
-from uronet_jax.attacks.apgd import apgd
+from uronet_jax.attacks.apgd import apgd, apgd_targeted
 from uronet_jax.attacks.autoattack import (
     AttackStep,
     AutoAttackResult,
@@ -24,6 +25,7 @@ from uronet_jax.attacks.ddn import ddn
 from uronet_jax.attacks.deepfool import deepfool
 from uronet_jax.attacks.fab import fab
 from uronet_jax.attacks.gradient import fgsm, ifgsm, pgd
+from uronet_jax.attacks.loop import NonFiniteError
 from uronet_jax.attacks.objectives import (
     LOSSES,
     LogitsFn,
@@ -43,7 +45,9 @@ __all__ = [
     "LogitsFn",
     "LossFn",
     "MisleadingEvaluation",
+    "NonFiniteError",
     "apgd",
+    "apgd_targeted",
     "autoattack",
     "carlini_wagner",
     "ddn",
@@ -63,14 +67,18 @@ class Attack(NamedTuple):
     """An attack on a classifier, with the parameters that are usual for it.
 
     Attributes:
-        function: `(key, images, loss_fn, *, ...)`, or of a minimal attack
-            `(key, images, logits_fn, labels, *, ...)`.
+        function: `(key, images, loss_fn, *, ...)`, or of an attack that is minimal or
+            takes logits `(key, images, logits_fn, labels, *, ...)`.
         norm: `linf` or `l2`.
         minimal: Whether it looks for the smallest perturbation and takes no `epsilon`.
-        loss: That it raises, a key of `LOSSES`; empty for a minimal attack.
+        loss: That it raises, a key of `LOSSES` or, if it takes logits, the name of its
+            own; empty for a minimal attack.
         relative_step: If there is one, `step_size` is by default this number times
             `epsilon / steps`.
         defaults: Keyword arguments.
+        gradient_free: Whether it looks at no gradient.
+        takes_logits: Whether it takes `epsilon` but no loss function, and makes its own
+            of the logits. With `stop_early=False` it must not stop at a success.
     """
 
     function: Callable[..., jax.Array]
@@ -79,6 +87,8 @@ class Attack(NamedTuple):
     loss: str = ""
     relative_step: float | None = None
     defaults: Mapping[str, Any] = {}
+    gradient_free: bool = False
+    takes_logits: bool = False
 
     def __call__(
         self,
@@ -90,8 +100,8 @@ class Attack(NamedTuple):
     ) -> jax.Array:
         """Returns adversarial images; an image stays at its first wrong label.
 
-        So an image that is misclassified before any attack comes back unchanged. To
-        push every image to the end use `on_loss` with `adaptive.without_success`.
+        To push every image to the end use `on_loss` with `adaptive.without_success`, or
+        `stop_early=False` of an attack that takes logits.
 
         Args:
             key: Typed PRNG key; one serves the whole batch.
@@ -106,10 +116,10 @@ class Attack(NamedTuple):
         """
         _check_norm(parameters, self.norm)
         parameters = {**self.defaults, **parameters}
-        if self.minimal:
-            return self.function(key, images, logits_fn, labels, **parameters)
-        if "epsilon" not in parameters:
+        if not self.minimal and "epsilon" not in parameters:
             raise ValueError("give epsilon, the largest norm of the perturbation")
+        if self.minimal or self.takes_logits:
+            return self.function(key, images, logits_fn, labels, **parameters)
         loss_fn = misclassification(logits_fn, labels, loss=self.loss)
         return self.on_loss(key, images, loss_fn, **parameters)
 
@@ -132,8 +142,15 @@ class Attack(NamedTuple):
             **parameters: Of the attack.
 
         Raises:
-            ValueError: If an argument is wrong, or the attack is a minimal one.
+            ValueError: If an argument is wrong, or the attack is a minimal one or takes
+                logits.
         """
+        if self.takes_logits:
+            raise ValueError(
+                f"this attack raises {self.loss} of logits and no other loss: call it "
+                "with logits_fn and labels, or choose one that takes a loss function, "
+                "such as apgd_dlr"
+            )
         if self.minimal:
             raise ValueError(
                 "a minimal attack changes labels and raises no loss: choose one that "
@@ -175,7 +192,20 @@ ATTACKS: dict[str, Attack] = {
     ),
     **_norms("apgd_ce", apgd, loss="cross_entropy", defaults={"steps": 100}),
     **_norms("apgd_dlr", apgd, loss="dlr", defaults={"steps": 100}),
-    **_norms("square", square, loss="margin", defaults={"steps": 5000}),
+    **_norms(
+        "apgd_t",
+        apgd_targeted,
+        loss="targeted_dlr",
+        defaults={"steps": 100, "targets": 9},
+        takes_logits=True,
+    ),
+    **_norms(
+        "square",
+        square,
+        loss="margin",
+        defaults={"steps": 5000},
+        gradient_free=True,
+    ),
     **_norms("deepfool", deepfool, minimal=True, defaults={"steps": 50}),
     "ddn_l2": Attack(ddn, "l2", minimal=True, defaults={"steps": 100}),
     "carlini_wagner_l2": Attack(

@@ -21,6 +21,7 @@ from uronet_jax import batches
 from uronet_jax.attacks.objectives import (
     LOSSES,
     as_pytree,
+    call,
     check_classes,
     check_labels,
     check_logits,
@@ -120,12 +121,8 @@ class RandomMisclassification:
 
     def check(self, images: jax.Array) -> None:
         """Raises `ValueError` if logits are of a wrong shape or a label is no class."""
-        one_draw = Partial(_call, self.logits_fn, jax.random.key(0))
+        one_draw = Partial(call, self.logits_fn, jax.random.key(0))
         check_classes(one_draw, self.labels, images)
-
-
-def _call(function, *arguments):
-    return function(*arguments)
 
 
 def random_misclassification(

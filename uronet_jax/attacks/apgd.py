@@ -1,5 +1,6 @@
 """APGD, the gradient attack of AutoAttack: momentum, and step sizes that adapt."""
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -7,7 +8,20 @@ import jax.numpy as jnp
 
 from uronet_jax import batches
 from uronet_jax.attacks import balls, loop
-from uronet_jax.attacks.objectives import LossFn
+from uronet_jax.attacks.adaptive import without_success
+from uronet_jax.attacks.objectives import (
+    LEAST_CLASSES,
+    LogitsFn,
+    LossFn,
+    as_pytree,
+    check_classes,
+    check_labels,
+    count_classes,
+    is_wrong,
+    likeliest,
+    margin,
+    targeted_misclassification,
+)
 
 # Share of the gradient step in a move; the rest repeats the move before.
 _MOMENTUM = 0.75
@@ -115,6 +129,169 @@ def apgd(
         Croce & Hein, "Reliable evaluation of adversarial robustness with an ensemble of
         diverse parameter-free attacks", ICML 2020.
     """
+    state = _ascend(
+        key,
+        images,
+        loss_fn,
+        epsilon=epsilon,
+        norm=norm,
+        steps=steps,
+        restarts=restarts,
+        samples=samples,
+        rho=rho,
+        stop_early=stop_early,
+        index=index,
+    )
+    return loop.finish(state.result, state.finite)
+
+
+class _Best(NamedTuple):
+    """The best images of all targets so far; arrays `[B]` but the images."""
+
+    images: jax.Array
+    margin: jax.Array
+    succeeded: jax.Array
+    finite: jax.Array
+
+
+def apgd_targeted(
+    key: jax.Array,
+    images: jax.Array,
+    logits_fn: LogitsFn,
+    labels: jax.Array,
+    *,
+    epsilon: float | jax.Array,
+    norm: str = "linf",
+    steps: int | jax.Array = 100,
+    targets: int = 9,
+    restarts: int = 0,
+    rho: float | jax.Array = 0.75,
+    stop_early: bool = True,
+    index: jax.Array | None = None,
+) -> jax.Array:
+    """Targeted Auto-PGD: `apgd` of the targeted DLR loss, for one class after another.
+
+    The targets are the wrong classes of the largest logits at the clean image, in
+    falling order. Any wrong label counts, and an image stays at its first one. Where
+    none is found the image of the largest margin, `max_{k != y} Z_k - Z_y`, is
+    returned, of the clean image and the best of each target.
+
+    Args:
+        key: Typed PRNG key of the starts; one serves the whole batch.
+        images: `[B, H, W, C]`, floating point, in `[0, 1]`.
+        logits_fn: `[B, H, W, C] -> [B, K]`, at least four classes; see `objectives`.
+        labels: Integer `[B]`, the right ones.
+        epsilon: Largest norm of the perturbation, in units of the intensities; a scalar
+            or `[B]`, may be traced.
+        norm: `linf` or `l2`.
+        steps: How many in a run; may be traced. A run evaluates one gradient more.
+        targets: How many; all `K - 1` wrong classes if there are fewer.
+        restarts: Runs to each target after the first, for images without success.
+        rho: Share of rising steps up to which a step size is halved; may be traced.
+        stop_early: Whether an image stays at its first wrong label. Otherwise every run
+            goes to its end, and the largest margin of all counts.
+        index: Integer `[B]`, global number of each image: with it, the result does not
+            depend on the batch. Default: `0 .. B-1`.
+
+    Returns:
+        Adversarial images, `[B, H, W, C]`, float32 in `[0, 1]`. With `stop_early`
+        images that are already misclassified are returned unchanged.
+
+    Raises:
+        ValueError: If an argument is wrong, there are fewer than four classes, or
+            outside jit if a gradient is not finite.
+
+    Source:
+        Croce & Hein, "Reliable evaluation of adversarial robustness with an ensemble of
+        diverse parameter-free attacks", ICML 2020: APGD-T of AutoAttack.
+    """
+    images, index = loop.check_batch(images, index)
+    loop.check_number("epsilon", epsilon, 0.0, count=images.shape[0])
+    loop.check_count("targets", targets)
+    logits_fn, labels = as_pytree(logits_fn), check_labels(labels)
+    check_classes(logits_fn, labels, images)
+    classes, least = count_classes(logits_fn, images), LEAST_CLASSES["targeted_dlr"]
+    if classes < least:
+        raise ValueError(
+            f"targeted APGD needs at least {least} classes, the logits have {classes}: "
+            "use apgd with cross_entropy or margin"
+        )
+    best, ranked = _rank(logits_fn, labels, images, min(targets, classes - 1))
+    if not stop_early:
+        best = best._replace(succeeded=jnp.zeros_like(best.succeeded))
+
+    def pursue(best, number, pursued):
+        loss_fn = targeted_misclassification(logits_fn, labels, pursued)
+        state = _ascend(
+            jax.random.fold_in(key, number),
+            # Without a budget an image that has succeeded is done at once.
+            balls.where(best.succeeded, best.images, images),
+            loss_fn if stop_early else without_success(loss_fn),
+            epsilon=jnp.where(best.succeeded, 0.0, epsilon),
+            norm=norm,
+            steps=steps,
+            restarts=restarts,
+            samples=0,
+            rho=rho,
+            stop_early=True,
+            index=index,
+        )
+        return _better(logits_fn, labels, best, state)
+
+    if loop.is_traced(ranked):
+        numbers = jnp.arange(ranked.shape[1])
+        best, _ = jax.lax.scan(
+            lambda best, run: (pursue(best, *run), None), best, (numbers, ranked.T)
+        )
+        return loop.finish(best.images, best.finite)
+    for number in range(ranked.shape[1]):
+        if best.succeeded.all():
+            break
+        best = pursue(best, number, ranked[:, number])
+    return loop.finish(best.images, best.finite)
+
+
+@functools.partial(jax.jit, static_argnums=3)
+def _rank(logits_fn, labels, images, count):
+    """Returns what is known of clean images, and their likeliest wrong classes."""
+    logits = logits_fn(images)
+    best = _Best(
+        images,
+        margin(logits, labels),
+        is_wrong(logits, labels),
+        jnp.isfinite(logits).all(axis=-1),
+    )
+    return best, likeliest(logits, labels, count)
+
+
+@jax.jit
+def _better(logits_fn, labels, best, state):
+    found = margin(logits_fn(state.result), labels)
+    better = state.succeeded | (found > best.margin)
+    better = better & ~best.succeeded
+    return _Best(
+        balls.where(better, state.result, best.images),
+        jnp.where(better, found, best.margin),
+        best.succeeded | state.succeeded,
+        best.finite & state.finite,
+    )
+
+
+def _ascend(
+    key,
+    images,
+    loss_fn,
+    *,
+    epsilon,
+    norm,
+    steps,
+    restarts,
+    samples,
+    rho,
+    stop_early,
+    index,
+):
+    """Returns the state after all runs; the arguments are those of `apgd`."""
     images, index = loop.check_batch(images, index)
     balls.check_norm(norm)
     count = images.shape[0]
@@ -126,7 +303,7 @@ def apgd(
     loss_fn = loop.check_loss(loss_fn, images)
     zeros = jnp.zeros(count, images.dtype)
     nothing = jnp.zeros(count, bool)
-    state = loop.iterate(
+    return loop.iterate(
         _step,
         _Config(norm, samples, bool(stop_early)),
         _Constants(
@@ -160,7 +337,6 @@ def apgd(
         (steps + 1) * (restarts + 1),
         per_image=("index", "origin", "epsilon"),
     )
-    return loop.finish(state.result, state.finite)
 
 
 def _step(config: _Config, constants: _Constants, i: jax.Array, state: _State):

@@ -26,11 +26,14 @@ from uronet_jax.attacks import balls, loop
 from uronet_jax.attacks.apgd import apgd
 from uronet_jax.attacks.fab import fab
 from uronet_jax.attacks.objectives import (
+    LEAST_CLASSES,
     LOSSES,
     as_pytree,
     check_classes,
     check_labels,
+    count_classes,
     is_wrong,
+    likeliest,
     misclassification,
     targeted_misclassification,
 )
@@ -61,8 +64,6 @@ _PARAMETERS: dict[str, dict[str, Any]] = {
         "rescale_schedule": False,
     },
 }
-# Least number of classes of a loss.
-_CLASSES = {"dlr": 3, _TARGETED_DLR: 4}
 # Draws of a random classifier, from the AutoAttack paper.
 _SAMPLES = 20
 
@@ -198,8 +199,9 @@ def autoattack(
 
     Raises:
         ValueError: If an argument is wrong, the classifier has too few classes for a
-            loss, an attack meets a gradient that is not finite, or the file at `path`
-            was begun with other arguments.
+            loss, or the file at `path` was begun with other arguments.
+        NonFiniteError: If an attack meets a gradient that is not finite; with the
+            positions in `images`. It is a `ValueError`.
 
     Source:
         Croce & Hein, "Reliable evaluation of adversarial robustness with an ensemble of
@@ -237,9 +239,9 @@ def autoattack(
             f"{path} was begun with another classifier, which was right on other "
             "images: delete the file to start anew"
         )
-    ranked = np.argsort(-_of_wrong_classes(logits, labels), axis=1, kind="stable")
+    ranked = np.asarray(likeliest(jnp.asarray(logits), labels, classes - 1))
     while state.step < len(steps):
-        _run_step(task, state, ranked[:, : classes - 1], file, progress)
+        _run_step(task, state, ranked, file, progress)
         if file is not None:
             file.save(state)
         if log is not None:
@@ -341,7 +343,12 @@ def _attack_batch(task, step, key, rows, targets):
         task.index[padded],
     )
     attack_key, check_key = jax.random.split(key)
-    found = _ATTACKS[step.attack](task, _parameters(step), attack_key, batch)
+    try:
+        found = _ATTACKS[step.attack](task, _parameters(step), attack_key, batch)
+    except loop.NonFiniteError as error:
+        # What fills up the batch stands for the image that it is a copy of.
+        bad = np.unique(padded[error.positions])
+        raise loop.NonFiniteError(bad, f"{step.name}: ") from None
     found, wrong = _verify(
         task.logits_fn,
         check_key,
@@ -390,7 +397,7 @@ def _apgd(task, parameters, key, batch):
 def _fab(task, parameters, key, batch):
     targets = parameters["targets"]
     if targets is not None:
-        classes = jax.eval_shape(_call, task.logits_fn, batch.images).shape[1]
+        classes = count_classes(task.logits_fn, batch.images)
         targets = min(targets, classes - 1)
     return fab(
         key,
@@ -435,10 +442,6 @@ def _loss_fn(task, loss, batch):
 
 def _random_loss(loss_fn, key, images):
     return loss_fn.replace(logits_fn=functools.partial(loss_fn.logits_fn, key))(images)
-
-
-def _call(logits_fn, *args):
-    return logits_fn(*args)
 
 
 def _classify(logits_fn, key, images, labels, samples):
@@ -494,13 +497,6 @@ def _classify_batch(task, rows, classify):
         task.samples,
     )
     return tuple(np.asarray(x)[: len(rows)] for x in results)
-
-
-def _of_wrong_classes(logits, labels):
-    """Returns the logits with that of the label last of all."""
-    logits = logits.astype(np.float32)
-    logits[np.arange(len(labels)), labels] = -np.inf
-    return logits
 
 
 def _add_row(task, state, attack, seconds):
@@ -612,7 +608,7 @@ def _check_classifier(task):
             f"logits must be floating-point: {logits.dtype}; a decision has no gradient"
         )
     for step in task.steps:
-        least = _CLASSES.get(_parameters(step).get("loss"), 2)
+        least = LEAST_CLASSES.get(_parameters(step).get("loss"), 2)
         if logits.shape[1] < least:
             raise ValueError(
                 f"the loss of {step.name} needs at least {least} classes, the "
@@ -767,10 +763,10 @@ def _arguments(task):
     """Returns what a run depends on, as JSON has it."""
     arguments = {
         "key": np.asarray(jax.random.key_data(task.key)).tolist(),
-        "images": _digest([task.images]),
-        "labels": _digest([task.labels]),
-        "index": _digest([task.index]),
-        "classifier": _digest(jax.tree.leaves(task.logits_fn)),
+        "images": digest(task.images),
+        "labels": digest(task.labels),
+        "index": digest(task.index),
+        "classifier": digest(task.logits_fn),
         "epsilon": task.epsilon,
         "norm": task.norm,
         "steps": [[s.name, s.attack, _parameters(s)] for s in task.steps],
@@ -780,11 +776,12 @@ def _arguments(task):
     return json.loads(json.dumps(arguments))
 
 
-def _digest(arrays):
-    """Returns a short hash of arrays."""
+def digest(tree: Any) -> str:
+    """Returns a short hash of the arrays of a pytree and of where they stand in it."""
     total = hashlib.sha256()
-    for array in arrays:
-        array = np.ascontiguousarray(array)
-        total.update(f"{array.dtype}{array.shape}".encode())
+    for path, array in jax.tree_util.tree_leaves_with_path(tree):
+        array = np.asarray(array)
+        name = jax.tree_util.keystr(path)
+        total.update(f"{name} {array.dtype}{array.shape}".encode())
         total.update(array.tobytes())
     return total.hexdigest()[:16]

@@ -13,7 +13,9 @@ from uronet_jax.attacks.objectives import (
     as_pytree,
     check_classes,
     check_labels,
+    count_classes,
     is_wrong,
+    likeliest,
 )
 
 # Classes whose gradients are computed at once: bounds the memory.
@@ -160,27 +162,6 @@ def _step(config: _Config, constants: _Constants, i: jax.Array, state: _State):
         rivals=rivals,
         perturbation=total,
     )
-
-
-def count_classes(logits_fn: LogitsFn, images: jax.Array) -> int:
-    """Returns how many logits an image has; nothing is computed."""
-    return jax.eval_shape(_call, as_pytree(logits_fn), images).shape[1]
-
-
-def _call(function, images):
-    return function(images)
-
-
-def likeliest(logits: jax.Array, labels: jax.Array, count: int) -> jax.Array:
-    """Returns the wrong classes of the largest logits, in falling order, `[B, count]`.
-
-    Args:
-        logits: `[B, K]`.
-        labels: Integer `[B]`, the right ones.
-        count: At most `K - 1`.
-    """
-    right = jax.nn.one_hot(labels, logits.shape[1], dtype=bool)
-    return jax.lax.top_k(jnp.where(right, -jnp.inf, logits), count)[1]
 
 
 def nearest_boundary(

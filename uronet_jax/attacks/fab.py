@@ -8,13 +8,15 @@ from jax.core import Tracer
 
 from uronet_jax import batches
 from uronet_jax.attacks import balls, loop
-from uronet_jax.attacks.deepfool import count_classes, likeliest, nearest_boundary
+from uronet_jax.attacks.deepfool import nearest_boundary
 from uronet_jax.attacks.objectives import (
     LogitsFn,
     as_pytree,
     check_classes,
     check_labels,
+    count_classes,
     is_wrong,
+    likeliest,
 )
 
 # Starts lie within half of these where neither epsilon nor a perturbation is known.

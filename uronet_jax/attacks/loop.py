@@ -22,6 +22,27 @@ from uronet_jax.attacks.objectives import LossFn, as_pytree, take
 _SLICE = 32
 
 
+class NonFiniteError(ValueError):
+    """A loss or a gradient that an attack needs is not a number.
+
+    Attributes:
+        positions: Of the images, from 0, in the arrays that the caller gave.
+    """
+
+    def __init__(self, positions: Sequence[int] | np.ndarray, where: str = ""):
+        """Takes the positions, and what the message begins with."""
+        super().__init__(positions, where)
+        self.positions = [int(position) for position in positions]
+        self._where = where
+
+    def __str__(self) -> str:
+        """Returns how many images, and the first of them."""
+        return (
+            f"{self._where}loss or gradient is not finite at {len(self.positions)} "
+            f"images, the first {self.positions[:5]}: check the network there"
+        )
+
+
 class Evaluation(NamedTuple):
     """A loss function at a batch of images.
 
@@ -115,9 +136,9 @@ def iterate(
 
     The number of steps does not change the compiled program. On a CPU, outside jit, the
     compiled step is called in a Python loop: XLA's CPU backend runs convolutions in a
-    loop of its own several times slower. There, a few images at a time take all steps,
-    if `per_image` is given and the loss function can be told to look at some images
-    only, see `objectives.take`.
+    loop of its own several times slower. There, on a single device, a few images at a
+    time take all steps, if `per_image` is given and the loss function can be told to
+    look at some images only, see `objectives.take`.
 
     Args:
         step: See above.
@@ -128,13 +149,46 @@ def iterate(
         per_image: Fields of `constants` that have a row for each image, or one for all.
             Besides them `loss_fn` looks at images, and nothing else.
     """
-    if _is_traced((constants, state, steps)):
+    if is_traced((constants, state, steps)):
         return _loop(step, config, constants, state, 0, steps)
-    devices = state.active.devices()
-    if next(iter(devices)).platform != "cpu":
+    if next(iter(state.active.devices())).platform != "cpu":
         return _loop(step, config, constants, state, 0, steps)
+    rows = _sharding_of_rows(state)
+    constants, state = _place(constants, state, rows)
+    state = _in_slices(step, config, constants, state, steps, per_image)
+    if rows is None:
+        return state
+    return jax.tree.map(lambda x: jax.device_put(x, rows) if x.ndim else x, state)
+
+
+def _sharding_of_rows(state):
+    """Returns how the caller has placed the images; None if that is left to jit."""
+    given = (x.sharding for x in jax.tree.leaves(state) if x.committed)
+    given = next(given, None)
+    if given is None or not given.is_fully_addressable:
+        return None
+    if isinstance(given, jax.NamedSharding):
+        return given.update(spec=jax.P(*given.spec[:1]))
+    return given if len(given.device_set) == 1 else None
+
+
+def _place(constants, state, rows):
+    """Puts the state where a step leaves it, or the second step is compiled anew."""
+    if rows is None:
+        return constants, state
+    if len(rows.device_set) == 1:  # A mesh of one device has several names for it.
+        return jax.device_put((constants, state), *rows.device_set)
+    whole = rows.update(spec=jax.P())
+    return constants, jax.tree.map(
+        lambda x: jax.device_put(x, rows if x.ndim else whole), state
+    )
+
+
+def _in_slices(step, config, constants, state, steps, per_image):
+    """Takes all steps, of a few images at a time where that is possible."""
     count = len(state.active)
-    if per_image and count > _SLICE and count % _SLICE == 0 and len(devices) == 1:
+    whole = any(len(x.devices()) > 1 for x in jax.tree.leaves(state))
+    if per_image and count > _SLICE and count % _SLICE == 0 and not whole:
         slices = [slice(i, i + _SLICE) for i in range(0, count, _SLICE)]
         parts = [_take(constants, state, rows, per_image) for rows in slices]
         if None not in parts:
@@ -161,14 +215,15 @@ def _join(*parts):
 def _steps(step, config, constants, state, steps):
     for i in range(int(steps)):
         state, active = _one(step, config, constants, np.int32(i), state)
-        if _is_traced(state):  # The loss function has traced arrays built in.
+        if is_traced(state):  # The loss function has traced arrays built in.
             return _loop(step, config, constants, state, i + 1, steps)
         if not active:
             break
     return state
 
 
-def _is_traced(tree):
+def is_traced(tree: Any) -> bool:
+    """Returns whether some of the arrays are known only inside jit."""
     return any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(tree))
 
 
@@ -255,15 +310,11 @@ def finish(images: jax.Array, finite: jax.Array) -> jax.Array:
     Inside jit, where nothing can be raised, the others become NaN.
 
     Raises:
-        ValueError: Outside jit, with the indices of the images in the batch.
+        NonFiniteError: Outside jit, with the positions of the images in the batch.
     """
     if isinstance(finite, Tracer):
         shape = (-1,) + (1,) * (images.ndim - 1)
         return jnp.where(finite.reshape(shape), images, jnp.nan)
     if not bool(finite.all()):
-        bad = np.flatnonzero(~np.asarray(finite))
-        raise ValueError(
-            f"loss or gradient is not finite at {bad.size} images, the first "
-            f"{bad[:5].tolist()}: check the network there"
-        )
+        raise NonFiniteError(np.flatnonzero(~np.asarray(finite)))
     return images

@@ -82,6 +82,8 @@ LOSSES: dict[str, Callable[[jax.Array, jax.Array], jax.Array]] = {
     "margin": margin,
     "dlr": dlr,
 }
+# Least number of classes, of losses that need more than two.
+LEAST_CLASSES = {"dlr": 3, "targeted_dlr": 4}
 
 
 @flax.struct.dataclass
@@ -215,6 +217,28 @@ class _FlaxCall:
         return hash(self._identity)
 
 
+def call(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Returns `function(*arguments)`: makes a function that is a pytree an argument."""
+    return function(*arguments)
+
+
+def count_classes(logits_fn: LogitsFn, images: jax.Array) -> int:
+    """Returns how many logits an image has; nothing is computed."""
+    return jax.eval_shape(call, as_pytree(logits_fn), images).shape[1]
+
+
+def likeliest(logits: jax.Array, labels: jax.Array, count: int) -> jax.Array:
+    """Returns the wrong classes of the largest logits, in falling order, `[B, count]`.
+
+    Args:
+        logits: `[B, K]`.
+        labels: Integer `[B]`, the right ones.
+        count: At most `K - 1`.
+    """
+    right = jax.nn.one_hot(labels, logits.shape[1], dtype=bool)
+    return jax.lax.top_k(jnp.where(right, -jnp.inf, logits), count)[1]
+
+
 def check_labels(labels: Any, name: str = "labels") -> jax.Array:
     """Returns labels as an array; raises `ValueError` unless they are integer `[B]`."""
     labels = jnp.asarray(labels)
@@ -254,7 +278,7 @@ def check_classes(
 
     Outside jit the labels themselves are looked at. Nothing is computed.
     """
-    logits = jax.eval_shape(_call, as_pytree(logits_fn), images)
+    logits = jax.eval_shape(call, as_pytree(logits_fn), images)
     check_logits(logits, labels)
     if isinstance(labels, Tracer):
         return
@@ -267,10 +291,6 @@ def check_classes(
             f"{name} must be classes 0 to {logits.shape[1] - 1}: images "
             f"{bad[:5].tolist()} have {labels[bad[:5]].tolist()}"
         )
-
-
-def _call(function, images):
-    return function(images)
 
 
 def _at(logits, labels):

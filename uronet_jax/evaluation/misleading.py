@@ -12,6 +12,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
+from uronet_jax.attacks import ATTACKS
+
 # Share of images without gradient from which on a warning is given.
 MANY = 0.1
 # Threat models, the second of which knows more, and what it should make lower.
@@ -28,17 +30,22 @@ _EFFORTS = ("steps", "restarts")
 Row = Mapping[str, Any]
 
 
-def find_warnings(rows: Sequence[Row]) -> list[dict[str, Any]]:
+def find_warnings(
+    rows: Sequence[Row], *, complete: bool = True
+) -> list[dict[str, Any]]:
     """Looks for signs that rows are misleading.
 
     Args:
         rows: Of `robustness.attack_table`, in any order.
+        complete: Whether all rows are there. Until then the best of several attacks is
+            compared with nothing: a better one may follow.
 
     Returns:
         One mapping per sign: `kind`, a name; `message`, a sentence for people; `where`,
         the fields of the row that it is about, the weaker of two. The kinds are
         `zero_gradients`, `random_without_averaging`, `knowledge_is_weaker` (an
-        attacker who knows more achieves less), `effort_is_weaker` (more steps or
+        attacker who knows more achieves less, with the same attack, or with the best of
+        all within a budget), `effort_is_weaker` (more steps or
         restarts achieve less, or a single step more than several),
         `gradient_is_weaker` (an attack without gradient achieves more than all that
         follow one) and `sanity` (a budget of all intensities does not break the
@@ -48,9 +55,9 @@ def find_warnings(rows: Sequence[Row]) -> list[dict[str, Any]]:
     return [
         *_zero_gradients(proper),
         *_random_without_averaging(proper),
-        *_knowledge_is_weaker(proper),
+        *_knowledge_is_weaker(proper, complete),
         *_effort_is_weaker(proper),
-        *_gradient_is_weaker(proper),
+        *(_gradient_is_weaker(proper) if complete else ()),
         *_insane(row for row in rows if row.get("sanity")),
     ]
 
@@ -78,24 +85,60 @@ def _random_without_averaging(rows: Sequence[Row]) -> Iterator[dict[str, Any]]:
             )
 
 
-def _knowledge_is_weaker(rows: Sequence[Row]) -> Iterator[dict[str, Any]]:
+def _knowledge_is_weaker(
+    rows: Sequence[Row], complete: bool
+) -> Iterator[dict[str, Any]]:
     by_attack: dict[str, dict[str, Row]] = {}
     for row in rows:
         key = str((row["attack"], row["epsilon"], row["parameters"]))
         by_attack.setdefault(key, {})[row["threat"]] = row
-    for threats in by_attack.values():
-        for less, more, column in _KNOWS_MORE:
+    for less, more, column in _KNOWS_MORE:
+        warned = []
+        for threats in by_attack.values():
             if not {less, more} <= threats.keys():
                 continue
-            known, row = threats[less].get(column), threats[more].get(column)
-            if _is_weaker(threats[more], row, known):
+            left, row = threats[less], threats[more]
+            if _is_weaker(row, row.get(column), left.get(column)):
+                warned.append(row)
                 yield _warning(
                     "knowledge_is_weaker",
-                    threats[more],
-                    f"{threats[more]['attack']} leaves {_spoken(column)} {row:.1%} "
-                    f"under {more} and only {known:.1%} under {less}, which knows "
+                    row,
+                    f"{row['attack']} leaves {_spoken(column)} {row[column]:.1%} under "
+                    f"{more} and only {left[column]:.1%} under {less}, which knows "
                     "less: gradients of the defence mislead the attack",
                 )
+        if not complete:
+            continue
+        for left, row in _best_of_both(rows, less, more, column):
+            told = any(row is other for other in warned)
+            if not told and _is_weaker(row, row[column], left[column]):
+                yield _warning(
+                    "knowledge_is_weaker",
+                    row,
+                    f"the best attack under {more}, {row['attack']}, leaves "
+                    f"{_spoken(column)} {row[column]:.1%}, and the best under {less}, "
+                    f"which knows less, {left['attack']}, only {left[column]:.1%}: "
+                    f"the attacks under {more} are too weak, or gradients of the "
+                    "defence mislead them",
+                )
+
+
+def _best_of_both(
+    rows: Sequence[Row], less: str, more: str, column: str
+) -> Iterator[tuple[Row, Row]]:
+    """Yields for each budget the row that leaves least, of either threat model."""
+    by_budget: dict[tuple, dict[str, list[Row]]] = {}
+    for row in rows:
+        if row["threat"] in (less, more) and row.get(column) is not None:
+            groups = by_budget.setdefault((row["norm"], row["epsilon"]), {})
+            groups.setdefault(row["threat"], []).append(row)
+    for groups in by_budget.values():
+        if len(groups) == 2:
+            left, row = (
+                min(groups[threat], key=lambda row: row[column])
+                for threat in (less, more)
+            )
+            yield left, row
 
 
 def _effort_is_weaker(rows: Sequence[Row]) -> Iterator[dict[str, Any]]:
@@ -142,15 +185,25 @@ def _gradient_is_weaker(rows: Sequence[Row]) -> Iterator[dict[str, Any]]:
 
 
 def _is_blind(row: Row) -> bool:
-    return row["attack"].startswith("square")
+    if "gradient_free" in row:
+        return row["gradient_free"]
+    attack = ATTACKS.get(row["attack"])  # Of a row that was stored without it.
+    return attack is not None and attack.gradient_free
+
+
+def _is_single_step(row: Row) -> bool:
+    """Returns whether an attack takes one step along one gradient, as FGSM does."""
+    parameters = row["parameters"]
+    runs = (1 + parameters.get("restarts", 0)) * (parameters.get("targets") or 1)
+    return not _is_blind(row) and parameters.get("steps", 1) * runs == 1
 
 
 def _order(a: Row, b: Row) -> tuple[Row, Row, str]:
     """Returns which of two rows took less effort, which more, and of what."""
     if a["epsilon"] is not None:
         for less, more in ((a, b), (b, a)):
-            single = less["attack"].startswith("fgsm") and not _is_blind(more)
-            if single and more["parameters"].get("steps", 1) > 1:
+            several = not _is_blind(more) and more["parameters"].get("steps", 1) > 1
+            if several and _is_single_step(less):
                 return less, more, f"{more['parameters']['steps']} steps"
     if a["attack"] == b["attack"]:
         for effort in _EFFORTS:

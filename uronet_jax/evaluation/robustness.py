@@ -22,19 +22,20 @@ from tqdm import tqdm
 from uronet_jax import sharding
 from uronet_jax.attacks import (
     ATTACKS,
+    LOSSES,
     Attack,
     MisleadingEvaluation,
+    NonFiniteError,
     adaptive,
     balls,
     loop,
     misclassification,
 )
+from uronet_jax.attacks.objectives import LEAST_CLASSES
 from uronet_jax.batches import check_range
 from uronet_jax.defense import Classify, detector_input
 from uronet_jax.evaluation import metrics
-from uronet_jax.evaluation.misleading import (
-    find_warnings,
-)
+from uronet_jax.evaluation.misleading import find_warnings
 from uronet_jax.models import Remover, Separation
 
 # The sanity check: any image is allowed. Small steps from the image itself, since
@@ -114,6 +115,14 @@ class ThreatModel(NamedTuple):
         """Whether only what the detector misses is a success."""
         return bool(self.detector_weights) or self.selective
 
+    def suits(self, attack: Attack) -> bool:
+        """Returns whether an attack can pursue the goal.
+
+        One that takes logits makes its own loss of the classifier, which has no place
+        for a detector.
+        """
+        return not (self.evades_detector and attack.takes_logits)
+
     def attempts(
         self, *, minimal: bool, blind: bool, remover: bool, gated: bool, random: bool
     ) -> tuple[Attempt, ...]:
@@ -177,16 +186,17 @@ class Run(NamedTuple):
     @property
     def all_parameters(self) -> dict[str, Any]:
         """The parameters besides `epsilon`, usual ones included."""
-        parameters = {**self.attack.defaults, **self.parameters}
+        steps = inspect.signature(self.attack.function).parameters.get("steps")
+        known = steps is not None and steps.default is not steps.empty
+        parameters = {
+            **({"steps": steps.default} if known else {}),
+            **self.attack.defaults,
+            **self.parameters,
+        }
         step = self.attack.relative_step
         if step is not None and "step_size" not in parameters:
             parameters["step_size"] = step * self.epsilon / parameters["steps"]
         return parameters
-
-    @property
-    def blind(self) -> bool:
-        """Whether the attack looks at no gradient."""
-        return self.name.startswith("square")
 
     def takes(self, name: str) -> bool:
         """Returns whether the attack has a parameter of this name."""
@@ -342,6 +352,9 @@ class AttackJudge:
         self._choose = sharding.compile_split(balls.where, mesh)
         clean = [batch["image"] for batch in self._batches]
         self.clean = self._look(clean, self._final_key)
+        self._num_classes = jax.eval_shape(
+            classify, self._frozen["variables"]["classifier"], clean[0]
+        ).shape[-1]
         self.random = self._is_random()
 
     @property
@@ -361,6 +374,16 @@ class AttackJudge:
         if threat.evades_detector and not self.has_detector:
             raise ValueError(
                 f"{threat.name} fools a detector and the defence has none: leave it out"
+            )
+
+    def check_run(self, run: Run) -> None:
+        """Raises ValueError if the classifier has too few classes for an attack."""
+        least = LEAST_CLASSES.get(run.attack.loss, 2)
+        if self._num_classes < least:
+            raise ValueError(
+                f"the loss of {run.name} needs at least {least} classes, the "
+                f"classifier has {self._num_classes}: choose an attack that raises "
+                "cross_entropy or margin, such as apgd_ce"
             )
 
     def attack(
@@ -387,15 +410,23 @@ class AttackJudge:
             A row, see `attack_table`, and the examples.
 
         Raises:
-            ValueError: If the defence cannot be attacked so, or a gradient is not
-                finite; says where.
+            ValueError: If the defence cannot be attacked so.
+            NonFiniteError: If a gradient is not finite; with the numbers of the images
+                in the data set. It is a `ValueError`.
         """
         self.check_threat(threat)
+        self.check_run(run)
+        if not threat.suits(run.attack):
+            raise ValueError(
+                f"{run.name} makes its own loss of the classifier's logits and cannot "
+                f"fool the detector too, which is the goal of {threat.name}: choose "
+                "another attack, such as apgd_dlr, or another threat model"
+            )
         cache = {} if cache is None else cache
         best = None
         attempts = threat.attempts(
             minimal=run.attack.minimal,
-            blind=run.blind,
+            blind=run.attack.gradient_free,
             remover=self._models.remover is not None,
             gated=self._models.gated,
             random=self.random,
@@ -435,6 +466,12 @@ class AttackJudge:
             key = jax.random.fold_in(self._seen_key, i)
             try:
                 images.append(self._perturb(run, attempt, batch, key))
+            except NonFiniteError as error:
+                numbers = self._fetch([batch["index"]])[error.positions]
+                raise NonFiniteError(
+                    np.unique(numbers),
+                    f"{run.name} under {threat.name} ({attempt.label}): ",
+                ) from None
             except ValueError as error:
                 first = i * batch["mask"].shape[0]
                 raise ValueError(
@@ -453,7 +490,7 @@ class AttackJudge:
         """
         attempt = attempt._replace(weight=None, selective=False)
         size = self._batches[0]["mask"].shape[0]
-        if run.blind:
+        if run.attack.gradient_free:
             return np.zeros(num_batches * size, bool)
         known = (attempt, run.attack.loss, num_batches)
         if known not in self._blind:
@@ -471,7 +508,11 @@ class AttackJudge:
         parameters = dict(run.parameters)
         if run.takes("index"):
             parameters["index"] = batch["index"]
-        if run.attack.minimal:
+        if run.attack.takes_logits:
+            parameters["epsilon"] = run.epsilon
+            if _goes_to_the_end(attempt):
+                parameters["stop_early"] = False
+        if run.attack.minimal or run.attack.takes_logits:
             if attempt.evades_detector:
                 view = self._view(attempt, key, pair=True)
                 logits_fn = adaptive.evasion_logits(
@@ -493,8 +534,12 @@ class AttackJudge:
         )
 
     def _loss_fn(self, run, attempt, batch, key):
-        """Returns what is raised, `images -> (loss, success)`."""
-        loss, labels = run.attack.loss or "margin", batch["label"]
+        """Returns what is raised, `images -> (loss, success)`.
+
+        The margin of an attack that takes no loss function.
+        """
+        loss, labels = run.attack.loss, batch["label"]
+        loss = loss if loss in LOSSES else "margin"
         view = self._view(attempt, key, pair=attempt.evades_detector)
         options = {"threshold": self._threshold, "loss": loss}
         if not attempt.evades_detector:
@@ -504,9 +549,7 @@ class AttackJudge:
         else:
             weight = attempt.weight
             loss_fn = adaptive.joint_loss(view, labels, weight=weight, **options)
-        # An attacker of the classifier alone who stopped at its border would leave the
-        # defence images that are hardly changed; one of a random defence, a lucky draw.
-        to_the_end = attempt.samples or attempt.target == "classifier"
+        to_the_end = _goes_to_the_end(attempt)
         return adaptive.without_success(loss_fn) if to_the_end else loss_fn
 
     def _view(self, attempt, key, pair=False):
@@ -631,21 +674,30 @@ class AttackJudge:
         return np.concatenate([np.asarray(self._copy(x)) for x in arrays])
 
 
+def _goes_to_the_end(attempt):
+    """Returns whether an image must not stay at its first success.
+
+    An attacker of the classifier alone who stopped at its border would leave the
+    defence images that are hardly changed; one of a random defence, a lucky draw.
+    """
+    return bool(attempt.samples) or attempt.target == "classifier"
+
+
 def _prepare(batch):
     """Returns a batch of float images, with an image of its own as padding.
 
-    What is black could have a gradient that no image has.
+    What is black could have a gradient that no image has. A copy has the number of its
+    image: so it draws the same numbers, and what it does the image does.
     """
     images, mask = batch["image"], batch["mask"]
     if jnp.issubdtype(images.dtype, jnp.integer):
         images = images.astype(jnp.float32) / 255.0
     real = jnp.argmax(mask)
-    labels = jnp.where(mask, batch["label"], batch["label"][real])
-    return {
-        **batch,
-        "image": balls.where(mask, images, images[real][None]),
-        "label": labels,
+    own = {
+        name: jnp.where(mask, batch[name], batch[name][real])
+        for name in ("label", "index")
     }
+    return {**batch, **own, "image": balls.where(mask, images, images[real][None])}
 
 
 # Cached, as are the next: a program is compiled for each function object anew.
@@ -786,7 +838,29 @@ def _describe(threat: ThreatModel, run: Run) -> dict[str, Any]:
         "norm": run.attack.norm,
         "epsilon": run.epsilon,
         "parameters": run.all_parameters,
+        "gradient_free": run.attack.gradient_free,
     }
+
+
+def make_plan(
+    runs: Sequence[Run], threats: Sequence[ThreatModel]
+) -> list[tuple[Run, ThreatModel]]:
+    """Returns which attacks are made under which threat models, attack by attack.
+
+    All under all, but for those that do not suit each other: an attack that takes
+    logits (`apgd_t`) under a threat model that fools a detector.
+
+    Raises:
+        ValueError: If an attack suits none of the threat models.
+    """
+    for run in runs:
+        if not any(threat.suits(run.attack) for threat in threats):
+            raise ValueError(
+                f"{run.name} makes its own loss of the classifier's logits and cannot "
+                "fool a detector too: add a threat model that asks for a wrong label "
+                f"alone to {', '.join(t.name for t in threats)}, or leave it out"
+            )
+    return [(run, t) for run in runs for t in threats if t.suits(run.attack)]
 
 
 def attack_table(
@@ -802,6 +876,9 @@ def attack_table(
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Evaluates a defence under every threat model with every attack.
 
+    There is no row where the two do not suit each other, see `make_plan`: `apgd_t` has
+    none under `detector_aware`.
+
     Args:
         judge: Holds models and images.
         runs: The attacks, see `make_run`.
@@ -815,11 +892,12 @@ def attack_table(
 
     Returns:
         All rows, and the warnings of `misleading.find_warnings` about them, which are
-        also issued as `MisleadingEvaluation`, each as soon as it is known. A row
-        holds:
+        also issued as `MisleadingEvaluation`: each as soon as it is known, those that
+        compare the best of several attacks at the end. A row holds:
 
         - `threat`, `attack`, `norm`, `epsilon` (None: the smallest perturbation),
-          `parameters`, and `sanity` for a row of the sanity check;
+          `parameters`, `gradient_free` (whether the attack looks at no gradient), and
+          `sanity` for a row of the sanity check;
         - `num_images`, `clean_accuracy` of the defence and `undefended_clean_accuracy`
           of the classifier alone;
         - `undefended_accuracy`: of the classifier alone on the adversarial images;
@@ -843,14 +921,26 @@ def attack_table(
         Shares are of all images, those included that were wrong before any attack.
 
     Raises:
-        ValueError: See `AttackJudge.attack`; wrong threat models before any attack.
+        ValueError: See `AttackJudge.attack`; what is wrong with threat models or
+            attacks before any attack.
     """
     for threat in threats:
         judge.check_threat(threat)
+    for run in runs:
+        judge.check_run(run)
+    plan = [(run, threat, {}) for run, threat in make_plan(runs, threats)]
     rows = [dict(row) for row in rows]
     known = [_identity(row) for row in rows]
-    warned = {_subject(warning) for warning in find_warnings(rows)}
-    plan = [(run, threat, {}) for run in runs for threat in threats]
+    warned = {_subject(warning) for warning in find_warnings(rows, complete=False)}
+
+    def issue(complete):
+        found = find_warnings(rows, complete=complete)
+        for warning in found:
+            if _subject(warning) not in warned:
+                warned.add(_subject(warning))
+                warnings.warn(warning["message"], MisleadingEvaluation, stacklevel=3)
+        return found
+
     if sanity:
         check = make_run("ifgsm_linf", **_SANITY)
         aware = [threat for threat in threats if threat.target == "defense"]
@@ -877,11 +967,8 @@ def attack_table(
         rows.append(row)
         if on_row is not None:
             on_row(row, examples)
-        for warning in find_warnings(rows):
-            if _subject(warning) not in warned:
-                warned.add(_subject(warning))
-                warnings.warn(warning["message"], MisleadingEvaluation, stacklevel=2)
-    return rows, find_warnings(rows)
+        issue(complete=False)
+    return rows, issue(complete=True)
 
 
 def _identity(row):
@@ -892,4 +979,5 @@ def _identity(row):
 
 
 def _subject(warning):
-    return warning["kind"], str(warning["where"])
+    # The message too: a row may be weaker than several others.
+    return warning["kind"], str(warning["where"]), warning["message"]

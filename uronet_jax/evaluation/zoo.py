@@ -23,6 +23,7 @@ from jax.tree_util import Partial
 from uronet_jax import sharding
 from uronet_jax.attacks import flax_logits, ifgsm, misclassification, pgd
 from uronet_jax.attacks.adaptive import without_success
+from uronet_jax.attacks.autoattack import digest
 from uronet_jax.batches import check_range, check_whole
 from uronet_jax.checkpoints import read_config
 from uronet_jax.corruptions import (
@@ -43,7 +44,6 @@ from uronet_jax.loading import (
     build_module,
     load_classifier,
     load_model,
-    weights_digest,
 )
 from uronet_jax.models import REMOVER_VARIANTS, make_classifier
 from uronet_jax.training import grid, stored, tasks
@@ -614,7 +614,7 @@ class Zoo:
             "steps": self.attack_steps(attack)[1],
             "seed": self.config["seed"],
             "images": [source.name, source.split, len(source)],
-            "weights": [weights_digest(model.variables) for model in models],
+            "weights": [digest(model.variables) for model in models],
         }
         data = self.config[role]["name"].replace("/", "_").replace(":", "_")
         behind = f"_behind_{remover.name}" if remover else ""
