@@ -7,6 +7,7 @@ and attack.md and attack.png at the end. Run it again to go on where it stopped,
 the same config and the same models.
 """
 
+import collections
 import json
 import os
 import time
@@ -20,6 +21,7 @@ from absl import flags
 
 from launch import cli, wiring
 from uronet_jax.attacks.autoattack import digest
+from uronet_jax.attacks.objectives import LEAST_CLASSES
 from uronet_jax.checkpoints import locked_workdir
 from uronet_jax.evaluation import misleading, robustness
 from uronet_jax.reports import figures, results, tables
@@ -124,11 +126,19 @@ def run(
     workdir = Path(workdir)
     with locked_workdir(workdir):
         content = _read(workdir / "attack.json", config)
-        subject = wiring.load_subject(config, data_dir)
-        digests = {name: digest(value) for name, value in subject.variables.items()}
-        if content:
-            _check_same_models(workdir / "attack.json", content, digests, config)
-        if not content.get("finished"):
+        finished = content.get("finished", False)
+        try:
+            subject = wiring.load_subject(config, data_dir)
+        except FileNotFoundError:
+            if not finished:
+                raise
+        else:
+            _check_classes(runs, subject)
+            digests = {name: digest(x) for name, x in subject.variables.items()}
+            digests["images"] = digest(subject.test_images())
+            if content:
+                _check_same_models(workdir / "attack.json", content, digests, config)
+        if not finished:
             content = _attack(config, subject, digests, runs, threats, workdir, content)
         if jax.process_index() == 0:
             text = render(content)
@@ -153,6 +163,18 @@ def _read(path, config):
     return content
 
 
+def _check_classes(runs, subject):
+    """Raises ValueError if a loss needs more classes than there are."""
+    classes = subject.models["classifier"].num_classes
+    for run in runs:
+        least = LEAST_CLASSES.get(run.attack.loss, 2)
+        if classes < least:
+            raise ValueError(
+                f"{run.name} needs at least {least} classes, the classifier has "
+                f"{classes}: leave it out of attacks"
+            )
+
+
 def _check_same_models(path, content, digests, config):
     """Raises ValueError if stored rows are of models with other weights."""
     stored = content.get("digests")
@@ -163,15 +185,17 @@ def _check_same_models(path, content, digests, config):
             f"{path} does not say of which weights its rows are, so no rows can be "
             "added: move it away, or choose another --workdir"
         )
+    places = {"images": config["data"]["name"]}
     changed = [
-        f"the {name} in {config[name]} ({stored.get(name)} there, {now} now)"
+        f"the {name} in {places.get(name) or config[name]} ({stored.get(name)} there, "
+        f"{now} now)"
         for name, now in digests.items()
         if stored.get(name) != now
     ]
     if changed:
         raise ValueError(
-            f"{path} holds rows of other weights than those of {', '.join(changed)}: "
-            "choose another --workdir, move the file away, or put the old weights back"
+            f"{path} holds rows of others than {', '.join(changed)}: choose another "
+            "--workdir, move the file away, or put the old ones back"
         )
 
 
@@ -249,6 +273,8 @@ def render(content: Mapping[str, Any]) -> str:
 def draw(content: Mapping[str, Any], workdir: Path) -> None:
     """Draws attack.png: what the most successful attack did under each threat model.
 
+    Of the attacks that there are under most threat models.
+
     Args:
         content: What attack.json holds.
         workdir: With the examples of every row.
@@ -256,10 +282,12 @@ def draw(content: Mapping[str, Any], workdir: Path) -> None:
     proper = [
         (i, row) for i, row in enumerate(content["rows"]) if not row.get("sanity")
     ]
+    counts = collections.Counter(_attack_of(row) for _, row in proper)
     # Minimal attacks go as far as they must: they show most where there is no other.
     _, best = min(
         proper,
         key=lambda numbered: (
+            -counts[_attack_of(numbered[1])],
             numbered[1]["epsilon"] is None,
             numbered[1]["robust_accuracy"],
         ),
@@ -268,7 +296,7 @@ def draw(content: Mapping[str, Any], workdir: Path) -> None:
     columns: dict[str, list[np.ndarray]] = {}
     labels: list[str] = []
     for i, row in proper:
-        if any(row[field] != best[field] for field in ("attack", "parameters")):
+        if _attack_of(row) != _attack_of(best):
             continue
         with np.load(_examples_path(workdir, i)) as file:
             examples = dict(file)
@@ -291,6 +319,10 @@ def draw(content: Mapping[str, Any], workdir: Path) -> None:
         labels,
         title=f"{best['attack']}, epsilon {budget}",
     )
+
+
+def _attack_of(row):
+    return row["attack"], json.dumps(row["parameters"], sort_keys=True)
 
 
 def main(argv: list[str]) -> None:

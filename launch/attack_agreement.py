@@ -234,7 +234,7 @@ PAIRS = (
 
 
 def _short_autoattack(torchattacks, network, **kwargs):
-    attack = torchattacks.AutoAttack(network, n_classes=10, **kwargs)
+    attack = torchattacks.AutoAttack(network, n_classes=10, seed=0, **kwargs)
     for part in attack._autoattack.attacks:
         if part.attack == "Square":
             part.rescale_schedule, part.n_queries = False, _SHORT["square"]
@@ -357,6 +357,7 @@ def _peer(pair, model, logits_fn, images, labels):
     attack = pair.make(torchattacks, twin)
 
     def run_torch() -> np.ndarray:
+        torch.manual_seed(0)
         tensor = peer.tensor(images).contiguous()
         adversarial = attack(
             tensor, torch.tensor(labels.astype(np.int64)).to(tensor.device)

@@ -2,6 +2,7 @@
 
 import pickle
 
+import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -60,6 +61,43 @@ def test_slices_change_nothing(attack, problem, monkeypatch):
         # Products of 32 and of 96 rows may add in another order.
         np.testing.assert_allclose(sliced, whole, atol=1e-6)
         assert np.abs(sliced - images).max() > 0.1
+
+
+def test_slices_of_the_targeted_attack(problem, monkeypatch):
+    images, labels, logits_fn = problem
+    seen, inner = [], loop._steps
+
+    def spy(step, config, constants, state, steps):
+        seen.append(int(steps))
+        return inner(step, config, constants, state, steps)
+
+    monkeypatch.setattr(loop, "_steps", spy)
+    budgets = np.linspace(0, 0.3, COUNT, dtype=np.float32)
+    parameters = {"steps": 4, "targets": 2, "restarts": 1, "epsilon": budgets}
+    attack = ATTACKS["apgd_t_linf"]
+    sliced = attack(KEY, images, logits_fn, labels, **parameters)
+    whole = attack(KEY, images, lambda x: logits_fn(x), labels, **parameters)
+    # Products of 32 and of 96 rows may add in another order.
+    np.testing.assert_allclose(sliced, whole, atol=1e-6)
+    distance = np.abs(sliced - images).max(axis=(1, 2, 3))
+    assert (distance <= budgets + 1e-6).all() and distance.max() > 0.1
+    # Three slices and one batch, two targets, two runs of four steps and one more.
+    assert seen == [2 * 5] * (3 + 1) * 2
+
+
+def test_vmap_over_budgets(problem):
+    images, labels, logits_fn = problem
+    images, labels = images[:4], labels[:4]
+    attack = ATTACKS["apgd_t_linf"]
+
+    def run(epsilon):
+        return attack(
+            KEY, images, logits_fn, labels, epsilon=epsilon, steps=3, targets=2
+        )
+
+    together = jax.vmap(run)(jnp.asarray([0.05, 0.2]))
+    for epsilon, found in zip((0.05, 0.2), together, strict=True):
+        np.testing.assert_allclose(found, run(epsilon), atol=1e-6)
 
 
 def test_an_uneven_batch_stays_whole(problem, monkeypatch):
@@ -126,6 +164,25 @@ def test_what_cannot_be_split_is_not(problem):
     plain = misclassification(lambda images: logits_fn(images), labels)
     assert take(plain, rows) is None
     assert take(without_success(plain), rows) is None
+    # Of a random classifier all parts would get the same draw.
+    module = nn.Sequential([lambda x: x.reshape(len(x), -1), nn.Dense(5)])
+    random = flax_logits(module, {}, rngs={"noise": 0})
+    assert take(misclassification(random, labels), rows) is None
+    part = take(misclassification(_PerImage(np.arange(len(labels))), labels), rows)
+    np.testing.assert_array_equal(part.logits_fn.shift, [3, 4])
+
+
+@flax.struct.dataclass
+class _PerImage:
+    """A classifier with something of its own for each image."""
+
+    shift: np.ndarray
+
+    def __call__(self, images):
+        return jnp.stack([images.mean(axis=(1, 2, 3)), self.shift], axis=-1)
+
+    def take(self, rows):
+        return self.replace(shift=self.shift[rows])
 
 
 class _Broken(nn.Module):

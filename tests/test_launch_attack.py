@@ -81,7 +81,7 @@ def test_smoke_run(whole, models):
     folder, stored = whole
     assert stored["config"] == json.loads(json.dumps(load("attack", **models)))
     assert {"versions", "device", "models", "warnings"} <= stored.keys()
-    assert stored["digests"].keys() == set(PHASES)
+    assert stored["digests"].keys() == {*PHASES, "images"}
     assert all(row["gradient_free"] is False for row in stored["rows"])
     rows = stored["rows"]
     assert [(r["threat"], "sanity" in r) for r in rows] == [
@@ -168,8 +168,8 @@ def test_a_run_of_other_weights_is_refused(whole, models, tmp_path, monkeypatch)
         write(**changes)
         with pytest.raises(
             ValueError,
-            match=r"attack.json holds rows of other weights than those of the remover "
-            r"in \S+ \(\w+ there, \w+ now\): choose another --workdir",
+            match=r"attack.json holds rows of others than the remover in \S+ "
+            r"\(\w+ there, \w+ now\): choose another --workdir",
         ):
             run(config, workdir)
     # A file of an earlier version can be shown, but not added to.
@@ -183,6 +183,14 @@ def test_a_run_of_other_weights_is_refused(whole, models, tmp_path, monkeypatch)
     monkeypatch.undo()
     write()
     assert run(config, workdir) == stored
+    # What is finished can be shown without the models, what is not cannot.
+    gone = config | {"remover": str(workdir / "gone")}
+    stored_config = json.loads(json.dumps(gone))
+    write(config=stored_config)
+    assert run(gone, workdir)["rows"] == stored["rows"]
+    write(config=stored_config, **half)
+    with pytest.raises(FileNotFoundError):
+        run(gone, workdir)
 
 
 def test_results_get_a_section_of_the_page(whole, tmp_path):

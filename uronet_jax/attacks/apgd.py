@@ -238,7 +238,7 @@ def apgd_targeted(
         )
         return _better(logits_fn, labels, best, state)
 
-    if loop.is_traced(ranked):
+    if loop.is_traced((key, ranked, epsilon, steps, rho)):
         numbers = jnp.arange(ranked.shape[1])
         best, _ = jax.lax.scan(
             lambda best, run: (pursue(best, *run), None), best, (numbers, ranked.T)

@@ -282,8 +282,8 @@ def check_number(
     if shape and (count is None or shape != (count,)):
         expected = "a number" if count is None else f"a number or shape [{count}]"
         raise ValueError(f"{name} must be {expected}: shape {list(shape)}")
-    if isinstance(value, Tracer):
-        return
+    if isinstance(value, Tracer) or not getattr(value, "is_fully_addressable", True):
+        return  # Known inside jit only, or no process sees all of it.
     array = np.asarray(value)
     if array.dtype.kind not in "iuf":
         raise ValueError(f"{name} must be a number: {value!r}")
@@ -316,5 +316,8 @@ def finish(images: jax.Array, finite: jax.Array) -> jax.Array:
         shape = (-1,) + (1,) * (images.ndim - 1)
         return jnp.where(finite.reshape(shape), images, jnp.nan)
     if not bool(finite.all()):
+        if not finite.is_fully_addressable:  # Every process is to know all of it.
+            whole = finite.sharding.update(spec=jax.P())
+            finite = jax.jit(lambda x: x, out_shardings=whole)(finite)
         raise NonFiniteError(np.flatnonzero(~np.asarray(finite)))
     return images

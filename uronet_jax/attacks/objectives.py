@@ -114,10 +114,13 @@ class Misclassification:
 
     def take(self, rows: slice) -> "Misclassification | None":
         """Returns the loss function of some of the images; see `take`."""
-        if take(self.logits_fn, rows) is None:
+        logits_fn = take(self.logits_fn, rows)
+        if logits_fn is None:
             return None
         targets = None if self.targets is None else self.targets[rows]
-        return self.replace(labels=self.labels[rows], targets=targets)
+        return self.replace(
+            logits_fn=logits_fn, labels=self.labels[rows], targets=targets
+        )
 
     def check(self, images: jax.Array) -> None:
         """Raises `ValueError` if logits are of a wrong shape or a label is no class."""
@@ -184,7 +187,8 @@ def take(function: Any, rows: slice) -> Any:
         The same function for images `[n, H, W, C]`; None if it is not known how.
     """
     if isinstance(function, Partial) and isinstance(function.func, _FlaxCall):
-        return function  # Without random streams: no image looks at another.
+        # A random one would draw the same numbers for every part.
+        return None if "rngs" in function.func.kwargs else function
     known = getattr(function, "take", None)
     return None if known is None else known(rows)
 
@@ -193,7 +197,9 @@ def flax_logits(module: nn.Module, variables: Any, **kwargs: Any) -> Partial:
     """Returns a Flax classifier as `logits_fn`, ready for attacks.
 
     Args:
-        module: Maps `[B, H, W, C]` in `[0, 1]` to `[B, K]`.
+        module: Maps `[B, H, W, C]` in `[0, 1]` to `[B, K]`, each image on its own, as
+            networks do outside training. One that mixes the images of a batch is to be
+            given as a plain function instead.
         variables: What `module.apply` takes.
         **kwargs: Static keyword arguments of the call, such as `train=False`.
     """
@@ -205,6 +211,10 @@ class _FlaxCall:
 
     def __init__(self, module, kwargs):
         self._identity = (module, kwargs)
+
+    @property
+    def kwargs(self):
+        return dict(self._identity[1])
 
     def __call__(self, variables, images):
         module, kwargs = self._identity

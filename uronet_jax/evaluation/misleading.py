@@ -25,7 +25,7 @@ _KNOWS_MORE = (
     ("white_box", "detector_aware", "robust_or_detected_accuracy"),
 )
 # Parameters of which more should be stronger.
-_EFFORTS = ("steps", "restarts")
+_EFFORTS = ("steps", "restarts", "targets")
 
 Row = Mapping[str, Any]
 
@@ -99,7 +99,7 @@ def _knowledge_is_weaker(
                 continue
             left, row = threats[less], threats[more]
             if _is_weaker(row, row.get(column), left.get(column)):
-                warned.append(row)
+                warned.append((left, row))
                 yield _warning(
                     "knowledge_is_weaker",
                     row,
@@ -110,7 +110,7 @@ def _knowledge_is_weaker(
         if not complete:
             continue
         for left, row in _best_of_both(rows, less, more, column):
-            told = any(row is other for other in warned)
+            told = any(left is a and row is b for a, b in warned)
             if not told and _is_weaker(row, row[column], left[column]):
                 yield _warning(
                     "knowledge_is_weaker",

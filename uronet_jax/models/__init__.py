@@ -34,6 +34,7 @@ CLASSIFIERS: dict[str, Callable[..., nn.Module]] = {
     "resnet56": partial(ResNet, 56),
     "resnet110": partial(ResNet, 110),
     "vgg11": partial(VGG, 11),
+    "vgg11_narrow": partial(VGG, 11, narrow=4),
     "vgg16": partial(VGG, 16),
     "wrn10_1": partial(WideResNet, 10, 1),
     "wrn10_2": partial(WideResNet, 10, 2),

@@ -28,6 +28,8 @@ class VGG(nn.Module):
     Attributes:
         depth: 11 or 16.
         num_classes: Size of the logits.
+        narrow: How many times fewer filters there are in every layer, a divisor of 64;
+            for CPUs.
         mean: Pixel mean that is subtracted first, one value or one per channel.
         std: Pixel deviation that is divided by, likewise.
         dtype: Computation type; parameters and logits are float32.
@@ -35,6 +37,7 @@ class VGG(nn.Module):
 
     depth: int
     num_classes: int
+    narrow: int = 1
     mean: Sequence[float] = (0.0,)
     std: Sequence[float] = (1.0,)
     dtype: Any = jnp.float32
@@ -52,6 +55,7 @@ class VGG(nn.Module):
                 height, width = x.shape[1] // 2 * 2, x.shape[2] // 2 * 2
                 x = layers.max_pool(x[:, :height, :width])
                 continue
+            features //= self.narrow
             x = layers.Conv(features, use_bias=False, dtype=self.dtype)(x)
             x = nn.BatchNorm(not train, momentum=0.9, epsilon=1e-5, dtype=self.dtype)(x)
             x = nn.relu(x)

@@ -88,7 +88,8 @@ def render(
         "`ATTACKS[name](key, images, logits_fn, labels, ...)` runs any of these with "
         "the parameters below; each is also a function of its own, whose docstring has "
         "the formula. Attacks with a budget take `epsilon`, in units of intensities in "
-        "`[0, 1]`, and raise any loss function; minimal ones look for the smallest "
+        "`[0, 1]`, and raise any loss function (`apgd_t` its own, so it takes logits); "
+        "minimal ones look for the smallest "
         "perturbation that changes the label. `autoattack` chains four of them on the "
         "images that still stand. Every image has its own randomness and its own "
         "steps: its result does not depend on the batch it is in.\n",
@@ -179,14 +180,22 @@ def _agreement(content: Mapping[str, Any]) -> list[str]:
         }
         for row in content["rows"]
     ]
+    timed = any("time_ratio" in row for row in rows)
     return [
         "## Agreement with other libraries\n",
         f"The same {config['classifier']}, at most {config['num_images']} test images "
         f"of {config['dataset']} that it classifies rightly, the same parameters. "
         "Success: share of images that are misclassified afterwards. Differing: share "
         "of images that succeed with one library only. Norms: medians over the images "
-        "that succeed with both. Time: of ours, divided by that of the other, without "
-        f"compilation, on {_threads(config)}; of few images at once.\n",
+        "that succeed with both."
+        + (
+            " Time: of ours, divided by that of the other, one call after a first one, "
+            f"on {_threads(config)}; few images at once. AutoAttack's is with the "
+            "compilation of its search for randomness."
+            if timed
+            else ""
+        )
+        + "\n",
         markdown_table(
             rows,
             {
@@ -200,7 +209,7 @@ def _agreement(content: Mapping[str, Any]) -> list[str]:
                 "share_differing": "differing",
                 "median_norm": "median norm, ours",
                 "peer_median_norm": "theirs",
-                "time_ratio": "time",
+                **({"time_ratio": "time"} if timed else {}),
             },
             formats={
                 "success": ".1%",

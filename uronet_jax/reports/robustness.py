@@ -32,7 +32,8 @@ LEGEND = (
     "reached* is where the attacker failed by the measure of the threat model: of "
     "grey box a wrong label of the classifier alone, of detector aware one that is not "
     "flagged. Medians are of the successful perturbations. A minimal attack has no "
-    "epsilon: it goes as far as it must.\n"
+    "epsilon: it goes as far as it must. Targeted APGD (`apgd_t`) has no row under "
+    "detector aware: its loss needs four classes.\n"
 )
 
 
@@ -121,5 +122,7 @@ def _sanity_list(rows):
 
 def _effort(parameters):
     steps = str(parameters.get("steps", 1))
+    if parameters.get("targets"):
+        steps += f" x {parameters['targets']} targets"
     restarts = parameters.get("restarts", 0)
     return f"{steps}, {restarts} restarts" if restarts else steps
