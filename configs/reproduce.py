@@ -183,7 +183,9 @@ def get_config(preset: str = "full") -> config_dict.ConfigDict:
         batch_size=choose(1000, 32, 16),
     )
     config.ablations = config_dict.create(
-        detector=choose("vgg16", "vgg11_narrow", "wrn10_1"),  # Instead of config.detector.
+        detector=choose(
+            "vgg16", "vgg11_narrow", "wrn10_1"
+        ),  # Instead of config.detector.
         # Noises whose removers and detectors are varied, at severity 1.
         noises=choose(
             ("GN", "UN", "SPN", "SN", "IN", "SPKN"),

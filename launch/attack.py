@@ -190,7 +190,8 @@ def _check_same_models(path, content, digests, config):
         f"the {name} in {places.get(name) or config[name]} ({stored.get(name)} there, "
         f"{now} now)"
         for name, now in digests.items()
-        if stored.get(name) != now
+        # An earlier version did not store that of the images.
+        if stored.get(name, now if name == "images" else None) != now
     ]
     if changed:
         raise ValueError(

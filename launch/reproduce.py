@@ -294,7 +294,10 @@ def main(argv: list[str]) -> None:
 if __name__ == "__main__":
     cli.define_experiment_flags("configs/reproduce.py:PRESET")
     flags.DEFINE_string(
-        "experiment", "all", f"all, or a list of {', '.join(EXPERIMENTS)}."
+        "experiment",
+        None,
+        f"all (hours of training), or a list of {', '.join(EXPERIMENTS)}.",
+        required=True,
     )
     flags.DEFINE_bool(
         "force", False, "Compute and write results anew that are finished."

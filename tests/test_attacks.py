@@ -10,7 +10,13 @@ import pytest
 from jax.tree_util import Partial
 
 from uronet_jax import sharding
-from uronet_jax.attacks import ATTACKS, balls, misclassification, objectives
+from uronet_jax.attacks import (
+    ATTACKS,
+    autoattack,
+    balls,
+    misclassification,
+    objectives,
+)
 
 BATCH, SHAPE, CLASSES = 8, (4, 4, 3), 5
 EPSILON = {"linf": 0.03, "l2": 0.2}
@@ -200,6 +206,26 @@ def test_wrong_inputs_are_reported(name, problem):
 
 
 @pytest.mark.parametrize("name", [n for n, a in ATTACKS.items() if not a.gradient_free])
+def test_usual_mistakes_are_told(problem):
+    images, logits_fn, labels = problem
+    key = jax.random.key(0)
+    for name, wrong, expected in (
+        ("pgd_linf", {"epsilon": 8}, "epsilon 8 allows any image.* are 0.03137"),
+        ("fgsm_linf", {"epsilon": 0.1, "steps": 5}, "no parameter steps: it takes eps"),
+        ("pgd_l2", {"epsilon": 0.1, "alpha": 5}, "no parameter alpha: .*step_size"),
+        ("deepfool_l2", {"epsilon": 0.1}, "no parameter epsilon: it takes .*steps"),
+        ("pgd_linf", {"epsilon": 0.1, "norm": "l2"}, "choose the one whose name ends"),
+    ):
+        with pytest.raises(ValueError, match=expected):
+            ATTACKS[name](key, images, logits_fn, labels, **wrong)
+    with pytest.raises(ValueError, match="swapped"):
+        ATTACKS["pgd_l2"](key, images, labels, logits_fn, epsilon=3.0)
+    with pytest.raises(ValueError, match="swapped"):
+        autoattack(key, images, logits_fn, labels, epsilon=0.1)
+    with pytest.raises(ValueError, match="epsilon 2 allows any image"):
+        autoattack(key, images, labels, logits_fn, epsilon=2)
+
+
 def test_gradients_that_are_no_numbers_are_reported(name, problem):
     images, logits_fn, labels = problem
 

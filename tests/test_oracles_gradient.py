@@ -7,11 +7,14 @@ import optax
 import pytest
 from jax.tree_util import Partial
 
-from uronet_jax.adapters import foolbox_model
+from uronet_jax.adapters import foolbox_model, from_foolbox
 from uronet_jax.attacks import fgsm as our_fgsm
 from uronet_jax.attacks import ifgsm as our_ifgsm
 from uronet_jax.attacks import misclassification, pgd
+from uronet_jax.attacks.adaptive import without_success
 from uronet_jax.data import open_source
+from uronet_jax.defense import Defense, classifier_function
+from uronet_jax.models import make_classifier, make_remover
 
 REASON = "pip install uronet_jax[oracles]"
 pytest.importorskip("torch", reason=REASON)
@@ -176,3 +179,55 @@ def test_pgd_with_random_start(network):
     assert abs(rate - expected) < 3 * np.sqrt(2 * expected * (1 - expected) / COUNT)
     # The first success counts, so that none is lost.
     assert wrong(network, first).mean() >= rate
+
+
+def test_foolbox_attacks_a_whole_defence_and_ours_its_model():
+    shape, key = (16, 16, 3), jax.random.key(4)
+    remover, detector = (
+        make_remover("paper", widths=(4,)),
+        make_classifier("cnn_narrow", 2),
+    )
+    classifier = make_classifier("cnn_narrow", 10)
+    images = jax.random.uniform(key, (6, *shape))
+    pairs = jnp.concatenate([images, images], axis=-1)
+    variables = {
+        "remover": remover.init(key, images),
+        "detector": detector.init(key, pairs),
+        "classifier": classifier.init(key, images),
+    }
+    defense = Defense(
+        remover, detector, classifier_function(classifier), variables, image_shape=shape
+    )
+    labels = jnp.argmax(defense.logits_fn(images), axis=-1)
+    np.testing.assert_allclose(
+        defense.logits_fn(images), defense(images).logits, atol=1e-6
+    )
+    model = foolbox_model(defense.logits_fn)
+    usual = {"epsilon": 0.1, "step_size": 0.02, "steps": 5, "random_start": False}
+    theirs = foolbox.attacks.LinfPGD(abs_stepsize=0.02, steps=5, random_start=False)
+    adversarial = np.asarray(theirs.run(model, images, labels, epsilon=0.1))
+    # Our attack on the model that foolbox has, with bounds of its own.
+    wide = foolbox.models.JAXModel(
+        lambda x: defense.logits_fn(x / 255),
+        bounds=(0, 255),
+        data_format="channels_last",
+    )
+    losses = {}
+    for name, logits_fn in (("ours", defense.logits_fn), ("its", from_foolbox(wide))):
+        loss_fn = without_success(misclassification(logits_fn, labels))
+        found = pgd(KEY, images, loss_fn, **usual)
+        losses[name] = np.asarray(loss_fn(found))
+        assert (losses[name] > loss_fn(images)).all()
+        losses["theirs"] = np.asarray(loss_fn(jnp.asarray(adversarial)))
+        # Signs of gradients near zero are chance, and few: the losses are the same.
+        np.testing.assert_allclose(losses[name], losses["theirs"], rtol=0.02)
+
+
+def test_models_over_pytorch_are_refused():
+    import torch
+
+    model = foolbox.models.PyTorchModel(
+        torch.nn.Sequential(torch.nn.Flatten()).eval(), bounds=(0, 1)
+    )
+    with pytest.raises(ValueError, match="JAX cannot differentiate a PyTorchModel"):
+        from_foolbox(model)

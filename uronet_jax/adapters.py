@@ -16,12 +16,19 @@ def from_foolbox(model: Any) -> Partial:
     """Returns a foolbox model over JAX as `logits_fn` for images in `[0, 1]`.
 
     Args:
-        model: `foolbox.models.JAXModel`, or anything callable with `bounds`. Its bounds
-            and its preprocessing are taken into account.
+        model: `foolbox.models.JAXModel`, or another model over JAX that is callable and
+            has `bounds`. Its bounds and its preprocessing are taken into account.
 
     Raises:
-        ValueError: If it has no bounds, or its images are not channels-last.
+        ValueError: If it is a model over PyTorch or TensorFlow, has no bounds, or its
+            images are not channels-last.
     """
+    if type(model).__name__ in ("PyTorchModel", "TensorFlowModel"):
+        raise ValueError(
+            f"JAX cannot differentiate a {type(model).__name__}: load its weights into "
+            "a Flax module (`load_defense` and `load_classifier` read CIFAR ResNets), "
+            "or attack it with foolbox"
+        )
     bounds = getattr(model, "bounds", None)
     if bounds is None:
         raise ValueError(

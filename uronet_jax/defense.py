@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
+from jax.tree_util import Partial
 
 from uronet_jax.models import Remover, Separation, layers
 
@@ -164,6 +165,17 @@ class Defense:
         self._defend = jax.jit(
             make_defense(remover, detector, classify, inputs=inputs, gate=gate)
         )
+        # One object, so that attacks compile once.
+        self._logits = lambda variables, images: self._defend(variables, images).logits
+
+    @property
+    def logits_fn(self) -> Partial:
+        """The defence as a pure function, float images `[B, H, W, C]` to logits.
+
+        For attacks on it end to end, under jit and grad: it checks nothing. Its gate,
+        if there is one, has no gradient.
+        """
+        return Partial(self._logits, self.variables)
 
     def __call__(self, images: Any) -> Prediction:
         """Defends a batch.

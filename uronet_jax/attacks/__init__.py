@@ -7,6 +7,7 @@ them one signature.
 """
 
 import functools
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -114,7 +115,9 @@ class Attack(NamedTuple):
             ValueError: If an argument is wrong; outside jit also if a gradient is not
                 finite.
         """
-        _check_norm(parameters, self.norm)
+        if callable(labels) and not callable(logits_fn):
+            raise ValueError("logits_fn comes before labels: they are swapped")
+        self._check(parameters, len(images))
         parameters = {**self.defaults, **parameters}
         if not self.minimal and "epsilon" not in parameters:
             raise ValueError("give epsilon, the largest norm of the perturbation")
@@ -156,21 +159,32 @@ class Attack(NamedTuple):
                 "a minimal attack changes labels and raises no loss: choose one that "
                 "takes epsilon"
             )
-        _check_norm(parameters, self.norm)
+        self._check({**parameters, "epsilon": epsilon}, len(images))
         parameters = {**self.defaults, **parameters}
         if self.relative_step is not None and "step_size" not in parameters:
-            loop.check_number("epsilon", epsilon, 0.0, count=len(images))
             loop.check_count("steps", parameters["steps"])
             parameters["step_size"] = self.relative_step * epsilon / parameters["steps"]
         return self.function(key, images, loss_fn, epsilon=epsilon, **parameters)
 
+    def _check(self, parameters, count):
+        if parameters.get("norm", self.norm) != self.norm:
+            raise ValueError(
+                f"this attack is of norm {self.norm}: choose the one whose name ends "
+                f"in {parameters['norm']}"
+            )
+        known = inspect.signature(self.function).parameters.keys() - _ARGUMENTS
+        unknown = sorted(parameters.keys() - known)
+        if unknown:
+            raise ValueError(
+                f"this attack has no parameter {', '.join(unknown)}: it takes "
+                f"{', '.join(sorted(known - {'norm'}))}"
+            )
+        if "epsilon" in parameters and not self.minimal:
+            loop.check_budget(parameters["epsilon"], self.norm, count=count)
 
-def _check_norm(parameters, norm):
-    if parameters.get("norm", norm) != norm:
-        raise ValueError(
-            f"this attack is of norm {norm}: choose the one whose name ends in "
-            f"{parameters['norm']}"
-        )
+
+# What an attack takes by position.
+_ARGUMENTS = {"key", "images", "loss_fn", "logits_fn", "labels"}
 
 
 def _norms(name, function, *, norms=("linf", "l2"), **fields):

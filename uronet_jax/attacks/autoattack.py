@@ -207,10 +207,12 @@ def autoattack(
         Croce & Hein, "Reliable evaluation of adversarial robustness with an ensemble of
         diverse parameter-free attacks", ICML 2020.
     """
+    if callable(labels) and not callable(logits_fn):
+        raise ValueError("labels come before logits_fn here: they are swapped")
     steps, samples = _check_version(version, samples)
     images, labels, index = _check_data(images, labels, index)
     balls.check_norm(norm)
-    loop.check_number("epsilon", epsilon, 0.0)
+    loop.check_budget(epsilon, norm)
     loop.check_count("batch_size", batch_size)
     task = _Task(
         key,

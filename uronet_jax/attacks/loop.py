@@ -292,6 +292,21 @@ def check_number(
         raise ValueError(f"{name} must be finite and {relation} {low:g}: {value}")
 
 
+def check_budget(epsilon: Any, norm: str, *, count: int | None = None) -> None:
+    """Raises `ValueError` unless `epsilon` is a budget for intensities in `[0, 1]`."""
+    check_number("epsilon", epsilon, 0.0, count=count)
+    if isinstance(epsilon, Tracer) or not getattr(
+        epsilon, "is_fully_addressable", True
+    ):
+        return
+    largest = np.max(epsilon)
+    if norm == "linf" and largest > 1:
+        raise ValueError(
+            f"epsilon {largest:g} allows any image: intensities are in [0, 1], so "
+            f"{largest:g} of 255 levels are {largest / 255:.4g}"
+        )
+
+
 def check_count(name: str, value: Any, low: int = 1) -> None:
     """Raises `ValueError` unless a value is an integer from `low` on, or traced."""
     if isinstance(value, Tracer):

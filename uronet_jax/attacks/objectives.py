@@ -275,7 +275,7 @@ def check_logits(logits: jax.Array, labels: jax.Array) -> None:
     if logits.ndim != 2 or logits.shape[0] != labels.shape[0]:
         raise ValueError(
             f"logits must have shape [B, K], one row for each of {labels.shape[0]} "
-            f"labels: {list(logits.shape)}"
+            f"labels: {list(logits.shape)}; give one label per image"
         )
     if logits.shape[1] < 2:
         raise ValueError(f"need logits of at least 2 classes: {list(logits.shape)}")

@@ -216,7 +216,10 @@ def make_run(name: str, *, epsilon: float | None = None, **parameters: Any) -> R
             negative.
     """
     if name not in ATTACKS:
-        raise ValueError(f"unknown attack {name!r}: choose from {', '.join(ATTACKS)}")
+        raise ValueError(
+            f"unknown attack {name!r}: choose from {', '.join(ATTACKS)} (autoattack is "
+            "a function of its own)"
+        )
     run = Run(name, ATTACKS[name], None, parameters)
     # The norm is in the name; the others belong to the evaluation.
     fixed = ("norm", "index", "samples", "key", "images", "labels")
@@ -227,7 +230,7 @@ def make_run(name: str, *, epsilon: float | None = None, **parameters: Any) -> R
         return run
     if epsilon is None:
         raise ValueError(f"{name} needs epsilon, the largest norm of its perturbations")
-    loop.check_number("epsilon", epsilon, 0.0)
+    loop.check_budget(epsilon, run.attack.norm)
     return run._replace(epsilon=float(epsilon))
 
 
