@@ -15,6 +15,7 @@ about 35 minutes. A folder keeps the config it was begun with.
 from ml_collections import config_dict
 
 from configs import common
+from uronet_jax.corruptions import list_corruptions
 
 # The paper's two sets and the grey one; generated images stand for all of them.
 _SETS = {
@@ -151,6 +152,15 @@ def get_config(preset: str = "full") -> config_dict.ConfigDict:
         num_steps=choose(7_040, 800, 2),
         batch_size=choose(128, 64, 8),
         checkpoint_every=choose(1_000, 200, 1),
+    )
+    # The same trained on the corruptions of a suite instead, each image with one of its
+    # own, at one severity; `copies` of the training set are drawn and stored.
+    config.universal_corruptions = config_dict.create(
+        suite="cifar_c",
+        names=("fog", "contrast") if smoke else list_corruptions("cifar_c"),
+        severities=(1, 2, 3, 4, 5),
+        copies=choose(10, 2, 2),
+        tested_severities=choose((1, 2, 3, 4, 5), (1, 3, 5), (3,)),
     )
     config.universal_detector = config_dict.create(
         num_steps=choose(10_560, 800, 2),

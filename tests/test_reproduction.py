@@ -24,6 +24,7 @@ from uronet_jax.evaluation.laboratory import (
     banding,
     dead_columns,
 )
+from uronet_jax.evaluation.mixed_corruptions import corrupt_mixed
 from uronet_jax.evaluation.reproduction import EXPERIMENTS
 from uronet_jax.evaluation.zoo import ModelKey, StoppedError, Zoo, entry_name
 from uronet_jax.models import make_classifier, make_remover
@@ -278,7 +279,12 @@ def test_the_other_experiments_measure_what_their_names_say(tmp_path):
     grey = [row for row in rows if row["ablation"] == "grey"]
     assert {row["dataset"] for row in grey} == {"Fashion-MNIST"}
     assert len(grey) == 3 * 3 * 2
-    for name, degradations in (("universal", 18), ("zero_shot", 7)):
+    of_suite = len(load()["universal_corruptions"]["names"])
+    for name, degradations in (
+        ("universal", 18),
+        ("universal_corruptions", of_suite),
+        ("zero_shot", 7),
+    ):
         rows = paper_rows(name, tmp_path)
         columns = ("test_noise", "test_severity", "condition", "classifier", "metric")
         keys(rows, (*columns, "dataset"))
@@ -619,6 +625,62 @@ def test_an_attack_goes_on_where_it_was_stopped(
         assert len(file["images"]) == 4 and not file["done"]
     whole = disturbed.attacked("data", "test", "PGD0")
     np.testing.assert_array_equal(whole, undisturbed)
+
+
+def test_every_image_has_a_corruption_of_its_own(images):
+    clean = images.arrays()[0]
+    mesh = data_mesh(jax.devices()[:1])
+    arguments = {"suite": "cifar_c", "seed": 3, "batch_size": 4, "mesh": mesh}
+
+    def corrupt_some(names, severities, copies):
+        return corrupt_mixed(clean, names, severities, copies=copies, **arguments)
+
+    mixed = corrupt_some(("contrast", "pixelate"), (1, 5), 2)
+    assert mixed.dtype == np.uint8 and mixed.shape == (2, *clean.shape)
+    np.testing.assert_array_equal(
+        mixed, corrupt_some(("contrast", "pixelate"), (1, 5), 2)
+    )
+    # These two are not random: each result is one of four.
+    possible = np.stack(
+        [
+            np.asarray(
+                corrupt(
+                    jax.random.key(0),
+                    jnp.asarray(clean, jnp.float32) / 255,
+                    f"cifar_c/{name}",
+                    severity=severity,
+                    uint8=True,
+                )
+            )
+            for name in ("contrast", "pixelate")
+            for severity in (1, 5)
+        ]
+    )
+    same = (mixed[:, None] == possible[None]).all(axis=(3, 4, 5))
+    assert same.any(axis=1).all()
+    drawn = same.argmax(axis=1)
+    assert len(np.unique(drawn)) == 4 and (drawn[0] != drawn[1]).any()
+
+
+def test_one_of_several_stored_copies_is_taken_for_each_image(key):
+    clean = np.zeros((6, 2, 2, 1), np.uint8)
+    copies = np.stack([np.full_like(clean, 50), np.full_like(clean, 100)])
+    batch = {"image": clean, "index": jnp.arange(6)}
+    first = stored._pair(batch, jnp.asarray(copies))[1]
+    np.testing.assert_allclose(first, 50 / 255, atol=1e-6)
+
+    def nothing(key, images, index):
+        return images
+
+    seen = []
+    for number in range(8):
+        step = jax.random.fold_in(key, number)
+        original, degraded = stored._pair(batch, jnp.asarray(copies), nothing, step)
+        assert not original.any()
+        seen.append(np.rint(255 * degraded[:, 0, 0, 0]))
+    assert set(np.unique(seen)) == {50, 100}
+    # Each image draws for itself, and anew in each step.
+    assert np.std(seen, axis=0).min() > 0 and np.std(seen, axis=1).max() > 0
 
 
 def test_stored_pairs_are_looked_up_by_the_index(key):

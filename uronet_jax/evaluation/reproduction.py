@@ -517,7 +517,7 @@ def _denoisers(zoo: Zoo) -> list[Part]:
 # Ablations of section 3.3.
 
 # Detectors that stand behind other removers.
-_NOT_ABLATIONS = ("detector_attack", "detector_universal")
+_NOT_ABLATIONS = ("detector_attack", "detector_universal", "detector_corruptions")
 
 
 def _detectors_part(kind: str, entry: SuiteEntry, lab: Laboratory) -> list[Row]:
@@ -621,12 +621,15 @@ def _ablations(zoo: Zoo) -> list[Part]:
 
 
 class _Universal:
-    """The universal models of the first data set, and the rows they make."""
+    """The universal models of the first data set, and the rows they make.
 
-    def __init__(self, lab: Laboratory):
+    Those of the noises, or with `of="corruptions"` those of a suite.
+    """
+
+    def __init__(self, lab: Laboratory, of: str = "universal"):
         self._lab = lab
-        self._remover = lab.model("data", "remover_universal", "all")
-        self._detector = lab.model("data", "detector_universal", "all")
+        self._remover = lab.model("data", f"remover_{of}", "all")
+        self._detector = lab.model("data", f"detector_{of}", "all")
         self._mirror = lab.zoo.config["universal"]["mirror"]
 
     def false_alarms(self, role: str) -> Row:
@@ -685,13 +688,37 @@ def _universal_part(lab: Laboratory) -> list[Row]:
     ]
 
 
-def _universal_models(zoo: Zoo) -> tuple[ModelKey, ...]:
-    pair = _defence("data", "detector_universal", "all", "remover_universal")
+def _universal_models(zoo: Zoo, of: str = "universal") -> tuple[ModelKey, ...]:
+    pair = _defence("data", f"detector_{of}", "all", f"remover_{of}")
     return (*pair, *zoo.classifier_keys("data"))
 
 
 def _universal(zoo: Zoo) -> list[Part]:
     return [Part("all", _universal_models(zoo), _universal_part)]
+
+
+def _corruption_part(name: str, lab: Laboratory) -> list[Row]:
+    universal, examples = _Universal(lab, "corruptions"), lab.examples("data")
+    if not name:
+        clean = [(_CLEAN, examples.clean())]
+        return [universal.false_alarms("data"), *universal.accuracy(clean)]
+    settings = lab.zoo.config["universal_corruptions"]
+    tests = [
+        (
+            {"test_noise": name, "test_severity": severity},
+            examples.corrupted(settings["suite"], name, severity),
+        )
+        for severity in settings["tested_severities"]
+    ]
+    return [*universal.detection(tests), *universal.accuracy(tests)]
+
+
+def _universal_corruptions(zoo: Zoo) -> list[Part]:
+    models = _universal_models(zoo, "corruptions")
+    return [
+        Part(name or "clean", models, functools.partial(_corruption_part, name))
+        for name in ("", *zoo.config["universal_corruptions"]["names"])
+    ]
 
 
 def _trial_part(
@@ -1021,6 +1048,12 @@ EXPERIMENTS: dict[str, Experiment] = {
         _needs("data"),
         _universal,
         _UNIVERSAL,
+    ),
+    "universal_corruptions": Experiment(
+        "one remover and one detector for all corruptions of a suite",
+        _needs("data"),
+        _universal_corruptions,
+        (*_UNIVERSAL, "universal_corruptions"),
     ),
     "universal_trials": Experiment(
         "short trainings of the universal remover that differ in one thing",

@@ -39,6 +39,7 @@ from uronet_jax.data.pipelines import check_pipeline
 from uronet_jax.data.sources import ArraySource
 from uronet_jax.data.statistics import pixel_statistics
 from uronet_jax.defense import DETECTOR_INPUTS, detector_channels
+from uronet_jax.evaluation.mixed_corruptions import corrupt_mixed
 from uronet_jax.loading import (
     LoadedModel,
     build_module,
@@ -90,7 +91,7 @@ class Kind:
         remover: Kind of the remover that a detector stands behind.
         noise_weight: Of a remover's loss.
         clean_entries: How often a mix of all degradations holds the clean image.
-        attacked: Whether it learns on stored adversarial images.
+        stored: `attacked` or `corrupted` if it learns on such images from disk.
         consistency_weight: Of a remover's loss; of the first classifier.
     """
 
@@ -101,7 +102,7 @@ class Kind:
     remover: str = ""
     noise_weight: float = 1.0
     clean_entries: int = 0
-    attacked: bool = False
+    stored: str = ""
     consistency_weight: float = 0.0
 
 
@@ -205,6 +206,8 @@ class Zoo:
                 raise ValueError(
                     f"{section}.{field} must be finite and at least 0: {weight}"
                 )
+        copies = config["universal_corruptions"]["copies"]
+        check_whole("universal_corruptions.copies", copies, 1, 1000)
         for name, count in {
             "evaluation.num_images": config["evaluation"]["num_images"],
             "attack.num_test": attack["num_test"],
@@ -212,10 +215,14 @@ class Zoo:
         }.items():
             if count < 0:
                 raise ValueError(f"{name} cannot be negative (0 takes all): {count}")
+        suite = config["universal_corruptions"]["suite"]
         noises, severities = list_corruptions("uronet"), list_severities("cifar_c")
         for section, field, known in (
             ("ablations", "noises", noises),
             ("zero_shot", "severities", severities),
+            ("universal_corruptions", "names", list_corruptions(suite)),
+            ("universal_corruptions", "severities", list_severities(suite)),
+            ("universal_corruptions", "tested_severities", list_severities(suite)),
         ):
             values = config[section][field]
             if not values or not set(values) <= set(known):
@@ -416,7 +423,8 @@ class Zoo:
     def _train(self, role: str, kind: str, names: Sequence[str]) -> bool:
         classifier = self.kinds[kind].phase == "classifier"
         task = self._shared_task(role, kind, names[0] if classifier else "")
-        count = self.config["attack"]["num_train"] if self.kinds[kind].attacked else 0
+        attacked = self.kinds[kind].stored == "attacked"
+        count = self.config["attack"]["num_train"] if attacked else 0
         rows = [self._row(ModelKey(role, kind, name)) for name in names]
         return grid.train_grid(
             task,
@@ -454,7 +462,11 @@ class Zoo:
             "noise_weight": kind.noise_weight,
             "resolved": self.statistics(key.role),
         }
-        if kind.attacked:
+        if kind.stored == "corrupted":
+            corruptions = self.config["universal_corruptions"]
+            names = ("suite", "names", "severities", "copies")
+            stored_config["corruptions"] = {name: corruptions[name] for name in names}
+        elif kind.stored:
             stored_config["attack"] = dict(config["attack"])
         elif kind.phase != "classifier":
             stored_config["degradation"] = [list(e) for e in self._mix(key)]
@@ -489,9 +501,13 @@ class Zoo:
         if kind.phase == "classifier":
             return {}
         frozen: dict[str, Any] = {}
-        if kind.attacked:
+        if kind.stored:
             for part in ("train", "validation"):
-                frozen[part] = self.attacked(key.role, part, key.name)
+                frozen[part] = (
+                    self.attacked(key.role, part, key.name)
+                    if kind.stored == "attacked"
+                    else self.corrupted(key.role, part)
+                )
         else:
             frozen["degradation"] = make_degradation(self._mix(key))
         if kind.remover:
@@ -525,7 +541,7 @@ class Zoo:
             return tasks.classifier_task(
                 module, optimizer, image_shape=shape, augmentation=augmentation
             )
-        if kind.attacked:
+        if kind.stored:
             augment = tasks.augmenter(augmentation)
             if kind.phase == "remover":
                 return stored.stored_remover_task(
@@ -620,13 +636,13 @@ class Zoo:
         behind = f"_behind_{remover.name}" if remover else ""
         name = f"{title}{behind}_{attack}_{part}.npz"
         path = self.workdir / "attacked" / data / name
-        found, done = _read_attacked(path, source, made_with)
+        found, done = _read_made(path, made_with)
         if done:
             return found
+        if found is None:
+            found = np.empty((0, *source.image_shape), np.uint16)
         images, done = self._attack(part, attack, source, models, found)
-        save_arrays(
-            path, {"images": images, "done": done, "made_with": json.dumps(made_with)}
-        )
+        _save_made(path, images, done, made_with)
         if not done:
             raise StoppedError
         return images
@@ -678,6 +694,56 @@ class Zoo:
                 bar.update()
         return np.concatenate(parts), True
 
+    def corrupted(self, role: str, part: str) -> np.ndarray:
+        """Returns copies of a part with a corruption drawn for each image.
+
+        They are kept on disk.
+
+        Args:
+            role: Section of the config.
+            part: `train` or `validation`.
+
+        Returns:
+            uint8 `[copies, N, H, W, C]`.
+
+        Raises:
+            StoppedError: If it was asked to stop.
+            ValueError: If the file on disk was made with other settings.
+        """
+        settings = self.config["universal_corruptions"]
+        source = self.source(role, part)
+        made_with = {
+            **{name: settings[name] for name in ("suite", "names", "severities")},
+            "copies": settings["copies"] if part == "train" else 1,
+            "seed": grid.row_seed(self.config["seed"], "corrupted", part),
+            "images": [source.name, source.split, len(source)],
+        }
+        made_with = json.loads(json.dumps(made_with))
+        data = self.config[role]["name"].replace("/", "_").replace(":", "_")
+        path = self.workdir / "corrupted" / data / f"{part}.npz"
+        found, done = _read_made(path, made_with)
+        if done:
+            return found
+        with self.bar(None, f"corrupting {part}", "batch", leave=False) as bar:
+
+            def on_batch():
+                self.stopping()
+                bar.update()
+
+            images = corrupt_mixed(
+                source.arrays()[0],
+                settings["names"],
+                settings["severities"],
+                suite=settings["suite"],
+                copies=made_with["copies"],
+                seed=made_with["seed"],
+                batch_size=self.config["evaluation"]["batch_size"],
+                mesh=self.mesh,
+                on_batch=on_batch,
+            )
+        _save_made(path, images, True, made_with)
+        return images
+
     def attack_steps(self, attack: str) -> tuple[str, int]:
         """Returns the attack and the number of steps that a name stands for."""
         name, _, steps = attack.partition("-")
@@ -685,12 +751,12 @@ class Zoo:
         return name, min(int(steps), limit) if steps else limit
 
     def bar(
-        self, total: int, description: str, unit: str, *, leave: bool = True
+        self, total: int | None, description: str, unit: str, *, leave: bool = True
     ) -> Any:
         """Returns a progress bar with rate and time left.
 
         Args:
-            total: How many there are.
+            total: How many there are, if that is known.
             description: What it is called.
             unit: What is counted.
             leave: Whether it stays when it is full.
@@ -726,12 +792,12 @@ class _Defended:
         return self.classifier.apply(variables[0], clean, train=False)
 
 
-def _read_attacked(
-    path: Path, source: ArraySource, made_with: Mapping[str, Any]
-) -> tuple[np.ndarray, bool]:
-    """Returns the adversarial images on disk, and whether they are all."""
+def _read_made(
+    path: Path, made_with: Mapping[str, Any]
+) -> tuple[np.ndarray | None, bool]:
+    """Returns the images on disk, None without a file, and whether they are all."""
     if not path.exists():
-        return np.empty((0, *source.image_shape), np.uint16), False
+        return None, False
     with np.load(path) as file:
         arrays = dict(file)
     made_before = json.loads(str(arrays.get("made_with", "null")))
@@ -742,6 +808,13 @@ def _read_attacked(
             "was measured with it"
         )
     return arrays["images"], bool(arrays["done"])
+
+
+def _save_made(
+    path: Path, images: np.ndarray, done: bool, made_with: Mapping[str, Any]
+) -> None:
+    header = {"done": done, "made_with": json.dumps(made_with)}
+    save_arrays(path, {"images": images, **header})
 
 
 def _classifier_key(role: str, source: str) -> ModelKey:
@@ -849,14 +922,14 @@ def make_kinds(config: Mapping[str, Any]) -> dict[str, Kind]:
             **fields,
         )
 
-    def detectors(remover, section="detector", attacked=False, **changes):
+    def detectors(remover, section="detector", stored="", **changes):
         return Kind(
             "detector",
             {**detector, **changes},
             schedule(section),
             optimizer,
             remover=remover,
-            attacked=attacked,
+            stored=stored,
         )
 
     return {
@@ -867,12 +940,17 @@ def make_kinds(config: Mapping[str, Any]) -> dict[str, Kind]:
         "cnn": Kind("classifier", {}, schedule("training"), optimizer),
         "remover": removers(),
         "dcae": removers({**remover, "variant": _one_headed(remover["variant"])}),
-        "remover_attack": removers(attacked=True),
+        "remover_attack": removers(stored="attacked"),
         "remover_universal": removers(
             {"variant": universal["variant"], "widths": universal["widths"]},
             "universal",
             clean_entries=universal["clean_entries"],
             consistency_weight=universal["consistency_weight"],
+        ),
+        "remover_corruptions": removers(
+            {"variant": universal["variant"], "widths": universal["widths"]},
+            "universal",
+            stored="corrupted",
         ),
         **{
             f"remover_trial_{name}": removers(
@@ -884,7 +962,10 @@ def make_kinds(config: Mapping[str, Any]) -> dict[str, Kind]:
             for name, trial in universal_trials(config).items()
         },
         "detector": detectors("remover"),
-        "detector_attack": detectors("remover_attack", attacked=True),
+        "detector_attack": detectors("remover_attack", stored="attacked"),
+        "detector_corruptions": detectors(
+            "remover_corruptions", "universal_detector", stored="corrupted"
+        ),
         "detector_universal": detectors("remover_universal", "universal_detector"),
         "detector_other": detectors("remover", name=config["ablations"]["detector"]),
         **{

@@ -261,6 +261,14 @@ LAYOUTS = {
         metrics=("detection_accuracy", "accuracy"),
         compact=True,
     ),
+    "universal_corruptions": Layout(
+        "One remover and one detector for all corruptions of CIFAR-10-C",
+        _DATASET,
+        _tested,
+        _universal,
+        metrics=("detection_accuracy", "accuracy"),
+        compact=True,
+    ),
     "universal_trials": Layout(
         "Short trainings of the universal remover, judged on validation images",
         _CLASSIFIER,

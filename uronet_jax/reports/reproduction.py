@@ -36,6 +36,7 @@ _SHOWN_OF = {
     **dict.fromkeys(("universal", "zero_shot"), ("universal", "universal_detector")),
     **dict.fromkeys(("table5", "table6", "table11", "figure6"), ("attack",)),
     **dict.fromkeys(PICTURES, ("attack",)),
+    "universal_corruptions": ("universal", "universal_corruptions"),
     "universal_trials": ("universal_trials",),
     "ablations": ("ablations",),
 }

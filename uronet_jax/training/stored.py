@@ -36,7 +36,8 @@ def stored_remover_task(
     """Returns the task of training a remover on stored pairs.
 
     Its steps take `frozen = {"train": images, "validation": images}`, the degraded
-    copies of both sets, uint8 or uint16 `[N, H, W, C]`.
+    copies of both sets, uint8 or uint16: `[N, H, W, C]`, or `[K, N, H, W, C]`, of which
+    a training step takes one at random for each image, and validation the first.
 
     Args:
         remover: The module.
@@ -165,10 +166,19 @@ def _pair(
     key: jax.Array | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """Returns the images of a batch and their degraded copies, float in `[0, 1]`."""
-    pair = to_float(batch["image"]), to_float(stored[batch["index"]])
+    index = batch["index"]
+    if stored.ndim == 5:
+        copy = jnp.zeros_like(index)
+        if key is not None:
+            key, copy_key = jax.random.split(key)
+            copy = jax.random.randint(copy_key, index.shape, 0, stored.shape[0])
+        degraded = stored[copy, index]
+    else:
+        degraded = stored[index]
+    pair = to_float(batch["image"]), to_float(degraded)
     images = jnp.concatenate(pair, axis=-1)
     if augment is not None:
-        images = augment(key, images, batch["index"])
+        images = augment(key, images, index)
     clean, degraded = jnp.split(images, 2, axis=-1)
     return clean, degraded
 
