@@ -217,7 +217,7 @@ def _agreement(content: Mapping[str, Any]) -> list[str]:
                 "share_differing": ".1%",
                 "median_norm": ".4f",
                 "peer_median_norm": ".4f",
-                "time_ratio": ".2f",
+                **({"time_ratio": ".2f"} if timed else {}),
             },
         ),
     ]
