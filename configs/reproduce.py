@@ -119,14 +119,14 @@ def get_config(preset: str = "full") -> config_dict.ConfigDict:
         batch_size=choose(64, 32, 8),
         checkpoint_every=choose(1_000, 80, 1),
     )
-    # Remover and detector for all 18 degradations, blind to which it is. Wider, and
-    # shown mirror images too, because that helped in `universal_trials`.
+    # Remover and detector for all 18 degradations, blind to which it is. Wider, held to
+    # the classifier's answers and shown mirror images, as helped in `universal_trials`.
     config.universal = config_dict.create(
         variant="skip",
         widths=choose((96, 192, 384), (24, 48, 96), (4, 4)),
         clean_entries=2,
         # Of the first classifier's answers, in the loss; 0 leaves them out.
-        consistency_weight=0.0,
+        consistency_weight=choose(0.001, 0.001, 0.0),
         mirror=True,  # Whether pictures are means over an image and its mirror image.
         num_steps=choose(35_200, 2_000, 2),
         batch_size=choose(128, 64, 8),
