@@ -85,7 +85,7 @@ def _torchattacks(module, variables, threads, batch_size) -> AttackPeer:
                 x = peer.tensor(images[part]).contiguous(memory_format=memory_format)
                 y = torch.from_numpy(labels[part].astype(np.int64)).to(x.device)
                 adversarial.append(make_attack(network)(x, y))
-            return torch.cat(adversarial).permute(0, 2, 3, 1).cpu().numpy()
+            return torch.cat(adversarial).detach().permute(0, 2, 3, 1).cpu().numpy()
 
         return attack
 
