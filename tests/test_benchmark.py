@@ -166,6 +166,14 @@ def test_torch_steps_move_weights_as_ours_do(make_variables):
 ROW_FIELDS = {"work", "comparisons", "values", "limits", "seconds", "notes"}
 
 
+@pytest.fixture
+def quick_compilation():
+    """Compiles for the few calls of a test that compares no numbers."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
 def check_row(row):
     assert row.keys() - {"wall_seconds"} == ROW_FIELDS
     for comparison in row["comparisons"]:
@@ -179,7 +187,7 @@ def peers_of(row):
     return [comparison["peer"] for comparison in row["comparisons"]]
 
 
-def test_remover_row_without_torch(tmp_path, monkeypatch):
+def test_remover_row_without_torch(tmp_path, monkeypatch, quick_compilation):
     monkeypatch.setitem(sys.modules, "torch", None)
     monkeypatch.delitem(sys.modules, "launch.benchmark_peers", raising=False)
     monkeypatch.delattr(launch, "benchmark_peers", raising=False)
@@ -205,7 +213,7 @@ def test_rows_with_torch():
     assert 0 < row["comparisons"][0]["agreement"] < 1e-4
 
 
-def test_data_row():
+def test_data_row(quick_compilation):
     row = rows.data_row(TINY, None)
     check_row(row)
     assert [c["subject"] for c in row["comparisons"]] == ["on_device", "streamed"]
@@ -214,7 +222,7 @@ def test_data_row():
     assert on_device["met"] == (on_device["ratio"] <= on_device["at_most"] == 1.03)
 
 
-def test_evaluation_compiles_once():
+def test_evaluation_compiles_once(quick_compilation):
     row = rows.evaluation_row(TINY, None)
     check_row(row)
     assert row["values"] == {"compilations of the judge": 1}
@@ -366,7 +374,7 @@ def test_absent_corruption_peers_are_noted(monkeypatch):
     assert all("pip install uronet_jax[benchmark]" in note for note in notes)
 
 
-def test_attack_rows_without_peers(monkeypatch):
+def test_attack_rows_without_peers(monkeypatch, quick_compilation):
     for package in ("foolbox", "torchattacks"):
         monkeypatch.setitem(sys.modules, package, None)
     functions = benchmark.attack_rows(TINY, "cpu", 1, tiny=True)
