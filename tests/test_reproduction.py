@@ -16,6 +16,7 @@ import pytest
 from uronet_jax.corruptions import corrupt, entry_key, gaussian_noise, make_degradation
 from uronet_jax.data import evaluation_batches
 from uronet_jax.data.sources import ArraySource
+from uronet_jax.defense import DETECTOR_INPUTS
 from uronet_jax.evaluation import protocols, reproduction
 from uronet_jax.evaluation.laboratory import (
     Examples,
@@ -313,6 +314,27 @@ def test_the_other_experiments_measure_what_their_names_say(tmp_path):
         )
     # Clean images of a set that nothing was trained on.
     assert "CIFAR-100" in {row["dataset"] for row in rows}
+
+
+def test_what_is_compared_is_drawn_alike(tmp_path):
+    """Or a difference could be that of two starts, two orders of noises."""
+    zoo = Zoo(load("small"), tmp_path)
+    drawn_as = {kind: x.variant_of or kind for kind, x in zoo.kinds.items()}
+    alike = {}
+    for kind, shared in drawn_as.items():
+        alike.setdefault(shared, set()).add(kind)
+    assert alike["remover"] == {"remover", "dcae"}
+    # The usual detector itself has the inputs `image`.
+    inputs = set(DETECTOR_INPUTS) - {"image"}
+    variants = {"detector", "detector_other", *(f"detector_{x}" for x in inputs)}
+    assert alike["detector"] == variants
+    assert len(alike["remover_trial"]) == 6
+    smoke = Zoo(load(), tmp_path)
+    rows = [
+        smoke._row(ModelKey("data", kind, "GN_1"))
+        for kind in ("remover", "dcae", "detector", "detector_other")
+    ]
+    assert rows[0].seed == rows[1].seed != rows[2].seed == rows[3].seed
 
 
 @pytest.mark.parametrize("preset", ["full", "small", "smoke"])

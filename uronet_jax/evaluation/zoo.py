@@ -93,6 +93,8 @@ class Kind:
         clean_entries: How often a mix of all degradations holds the clean image.
         stored: `attacked` or `corrupted` if it learns on such images from disk.
         consistency_weight: Of a remover's loss; of the first classifier.
+        variant_of: What its seeds are named after, if not itself: models that are
+            compared start alike and see the same crops and degradations.
     """
 
     phase: str
@@ -104,6 +106,7 @@ class Kind:
     clean_entries: int = 0
     stored: str = ""
     consistency_weight: float = 0.0
+    variant_of: str = ""
 
 
 class Zoo:
@@ -442,7 +445,8 @@ class Zoo:
     def _row(self, key: ModelKey) -> grid.Row:
         kind, config = self.kinds[key.kind], self.config
         name = config[key.role]["name"]
-        seed = grid.row_seed(config["seed"], name, key.kind, key.name)
+        drawn_as = kind.variant_of or key.kind
+        seed = grid.row_seed(config["seed"], name, drawn_as, key.name)
         stored_config = {
             "phase": kind.phase,
             "kind": key.kind,
@@ -922,7 +926,7 @@ def make_kinds(config: Mapping[str, Any]) -> dict[str, Kind]:
             **fields,
         )
 
-    def detectors(remover, section="detector", stored="", **changes):
+    def detectors(remover, section="detector", stored="", variant_of="", **changes):
         return Kind(
             "detector",
             {**detector, **changes},
@@ -930,6 +934,7 @@ def make_kinds(config: Mapping[str, Any]) -> dict[str, Kind]:
             optimizer,
             remover=remover,
             stored=stored,
+            variant_of=variant_of,
         )
 
     return {
@@ -939,7 +944,10 @@ def make_kinds(config: Mapping[str, Any]) -> dict[str, Kind]:
         # Without batch norm, for which the other's learning rate is too high.
         "cnn": Kind("classifier", {}, schedule("training"), optimizer),
         "remover": removers(),
-        "dcae": removers({**remover, "variant": _one_headed(remover["variant"])}),
+        "dcae": removers(
+            {**remover, "variant": _one_headed(remover["variant"])},
+            variant_of="remover",
+        ),
         "remover_attack": removers(stored="attacked"),
         "remover_universal": removers(
             {"variant": universal["variant"], "widths": universal["widths"]},
@@ -958,6 +966,7 @@ def make_kinds(config: Mapping[str, Any]) -> dict[str, Kind]:
                 "universal_trials",
                 clean_entries=config["universal_trials"]["clean_entries"],
                 consistency_weight=trial["consistency_weight"],
+                variant_of="remover_trial",
             )
             for name, trial in universal_trials(config).items()
         },
@@ -967,9 +976,13 @@ def make_kinds(config: Mapping[str, Any]) -> dict[str, Kind]:
             "remover_corruptions", "universal_detector", stored="corrupted"
         ),
         "detector_universal": detectors("remover_universal", "universal_detector"),
-        "detector_other": detectors("remover", name=config["ablations"]["detector"]),
+        "detector_other": detectors(
+            "remover", variant_of="detector", name=config["ablations"]["detector"]
+        ),
         **{
-            f"detector_{inputs}": detectors("remover", inputs=inputs)
+            f"detector_{inputs}": detectors(
+                "remover", variant_of="detector", inputs=inputs
+            )
             for inputs in DETECTOR_INPUTS
             if inputs != detector["inputs"]
         },
