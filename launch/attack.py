@@ -20,7 +20,7 @@ import numpy as np
 from absl import flags
 
 from launch import cli, wiring
-from uronet_jax.attacks.autoattack import digest
+from uronet_jax.attacks.digests import digest
 from uronet_jax.attacks.objectives import LEAST_CLASSES
 from uronet_jax.checkpoints import locked_workdir
 from uronet_jax.evaluation import misleading, robustness

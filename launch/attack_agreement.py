@@ -31,7 +31,7 @@ from uronet_jax.attacks import (
     flax_logits,
     misclassification,
 )
-from uronet_jax.attacks.autoattack import VERSIONS
+from uronet_jax.attacks.autoattack_steps import VERSIONS
 from uronet_jax.attacks.objectives import is_wrong
 from uronet_jax.data import open_source
 from uronet_jax.host import num_threads

@@ -11,17 +11,18 @@ import pytest
 from jax.tree_util import Partial
 
 from uronet_jax import sharding
-from uronet_jax.attacks import loop
-from uronet_jax.attacks.autoattack import (
-    VERSIONS,
+from uronet_jax.attacks import (
     AttackStep,
     MisleadingEvaluation,
     autoattack,
+    autoattack_batch,
+    loop,
 )
+from uronet_jax.attacks.autoattack_steps import VERSIONS
 
 COUNT, SHAPE, CLASSES, BATCH = 34, (5, 5, 1), 6, 16
 KEY = jax.random.key(3)
-# The package may have a function of this name.
+# The package has a function of this name.
 module = importlib.import_module("uronet_jax.attacks.autoattack")
 EPSILON = 0.03
 # Short ones: a second of each would be compilation all the same.
@@ -149,7 +150,7 @@ def test_results_do_not_depend_on_batches_or_on_the_mesh(problem):
 
 def test_other_weights_and_images_compile_nothing(problem):
     images, labels, logits_fn = problem
-    programs = (loop._one, module._classify_jit, module._verify)
+    programs = (loop._one, autoattack_batch._classify_jit, autoattack_batch._verify)
     run(problem)
     before = [program._cache_size() for program in programs]
     weights = jax.tree.map(lambda w: w * 1.1, logits_fn.args[0])
@@ -168,7 +169,7 @@ def record_runs(monkeypatch):
         calls.append((step.name, rows.copy(), targets[rows].copy(), key))
         return task.images[rows], np.zeros(len(rows), bool)
 
-    monkeypatch.setattr(module, "_attack_batch", nothing)
+    monkeypatch.setattr(module, "attack_batch", nothing)
     return calls
 
 
@@ -209,7 +210,7 @@ def test_versions_make_their_runs_in_order(version, runs, problem, monkeypatch):
 
 
 def test_the_parameters_of_the_versions_are_those_of_the_original():
-    plus = {step.name: module._parameters(step) for step in VERSIONS["plus"]}
+    plus = {step.name: step.all_parameters for step in VERSIONS["plus"]}
     assert {name: p["restarts"] for name, p in plus.items()} == {
         "apgd-ce": 4,
         "apgd-dlr": 4,
@@ -242,7 +243,7 @@ class Killed(Exception):
 def test_a_killed_run_goes_on_where_it_was(problem, usual, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "_SAVE_EVERY", -1.0)
     path = tmp_path / "folder" / "state.npz"
-    attack, calls = module._attack_batch, []
+    attack, calls = module.attack_batch, []
 
     def counted(task, step, key, rows, targets):
         calls.append((step.name, rows.tolist()))
@@ -254,7 +255,7 @@ def test_a_killed_run_goes_on_where_it_was(problem, usual, tmp_path, monkeypatch
         if row["attack"] == "apgd-t":
             raise Killed
 
-    monkeypatch.setattr(module, "_attack_batch", counted)
+    monkeypatch.setattr(module, "attack_batch", counted)
     stops = ()
     check_equal(run(problem), usual)
     whole = list(calls)

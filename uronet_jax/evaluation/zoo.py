@@ -23,7 +23,7 @@ from jax.tree_util import Partial
 from uronet_jax import sharding
 from uronet_jax.attacks import flax_logits, ifgsm, misclassification, pgd
 from uronet_jax.attacks.adaptive import without_success
-from uronet_jax.attacks.autoattack import digest
+from uronet_jax.attacks.digests import digest
 from uronet_jax.batches import check_range, check_whole
 from uronet_jax.checkpoints import read_config
 from uronet_jax.corruptions import (
