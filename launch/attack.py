@@ -23,7 +23,16 @@ from launch import cli, wiring
 from uronet_jax.attacks.digests import digest
 from uronet_jax.attacks.objectives import LEAST_CLASSES
 from uronet_jax.checkpoints import locked_workdir
-from uronet_jax.evaluation import misleading, robustness
+from uronet_jax.evaluation import misleading
+from uronet_jax.evaluation.attack_judge import AttackJudge
+from uronet_jax.evaluation.robustness import attack_table
+from uronet_jax.evaluation.threat_models import (
+    THREAT_MODELS,
+    Run,
+    ThreatModel,
+    make_plan,
+    make_run,
+)
 from uronet_jax.reports import figures, results, tables
 from uronet_jax.reports import robustness as report
 from uronet_jax.reports.provenance import provenance
@@ -34,7 +43,7 @@ AMPLIFY = 10.0  # Of perturbations, in the figure.
 
 def check_config(
     config: Mapping[str, Any],
-) -> tuple[list[robustness.Run], list[robustness.ThreatModel]]:
+) -> tuple[list[Run], list[ThreatModel]]:
     """Checks every field that can be checked without files.
 
     Args:
@@ -52,7 +61,7 @@ def check_config(
             raise ValueError(
                 f"{field} must hold one or more different entries: {config[field]}"
             )
-    known = robustness.THREAT_MODELS
+    known = THREAT_MODELS
     unknown = [name for name in config["threats"] if name not in known]
     if unknown:
         raise ValueError(
@@ -76,11 +85,11 @@ def check_config(
                 f"{field} must be of integers from {low} on: {config[field]}"
             )
     runs = make_runs(config)
-    robustness.make_plan(runs, threats)
+    make_plan(runs, threats)
     return runs, threats
 
 
-def make_runs(config: Mapping[str, Any]) -> list[robustness.Run]:
+def make_runs(config: Mapping[str, Any]) -> list[Run]:
     """Returns the attacks with their parameters, one for each number of steps.
 
     Raises:
@@ -88,7 +97,7 @@ def make_runs(config: Mapping[str, Any]) -> list[robustness.Run]:
     """
     runs = []
     for name in config["attacks"]:
-        usual = robustness.make_run(name, epsilon=1.0)
+        usual = make_run(name, epsilon=1.0)
         if usual.attack.minimal:
             runs.append(usual)
             continue
@@ -100,7 +109,7 @@ def make_runs(config: Mapping[str, Any]) -> list[robustness.Run]:
             blind = usual.attack.gradient_free
             counts = (config["queries"],) if blind else config["steps"]
         efforts = [{"steps": count} for count in counts] or [{}]
-        runs += [robustness.make_run(name, **changes, **effort) for effort in efforts]
+        runs += [make_run(name, **changes, **effort) for effort in efforts]
     return runs
 
 
@@ -204,7 +213,7 @@ def _attack(config, subject, digests, runs, threats, workdir, content):
     """Makes the rows that are missing, and writes after each."""
     start, before = time.perf_counter(), content.get("seconds", 0.0)
     threshold = subject.threshold(config["false_alarms"])
-    judge = robustness.AttackJudge(
+    judge = AttackJudge(
         subject.classify,
         subject.variables,
         subject.batches(subject.test_images()),
@@ -242,7 +251,7 @@ def _attack(config, subject, digests, runs, threats, workdir, content):
         rows.append(row)
         write(finished=False)
 
-    robustness.attack_table(
+    attack_table(
         judge,
         runs,
         threats,

@@ -16,7 +16,8 @@ from uronet_jax import checkpoints
 from uronet_jax.attacks import ATTACKS, MisleadingEvaluation
 from uronet_jax.data import open_source
 from uronet_jax.defense import detector_channels
-from uronet_jax.evaluation import robustness
+from uronet_jax.evaluation.attack_judge import AttackJudge
+from uronet_jax.evaluation.threat_models import THREAT_MODELS
 from uronet_jax.loading import build_module, load_defense
 from uronet_jax.reports import results
 
@@ -112,7 +113,7 @@ def test_a_run_that_died_goes_on_with_the_next_row(
     config = load("attack", **models, sanity=False)
     rows = whole[1]["rows"][3:]
     made = []
-    judge_attack = robustness.AttackJudge.attack
+    judge_attack = AttackJudge.attack
 
     def dying(self, threat, *args, **kwargs):
         if len(made) == 2:
@@ -120,7 +121,7 @@ def test_a_run_that_died_goes_on_with_the_next_row(
         made.append(threat.name)
         return judge_attack(self, threat, *args, **kwargs)
 
-    monkeypatch.setattr(robustness.AttackJudge, "attack", dying)
+    monkeypatch.setattr(AttackJudge, "attack", dying)
     with pytest.raises(KeyboardInterrupt):
         run(config, tmp_path)
     half = json.loads((tmp_path / "attack.json").read_text())
@@ -215,7 +216,7 @@ def test_config_is_sound(preset):
     json.dumps(config)
     runs, threats = attack.check_config(config | {"batch_size": 4})
     assert {run.name for run in runs} == set(config["attacks"])
-    assert [threat.name for threat in threats] == list(robustness.THREAT_MODELS)
+    assert [threat.name for threat in threats] == list(THREAT_MODELS)
     evaluation = load("evaluate", preset)
     for field in (*PHASES, "checkpoint", "seed"):
         assert config[field] == evaluation[field]

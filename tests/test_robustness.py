@@ -24,7 +24,13 @@ from uronet_jax.attacks import (
 from uronet_jax.attacks.deepfool import deepfool
 from uronet_jax.data import evaluation_batches
 from uronet_jax.evaluation import misleading, robustness
-from uronet_jax.evaluation.robustness import THREAT_MODELS, Run, ThreatModel, make_run
+from uronet_jax.evaluation.attack_judge import AttackJudge
+from uronet_jax.evaluation.threat_models import (
+    THREAT_MODELS,
+    Run,
+    ThreatModel,
+    make_run,
+)
 from uronet_jax.models import Separation
 from uronet_jax.reports import robustness as report
 
@@ -84,7 +90,7 @@ class Detector(nn.Module):
 def make_judge(remover=Identity, batch_size=10, devices=1, **kwargs):
     mesh = sharding.data_mesh(jax.devices()[:devices])
     batches = evaluation_batches((IMAGES, LABELS), batch_size=batch_size, mesh=mesh)
-    return robustness.AttackJudge(
+    return AttackJudge(
         kwargs.pop("classify", classify),
         VARIABLES,
         list(batches),

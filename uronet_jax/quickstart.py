@@ -21,7 +21,10 @@ from uronet_jax.corruptions import degrade, make_degradation, suite_degradations
 from uronet_jax.data import evaluation_batches, open_source
 from uronet_jax.data.statistics import pixel_statistics
 from uronet_jax.defense import Defense, classifier_function
-from uronet_jax.evaluation import protocols, robustness
+from uronet_jax.evaluation import protocols
+from uronet_jax.evaluation.attack_judge import AttackJudge
+from uronet_jax.evaluation.robustness import attack_table
+from uronet_jax.evaluation.threat_models import make_run
 from uronet_jax.models import Remover, make_classifier, make_remover
 from uronet_jax.reports import defence, figures, results, tables
 from uronet_jax.reports import robustness as robustness_report
@@ -170,10 +173,10 @@ def attack(settings: Settings, models: Models) -> dict[str, Any]:
     """
     validation = _make_judge(settings, models, "train[90%:]", 400, protocols.Judge)
     threshold = protocols.choose_gate(validation(), false_alarms=FALSE_ALARMS)
-    make = _make_judge(settings, models, "test", NUM_ATTACKED, robustness.AttackJudge)
-    rows, warnings = robustness.attack_table(
+    make = _make_judge(settings, models, "test", NUM_ATTACKED, AttackJudge)
+    rows, warnings = attack_table(
         make(threshold=threshold),
-        [robustness.make_run(name, epsilon=e) for name, e in ATTACKED_BY.items()],
+        [make_run(name, epsilon=e) for name, e in ATTACKED_BY.items()],
         sanity=True,
         progress=settings.progress,
     )
