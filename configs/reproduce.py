@@ -138,7 +138,7 @@ def get_config(preset: str = "full") -> config_dict.ConfigDict:
         batch_size=choose(128, 64, 8),
         checkpoint_every=choose(1_000, 200, 1),
     )
-    # What could make it better, in shorter trainings; see `zoo.universal_trials`.
+    # What could make it better, in shorter trainings; see `kinds.universal_trials`.
     config.universal_trials = config_dict.create(
         names=choose(
             *[

@@ -23,9 +23,11 @@ from absl import flags
 from configs.reproduce import get_config
 from launch import cli
 from uronet_jax.checkpoints import locked_workdir
+from uronet_jax.evaluation.experiments.parts import Part
 from uronet_jax.evaluation.laboratory import Laboratory
-from uronet_jax.evaluation.reproduction import EXPERIMENTS, Lack, Part, check_needs
-from uronet_jax.evaluation.zoo import StoppedError, Zoo
+from uronet_jax.evaluation.progress import StoppedError
+from uronet_jax.evaluation.reproduction import EXPERIMENTS, Lack, check_needs
+from uronet_jax.evaluation.zoo import Zoo
 from uronet_jax.reports import figures, tables
 from uronet_jax.reports.provenance import provenance
 from uronet_jax.reports.reproduction import SCHEMA, SCHEMA_VERSION
@@ -174,10 +176,10 @@ def _compute(
     clock, count = _Clock(), 0
     zoo.ensure(key for part in remaining for key in part.models)
     training = clock.read()
-    with zoo.bar(len(parts), name, "part") as bar:
+    with zoo.progress.bar(len(parts), name, "part") as bar:
         bar.update(len(parts) - len(remaining))
         for part in remaining:
-            zoo.stopping()
+            zoo.progress.stopping()
             done[part.key] = part.rows(laboratory)
             count += 1
             # In their own order, whatever was there first.

@@ -31,7 +31,7 @@ LONGEST = (
     "test_notebooks",
     "test_suites",
     "test_attacks",
-    "test_reproduction",
+    "test_laboratory",
     "test_launch_reproduce",
     "test_robustness",
     "test_processes",

@@ -15,8 +15,9 @@ from test_reproduction import load
 
 from launch import reproduce
 from uronet_jax import checkpoints
+from uronet_jax.evaluation.progress import StoppedError
 from uronet_jax.evaluation.reproduction import EXPERIMENTS
-from uronet_jax.evaluation.zoo import StoppedError, Zoo
+from uronet_jax.evaluation.zoo import Zoo
 from uronet_jax.training import grid
 from uronet_jax.training.state import TrainState
 

@@ -15,7 +15,8 @@ from uronet_jax.data import evaluation_batches
 from uronet_jax.data.corrupted import make_corrupter
 from uronet_jax.data.sources import ArraySource
 from uronet_jax.defense import detector_input
-from uronet_jax.evaluation.zoo import ModelKey, Zoo, entry_name
+from uronet_jax.evaluation.kinds import ModelKey, entry_name
+from uronet_jax.evaluation.zoo import Zoo
 from uronet_jax.loading import LoadedModel
 from uronet_jax.models import Remover
 from uronet_jax.training.state import to_float

@@ -1,0 +1,117 @@
+"""The ablations of section 3.3: other detectors, one head, grey images."""
+
+import functools
+from collections.abc import Sequence
+
+from uronet_jax.corruptions import SuiteEntry
+from uronet_jax.evaluation.experiments.parts import (
+    Part,
+    dataset_title,
+    defence_models,
+    detection_rows,
+    noise_tests,
+)
+from uronet_jax.evaluation.kinds import ModelKey, entry_name
+from uronet_jax.evaluation.laboratory import Laboratory, Row
+from uronet_jax.evaluation.zoo import Zoo
+
+# Detectors that stand behind other removers.
+_NOT_ABLATIONS = ("detector_attack", "detector_universal", "detector_corruptions")
+
+
+def _detectors_part(kind: str, entry: SuiteEntry, lab: Laboratory) -> list[Row]:
+    examples, name = lab.examples("data"), entry_name(entry)
+    remover = lab.model("data", "remover", name)
+    rows = []
+    for one in ("detector", kind):
+        model = lab.zoo.kinds[one].model
+        base = {
+            "ablation": kind,
+            "own": one == "detector",
+            "dataset": dataset_title(lab, "data"),
+            "variant": f"{model['name']}, {model['inputs']}",
+            "train_noise": entry.noise,
+            "train_severity": entry.severity,
+        }
+        found = detection_rows(
+            lab,
+            examples,
+            remover,
+            lab.model("data", one, name),
+            noise_tests(lab, examples, lab.zoo.entries),
+            auroc=False,
+        )
+        rows += [base | row for row in found]
+    return rows
+
+
+def _variants_part(
+    role: str, ablation: str, kinds: Sequence[str], entry: SuiteEntry, lab: Laboratory
+) -> list[Row]:
+    """Accuracy without remover and behind removers of some kinds, at one severity."""
+    examples, images = lab.examples(role), lab.examples(role).degraded(entry)
+    shown = {"undefended": images}
+    for kind in kinds:
+        remover = lab.model(role, kind, entry_name(entry))
+        shown[kind] = lab.purify(remover, images)
+    return [
+        lab.row(
+            examples,
+            lab.accuracy(lab.classifier(role, title), examples, pictures),
+            ablation=ablation,
+            dataset=dataset_title(lab, role),
+            variant=variant,
+            classifier=title,
+            test_noise=entry.noise,
+            test_severity=entry.severity,
+            metric="accuracy",
+        )
+        for title in lab.zoo.classifiers(role)
+        for variant, pictures in shown.items()
+    ]
+
+
+def ablations(zoo: Zoo) -> list[Part]:
+    """Section 3.3: detectors that see or are something else, DCAE, grey images."""
+    noises = zoo.config["ablations"]["noises"]
+    chosen = [e for e in zoo.entries if e.severity == 1 and e.noise in noises]
+    parts = [
+        Part(
+            f"{kind} {entry_name(entry)}",
+            (
+                *defence_models("data", "detector", entry_name(entry)),
+                ModelKey("data", kind, entry_name(entry)),
+            ),
+            functools.partial(_detectors_part, kind, entry),
+        )
+        for kind in zoo.kinds
+        if kind.startswith("detector_") and kind not in _NOT_ABLATIONS
+        for entry in chosen
+    ]
+    parts += [
+        Part(
+            f"dcae {entry_name(entry)}",
+            (
+                *zoo.classifier_keys("data"),
+                ModelKey("data", "remover", entry_name(entry)),
+                ModelKey("data", "dcae", entry_name(entry)),
+            ),
+            functools.partial(
+                _variants_part, "data", "dcae", ("dcae", "remover"), entry
+            ),
+        )
+        for entry in chosen
+    ]
+    grey = [e for e in zoo.entries if e.noise in ("GN", "UN", "SPN")]
+    return parts + [
+        Part(
+            f"grey {entry_name(entry)}",
+            (
+                *zoo.classifier_keys("grey"),
+                ModelKey("grey", "remover", entry_name(entry)),
+            ),
+            functools.partial(_variants_part, "grey", "grey", ("remover",), entry),
+            "grey",
+        )
+        for entry in grey
+    ]

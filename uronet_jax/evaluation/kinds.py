@@ -1,0 +1,207 @@
+"""What models the paper's experiments need: their names, networks and schedules."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from uronet_jax.corruptions import SuiteEntry
+from uronet_jax.defense import DETECTOR_INPUTS
+from uronet_jax.models import REMOVER_VARIANTS
+from uronet_jax.training import grid
+
+
+class ModelKey(NamedTuple):
+    """Which model.
+
+    Attributes:
+        role: Section of the config that names its data set.
+        kind: A key of `Zoo.kinds`.
+        name: Within the kind: `GN_1` and the like, `all`, an attack, or the name of a
+            classifier.
+    """
+
+    role: str
+    kind: str
+    name: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Kind:
+    """Models that one compiled program trains: they differ in data and seed.
+
+    Attributes:
+        phase: `remover`, `detector` or `classifier`.
+        model: What `loading.build_module` takes as `model`.
+        schedule: How long each trains.
+        optimizer: Arguments of `make_optimizer`.
+        remover: Kind of the remover that a detector stands behind.
+        noise_weight: Of a remover's loss.
+        clean_entries: How often a mix of all degradations holds the clean image.
+        stored: `attacked` or `corrupted` if it learns on such images from disk.
+        consistency_weight: Of a remover's loss; of the first classifier.
+        variant_of: What its seeds are named after, if not itself: models that are
+            compared start alike and see the same crops and degradations.
+    """
+
+    phase: str
+    model: Mapping[str, Any]
+    schedule: grid.Schedule
+    optimizer: Mapping[str, Any]
+    remover: str = ""
+    noise_weight: float = 1.0
+    clean_entries: int = 0
+    stored: str = ""
+    consistency_weight: float = 0.0
+    variant_of: str = ""
+
+
+def entry_name(entry: SuiteEntry) -> str:
+    """Returns `GN_1` and the like."""
+    return f"{entry.noise}_{entry.severity}"
+
+
+def make_kinds(config: Mapping[str, Any]) -> dict[str, Kind]:
+    """Returns the kinds of models, in the order in which they need each other.
+
+    Args:
+        config: The fields of `configs/reproduce.py`.
+    """
+
+    def schedule(section: str) -> grid.Schedule:
+        fields = config[section]
+        return grid.Schedule(
+            batch_size=fields["batch_size"],
+            num_steps=fields["num_steps"],
+            checkpoint_every=fields["checkpoint_every"],
+            eval_batch_size=config["evaluation"]["batch_size"],
+            steps_per_dispatch=config["steps_per_dispatch"],
+            log_every=config["log_every"],
+        )
+
+    optimizer, universal = config["optimizer"], config["universal"]
+    remover = {k: config["remover"][k] for k in ("variant", "widths")}
+    detector = {k: config["detector"][k] for k in ("name", "inputs")}
+    noise_weight = config["remover"]["noise_weight"]
+
+    def removers(model=remover, section="remover", **fields):
+        return Kind(
+            "remover",
+            model,
+            schedule(section),
+            optimizer,
+            noise_weight=noise_weight,
+            **fields,
+        )
+
+    def detectors(remover, section="detector", stored="", variant_of="", **changes):
+        return Kind(
+            "detector",
+            {**detector, **changes},
+            schedule(section),
+            optimizer,
+            remover=remover,
+            stored=stored,
+            variant_of=variant_of,
+        )
+
+    return {
+        "classifier": Kind(
+            "classifier", {}, schedule("training"), config["training"]["optimizer"]
+        ),
+        # Without batch norm, for which the other's learning rate is too high.
+        "cnn": Kind("classifier", {}, schedule("training"), optimizer),
+        "remover": removers(),
+        "dcae": removers(
+            {**remover, "variant": _one_headed(remover["variant"])},
+            variant_of="remover",
+        ),
+        "remover_attack": removers(stored="attacked"),
+        "remover_universal": removers(
+            {"variant": universal["variant"], "widths": universal["widths"]},
+            "universal",
+            clean_entries=universal["clean_entries"],
+            consistency_weight=universal["consistency_weight"],
+        ),
+        "remover_corruptions": removers(
+            {"variant": universal["variant"], "widths": universal["widths"]},
+            "universal",
+            stored="corrupted",
+        ),
+        **{
+            f"remover_trial_{name}": removers(
+                {"variant": trial["variant"], "widths": trial["widths"]},
+                "universal_trials",
+                clean_entries=config["universal_trials"]["clean_entries"],
+                consistency_weight=trial["consistency_weight"],
+                variant_of="remover_trial",
+            )
+            for name, trial in universal_trials(config).items()
+        },
+        "detector": detectors("remover"),
+        "detector_attack": detectors("remover_attack", stored="attacked"),
+        "detector_corruptions": detectors(
+            "remover_corruptions", "universal_detector", stored="corrupted"
+        ),
+        "detector_universal": detectors("remover_universal", "universal_detector"),
+        "detector_other": detectors(
+            "remover", variant_of="detector", name=config["ablations"]["detector"]
+        ),
+        **{
+            f"detector_{inputs}": detectors(
+                "remover", variant_of="detector", inputs=inputs
+            )
+            for inputs in DETECTOR_INPUTS
+            if inputs != detector["inputs"]
+        },
+    }
+
+
+def universal_trials(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Returns name -> variant, widths and consistency weight of removers to compare.
+
+    Each differs from `skip` in one thing.
+
+    Args:
+        config: The fields of `configs/reproduce.py`.
+
+    Raises:
+        ValueError: If the config names an unknown one, or leaves out `skip`.
+    """
+    trials = config["universal_trials"]
+    base = {
+        "variant": "skip",
+        "widths": trials["widths"],
+        "consistency_weight": 0.0,
+    }
+    known = {
+        "paper": {**base, "variant": "paper"},
+        "skip": base,
+        "residual": {**base, "variant": "residual"},
+        "wider": {**base, "widths": trials["wider"]},
+        "consistency": {**base, "consistency_weight": trials["consistency_weight"]},
+        "weak_consistency": {
+            **base,
+            "consistency_weight": trials["weak_consistency_weight"],
+        },
+    }
+    names = tuple(trials["names"])
+    if not {"skip"} <= set(names) <= set(known):
+        raise ValueError(
+            f"universal_trials.names must be skip and some of {', '.join(known)}: "
+            f"{names}"
+        )
+    return {name: known[name] for name in names}
+
+
+def _one_headed(variant: str) -> str:
+    """Returns the variant of a remover that lacks the noise head and nothing else."""
+    if variant not in REMOVER_VARIANTS:
+        return variant  # Reported where it is built.
+    wanted = {**REMOVER_VARIANTS[variant], "noise_head": False}
+    twins = [name for name, fields in REMOVER_VARIANTS.items() if fields == wanted]
+    if not twins:
+        raise ValueError(
+            f"remover.variant {variant!r} has no twin with one head, which the "
+            "ablation needs: choose paper or skip"
+        )
+    return twins[0]
