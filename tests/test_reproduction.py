@@ -253,7 +253,9 @@ def test_the_other_experiments_measure_what_their_names_say(tmp_path):
     keys([dict.fromkeys((*where, *noise)) | row for row in rows], (*where, *noise))
     grey = [row for row in rows if row["ablation"] == "grey"]
     assert {row["dataset"] for row in grey} == {"Fashion-MNIST"}
-    assert len(grey) == 3 * 3 * 2
+    assert len(grey) == 3 * 3 * 2 + 1
+    clean = {"ablation": "grey", "variant": "undefended", "test_noise": "clean"}
+    assert cell(rows, **clean) == number("custom 5-layer CNN", "grey clean")
     of_suite = len(load()["universal_corruptions"]["names"])
     for name, degradations in (
         ("universal", 18),
@@ -269,9 +271,9 @@ def test_the_other_experiments_measure_what_their_names_say(tmp_path):
     trials = paper_rows("universal_trials", tmp_path)
     keys(trials, ("variant", "classifier", "test_noise", "test_severity"))
     variants = {row["variant"] for row in trials}
-    assert variants == {"skip", "consistency", "self-ensemble"}
+    assert variants == {"undefended", "skip", "consistency", "self-ensemble"}
     # Clean images, 18 degradations and their mean, for two classifiers.
-    assert len(trials) == 3 * 2 * 20
+    assert len(trials) == 4 * 2 * 20
     for variant in variants:
         values = [
             row["value"]
@@ -281,8 +283,10 @@ def test_the_other_experiments_measure_what_their_names_say(tmp_path):
         assert values[-1] == pytest.approx(np.mean(values[1:-1]))
     # What is chosen by them is measured on other images.
     seen = "data validation IN_2 by remover_trial_skip all"
+    where = {"classifier": "ResNet", "test_noise": "IN", "test_severity": 2}
+    undefended = cell(trials, variant="undefended", **where)
+    assert undefended == number("ResNet", "data validation IN_2")
     for variant, mirror in (("skip", False), ("self-ensemble", True)):
-        where = {"classifier": "ResNet", "test_noise": "IN", "test_severity": 2}
         assert cell(trials, variant=variant, **where) == number(
             "ResNet", f"{seen}, {mirror}"
         )

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from uronet_jax.corruptions import SuiteEntry
 from uronet_jax.evaluation.experiments.parts import (
+    CLEAN,
     Part,
     dataset_title,
     defence_models,
@@ -71,6 +72,24 @@ def _variants_part(
     ]
 
 
+def _clean_part(lab: Laboratory) -> list[Row]:
+    """Accuracy on clean grey images, which the paper gives."""
+    examples = lab.examples("grey")
+    return [
+        lab.row(
+            examples,
+            lab.accuracy(lab.classifier("grey", title), examples, examples.clean()),
+            ablation="grey",
+            dataset=dataset_title(lab, "grey"),
+            variant="undefended",
+            classifier=title,
+            **CLEAN,
+            metric="accuracy",
+        )
+        for title in lab.zoo.classifiers("grey")
+    ]
+
+
 def ablations(zoo: Zoo) -> list[Part]:
     """Section 3.3: detectors that see or are something else, DCAE, grey images."""
     noises = zoo.config["ablations"]["noises"]
@@ -102,6 +121,9 @@ def ablations(zoo: Zoo) -> list[Part]:
         )
         for entry in chosen
     ]
+    parts.append(
+        Part("grey clean", tuple(zoo.classifier_keys("grey")), _clean_part, "grey")
+    )
     grey = [e for e in zoo.entries if e.noise in ("GN", "UN", "SPN")]
     return parts + [
         Part(

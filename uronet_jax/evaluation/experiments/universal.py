@@ -142,10 +142,12 @@ def _trial_part(
 ) -> list[Row]:
     """Accuracy behind one of the removers that are compared, on every degradation.
 
-    On validation images: what is chosen by them is measured on others afterwards.
+    On validation images: what is chosen by them is measured on others afterwards. A
+    classifier that comes from elsewhere may have learned on them; its accuracy without
+    a remover, `trial` empty, tells.
     """
     examples = lab.examples("data", part="validation")
-    remover = lab.model("data", f"remover_trial_{trial}", "all")
+    remover = lab.model("data", f"remover_trial_{trial}", "all") if trial else None
     tests = [(CLEAN, examples.clean())]
     tests += noise_tests(lab, examples, lab.zoo.entries)
     rows = []
@@ -165,7 +167,9 @@ def _trial_part(
             rows.append(row)
 
         for columns, images in tests:
-            pictures = lab.purify(remover, images, mirror=mirror)
+            pictures = images
+            if remover is not None:
+                pictures = lab.purify(remover, images, mirror=mirror)
             value = lab.accuracy(classifier, examples, pictures)
             add(columns, value)
             if columns is not CLEAN:
@@ -178,23 +182,17 @@ def _trial_part(
 def trials(zoo: Zoo) -> list[Part]:
     """Removers of all noises that differ in one thing, on validation images."""
     classifiers = tuple(zoo.classifier_keys("data"))
-    parts = {
-        name: functools.partial(_trial_part, name)
-        for name in universal_trials(zoo.config)
-    }
-    trained = {name: name for name in parts}
-    # The same weights as another one, shown every image twice.
-    parts["self-ensemble"] = functools.partial(
-        _trial_part, "skip", variant="self-ensemble", mirror=True
-    )
-    trained["self-ensemble"] = "skip"
+
+    def part(trial, variant="", **fields):
+        removers = [ModelKey("data", f"remover_trial_{trial}", "all")] if trial else []
+        rows = functools.partial(_trial_part, trial, variant=variant, **fields)
+        return Part(variant or trial, (*classifiers, *removers), rows)
+
     return [
-        Part(
-            name,
-            (*classifiers, ModelKey("data", f"remover_trial_{trained[name]}", "all")),
-            rows,
-        )
-        for name, rows in parts.items()
+        part("", "undefended"),
+        *map(part, universal_trials(zoo.config)),
+        # The same weights as another one, shown every image twice.
+        part("skip", "self-ensemble", mirror=True),
     ]
 
 
