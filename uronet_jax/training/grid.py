@@ -8,7 +8,6 @@ several devices side by side, one model per device and without communication.
 import collections
 import contextlib
 import dataclasses
-import math
 import os
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -16,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 
 from uronet_jax import sharding
 from uronet_jax.checkpoints import (
@@ -29,7 +27,7 @@ from uronet_jax.checkpoints import (
 from uronet_jax.data import evaluation_batches, make_pipeline
 from uronet_jax.training import loop
 from uronet_jax.training.run import Task, check_same_config
-from uronet_jax.training.state import Metrics, TrainState, initial_state
+from uronet_jax.training.state import TrainState, initial_state
 from uronet_jax.writers import Writer, progress_bar
 
 
@@ -209,23 +207,15 @@ class _Place:
             mesh=self.mesh,
         )
         self.advance = sharding.compile_steps(task.step, self.feed.fetch, self.mesh)
-        self._validate = sharding.compile_replicated(task.evaluation, self.mesh)
-        self._key = sharding.replicate(jax.random.key(seed), self.mesh)
-        self._batches = list(
-            evaluation_batches(
-                validation_source,
-                batch_size=min(schedule.eval_batch_size, len(validation_source)),
-                mesh=self.mesh,
-            )
+        batches = evaluation_batches(
+            validation_source,
+            batch_size=min(schedule.eval_batch_size, len(validation_source)),
+            mesh=self.mesh,
         )
-
-    def validate(self, state: TrainState, frozen: Any) -> dict[str, float]:
-        """Returns the validation metrics of a model."""
-        sums = [
-            self._validate(state.variables, frozen, self._key, batch)
-            for batch in self._batches
-        ]
-        return loop.means(jax.device_get(sums))
+        key = sharding.replicate(jax.random.key(seed), self.mesh)
+        self.evaluate = loop.make_evaluate(
+            task.evaluation, list(batches), key, self.mesh
+        )
 
 
 def _compile_initial_state(task: Task) -> Callable[[jax.Array], TrainState]:
@@ -268,77 +258,28 @@ def _train_row(
             feed.check_state(position)
         writer = Writer(row.workdir)
         stack.callback(writer.close)
-        sums = _Sums(row.name, writer, bar)
-        done = int(state.step)
-        while done < schedule.num_steps:
-            previous = done
-            # On a grid, so that a resumed run makes the same dispatches.
-            count = schedule.steps_per_dispatch - done % schedule.steps_per_dispatch
-            count = min(count, schedule.num_steps - done)
-            inputs = feed.inputs(done, count)
-            state, values = place.advance(state, frozen, feed.resident, inputs)
-            sums.add(done, values)
-            done += count
-            yield
-            sums.collect(keep=1)
-            last, stopping = done == schedule.num_steps, stop()
-            if (
-                last
-                or stopping
-                or done // schedule.log_every > (previous // schedule.log_every)
-            ):
-                sums.log(done)
-            metrics = {}
-            if last:
-                metrics = place.validate(state, frozen)
-                writer.write(done, "validation", metrics)
-                if not all(map(math.isfinite, metrics.values())):
-                    raise _diverged(
-                        row.name, f"validation is not finite at step {done}"
-                    )
-            every = schedule.checkpoint_every
-            if last or stopping or (every and done // every > previous // every):
-                sums.collect(keep=0)  # Nothing is saved after a loss that is no number.
-                checkpoints.save(done, state, config, feed.state(done), metrics)
-            if stopping:
-                break
-        checkpoints.wait()
 
+        def save(step, state, metrics):
+            checkpoints.save(step, state, config, feed.state(step), metrics)
 
-class _Sums:
-    """Training metrics of a row: on their way from the device, then to the log."""
-
-    def __init__(self, name: str, writer: Writer, bar: Any):
-        self._name, self._writer, self._bar = name, writer, bar
-        self._waiting: list[tuple[int, Metrics]] = []  # Dispatched, not yet fetched.
-        self._unlogged: list[Metrics] = []
-
-    def add(self, start: int, values: Metrics) -> None:
-        self._waiting.append((start, values))
-
-    def collect(self, *, keep: int) -> None:
-        while len(self._waiting) > keep:
-            start, values = self._waiting.pop(0)
-            values = jax.device_get(values)
-            finite = np.isfinite(values["loss"])
-            if not finite.all():
-                step = start + int(np.argmin(finite)) + 1
-                raise _diverged(self._name, f"loss is not finite at step {step}")
-            self._unlogged.append(values)
-            self._bar.update(len(finite))
-
-    def log(self, step: int) -> None:
-        self.collect(keep=0)
-        logged = loop.means(self._unlogged)
-        self._unlogged.clear()
-        self._writer.write(step, "train", logged)
-        self._bar.set_postfix(
-            {"row": self._name, "loss": f"{logged['loss']:.4g}"}, refresh=False
+        training = loop.Training(
+            place.advance,
+            state,
+            frozen,
+            feed,
+            num_steps=schedule.num_steps,
+            steps_per_dispatch=schedule.steps_per_dispatch,
+            log_every=schedule.log_every,
+            checkpoint_every=schedule.checkpoint_every,
+            evaluate=place.evaluate,
+            writer=writer,
+            bar=bar,
+            stop=stop,
+            save=save,
+            row=row.name,
         )
-
-
-def _diverged(name: str, what: str) -> loop.DivergedError:
-    return loop.DivergedError(
-        f"{name}: {what}: lower the learning rate, or look at the data; the last good "
-        "checkpoint is untouched"
-    )
+        while not training.over:
+            training.dispatch()
+            yield
+            training.settle()
+        checkpoints.wait()

@@ -21,7 +21,7 @@ from uronet_jax.training.state import (
     create_state,
     initial_state,
 )
-from uronet_jax.writers import Writer
+from uronet_jax.writers import Writer, progress_bar
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,30 +156,41 @@ def fit(
         batches = evaluation_batches(
             validation_source, batch_size=eval_batch_size or batch_size, mesh=mesh
         )
-        state, metrics = loop.train(
-            task.step,
+        evaluate = loop.make_evaluate(
+            task.evaluation, list(batches), jax.random.key(seed), mesh
+        )
+        bar = progress_bar(
+            num_steps,
+            int(state.step),
+            description=task.name,
+            shown=progress and jax.process_index() == 0,
+        )
+        stack.enter_context(bar)
+        training = loop.Training(
+            sharding.compile_steps(task.step, feed.fetch, mesh),
             state,
             frozen,
             feed,
-            mesh,
             num_steps=num_steps,
-            evaluate=loop.make_evaluate(
-                task.evaluation, frozen, list(batches), jax.random.key(seed), mesh
-            ),
-            save=save,
-            metrics=metrics,
-            writer=writer,
-            stop=stop,
             steps_per_dispatch=steps_per_dispatch,
             log_every=log_every,
-            eval_every=eval_every,
             checkpoint_every=checkpoint_every,
-            description=task.name,
-            progress=progress and jax.process_index() == 0,
+            evaluate=evaluate,
+            writer=writer,
+            bar=bar,
+            stop=stop,
+            save=save,
+            eval_every=eval_every,
+            metrics=metrics,
         )
+        while not training.over:
+            training.dispatch()
+            training.settle()
         if checkpoints is not None:
             checkpoints.wait()
-        return FitResult(state, metrics, finished=int(state.step) == num_steps)
+        state = training.state
+        finished = int(state.step) == num_steps
+        return FitResult(state, training.metrics, finished=finished)
 
 
 @contextlib.contextmanager
