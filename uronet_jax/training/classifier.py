@@ -3,7 +3,6 @@
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import optax
 from flax import linen as nn
 
@@ -14,9 +13,10 @@ from uronet_jax.training.state import (
     Metrics,
     Step,
     TrainState,
-    apply_update,
+    decisions,
     masked_sums,
     to_float,
+    update_by_labels,
 )
 
 # The validation metric by which the best checkpoint is chosen, and its sense.
@@ -42,26 +42,7 @@ def make_classifier_step(
         del frozen
         key = jax.random.fold_in(state.key, state.step)
         images = augment(key, to_float(batch["image"]), batch["index"])
-
-        def loss_fn(params):
-            logits, mutated = classifier.apply(
-                {"params": params, "batch_stats": state.batch_stats},
-                images,
-                train=True,
-                mutable=["batch_stats"],
-            )
-            loss = optax.softmax_cross_entropy_with_integer_labels(
-                logits, batch["label"]
-            )
-            correct = jnp.argmax(logits, axis=-1) == batch["label"]
-            metrics = {
-                "loss": loss.sum(),
-                "correct": correct.sum(dtype=jnp.float32),
-                "count": jnp.asarray(loss.size, jnp.float32),
-            }
-            return loss.mean(), (mutated.get("batch_stats", {}), metrics)
-
-        return apply_update(state, optimizer, loss_fn)
+        return update_by_labels(state, optimizer, classifier, images, batch["label"])
 
     return step
 
@@ -77,8 +58,6 @@ def make_classifier_evaluation(classifier: nn.Module) -> Evaluation:
     def evaluate(variables: Any, frozen: Any, key: jax.Array, batch: Batch) -> Metrics:
         del frozen, key
         logits = classifier.apply(variables, to_float(batch["image"]), train=False)
-        loss = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"])
-        correct = (jnp.argmax(logits, axis=-1) == batch["label"]).astype(jnp.float32)
-        return masked_sums({"loss": loss, "accuracy": correct}, batch["mask"])
+        return masked_sums(decisions(logits, batch["label"]), batch["mask"])
 
     return evaluate

@@ -17,9 +17,10 @@ from uronet_jax.training.state import (
     Metrics,
     Step,
     TrainState,
-    apply_update,
+    decisions,
     masked_sums,
     to_float,
+    update_by_labels,
 )
 
 # The validation metric by which the best checkpoint is chosen, and its sense.
@@ -64,24 +65,7 @@ def make_detector_step(
         labels = jnp.tile(jnp.asarray([0, 1], jnp.int32), clean.shape[0])
         separation = remover.apply(frozen["remover"], images)
         features = detector_input(images, separation, inputs)
-
-        def loss_fn(params):
-            logits, mutated = detector.apply(
-                {"params": params, "batch_stats": state.batch_stats},
-                features,
-                train=True,
-                mutable=["batch_stats"],
-            )
-            loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-            correct = jnp.argmax(logits, axis=-1) == labels
-            metrics = {
-                "loss": loss.sum(),
-                "correct": correct.sum(dtype=jnp.float32),
-                "count": jnp.asarray(loss.size, jnp.float32),
-            }
-            return loss.mean(), (mutated.get("batch_stats", {}), metrics)
-
-        return apply_update(state, optimizer, loss_fn)
+        return update_by_labels(state, optimizer, detector, features, labels)
 
     return step
 
@@ -100,14 +84,14 @@ def make_detector_evaluation(
     def evaluate(variables: Any, frozen: Any, key: jax.Array, batch: Batch) -> Metrics:
         clean = to_float(batch["image"])
         degraded = degrade(key, clean, frozen["degradation"], batch["index"])
-        loss, correct = 0.0, 0.0
+        values = []
         for label, images in enumerate((clean, degraded)):
             separation = remover.apply(frozen["remover"], images)
             features = detector_input(images, separation, inputs)
             logits = detector.apply(variables, features, train=False)
             labels = jnp.full(images.shape[0], label, jnp.int32)
-            loss += optax.softmax_cross_entropy_with_integer_labels(logits, labels) / 2
-            correct += (jnp.argmax(logits, axis=-1) == labels) / 2
-        return masked_sums({"loss": loss, "accuracy": correct}, batch["mask"])
+            values.append(decisions(logits, labels))
+        both = jax.tree.map(lambda a, b: (a + b) / 2, *values)
+        return masked_sums(both, batch["mask"])
 
     return evaluate

@@ -73,7 +73,9 @@ def make_remover_step(
 
         def loss_fn(params):
             separation = remover.apply({"params": params}, degraded)
-            errors = _errors(remover, separation, clean, degraded, noise_weight)
+            errors = separation_errors(
+                remover, separation, clean, degraded, noise_weight
+            )
             if consistency_weight:
                 divergence = _inconsistency(
                     classifier, frozen["classifier"], separation.clean, clean
@@ -103,21 +105,29 @@ def make_remover_evaluation(
         clean = to_float(batch["image"])
         degraded = degrade(key, clean, frozen["degradation"], batch["index"])
         separation = remover.apply({"params": variables["params"]}, degraded)
-        errors = _errors(remover, separation, clean, degraded, noise_weight)
+        errors = separation_errors(remover, separation, clean, degraded, noise_weight)
         quality = {"psnr": psnr(separation.clean, clean)}
         return masked_sums(errors | quality, batch["mask"])
 
     return evaluate
 
 
-def _errors(
+def separation_errors(
     remover: Remover,
     separation: Separation,
     clean: jax.Array,
     degraded: jax.Array,
     noise_weight: float,
 ) -> Metrics:
-    """Returns the errors of every image, `[B]` each, and the loss they make."""
+    """Returns the errors of every image, `[B]` each, and the loss they make.
+
+    Args:
+        remover: The module; without noise head the loss is the first error alone.
+        separation: What it made of the degraded images.
+        clean: `[B, H, W, C]`.
+        degraded: `[B, H, W, C]`.
+        noise_weight: Weight of the noise pattern's error in the loss.
+    """
     clean_mse = _mse(separation.clean, clean)
     # Half the difference of the patterns is the difference of their codes.
     noise_mse = _mse(separation.noise / 2, (degraded - clean) / 2)

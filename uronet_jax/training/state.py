@@ -108,6 +108,60 @@ def apply_update(
     return state, metrics
 
 
+def decisions(logits: jax.Array, labels: jax.Array) -> Metrics:
+    """Returns what a classifier's answers are worth, image by image.
+
+    Args:
+        logits: `[B, classes]`.
+        labels: Integer `[B]`.
+
+    Returns:
+        `loss`, the cross-entropy, and `accuracy`, 0 or 1, both float32 `[B]`.
+    """
+    loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+    correct = jnp.argmax(logits, axis=-1) == labels
+    return {"loss": loss, "accuracy": correct.astype(jnp.float32)}
+
+
+def update_by_labels(
+    state: TrainState,
+    optimizer: optax.GradientTransformation,
+    network: nn.Module,
+    images: jax.Array,
+    labels: jax.Array,
+) -> tuple[TrainState, Metrics]:
+    """Takes one optimizer step on the mean cross-entropy of a batch.
+
+    Args:
+        state: The state before the step.
+        optimizer: The optimizer that made `state.opt_state`.
+        network: The classifier that is trained.
+        images: `[B, H, W, C]`, what it looks at.
+        labels: Integer `[B]`.
+
+    Returns:
+        The state after the step and `loss`, `correct` and `count`, sums over the global
+        batch.
+    """
+
+    def loss_fn(params):
+        logits, mutated = network.apply(
+            {"params": params, "batch_stats": state.batch_stats},
+            images,
+            train=True,
+            mutable=["batch_stats"],
+        )
+        values = decisions(logits, labels)
+        metrics = {
+            "loss": values["loss"].sum(),
+            "correct": values["accuracy"].sum(),
+            "count": jnp.asarray(labels.size, jnp.float32),
+        }
+        return values["loss"].mean(), (mutated.get("batch_stats", {}), metrics)
+
+    return apply_update(state, optimizer, loss_fn)
+
+
 # step(state, frozen, batch) -> (state, metrics)
 Step = Callable[[TrainState, Any, Batch], tuple[TrainState, Metrics]]
 # evaluate(variables, frozen, key, batch) -> metrics

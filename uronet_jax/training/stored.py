@@ -13,6 +13,8 @@ from flax import linen as nn
 
 from uronet_jax.defense import detector_channels, detector_input
 from uronet_jax.models import Remover, Separation
+from uronet_jax.training import detector as detector_phase
+from uronet_jax.training import remover as remover_phase
 from uronet_jax.training.run import Task
 from uronet_jax.training.state import (
     Augment,
@@ -20,8 +22,10 @@ from uronet_jax.training.state import (
     Metrics,
     TrainState,
     apply_update,
+    decisions,
     masked_sums,
     to_float,
+    update_by_labels,
 )
 
 
@@ -49,11 +53,10 @@ def stored_remover_task(
     """
 
     def errors(separation: Separation, clean: jax.Array, degraded: jax.Array):
-        clean_mse = _mse(separation.clean, clean)
-        # Half the difference of the patterns is the difference of their codes.
-        noise_mse = _mse(separation.noise / 2, (degraded - clean) / 2)
-        weight = noise_weight if remover.noise_head else 0.0
-        return {"loss": clean_mse + weight * noise_mse, "clean_mse": clean_mse}
+        found = remover_phase.separation_errors(
+            remover, separation, clean, degraded, noise_weight
+        )
+        return {name: found[name] for name in ("loss", "clean_mse")}
 
     def step(state: TrainState, frozen: Any, batch: Batch):
         key = jax.random.fold_in(state.key, state.step)
@@ -83,7 +86,7 @@ def stored_remover_task(
         optimizer=optimizer,
         step=step,
         evaluation=evaluate,
-        best_metric=("loss", "min"),
+        best_metric=remover_phase.BEST_METRIC,
     )
 
 
@@ -119,31 +122,17 @@ def stored_detector_task(
         images = jnp.stack(pair, axis=1).reshape(-1, *image_shape)
         labels = jnp.tile(jnp.asarray([0, 1], jnp.int32), pair[0].shape[0])
         x = features(frozen, images)
-
-        def loss_fn(params):
-            logits, mutated = detector.apply(
-                {"params": params, "batch_stats": state.batch_stats},
-                x,
-                train=True,
-                mutable=["batch_stats"],
-            )
-            values = _decisions(logits, labels)
-            everything = jnp.ones(labels.shape[0], bool)
-            return values["loss"].mean(), (
-                mutated.get("batch_stats", {}),
-                masked_sums(values, everything),
-            )
-
-        return apply_update(state, optimizer, loss_fn)
+        state, sums = update_by_labels(state, optimizer, detector, x, labels)
+        sums["accuracy"] = sums.pop("correct")  # As the logs of such runs have it.
+        return state, sums
 
     def evaluate(variables: Any, frozen: Any, key: jax.Array, batch: Batch) -> Metrics:
         del key
-        pair = _pair(batch, frozen["validation"])
         values = []
-        for label, images in enumerate(pair):
+        for label, images in enumerate(_pair(batch, frozen["validation"])):
             logits = detector.apply(variables, features(frozen, images), train=False)
             labels = jnp.full(images.shape[0], label, jnp.int32)
-            values.append(_decisions(logits, labels))
+            values.append(decisions(logits, labels))
         both = jax.tree.map(lambda a, b: (a + b) / 2, *values)
         return masked_sums(both, batch["mask"])
 
@@ -155,7 +144,7 @@ def stored_detector_task(
         optimizer=optimizer,
         step=step,
         evaluation=evaluate,
-        best_metric=("accuracy", "max"),
+        best_metric=detector_phase.BEST_METRIC,
     )
 
 
@@ -181,13 +170,3 @@ def _pair(
         images = augment(key, images, index)
     clean, degraded = jnp.split(images, 2, axis=-1)
     return clean, degraded
-
-
-def _decisions(logits: jax.Array, labels: jax.Array) -> Metrics:
-    loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-    correct = jnp.argmax(logits, axis=-1) == labels
-    return {"loss": loss, "accuracy": correct.astype(jnp.float32)}
-
-
-def _mse(a: jax.Array, b: jax.Array) -> jax.Array:
-    return jnp.mean(jnp.square(a - b), axis=(1, 2, 3))
