@@ -5,7 +5,8 @@ r"""Reproduces tables and figures of the paper: trains what is missing, then mea
 
 `--experiment=all` does everything that the prepared data allow. Every finished model
 and every finished part of a result is on disk at once: run the same command again to go
-on, Ctrl-C and SIGTERM save first. Writes WORKDIR/<experiment>.json.
+on, Ctrl-C and SIGTERM save first. Only corrupted copies of a training set, minutes of
+work, begin anew. Writes WORKDIR/<experiment>.json.
 """
 
 import itertools
@@ -26,7 +27,12 @@ from uronet_jax.checkpoints import locked_workdir
 from uronet_jax.evaluation.experiments.parts import Part
 from uronet_jax.evaluation.laboratory import Laboratory
 from uronet_jax.evaluation.progress import StoppedError
-from uronet_jax.evaluation.reproduction import EXPERIMENTS, Lack, check_needs
+from uronet_jax.evaluation.reproduction import (
+    EXPERIMENTS,
+    Lack,
+    LackError,
+    check_needs,
+)
 from uronet_jax.evaluation.zoo import Zoo
 from uronet_jax.reports import figures, tables
 from uronet_jax.reports.provenance import provenance
@@ -101,7 +107,7 @@ def run(
     for name in experiments:
         try:
             missing[name] = check_needs(zoo, name)
-        except (FileNotFoundError, ValueError) as error:
+        except LackError as error:
             if not skip_missing:
                 raise
             left_out[name] = str(error)
@@ -111,6 +117,10 @@ def run(
             left_out[name] = f"a part, for want of {'; '.join(texts)}"
     if not missing:
         raise FileNotFoundError("; ".join(left_out.values()))
+    if progress:
+        for name, why in left_out.items():
+            print(f"{name}, left out: {why}", flush=True)
+    _check_classifiers(zoo, workdir, missing)
     for name, lacking in missing.items():
         parts = _parts(zoo, name, lacking)
         zoo.check(key for part in parts for key in part.models)
@@ -152,6 +162,38 @@ def _check_workdir(
             raise ValueError(f"{path}: {error}") from error
 
 
+def _classifiers(
+    zoo: Zoo, name: str, lacking: Mapping[str, Lack]
+) -> dict[str, dict[str, str]]:
+    """Returns data set -> title -> identity of the classifiers of an experiment."""
+    needs = EXPERIMENTS[name].needs
+    wanted = {need for group in needs if group not in lacking for need in needs[group]}
+    return {
+        role: {title: zoo.identity(role, title) for title in zoo.classifiers(role)}
+        for role in sorted(EXPERIMENTS[name].roles)
+        if f"{role}.classifier" in wanted
+    }
+
+
+def _check_classifiers(
+    zoo: Zoo, workdir: Path, lacking: Mapping[str, Mapping[str, Lack]]
+) -> None:
+    """Raises ValueError if results that are there are of other weights."""
+    for name, groups in lacking.items():
+        path = workdir / f"{name}.json"
+        if path.exists():
+            stored = json.loads(path.read_text()).get("classifiers", {})
+            for role, titles in _classifiers(zoo, name, groups).items():
+                for title, identity in titles.items():
+                    if stored.get(role, {}).get(title, identity) != identity:
+                        raise ValueError(
+                            f"{path} was measured with other weights of "
+                            f"{zoo.classifiers(role)[title]}: restore them, choose "
+                            "another --workdir, or move models, images and results "
+                            "that rest on them away"
+                        )
+
+
 def _parts(zoo: Zoo, name: str, lacking: Mapping[str, Lack]) -> list[Part]:
     """Returns the parts of an experiment that can be computed."""
     return [p for p in EXPERIMENTS[name].parts(zoo) if p.group not in lacking]
@@ -166,7 +208,11 @@ def _compute(
     parts = _parts(zoo, name, lacking)
     begun = json.loads(path.read_text()) if path.exists() else None
     done = _rows_by_part(begun) if begun else {}
-    if force:  # What cannot be computed now is kept.
+    classifiers = _classifiers(zoo, name, lacking)
+    if begun:
+        classifiers = begun.get("classifiers", {}) | classifiers
+    lost = name in _PICTURES and not path.with_suffix(".npz").exists()
+    if force or lost:  # What cannot be computed now is kept.
         for part in parts:
             done.pop(part.key, None)
     remaining = [part for part in parts if part.key not in done]
@@ -198,6 +244,7 @@ def _compute(
                 "finished": all(p.key in done for p in parts),
                 "missing": [lack.what for lack in lacking.values()],
                 "overridden": _overridden(zoo.config),
+                "classifiers": classifiers,
                 "parts": [[key, len(done[key])] for key in keys],
                 "rows": [row for key in keys for row in done[key]],
                 **origin,
@@ -277,7 +324,7 @@ def main(argv: list[str]) -> None:
     experiments = choose_experiments(values.experiment)
     stop = cli.StopSignal()
     try:
-        left_out = run(
+        run(
             values.config.to_dict(),
             experiments,
             values.workdir,
@@ -288,9 +335,6 @@ def main(argv: list[str]) -> None:
         )
     except StoppedError:
         print(f"stopped by {stop.received}; saved. Run the same command to go on.")
-        return
-    for name, why in left_out.items():
-        print(f"{name}, left out: {why}")
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from test_reproduction import load
 from uronet_jax.corruptions import corrupt, entry_key, gaussian_noise
 from uronet_jax.data import evaluation_batches
 from uronet_jax.data.sources import ArraySource
-from uronet_jax.evaluation import protocols
+from uronet_jax.evaluation import made_images, protocols
 from uronet_jax.evaluation.kinds import entry_name
 from uronet_jax.evaluation.laboratory import (
     Examples,
@@ -222,8 +222,8 @@ def test_an_attack_goes_on_where_it_was_stopped(
         asked += 1
         return asked == 2
 
-    def zoo(folder, stop):
-        config = load(attack={"num_test": 0, "batch_size": 4})
+    def zoo(folder, stop=lambda: False, size=4):
+        config = load(attack={"num_test": 0, "batch_size": size})
         found = Zoo(config, tmp_path / folder, stop=stop, progress=False)
         found.first, found.load_classifier = (
             lambda *a: images,
@@ -232,15 +232,52 @@ def test_an_attack_goes_on_where_it_was_stopped(
         return found
 
     assert len(images) > 4
-    undisturbed = zoo("one", lambda: False).attacked("data", "test", "PGD0")
+    undisturbed = zoo("one").attacked("data", "test", "PGD0")
     disturbed = zoo("two", stop)
     with pytest.raises(StoppedError):
         disturbed.attacked("data", "test", "PGD0")
     (path,) = (tmp_path / "two").rglob("*.npz")
     with np.load(path) as file:
         assert len(file["images"]) == 4 and not file["done"]
+    begun = path.read_bytes()
     whole = disturbed.attacked("data", "test", "PGD0")
     np.testing.assert_array_equal(whole, undisturbed)
+
+    # With more images at once, of which it has some already.
+    path.write_bytes(begun)
+    left = path.with_name(f".{path.name}.1.npz")
+    left.write_bytes(b"half written")
+    other = zoo("two", size=8).attacked("data", "test", "PGD0")
+    assert not left.exists()
+    epsilon = load()["attack"]["epsilon"]
+    assert other.shape == undisturbed.shape
+    clean = images.arrays()[0] / 255
+    assert np.abs(other / 65535 - clean).max() <= epsilon + 1e-5  # 16 bits.
+
+    # Killed: what was written from time to time is there.
+    monkeypatch.setattr(made_images, "_SAVE_EVERY", 0.0)
+    pgd, calls = made_images.pgd, []
+
+    def dying(*args, **options):
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return pgd(*args, **options)
+
+    monkeypatch.setattr(made_images, "pgd", dying)
+    with pytest.raises(KeyboardInterrupt):
+        zoo("three").attacked("data", "test", "PGD0")
+    (path,) = (tmp_path / "three").rglob("*.npz")
+    with np.load(path) as file:
+        np.testing.assert_array_equal(file["images"], undisturbed[:4])
+    again = zoo("three").attacked("data", "test", "PGD0")
+    np.testing.assert_array_equal(again, undisturbed)
+    # A file that lacks images is no finished one.
+    with np.load(path) as file:
+        short = dict(file) | {"images": undisturbed[:4]}
+    made_images.save_arrays(path, short)
+    with pytest.raises(ValueError, match="holds 4 images of 6: delete the file"):
+        zoo("three").attacked("data", "test", "PGD0")
 
 
 def test_every_image_has_a_corruption_of_its_own(images):

@@ -200,6 +200,23 @@ def test_a_picture_that_is_missing_is_drawn(untrained, tmp_path):
     before = read(tmp_path, "figure4")
     run(config, ["figure4"], tmp_path)
     assert picture.exists() and read(tmp_path, "figure4") == before
+    # Without its arrays it is not finished.
+    (tmp_path / "figure4.npz").unlink()
+    run(config, ["figure4"], tmp_path)
+    assert (tmp_path / "figure4.npz").exists() and read(tmp_path, "figure4") == before
+
+
+def test_results_of_other_weights_are_left_alone(smoke, monkeypatch):
+    config, workdir = smoke
+    result = read(workdir, "table7")
+    assert result["classifiers"] == {
+        "data": {"ResNet": "models/generated/cnn/cnn_narrow"}
+    }
+    monkeypatch.setattr(Zoo, "_identity", lambda *args: "another digest")
+    with pytest.raises(ValueError, match="table7.json was measured with other weights"):
+        run(config, ["table7"], workdir)
+    assert read(workdir, "table7") == result
+    run(config, ["table2"], workdir)  # It has no classifier.
 
 
 def test_a_part_that_is_there_is_not_measured_again(smoke, tmp_path):
@@ -226,9 +243,11 @@ def test_a_signal_stops_between_parts(smoke, tmp_path):
     config, workdir = smoke
     shutil.copytree(workdir, tmp_path, dirs_exist_ok=True)
     (tmp_path / "table2.json").unlink()
+    path = tmp_path / "table2.json"
     with pytest.raises(StoppedError):
-        run(config, ["table2"], tmp_path, stop=lambda: True)
-    assert not (tmp_path / "table2.json").exists()
+        run(config, ["table2"], tmp_path, stop=path.exists)
+    result = read(tmp_path, "table2")
+    assert len(result["parts"]) == 1 and not result["finished"]
     run(config, ["table2"], tmp_path)
     assert read(tmp_path, "table2") == read(workdir, "table2")
 
@@ -337,6 +356,17 @@ def test_what_lacks_data_is_left_out_of_all_and_said(smoke, tmp_path):
     )
     assert list(left_out) == ["table3"]
     assert (tmp_path / "new" / "figure4.json").exists()
+    # A classifier that is named is no data that may be missing.
+    named = config | {"data": config["data"] | {"classifier": "runs/none.npz"}}
+    with pytest.raises(FileNotFoundError, match="runs/none.npz.*data.classifier to"):
+        run(
+            named,
+            ["figure4", "table7"],
+            tmp_path / "third",
+            data_dir=nowhere,
+            skip_missing=True,
+        )
+    assert not (tmp_path / "third").exists()
     # When the data come, the other half is added and nothing is measured again.
     zoo = Zoo(config, tmp_path, data_dir=nowhere)
     lacks = reproduce.check_needs(zoo, "table5")

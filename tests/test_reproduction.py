@@ -350,7 +350,7 @@ def test_missing_classifiers_are_reported_with_what_to_do(tmp_path):
     with pytest.raises(FileNotFoundError, match="nowhere.npz.*config.data.classifier"):
         check_needs(Zoo(config, tmp_path), "table7")
     config["data"].update(classifier="", other_classifier="")
-    with pytest.raises(FileNotFoundError, match="no classifier: set --config.data"):
+    with pytest.raises(FileNotFoundError, match="lacks a classifier of CIFAR-10: set"):
         check_needs(Zoo(config, tmp_path), "table7")
     # Detection needs none.
     assert check_needs(Zoo(config, tmp_path), "table2") == {}

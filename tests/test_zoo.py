@@ -11,8 +11,11 @@ from test_reproduction import load
 from uronet_jax.corruptions import make_degradation
 from uronet_jax.defense import DETECTOR_INPUTS
 from uronet_jax.evaluation.kinds import ModelKey
+from uronet_jax.evaluation.laboratory import Placed
 from uronet_jax.evaluation.progress import StoppedError
+from uronet_jax.evaluation.reproduction import EXPERIMENTS
 from uronet_jax.evaluation.zoo import Zoo
+from uronet_jax.models import make_classifier
 
 
 def test_what_is_compared_is_drawn_alike(tmp_path):
@@ -67,12 +70,77 @@ def test_what_is_compared_is_drawn_alike(tmp_path):
         ),
         ({"ablations": {"noises": ("FOG",)}}, "ablations.noises.*'FOG'"),
         ({"grey": {"classifier": "train:cnn9"}}, "unknown classifier 'cnn9'"),
+        ({"detector": {"batch_size": 0}}, "detector.batch_size must be .*: 0"),
+        ({"training": {"batch_size": -3}}, "training.batch_size must be .*: -3"),
+        ({"remover": {"noise_weight": float("nan")}}, "remover.noise_weight must be"),
+        ({"universal": {"clean_entries": -5}}, "universal.clean_entries must be"),
         ({"data": {"other_classifier_title": "ResNet"}}, "of data are called 'ResNet'"),
     ],
 )
 def test_wrong_fields_are_reported(sections, expected, tmp_path):
     with pytest.raises(ValueError, match=expected):
         Zoo(load(**sections), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("sections", "kind", "expected"),
+    [
+        ({"remover": {"batch_size": 49}}, "remover", "data.train_split has 48 images"),
+        ({"attack": {"num_train": 7}}, "remover_attack", "attack.num_train has 7 im"),
+        (
+            {"data": {"validation_split": "train[40:]"}},
+            "remover",
+            r"data.train_split 'train\[:48\]' and data.validation_split .* share",
+        ),
+        (
+            {"data": {"test_split": "train[47:50]"}},
+            "remover",
+            "train_split .* and data.test_split .* share images",
+        ),
+    ],
+)
+def test_data_that_do_not_suffice_are_reported_before_any_training(
+    sections, kind, expected, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("uronet_jax.training.grid.train_grid", None)
+    zoo = Zoo(load(**sections), tmp_path)
+    with pytest.raises(ValueError, match=expected):
+        zoo.check([ModelKey("data", kind, "GN_1")])
+
+
+def test_models_are_those_of_the_weights_they_rest_on(tmp_path, make_variables):
+    """Another file at the same place is another classifier."""
+    module = make_classifier("cnn_narrow", 10)
+    weights = make_variables(module, (32, 32, 3))
+    model = Placed(module, weights)
+
+    def configs():
+        zoo = Zoo(load(data={"classifier": "a.npz"}), tmp_path)
+        zoo.load_classifier = lambda role, title: model
+        return [
+            zoo._row(ModelKey("data", *rest)).config
+            for rest in (("remover_attack", "IFGSM"), ("remover", "GN_1"))
+        ]
+
+    first = configs()
+    assert first == configs()
+    model = Placed(module, jax.tree.map(lambda x: x + 1, weights))
+    second = configs()
+    assert first[0] != second[0] and first[1] == second[1]
+
+
+def test_what_only_the_machine_needs_orphans_no_model(tmp_path):
+    changes = {"evaluation": {"batch_size": 4}, "attack": {"batch_size": 4}}
+    changes |= {"remover": {"checkpoint_every": 2}}
+    for kind in ("remover", "remover_attack"):
+        key = ModelKey("data", kind, "GN_1")
+        usual = Zoo(load(), tmp_path)._row(key).config
+        other = Zoo(load(**changes) | {"steps_per_dispatch": 2}, tmp_path)
+        assert other._row(key).config == usual
+    config = load()
+    for experiment in EXPERIMENTS.values():
+        before = experiment.depends_on(config)
+        assert experiment.depends_on(load(**changes)) == before
 
 
 def test_models_are_trained_once_behind_their_removers(tmp_path, monkeypatch):

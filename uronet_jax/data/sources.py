@@ -267,6 +267,40 @@ def open_source(name: str, split: str, *, data_dir: str | None = None) -> Source
             name, split, images[start:stop], labels[start:stop], class_names
         )
 
+    path = _require_prepared(name, data_dir)
+    import tensorflow_datasets as tfds
+
+    builder = tfds.builder_from_directory(path)
+    sizes = {base: info.num_examples for base, info in builder.info.splits.items()}
+    return TfdsSource(name, split, builder, *_parse_split(name, split, sizes))
+
+
+def split_range(
+    name: str, split: str, *, data_dir: str | None = None
+) -> tuple[str, int, int]:
+    """Returns which images a split stands for; reads none.
+
+    Args:
+        name: As for `open_source`.
+        split: As for `open_source`.
+        data_dir: As for `open_source`.
+
+    Returns:
+        The whole split that it is part of, and the first and last + 1 of its images.
+
+    Raises:
+        FileNotFoundError: If no such data set was prepared.
+        ValueError: If the split does not exist or is empty.
+    """
+    if name in BUILT_IN:
+        splits, _ = BUILT_IN[name]()
+        sizes = {base: len(labels) for base, (_, labels) in splits.items()}
+    else:
+        sizes = split_sizes(_require_prepared(name, data_dir))
+    return _parse_split(name, split, sizes)
+
+
+def _require_prepared(name: str, data_dir: str | None) -> Path:
     folder = resolve_data_dir(data_dir)
     path = find_prepared(name, folder)
     if path is None:
@@ -279,11 +313,7 @@ def open_source(name: str, split: str, *, data_dir: str | None = None) -> Source
             f"{', '.join(prepared) or 'none'}. To prepare it there: "
             f"python -m launch.prepare_data --name={name} --data_dir={folder}"
         )
-    import tensorflow_datasets as tfds
-
-    builder = tfds.builder_from_directory(path)
-    sizes = {base: info.num_examples for base, info in builder.info.splits.items()}
-    return TfdsSource(name, split, builder, *_parse_split(name, split, sizes))
+    return path
 
 
 def resolve_data_dir(data_dir: str | os.PathLike | None) -> Path:

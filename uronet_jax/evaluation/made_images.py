@@ -1,10 +1,13 @@
 """Attacked and corrupted copies of images, made once and kept on disk."""
 
 import dataclasses
+import functools
+import glob
 import itertools
 import json
 import os
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +26,9 @@ from uronet_jax.data.sources import ArraySource
 from uronet_jax.evaluation.mixed_corruptions import corrupt_mixed
 from uronet_jax.evaluation.progress import Progress, StoppedError
 from uronet_jax.training import grid
+
+# Seconds between two writes of attacked images.
+_SAVE_EVERY = 60.0
 
 
 class ImageMaker:
@@ -78,15 +84,17 @@ class ImageMaker:
             "weights": [digest(model.variables) for model in models],
         }
         found, done = _read_made(path, made_with)
-        if done:
-            return found
         if found is None:
             found = np.empty((0, *source.image_shape), np.uint16)
-        images, done = self._attack(source, models, attack, part, found)
-        _save_made(path, images, done, made_with)
-        if not done:
-            raise StoppedError
-        return images
+        if len(found) > len(source) or (done and len(found) < len(source)):
+            raise ValueError(
+                f"{path} holds {len(found)} images of {len(source)}: delete the file "
+                "and what was measured with it"
+            )
+        if done:
+            return found
+        save = functools.partial(_save_made, path, made_with)
+        return self._attack(source, models, attack, part, found, save)
 
     def corrupted(self, path: Path, source: ArraySource, part: str) -> np.ndarray:
         """Returns copies of images with a corruption drawn for each one.
@@ -133,7 +141,7 @@ class ImageMaker:
                 mesh=self._mesh,
                 on_batch=on_batch,
             )
-        _save_made(path, images, True, made_with)
+        _save_made(path, made_with, images, True)
         return images
 
     def _attack(
@@ -143,8 +151,9 @@ class ImageMaker:
         attack: str,
         part: str,
         found: np.ndarray,
-    ) -> tuple[np.ndarray, bool]:
-        """Attacks what is not found; returns the images, and whether they are all."""
+        save: Callable[[np.ndarray, bool], None],
+    ) -> np.ndarray:
+        """Attacks the images behind those that are found; returns them all."""
         name, steps = attack_steps(self._config, attack)
         settings = self._config["attack"]
         weights = sharding.replicate([m.variables for m in models], self._mesh)
@@ -161,18 +170,20 @@ class ImageMaker:
             "steps": steps,
         }
         size = settings["batch_size"]
-        parts = [found]
+        parts, last_save = [found], time.perf_counter()
+        # What is found may end within a batch, if batches had another size.
+        begin, known = divmod(len(found), size)
         batches = evaluation_batches(source, batch_size=size, mesh=self._mesh)
-        # What is found ends with a batch.
-        batches = itertools.islice(batches, -(-len(found) // size), None)
+        batches = itertools.islice(batches, begin, None)
         total = -(-len(source) // size)
         with self._progress.bar(
             total, f"{attack} on {part}", "batch", leave=False
         ) as bar:
-            bar.update(-(-len(found) // size))
+            bar.update(begin)
             for batch in batches:
                 if self._progress.stop():
-                    return np.concatenate(parts), False
+                    save(np.concatenate(parts), False)
+                    raise StoppedError
                 loss_fn = without_success(misclassification(logits_fn, batch["label"]))
                 images = batch["image"].astype(np.float32) / 255.0
                 if name == "IFGSM":
@@ -188,9 +199,15 @@ class ImageMaker:
                         **parameters,
                     )
                 levels = np.rint(65535.0 * np.asarray(adversarial)).astype(np.uint16)
-                parts.append(levels[np.asarray(batch["mask"])])
+                parts.append(levels[np.asarray(batch["mask"])][known:])
+                known = 0
+                if time.perf_counter() - last_save > _SAVE_EVERY:
+                    save(np.concatenate(parts), False)
+                    last_save = time.perf_counter()
                 bar.update()
-        return np.concatenate(parts), True
+        images = np.concatenate(parts)
+        save(images, True)
+        return images
 
 
 def attack_steps(config: Mapping[str, Any], attack: str) -> tuple[str, int]:
@@ -207,8 +224,13 @@ def attack_steps(config: Mapping[str, Any], attack: str) -> tuple[str, int]:
 
 
 def save_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Writes a .npz file that is complete or not there at all."""
+    """Writes a .npz file that is complete or not there at all.
+
+    The folder is to be locked: what a killed run left half written is removed.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.npz"):
+        left.unlink()
     temporary = path.with_name(f".{path.name}.{os.getpid()}.npz")
     try:
         np.savez(temporary, **dict(arrays))
@@ -248,7 +270,7 @@ def _read_made(
 
 
 def _save_made(
-    path: Path, images: np.ndarray, done: bool, made_with: Mapping[str, Any]
+    path: Path, made_with: Mapping[str, Any], images: np.ndarray, done: bool
 ) -> None:
     header = {"done": done, "made_with": json.dumps(made_with)}
     save_arrays(path, {"images": images, **header})

@@ -150,6 +150,10 @@ EXPERIMENTS: dict[str, Experiment] = {
 }
 
 
+class LackError(FileNotFoundError):
+    """Nothing of an experiment can be computed with the data that are there."""
+
+
 class Lack(NamedTuple):
     """Something that an experiment needs and does not have.
 
@@ -173,8 +177,10 @@ def check_needs(zoo: Zoo, experiment: str) -> dict[str, Lack]:
         Group of parts -> why it is left out; empty if nothing is.
 
     Raises:
-        FileNotFoundError: If no group can be computed; says what to do.
-        ValueError: If the config leaves out a noise that it needs.
+        LackError: If no group can be computed; says what to do.
+        ValueError: If the config leaves out a noise that it needs, or names a
+            classifier that does not fit the data.
+        FileNotFoundError: If it names a classifier that is not there.
     """
     EXPERIMENTS[experiment].parts(zoo)
     needs = EXPERIMENTS[experiment].needs
@@ -182,7 +188,7 @@ def check_needs(zoo: Zoo, experiment: str) -> dict[str, Lack]:
     missing = {group: lack for group, lack in lacks.items() if lack is not None}
     if len(missing) == len(needs):
         texts = dict.fromkeys(f"{what}: {why}" for what, why in missing.values())
-        raise FileNotFoundError(f"{experiment} lacks {'; '.join(texts)}")
+        raise LackError(f"{experiment} lacks {'; '.join(texts)}")
     return missing
 
 
@@ -190,34 +196,35 @@ def _find_lack(zoo: Zoo, needs: Iterable[str]) -> Lack | None:
     for need in needs:
         role, part = need.split(".")
         section = zoo.config[role]
-        try:
-            if part == "classifier":
-                what = f"a classifier of {section['title']}"
-                _check_classifiers(zoo, role)
-            else:
-                kind = {"train": "training", "test": "test"}[part]
-                for split in ("train", "validation") if part == "train" else (part,):
-                    name = section[f"{split}_split"]
-                    what = f"the {kind} images of {section['title']} ({name})"
-                    zoo.open(role, split)
-        except (FileNotFoundError, ValueError) as error:
-            return Lack(what, str(error))
+        if part == "classifier":
+            if not zoo.classifiers(role):
+                return Lack(
+                    f"a classifier of {section['title']}",
+                    f"set --config.{role}.classifier to {_CHOICES}",
+                )
+            _check_classifiers(zoo, role)
+            continue
+        kind = {"train": "training", "test": "test"}[part]
+        for split in ("train", "validation") if part == "train" else (part,):
+            try:
+                zoo.open(role, split)
+            except (FileNotFoundError, ValueError) as error:
+                name = section[f"{split}_split"]
+                what = f"the {kind} images of {section['title']} ({name})"
+                return Lack(what, str(error))
     return None
 
 
+_CHOICES = "the folder of a run, a .npz file, or train:NAME"
+
+
 def _check_classifiers(zoo: Zoo, role: str) -> None:
-    found = zoo.classifiers(role)
-    if not found:
-        raise ValueError(
-            f"no classifier: set --config.{role}.classifier to the folder of a run, a "
-            ".npz file, or train:NAME"
-        )
-    for title, source in found.items():
+    """Raises an error unless all that are named can be used."""
+    for title, source in zoo.classifiers(role).items():
         if not source.startswith(TRAIN):
             try:
                 zoo.load_classifier(role, title)
             except FileNotFoundError as error:
                 raise FileNotFoundError(
-                    f"{error}: set --config.{role}.classifier to the folder of a run, "
-                    "a .npz file, or train:NAME"
+                    f"{error}: set --config.{role}.classifier to {_CHOICES}"
                 ) from error

@@ -55,7 +55,18 @@ def check_settings(config: Mapping[str, Any], mesh: jax.sharding.Mesh) -> None:
             f"ablations.detector is the usual one, {config['detector']['name']!r}: "
             "name another network"
         )
+    check_whole("seed", config["seed"], 0, 2**31 - 1)
+    for section in ("universal", "universal_trials"):
+        entries = config[section]["clean_entries"]
+        check_whole(f"{section}.clean_entries", entries, 0, 1000)
+    for section in (
+        *("remover", "detector", "universal", "universal_trials"),
+        *("universal_detector", "training"),
+    ):
+        size = config[section]["batch_size"]
+        check_whole(f"{section}.batch_size", size, 1, 2**20)
     for section, field in (
+        ("remover", "noise_weight"),
         ("universal", "consistency_weight"),
         ("universal_trials", "consistency_weight"),
         ("universal_trials", "weak_consistency_weight"),

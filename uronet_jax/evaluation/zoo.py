@@ -5,7 +5,6 @@ Everything is kept in one folder and made once, whichever experiment asks first:
 `attacked/<data set>/` adversarial images and `corrupted/<data set>/` corrupted ones.
 """
 
-import dataclasses
 import functools
 import itertools
 import json
@@ -17,10 +16,11 @@ from typing import Any
 import numpy as np
 
 from uronet_jax import sharding
+from uronet_jax.attacks.digests import digest
 from uronet_jax.checkpoints import read_config
 from uronet_jax.corruptions import SuiteEntry, make_degradation, suite_degradations
 from uronet_jax.data import open_source
-from uronet_jax.data.sources import ArraySource
+from uronet_jax.data.sources import ArraySource, split_range
 from uronet_jax.data.statistics import pixel_statistics
 from uronet_jax.defense import detector_channels
 from uronet_jax.evaluation.kinds import ModelKey, entry_name, make_kinds
@@ -75,6 +75,7 @@ class Zoo:
         # One per instance: the arrays go when the zoo goes.
         self.source = functools.cache(self._source)
         self.statistics = functools.cache(self._statistics)
+        self.identity = functools.cache(self._identity)
         self._shared_task = functools.cache(self._make_task)
 
     def _check_models(self) -> None:
@@ -230,6 +231,21 @@ class Zoo:
             )
         return model
 
+    def _identity(self, role: str, title: str) -> str:
+        """Returns what tells a classifier from all others.
+
+        Where it is trained here that is its folder, whose config is compared; else a
+        digest of its weights.
+
+        Raises:
+            FileNotFoundError: If there is none.
+            ValueError: See `load_classifier`.
+        """
+        source = self.classifiers(role)[title]
+        if source.startswith(TRAIN):
+            return self._relative(_classifier_key(role, source))
+        return digest(self.load_classifier(role, title).variables)
+
     def ensure(self, keys: Iterable[ModelKey]) -> None:
         """Trains the models that are missing, and the removers they stand behind.
 
@@ -253,13 +269,16 @@ class Zoo:
                 raise StoppedError
 
     def check(self, keys: Iterable[ModelKey]) -> None:
-        """Checks the models that are there, finished or not; trains nothing.
+        """Checks data and the models that are there, finished or not; trains nothing.
 
         Raises:
             ValueError: If a folder holds a model of another config, or one that was
-                trained for longer.
+                trained for longer, or if the data do not suffice.
         """
-        for key in self._with_removers(keys):
+        ordered = self._with_removers(keys)
+        for role, kind in dict.fromkeys((key.role, key.kind) for key in ordered):
+            self._check_data(role, kind)
+        for key in ordered:
             folder = self.folder(key)
             if not grid.finished_steps(folder):
                 continue
@@ -270,6 +289,36 @@ class Zoo:
                 check_same_config(found, wanted)
             except ValueError as error:
                 raise ValueError(f"{folder}: {error}") from error
+
+    def _check_data(self, role: str, kind: str) -> None:
+        """Raises ValueError if models of a kind cannot learn on the data."""
+        section = self.config[role]
+        ranges = {
+            part: split_range(
+                section["name"], section[f"{part}_split"], data_dir=self._data_dir
+            )
+            for part in ("train", "validation", "test")
+        }
+        for one, other in (("train", "validation"), ("train", "test")):
+            (a, start, stop), (b, begin, end) = ranges[one], ranges[other]
+            if a == b and max(start, begin) < min(stop, end):
+                raise ValueError(
+                    f"{role}.{one}_split {section[f'{one}_split']!r} and "
+                    f"{role}.{other}_split {section[f'{other}_split']!r} share images: "
+                    "what is judged on must not be learned"
+                )
+        _, start, stop = ranges["train"]
+        count, limit = stop - start, f"{role}.train_split"
+        if self.kinds[kind].stored == "attacked":
+            asked = self.config["attack"]["num_train"]
+            if 0 < asked < count:
+                count, limit = asked, "attack.num_train"
+        size = self.kinds[kind].schedule.batch_size
+        if size > count:
+            raise ValueError(
+                f"{limit} has {count} images, too few for the batches of {size} that "
+                f"models of kind {kind} learn on"
+            )
 
     def _with_removers(self, keys: Iterable[ModelKey]) -> list[ModelKey]:
         """Returns models and the removers they stand behind, in order of training."""
@@ -329,7 +378,11 @@ class Zoo:
                 "augmentation": config["augmentation"],
             },
             "model": self._model(key),
-            "schedule": dataclasses.asdict(kind.schedule),
+            # What else is in the schedule changes no weight.
+            "schedule": {
+                name: getattr(kind.schedule, name)
+                for name in ("num_steps", "batch_size")
+            },
             "optimizer": dict(kind.optimizer),
             "noise_weight": kind.noise_weight,
             "resolved": self.statistics(key.role),
@@ -339,13 +392,15 @@ class Zoo:
             names = ("suite", "names", "severities", "copies")
             stored_config["corruptions"] = {name: corruptions[name] for name in names}
         elif kind.stored:
-            stored_config["attack"] = dict(config["attack"])
+            attack = {k: v for k, v in config["attack"].items() if k != "batch_size"}
+            attack["classifier"] = self.identity(key.role, self._first_title(key.role))
+            stored_config["attack"] = attack
         elif kind.phase != "classifier":
             stored_config["degradation"] = [list(e) for e in self._mix(key)]
         if kind.consistency_weight:
             stored_config["consistency"] = {
                 "weight": kind.consistency_weight,
-                "classifier": next(iter(self.classifiers(key.role))),
+                "classifier": self.identity(key.role, self._first_title(key.role)),
             }
         if kind.remover:
             remover = ModelKey(key.role, kind.remover, key.name)
@@ -389,8 +444,11 @@ class Zoo:
             frozen["classifier"] = self._first_classifier(key.role).variables
         return frozen
 
+    def _first_title(self, role: str) -> str:
+        return next(iter(self.classifiers(role)))
+
     def _first_classifier(self, role: str) -> LoadedModel:
-        return self.load_classifier(role, next(iter(self.classifiers(role))))
+        return self.load_classifier(role, self._first_title(role))
 
     def _make_task(self, role: str, kind_name: str, name: str) -> Task:
         kind, resolved = self.kinds[kind_name], self.statistics(role)
@@ -485,7 +543,7 @@ class Zoo:
             StoppedError: If it was asked to stop; what was made is kept.
             ValueError: If the file on disk was made with other weights or settings.
         """
-        title = title or next(iter(self.classifiers(role)))
+        title = title or self._first_title(role)
         count = self.config["attack"]["num_test" if part == "test" else "num_train"]
         models = [self.load_classifier(role, title)]
         if remover is not None:

@@ -65,10 +65,25 @@ class Experiment(NamedTuple):
     settings: tuple[str, ...] = ()
 
     def depends_on(self, config: Mapping[str, Any]) -> dict[str, Any]:
-        """Returns the part of a config that the numbers depend on."""
-        roles = {need.partition(".")[0] for x in self.needs.values() for need in x}
-        names = {*COMMON_SETTINGS, *roles, *self.settings}
-        return {name: config[name] for name in names if name in config}
+        """Returns the part of a config that the numbers depend on.
+
+        Not how often a model is saved, nor how many images are judged or attacked at
+        once: that may change with the machine.
+        """
+        names = {*COMMON_SETTINGS, *self.roles, *self.settings}
+        found = {name: config[name] for name in names if name in config}
+        for name, section in found.items():
+            if isinstance(section, Mapping):
+                left_out = ["checkpoint_every"]
+                if name in ("evaluation", "attack"):
+                    left_out.append("batch_size")
+                found[name] = {k: v for k, v in section.items() if k not in left_out}
+        return found
+
+    @property
+    def roles(self) -> set[str]:
+        """Sections of the config that name its data sets."""
+        return {need.partition(".")[0] for x in self.needs.values() for need in x}
 
 
 def dataset_title(lab: Laboratory, role: str) -> str:
