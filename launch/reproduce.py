@@ -220,7 +220,10 @@ def _compute(
         return
     sessions = begun["sessions"] if done else []
     clock, count = _Clock(), 0
-    zoo.ensure(key for part in remaining for key in part.models)
+    wanted = [key for part in remaining for key in part.models]
+    if any(map(zoo.is_unfinished, wanted)):
+        laboratory.forget()  # Training needs the memory.
+    zoo.ensure(wanted)
     training = clock.read()
     with zoo.progress.bar(len(parts), name, "part") as bar:
         bar.update(len(parts) - len(remaining))

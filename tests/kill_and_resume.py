@@ -24,8 +24,8 @@ from pathlib import Path
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from killing import finish, start
 
-ROOT = Path(__file__).parent.parent
 NUM_STEPS = 24
 COMMAND = [
     *(sys.executable, "-m", "launch.train", "--config=configs/classifier.py:smoke"),
@@ -35,35 +35,6 @@ COMMAND = [
     *("--config.checkpoint_every=4", "--config.eval_every=8"),
     *("--config.steps_per_dispatch=1", "--config.log_every=1"),
 ]
-
-
-def start(workdir: Path, cache: Path) -> subprocess.Popen:
-    """Starts the run where it stands; programs are compiled once for all trials."""
-    environment = {
-        **os.environ,
-        "PYTHONPATH": str(ROOT),
-        "JAX_PLATFORMS": "cpu",
-        "JAX_COMPILATION_CACHE_DIR": str(cache),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
-    }
-    with open(workdir.with_suffix(".log"), "ab") as log:
-        return subprocess.Popen(
-            [*COMMAND, f"--workdir={workdir}"],
-            cwd=ROOT,
-            env=environment,
-            stdout=log,
-            stderr=log,
-        )
-
-
-def finish(run: subprocess.Popen, workdir: Path) -> None:
-    """Waits for the end of a run; raises RuntimeError unless it succeeded."""
-    if run.wait() != 0:
-        log = workdir.with_suffix(".log").read_text(errors="replace")
-        raise RuntimeError(
-            f"the run ended with status {run.returncode}:\n{log[-4000:]}"
-        )
 
 
 def read_metrics(workdir: Path) -> dict:
@@ -115,11 +86,11 @@ def run_trial(trial: int, folder: Path, expected: tuple[dict, dict], seed: int) 
     workdir = folder / f"trial{trial}"
     kills, began = [], time.perf_counter()
     for _ in range(rng.randint(1, 3)):
-        run = start(workdir, folder / "cache")
+        run = start(COMMAND, workdir, folder / "cache")
         kills.append(kill_somewhere(run, workdir, rng))
         if not kills[-1]:
             break
-    finish(start(workdir, folder / "cache"), workdir)
+    finish(start(COMMAND, workdir, folder / "cache"), workdir)
     state, metrics = read_state(workdir), read_metrics(workdir)
     differing = [
         name
@@ -145,7 +116,8 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
         began = time.perf_counter()
-        finish(start(folder / "undisturbed", folder / "cache"), folder / "undisturbed")
+        undisturbed = folder / "undisturbed"
+        finish(start(COMMAND, undisturbed, folder / "cache"), undisturbed)
         expected = (
             read_state(folder / "undisturbed"),
             read_metrics(folder / "undisturbed"),

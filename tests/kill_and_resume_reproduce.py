@@ -1,16 +1,15 @@
-"""Kills the reproduction of two tables twice; the results must be as if undisturbed.
+"""Kills the reproduction of tables twice; the results must be as if undisturbed.
 
   python tests/kill_and_resume_reproduce.py --trials=3
 
-Tables 2 and 7 of the smoke preset are made once undisturbed. Every trial makes them
-again, kills the process (SIGKILL) twice at random moments, in a model or in a table,
-starts it again each time, and compares the JSON files at the end: all but the seconds
-must be equal. Exit status 1 if one differs.
+Tables 2, 6 and 7 and Figure 4 of the smoke preset are made once undisturbed. Every
+trial makes them again, kills the process (SIGKILL) twice at random moments, in a model,
+an attack or a table, starts it again each time, and compares the JSON files and the
+images at the end: all but the seconds must be equal. Exit status 1 if one differs.
 """
 
 import argparse
 import json
-import os
 import random
 import signal
 import subprocess
@@ -19,8 +18,12 @@ import tempfile
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).parent.parent
-EXPERIMENTS = ("table2", "table7")
+import numpy as np
+from killing import finish, start
+
+from uronet_jax.attacks.digests import digest
+
+EXPERIMENTS = ("table2", "table6", "table7", "figure4")
 KILLS = 2
 COMMAND = [
     *(sys.executable, "-m", "launch.reproduce", "--config=configs/reproduce.py:smoke"),
@@ -32,38 +35,9 @@ COMMAND = [
 ]
 
 
-def start(workdir: Path, cache: Path) -> subprocess.Popen:
-    """Starts the run where it stands; programs are compiled once for all trials."""
-    environment = {
-        **os.environ,
-        "PYTHONPATH": str(ROOT),
-        "JAX_PLATFORMS": "cpu",
-        "JAX_COMPILATION_CACHE_DIR": str(cache),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
-    }
-    with open(workdir.with_suffix(".log"), "ab") as log:
-        return subprocess.Popen(
-            [*COMMAND, f"--workdir={workdir}"],
-            cwd=ROOT,
-            env=environment,
-            stdout=log,
-            stderr=log,
-        )
-
-
-def finish(run: subprocess.Popen, workdir: Path) -> None:
-    """Waits for the end of a run; raises RuntimeError unless it succeeded."""
-    if run.wait() != 0:
-        log = workdir.with_suffix(".log").read_text(errors="replace")
-        raise RuntimeError(
-            f"the run ended with status {run.returncode}:\n{log[-4000:]}"
-        )
-
-
 def count_done(workdir: Path) -> int:
-    """Returns how far a run is: steps that were logged, and parts that are on disk."""
-    done = 0
+    """Returns how far a run is: logged steps, attacked images and parts on disk."""
+    done = len(list(workdir.glob("attacked/*/[!.]*.npz")))
     for path in workdir.glob("models/*/*/*/metrics.jsonl"):
         done += len(path.read_text().splitlines())
     for name in EXPERIMENTS:
@@ -75,7 +49,11 @@ def count_done(workdir: Path) -> int:
 
 def read_results(workdir: Path) -> dict[str, dict]:
     """Returns the results without what differs between equal runs."""
-    return {
+    arrays = {
+        path.relative_to(workdir).as_posix(): digest(dict(np.load(path)))
+        for path in sorted(workdir.glob("**/*.npz"))
+    }
+    return {"images": arrays} | {
         name: {
             field: value
             for field, value in json.loads(
@@ -107,10 +85,12 @@ def run_trial(trial: int, folder: Path, expected: dict, total: int, seed: int) -
     workdir = folder / f"trial{trial}"
     kills, began = [], time.perf_counter()
     for target in sorted(rng.sample(range(1, total), KILLS)):
-        kills.append(kill_after(start(workdir, folder / "cache"), workdir, target, rng))
-    finish(start(workdir, folder / "cache"), workdir)
+        kills.append(
+            kill_after(start(COMMAND, workdir, folder / "cache"), workdir, target, rng)
+        )
+    finish(start(COMMAND, workdir, folder / "cache"), workdir)
     results = read_results(workdir)
-    differing = [name for name in EXPERIMENTS if results[name] != expected[name]]
+    differing = [name for name in expected if results[name] != expected[name]]
     verdict = f"{', '.join(differing)} differ" if differing else "equal"
     killed = ", ".join(kill for kill in kills if kill) or "never"
     seconds = time.perf_counter() - began
@@ -128,7 +108,7 @@ def main() -> int:
         folder = Path(folder)
         began = time.perf_counter()
         undisturbed = folder / "undisturbed"
-        finish(start(undisturbed, folder / "cache"), undisturbed)
+        finish(start(COMMAND, undisturbed, folder / "cache"), undisturbed)
         expected, total = read_results(undisturbed), count_done(undisturbed)
         seconds = time.perf_counter() - began
         print(f"undisturbed: {total} steps and parts; {seconds:.1f} s", flush=True)

@@ -150,6 +150,11 @@ class Laboratory:
         # Few: most models are for one part, those of the universal defence for many.
         self.model = functools.lru_cache(maxsize=4)(self._model)
 
+    def forget(self) -> None:
+        """Gives the memory of images and models back; they are placed anew if asked."""
+        for cache in (self.examples, self.classifier, self.model):
+            cache.cache_clear()
+
     def _examples(
         self, role: str, *, attacked: bool = False, part: str = "test"
     ) -> Examples:

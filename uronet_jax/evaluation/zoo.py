@@ -258,15 +258,16 @@ class Zoo:
         self.check(ordered)
         for group, members in itertools.groupby(ordered, key=self._program):
             role, kind = group[:2]
-            names = [key.name for key in members]
-            missing = [
-                name
-                for name in names
-                if grid.finished_steps(self.folder(ModelKey(role, kind, name)))
-                < self.kinds[kind].schedule.num_steps
-            ]
-            if missing and not self._train(role, kind, names):
+            members = list(members)
+            if any(map(self.is_unfinished, members)) and not self._train(
+                role, kind, [key.name for key in members]
+            ):
                 raise StoppedError
+
+    def is_unfinished(self, key: ModelKey) -> bool:
+        """Returns whether a model is not trained to its last step."""
+        steps = grid.finished_steps(self.folder(key))
+        return steps < self.kinds[key.kind].schedule.num_steps
 
     def check(self, keys: Iterable[ModelKey]) -> None:
         """Checks data and the models that are there, finished or not; trains nothing.
