@@ -108,6 +108,12 @@ def ablation_rows(drop=25.0, pattern=4.0, grey=60.0):
     return rows
 
 
+def grey_clean(value=91.45):
+    """Returns the accuracy of the grey classifier on clean images."""
+    row = next(row for row in ablation_rows() if row["ablation"] == "grey")
+    return row | {"test_noise": "clean", "test_severity": 0, "value": value}
+
+
 def universal(detection=99.9, accuracy=86.0):
     """Returns rows of the universal models on clean images and 18 degradations."""
     base = {"dataset": "CIFAR-10", "model": "skip"}

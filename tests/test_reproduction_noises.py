@@ -40,11 +40,11 @@ def test_noises_that_are_not_the_papers_cannot_be_compared():
     # Beside UN-3 (88.93) the lowest of that line of the paper.
     assert speckle.evidence == "without UN-3: 17 of 17 cells, worst UN-1 99.04 %"
     verdict = claims.verdict(groups).splitlines()
-    assert verdict[2].startswith(
+    assert verdict[3].startswith(
         f"- **Cannot be compared (5, and four tables):** on UN-3 ({told}), not the "
         "paper's noise: Table 2, a detector trained on UN-3 finds 17"
     )
-    assert "Tables 13 and 14" in verdict[2]
+    assert "Tables 13 and 14" in verdict[3]
     # Nor do such cells count in the share of the summary.
     mitigation = next(g for g in groups if g.experiment == "table7")
     assert "in 0 of 98 mitigated cells (0.0%)" in reproduction.summary_line(mitigation)
@@ -102,3 +102,38 @@ def test_what_numbers_rest_on():
     assert noises.rests_on({"train_noise": "UN", "attack": "PGD0"}) == {"UN-1"}
     assert noises.rests_on({"defence": "URoNet (SPN-trained remover)"}) == {"SPN-1"}
     assert not noises.rests_on({"defence": "none", "noise": "", "test_severity": ""})
+
+
+def test_reasons_name_the_reading_and_another_that_fits():
+    def told(*undefended):
+        (found,) = noises.other_noises(undefended).values()
+        return found["UN-3"]
+
+    def measured(reading, ours, noise="UN-3", published=18.19):
+        drawn = ("per_pixel", reading)
+        return noises.Undefended(
+            "CIFAR-10", "ResNet", noise, drawn, ours, published, "x"
+        )
+
+    clean = measured("per_element", 91.5, noises.CLEAN, 91.81)
+    far = measured("per_element", 54.2)
+    start = "reading `per_element`: undefended ResNet 54.20 against 18.19 %; "
+    assert told(clean, far) == start + "no other reading was measured"
+    assert told(clean, far, measured("low_contrast", 10.53)) == (
+        start + "the reading `low_contrast` comes within 10 points, 10.53 %"
+    )
+    assert told(clean, far, measured("low_contrast", 10.53, "UN-2")) == (
+        start + "no other reading was measured"
+    )
+    others = noises.other_noises([clean, far, measured("positive", 82.0)])
+    assert others["per_pixel", "per_element"]["UN-3"] == (
+        start + "no other measured reading comes within 10 points"
+    )
+
+
+def test_the_head_of_the_page_names_the_readings():
+    suite = {"un_reading": "per_element", "spn_reading": "per_pixel"}
+    groups = comparison.group({"a": run("table2", suite=suite)})
+    assert (
+        "UN was read as `per_element`; SPN was read as `per_pixel`; "
+    ) in claims.verdict(groups)

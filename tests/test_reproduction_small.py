@@ -26,15 +26,19 @@ def test_small_results_stand_apart_and_say_so(tmp_path):
         if "published" in line or "at or above" in line:
             assert "small" in line or "counterpart" in line, line
     verdict = page.splitlines()[:10]
-    # Small models hold 8 claims of Tables 2 and 5, and confirm none.
+    # Small models hold 8 claims of Tables 2 and 5, and confirm none. That detectors
+    # miss attacks counts, as Table 2 has the same detectors.
     assert verdict[2] == "- **Confirmed (0 of 30 published claims):** none."
     assert verdict[3] == "- **Not confirmed (0):** none."
-    assert verdict[4].startswith("- **Cannot be compared (0, and four tables):**")
-    assert verdict[5].startswith(
+    assert verdict[4] == "- **Undecided, for the seeds differ too much (0):** none."
+    assert verdict[5].startswith("- **Cannot be compared (0, and four tables):**")
+    assert verdict[6].startswith(
         "- **Small models, an indication and no verdict on the paper:** in line with 8 "
         "(small): *qualitative* training on the mildest"
     )
-    assert verdict[5].endswith("; not in line with 0 (small): none.")
+    assert verdict[6].endswith(
+        "; not in line with 0 (small): none; undecided 0 (small): none."
+    )
     assert ": ours" not in "".join(verdict)
     assert page.count("| small models: yes |") == 8 and "| yes |" not in page
 
@@ -52,6 +56,8 @@ def test_small_results_stand_apart_and_say_so(tmp_path):
         (["data.train_split"], True),
         (["suite.severities"], True),
         (["detector.name"], True),
+        (["data.name"], True),
+        (["grey.title"], True),
     ],
 )
 def test_a_changed_preset_is_small(tmp_path, overridden, small):

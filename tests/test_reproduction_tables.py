@@ -15,7 +15,9 @@ from made_up_results import (
     universal,
 )
 
+from uronet_jax.evaluation.reproduction import EXPERIMENTS
 from uronet_jax.reports import ablations, comparison, paper, reproduction, results
+from uronet_jax.reports.layouts import LAYOUTS
 
 
 def test_every_published_file_is_whole():
@@ -167,7 +169,9 @@ def test_bad_rows_are_named(rows, message):
 def test_undefended_accuracy_is_no_achievement():
     rows = run("table7")["rows"]
     for row in rows:
-        row["value"] += 1.0 if row["condition"] == "mitigated" else -9.0
+        row["value"] += {"mitigated": 1.0, "noisy": -9.0, "clean": 0.0}[
+            row["condition"]
+        ]
     (group,) = comparison.group({"a": run("table7", rows=rows)})
     found = comparison.summarize(group)
     # Two classifiers, six noises, three severities, three removers.
@@ -400,3 +404,76 @@ def test_experiments_without_published_numbers_are_listed(tmp_path):
     assert "### a_small: other (small models)" in page
     assert "| corruption | severity | metric | ours, small |" in page
     assert "| blur | 3 | detection_accuracy | 80.00 |" in page
+
+
+def test_experiments_without_a_result_are_named(tmp_path):
+    assert LAYOUTS.keys() == EXPERIMENTS.keys()
+    contents = {x: run(x, rows=[]) for x in EXPERIMENTS if x != "universal_corruptions"}
+    page = results.render(
+        store(tmp_path, **contents, a_small=run("table2", preset="small"))
+    )
+    lines = [line for line in page.splitlines() if "Not run: " in line]
+    assert lines[0] == "- With full size. Not run: `universal_corruptions`."
+    assert lines[1].startswith("- With small models. Not run: `table3`, `table4`, ")
+
+
+def test_the_advantage_of_the_universal_remover_is_named():
+    config = {
+        "universal": {
+            "widths": [24, 48],
+            "num_steps": 2000,
+            "batch_size": 64,
+            "consistency_weight": 0.001,
+            "mirror": True,
+        },
+        "remover": {"widths": [16], "num_steps": 800, "batch_size": 32},
+    }
+    content = run("universal", rows=universal(), **config)
+    (group,) = comparison.group({"a": content})
+    assert (
+        "it is trained on the answers of the very classifier that it is judged with; "
+        "it has 24, 48 filters, theirs 16; it is trained for 2,000 steps, theirs for "
+        "800 each; on 64 images a step, theirs on 32; its pictures are means over the "
+        "image and its mirror image."
+    ) in reproduction.render(group)
+    content["config"]["universal"] |= {"consistency_weight": 0.0, "mirror": False}
+    (group,) = comparison.group({"a": content})
+    page = reproduction.render(group)
+    assert "answers of the very" not in page and "mirror" not in page
+
+
+def test_trials_are_compared_with_each_other_only():
+    row = {
+        "dataset": "CIFAR-10",
+        "classifier": "ResNet",
+        "variant": "undefended",
+        "test_noise": "clean",
+        "test_severity": 0,
+        "metric": "accuracy",
+        "value": 100.0,
+    }
+    data = {
+        "classifier": "x.npz",
+        "classifier_title": "ResNet",
+        "validation_split": "train[45000:45500]",
+    }
+    (group,) = comparison.group({"a": run("universal_trials", rows=[row], data=data)})
+    assert (
+        "compare variants with each other, not with the columns of the test images. "
+        "The weights of the ResNet come from elsewhere (`x.npz`) and were trained on "
+        "these images too (train[45000:45500]), on which it is right in 100.00 %."
+    ) in reproduction.render(group)
+    data = data | {"classifier": "train:wrn16_8"}
+    (group,) = comparison.group({"a": run("universal_trials", rows=[row], data=data)})
+    assert "elsewhere" not in reproduction.render(group)
+
+
+def test_hours_say_whether_training_is_in_them():
+    def line(experiment, **times):
+        content = run(experiment, rows=[]) | times
+        return reproduction.summary_line(*comparison.group({"a": content}))
+
+    text = "0.50 hours without the training of the models, which were trained earlier"
+    assert text in line("table7", training_seconds=0.0)
+    assert "without" not in line("table7", training_seconds=90.0)
+    assert "without" not in line("figure4", training_seconds=0.0)

@@ -219,10 +219,13 @@ def test_evaluations_tell_which_noises_are_the_papers(tmp_path):
         (group,) = results.reproductions(stored)
         return dict(group.other_noises)
 
-    told = {"UN-3": "undefended ResNet 53.19 against 18.19 %"}
+    told = {
+        "UN-3": "reading `per_element`: undefended ResNet 53.19 against 18.19 %; no "
+        "other reading was measured"
+    }
     assert other_noises(evaluation(un=UN_3 + 0.35), **readings) == told
     page = results.render(results.load_folder(tmp_path))
-    assert "**Cannot be compared (4, and four tables):** on UN-3 (und" in page
+    assert "**Cannot be compared (4, and four tables):** on UN-3 (rea" in page
     assert not other_noises(evaluation(un=UN_3 + 0.09), **readings)
     # Another reading, another classifier, or a part of the test set tell nothing.
     far = evaluation(un=UN_3 + 0.35)

@@ -1,24 +1,32 @@
 """What the URoNet paper claims, and what our results say of it.
 
 One standard for every claim. A claim says of some numbers that they are above, or
-below, their limits. Of a numerical claim the limits are published numbers: it holds
-unless one of ours is on the wrong side by more than the margin. Of a qualitative claim
-they are other numbers of ours, or a boundary: it holds if each of ours is on the right
-side by more than the margin. The margin is twice the standard deviation, over the seeds
-where there are several, else of a share of the test images (`rules.margin`). A claim on
-an average is judged on the mean of its numbers.
+below, their limits. Of a numerical claim the limits are published numbers: it holds if
+none of ours is on the wrong side by more than the margin of the test images, and fails
+if one is by more than the whole margin. Of a qualitative claim they are other numbers
+of ours, or a boundary: it holds if each of ours is on the right side by more than the
+whole margin, and fails if one is not even by more than the margin of the images.
+Between the two a claim is undecided: the seeds differ too much. The margin of the
+images is twice the standard deviation of a share of them; the whole margin is at least
+that, and with several seeds at least the half-width of a 95 % interval of their mean
+(`rules.margin`). A claim on an average is judged on the mean of its numbers.
 
 A claim is judged when all cells that it names are measured. If one of them rests on a
-noise that is not the paper's (`noises.other_noises`), the claim cannot be compared; of
-an average such cells are left out.
+noise that is not the paper's (`noises.other_noises`), on other data, or at full size on
+a classifier that is not known to be the paper's (`classifiers.doubt`), the claim cannot
+be compared; of an average such cells are left out. That detectors miss something is
+said of those only that find their own noise in Table 2 of the same models.
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
 from statistics import mean
 from typing import Literal
 
+from uronet_jax.reports import rules
 from uronet_jax.reports.comparison import Group, Row
+from uronet_jax.reports.noises import SAME_CLASSIFIER
 from uronet_jax.reports.reproduction import title
 from uronet_jax.reports.rules import Finding
 from uronet_jax.reports.statements import CLAIMS, OPEN, Claim
@@ -26,18 +34,25 @@ from uronet_jax.reports.tables import markdown_table
 
 # The standard above, for the page.
 _STANDARD = (
-    "One standard for all: a difference counts if it is larger than the margin, which "
-    "is twice the standard deviation over the seeds, of one seed that of a share of "
-    "the test images. A numerical claim holds unless a difference counts against it, a "
-    "qualitative one only if all differences count for it; a claim on an average is "
-    "judged on the mean. Claims that rest on a noise which is not the paper's cannot "
-    "be compared; of an average such cells are left out. Worst is the number that is "
-    "furthest on the wrong side, or nearest to it.\n"
+    "One standard for all. The margin of the images is twice the standard deviation of "
+    "a share of the test images; the whole margin is that or, with several seeds, the "
+    "half-width of a 95 % interval of their mean (Student's t), whichever is larger. A "
+    "numerical claim holds if no difference counts against it by more than the margin "
+    "of the images, and fails if one does by more than the whole margin. A qualitative "
+    "one holds if all differences count for it by more than the whole margin, and "
+    "fails if one does not by more than that of the images. Between the two it is "
+    "undecided, which confirms nothing. A claim on an average is judged on the mean. "
+    "Claims that rest on a noise or on data which are not the paper's, or at full size "
+    "on a classifier whose accuracy on clean images is not measured or further than "
+    f"{SAME_CLASSIFIER:g} points from the published one, cannot be compared; of an "
+    "average such cells are left out. Claims that detectors miss something count only "
+    f"detectors that find their own noise in {rules.FINDS:g} % at least. Worst is the "
+    "number that is furthest on the wrong side, or nearest to it.\n"
 )
 # So many findings are all shown.
 _FEW = 3
 
-Status = Literal["holds", "fails", "incomparable", "unmeasured"]
+Status = Literal["holds", "fails", "undecided", "incomparable", "unmeasured"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,12 +61,15 @@ class Judgement:
 
     Attributes:
         claim: The paper's.
-        status: Whether it holds, fails, cannot be compared or is not measured yet.
+        status: Whether it holds, fails, is undecided, cannot be compared or is not
+            measured yet.
         evidence: Our numbers.
-        reason: Why it cannot be compared.
+        reason: Why it cannot be compared or decided, or what speaks against small
+            models.
         measured: How many of the cells that it names are measured.
         named: How many cells it names; 0 without a result.
         judged: How many cells it was judged on.
+        seeds: Of the cell with the fewest.
         small: Whether they come from small models or part of a test set, which is no
             verdict on the paper.
         result: Name of the file.
@@ -65,6 +83,7 @@ class Judgement:
     measured: int = 0
     named: int = 0
     judged: int = 0
+    seeds: int = 0
     small: bool = False
     result: str = ""
     others: tuple[str, ...] = ()
@@ -76,11 +95,14 @@ def _lead(claim: Claim, finding: Finding) -> float:
     return round(-gap if claim.below else gap, 2)
 
 
-def _allows(claim: Claim, finding: Finding) -> bool:
+def _decide(claim: Claim, finding: Finding) -> Status:
     """The standard: see the head of this module."""
+    lead = _lead(claim, finding)
     if claim.kind == "qualitative":
-        return _lead(claim, finding) > finding.margin
-    return _lead(claim, finding) >= -finding.margin
+        held, failed = lead > finding.margin, lead <= finding.image_margin
+    else:
+        held, failed = lead >= -finding.image_margin, lead < -finding.margin
+    return "holds" if held else "fails" if failed else "undecided"
 
 
 def _cells(findings: Sequence[Finding]) -> list[Row]:
@@ -88,70 +110,171 @@ def _cells(findings: Sequence[Finding]) -> list[Row]:
     return list({id(cell): cell for f in findings for cell in f.cells}.values())
 
 
-def _judge_on(claim: Claim, group: Group) -> Judgement:
+def _models(group: Group) -> str:
+    """What the detectors of a result are made with."""
+    names = ("data", "remover", "detector", "optimizer", "augmentation")
+    config = {name: dict(group.config.get(name) or {}) for name in names[:3]}
+    for name in ("classifier", "other_classifier"):  # Detectors do not know them.
+        config["data"].pop(name, None)
+        config["data"].pop(f"{name}_title", None)
+    config |= {name: group.config.get(name) for name in names[3:]}
+    return json.dumps(config, sort_keys=True)
+
+
+def _own_detection(group: Group, groups: Sequence[Group]) -> dict[str, float]:
+    """Returns trained noise -> its detection, of Table 2 of the same detectors."""
+    for other in groups:
+        if other.experiment == "table2" and (
+            (other.small, other.setting, _models(other))
+            == (group.small, group.setting, _models(group))
+        ):
+            return rules.own_detection(other.cells)
+    return {}
+
+
+def _judge_on(claim: Claim, group: Group, groups: Sequence[Group]) -> Judgement:
     findings = claim.rule(group.cells)
     cells = _cells(findings)
-    measured = sum(cell["ours"] is not None for cell in cells)
+    measured = [cell for cell in cells if cell["ours"] is not None]
     found = Judgement(
         claim,
-        measured=measured,
+        measured=len(measured),
         named=len(cells),
+        seeds=min((cell["seeds"] for cell in measured), default=0),
         small=group.small,
         result=group.name,
     )
-    alike = [f for f in findings if not any(map(group.touches, f.cells))]
-    if measured < len(cells):
+    alike = [f for f in findings if all(map(group.is_comparable, f.cells))]
+    if len(measured) < len(cells):
         done = [f for f in alike if f.value is not None]
-        so_far = f"so far {_weigh(claim, done)[1]}" if done else ""
+        so_far = f"so far {_weigh(claim, done)[1]}{_weaker(measured)}" if done else ""
         return dataclasses.replace(found, evidence=so_far)
+    aside = ""
+    if claim.misses:
+        own = _own_detection(group, groups)
+        if not all(rules.trained(cell) in own for cell in cells):
+            return dataclasses.replace(
+                found,
+                status="incomparable",
+                evidence=_weigh(claim, findings)[1] + _weaker(cells),
+                reason="no Table 2 of the same models says whether its detectors find "
+                "their own noise",
+            )
+        blind = [n for n in map(rules.trained, cells) if own[n] < rules.FINDS]
+        blind = list(dict.fromkeys(blind))
+        findings, alike = (
+            [f for f in x if all(rules.trained(c) not in blind for c in f.cells)]
+            for x in (findings, alike)
+        )
+        if not findings:
+            return dataclasses.replace(
+                found,
+                status="incomparable",
+                reason=f"none of its detectors ({', '.join(blind)}) finds its own "
+                "noise",
+            )
+        if blind:
+            aside = f"without {', '.join(blind)}, which miss their own noise: "
     if alike and (claim.average or len(alike) == len(findings)):
-        held, evidence = _weigh(claim, alike)
+        status, evidence = _weigh(claim, alike)
+        reasons = [_disagreement(claim, alike)] if status == "undecided" else []
+        reasons += filter(None, [_other(group, _cells(alike))[1]])
         return dataclasses.replace(
             found,
-            status="holds" if held else "fails",
-            evidence=evidence,
+            status=status,
+            evidence=aside + evidence + _weaker(cells),
+            reason="; ".join(reasons),
             judged=len(_cells(alike)),
         )
-    others = dict.fromkeys(noise for cell in cells for noise in group.touches(cell))
-    reasons = (f"{noise} ({group.other_noises[noise]})" for noise in others)
-    kept = _weigh(claim, alike)[1] if alike else _weigh(claim, findings)[1]
-    which = f"without {', '.join(others)}" if alike else "with the noises as they are"
+    names, reason = _other(group, cells)
+    kept = _weigh(claim, alike or findings)[1]
+    which = f"without {', '.join(names)}" if alike else "with all as they are"
     return dataclasses.replace(
         found,
         status="incomparable",
-        evidence=f"{which}: {kept}",
-        reason=f"on {', '.join(reasons)}, not the paper's noise",
+        evidence=f"{aside}{which}: {kept}{_weaker(cells)}",
+        reason=reason,
         judged=len(_cells(alike)),
     )
 
 
-def _weigh(claim: Claim, findings: Sequence[Finding]) -> tuple[bool, str]:
-    """Returns whether a claim holds for measured findings, and their numbers."""
+def _other(group: Group, cells: Sequence[Row]) -> tuple[list[str], str]:
+    """Returns what keeps cells from being compared, and a text on all doubts."""
+
+    def union(of: Callable[[Row], Mapping[str, str]]) -> dict[str, str]:
+        return {name: why for cell in cells for name, why in of(cell).items()}
+
+    def told(found: Mapping[str, str]) -> str:
+        return ", ".join(f"{name} ({why})" for name, why in found.items())
+
+    noises = {n: group.other_noises[n] for c in cells for n in group.touches(c)}
+    doubtful, data = union(group.doubtful), union(group.other_data)
+    texts = []
+    if noises:
+        texts.append(f"on {told(noises)}, not the paper's noise")
+    if doubtful:
+        texts.append(f"on {told(doubtful)}, not known to be the paper's classifier")
+    if data:
+        texts.append(f"on {told(data)}, not the paper's data")
+    barring = [*noises, *data] if group.small else [*noises, *doubtful, *data]
+    return barring, "; ".join(texts)
+
+
+def _weaker(cells: Sequence[Row]) -> str:
+    """Says which attacks had fewer steps than the paper's."""
+    found = dict.fromkeys(filter(None, map(rules.weaker_steps, cells)))
+    return "".join(
+        f", under attacks of {ours} steps (the paper's: {theirs})"
+        for ours, theirs in found
+    )
+
+
+def _disagreement(claim: Claim, findings: Sequence[Finding]) -> str:
+    """Says why a claim is undecided."""
+    if claim.average:
+        whole = _average(findings)
+    else:
+        whole = max(findings, key=lambda f: f.margin - f.image_margin)
+    return (
+        f"the seeds differ: a margin of {whole.margin:.2f} points, of the images alone "
+        f"{whole.image_margin:.2f}"
+    )
+
+
+def _average(findings: Sequence[Finding]) -> Finding:
+    return Finding(
+        "",
+        mean(f.value for f in findings),
+        mean(f.limit for f in findings),
+        mean(f.image_margin for f in findings),
+        mean(f.margin for f in findings),
+        (),
+        findings[0].signed,
+    )
+
+
+def _weigh(claim: Claim, findings: Sequence[Finding]) -> tuple[Status, str]:
+    """Returns what measured findings say of a claim, and their numbers."""
     if claim.average:
         by_name: dict[str, list[float]] = {}
         for finding in findings:
             by_name.setdefault(finding.name, []).append(finding.value)
         means = {name: mean(values) for name, values in by_name.items()}
         worst = (max if claim.below else min)(means, key=means.__getitem__)
-        whole = Finding(
-            "",
-            mean(f.value for f in findings),
-            mean(f.limit for f in findings),
-            mean(f.margin for f in findings),
-            (),
-            findings[0].signed,
-        )
-        return _allows(claim, whole), (
+        whole = _average(findings)
+        return _decide(claim, whole), (
             f"{_text(whole)} on average over {len(findings)} {claim.things}, worst "
             f"{worst} {means[worst]:+.2f} points"
         )
-    held = [_allows(claim, finding) for finding in findings]
+    decisions = [_decide(claim, finding) for finding in findings]
+    status = next((s for s in ("fails", "undecided") if s in decisions), "holds")
     if len(findings) <= _FEW:
         texts = (f"{finding.name} {_text(finding)}" for finding in findings)
-        return all(held), ", ".join(texts)
+        return status, ", ".join(texts)
     worst = min(findings, key=lambda finding: _lead(claim, finding))
-    return all(held), (
-        f"{sum(held)} of {len(held)} {claim.things}, worst {worst.name} {_text(worst)}"
+    return status, (
+        f"{decisions.count('holds')} of {len(decisions)} {claim.things}, worst "
+        f"{worst.name} {_text(worst)}"
     )
 
 
@@ -185,7 +308,7 @@ def judge(groups: Sequence[Group]) -> list[Judgement]:
     judgements = []
     for claim in CLAIMS:
         found = [
-            _judge_on(claim, group)
+            _judge_on(claim, group, groups)
             for group in _of_one_setting(groups)
             if group.experiment == claim.experiment
         ]
@@ -199,7 +322,7 @@ def judge(groups: Sequence[Group]) -> list[Judgement]:
 
 
 def verdict(groups: Sequence[Group]) -> str:
-    """Returns which claims hold, as a Markdown list of at most five lines.
+    """Returns which claims hold, as a Markdown list of at most seven lines.
 
     Args:
         groups: From `comparison.group`.
@@ -212,6 +335,7 @@ def verdict(groups: Sequence[Group]) -> str:
         return [j for j in judgements if (j.status, j.small) == (status, small)]
 
     confirmed, refuted = having("holds"), having("fails")
+    undecided, open_ = having("undecided"), having("undecided", small=True)
     aside = having("incomparable") + having("incomparable", small=True)
     in_line, out_of_line = having("holds", small=True), having("fails", small=True)
     missing = having("unmeasured") + having("unmeasured", small=True)
@@ -219,17 +343,44 @@ def verdict(groups: Sequence[Group]) -> str:
         f"**Confirmed ({len(confirmed)} of {len(CLAIMS)} published claims):** "
         f"{_by_kind(confirmed, _claimed)}",
         f"**Not confirmed ({len(refuted)}):** {_by_kind(refuted, _sentence)}",
+        f"**Undecided, for the seeds differ too much ({len(undecided)}):** "
+        f"{_by_kind(undecided, _sentence)}",
         f"**Cannot be compared ({len(aside)}, and four tables):** {_aside(aside)}",
     ]
-    if in_line or out_of_line:
+    if in_line or out_of_line or open_:
         lines.append(
             "**Small models, an indication and no verdict on the paper:** in line with "
             f"{len(in_line)} (small): {_by_kind(in_line, _claimed)}; not in line with "
-            f"{len(out_of_line)} (small): {_by_kind(out_of_line, _sentence)}"
+            f"{len(out_of_line)} (small): {_by_kind(out_of_line, _sentence)}; "
+            f"undecided {len(open_)} (small): {_by_kind(open_, _sentence)}"
         )
     if missing:
         lines.append(f"**Not measured yet ({len(missing)}):** {_missing(missing)}")
+    lines.append(f"**To be read with it:** {_conditions(groups, judgements)}")
     return "".join(f"- {line}.\n" for line in lines)
+
+
+def _conditions(groups: Sequence[Group], judgements: Sequence[Judgement]) -> str:
+    """Says how open noises were read, and which margins do not know the training."""
+    texts = [
+        f"{noise} was read as {' and '.join(f'`{x}`' for x in used)}"
+        for noise, field in (("UN", "un_reading"), ("SPN", "spn_reading"))
+        if (
+            used := dict.fromkeys(
+                x
+                for group in _of_one_setting(groups)
+                if (x := (group.config.get("suite") or {}).get(field))
+            )
+        )
+    ]
+    decided = [j for j in judgements if j.status in ("holds", "fails", "undecided")]
+    single = sum(j.seeds == 1 for j in decided)
+    if single:
+        texts.append(
+            f"{single} of the {len(decided)} claims that are judged rest on one seed, "
+            "and the variance of training is not in their margins"
+        )
+    return "; ".join(texts) or "nothing is judged yet"
 
 
 def _by_kind(judgements: Sequence[Judgement], text: Callable[[Judgement], str]) -> str:
@@ -242,12 +393,13 @@ def _by_kind(judgements: Sequence[Judgement], text: Callable[[Judgement], str]) 
 
 
 def _claimed(judgement: Judgement) -> str:
-    return judgement.claim.text
+    reason = f" ({judgement.reason})" if judgement.reason else ""
+    return f"{judgement.claim.text}{reason}"
 
 
 def _sentence(judgement: Judgement) -> str:
     who = "small" if judgement.small else "ours"
-    return f"{judgement.claim.text}: {who} {judgement.evidence}"
+    return f"{_claimed(judgement)}: {who} {judgement.evidence}"
 
 
 def _aside(judgements: Sequence[Judgement]) -> str:
@@ -277,6 +429,7 @@ def table(groups: Sequence[Group]) -> str:
     texts = {
         "holds": "yes",
         "fails": "**no**",
+        "undecided": "undecided",
         "incomparable": "cannot be compared",
         "unmeasured": "not measured yet",
     }
@@ -291,7 +444,7 @@ def table(groups: Sequence[Group]) -> str:
         return f"{j.judged} of {j.named}"
 
     def evidence(j):
-        return f"{j.reason}; {j.evidence}" if j.reason else j.evidence or None
+        return "; ".join(filter(None, (j.reason, j.evidence))) or None
 
     def result(j):
         if not j.result:
@@ -299,6 +452,7 @@ def table(groups: Sequence[Group]) -> str:
         others = ", ".join(f"`{name}`" for name in j.others)
         return f"`{j.result}`, not {others}" if others else f"`{j.result}`"
 
+    judgements = judge(groups)
     rows = [
         {
             "table": _place(j),
@@ -309,7 +463,7 @@ def table(groups: Sequence[Group]) -> str:
             "cells": count(j),
             "result": result(j),
         }
-        for j in judge(groups)
+        for j in judgements
     ]
     headings = {
         "table": "source",
@@ -324,6 +478,13 @@ def table(groups: Sequence[Group]) -> str:
     about = {claim.experiment for claim in CLAIMS}
     unused = [g.name for g in groups if g.experiment in about and g.name not in used]
     text = markdown_table(rows, headings, missing="") + "\n" + _STANDARD
+    single = dict.fromkeys(j.result for j in judgements if j.seeds == 1)
+    if single:
+        names = ", ".join(f"`{name}`" for name in single)
+        text += (
+            f"\nOne seed only: {names}. The variance of training is not in the margins "
+            "of what rests on them.\n"
+        )
     if unused:
         names = ", ".join(f"`{name}`" for name in unused)
         text += f"\nNot judged on {names}: of another suite, preset or evaluation.\n"

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from statistics import mean, stdev
 from typing import Any
 
-from uronet_jax.reports import noises
+from uronet_jax.reports import classifiers, noises
 from uronet_jax.reports.layouts import LAYOUTS, PICTURES, Layout
 
 # Test images of CIFAR-10, CIFAR-100 and Fashion-MNIST alike.
@@ -23,7 +23,8 @@ _RATE = ("tpr_at_5_percent_fpr", "tpr_at_5_fpr")
 _NOT_KEYS = {"value", "note", "seed", "num_images", "auroc", "steps", "own", *_RATE}
 # Parts of a config in which runs of one experiment may differ.
 _NOT_CONFIG = {"seed", "seeds", "data_dir", "workdir"}
-# Fields of a config, joined by dots, that change nothing about what is measured.
+# Fields of a config, joined by dots, that make no result small. Classifiers are judged
+# by their accuracy on clean images, see `classifiers`.
 _HARMLESS = (
     "seed",
     "dtype",
@@ -119,6 +120,8 @@ class Group:
         cells: See `compare`.
         other_noises: Noise and severity that are not the paper's -> the numbers that
             tell, see `noises.other_noises`.
+        other_classifiers: Data set and classifier that are not known to be the
+            paper's -> why, see `classifiers.doubt`.
     """
 
     name: str
@@ -127,6 +130,9 @@ class Group:
     runs: dict[str, Mapping[str, Any]]
     cells: list[Row]
     other_noises: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    other_classifiers: Mapping[classifiers.Network, str] = dataclasses.field(
+        default_factory=dict
+    )
 
     @property
     def config(self) -> Mapping[str, Any]:
@@ -143,6 +149,29 @@ class Group:
     def touches(self, cell: Row) -> list[str]:
         """Returns the noises that a number rests on and that are not the paper's."""
         return sorted(noises.rests_on(cell) & self.other_noises.keys())
+
+    def doubtful(self, cell: Row) -> dict[str, str]:
+        """Returns the classifiers of a number that may not be the paper's -> why."""
+        rests_on = classifiers.rests_on(cell, self.config)
+        return {
+            network[1]: self.other_classifiers[network]
+            for network in sorted(rests_on & self.other_classifiers.keys())
+        }
+
+    def other_data(self, cell: Row) -> dict[str, str]:
+        """Returns titles of the paper's data sets -> what stands in for them."""
+        return classifiers.other_data(cell, self.config)
+
+    def is_comparable(self, cell: Row) -> bool:
+        """Whether a number rests on the paper's noises, classifiers and data alone.
+
+        Classifiers of small results may be others: those are an indication only.
+        """
+        return not (
+            self.touches(cell)
+            or self.other_data(cell)
+            or (self.doubtful(cell) and not self.small)
+        )
 
 
 def group(
@@ -183,10 +212,15 @@ def group(
         for (experiment, small, _), runs in sorted(groups.items(), key=place)
     ]
     measured = [x for one in found for x in _undefended(one)]
+    undefended = list(undefended)
     others = noises.other_noises([*measured, *undefended])
+    clean = [(one.small, x) for one in found for x in _clean(one)]
+    clean += [(False, x) for x in undefended if x.noise == noises.CLEAN]
     return [
         dataclasses.replace(
-            one, other_noises=others.get(noises.readings(one.config), {})
+            one,
+            other_noises=others.get(noises.readings(one.config), {}),
+            other_classifiers=_other_classifiers(one, clean),
         )
         for one in found
     ]
@@ -207,8 +241,64 @@ def _undefended(found: Group) -> list[noises.Undefended]:
             found.name,
         )
         for cell in found.cells
-        if cell["difference"] is not None and cell["condition"] != "mitigated"
+        if cell["difference"] is not None
+        and cell["condition"] != "mitigated"
+        and not found.other_data(cell)
     ]
+
+
+def _clean(found: Group) -> list[noises.Undefended]:
+    """Returns the accuracies of the paper's classifiers on clean test images."""
+    if found.experiment in _NO_TEST_SET:
+        return []
+    published = classifiers.published()
+    return [
+        noises.Undefended(
+            *network,
+            noises.CLEAN,
+            noises.readings(found.config),
+            cell["ours"],
+            published[network],
+            found.name,
+            classifiers.origin(next(iter(found.runs.values())), network),
+        )
+        for cell in found.cells
+        if cell["ours"] is not None and classifiers.is_clean(cell)
+        for network in [(cell["dataset"], cell["classifier"])]
+        if network in published and not found.other_data(cell)
+    ]
+
+
+def _other_classifiers(
+    found: Group, clean: Iterable[tuple[bool, noises.Undefended]]
+) -> dict[classifiers.Network, str]:
+    """Returns the classifiers of a group that are not known to be the paper's -> why.
+
+    Args:
+        found: What rests on them.
+        clean: Whether a result is small, and an accuracy that it has. A full group
+            takes only those of full ones.
+    """
+    networks = dict.fromkeys(
+        network
+        for cell in found.cells
+        if cell["ours"] is not None
+        for network in sorted(classifiers.rests_on(cell, found.config))
+    )
+    doubts = {}
+    for network in networks:
+        origin = classifiers.origin(next(iter(found.runs.values())), network)
+        measured = [
+            x
+            for small, x in clean
+            if (x.dataset, x.classifier) == network
+            and origin.is_same(classifiers.Origin(*x.network))
+            and (found.small or not small)
+        ]
+        # Nothing is asked of a small result that was not measured.
+        if measured or not found.small:
+            doubts[network] = classifiers.doubt(network, measured)
+    return {network: why for network, why in doubts.items() if why}
 
 
 def compare(experiment: str, runs: Mapping[str, Mapping[str, Any]]) -> list[Row]:
@@ -337,8 +427,8 @@ def _key(row: Mapping[str, Any], columns: Sequence[str]) -> dict[str, str]:
 def counted(found: Group) -> list[Row]:
     """Returns the cells that are measured against the paper's achievement.
 
-    Those are published, the paper's own work, measured here, and rest on none but the
-    paper's noises.
+    Those are published, the paper's own work, measured here, and rest on the paper's
+    noises, classifiers and data.
     """
     layout = LAYOUTS[found.experiment]
     return [
@@ -346,7 +436,7 @@ def counted(found: Group) -> list[Row]:
         for cell in found.cells
         if cell["difference"] is not None
         and layout.counted(cell)
-        and not found.touches(cell)
+        and found.is_comparable(cell)
     ]
 
 
@@ -359,8 +449,9 @@ def summarize(found: Group) -> dict[str, Any]:
     Returns:
         `published` and `measured`, numbers of published cells and of those that we
         have too; `compared`, those of `counted`; `other_noises`, those left out
-        because a noise is not the paper's; `at_or_above`, how many of the compared
-        are not below the paper when rounded to two decimals; `mean_difference` of
+        because a noise is not the paper's, and `other_models`, those left out because
+        a classifier or the data are not; `at_or_above`, how many of the compared are
+        not below the paper when rounded to two decimals; `mean_difference` of
         these, in points (None without any); `seeds`, the largest number of runs of a
         cell; `mean_spread` and `max_spread` of the cells with several, in points
         (None without any).
@@ -369,12 +460,15 @@ def summarize(found: Group) -> dict[str, Any]:
     published = [cell for cell in found.cells if cell["published"] is not None]
     measured = [cell for cell in published if cell["ours"] is not None]
     differences = [cell["difference"] for cell in counted(found)]
+    achieved = list(filter(is_counted, measured))
+    noisy = sum(bool(found.touches(cell)) for cell in achieved)
     spreads = [cell["spread"] for cell in found.cells if cell["spread"] is not None]
     return {
         "published": len(published),
         "measured": len(measured),
         "compared": len(differences),
-        "other_noises": sum(map(is_counted, measured)) - len(differences),
+        "other_noises": noisy,
+        "other_models": len(achieved) - noisy - len(differences),
         "at_or_above": sum(round(d, 2) >= 0 for d in differences),
         "mean_difference": mean(differences) if differences else None,
         "seeds": max(cell["seeds"] for cell in found.cells),

@@ -3,10 +3,11 @@
 The paper leaves open how some noises are drawn. A noise here is another than the
 paper's if each of the paper's classifiers that was measured on it, undefended, is
 further than `SAME_NOISE` points from its published accuracy. A classifier counts if its
-accuracy on clean images is within `SAME_CLASSIFIER` points of the published one.
+accuracy on clean images is within `SAME_CLASSIFIER` points of the published one. Where
+a noise has several readings, this is said of the one that drew it.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 SAME_NOISE = 10.0
@@ -26,6 +27,7 @@ _SPN_REMOVER = "URoNet (SPN"
 
 # How a suite draws what the paper leaves open, of salt-and-pepper and uniform noise.
 Readings = tuple[str | None, str | None]
+_READ = ("SPN", "UN")
 
 
 class Undefended(NamedTuple):
@@ -39,6 +41,7 @@ class Undefended(NamedTuple):
         ours: What was measured.
         published: The paper's.
         result: Name of the file.
+        network: Which network it is, see `classifiers.Origin`.
     """
 
     dataset: str
@@ -48,11 +51,18 @@ class Undefended(NamedTuple):
     ours: float
     published: float
     result: str
+    network: tuple[str, str] = ("", "")
 
     @property
     def gap(self) -> float:
         """Distance from the published accuracy."""
         return round(abs(self.ours - self.published), 2)
+
+    @property
+    def reading(self) -> str | None:
+        """How the noise was drawn; None where the paper leaves nothing open."""
+        name = self.noise.partition("-")[0]
+        return self.readings[_READ.index(name)] if name in _READ else None
 
 
 def readings(config: Mapping[str, Any]) -> Readings:
@@ -87,7 +97,8 @@ def other_noises(measured: Iterable[Undefended]) -> dict[Readings, dict[str, str
         measured: In the order in which they are to be named.
 
     Returns:
-        Readings -> noise and severity -> the numbers that tell.
+        Readings -> noise and severity -> the numbers that tell, with the reading that
+        was used and whether another that was measured comes within the bound.
     """
     measured = list(measured)
 
@@ -105,9 +116,31 @@ def other_noises(measured: Iterable[Undefended]) -> dict[Readings, dict[str, str
     for (drawn, noise, _), members in by_noise.items():
         if all(x.gap > SAME_NOISE for x in members):
             first = members[0]
-            found.setdefault(drawn, {}).setdefault(
-                noise,
+            text = (
                 f"undefended {first.classifier} {first.ours:.2f} against "
-                f"{first.published:.2f} %",
+                f"{first.published:.2f} %"
             )
+            if first.reading:
+                alternatives = [
+                    x
+                    for (_, name, dataset), others in by_noise.items()
+                    for x in others
+                    if (name, dataset) == (noise, first.dataset)
+                    and x.reading != first.reading
+                ]
+                text = f"reading `{first.reading}`: {text}; {_nearest(alternatives)}"
+            found.setdefault(drawn, {}).setdefault(noise, text)
     return found
+
+
+def _nearest(alternatives: Sequence[Undefended]) -> str:
+    """Says whether another reading of a noise comes within the bound."""
+    if not alternatives:
+        return "no other reading was measured"
+    best = min(alternatives, key=lambda x: x.gap)
+    if best.gap > SAME_NOISE:
+        return f"no other measured reading comes within {SAME_NOISE:g} points"
+    return (
+        f"the reading `{best.reading}` comes within {SAME_NOISE:g} points, "
+        f"{best.ours:.2f} %"
+    )

@@ -11,7 +11,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from uronet_jax.reports import ablations, figures, universal
+from uronet_jax.reports import ablations, classifiers, figures, universal
 from uronet_jax.reports.comparison import (
     MEASURED,
     Group,
@@ -40,6 +40,10 @@ _SHOWN_OF = {
     "universal_trials": ("universal_trials",),
     "ablations": ("ablations",),
 }
+# What it shows of the data sets that the rows name.
+_SHOWN_DATA = ("name", "title", *classifiers.FIELDS)
+# Experiments for which no remover or detector is trained.
+_WITHOUT_MODELS = ("figure1", "figure2", "figure4")
 # Folder of the pictures, seen from the page.
 FIGURES = "figures"
 
@@ -49,10 +53,29 @@ def title(experiment: str) -> str:
     return LAYOUTS[experiment].title if experiment in LAYOUTS else experiment
 
 
+def not_run(groups: Sequence[Group]) -> str:
+    """Names the experiments that have no result, as a Markdown list.
+
+    Args:
+        groups: From `comparison.group`.
+    """
+    lines = []
+    for size, small in (("full size", False), ("small models", True)):
+        run = {found.experiment for found in groups if found.small is small}
+        lacking = [f"`{name}`" for name in LAYOUTS if name not in run]
+        lines.append(f"- With {size}. Not run: {', '.join(lacking) or 'none'}.\n")
+    return "".join(lines)
+
+
 def in_short(content: Mapping[str, Any]) -> dict[str, Any]:
     """Returns a result with the part of its config that its numbers depend on most."""
     shown = _SHOWN + _SHOWN_OF.get(content["experiment"], ())
     config = {name: content["config"].get(name) for name in shown}
+    titles = {row.get(c) for row in content["rows"] for c in classifiers.DATASETS}
+    for role in classifiers.ROLES:
+        section = content["config"].get(role) or {}
+        if section.get("title") in titles:
+            config[role] = {name: section.get(name) for name in _SHOWN_DATA}
     if content.get("overridden"):
         config["not of the preset"] = content["overridden"]
     return {**content, "config": config}
@@ -82,6 +105,17 @@ def summary_line(found: Group) -> str:
                 f"({', '.join(found.other_noises)}): {figure['other_noises']} "
                 f"{layout.counted_name}"
             )
+        if figure["other_models"]:
+            names = dict.fromkeys(
+                name
+                for cell in found.cells
+                for name in [*found.doubtful(cell), *found.other_data(cell)]
+            )
+            parts.append(
+                "not compared, for classifiers or data that are not known to be the "
+                f"paper's ({', '.join(names)}): {figure['other_models']} "
+                f"{layout.counted_name}"
+            )
         if figure["mean_spread"] is not None:
             parts.append(
                 f"{figure['seeds']} seeds, standard deviation "
@@ -89,12 +123,19 @@ def summary_line(found: Group) -> str:
                 f"{figure['max_spread']:.2f} at most"
             )
     devices, seconds = cost(found.runs.values())
-    parts.append(f"{devices}, {seconds / 3600:.2f} hours")
-    training = sum(
-        session.get("training_seconds", 0.0)
-        for content in found.runs.values()
-        for session in sessions(content)
-    )
+    every = [session for run in found.runs.values() for session in sessions(run)]
+    training = sum(session.get("training_seconds", 0.0) for session in every)
+    hours = f"{devices}, {seconds / 3600:.2f} hours"
+    if (
+        training == 0
+        and any("training_seconds" in session for session in every)
+        and found.experiment not in _WITHOUT_MODELS
+    ):
+        hours += (
+            " without the training of the models, which were trained earlier in the "
+            "same folder"
+        )
+    parts.append(hours)
     if found.experiment == "table2" and training > 0:
         parts.append(
             f"measuring added {(seconds - training) / training:.1%} to the training"
@@ -118,6 +159,8 @@ def render(found: Group, groups: Sequence[Group] = ()) -> str:
         parts.append(_image(found.name, picture_name(found)))
     if found.experiment == "universal":
         parts.append(universal.render(found, groups))
+    if found.experiment == "universal_trials":
+        parts.append(universal.on_trials(found))
     if found.experiment == "ablations":
         parts.append(ablations.render(found.cells, small=found.small))
     drawn = {picture.block: picture.name for picture in pictures(found)}

@@ -15,6 +15,7 @@ from typing import Any
 
 from uronet_jax.reports import (
     claims,
+    classifiers,
     comparison,
     defence,
     noises,
@@ -193,6 +194,9 @@ def render(results: Sequence[Result]) -> str:
     comparisons = _comparisons(evaluations)
     sections = {
         "Claims of the paper": [claims.table(groups)] if groups else [],
+        "Experiments without a result": [reproduction.not_run(groups)]
+        if groups
+        else [],
         "The paper's experiments": [
             _reproduction(g, groups) for g in groups if not g.small
         ],
@@ -239,6 +243,7 @@ def _undefended(result: Result) -> list[noises.Undefended]:
             100.0 * row["ours"],
             100.0 * row["published"],
             result.name,
+            classifiers.Origin(result.content["config"]["classifier"], ""),
         )
         for start, family in _FAMILIES.items()
         if name.startswith(start)

@@ -7,6 +7,7 @@ classifiers that are not the paper's do not count.
 
 import itertools
 import math
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from statistics import mean
 from typing import NamedTuple
@@ -22,6 +23,12 @@ SEVERITIES = ("1", "2", "3")
 _ENDS = {noise: ("3", "1") if noise == "UN" else ("1", "3") for noise in NOISES}
 # Detection accuracy half way between chance and certainty: above it, a detector sees.
 SEES = 75.0
+# Detection accuracy from which on a detector finds the noise that it was trained on.
+FINDS = 90.0
+# Student's t: quantiles at 97.5 % for 1 to 9 degrees of freedom; the last for more.
+_QUANTILES = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
+# Steps of the paper's attacks, where their label does not say, and those of CIFAR-100.
+_STEPS, _STEPS_CIFAR_100 = 40, 20
 # Figure 6: every attack, made on each classifier.
 _ATTACKS = ("IFGSM", "PGD0", "PGD10")
 _CLASSIFIERS = ("ResNet", "Wide-ResNet16-8")
@@ -44,7 +51,9 @@ class Finding(NamedTuple):
         value: Ours, in percent, or in points if it is a difference; None if a cell is
             not measured.
         limit: What the claim compares it with.
-        margin: How far chance may move it, in points.
+        image_margin: How far the sample of test images may move it, in points.
+        margin: How far chance may move it, that of training included if there are
+            several seeds; never below `image_margin`.
         cells: What it is made of.
         signed: Whether it is a difference.
     """
@@ -52,6 +61,7 @@ class Finding(NamedTuple):
     name: str
     value: float | None
     limit: float
+    image_margin: float
     margin: float
     cells: tuple[Row, ...]
     signed: bool
@@ -60,22 +70,63 @@ class Finding(NamedTuple):
 Rule = Callable[[Sequence[Row]], list[Finding]]
 
 
-def margin(cell: Row) -> float:
-    """Returns how far chance may move a number: two standard deviations, in points.
+def image_margin(cell: Row) -> float:
+    """Returns how far the sample of test images may move a number, in points.
 
-    Those of the seeds where there are several, else of a share of the test images.
+    Two standard deviations of a share of the images; seeds share their images.
 
     Args:
         cell: Of `comparison.compare`, measured.
     """
-    deviation = cell["spread"]
-    if deviation is None:
-        share = cell["ours"] / 100.0
-        variance = max(share * (1.0 - share), 0.0)
-        if cell["metric"] == "accuracy_gain":
-            variance = 0.5  # Of two accuracies at most, each 1/4.
-        deviation = 100.0 * math.sqrt(variance / cell["num_images"])
-    return 2.0 * deviation
+    share = cell["ours"] / 100.0
+    variance = max(share * (1.0 - share), 0.0)
+    if cell["metric"] == "accuracy_gain":
+        variance = 0.5  # Of two accuracies at most, each 1/4.
+    return 200.0 * math.sqrt(variance / cell["num_images"])
+
+
+def margin(cell: Row) -> float:
+    """Returns how far chance may move a number, in points.
+
+    With several seeds at least the half-width of a 95 % interval of their mean
+    (Student's t), and never less than `image_margin`. With one seed it is that, and the
+    variance of training is not in it.
+
+    Args:
+        cell: Of `comparison.compare`, measured.
+    """
+    images, seeds = image_margin(cell), cell["seeds"]
+    if seeds < 2:
+        return images
+    quantile = _QUANTILES[min(seeds - 1, len(_QUANTILES)) - 1]
+    return max(images, quantile * cell["spread"] / math.sqrt(seeds))
+
+
+def weaker_steps(cell: Row) -> tuple[int, int] | None:
+    """Returns the steps of an attack and the paper's, if its own are fewer.
+
+    Args:
+        cell: Of `comparison.compare`.
+    """
+    if cell.get("steps") is None:
+        return None
+    said = re.search(r"\d+$", cell.get("train_attack") or "")
+    usual = _STEPS_CIFAR_100 if cell.get("dataset") == "CIFAR-100" else _STEPS
+    steps = int(said[0]) if said else usual
+    return (cell["steps"], steps) if cell["steps"] < steps else None
+
+
+def own_detection(cells: Iterable[Row]) -> dict[str, float]:
+    """Returns trained noise -> how well its detector finds that very noise, in percent.
+
+    Args:
+        cells: Of Table 2.
+    """
+    return {
+        trained(cell): cell["ours"]
+        for cell in cells
+        if cell["ours"] is not None and trained(cell) == tested(cell)
+    }
 
 
 def finding(
@@ -90,19 +141,20 @@ def finding(
         limit: See `Finding`.
 
     Returns:
-        The margin of a mean is the mean of the margins, as its cells share their
-        images; that of a difference follows from both.
+        The margins of a mean are the means of the margins, as its cells share their
+        images; those of a difference follow from both.
     """
     cells = (*plus, *minus)
     signed = bool(minus) or plus[0].get("metric") == "accuracy_gain"
     if any(cell["ours"] is None for cell in cells):
-        return Finding(name, None, limit, 0.0, cells, signed)
-    value, chance = 0.0, 0.0
+        return Finding(name, None, limit, 0.0, 0.0, cells, signed)
+    value, images, chance = 0.0, 0.0, 0.0
     for sign, side in ((1.0, plus), (-1.0, minus)):
         if side:
             value += sign * mean(cell["ours"] for cell in side)
+            images = math.hypot(images, mean(map(image_margin, side)))
             chance = math.hypot(chance, mean(map(margin, side)))
-    return Finding(name, value, limit, chance, cells, signed)
+    return Finding(name, value, limit, images, chance, cells, signed)
 
 
 def _published(cells: Iterable[Row], **where: str) -> list[Row]:
@@ -179,18 +231,12 @@ def removers_against_none(cells: Sequence[Row]) -> list[Finding]:
 
 def removers_against_published(cells: Sequence[Row]) -> list[Finding]:
     """Accuracy behind each remover of Table 7 or 8, less the published one."""
-    return [
-        Finding(
-            f"{noise}-{severity}",
-            line[remover]["difference"],
-            0.0,
-            0.0 if line[remover]["ours"] is None else margin(line[remover]),
-            (line[remover],),
-            True,
-        )
+    found = (
+        (line[remover], finding(f"{noise}-{severity}", [line[remover]]))
         for (_, noise, severity), line in _mitigated(cells).items()
         for remover in SEVERITIES
-    ]
+    )
+    return [one._replace(value=c["difference"], signed=True) for c, one in found]
 
 
 def same_severity_against_others(cells: Sequence[Row]) -> list[Finding]:

@@ -74,6 +74,7 @@ def render(found: Any, groups: Sequence[Any]) -> str:
     )
     if used:
         text += f" Ours of single noises: {_names(used)}."
+    text += _advantage(found.config)
     if goals:
         text += f" Asked of the universal models{size}: {'; '.join(goals)}."
     trials = [g for g in groups if g.experiment == "universal_trials"]
@@ -81,6 +82,66 @@ def render(found: Any, groups: Sequence[Any]) -> str:
         text += f" The short trainings that led to them: {_names(trials)}."
     table = markdown_table(_lines(columns), ["degradation", *columns])
     return f"{text}\n\n{table}"
+
+
+def _advantage(config: Mapping[str, Any]) -> str:
+    """Says what the universal remover has that those of single noises have not."""
+    own, single = config.get("universal") or {}, config.get("remover") or {}
+    parts = []
+    if own.get("consistency_weight"):
+        parts.append(
+            "it is trained on the answers of the very classifier that it is judged with"
+        )
+    differences = {
+        "widths": "it has {} filters, theirs {}",
+        "num_steps": "it is trained for {} steps, theirs for {} each",
+        "batch_size": "on {} images a step, theirs on {}",
+    }
+    for field, text in differences.items():
+        if own.get(field) and single.get(field) and own[field] != single[field]:
+            parts.append(text.format(_listed(own[field]), _listed(single[field])))
+    if own.get("mirror"):
+        parts.append("its pictures are means over the image and its mirror image")
+    if not parts:
+        return ""
+    return (
+        " The universal remover has advantages that removers of single noises have "
+        f"not: {'; '.join(parts)}."
+    )
+
+
+def _listed(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return ", ".join(map(str, value))
+    return f"{value:,}"
+
+
+def on_trials(found: Any) -> str:
+    """Returns what the numbers of the trials may be compared with, as Markdown.
+
+    Args:
+        found: A `comparison.Group` of the experiment `universal_trials`.
+    """
+    section = found.config.get("data") or {}
+    text = (
+        "Judged on validation images: the trials compare variants with each other, not "
+        "with the columns of the test images."
+    )
+    source, split = section.get("classifier"), section.get("validation_split")
+    if source and split and not source.startswith("train:"):
+        alone = [
+            cell["ours"]
+            for cell in found.cells
+            if cell["ours"] is not None
+            and (cell["variant"], cell["test_noise"]) == ("undefended", "clean")
+        ]
+        right = f", on which it is right in {alone[0]:.2f} %" if alone else ""
+        title = section.get("classifier_title")
+        text += (
+            f" The weights of the {title} come from elsewhere (`{source}`) and "
+            f"were trained on these images too ({split}){right}."
+        )
+    return f"{text}\n"
 
 
 def _names(groups: Sequence[Any]) -> str:
