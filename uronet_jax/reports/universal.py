@@ -138,8 +138,8 @@ def on_trials(found: Any) -> str:
         right = f", on which it is right in {alone[0]:.2f} %" if alone else ""
         title = section.get("classifier_title")
         text += (
-            f" The weights of the {title} come from elsewhere (`{source}`) and "
-            f"were trained on these images too ({split}){right}."
+            f" The weights of the {title} come from elsewhere (`{source}`) and may "
+            f"have learned these very images ({split}){right}."
         )
     return f"{text}\n"
 
