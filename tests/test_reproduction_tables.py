@@ -460,8 +460,8 @@ def test_trials_are_compared_with_each_other_only():
     (group,) = comparison.group({"a": run("universal_trials", rows=[row], data=data)})
     assert (
         "compare variants with each other, not with the columns of the test images. "
-        "The weights of the ResNet come from elsewhere (`x.npz`) and were trained on "
-        "these images too (train[45000:45500]), on which it is right in 100.00 %."
+        "The weights of the ResNet come from elsewhere (`x.npz`) and may have learned "
+        "these very images (train[45000:45500]), on which it is right in 100.00 %."
     ) in reproduction.render(group)
     data = data | {"classifier": "train:wrn16_8"}
     (group,) = comparison.group({"a": run("universal_trials", rows=[row], data=data)})
