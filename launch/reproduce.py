@@ -3,7 +3,8 @@ r"""Reproduces tables and figures of the paper: trains what is missing, then mea
   python -m launch.reproduce --config=configs/reproduce.py:small \
       --experiment=table2,table7 --workdir=runs/small/reproduction
 
-`--experiment=all` does everything that the prepared data allow. Every finished model
+`--experiment=all` does everything that the prepared data allow; it takes all noises and
+classifiers that the experiments name. Every finished model
 and every finished part of a result is on disk at once: run the same command again to go
 on, Ctrl-C and SIGTERM save first. Only corrupted copies of a training set, minutes of
 work, begin anew. Writes WORKDIR/<experiment>.json.
@@ -182,7 +183,12 @@ def _check_classifiers(
     for name, groups in lacking.items():
         path = workdir / f"{name}.json"
         if path.exists():
-            stored = json.loads(path.read_text()).get("classifiers", {})
+            stored = json.loads(path.read_text()).get("classifiers")
+            if stored is None:
+                raise ValueError(
+                    f"{path} does not say of which classifiers it is: move it away to "
+                    "have it measured anew"
+                )
             for role, titles in _classifiers(zoo, name, groups).items():
                 for title, identity in titles.items():
                     if stored.get(role, {}).get(title, identity) != identity:
@@ -210,7 +216,7 @@ def _compute(
     done = _rows_by_part(begun) if begun else {}
     classifiers = _classifiers(zoo, name, lacking)
     if begun:
-        classifiers = begun.get("classifiers", {}) | classifiers
+        classifiers = begun["classifiers"] | classifiers
     lost = name in _PICTURES and not path.with_suffix(".npz").exists()
     if force or lost:  # What cannot be computed now is kept.
         for part in parts:

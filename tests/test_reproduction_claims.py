@@ -138,12 +138,21 @@ def test_seeds_that_disagree_confirm_nothing():
     assert judgement.reason == (
         "the seeds differ: a margin of 317.65 points, of the images alone 0.87"
     )
+    # Nor do they confirm with a mean on the right side (90 of 87.02), or refute.
+    (judgement,) = judged("table6", 97.0, 83.0, train_attack="FGSM40")
+    assert judgement.status == "undecided"
+    (judgement,) = judged("table6", 97.0, 96.9, train_attack="FGSM40")
+    assert judgement.status == "holds"
+    (judgement,) = judged("table6", 71.0, 71.1, train_attack="FGSM40")
+    assert judgement.status == "fails"
     groups = comparison.group({"a": run("table6", rows=[])})
     assert claims.judge(groups)[10].status == "unmeasured"
     # An order that two seeds contradict is no order, nor a refuted one.
     detectors = {"train_noise": "SPN", "test_noise": "UN", "test_severity": 3}
     assert judged("table2", 50.0, 98.0, **detectors)[3].status == "undecided"
+    assert judged("table2", 70.0, 82.0, **detectors)[3].status == "undecided"
     assert judged("table2", 60.0, 60.1, **detectors)[3].status == "holds"
+    assert judged("table2", 76.0, 76.1, **detectors)[3].status == "fails"
     # Two heads that are .02 points better, twice the same, are not better.
     rows = run("table12")["rows"]
     one_head = {

@@ -4,6 +4,7 @@ An experiment is a list of parts; see `experiments.parts`.
 """
 
 import functools
+import re
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -15,7 +16,7 @@ from uronet_jax.evaluation.experiments import (
     universal,
 )
 from uronet_jax.evaluation.experiments.parts import Experiment
-from uronet_jax.evaluation.zoo import TRAIN, Zoo
+from uronet_jax.evaluation.zoo import CHOICES, TRAIN, Zoo
 
 
 def _needs(*roles: str, classifier: bool = True) -> dict[str, tuple[str, ...]]:
@@ -142,7 +143,7 @@ EXPERIMENTS: dict[str, Experiment] = {
         "the universal models on what they never saw",
         {
             "data": ("data.train", "data.test", "data.classifier"),
-            "second": ("data.train", "data.test", "second.test"),
+            "second": ("data.train", "data.test", "data.classifier", "second.test"),
         },
         universal.zero_shot,
         (*_UNIVERSAL, "zero_shot"),
@@ -182,7 +183,10 @@ def check_needs(zoo: Zoo, experiment: str) -> dict[str, Lack]:
             classifier that does not fit the data.
         FileNotFoundError: If it names a classifier that is not there.
     """
-    EXPERIMENTS[experiment].parts(zoo)
+    try:
+        EXPERIMENTS[experiment].parts(zoo)
+    except ValueError as error:
+        raise ValueError(f"{experiment}: {error}") from error
     needs = EXPERIMENTS[experiment].needs
     lacks = {group: _find_lack(zoo, wanted) for group, wanted in needs.items()}
     missing = {group: lack for group, lack in lacks.items() if lack is not None}
@@ -200,22 +204,21 @@ def _find_lack(zoo: Zoo, needs: Iterable[str]) -> Lack | None:
             if not zoo.classifiers(role):
                 return Lack(
                     f"a classifier of {section['title']}",
-                    f"set --config.{role}.classifier to {_CHOICES}",
+                    f"set --config.{role}.classifier to {CHOICES}",
                 )
             _check_classifiers(zoo, role)
             continue
         kind = {"train": "training", "test": "test"}[part]
         for split in ("train", "validation") if part == "train" else (part,):
+            name = section[f"{split}_split"]
             try:
                 zoo.open(role, split)
             except (FileNotFoundError, ValueError) as error:
-                name = section[f"{split}_split"]
+                if not re.match(r"(train|validation|test)(\[|$)", name):
+                    raise  # No split that could be prepared.
                 what = f"the {kind} images of {section['title']} ({name})"
                 return Lack(what, str(error))
     return None
-
-
-_CHOICES = "the folder of a run, a .npz file, or train:NAME"
 
 
 def _check_classifiers(zoo: Zoo, role: str) -> None:
@@ -226,5 +229,5 @@ def _check_classifiers(zoo: Zoo, role: str) -> None:
                 zoo.load_classifier(role, title)
             except FileNotFoundError as error:
                 raise FileNotFoundError(
-                    f"{error}: set --config.{role}.classifier to {_CHOICES}"
+                    f"{error}: set --config.{role}.classifier to {CHOICES}"
                 ) from error

@@ -28,6 +28,7 @@ from uronet_jax.evaluation.made_images import ImageMaker
 from uronet_jax.evaluation.progress import Progress, StoppedError
 from uronet_jax.evaluation.settings import CLASSIFIERS, ROLES, check_settings
 from uronet_jax.loading import LoadedModel, build_module, load_classifier, load_model
+from uronet_jax.machine_settings import without_machine_settings
 from uronet_jax.models import make_classifier
 from uronet_jax.training import grid, stored, tasks
 from uronet_jax.training.loop import validate_schedule
@@ -36,6 +37,8 @@ from uronet_jax.training.run import Task, check_same_config
 
 # What `--config.classifier` says to have one trained here.
 TRAIN = "train:"
+# What a classifier may be.
+CHOICES = "the folder of a run, a .npz file, or train:NAME"
 
 
 class Zoo:
@@ -294,19 +297,23 @@ class Zoo:
     def _check_data(self, role: str, kind: str) -> None:
         """Raises ValueError if models of a kind cannot learn on the data."""
         section = self.config[role]
-        ranges = {
-            part: split_range(
-                section["name"], section[f"{part}_split"], data_dir=self._data_dir
-            )
-            for part in ("train", "validation", "test")
-        }
-        for one, other in (("train", "validation"), ("train", "test")):
+        ranges = {}
+        for part in ("train", "validation", "test"):
+            split = section[f"{part}_split"]
+            try:
+                ranges[part] = split_range(
+                    section["name"], split, data_dir=self._data_dir
+                )
+            except ValueError:
+                if part != "test":  # Not every set that is learned is judged on.
+                    raise
+        for one, other in itertools.combinations(ranges, 2):
             (a, start, stop), (b, begin, end) = ranges[one], ranges[other]
             if a == b and max(start, begin) < min(stop, end):
                 raise ValueError(
                     f"{role}.{one}_split {section[f'{one}_split']!r} and "
                     f"{role}.{other}_split {section[f'{other}_split']!r} share images: "
-                    "what is judged on must not be learned"
+                    "what is judged on must neither be learned nor chosen by"
                 )
         _, start, stop = ranges["train"]
         count, limit = stop - start, f"{role}.train_split"
@@ -393,7 +400,7 @@ class Zoo:
             names = ("suite", "names", "severities", "copies")
             stored_config["corruptions"] = {name: corruptions[name] for name in names}
         elif kind.stored:
-            attack = {k: v for k, v in config["attack"].items() if k != "batch_size"}
+            attack = without_machine_settings({"attack": config["attack"]})["attack"]
             attack["classifier"] = self.identity(key.role, self._first_title(key.role))
             stored_config["attack"] = attack
         elif kind.phase != "classifier":
@@ -446,7 +453,12 @@ class Zoo:
         return frozen
 
     def _first_title(self, role: str) -> str:
-        return next(iter(self.classifiers(role)))
+        titles = list(self.classifiers(role))
+        if not titles:
+            raise ValueError(
+                f"a classifier is needed: set --config.{role}.classifier to {CHOICES}"
+            )
+        return titles[0]
 
     def _first_classifier(self, role: str) -> LoadedModel:
         return self.load_classifier(role, self._first_title(role))

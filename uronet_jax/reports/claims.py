@@ -2,14 +2,14 @@
 
 One standard for every claim. A claim says of some numbers that they are above, or
 below, their limits. Of a numerical claim the limits are published numbers: it holds if
-none of ours is on the wrong side by more than the margin of the test images, and fails
-if one is by more than the whole margin. Of a qualitative claim they are other numbers
-of ours, or a boundary: it holds if each of ours is on the right side by more than the
-whole margin, and fails if one is not even by more than the margin of the images.
-Between the two a claim is undecided: the seeds differ too much. The margin of the
-images is twice the standard deviation of a share of them; the whole margin is at least
-that, and with several seeds at least the half-width of a 95 % interval of their mean
-(`rules.margin`). A claim on an average is judged on the mean of its numbers.
+none of ours is on the wrong side by more than the margin of the test images. Of a
+qualitative claim they are other numbers of ours, or a boundary: it holds if each of
+ours is on the right side by more than that margin. Several seeds may widen it
+(`rules.margin`): a claim that would hold, or fail, only without what they add is
+undecided. The margin of the images is twice the standard deviation of a share of them;
+that of several seeds at least the half-width of a 95 % interval of their mean. A claim
+on an average is judged on the mean of its numbers, with the mean of their margins: of
+seeds that is cautious, as trainings of several noises differ independently.
 
 A claim is judged when all cells that it names are measured. If one of them rests on a
 noise that is not the paper's (`noises.other_noises`), on other data, or at full size on
@@ -24,6 +24,7 @@ from collections.abc import Callable, Mapping, Sequence
 from statistics import mean
 from typing import Literal
 
+from uronet_jax.machine_settings import without_machine_settings
 from uronet_jax.reports import rules
 from uronet_jax.reports.comparison import Group, Row
 from uronet_jax.reports.noises import SAME_CLASSIFIER
@@ -35,13 +36,13 @@ from uronet_jax.reports.tables import markdown_table
 # The standard above, for the page.
 _STANDARD = (
     "One standard for all. The margin of the images is twice the standard deviation of "
-    "a share of the test images; the whole margin is that or, with several seeds, the "
+    "a share of the test images; with several seeds the whole margin is that or the "
     "half-width of a 95 % interval of their mean (Student's t), whichever is larger. A "
     "numerical claim holds if no difference counts against it by more than the margin "
-    "of the images, and fails if one does by more than the whole margin. A qualitative "
-    "one holds if all differences count for it by more than the whole margin, and "
-    "fails if one does not by more than that of the images. Between the two it is "
-    "undecided, which confirms nothing. A claim on an average is judged on the mean. "
+    "of the images, a qualitative one if all differences count for it by more than "
+    "that; else it fails. If what the seeds add to the margin could turn that round, "
+    "it is undecided, which confirms nothing. A claim on an average is judged on the "
+    "mean, with the mean of the margins. "
     "Claims that rest on a noise or on data which are not the paper's, or at full size "
     "on a classifier whose accuracy on clean images is not measured or further than "
     f"{SAME_CLASSIFIER:g} points from the published one, cannot be compared; of an "
@@ -97,11 +98,12 @@ def _lead(claim: Claim, finding: Finding) -> float:
 
 def _decide(claim: Claim, finding: Finding) -> Status:
     """The standard: see the head of this module."""
-    lead = _lead(claim, finding)
+    lead, images = _lead(claim, finding), finding.image_margin
+    seeds = finding.margin - images  # How much further they may move it.
     if claim.kind == "qualitative":
-        held, failed = lead > finding.margin, lead <= finding.image_margin
+        held, failed = lead > images + seeds, lead <= images - seeds
     else:
-        held, failed = lead >= -finding.image_margin, lead < -finding.margin
+        held, failed = lead >= -images + seeds, lead < -images - seeds
     return "holds" if held else "fails" if failed else "undecided"
 
 
@@ -118,7 +120,7 @@ def _models(group: Group) -> str:
         config["data"].pop(name, None)
         config["data"].pop(f"{name}_title", None)
     config |= {name: group.config.get(name) for name in names[3:]}
-    return json.dumps(config, sort_keys=True)
+    return json.dumps(without_machine_settings(config), sort_keys=True)
 
 
 def _own_detection(group: Group, groups: Sequence[Group]) -> dict[str, float]:

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from functools import cache
 from typing import Any, NamedTuple
 
+from uronet_jax.machine_settings import without_machine_settings
 from uronet_jax.reports import paper
 from uronet_jax.reports.noises import CLEAN, SAME_CLASSIFIER, Undefended
 
@@ -93,9 +94,11 @@ def origin(content: Mapping[str, Any], network: Network) -> Origin:
         if section.get(f"{field}_title") == network[1] and section.get(field):
             source = section[field]
             if source.startswith("train:"):
-                settings = [config.get("training"), config.get("augmentation")]
+                settings = without_machine_settings(
+                    {x: config.get(x) for x in ("training", "augmentation")}
+                )
                 data = {k: v for k, v in section.items() if "classifier" not in k}
-                made = json.dumps([source, data, *settings], sort_keys=True)
+                made = json.dumps([source, data, settings], sort_keys=True)
                 return Origin(made, "")
             role = next(role for role in ROLES if config.get(role) is section)
             return Origin(source, known.get(role, {}).get(network[1], ""))
@@ -133,7 +136,8 @@ def other_data(cell: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, 
     for column in DATASETS:
         title = str(cell.get(column) or "")
         name = _section(config, title).get("name")
-        if title in _DATA and name not in (None, _DATA[title]):
+        base = None if name is None else name.partition(":")[0]  # Of any version.
+        if title in _DATA and base not in (None, _DATA[title]):
             found[title] = name
     return found
 

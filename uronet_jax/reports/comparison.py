@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from statistics import mean, stdev
 from typing import Any
 
+from uronet_jax.machine_settings import without_machine_settings
 from uronet_jax.reports import classifiers, noises
 from uronet_jax.reports.layouts import LAYOUTS, PICTURES, Layout
 
@@ -193,11 +194,14 @@ def group(
     groups: dict[tuple, dict[str, Mapping[str, Any]]] = {}
     for name in sorted(contents):
         content = contents[name]
-        config = {k: v for k, v in content["config"].items() if k not in _NOT_CONFIG}
+        config = without_machine_settings(content["config"])
+        config = {k: v for k, v in config.items() if k not in _NOT_CONFIG}
+        # Seeds of other weights under the same name are no seeds of one thing.
+        rests_on = [config, content.get("classifiers")]
         key = (
             content["experiment"],
             is_small(content),
-            json.dumps(config, sort_keys=True),
+            json.dumps(rests_on, sort_keys=True),
         )
         groups.setdefault(key, {})[name] = content
     order = list(LAYOUTS)

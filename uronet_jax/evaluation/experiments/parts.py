@@ -13,6 +13,7 @@ from uronet_jax.evaluation.kinds import ModelKey
 from uronet_jax.evaluation.laboratory import Examples, Images, Laboratory, Placed, Row
 from uronet_jax.evaluation.protocols import detection_metrics
 from uronet_jax.evaluation.zoo import Zoo
+from uronet_jax.machine_settings import without_machine_settings
 
 # Published label of an attack on test images -> the attack.
 TEST_ATTACKS = {"IFGSM": "IFGSM", "PGD": "PGD0"}
@@ -67,18 +68,11 @@ class Experiment(NamedTuple):
     def depends_on(self, config: Mapping[str, Any]) -> dict[str, Any]:
         """Returns the part of a config that the numbers depend on.
 
-        Not how often a model is saved, nor how many images are judged or attacked at
-        once: that may change with the machine.
+        What only suits the machine is left out.
         """
         names = {*COMMON_SETTINGS, *self.roles, *self.settings}
         found = {name: config[name] for name in names if name in config}
-        for name, section in found.items():
-            if isinstance(section, Mapping):
-                left_out = ["checkpoint_every"]
-                if name in ("evaluation", "attack"):
-                    left_out.append("batch_size")
-                found[name] = {k: v for k, v in section.items() if k not in left_out}
-        return found
+        return without_machine_settings(found)
 
     @property
     def roles(self) -> set[str]:
