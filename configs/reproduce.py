@@ -126,7 +126,8 @@ def get_config(preset: str = "full") -> config_dict.ConfigDict:
         checkpoint_every=choose(1_000, 80, 1),
     )
     # Remover and detector for all 18 degradations, blind to which it is. Wider, held to
-    # the classifier's answers and shown mirror images, as helped in `universal_trials`.
+    # the classifier's answers and shown mirror images, as helped in `universal_trials`;
+    # a residual head helped there too, by less, in a trial of one seed: not used yet.
     config.universal = config_dict.create(
         variant="skip",
         widths=choose((96, 192, 384), (24, 48, 96), (4, 4)),
