@@ -16,7 +16,7 @@ def get_config(preset: str = "full") -> config_dict.ConfigDict:
     # One remover for all degradations; it must also leave clean pictures alone.
     common.add_degradation(config, clean_entries=2)
     config.model = config_dict.create(
-        variant="skip",  # paper, skip, residual, dcae, skip_dcae
+        variant="skip",  # A key of models.REMOVER_VARIANTS: paper, blend, ...
         widths={"full": (64, 128, 256), "small": (16, 32, 64), "smoke": (4, 4)}[preset],
     )
     config.loss = config_dict.create(noise_weight=1.0)

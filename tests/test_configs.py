@@ -74,7 +74,7 @@ WRONG = [
     ("remover", "phase", "removr", "remover, detector or classifier"),
     ("remover", "phase", "detector", "configs/detector.py"),
     ("remover", "dtype", "float16", "float32, bfloat16"),
-    ("remover", "model__variant", "unet", "residual, skip"),
+    ("remover", "model__variant", "unet", "residual, skip, skip_dcae"),
     ("remover", "model__widths", (8, 0), "positive"),
     ("classifier", "model__name", "resnet21", "resnet20"),
     ("detector", "model__name", "wrn10_3", "wrn10_2"),

@@ -18,6 +18,7 @@ from uronet_jax.models import (
     make_remover,
 )
 from uronet_jax.models.pytorch import resnet_depth, resnet_variables
+from uronet_jax.models.remover import Remover
 
 
 def uniform(*shape):
@@ -240,7 +241,36 @@ def test_residual_head_adds_to_the_image(key):
     assert np.ptp(separation.clean - images) > 0.01
 
 
-@pytest.mark.parametrize("variant", ["paper", "residual"])
+def test_blending_head_keeps_a_share_of_the_image(key):
+    module = make_remover("blend", widths=(4,), clean_mean=0.08)
+    images = uniform(4, 8, 8, 1)
+    separation, variables = jax.jit(module.init_with_output)(key, images)
+    last = variables["params"]["clean_decoder"]["Conv_1"]
+    assert last["kernel"].shape[-1] == 2  # How much is kept, and what instead.
+    blind = jax.tree.map(lambda x: x, variables)
+    last = blind["params"]["clean_decoder"]["Conv_1"]
+    last["kernel"] = jnp.zeros_like(last["kernel"])
+    # It starts with most of the image and a little of the mean pixel.
+    start = module.apply(blind, images).clean
+    np.testing.assert_allclose(start, 0.88 * images + 0.12 * 0.08, atol=1e-6)
+    last["bias"] = jnp.asarray([np.log(0.25 / 0.75), np.log(0.6 / 0.4)])
+    blended = module.apply(blind, images).clean
+    np.testing.assert_allclose(blended, 0.25 * images + 0.75 * 0.6, atol=1e-6)
+    assert np.ptp(separation.clean - start) > 0.01
+    # With one head the noise pattern is what was removed.
+    alone = make_remover("blend_dcae", widths=(4,), clean_mean=0.08)
+    one = {"params": {k: v for k, v in variables["params"].items() if "noise" not in k}}
+    found = alone.apply(one, images)
+    np.testing.assert_allclose(found.clean, separation.clean, atol=1e-6)
+    np.testing.assert_allclose(found.noise, images - found.clean, atol=1e-6)
+
+
+def test_unknown_clean_heads_are_rejected(key):
+    with pytest.raises(ValueError, match="clean head 'mask': choose picture, residual"):
+        Remover(clean_head="mask").init(key, uniform(1, 8, 8, 1))
+
+
+@pytest.mark.parametrize("variant", ["paper", "residual", "blend"])
 def test_self_ensemble_is_the_mean_over_mirror_images(variant, make_variables):
     module = make_remover(variant, widths=(4, 8))
     variables = make_variables(module, (13, 10, 1))

@@ -20,9 +20,7 @@ from uronet_jax.corruptions import make_degradation
 from uronet_jax.data import evaluation_batches
 from uronet_jax.data.sources import ArraySource
 from uronet_jax.models import Separation, make_remover
-from uronet_jax.training import detector as detector_phase
-from uronet_jax.training import loop, tasks
-from uronet_jax.training import remover as remover_phase
+from uronet_jax.training import loop, pairs, tasks
 from uronet_jax.training.optimizers import SCHEDULES, make_optimizer
 from uronet_jax.training.run import fit
 from uronet_jax.training.state import TrainState
@@ -118,7 +116,8 @@ def run_steps(phase, make_variables):
     """Returns `run(mesh, count) -> Trace` of one phase; the remover's noise is real."""
     task = make_task(phase, make_variables)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(detector_phase, "degrade", brighten)
+        if phase != "remover":
+            patch.setattr(pairs, "degrade", brighten)
         yield functools.partial(_run_steps, task, make_variables)
 
 
@@ -185,8 +184,7 @@ def test_four_devices_match_one(on_four, run_steps):
 
 
 def test_padding_of_an_evaluation_does_not_count(phase, make_variables, monkeypatch):
-    monkeypatch.setattr(remover_phase, "degrade", brighten)
-    monkeypatch.setattr(detector_phase, "degrade", brighten)
+    monkeypatch.setattr(pairs, "degrade", brighten)
     task, mesh = make_task(phase, make_variables), sharding.data_mesh()
     variables, frozen, key = sharding.replicate(
         (make_variables(task.module, task.input_shape), task.frozen, jax.random.key(2)),
@@ -224,7 +222,7 @@ class HalfGrey(nn.Module):
 
 @pytest.mark.parametrize("noise_head", [True, False])
 def test_remover_loss_by_hand(noise_head, make_variables, monkeypatch):
-    monkeypatch.setattr(remover_phase, "degrade", brighten)
+    monkeypatch.setattr(pairs, "degrade", brighten)
     task = tasks.remover_task(
         HalfGrey(noise_head), optax.sgd(1.0), NOISE, image_shape=SHAPE, noise_weight=3.0
     )
@@ -261,7 +259,7 @@ class MeanPixel(nn.Module):
 
 
 def test_remover_is_held_to_what_a_classifier_says(make_variables, monkeypatch):
-    monkeypatch.setattr(remover_phase, "degrade", brighten)
+    monkeypatch.setattr(pairs, "degrade", brighten)
     weights = {"params": {"scale": jnp.full((1,), 10.0)}}
     tasks_by_weight = {
         weight: tasks.remover_task(
@@ -318,7 +316,7 @@ class BrightPixels(nn.Module):
 
 
 def test_detector_sees_every_image_clean_and_degraded(make_variables, monkeypatch):
-    monkeypatch.setattr(detector_phase, "degrade", brighten)
+    monkeypatch.setattr(pairs, "degrade", brighten)
     variables = {"params": {"value": jnp.full((1, 1, 1, 1), 0.5)}}
     task = tasks.detector_task(
         BrightPixels(), HalfGrey(), variables, optax.sgd(1.0), NOISE,

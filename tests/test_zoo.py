@@ -29,7 +29,7 @@ def test_what_is_compared_is_drawn_alike(tmp_path):
     inputs = set(DETECTOR_INPUTS) - {"image"}
     variants = {"detector", "detector_other", *(f"detector_{x}" for x in inputs)}
     assert alike["detector"] == variants
-    assert len(alike["remover_trial"]) == 6
+    assert len(alike["remover_trial"]) == 9
     smoke = Zoo(load(), tmp_path)
     rows = [
         smoke._row(ModelKey("data", kind, "GN_1"))
@@ -72,6 +72,10 @@ def test_what_is_compared_is_drawn_alike(tmp_path):
         ({"detector": {"batch_size": 0}}, "detector.batch_size must be .*: 0"),
         ({"training": {"batch_size": -3}}, "training.batch_size must be .*: -3"),
         ({"remover": {"noise_weight": float("nan")}}, "remover.noise_weight must be"),
+        (
+            {"universal_corruptions": {"clean_share": 1.5}},
+            r"universal_corruptions.clean_share must be .*\[0.*: 1.5",
+        ),
         ({"universal": {"clean_entries": -5}}, "universal.clean_entries must be"),
         ({"data": {"other_classifier_title": "ResNet"}}, "of data are called 'ResNet'"),
     ],

@@ -30,6 +30,7 @@ from uronet_jax.defense import classifier_function, detector_channels
 from uronet_jax.evaluation import protocols
 from uronet_jax.models import Remover, compute_dtype, make_classifier, make_remover
 from uronet_jax.training.classifier import make_classifier_step
+from uronet_jax.training.pairs import drawn_pairs
 from uronet_jax.training.remover import make_remover_step
 from uronet_jax.training.state import TrainState, create_state
 
@@ -162,7 +163,7 @@ def data_row(settings: Settings, peer: Peer | None) -> Row:
 
     def runner(fetch, resident, inputs):
         return steps.Runner(
-            make_remover_step(remover, _ADAM, AUGMENTATIONS["flip_crop"]),
+            make_remover_step(remover, _ADAM, drawn_pairs(AUGMENTATIONS["flip_crop"])),
             fetch,
             _state(remover, settings.image_shape),
             {"degradation": _all_degradations()},

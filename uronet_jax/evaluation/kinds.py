@@ -38,6 +38,8 @@ class Kind:
         noise_weight: Of a remover's loss.
         clean_entries: How often a mix of all degradations holds the clean image.
         stored: `attacked` or `corrupted` if it learns on such images from disk.
+        clean_share: Share of clean images among those that a remover learns on, where
+            they are stored.
         consistency_weight: Of a remover's loss; of the first classifier.
         variant_of: What its seeds are named after, if not itself: models that are
             compared start alike and see the same crops and degradations.
@@ -51,6 +53,7 @@ class Kind:
     noise_weight: float = 1.0
     clean_entries: int = 0
     stored: str = ""
+    clean_share: float = 0.0
     consistency_weight: float = 0.0
     variant_of: str = ""
 
@@ -117,15 +120,17 @@ def make_kinds(config: Mapping[str, Any]) -> dict[str, Kind]:
         ),
         "remover_attack": removers(stored="attacked"),
         "remover_universal": removers(
-            {"variant": universal["variant"], "widths": universal["widths"]},
+            {k: universal[k] for k in ("variant", "widths")},
             "universal",
             clean_entries=universal["clean_entries"],
             consistency_weight=universal["consistency_weight"],
         ),
         "remover_corruptions": removers(
-            {"variant": universal["variant"], "widths": universal["widths"]},
+            {k: universal[k] for k in ("variant", "widths")},
             "universal",
             stored="corrupted",
+            clean_share=config["universal_corruptions"]["clean_share"],
+            consistency_weight=universal["consistency_weight"],
         ),
         **{
             f"remover_trial_{name}": removers(
@@ -159,7 +164,7 @@ def make_kinds(config: Mapping[str, Any]) -> dict[str, Kind]:
 def universal_trials(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """Returns name -> variant, widths and consistency weight of removers to compare.
 
-    Each differs from `skip` in one thing.
+    Each differs from `skip` in one thing, but for `combined`.
 
     Args:
         config: The fields of `configs/reproduce.py`.
@@ -177,10 +182,17 @@ def universal_trials(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         "paper": {**base, "variant": "paper"},
         "skip": base,
         "residual": {**base, "variant": "residual"},
+        "blend": {**base, "variant": "blend"},
+        "one_head": {**base, "variant": "skip_dcae"},
         "wider": {**base, "widths": trials["wider"]},
         "consistency": {**base, "consistency_weight": trials["consistency_weight"]},
         "weak_consistency": {
             **base,
+            "consistency_weight": trials["weak_consistency_weight"],
+        },
+        "combined": {
+            "variant": "blend_dcae",
+            "widths": trials["wider"],
             "consistency_weight": trials["weak_consistency_weight"],
         },
     }

@@ -76,6 +76,8 @@ def check_settings(config: Mapping[str, Any], mesh: jax.sharding.Mesh) -> None:
             raise ValueError(
                 f"{section}.{field} must be finite and at least 0: {weight}"
             )
+    share = config["universal_corruptions"]["clean_share"]
+    check_range("universal_corruptions.clean_share", share, 0.0, 1.0)
     copies = config["universal_corruptions"]["copies"]
     check_whole("universal_corruptions.copies", copies, 1, 1000)
     for name, count in {

@@ -30,7 +30,7 @@ from uronet_jax.evaluation.settings import CLASSIFIERS, ROLES, check_settings
 from uronet_jax.loading import LoadedModel, build_module, load_classifier, load_model
 from uronet_jax.machine_settings import without_machine_settings
 from uronet_jax.models import make_classifier
-from uronet_jax.training import grid, stored, tasks
+from uronet_jax.training import grid, tasks
 from uronet_jax.training.loop import validate_schedule
 from uronet_jax.training.optimizers import make_optimizer
 from uronet_jax.training.run import Task, check_same_config
@@ -398,7 +398,10 @@ class Zoo:
         if kind.stored == "corrupted":
             corruptions = self.config["universal_corruptions"]
             names = ("suite", "names", "severities", "copies")
-            stored_config["corruptions"] = {name: corruptions[name] for name in names}
+            stored_config["corruptions"] = {
+                **{name: corruptions[name] for name in names},
+                "clean_share": kind.clean_share,
+            }
         elif kind.stored:
             attack = without_machine_settings({"attack": config["attack"]})["attack"]
             attack["classifier"] = self.identity(key.role, self._first_title(key.role))
@@ -484,30 +487,13 @@ class Zoo:
             return tasks.classifier_task(
                 module, optimizer, image_shape=shape, augmentation=augmentation
             )
-        if kind.stored:
-            augment = tasks.augmenter(augmentation)
-            if kind.phase == "remover":
-                return stored.stored_remover_task(
-                    module,
-                    optimizer,
-                    augment,
-                    image_shape=shape,
-                    noise_weight=kind.noise_weight,
-                )
-            return stored.stored_detector_task(
-                module,
-                build(kind.remover),
-                optimizer,
-                augment,
-                image_shape=shape,
-                inputs=kind.model["inputs"],
-            )
-        nothing = make_degradation([("identity", 0.0)])  # Rows bring their own.
+        # Rows bring their own degradation, or images that are stored.
+        drawn = None if kind.stored else make_degradation([("identity", 0.0)])
         if kind.phase == "remover":
             return tasks.remover_task(
                 module,
                 optimizer,
-                nothing,
+                drawn,
                 image_shape=shape,
                 augmentation=augmentation,
                 noise_weight=kind.noise_weight,
@@ -517,13 +503,14 @@ class Zoo:
                     else None
                 ),
                 consistency_weight=kind.consistency_weight,
+                clean_share=kind.clean_share,
             )
         return tasks.detector_task(
             module,
             build(kind.remover),
             {},
             optimizer,
-            nothing,
+            drawn,
             image_shape=shape,
             inputs=kind.model["inputs"],
             augmentation=augmentation,

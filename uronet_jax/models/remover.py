@@ -15,6 +15,10 @@ from flax import linen as nn
 
 from uronet_jax.models import layers
 
+# Share of the image that a blending head starts with: logit 2. From 1/2 it learns much
+# the same, but takes longer to leave clean images alone.
+_KEPT = 0.88
+
 
 class Separation(NamedTuple):
     """What the remover makes of an image.
@@ -50,13 +54,12 @@ class Decoder(nn.Module):
     """Mirror of the encoder: each pair doubles the size, then convolves."""
 
     widths: Sequence[int]
-    channels: int
-    output_mean: float
+    output_means: Sequence[float]
     dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array, skips: Sequence[jax.Array]) -> jax.Array:
-        """Returns `[B, H, W, channels]` in `(0, 1)`, float32."""
+        """Returns `[B, H, W, len(output_means)]` in `(0, 1)`, float32."""
         for level in reversed(range(len(self.widths))):
             x = layers.UpsampleConv(self.widths[level], dtype=self.dtype)(x)
             if skips:
@@ -66,12 +69,12 @@ class Decoder(nn.Module):
         # A sigmoid that starts at 1/2 on mostly black images is driven into
         # saturation within a hundred steps and never returns; started at the mean
         # pixel it has nothing to unlearn.
-        start = math.log(self.output_mean / (1.0 - self.output_mean))
+        start = [math.log(mean / (1.0 - mean)) for mean in self.output_means]
         x = layers.Conv(
-            self.channels,
+            len(start),
             dtype=self.dtype,
             kernel_init=layers.kernel_init(1.0),
-            bias_init=nn.initializers.constant(start),
+            bias_init=lambda key, shape: jnp.asarray(start, jnp.float32),
         )(x)
         return nn.sigmoid(x.astype(jnp.float32))
 
@@ -88,20 +91,24 @@ class Remover(nn.Module):
             draws none; Mao et al. (2016), whom it follows, have them.
         noise_head: Whether a second decoder predicts the noise pattern. Without it
             (the denoising autoencoder of the ablation) `noise` is image minus clean.
-        residual: Whether the clean head predicts what to add to the image, clipped to
-            `[0, 1]`, instead of the picture itself (Zhang et al., DnCNN, 2017).
+        clean_head: What the clean head predicts. `picture`: the clean picture, as
+            published. `residual`: what to add to the image, clipped to `[0, 1]` (Zhang
+            et al., DnCNN, 2017). `blend`: a picture, and for every element how much of
+            the image to keep; the result is the mean so weighted, so that it can copy
+            what is intact and paint what is lost, and never leaves `[0, 1]`.
         mirror: Whether results are means over the image and its mirror image
             (self-ensembling; Lim et al., 2017). It takes twice the time and no other
             weights: `remover.clone(mirror=True)`.
         clean_mean: Mean pixel of the training set, in (0, 1): where the clean head
-            starts. The noise head, and a residual one, start at zero.
+            starts. The noise head, and a residual one, start at zero; a blend starts by
+            keeping most of the image.
         dtype: Computation type; parameters and outputs are float32.
     """
 
     widths: Sequence[int] = (64, 128, 256)
     skips: bool = False
     noise_head: bool = True
-    residual: bool = False
+    clean_head: str = "picture"
     mirror: bool = False
     clean_mean: float = 0.5
     dtype: Any = jnp.float32
@@ -111,7 +118,8 @@ class Remover(nn.Module):
         """Separates `[B, H, W, C]` images in `[0, 1]`.
 
         Raises:
-            ValueError: If `images` is not a float batch, or too small to be mirrored.
+            ValueError: If `images` is not a float batch, or too small to be mirrored,
+                or `clean_head` is unknown.
         """
         layers.check_images(images)
         if not 0.0 < self.clean_mean < 1.0:
@@ -120,12 +128,14 @@ class Remover(nn.Module):
                 "pass the mean pixel of the training images"
             )
         encoder = Encoder(self.widths, self.dtype, name="encoder")
-        means = {"clean_decoder": 0.5 if self.residual else self.clean_mean}
+        channels = images.shape[-1]
+        # Where the channels of a head start.
+        starts = {"clean_decoder": self._clean_start(channels)}
         if self.noise_head:
-            means["noise_decoder"] = 0.5
+            starts["noise_decoder"] = [0.5] * channels
         decoders = {
-            name: Decoder(self.widths, images.shape[-1], mean, self.dtype, name=name)
-            for name, mean in means.items()
+            name: Decoder(self.widths, start, self.dtype, name=name)
+            for name, start in starts.items()
         }
 
         def separate(images: jax.Array) -> Separation:
@@ -135,10 +145,8 @@ class Remover(nn.Module):
             found = {
                 name: decoder(code, features) for name, decoder in decoders.items()
             }
-            clean = found["clean_decoder"][crop]
             images = images.astype(jnp.float32)
-            if self.residual:
-                clean = jnp.clip(images + 2.0 * clean - 1.0, 0.0, 1.0)
+            clean = self._clean(found["clean_decoder"][crop], images)
             if not self.noise_head:
                 return Separation(clean, images - clean)
             return Separation(clean, 2.0 * found["noise_decoder"][crop] - 1.0)
@@ -148,6 +156,26 @@ class Remover(nn.Module):
             return separation
         mirrored = separate(images[:, :, ::-1])
         return jax.tree.map(lambda x, y: (x + y[:, :, ::-1]) / 2, separation, mirrored)
+
+    def _clean_start(self, channels: int) -> list[float]:
+        if self.clean_head == "picture":
+            return [self.clean_mean] * channels
+        if self.clean_head == "residual":
+            return [0.5] * channels
+        if self.clean_head == "blend":
+            return [_KEPT] * channels + [self.clean_mean] * channels
+        raise ValueError(
+            f"unknown clean head {self.clean_head!r}: choose picture, residual or blend"
+        )
+
+    def _clean(self, head: jax.Array, images: jax.Array) -> jax.Array:
+        """Returns the clean picture that the output of its head, in (0, 1), means."""
+        if self.clean_head == "residual":
+            return jnp.clip(images + 2.0 * head - 1.0, 0.0, 1.0)
+        if self.clean_head == "blend":
+            kept, picture = jnp.split(head, 2, axis=-1)
+            return kept * images + (1.0 - kept) * picture
+        return head
 
 
 def _pad_to_multiple(images: jax.Array, multiple: int) -> tuple[jax.Array, tuple]:
@@ -175,7 +203,9 @@ REMOVER_VARIANTS = {
     "skip": {"skips": True, "noise_head": True},
     "dcae": {"skips": False, "noise_head": False},
     "skip_dcae": {"skips": True, "noise_head": False},
-    "residual": {"skips": True, "noise_head": True, "residual": True},
+    "residual": {"skips": True, "noise_head": True, "clean_head": "residual"},
+    "blend": {"skips": True, "noise_head": True, "clean_head": "blend"},
+    "blend_dcae": {"skips": True, "noise_head": False, "clean_head": "blend"},
 }
 
 
@@ -190,8 +220,8 @@ def make_remover(
 
     Args:
         variant: `paper` (as published), `skip` (with skip connections), `dcae` (one
-            head, for the ablation), `skip_dcae` (both) or `residual` (as `skip`, with a
-            residual clean head).
+            head, for the ablation), `skip_dcae` (both), `residual` or `blend` (as
+            `skip`, with such a clean head) or `blend_dcae` (that with one head).
         widths: Filters of each pair of layers.
         clean_mean: Mean pixel of the training images, in (0, 1).
         dtype: Computation type.

@@ -7,11 +7,10 @@ import jax.numpy as jnp
 import optax
 from flax import linen as nn
 
-from uronet_jax.corruptions import degrade
 from uronet_jax.defense import detector_input
 from uronet_jax.models import Remover
+from uronet_jax.training.pairs import Pairs
 from uronet_jax.training.state import (
-    Augment,
     Batch,
     Evaluation,
     Metrics,
@@ -19,7 +18,6 @@ from uronet_jax.training.state import (
     TrainState,
     decisions,
     masked_sums,
-    to_float,
     update_by_labels,
 )
 
@@ -31,7 +29,7 @@ def make_detector_step(
     detector: nn.Module,
     remover: Remover,
     optimizer: optax.GradientTransformation,
-    augment: Augment,
+    pairs: Pairs,
     *,
     inputs: str = "image",
 ) -> Step:
@@ -44,21 +42,18 @@ def make_detector_step(
         detector: Two-class module that is trained.
         remover: The frozen remover.
         optimizer: The detector's optimizer.
-        augment: `(key, images, index) -> images`, before the degradation.
+        pairs: Where clean and degraded images come from.
         inputs: What the noise pattern is laid beside, see `defense.detector_input`.
 
     Returns:
-        `step(state, frozen, batch) -> (state, metrics)` with
-        `frozen = {"degradation": Degradation, "remover": variables}`. Metrics are
-        sums over the pairs plus `count`.
+        `step(state, frozen, batch) -> (state, metrics)` where `frozen` is a dict of
+        what `pairs` need and `"remover"`, the remover's variables. Metrics are sums
+        over the pairs plus `count`.
     """
 
     def step(state: TrainState, frozen: Any, batch: Batch):
-        augment_key, noise_key = jax.random.split(
-            jax.random.fold_in(state.key, state.step)
-        )
-        clean = augment(augment_key, to_float(batch["image"]), batch["index"])
-        degraded = degrade(noise_key, clean, frozen["degradation"], batch["index"])
+        key = jax.random.fold_in(state.key, state.step)
+        clean, degraded = pairs.train(key, frozen, batch)
         # Pairs side by side, not clean after degraded: so no image has to move to
         # another device.
         images = jnp.stack([clean, degraded], axis=1).reshape(-1, *clean.shape[1:])
@@ -71,7 +66,7 @@ def make_detector_step(
 
 
 def make_detector_evaluation(
-    detector: nn.Module, remover: Remover, *, inputs: str = "image"
+    detector: nn.Module, remover: Remover, pairs: Pairs, *, inputs: str = "image"
 ) -> Evaluation:
     """Builds the validation of the detector; arguments as for the step.
 
@@ -82,10 +77,8 @@ def make_detector_evaluation(
     """
 
     def evaluate(variables: Any, frozen: Any, key: jax.Array, batch: Batch) -> Metrics:
-        clean = to_float(batch["image"])
-        degraded = degrade(key, clean, frozen["degradation"], batch["index"])
         values = []
-        for label, images in enumerate((clean, degraded)):
+        for label, images in enumerate(pairs.validation(key, frozen, batch)):
             separation = remover.apply(frozen["remover"], images)
             features = detector_input(images, separation, inputs)
             logits = detector.apply(variables, features, train=False)

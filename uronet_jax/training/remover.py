@@ -7,11 +7,10 @@ import jax.numpy as jnp
 import optax
 from flax import linen as nn
 
-from uronet_jax.corruptions import degrade
 from uronet_jax.evaluation.metrics import psnr
 from uronet_jax.models import Remover, Separation
+from uronet_jax.training.pairs import Pairs
 from uronet_jax.training.state import (
-    Augment,
     Batch,
     Evaluation,
     Metrics,
@@ -19,7 +18,6 @@ from uronet_jax.training.state import (
     TrainState,
     apply_update,
     masked_sums,
-    to_float,
 )
 
 # The validation metric by which the best checkpoint is chosen, and its sense.
@@ -29,7 +27,7 @@ BEST_METRIC = ("loss", "min")
 def make_remover_step(
     remover: Remover,
     optimizer: optax.GradientTransformation,
-    augment: Augment,
+    pairs: Pairs,
     *,
     noise_weight: float = 1.0,
     classifier: nn.Module | None = None,
@@ -44,7 +42,7 @@ def make_remover_step(
     Args:
         remover: The module that is trained.
         optimizer: Its optimizer.
-        augment: `(key, images, index) -> images`, before the degradation.
+        pairs: Where clean and degraded images come from.
         noise_weight: Weight of the second term; 1 in the paper. A remover without
             noise head is trained on the first term alone.
         classifier: A frozen classifier; needed for the next.
@@ -53,10 +51,9 @@ def make_remover_step(
             clean one. No label is used.
 
     Returns:
-        `step(state, frozen, batch) -> (state, metrics)` with
-        `frozen = {"degradation": Degradation}` and uint8 `batch["image"]`; with a
-        consistency weight also `frozen["classifier"]`, the classifier's variables.
-        Metrics are sums over the global batch plus `count`.
+        `step(state, frozen, batch) -> (state, metrics)` where `frozen` is a dict of
+        what `pairs` need; with a consistency weight also `frozen["classifier"]`, the
+        classifier's variables. Metrics are sums over the global batch plus `count`.
 
     Raises:
         ValueError: If there is a consistency weight and no classifier.
@@ -65,11 +62,8 @@ def make_remover_step(
         raise ValueError("a consistency term needs a frozen classifier: give one")
 
     def step(state: TrainState, frozen: Any, batch: Batch):
-        augment_key, noise_key = jax.random.split(
-            jax.random.fold_in(state.key, state.step)
-        )
-        clean = augment(augment_key, to_float(batch["image"]), batch["index"])
-        degraded = degrade(noise_key, clean, frozen["degradation"], batch["index"])
+        key = jax.random.fold_in(state.key, state.step)
+        clean, degraded = pairs.train(key, frozen, batch)
 
         def loss_fn(params):
             separation = remover.apply({"params": params}, degraded)
@@ -92,7 +86,7 @@ def make_remover_step(
 
 
 def make_remover_evaluation(
-    remover: Remover, *, noise_weight: float = 1.0
+    remover: Remover, pairs: Pairs, *, noise_weight: float = 1.0
 ) -> Evaluation:
     """Builds the validation of the remover; arguments as for the step.
 
@@ -102,8 +96,7 @@ def make_remover_evaluation(
     """
 
     def evaluate(variables: Any, frozen: Any, key: jax.Array, batch: Batch) -> Metrics:
-        clean = to_float(batch["image"])
-        degraded = degrade(key, clean, frozen["degradation"], batch["index"])
+        clean, degraded = pairs.validation(key, frozen, batch)
         separation = remover.apply({"params": variables["params"]}, degraded)
         errors = separation_errors(remover, separation, clean, degraded, noise_weight)
         quality = {"psnr": psnr(separation.clean, clean)}

@@ -12,6 +12,7 @@ from uronet_jax.models import Remover
 from uronet_jax.training import classifier as classifier_phase
 from uronet_jax.training import detector as detector_phase
 from uronet_jax.training import remover as remover_phase
+from uronet_jax.training.pairs import Pairs, drawn_pairs, stored_pairs
 from uronet_jax.training.run import Task
 
 Shape = tuple[int, int, int]
@@ -20,7 +21,7 @@ Shape = tuple[int, int, int]
 def remover_task(
     remover: Remover,
     optimizer: optax.GradientTransformation,
-    degradation: Degradation,
+    degradation: Degradation | None,
     *,
     image_shape: Shape,
     augmentation: str = "none",
@@ -28,21 +29,26 @@ def remover_task(
     classifier: nn.Module | None = None,
     classifier_variables: Any = None,
     consistency_weight: float = 0.0,
+    clean_share: float = 0.0,
 ) -> Task:
     """Returns the task of training a remover.
 
     Args:
         remover: The module.
         optimizer: Its optimizer.
-        degradation: One degradation, or a mix from which every image draws.
+        degradation: One degradation, or a mix from which every image draws. None
+            where degraded copies are stored: whoever runs the task then adds them to
+            what is frozen, see `stored_pairs`.
         image_shape: `(H, W, C)`.
         augmentation: A key of `AUGMENTATIONS`.
         noise_weight: Weight of the noise pattern's error.
         classifier: Frozen, for the consistency term; see `make_remover_step`.
         classifier_variables: Its variables.
         consistency_weight: Weight of that term; 0 leaves it out.
+        clean_share: Share of images that are shown undegraded, where degraded copies
+            are stored; a mix has an entry for it.
     """
-    frozen = {"degradation": degradation}
+    frozen, pairs = _pairs(degradation, augmentation, clean_share)
     if consistency_weight:
         frozen["classifier"] = classifier_variables
     return Task(
@@ -53,13 +59,13 @@ def remover_task(
         step=remover_phase.make_remover_step(
             remover,
             optimizer,
-            augmenter(augmentation),
+            pairs,
             noise_weight=noise_weight,
             classifier=classifier,
             consistency_weight=consistency_weight,
         ),
         evaluation=remover_phase.make_remover_evaluation(
-            remover, noise_weight=noise_weight
+            remover, pairs, noise_weight=noise_weight
         ),
         best_metric=remover_phase.BEST_METRIC,
         frozen=frozen,
@@ -71,7 +77,7 @@ def detector_task(
     remover: Remover,
     remover_variables: Any,
     optimizer: optax.GradientTransformation,
-    degradation: Degradation,
+    degradation: Degradation | None,
     *,
     image_shape: Shape,
     inputs: str = "image",
@@ -84,25 +90,28 @@ def detector_task(
         remover: The frozen remover.
         remover_variables: Its variables.
         optimizer: The detector's optimizer.
-        degradation: One degradation, or a mix from which every image draws.
+        degradation: One degradation, or a mix from which every image draws. None
+            where degraded copies are stored: whoever runs the task then adds them to
+            what is frozen, see `stored_pairs`.
         image_shape: `(H, W, C)` of the images.
         inputs: What the detector looks at, see `defense.detector_input`.
         augmentation: A key of `AUGMENTATIONS`.
     """
     height, width, channels = image_shape
+    frozen, pairs = _pairs(degradation, augmentation)
     return Task(
         name="detector",
         module=detector,
         input_shape=(height, width, detector_channels(channels, inputs)),
         optimizer=optimizer,
         step=detector_phase.make_detector_step(
-            detector, remover, optimizer, augmenter(augmentation), inputs=inputs
+            detector, remover, optimizer, pairs, inputs=inputs
         ),
         evaluation=detector_phase.make_detector_evaluation(
-            detector, remover, inputs=inputs
+            detector, remover, pairs, inputs=inputs
         ),
         best_metric=detector_phase.BEST_METRIC,
-        frozen={"degradation": degradation, "remover": remover_variables},
+        frozen={**frozen, "remover": remover_variables},
     )
 
 
@@ -132,6 +141,16 @@ def classifier_task(
         evaluation=classifier_phase.make_classifier_evaluation(classifier),
         best_metric=classifier_phase.BEST_METRIC,
     )
+
+
+def _pairs(
+    degradation: Degradation | None, augmentation: str, clean_share: float = 0.0
+) -> tuple[dict[str, Any], Pairs]:
+    """Returns what is frozen of them, and where clean and degraded images come from."""
+    augment = augmenter(augmentation)
+    if degradation is None:
+        return {}, stored_pairs(augment, clean_share=clean_share)
+    return {"degradation": degradation}, drawn_pairs(augment)
 
 
 def augmenter(name: str):

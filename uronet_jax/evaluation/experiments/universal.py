@@ -191,8 +191,12 @@ def trials(zoo: Zoo) -> list[Part]:
     return [
         part("", "undefended"),
         *map(part, universal_trials(zoo.config)),
-        # The same weights as another one, shown every image twice.
-        part("skip", "self-ensemble", mirror=True),
+        # The same weights as others, shown every image twice.
+        *(
+            part(trial, f"{trial}, self-ensemble", mirror=True)
+            for trial in universal_trials(zoo.config)
+            if trial in ("skip", "combined")
+        ),
     ]
 
 
