@@ -22,7 +22,7 @@ import dataclasses
 import json
 from collections.abc import Callable, Mapping, Sequence
 from statistics import mean
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from uronet_jax.machine_settings import without_machine_settings
 from uronet_jax.reports import rules
@@ -67,6 +67,7 @@ class Judgement:
         evidence: Our numbers.
         reason: Why it cannot be compared or decided, or what speaks against small
             models.
+        brief: The same in a few words, where it cannot be compared.
         measured: How many of the cells that it names are measured.
         named: How many cells it names; 0 without a result.
         judged: How many cells it was judged on.
@@ -81,6 +82,7 @@ class Judgement:
     status: Status = "unmeasured"
     evidence: str = ""
     reason: str = ""
+    brief: str = ""
     measured: int = 0
     named: int = 0
     judged: int = 0
@@ -161,6 +163,7 @@ def _judge_on(claim: Claim, group: Group, groups: Sequence[Group]) -> Judgement:
                 evidence=_weigh(claim, findings)[1] + _weaker(cells),
                 reason="no Table 2 of the same models says whether its detectors find "
                 "their own noise",
+                brief="no Table 2 says whether its detectors find their own noise",
             )
         blind = [n for n in map(rules.trained, cells) if own[n] < rules.FINDS]
         blind = list(dict.fromkeys(blind))
@@ -174,13 +177,14 @@ def _judge_on(claim: Claim, group: Group, groups: Sequence[Group]) -> Judgement:
                 status="incomparable",
                 reason=f"none of its detectors ({', '.join(blind)}) finds its own "
                 "noise",
+                brief="none of its detectors finds its own noise",
             )
         if blind:
             aside = f"without {', '.join(blind)}, which miss their own noise: "
     if alike and (claim.average or len(alike) == len(findings)):
         status, evidence = _weigh(claim, alike)
         reasons = [_disagreement(claim, alike)] if status == "undecided" else []
-        reasons += filter(None, [_other(group, _cells(alike))[1]])
+        reasons += filter(None, [_other(group, _cells(alike)).reason])
         return dataclasses.replace(
             found,
             status=status,
@@ -188,20 +192,35 @@ def _judge_on(claim: Claim, group: Group, groups: Sequence[Group]) -> Judgement:
             reason="; ".join(reasons),
             judged=len(_cells(alike)),
         )
-    names, reason = _other(group, cells)
+    other = _other(group, cells)
     kept = _weigh(claim, alike or findings)[1]
-    which = f"without {', '.join(names)}" if alike else "with all as they are"
+    which = f"without {', '.join(other.barring)}" if alike else "with all as they are"
     return dataclasses.replace(
         found,
         status="incomparable",
         evidence=f"{aside}{which}: {kept}{_weaker(cells)}",
-        reason=reason,
+        reason=other.reason,
+        brief=other.brief,
         judged=len(_cells(alike)),
     )
 
 
-def _other(group: Group, cells: Sequence[Row]) -> tuple[list[str], str]:
-    """Returns what keeps cells from being compared, and a text on all doubts."""
+class _Other(NamedTuple):
+    """What is not the paper's.
+
+    Attributes:
+        barring: What of it keeps cells from being compared.
+        reason: A text on all doubts.
+        brief: The same without numbers.
+    """
+
+    barring: list[str]
+    reason: str
+    brief: str
+
+
+def _other(group: Group, cells: Sequence[Row]) -> _Other:
+    """Returns what cells rest on that is not the paper's."""
 
     def union(of: Callable[[Row], Mapping[str, str]]) -> dict[str, str]:
         return {name: why for cell in cells for name, why in of(cell).items()}
@@ -211,15 +230,21 @@ def _other(group: Group, cells: Sequence[Row]) -> tuple[list[str], str]:
 
     noises = {n: group.other_noises[n] for c in cells for n in group.touches(c)}
     doubtful, data = union(group.doubtful), union(group.other_data)
-    texts = []
-    if noises:
-        texts.append(f"on {told(noises)}, not the paper's noise")
-    if doubtful:
-        texts.append(f"on {told(doubtful)}, not known to be the paper's classifier")
-    if data:
-        texts.append(f"on {told(data)}, not the paper's data")
+    kinds = [
+        (found, text)
+        for found, text in (
+            (noises, "not the paper's noise"),
+            (doubtful, "not known to be the paper's classifier"),
+            (data, "not the paper's data"),
+        )
+        if found
+    ]
     barring = [*noises, *data] if group.small else [*noises, *doubtful, *data]
-    return barring, "; ".join(texts)
+    return _Other(
+        barring,
+        "; ".join(f"on {told(found)}, {text}" for found, text in kinds),
+        "; ".join(f"our {', '.join(found)} is {text}" for found, text in kinds),
+    )
 
 
 def _weaker(cells: Sequence[Row]) -> str:
@@ -324,7 +349,7 @@ def judge(groups: Sequence[Group]) -> list[Judgement]:
 
 
 def verdict(groups: Sequence[Group]) -> str:
-    """Returns which claims hold, as a Markdown list of at most seven lines.
+    """Returns which claims hold, as a Markdown list of at most eight lines.
 
     Args:
         groups: From `comparison.group`.
@@ -343,19 +368,20 @@ def verdict(groups: Sequence[Group]) -> str:
     missing = having("unmeasured") + having("unmeasured", small=True)
     lines = [
         f"**Confirmed ({len(confirmed)} of {len(CLAIMS)} published claims):** "
-        f"{_by_kind(confirmed, _claimed)}",
-        f"**Not confirmed ({len(refuted)}):** {_by_kind(refuted, _sentence)}",
+        f"{_by_place(confirmed)}",
+        f"**Not confirmed ({len(refuted)}):** {_by_place(refuted, _sentence)}",
         f"**Undecided, for the seeds differ too much ({len(undecided)}):** "
-        f"{_by_kind(undecided, _sentence)}",
+        f"{_by_place(undecided)}",
         f"**Cannot be compared ({len(aside)}, and four tables):** {_aside(aside)}",
     ]
     if in_line or out_of_line or open_:
-        lines.append(
-            "**Small models, an indication and no verdict on the paper:** in line with "
-            f"{len(in_line)} (small): {_by_kind(in_line, _claimed)}; not in line with "
-            f"{len(out_of_line)} (small): {_by_kind(out_of_line, _sentence)}; "
-            f"undecided {len(open_)} (small): {_by_kind(open_, _sentence)}"
-        )
+        lines += [
+            "**Small models, an indication and no verdict on the paper, in line with "
+            f"{len(in_line)} (small):** {_by_place(in_line)}",
+            f"**Small models, not in line with {len(out_of_line)} (small):** "
+            f"{_by_place(out_of_line, _sentence)}"
+            + (f"; undecided (small): {_by_place(open_)}" if open_ else ""),
+        ]
     if missing:
         lines.append(f"**Not measured yet ({len(missing)}):** {_missing(missing)}")
     lines.append(f"**To be read with it:** {_conditions(groups, judgements)}")
@@ -385,32 +411,32 @@ def _conditions(groups: Sequence[Group], judgements: Sequence[Judgement]) -> str
     return "; ".join(texts) or "nothing is judged yet"
 
 
-def _by_kind(judgements: Sequence[Judgement], text: Callable[[Judgement], str]) -> str:
-    texts = []
-    for kind in ("qualitative", "numerical"):
-        found = [text(j) for j in judgements if j.claim.kind == kind]
-        if found:
-            texts.append(f"*{kind}* {'; '.join(found)}")
-    return "; ".join(texts) or "none"
-
-
-def _claimed(judgement: Judgement) -> str:
-    reason = f" ({judgement.reason})" if judgement.reason else ""
-    return f"{judgement.claim.text}{reason}"
+def _claim(judgement: Judgement) -> str:
+    return judgement.claim.text
 
 
 def _sentence(judgement: Judgement) -> str:
     who = "small" if judgement.small else "ours"
-    return f"{_claimed(judgement)}: {who} {judgement.evidence}"
+    return f"{judgement.claim.text} ({who}: {judgement.evidence})"
+
+
+def _by_place(
+    judgements: Sequence[Judgement], text: Callable[[Judgement], str] = _claim
+) -> str:
+    """Lists claims by where the paper makes them; reasons stand in the table below."""
+    places: dict[str, list[str]] = {}
+    for judgement in judgements:
+        places.setdefault(_place(judgement), []).append(text(judgement))
+    texts = (f"*{place}:* {'; '.join(found)}" for place, found in places.items())
+    return ". ".join(texts) or "none"
 
 
 def _aside(judgements: Sequence[Judgement]) -> str:
-    by_reason: dict[str, list[str]] = {}
+    by_reason: dict[str, list[Judgement]] = {}
     for judgement in judgements:
-        place = f"{_place(judgement)}, {judgement.claim.text}"
-        by_reason.setdefault(judgement.reason, []).append(place)
-    texts = [f"{reason}: {'; '.join(t)}" for reason, t in by_reason.items()]
-    return "; ".join([*texts, *OPEN])
+        by_reason.setdefault(judgement.brief, []).append(judgement)
+    texts = [f"{reason}, so {_by_place(js)}" for reason, js in by_reason.items()]
+    return ". ".join([*texts, *OPEN])
 
 
 def _missing(judgements: Sequence[Judgement]) -> str:
