@@ -29,6 +29,7 @@ from uronet_jax.loading import (
 from uronet_jax.training import tasks
 from uronet_jax.training.loop import validate_schedule
 from uronet_jax.training.optimizers import make_optimizer
+from uronet_jax.training.pairs import drawn_pairs
 from uronet_jax.training.run import Task
 
 
@@ -273,9 +274,10 @@ def build_experiment(config: dict[str, Any], data_dir: str | None) -> Experiment
         for part in ("train", "validation")
     )
     shape = tuple(train_source.image_shape)
-    degradation = remover = None
+    pairs = remover = None
     if config["phase"] != "classifier":
-        degradation = build_degradation(config)
+        augment = tasks.augmenter(data["augmentation"])
+        pairs = drawn_pairs(build_degradation(config), augment)
     if config["phase"] == "detector":
         remover = load_model(config["remover"], phase="remover")
         if remover.image_shape != shape:
@@ -298,15 +300,13 @@ def build_experiment(config: dict[str, Any], data_dir: str | None) -> Experiment
         # detector would go on behind another remover: the configs then differ.
         step = find_step(config["remover"]).name
         config["resolved"]["remover_step"] = int(step)
-    augmentation = data["augmentation"]
     module = build_module(config)
     if config["phase"] == "remover":
         task = tasks.remover_task(
             module,
             optimizer,
-            degradation,
+            pairs,
             image_shape=shape,
-            augmentation=augmentation,
             **config["loss"],
         )
     elif config["phase"] == "detector":
@@ -315,14 +315,13 @@ def build_experiment(config: dict[str, Any], data_dir: str | None) -> Experiment
             remover.module,
             remover.variables,
             optimizer,
-            degradation,
+            pairs,
             image_shape=shape,
             inputs=config["model"]["inputs"],
-            augmentation=augmentation,
         )
     else:
         task = tasks.classifier_task(
-            module, optimizer, image_shape=shape, augmentation=augmentation
+            module, optimizer, image_shape=shape, augmentation=data["augmentation"]
         )
     return Experiment(train_source, validation_source, task, config)
 

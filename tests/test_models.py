@@ -243,19 +243,21 @@ def test_residual_head_adds_to_the_image(key):
 
 def test_blending_head_keeps_a_share_of_the_image(key):
     module = make_remover("blend", widths=(4,), clean_mean=0.08)
-    images = uniform(4, 8, 8, 1)
+    images = np.asarray(uniform(4, 8, 8, 3))
     separation, variables = jax.jit(module.init_with_output)(key, images)
-    last = variables["params"]["clean_decoder"]["Conv_1"]
-    assert last["kernel"].shape[-1] == 2  # How much is kept, and what instead.
     blind = jax.tree.map(lambda x: x, variables)
     last = blind["params"]["clean_decoder"]["Conv_1"]
     last["kernel"] = jnp.zeros_like(last["kernel"])
     # It starts with most of the image and a little of the mean pixel.
     start = module.apply(blind, images).clean
     np.testing.assert_allclose(start, 0.88 * images + 0.12 * 0.08, atol=1e-6)
-    last["bias"] = jnp.asarray([np.log(0.25 / 0.75), np.log(0.6 / 0.4)])
+    # First how much of each colour is kept, then what is put in its place.
+    kept, picture = np.array([0.1, 0.25, 0.7]), np.array([0.6, 0.2, 0.5])
+    share = np.concatenate([kept, picture])
+    last["bias"] = jnp.asarray(np.log(share / (1 - share)), jnp.float32)
     blended = module.apply(blind, images).clean
-    np.testing.assert_allclose(blended, 0.25 * images + 0.75 * 0.6, atol=1e-6)
+    expected = kept * images + (1 - kept) * picture
+    np.testing.assert_allclose(blended, expected, atol=1e-6)
     assert np.ptp(separation.clean - start) > 0.01
     # With one head the noise pattern is what was removed.
     alone = make_remover("blend_dcae", widths=(4,), clean_mean=0.08)

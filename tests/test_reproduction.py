@@ -271,7 +271,7 @@ def test_the_other_experiments_measure_what_their_names_say(tmp_path):
     trials = paper_rows("universal_trials", tmp_path)
     keys(trials, ("variant", "classifier", "test_noise", "test_severity"))
     variants = {row["variant"] for row in trials}
-    assert variants == {"undefended", "skip", "consistency", "self-ensemble"}
+    assert variants == {"undefended", "skip", "consistency", "skip, self-ensemble"}
     # Clean images, 18 degradations and their mean, for two classifiers.
     assert len(trials) == 4 * 2 * 20
     for variant in variants:
@@ -286,7 +286,7 @@ def test_the_other_experiments_measure_what_their_names_say(tmp_path):
     where = {"classifier": "ResNet", "test_noise": "IN", "test_severity": 2}
     undefended = cell(trials, variant="undefended", **where)
     assert undefended == number("ResNet", "data validation IN_2")
-    for variant, mirror in (("skip", False), ("self-ensemble", True)):
+    for variant, mirror in (("skip", False), ("skip, self-ensemble", True)):
         assert cell(trials, variant=variant, **where) == number(
             "ResNet", f"{seen}, {mirror}"
         )

@@ -22,6 +22,7 @@ from uronet_jax.data.sources import ArraySource
 from uronet_jax.models import Separation, make_remover
 from uronet_jax.training import loop, pairs, tasks
 from uronet_jax.training.optimizers import SCHEDULES, make_optimizer
+from uronet_jax.training.pairs import drawn_pairs, stored_pairs
 from uronet_jax.training.run import fit
 from uronet_jax.training.state import TrainState
 
@@ -68,10 +69,12 @@ def make_task(phase, make_variables):
         return tasks.classifier_task(Tiny(), optimizer, image_shape=SHAPE)
     remover = make_remover("skip", widths=(4,), clean_mean=0.5)
     if phase == "remover":
-        return tasks.remover_task(remover, optimizer, NOISE, image_shape=SHAPE)
+        return tasks.remover_task(
+            remover, optimizer, drawn_pairs(NOISE), image_shape=SHAPE
+        )
     variables = make_variables(remover, SHAPE)
     return tasks.detector_task(
-        Tiny(2), remover, variables, optimizer, NOISE, image_shape=SHAPE
+        Tiny(2), remover, variables, optimizer, drawn_pairs(NOISE), image_shape=SHAPE
     )
 
 
@@ -224,7 +227,11 @@ class HalfGrey(nn.Module):
 def test_remover_loss_by_hand(noise_head, make_variables, monkeypatch):
     monkeypatch.setattr(pairs, "degrade", brighten)
     task = tasks.remover_task(
-        HalfGrey(noise_head), optax.sgd(1.0), NOISE, image_shape=SHAPE, noise_weight=3.0
+        HalfGrey(noise_head),
+        optax.sgd(1.0),
+        drawn_pairs(NOISE),
+        image_shape=SHAPE,
+        noise_weight=3.0,
     )
     batch = batch_of(np.full((BATCH, *SHAPE), 51, np.uint8), LABELS[:BATCH])
     state = first_state(task, make_variables)
@@ -258,14 +265,21 @@ class MeanPixel(nn.Module):
         return jnp.stack([odds, jnp.zeros_like(odds)], axis=-1)
 
 
-def test_remover_is_held_to_what_a_classifier_says(make_variables, monkeypatch):
+def stored_brighter():
+    """Returns stored pairs of the same images, brightened: any copy will do here."""
+    copies = np.full((BATCH, *SHAPE), 153, np.uint8)
+    return stored_pairs(copies, copies)
+
+
+@pytest.mark.parametrize("made", [lambda: drawn_pairs(NOISE), stored_brighter])
+def test_remover_is_held_to_what_a_classifier_says(made, make_variables, monkeypatch):
     monkeypatch.setattr(pairs, "degrade", brighten)
     weights = {"params": {"scale": jnp.full((1,), 10.0)}}
     tasks_by_weight = {
         weight: tasks.remover_task(
             HalfGrey(),
             optax.sgd(1.0),
-            NOISE,
+            made(),
             image_shape=SHAPE,
             classifier=MeanPixel(),
             classifier_variables=weights,
@@ -299,7 +313,7 @@ def test_remover_is_held_to_what_a_classifier_says(make_variables, monkeypatch):
         tasks.remover_task(
             HalfGrey(),
             optax.sgd(1.0),
-            NOISE,
+            drawn_pairs(NOISE),
             image_shape=SHAPE,
             consistency_weight=0.5,
         )
@@ -319,7 +333,7 @@ def test_detector_sees_every_image_clean_and_degraded(make_variables, monkeypatc
     monkeypatch.setattr(pairs, "degrade", brighten)
     variables = {"params": {"value": jnp.full((1, 1, 1, 1), 0.5)}}
     task = tasks.detector_task(
-        BrightPixels(), HalfGrey(), variables, optax.sgd(1.0), NOISE,
+        BrightPixels(), HalfGrey(), variables, optax.sgd(1.0), drawn_pairs(NOISE),
         image_shape=SHAPE, inputs="image_only",
     )  # fmt: skip
     assert task.input_shape == SHAPE

@@ -78,6 +78,15 @@ def check_whole(name: str, value: Any, low: int, high: int) -> None:
         raise ValueError(f"{name} must be an integer in [{low}, {high}]: {value!r}")
 
 
+def check_number(name: str, value: Any, low: float, high: float = math.inf) -> None:
+    """Raises `ValueError` unless `value` is a finite number in `[low, high]`."""
+    number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    if not number or not low <= value <= high or not math.isfinite(value):
+        raise ValueError(
+            f"{name} must be a finite number in [{low:g}, {high:g}]: {value!r}"
+        )
+
+
 def per_image(draw: Callable, key: jax.Array, index: jax.Array) -> Any:
     """Calls `draw(key of the image)` for every image and stacks the results.
 

@@ -31,6 +31,7 @@ from uronet_jax.reports import robustness as robustness_report
 from uronet_jax.reports.provenance import provenance
 from uronet_jax.training import tasks
 from uronet_jax.training.optimizers import make_optimizer
+from uronet_jax.training.pairs import drawn_pairs
 from uronet_jax.training.run import fit
 
 
@@ -108,7 +109,11 @@ def train(settings: Settings) -> Models:
     task = tasks.remover_task(
         remover,
         optimizer,
-        make_degradation(degradations + [("identity", 0.0)] * settings.clean_entries),
+        drawn_pairs(
+            make_degradation(
+                degradations + [("identity", 0.0)] * settings.clean_entries
+            )
+        ),
         image_shape=shape,
     )
     variables["remover"] = learn(task, settings.remover_steps)
@@ -122,7 +127,7 @@ def train(settings: Settings) -> Models:
         remover,
         variables["remover"],
         optimizer,
-        make_degradation(degradations),
+        drawn_pairs(make_degradation(degradations)),
         image_shape=shape,
     )
     variables["detector"] = learn(task, settings.detector_steps)

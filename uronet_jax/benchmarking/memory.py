@@ -18,10 +18,12 @@ import numpy as np
 
 from uronet_jax import host, sharding
 from uronet_jax.corruptions import make_degradation, suite_degradations
+from uronet_jax.data.augment import flip_crop
 from uronet_jax.data.sources import ArraySource
 from uronet_jax.models import compute_dtype, make_remover
 from uronet_jax.training import tasks
 from uronet_jax.training.optimizers import make_optimizer
+from uronet_jax.training.pairs import drawn_pairs
 from uronet_jax.training.run import fit
 
 
@@ -60,9 +62,11 @@ def measure(
         tasks.remover_task(
             make_remover("paper", widths=widths, dtype=compute_dtype(dtype)),
             make_optimizer("adam", peak_rate=1e-3, num_steps=num_steps),
-            make_degradation([(e.kind, e.parameter) for e in suite_degradations()]),
+            drawn_pairs(
+                make_degradation([(e.kind, e.parameter) for e in suite_degradations()]),
+                flip_crop,
+            ),
             image_shape=tuple(image_shape),
-            augmentation="flip_crop",
         ),
         generated_source(num_images, image_shape),
         generated_source(batch_size, image_shape),

@@ -161,12 +161,14 @@ def data_row(settings: Settings, peer: Peer | None) -> Row:
         for kind in ("on_device", "streamed")
     }
 
+    pairs = drawn_pairs(_all_degradations(), AUGMENTATIONS["flip_crop"])
+
     def runner(fetch, resident, inputs):
         return steps.Runner(
-            make_remover_step(remover, _ADAM, drawn_pairs(AUGMENTATIONS["flip_crop"])),
+            make_remover_step(remover, _ADAM, pairs),
             fetch,
             _state(remover, settings.image_shape),
-            {"degradation": _all_degradations()},
+            pairs.frozen,
             resident,
             inputs,
         )

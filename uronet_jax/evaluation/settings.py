@@ -6,7 +6,7 @@ from typing import Any
 import jax
 
 from uronet_jax import sharding
-from uronet_jax.batches import check_range, check_whole
+from uronet_jax.batches import check_number, check_whole
 from uronet_jax.corruptions import list_corruptions, list_severities
 from uronet_jax.data.pipelines import check_pipeline
 from uronet_jax.training import tasks
@@ -46,8 +46,8 @@ def check_settings(config: Mapping[str, Any], mesh: jax.sharding.Mesh) -> None:
     check_pipeline(config["pipeline"])
     for section in ("evaluation", "attack"):
         sharding.check_batch_size(config[section]["batch_size"], mesh)
-    check_range("attack.epsilon", attack["epsilon"], 0.0, 1.0)
-    check_range("attack.step_size", attack["step_size"], 0.0, 1.0)
+    check_number("attack.epsilon", attack["epsilon"], 0.0, 1.0)
+    check_number("attack.step_size", attack["step_size"], 0.0, 1.0)
     check_whole("attack.steps", attack["steps"], 1, 10_000)
     check_whole("attack.restarts", attack["restarts"], 0, 10_000)
     if config["ablations"]["detector"] == config["detector"]["name"]:
@@ -71,13 +71,13 @@ def check_settings(config: Mapping[str, Any], mesh: jax.sharding.Mesh) -> None:
         ("universal_trials", "consistency_weight"),
         ("universal_trials", "weak_consistency_weight"),
     ):
-        weight = config[section][field]
-        if not 0.0 <= weight < float("inf"):
-            raise ValueError(
-                f"{section}.{field} must be finite and at least 0: {weight}"
-            )
+        check_number(f"{section}.{field}", config[section][field], 0.0)
+    if not isinstance(config["universal"]["mirror"], bool):
+        raise ValueError(
+            f"universal.mirror must be True or False: {config['universal']['mirror']!r}"
+        )
     share = config["universal_corruptions"]["clean_share"]
-    check_range("universal_corruptions.clean_share", share, 0.0, 1.0)
+    check_number("universal_corruptions.clean_share", share, 0.0, 1.0)
     copies = config["universal_corruptions"]["copies"]
     check_whole("universal_corruptions.copies", copies, 1, 1000)
     for name, count in {

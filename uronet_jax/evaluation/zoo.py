@@ -33,6 +33,7 @@ from uronet_jax.models import make_classifier
 from uronet_jax.training import grid, tasks
 from uronet_jax.training.loop import validate_schedule
 from uronet_jax.training.optimizers import make_optimizer
+from uronet_jax.training.pairs import drawn_pairs, stored_pairs
 from uronet_jax.training.run import Task, check_same_config
 
 # What `--config.classifier` says to have one trained here.
@@ -398,16 +399,15 @@ class Zoo:
         if kind.stored == "corrupted":
             corruptions = self.config["universal_corruptions"]
             names = ("suite", "names", "severities", "copies")
-            stored_config["corruptions"] = {
-                **{name: corruptions[name] for name in names},
-                "clean_share": kind.clean_share,
-            }
+            stored_config["corruptions"] = {name: corruptions[name] for name in names}
         elif kind.stored:
             attack = without_machine_settings({"attack": config["attack"]})["attack"]
             attack["classifier"] = self.identity(key.role, self._first_title(key.role))
             stored_config["attack"] = attack
         elif kind.phase != "classifier":
             stored_config["degradation"] = [list(e) for e in self._mix(key)]
+        if kind.clean_share:
+            stored_config["clean_share"] = kind.clean_share
         if kind.consistency_weight:
             stored_config["consistency"] = {
                 "weight": kind.consistency_weight,
@@ -488,14 +488,20 @@ class Zoo:
                 module, optimizer, image_shape=shape, augmentation=augmentation
             )
         # Rows bring their own degradation, or images that are stored.
-        drawn = None if kind.stored else make_degradation([("identity", 0.0)])
+        augment = tasks.augmenter(augmentation)
+        if kind.stored:
+            nothing = np.empty((0, *shape), np.uint8)
+            pairs = stored_pairs(
+                nothing, nothing, augment, clean_share=kind.clean_share
+            )
+        else:
+            pairs = drawn_pairs(make_degradation([("identity", 0.0)]), augment)
         if kind.phase == "remover":
             return tasks.remover_task(
                 module,
                 optimizer,
-                drawn,
+                pairs,
                 image_shape=shape,
-                augmentation=augmentation,
                 noise_weight=kind.noise_weight,
                 classifier=(
                     self._first_classifier(role).module
@@ -503,17 +509,15 @@ class Zoo:
                     else None
                 ),
                 consistency_weight=kind.consistency_weight,
-                clean_share=kind.clean_share,
             )
         return tasks.detector_task(
             module,
             build(kind.remover),
             {},
             optimizer,
-            drawn,
+            pairs,
             image_shape=shape,
             inputs=kind.model["inputs"],
-            augmentation=augmentation,
         )
 
     # Attacked and corrupted images.

@@ -5,14 +5,13 @@ from typing import Any
 import optax
 from flax import linen as nn
 
-from uronet_jax.corruptions import Degradation
 from uronet_jax.data.augment import AUGMENTATIONS
 from uronet_jax.defense import detector_channels
 from uronet_jax.models import Remover
 from uronet_jax.training import classifier as classifier_phase
 from uronet_jax.training import detector as detector_phase
 from uronet_jax.training import remover as remover_phase
-from uronet_jax.training.pairs import Pairs, drawn_pairs, stored_pairs
+from uronet_jax.training.pairs import Pairs
 from uronet_jax.training.run import Task
 
 Shape = tuple[int, int, int]
@@ -21,34 +20,28 @@ Shape = tuple[int, int, int]
 def remover_task(
     remover: Remover,
     optimizer: optax.GradientTransformation,
-    degradation: Degradation | None,
+    pairs: Pairs,
     *,
     image_shape: Shape,
-    augmentation: str = "none",
     noise_weight: float = 1.0,
     classifier: nn.Module | None = None,
     classifier_variables: Any = None,
     consistency_weight: float = 0.0,
-    clean_share: float = 0.0,
 ) -> Task:
     """Returns the task of training a remover.
 
     Args:
         remover: The module.
         optimizer: Its optimizer.
-        degradation: One degradation, or a mix from which every image draws. None
-            where degraded copies are stored: whoever runs the task then adds them to
-            what is frozen, see `stored_pairs`.
+        pairs: Where clean and degraded images come from, `drawn_pairs` or
+            `stored_pairs`.
         image_shape: `(H, W, C)`.
-        augmentation: A key of `AUGMENTATIONS`.
         noise_weight: Weight of the noise pattern's error.
         classifier: Frozen, for the consistency term; see `make_remover_step`.
         classifier_variables: Its variables.
         consistency_weight: Weight of that term; 0 leaves it out.
-        clean_share: Share of images that are shown undegraded, where degraded copies
-            are stored; a mix has an entry for it.
     """
-    frozen, pairs = _pairs(degradation, augmentation, clean_share)
+    frozen = dict(pairs.frozen)
     if consistency_weight:
         frozen["classifier"] = classifier_variables
     return Task(
@@ -77,11 +70,10 @@ def detector_task(
     remover: Remover,
     remover_variables: Any,
     optimizer: optax.GradientTransformation,
-    degradation: Degradation | None,
+    pairs: Pairs,
     *,
     image_shape: Shape,
     inputs: str = "image",
-    augmentation: str = "none",
 ) -> Task:
     """Returns the task of training a detector behind a frozen remover.
 
@@ -90,15 +82,12 @@ def detector_task(
         remover: The frozen remover.
         remover_variables: Its variables.
         optimizer: The detector's optimizer.
-        degradation: One degradation, or a mix from which every image draws. None
-            where degraded copies are stored: whoever runs the task then adds them to
-            what is frozen, see `stored_pairs`.
+        pairs: Where clean and degraded images come from, `drawn_pairs` or
+            `stored_pairs`.
         image_shape: `(H, W, C)` of the images.
         inputs: What the detector looks at, see `defense.detector_input`.
-        augmentation: A key of `AUGMENTATIONS`.
     """
     height, width, channels = image_shape
-    frozen, pairs = _pairs(degradation, augmentation)
     return Task(
         name="detector",
         module=detector,
@@ -111,7 +100,7 @@ def detector_task(
             detector, remover, pairs, inputs=inputs
         ),
         best_metric=detector_phase.BEST_METRIC,
-        frozen={**frozen, "remover": remover_variables},
+        frozen={**pairs.frozen, "remover": remover_variables},
     )
 
 
@@ -141,16 +130,6 @@ def classifier_task(
         evaluation=classifier_phase.make_classifier_evaluation(classifier),
         best_metric=classifier_phase.BEST_METRIC,
     )
-
-
-def _pairs(
-    degradation: Degradation | None, augmentation: str, clean_share: float = 0.0
-) -> tuple[dict[str, Any], Pairs]:
-    """Returns what is frozen of them, and where clean and degraded images come from."""
-    augment = augmenter(augmentation)
-    if degradation is None:
-        return {}, stored_pairs(augment, clean_share=clean_share)
-    return {"degradation": degradation}, drawn_pairs(augment)
 
 
 def augmenter(name: str):
