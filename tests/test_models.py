@@ -268,7 +268,7 @@ def test_blending_head_keeps_a_share_of_the_image(key):
 
 
 def test_unknown_clean_heads_are_rejected(key):
-    with pytest.raises(ValueError, match="clean head 'mask': choose picture, residual"):
+    with pytest.raises(ValueError, match="clean head 'mask': choose from picture, res"):
         Remover(clean_head="mask").init(key, uniform(1, 8, 8, 1))
 
 

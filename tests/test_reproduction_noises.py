@@ -41,8 +41,8 @@ def test_noises_that_are_not_the_papers_cannot_be_compared():
     assert speckle.evidence == "without UN-3: 17 of 17 cells, worst UN-1 99.04 %"
     verdict = claims.verdict(groups).splitlines()
     assert verdict[3].startswith(
-        "- **Cannot be compared (5, and four tables):** our UN-3 is not the paper's "
-        "noise, so *Table 2:* a detector trained on UN-3 finds 17"
+        "- **Cannot be compared (5, and four tables):** Our UN-3 is not the paper's "
+        "noise, which bars *Table 2:* a detector trained on UN-3 finds 17"
     )
     assert "Tables 13 and 14" in verdict[3]
     # Nor do such cells count in the share of the summary.

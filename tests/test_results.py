@@ -225,7 +225,7 @@ def test_evaluations_tell_which_noises_are_the_papers(tmp_path):
     }
     assert other_noises(evaluation(un=UN_3 + 0.35), **readings) == told
     page = results.render(results.load_folder(tmp_path))
-    assert "**Cannot be compared (4, and four tables):** our UN-3 is not the" in page
+    assert "**Cannot be compared (4, and four tables):** Our UN-3 is not " in page
     assert not other_noises(evaluation(un=UN_3 + 0.09), **readings)
     # Another reading, another classifier, or a part of the test set tell nothing.
     far = evaluation(un=UN_3 + 0.35)

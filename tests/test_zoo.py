@@ -39,6 +39,35 @@ def test_what_is_compared_is_drawn_alike(tmp_path):
     assert rows[0].seed == rows[1].seed != rows[2].seed == rows[3].seed
 
 
+def test_universal_models_of_both_kinds_learn_alike(tmp_path):
+    zoo = Zoo(load("small"), tmp_path)
+    drawn, stored = (zoo.kinds[f"remover_{x}"] for x in ("universal", "corruptions"))
+    assert stored.model == drawn.model and stored.schedule == drawn.schedule
+    assert stored.consistency_weight == drawn.consistency_weight > 0
+    assert (drawn.stored, drawn.clean_share, drawn.clean_entries) == ("", 0.0, 2)
+    assert (stored.stored, stored.clean_share) == ("corrupted", 0.1)
+    trials = [part.key for part in EXPERIMENTS["universal_trials"].parts(zoo)]
+    assert trials[0] == "undefended"
+    assert trials[-2:] == ["skip, self-ensemble", "combined, self-ensemble"]
+
+
+def test_what_a_remover_learned_on_is_in_its_config(tmp_path):
+    zoo = Zoo(load(), tmp_path)
+    config = zoo._row(ModelKey("data", "remover_corruptions", "all")).config
+    assert config["clean_share"] == zoo.config["universal_corruptions"]["clean_share"]
+    # Absent where it does nothing, so that older models of other kinds stay good.
+    detector = zoo._row(ModelKey("data", "detector_corruptions", "all")).config
+    assert "clean_share" not in detector
+    task = zoo._shared_task("data", "remover_corruptions", "")
+    assert task.frozen.keys() == {"train", "validation"}
+
+
+@pytest.mark.parametrize("variant", ["dcae", "blend_dcae", "residual"])
+def test_the_ablation_needs_a_remover_with_two_heads(variant, tmp_path):
+    with pytest.raises(ValueError, match="two heads .* choose from paper, skip, blend"):
+        Zoo(load(remover={"variant": variant}), tmp_path)
+
+
 @pytest.mark.parametrize(
     ("sections", "expected"),
     [

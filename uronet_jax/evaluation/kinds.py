@@ -39,7 +39,7 @@ class Kind:
         clean_entries: How often a mix of all degradations holds the clean image.
         stored: `attacked` or `corrupted` if it learns on such images from disk.
         clean_share: Share of clean images among those that a remover learns on, where
-            they are stored.
+            they are stored; where they are drawn, the mix has `clean_entries`.
         consistency_weight: Of a remover's loss; of the first classifier.
         variant_of: What its seeds are named after, if not itself: models that are
             compared start alike and see the same crops and degradations.
@@ -209,11 +209,15 @@ def _one_headed(variant: str) -> str:
     """Returns the variant of a remover that lacks the noise head and nothing else."""
     if variant not in REMOVER_VARIANTS:
         return variant  # Reported where it is built.
-    wanted = {**REMOVER_VARIANTS[variant], "noise_head": False}
-    twins = [name for name, fields in REMOVER_VARIANTS.items() if fields == wanted]
-    if not twins:
+    twins = {
+        name: twin
+        for name, fields in REMOVER_VARIANTS.items()
+        for twin, others in REMOVER_VARIANTS.items()
+        if fields["noise_head"] and others == {**fields, "noise_head": False}
+    }
+    if variant not in twins:
         raise ValueError(
-            f"remover.variant {variant!r} has no twin with one head, which the "
-            "ablation needs: choose paper or skip"
+            f"remover.variant {variant!r} is no remover with two heads that has a twin "
+            f"with one, which the ablation needs: choose from {', '.join(twins)}"
         )
-    return twins[0]
+    return twins[variant]

@@ -134,7 +134,7 @@ EXPERIMENTS: dict[str, Experiment] = {
         (*_UNIVERSAL, "universal_corruptions"),
     ),
     "universal_trials": Experiment(
-        "short trainings of the universal remover that differ in one thing",
+        "short trainings that led to the universal remover",
         _needs("data"),
         universal.trials,
         ("universal_trials", "remover", "training"),

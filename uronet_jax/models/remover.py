@@ -6,7 +6,7 @@ choices made in docs/ARCHITECTURE.md.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -14,10 +14,6 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from uronet_jax.models import layers
-
-# Share of the image that a blending head starts with: logit 2. From 1/2 it learns much
-# the same, but takes longer to leave clean images alone.
-_KEPT = 0.88
 
 
 class Separation(NamedTuple):
@@ -30,6 +26,39 @@ class Separation(NamedTuple):
 
     clean: jax.Array
     noise: jax.Array
+
+
+# Share of the image that a blending head starts with. As highway networks it starts by
+# carrying its input on.
+_CARRY = 0.88
+
+
+class CleanHead(NamedTuple):
+    """What the clean decoder predicts.
+
+    Attributes:
+        start: `(channels, clean_mean) ->` where its output channels start, in (0, 1).
+        picture: `(output, images) ->` the clean picture it means, `[B, H, W, C]`.
+    """
+
+    start: Callable[[int, float], list[float]]
+    picture: Callable[[jax.Array, jax.Array], jax.Array]
+
+
+def _add(output: jax.Array, images: jax.Array) -> jax.Array:
+    return jnp.clip(images + 2.0 * output - 1.0, 0.0, 1.0)
+
+
+def _blend(output: jax.Array, images: jax.Array) -> jax.Array:
+    kept, picture = jnp.split(output, 2, axis=-1)
+    return kept * images + (1.0 - kept) * picture
+
+
+CLEAN_HEADS = {
+    "picture": CleanHead(lambda n, mean: [mean] * n, lambda output, images: output),
+    "residual": CleanHead(lambda n, mean: [0.5] * n, _add),
+    "blend": CleanHead(lambda n, mean: [_CARRY] * n + [mean] * n, _blend),
+}
 
 
 class Encoder(nn.Module):
@@ -74,7 +103,7 @@ class Decoder(nn.Module):
             len(start),
             dtype=self.dtype,
             kernel_init=layers.kernel_init(1.0),
-            bias_init=lambda key, shape: jnp.asarray(start, jnp.float32),
+            bias_init=lambda key, shape: jnp.asarray(start, jnp.float32).reshape(shape),
         )(x)
         return nn.sigmoid(x.astype(jnp.float32))
 
@@ -95,7 +124,8 @@ class Remover(nn.Module):
             published. `residual`: what to add to the image, clipped to `[0, 1]` (Zhang
             et al., DnCNN, 2017). `blend`: a picture, and for every element how much of
             the image to keep; the result is the mean so weighted, so that it can copy
-            what is intact and paint what is lost, and never leaves `[0, 1]`.
+            what is intact and paint what is lost, and never leaves `[0, 1]` (on pixels,
+            the gate of Srivastava et al., Highway Networks, 2015).
         mirror: Whether results are means over the image and its mirror image
             (self-ensembling; Lim et al., 2017). It takes twice the time and no other
             weights: `remover.clone(mirror=True)`.
@@ -127,10 +157,14 @@ class Remover(nn.Module):
                 f"clean_mean must be in (0, 1), got {self.clean_mean}: "
                 "pass the mean pixel of the training images"
             )
+        if self.clean_head not in CLEAN_HEADS:
+            raise ValueError(
+                f"unknown clean head {self.clean_head!r}: choose from "
+                f"{', '.join(CLEAN_HEADS)}"
+            )
+        head, channels = CLEAN_HEADS[self.clean_head], images.shape[-1]
         encoder = Encoder(self.widths, self.dtype, name="encoder")
-        channels = images.shape[-1]
-        # Where the channels of a head start.
-        starts = {"clean_decoder": self._clean_start(channels)}
+        starts = {"clean_decoder": head.start(channels, self.clean_mean)}
         if self.noise_head:
             starts["noise_decoder"] = [0.5] * channels
         decoders = {
@@ -146,7 +180,7 @@ class Remover(nn.Module):
                 name: decoder(code, features) for name, decoder in decoders.items()
             }
             images = images.astype(jnp.float32)
-            clean = self._clean(found["clean_decoder"][crop], images)
+            clean = head.picture(found["clean_decoder"][crop], images)
             if not self.noise_head:
                 return Separation(clean, images - clean)
             return Separation(clean, 2.0 * found["noise_decoder"][crop] - 1.0)
@@ -156,26 +190,6 @@ class Remover(nn.Module):
             return separation
         mirrored = separate(images[:, :, ::-1])
         return jax.tree.map(lambda x, y: (x + y[:, :, ::-1]) / 2, separation, mirrored)
-
-    def _clean_start(self, channels: int) -> list[float]:
-        if self.clean_head == "picture":
-            return [self.clean_mean] * channels
-        if self.clean_head == "residual":
-            return [0.5] * channels
-        if self.clean_head == "blend":
-            return [_KEPT] * channels + [self.clean_mean] * channels
-        raise ValueError(
-            f"unknown clean head {self.clean_head!r}: choose picture, residual or blend"
-        )
-
-    def _clean(self, head: jax.Array, images: jax.Array) -> jax.Array:
-        """Returns the clean picture that the output of its head, in (0, 1), means."""
-        if self.clean_head == "residual":
-            return jnp.clip(images + 2.0 * head - 1.0, 0.0, 1.0)
-        if self.clean_head == "blend":
-            kept, picture = jnp.split(head, 2, axis=-1)
-            return kept * images + (1.0 - kept) * picture
-        return head
 
 
 def _pad_to_multiple(images: jax.Array, multiple: int) -> tuple[jax.Array, tuple]:

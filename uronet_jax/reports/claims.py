@@ -368,7 +368,7 @@ def verdict(groups: Sequence[Group]) -> str:
     missing = having("unmeasured") + having("unmeasured", small=True)
     lines = [
         f"**Confirmed ({len(confirmed)} of {len(CLAIMS)} published claims):** "
-        f"{_by_place(confirmed)}",
+        f"{_by_place(confirmed, _sentence)}",
         f"**Not confirmed ({len(refuted)}):** {_by_place(refuted, _sentence)}",
         f"**Undecided, for the seeds differ too much ({len(undecided)}):** "
         f"{_by_place(undecided)}",
@@ -377,7 +377,7 @@ def verdict(groups: Sequence[Group]) -> str:
     if in_line or out_of_line or open_:
         lines += [
             "**Small models, an indication and no verdict on the paper, in line with "
-            f"{len(in_line)} (small):** {_by_place(in_line)}",
+            f"{len(in_line)} (small):** {_by_place(in_line, _sentence)}",
             f"**Small models, not in line with {len(out_of_line)} (small):** "
             f"{_by_place(out_of_line, _sentence)}"
             + (f"; undecided (small): {_by_place(open_)}" if open_ else ""),
@@ -401,6 +401,10 @@ def _conditions(groups: Sequence[Group], judgements: Sequence[Judgement]) -> str
             )
         )
     ]
+    if any(j.small for j in judgements):
+        texts.append(
+            "small are networks, trainings or test sets smaller than the paper's"
+        )
     decided = [j for j in judgements if j.status in ("holds", "fails", "undecided")]
     single = sum(j.seeds == 1 for j in decided)
     if single:
@@ -417,7 +421,7 @@ def _claim(judgement: Judgement) -> str:
 
 def _sentence(judgement: Judgement) -> str:
     who = "small" if judgement.small else "ours"
-    return f"{judgement.claim.text} ({who}: {judgement.evidence})"
+    return f"{judgement.claim.text} - {who}: {judgement.evidence}"
 
 
 def _by_place(
@@ -435,7 +439,10 @@ def _aside(judgements: Sequence[Judgement]) -> str:
     by_reason: dict[str, list[Judgement]] = {}
     for judgement in judgements:
         by_reason.setdefault(judgement.brief, []).append(judgement)
-    texts = [f"{reason}, so {_by_place(js)}" for reason, js in by_reason.items()]
+    texts = [
+        f"{reason[:1].upper()}{reason[1:]}, which bars {_by_place(js)}"
+        for reason, js in by_reason.items()
+    ]
     return ". ".join([*texts, *OPEN])
 
 

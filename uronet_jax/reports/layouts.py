@@ -262,7 +262,7 @@ LAYOUTS = {
         compact=True,
     ),
     "universal_corruptions": Layout(
-        "One remover and one detector for all corruptions of CIFAR-10-C",
+        "One remover and one detector trained on all corruptions of CIFAR-10-C",
         _DATASET,
         _tested,
         _universal,

@@ -159,6 +159,10 @@ def render(found: Group, groups: Sequence[Group] = ()) -> str:
         parts.append(_image(found.name, picture_name(found)))
     if found.experiment == "universal":
         parts.append(universal.render(found, groups))
+    if found.experiment == "universal_corruptions":
+        parts.append(universal.on_corruptions(found))
+    if found.experiment == "zero_shot" and (text := universal.advantage(found.config)):
+        parts.append(f"{text.strip()}\n")
     if found.experiment == "universal_trials":
         parts.append(universal.on_trials(found))
     if found.experiment == "ablations":

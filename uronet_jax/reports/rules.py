@@ -25,6 +25,8 @@ _ENDS = {noise: ("3", "1") if noise == "UN" else ("1", "3") for noise in NOISES}
 SEES = 75.0
 # Detection accuracy from which on a detector finds the noise that it was trained on.
 FINDS = 90.0
+# What findings on two detectors are.
+OWN_LESS_OTHER = "the usual detector less the other"
 # Student's t: quantiles at 97.5 % for 1 to 9 degrees of freedom; the last for more.
 _QUANTILES = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
 # Steps of the paper's attacks, where their label does not say, and those of CIFAR-100.
@@ -393,7 +395,8 @@ def usual_detector_on_uniform(ablation: str, limit: float) -> Rule:
             [("GN-1", "UN", "1", own) for own in (True, False)],
         )
         own, other = pair.values()
-        return [finding("GN-1 on UN-1", [own], [other], limit=limit)]
+        name = f"GN-1 on UN-1 ({OWN_LESS_OTHER})"
+        return [finding(name, [own], [other], limit=limit)]
 
     return rule
 

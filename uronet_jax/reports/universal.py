@@ -5,7 +5,7 @@ the one with the highest mean is shown, of its removers the best one of each noi
 user who does not know the noise could not choose that well.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from statistics import mean
 from typing import Any
 
@@ -39,9 +39,10 @@ def render(found: Any, groups: Sequence[Any]) -> str:
             _goal("mean detection", mean(detection.values()), _MEAN_DETECTION),
             _goal("lowest detection", min(detection.values()), _LOWEST_DETECTION),
         ]
+    aside = set(found.other_noises)
     cells = others.get("table2", [])
     for field, who in (("ours", f"our {{}}{size}"), ("published", "the paper's {}")):
-        if name := best_detector(cells, field):
+        if name := best_detector(cells, field, aside):
             columns[f"detection: {who.format(name)}"] = _trained(cells, field, name)
     for classifier in dict.fromkeys(c["classifier"] for c in found.cells):
         where = {"classifier": classifier, "condition": "mitigated"}
@@ -74,18 +75,31 @@ def render(found: Any, groups: Sequence[Any]) -> str:
     )
     if used:
         text += f" Ours of single noises: {_names(used)}."
-    text += _advantage(found.config)
+    if aside:
+        names = ", ".join(sorted(aside))
+        text += (
+            f" {names} is not the paper's noise: the last two lines are without it, "
+            "and so are the means by which detectors are chosen."
+        )
+    text += advantage(found.config)
     if goals:
         text += f" Asked of the universal models{size}: {'; '.join(goals)}."
     trials = [g for g in groups if g.experiment == "universal_trials"]
     if trials:
         text += f" The short trainings that led to them: {_names(trials)}."
-    table = markdown_table(_lines(columns), ["degradation", *columns])
+    table = markdown_table(_lines(columns, aside), ["degradation", *columns])
     return f"{text}\n\n{table}"
 
 
-def _advantage(config: Mapping[str, Any]) -> str:
-    """Says what the universal remover has that those of single noises have not."""
+def advantage(config: Mapping[str, Any]) -> str:
+    """Says what a universal remover has that those of single noises have not.
+
+    Args:
+        config: The fields of `configs/reproduce.py`.
+
+    Returns:
+        A sentence that begins with a space; empty if there is nothing.
+    """
     own, single = config.get("universal") or {}, config.get("remover") or {}
     parts = []
     if own.get("consistency_weight"):
@@ -93,6 +107,7 @@ def _advantage(config: Mapping[str, Any]) -> str:
             "it is trained on the answers of the very classifier that it is judged with"
         )
     differences = {
+        "variant": "it is of the variant `{}`, theirs `{}`",
         "widths": "it has {} filters, theirs {}",
         "num_steps": "it is trained for {} steps, theirs for {} each",
         "batch_size": "on {} images a step, theirs on {}",
@@ -100,6 +115,8 @@ def _advantage(config: Mapping[str, Any]) -> str:
     for field, text in differences.items():
         if own.get(field) and single.get(field) and own[field] != single[field]:
             parts.append(text.format(_listed(own[field]), _listed(single[field])))
+    if own.get("clean_entries"):
+        parts.append("it is shown clean images too")
     if own.get("mirror"):
         parts.append("its pictures are means over the image and its mirror image")
     if not parts:
@@ -113,7 +130,23 @@ def _advantage(config: Mapping[str, Any]) -> str:
 def _listed(value: Any) -> str:
     if isinstance(value, list | tuple):
         return ", ".join(map(str, value))
+    if isinstance(value, str):
+        return value
     return f"{value:,}"
+
+
+def on_corruptions(found: Any) -> str:
+    """Returns what to know of models that learned a suite's corruptions, as Markdown.
+
+    Args:
+        found: A `comparison.Group` of the experiment `universal_corruptions`.
+    """
+    suite = (found.config.get("universal_corruptions") or {}).get("suite")
+    return (
+        f"Trained on the very corruptions of `{suite}` that it is judged on, with "
+        "other draws: an upper bound for such models, and no score of that benchmark, "
+        f"whose corruptions are not to be learned.{advantage(found.config)}\n"
+    )
 
 
 def on_trials(found: Any) -> str:
@@ -148,19 +181,24 @@ def _names(groups: Sequence[Any]) -> str:
     return ", ".join(f"`{group.name}`" for group in groups)
 
 
-def _lines(columns: Mapping[str, Numbers]) -> list[dict[str, Any]]:
+def _lines(
+    columns: Mapping[str, Numbers], aside: Collection[str]
+) -> list[dict[str, Any]]:
     names = [n for n in dict.fromkeys(n for c in columns.values() for n in c)]
     noisy = [name for name in names if name != "clean"]
     rows: list[dict[str, Any]] = [
         {"degradation": name, **{c: columns[c].get(name) for c in columns}}
         for name in noisy
     ]
-    for label, summary in (("mean", mean), ("lowest", min)):
-        row: dict[str, Any] = {"degradation": label}
-        for heading, numbers in columns.items():
-            values = [numbers[name] for name in noisy if name in numbers]
-            row[heading] = summary(values) if len(values) == len(noisy) else None
-        rows.append(row)
+    kept = [name for name in noisy if name not in aside]
+    without = f" without {', '.join(sorted(aside))}"
+    for of, suffix in ((noisy, ""), (kept, without))[: 2 if aside else 1]:
+        for label, summary in (("mean", mean), ("lowest", min)):
+            row: dict[str, Any] = {"degradation": f"{label}{suffix}"}
+            for heading, numbers in columns.items():
+                values = [numbers[name] for name in of if name in numbers]
+                row[heading] = summary(values) if len(values) == len(of) else None
+            rows.append(row)
     return rows
 
 
@@ -189,18 +227,27 @@ def _trained(cells: Iterable[Mapping[str, Any]], field: str, name: str) -> Numbe
     return _numbers(cells, field, metric="detection_accuracy", **where)
 
 
-def best_detector(cells: Sequence[Mapping[str, Any]], field: str) -> str | None:
+def best_detector(
+    cells: Sequence[Mapping[str, Any]], field: str, aside: Collection[str] = ()
+) -> str | None:
     """Returns the detector of Table 2 with the highest mean over all its tests.
 
     Args:
         cells: Of Table 2.
         field: `ours` or `published`.
+        aside: Degradations that do not count.
     """
     names = dict.fromkeys(f"{c['train_noise']}-{c['train_severity']}" for c in cells)
     means = {
-        name: mean(numbers.values())
+        name: mean(counted)
         for name in names
-        if (numbers := _trained(cells, field, name))
+        if (
+            counted := [
+                value
+                for test, value in _trained(cells, field, name).items()
+                if test not in aside
+            ]
+        )
     }
     return max(means, key=means.__getitem__, default=None)
 

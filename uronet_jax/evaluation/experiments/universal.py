@@ -34,6 +34,10 @@ _FAULTS = {
 }
 
 
+# Trials that are shown mirror images too: where they start from, where they lead.
+_ENSEMBLED = ("skip", "combined")
+
+
 class _Universal:
     """The universal models of the first data set, and the rows they make.
 
@@ -180,7 +184,7 @@ def _trial_part(
 
 
 def trials(zoo: Zoo) -> list[Part]:
-    """Removers of all noises that differ in one thing, on validation images."""
+    """Short trainings of removers of all noises, compared on validation images."""
     classifiers = tuple(zoo.classifier_keys("data"))
 
     def part(trial, variant="", **fields):
@@ -195,7 +199,7 @@ def trials(zoo: Zoo) -> list[Part]:
         *(
             part(trial, f"{trial}, self-ensemble", mirror=True)
             for trial in universal_trials(zoo.config)
-            if trial in ("skip", "combined")
+            if trial in _ENSEMBLED
         ),
     ]
 
