@@ -483,6 +483,25 @@ def test_claims_of_figure_6():
     ]
 
 
+def test_a_claim_of_all_cells_fails_with_the_first_one():
+    """What is missing cannot save it; a claim on an average waits for the rest."""
+    rows = [r for r in run("table12")["rows"] if r["classifier"] == "ResNet"]
+    judged = judged_of("table12", rows)
+    assert [j.status for j in judged] == ["unmeasured", "unmeasured"]
+    assert judged[0].evidence.startswith("so far 6 of 6 cells, worst UN-3 +15.48")
+    for row in rows:
+        row["value"] -= 40 if row["method"] == "URoNet" else 0
+    judged = judged_of("table12", rows)
+    assert [j.status for j in judged] == ["fails", "fails"]
+    assert judged[0].evidence.startswith("so far 0 of 6 cells")
+    assert (judged[0].judged, judged[0].measured, judged[0].named) == (12, 12, 24)
+    rows = [
+        r for r in run("table7", shift=-30.0)["rows"] if r["classifier"] == "ResNet"
+    ]
+    average = judged_of("table7", rows)[1]
+    assert average.claim.average and average.status == "unmeasured"
+
+
 def test_claims_of_the_ablations():
     difference = "the usual detector less the other"
     tests = f"on average over 18 tests ({difference})"

@@ -363,12 +363,18 @@ def test_figure_6_and_ablations_as_tables(tmp_path):
     assert line in page and "custom 5-layer CNN: two heads" in page
 
 
+def mitigated(shift=0.0):
+    """Returns rows of Table 7 that do not tell which network it was."""
+    rows = run("table7", shift=shift)["rows"]
+    return [row for row in rows if row["condition"] == "mitigated"]
+
+
 def test_universal_models_beside_single_ones(tmp_path):
     stored = store(
         tmp_path,
         a=run("universal", rows=universal()),
         b=run("table2", shift=-1.0),
-        c=run("table7", shift=1.0),
+        c=run("table7", rows=mitigated(1.0)),
         d_small=run("table2", preset="small"),
     )
     page = results.render(stored)
@@ -410,6 +416,21 @@ def test_universal_models_are_compared_without_noises_that_are_not_the_papers():
     assert "| mean without UN-3 | 99.90 | 99.95 | 99.95 | 86.00 |" in page
     assert "| lowest without UN-3 | 99.90 | 99.67 | 99.67 | 86.00 |" in page
     assert "UN-3 is not the paper's noise: the last two lines are without it" in page
+
+
+def test_single_removers_before_another_network_are_not_compared():
+    def page(rows):
+        contents = {"a": run("universal", rows=universal()), "b": rows}
+        groups = comparison.group(contents)
+        found = next(g for g in groups if g.experiment == "universal")
+        return reproduction.render(found, groups)
+
+    alike = page(run("table7", rows=mitigated()))
+    assert "ResNet: our best single" in alike and "trained anew" not in alike
+    # Undefended it is right in 30 % there, here in others.
+    other = page(run("table7"))
+    assert "ResNet: our best single" not in other
+    assert "ResNet was trained anew between these results" in other
 
 
 def test_detectors_are_chosen_without_noises_that_are_not_the_papers():

@@ -151,8 +151,16 @@ def _judge_on(claim: Claim, group: Group, groups: Sequence[Group]) -> Judgement:
     alike = [f for f in findings if all(map(group.is_comparable, f.cells))]
     if len(measured) < len(cells):
         done = [f for f in alike if f.value is not None]
-        so_far = f"so far {_weigh(claim, done)[1]}{_weaker(measured)}" if done else ""
-        return dataclasses.replace(found, evidence=so_far)
+        if not done:
+            return found
+        status, evidence = _weigh(claim, done)
+        found = dataclasses.replace(
+            found, evidence=f"so far {evidence}{_weaker(measured)}"
+        )
+        if status == "fails" and not claim.average and not claim.misses:
+            # Of all its cells it says it, and of some it is wrong.
+            return dataclasses.replace(found, status="fails", judged=len(_cells(done)))
+        return found
     aside = ""
     if claim.misses:
         own = _own_detection(group, groups)
@@ -506,7 +514,7 @@ def table(groups: Sequence[Group]) -> str:
         "claim": "the paper says",
         "holds": "holds here",
         "evidence": "our numbers",
-        "cells": "judged on cells",
+        "cells": "cells that count",
         "result": "result",
     }
     used = {group.name for group in _of_one_setting(groups)}
