@@ -15,8 +15,8 @@ and its detector take 24, the nine trials 27, the Wide-ResNet 28-10 of CIFAR-100
 Budget of `small` on two idle cores, Tables 2 and 7 together, in seconds of one core:
 18 removers of 800 steps 2,200 (0.14 a step), 18 detectors of 160 steps 600 (0.2 each),
 the second classifier 400, 18 x 19 sets of 1,000 images for Table 2 360, Table 7 200. So
-about 35 minutes. The universal remover takes 2,600 (0.26 a step), that of the
-corruptions as long, the trials 2,000. A folder keeps the config it was begun with.
+about 35 minutes; on busy cores it took 80. The universal remover takes 2,600 (0.26 a
+step), that of the corruptions as long, the trials 2,200. A folder keeps the config it was begun with.
 """
 
 from ml_collections import config_dict
@@ -128,8 +128,8 @@ def get_config(preset: str = "full") -> config_dict.ConfigDict:
     )
     # Remover and detector for all 18 degradations, blind to which it is. What helped in
     # `universal_trials`: a head that blends image and picture, more filters, and being
-    # held to the classifier's answers. One head takes two thirds of the computation
-    # of two, and what it removes is its noise pattern.
+    # held to the classifier's answers. One head was a little worse there, but takes two
+    # thirds of the computation; what it removes is its noise pattern.
     config.universal = config_dict.create(
         variant="blend_dcae",
         widths=choose((96, 192, 384), (32, 64, 128), (4, 4)),
