@@ -16,7 +16,8 @@ Budget of `small` on two idle cores, Tables 2 and 7 together, in seconds of one 
 18 removers of 800 steps 2,200 (0.14 a step), 18 detectors of 160 steps 600 (0.2 each),
 the second classifier 400, 18 x 19 sets of 1,000 images for Table 2 360, Table 7 200. So
 about 35 minutes; on busy cores it took 80. The universal remover takes 2,600 (0.26 a
-step), that of the corruptions as long, the trials 2,200. A folder keeps the config it was begun with.
+step), that of the corruptions as long, the trials 2,200. A folder keeps the config it
+was begun with.
 """
 
 from ml_collections import config_dict
