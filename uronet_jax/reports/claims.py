@@ -11,11 +11,12 @@ that of several seeds at least the half-width of a 95 % interval of their mean. 
 on an average is judged on the mean of its numbers, with the mean of their margins: of
 seeds that is cautious, as trainings of several noises differ independently.
 
-A claim is judged when all cells that it names are measured. If one of them rests on a
-noise that is not the paper's (`noises.other_noises`), on other data, or at full size on
-a classifier that is not known to be the paper's (`classifiers.doubt`), the claim cannot
-be compared; of an average such cells are left out. That detectors miss something is
-said of those only that find their own noise in Table 2 of the same models.
+A claim is judged when all cells that it names are measured; one on each of them fails
+with the first that is on the wrong side. If one of them rests on a noise that is not
+the paper's (`noises.other_noises`), on other data, or at full size on a classifier that
+is not known to be the paper's (`classifiers.doubt`), the claim cannot be compared; of
+an average such cells are left out. That detectors miss something is said of those only
+that find their own noise in Table 2 of the same models.
 """
 
 import dataclasses
@@ -40,9 +41,9 @@ _STANDARD = (
     "half-width of a 95 % interval of their mean (Student's t), whichever is larger. A "
     "numerical claim holds if no difference counts against it by more than the margin "
     "of the images, a qualitative one if all differences count for it by more than "
-    "that; else it fails. If what the seeds add to the margin could turn that round, "
-    "it is undecided, which confirms nothing. A claim on an average is judged on the "
-    "mean, with the mean of the margins. "
+    "that; else it fails, also while other cells are not measured. If what the seeds "
+    "add to the margin could turn that round, it is undecided, which confirms nothing. "
+    "A claim on an average is judged on the mean, with the mean of the margins. "
     "Claims that rest on a noise or on data which are not the paper's, or at full size "
     "on a classifier whose accuracy on clean images is not measured or further than "
     f"{SAME_CLASSIFIER:g} points from the published one, cannot be compared; of an "
