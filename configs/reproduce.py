@@ -129,8 +129,8 @@ def get_config(preset: str = "full") -> config_dict.ConfigDict:
     )
     # Remover and detector for all 18 degradations, blind to which it is. What helped in
     # `universal_trials`: a head that blends image and picture, more filters, and being
-    # held to the classifier's answers. One head was a little worse there, but takes two
-    # thirds of the computation; what it removes is its noise pattern.
+    # held to the classifier's answers. One head made `skip` a little worse, but takes
+    # two thirds of the computation; what it removes is its noise pattern.
     config.universal = config_dict.create(
         variant="blend_dcae",
         widths=choose((96, 192, 384), (32, 64, 128), (4, 4)),

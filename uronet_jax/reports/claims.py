@@ -12,11 +12,11 @@ on an average is judged on the mean of its numbers, with the mean of their margi
 seeds that is cautious, as trainings of several noises differ independently.
 
 A claim is judged when all cells that it names are measured; one on each of them fails
-with the first that is on the wrong side. If one of them rests on a noise that is not
-the paper's (`noises.other_noises`), on other data, or at full size on a classifier that
-is not known to be the paper's (`classifiers.doubt`), the claim cannot be compared; of
-an average such cells are left out. That detectors miss something is said of those only
-that find their own noise in Table 2 of the same models.
+with the first that fails, unless it says that detectors miss something. If a cell rests
+on a noise that is not the paper's (`noises.other_noises`), on other data, or at full
+size on a classifier that is not known to be the paper's (`classifiers.doubt`), the claim
+cannot be compared; of an average such cells are left out. That detectors miss something
+is said of those only that find their own noise in Table 2 of the same models.
 """
 
 import dataclasses
@@ -41,7 +41,8 @@ _STANDARD = (
     "half-width of a 95 % interval of their mean (Student's t), whichever is larger. A "
     "numerical claim holds if no difference counts against it by more than the margin "
     "of the images, a qualitative one if all differences count for it by more than "
-    "that; else it fails, also while other cells are not measured. If what the seeds "
+    "that; else it fails, also while other cells are not measured (claims on an "
+    "average, and that detectors miss something, wait for them). If what the seeds "
     "add to the margin could turn that round, it is undecided, which confirms nothing. "
     "A claim on an average is judged on the mean, with the mean of the margins. "
     "Claims that rest on a noise or on data which are not the paper's, or at full size "
@@ -68,7 +69,7 @@ class Judgement:
         evidence: Our numbers.
         reason: Why it cannot be compared or decided, or what speaks against small
             models.
-        brief: The same in a few words, where it cannot be compared.
+        brief: What keeps it from being compared, in a few words.
         measured: How many of the cells that it names are measured.
         named: How many cells it names; 0 without a result.
         judged: How many cells it was judged on.
@@ -160,7 +161,13 @@ def _judge_on(claim: Claim, group: Group, groups: Sequence[Group]) -> Judgement:
         )
         if status == "fails" and not claim.average and not claim.misses:
             # Of all its cells it says it, and of some it is wrong.
-            return dataclasses.replace(found, status="fails", judged=len(_cells(done)))
+            judged = _cells(done)
+            return dataclasses.replace(
+                found,
+                status="fails",
+                reason=_other(group, judged).reason,
+                judged=len(judged),
+            )
         return found
     aside = ""
     if claim.misses:
@@ -220,7 +227,7 @@ class _Other(NamedTuple):
     Attributes:
         barring: What of it keeps cells from being compared.
         reason: A text on all doubts.
-        brief: The same without numbers.
+        brief: What bars them, without numbers.
     """
 
     barring: list[str]
@@ -252,7 +259,11 @@ def _other(group: Group, cells: Sequence[Row]) -> _Other:
     return _Other(
         barring,
         "; ".join(f"on {told(found)}, {text}" for found, text in kinds),
-        "; ".join(f"our {', '.join(found)} is {text}" for found, text in kinds),
+        "; ".join(
+            f"our {', '.join(found)} {'is' if len(found) == 1 else 'are'} {text}"
+            for found, text in kinds
+            if set(found) & set(barring)
+        ),
     )
 
 

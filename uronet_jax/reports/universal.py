@@ -60,13 +60,15 @@ def render(found: Any, groups: Sequence[Any]) -> str:
                 )
             )
         cells = others.get("table7", [])
-        if not _same_network(found.cells, cells, classifier):
+        strange = not _same_network(found.cells, cells, classifier)
+        if strange:
             strangers.append(classifier)
-            cells = []
         for field, who in (
             ("ours", f"our best single{size}"),
             ("published", "the paper's best"),
         ):
+            if field == "ours" and strange:
+                continue
             if best := best_removers(cells, field, classifier):
                 columns[f"{classifier}: {who}"] = best
     if not columns:
@@ -86,8 +88,9 @@ def render(found: Any, groups: Sequence[Any]) -> str:
         )
     for classifier in strangers:
         text += (
-            f" {classifier} was trained anew between these results: its columns are of "
-            "this one alone."
+            f" {classifier} has other accuracies without a remover in these results, "
+            "so it is another network: our removers of single noises are not shown "
+            "before it."
         )
     text += advantage(found.config)
     if goals:
@@ -152,9 +155,9 @@ def on_corruptions(found: Any) -> str:
     suite = (found.config.get("universal_corruptions") or {}).get("suite")
     return (
         f"Trained on the very corruptions of `{suite}` that it is judged on, with "
-        "other draws: an upper bound for such models, and no score of that benchmark, "
-        "whose corruptions are not to be learned. Frost is cut from generated "
-        f"textures.{advantage(found.config)}\n"
+        "other draws: it says what such models can learn of them, and is no score of "
+        "that benchmark, whose corruptions are not to be learned. Frost is cut from "
+        f"generated textures.{advantage(found.config)}\n"
     )
 
 
