@@ -14,9 +14,9 @@ seeds that is cautious, as trainings of several noises differ independently.
 A claim is judged when all cells that it names are measured; one on each of them fails
 with the first that fails, unless it says that detectors miss something. If a cell rests
 on a noise that is not the paper's (`noises.other_noises`), on other data, or at full
-size on a classifier that is not known to be the paper's (`classifiers.doubt`), the claim
-cannot be compared; of an average such cells are left out. That detectors miss something
-is said of those only that find their own noise in Table 2 of the same models.
+size on a classifier that is not known to be the paper's (`classifiers.doubt`), the
+claim cannot be compared; of an average such cells are left out. That detectors miss
+something is said of those only that find their own noise in Table 2 of the same models.
 """
 
 import dataclasses
