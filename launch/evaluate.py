@@ -27,7 +27,8 @@ from uronet_jax.corruptions import (
 from uronet_jax.data import corrupted
 from uronet_jax.data.frost import FROST_SCALES, load_frost
 from uronet_jax.evaluation import corruption_errors, protocols
-from uronet_jax.reports import defence, figures, suites, tables
+from uronet_jax.reports import defense_table as defence
+from uronet_jax.reports import figures, suites, tables
 from uronet_jax.reports.provenance import provenance
 
 

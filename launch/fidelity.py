@@ -3,7 +3,7 @@
   python -m launch.fidelity --golden_dir=FOLDER \
       --out=docs/results/corruption_fidelity.json
 
-The folder holds the archives that `uronet_jax.evaluation.fidelity` describes.
+The folder holds the archives that `uronet_jax.benchmarking.fidelity` describes.
 """
 
 import time
@@ -16,9 +16,9 @@ import numpy as np
 from absl import flags
 
 from launch import cli
+from uronet_jax.benchmarking import fidelity
 from uronet_jax.benchmarking.corruptions import photographs
 from uronet_jax.corruptions import corrupt, list_severities
-from uronet_jax.evaluation import fidelity
 from uronet_jax.reports import results, tables
 from uronet_jax.reports.provenance import provenance
 

@@ -15,7 +15,8 @@ from typing import Any
 from absl import flags
 
 from launch import cli
-from uronet_jax.reports import attack_page, corruption_page, reproduction, results
+from uronet_jax.papers.uronet.pages import reproduction
+from uronet_jax.reports import attack_page, corruption_page, results
 
 
 def pages(folder: str | os.PathLike, docs: str | os.PathLike) -> dict[Path, str]:

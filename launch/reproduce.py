@@ -25,19 +25,19 @@ from absl import flags
 from configs.reproduce import get_config
 from launch import cli
 from uronet_jax.checkpoints import locked_workdir
-from uronet_jax.evaluation.experiments.parts import Part
-from uronet_jax.evaluation.laboratory import Laboratory
-from uronet_jax.evaluation.progress import StoppedError
-from uronet_jax.evaluation.reproduction import (
+from uronet_jax.papers.laboratory import Laboratory
+from uronet_jax.papers.progress import StoppedError
+from uronet_jax.papers.store import Zoo
+from uronet_jax.papers.uronet.experiments import (
     EXPERIMENTS,
     Lack,
     LackError,
     check_needs,
 )
-from uronet_jax.evaluation.zoo import Zoo
+from uronet_jax.papers.uronet.pages.reproduction import SCHEMA, SCHEMA_VERSION
+from uronet_jax.papers.uronet.parts import Part
 from uronet_jax.reports import figures, tables
 from uronet_jax.reports.provenance import provenance
-from uronet_jax.reports.reproduction import SCHEMA, SCHEMA_VERSION
 from uronet_jax.training.run import check_same_config, flatten_config
 
 # Experiments whose result is also a picture.

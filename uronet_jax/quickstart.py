@@ -26,7 +26,8 @@ from uronet_jax.evaluation.attack_judge import AttackJudge
 from uronet_jax.evaluation.robustness import attack_table
 from uronet_jax.evaluation.threat_models import make_run
 from uronet_jax.models import Remover, make_classifier, make_remover
-from uronet_jax.reports import defence, figures, results, tables
+from uronet_jax.reports import defense_table as defence
+from uronet_jax.reports import figures, results, tables
 from uronet_jax.reports import robustness as robustness_report
 from uronet_jax.reports.provenance import provenance
 from uronet_jax.training import tasks

@@ -15,9 +15,9 @@ import jax
 
 from uronet_jax.attacks import loop
 from uronet_jax.attacks.apgd import apgd, apgd_targeted
-from uronet_jax.attacks.autoattack import AutoAttackResult, autoattack
-from uronet_jax.attacks.autoattack_state import MisleadingEvaluation
-from uronet_jax.attacks.autoattack_steps import AttackStep
+from uronet_jax.attacks.auto.ensemble import AutoAttackResult, autoattack
+from uronet_jax.attacks.auto.state import MisleadingEvaluation
+from uronet_jax.attacks.auto.versions import AttackStep
 from uronet_jax.attacks.carlini_wagner import carlini_wagner
 from uronet_jax.attacks.ddn import ddn
 from uronet_jax.attacks.deepfool import deepfool

@@ -13,17 +13,16 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from uronet_jax.reports import (
+from uronet_jax.papers.uronet.pages import (
     claims,
     classifiers,
     comparison,
-    defence,
     noises,
     paper,
     reproduction,
-    robustness,
-    suites,
 )
+from uronet_jax.reports import defense_table as defence
+from uronet_jax.reports import robustness, suites
 from uronet_jax.reports.tables import markdown_table
 
 BENCHMARK = "uronet_jax.benchmark"

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from statistics import mean
 from typing import Any
 
-from uronet_jax.reports import paper
+from uronet_jax.papers.uronet.pages import paper
 from uronet_jax.reports.tables import markdown_table
 
 # What `evaluation.corruption_errors.summarize` gives -> text and format.

@@ -1,0 +1,338 @@
+"""The commands: smoke runs from training to evaluation, and ways to misuse them."""
+
+import gc
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from test_configs import PHASES, load
+
+from launch import evaluate, train
+from uronet_jax import checkpoints
+from uronet_jax.data import corrupted, open_source
+from uronet_jax.loading import load_defense, load_model
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+def command(*arguments):
+    """Returns a started command."""
+    return subprocess.Popen(
+        [sys.executable, *arguments],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Returns the folder of the three smoke runs and their results."""
+    folder, results = tmp_path_factory.mktemp("runs"), {}
+    for phase in PHASES:
+        config = load(phase)
+        if phase == "detector":
+            config["remover"] = str(folder / "remover")
+        results[phase] = train.train(config, folder / phase)
+    return folder, results
+
+
+def evaluation(folder, **fields):
+    """Returns the config that judges the smoke runs, with some fields changed."""
+    models = {phase: str(folder / phase) for phase in PHASES}
+    return load("evaluate", **models | fields)
+
+
+@pytest.mark.parametrize("phase", PHASES)
+def test_smoke_run_trains_and_can_be_loaded(runs, phase):
+    folder, results = runs
+    result = results[phase]
+    assert result.finished and int(result.state.step) == 4
+    lines = (folder / phase / "metrics.jsonl").read_text().splitlines()
+    records = [json.loads(line) for line in lines]
+    assert [(r["step"], r["kind"]) for r in records] == [
+        (2, "train"),
+        (2, "validation"),
+        (4, "train"),
+        (4, "validation"),
+    ]
+    assert records[-1].items() >= result.metrics.items()
+    model = load_model(folder / phase, phase=phase, which="last")
+    assert (model.image_shape, model.num_classes) == ((32, 32, 3), 10)
+    for name, stored in model.variables["params"].items():
+        trained = result.state.params[name]
+        assert stored.keys() == trained.keys()
+    # The config that is stored can be run again, and says what the data added.
+    resolved = model.config.pop("resolved")
+    assert load(phase).keys() <= model.config.keys()
+    assert 0.0 < resolved["clean_mean"] < 1.0 and len(resolved["mean"]) == 3
+
+
+def test_smoke_evaluation(runs, tmp_path):
+    folder, _ = runs
+    config = evaluation(folder)
+    result = evaluate.run(config, tmp_path)
+    stored = json.loads((tmp_path / "evaluation.json").read_text())
+    assert stored == json.loads(json.dumps(result))
+    rows = stored["rows"]
+    assert len(rows) == 18 == len({(r["noise"], r["severity"]) for r in rows})
+    for row in rows:
+        assert row.keys() == {
+            *("noise", "severity", "kind", "parameter"),
+            *("undefended_accuracy", "purified_accuracy", "gated_accuracy"),
+            *("detection_accuracy", "auroc"),
+            *("tpr_at_1_percent_fpr", "tpr_at_5_percent_fpr"),
+            *("psnr_noisy", "psnr_purified", "ssim_noisy", "ssim_purified"),
+        }
+    # More noise, less resemblance: the rows are in the order of their names.
+    noise = [r["psnr_noisy"] for r in rows if r["noise"] == "GN"]
+    assert noise == sorted(noise, reverse=True)
+    assert stored["summary"]["num_images"] == 64
+    assert stored["config"] == json.loads(json.dumps(config))
+    assert {"uronet_jax", "jax", "flax"} <= stored["versions"].keys()
+    assert stored["device"]["platform"] == "cpu" and stored["device"]["count"] == 4
+    assert stored["seconds"] > 0
+    text = (tmp_path / "evaluation.md").read_text()
+    assert text.startswith("# Evaluation on generated (smoke)")
+    assert text.count("\n| GN ") == 3
+    # The library gives what the command counted.
+    defense = load_defense(*(folder / phase for phase in PHASES), batch_size=32)
+    images, labels = open_source("generated", "test").arrays()
+    right = np.argmax(defense(images).logits, axis=-1) == labels
+    assert right.mean() == pytest.approx(stored["summary"]["purified_clean_accuracy"])
+
+
+def test_evaluation_over_a_suite(runs, tmp_path):
+    folder, _ = runs
+    made = {"suite__name": "cifar_c", "suite__noises": ("contrast",)}
+    config = evaluation(folder, **made, data__num_examples=8)
+    result = evaluate.run(config, tmp_path / "made")
+    assert [row["severity"] for row in result["rows"]] == [1, 2, 3, 4, 5]
+    summary = result["summary"]["corruptions"]
+    assert summary["undefended"]["mean_accuracy"] == pytest.approx(
+        np.mean([row["undefended_accuracy"] for row in result["rows"]])
+    )
+    assert summary["purified"].keys() == summary["undefended"].keys()
+    assert "mean_corruption_error" not in summary["undefended"]  # One is not all.
+    assert (tmp_path / "made" / "accuracy.png").stat().st_size > 3_000
+    assert "| contrast | 5 |" in (tmp_path / "made" / "evaluation.md").read_text()
+
+    corrupted.write(
+        open_source("generated", "test"),
+        tmp_path / "set",
+        suite="cifar_c",
+        names=["contrast"],
+        seed=config["seed"],
+        progress=False,
+    )
+    stored = {"suite__name": "cifar_c", "suite__folder": str(tmp_path / "set")}
+    config = evaluation(folder, **stored)
+    config["data"]["num_examples"] = 8
+    for row, other in zip(
+        result["rows"], evaluate.evaluate(config, None)["rows"], strict=True
+    ):
+        row.pop("suite")
+        assert row == pytest.approx(other)
+    config["data"]["split"] = "train"
+    with pytest.raises(ValueError, match="holds images of split test.*not to train"):
+        evaluate.evaluate(config, None)
+    with pytest.raises(ValueError, match="are not those of the clean images"):
+        labels = 1 - open_source("generated", "test").arrays()[1]
+        evaluate.make_entries(config["suite"], (32, 32, 3), labels)
+    config["data"]["split"] = "test"
+    config["suite"]["noises"] = ("fog",)
+    with pytest.raises(ValueError, match="holds no fog.*contrast"):
+        evaluate.evaluate(config, None)
+    config["suite"]["frost_dir"] = "photographs"
+    with pytest.raises(ValueError, match="made already"):
+        evaluate.evaluate(config, None)
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"suite__severities": (4,)}, r"severity of uronet/GN .* \(1, 2, 3\): 4"),
+        ({"suite__noises": ("FOG",)}, "'FOG'.*known: GN"),
+        ({"suite__name": "cifar_d"}, "nearest: 'cifar_c'"),
+        ({"suite__name": "cifar_c", "suite__noises": ("GN",)}, "known: gaussian_noise"),
+        ({"suite__folder": "nowhere"}, "nowhere"),
+        ({"batch_size": 6}, "batch size 6 .* multiple of 4"),
+        ({"gate_false_alarms": 1.5}, r"\[0, 1\): 1.5"),
+        ({"data__num_examples": -1}, "num_examples cannot be negative: -1"),
+        ({"data__split": "dev"}, "no split 'dev'"),
+        ({"data__validation_split": "dev"}, "no split 'dev'"),
+        ({"data__name": "cifar11"}, "no data set 'cifar11'"),
+        ({"data__name": "generated_grey"}, r"\[28, 28, 1\].*\[32, 32, 3\]"),
+        ({"checkpoint": "3"}, "checkpoint must be best or last: '3'"),
+        ({"classifier": ""}, "name a classifier"),
+        ({"classifier": "nowhere"}, "no checkpoint under nowhere.*launch.train"),
+        ({"classifier": "nowhere.npz"}, "no classifier weights at nowhere.npz"),
+        ({"remover": ""}, "name a remover"),
+    ],
+)
+def test_wrong_evaluations_are_reported(runs, fields, expected):
+    config = evaluation(runs[0], **fields)
+    with pytest.raises((ValueError, FileNotFoundError), match=expected):
+        evaluate.evaluate(config, None)
+
+
+def test_models_of_another_phase_are_reported(runs):
+    folder, _ = runs
+    config = evaluation(folder) | {"classifier": str(folder / "remover")}
+    with pytest.raises(ValueError, match="holds a remover, expected a classifier"):
+        evaluate.evaluate(config, None)
+    config = load("detector", remover=str(folder / "classifier"))
+    with pytest.raises(ValueError, match="holds a classifier, expected a remover"):
+        train.train(config, folder / "new")
+    config = load("detector", remover=str(folder / "new"))
+    with pytest.raises(FileNotFoundError, match="no checkpoint under"):
+        train.train(config, folder / "new")
+    config["remover"], config["data"]["name"] = (
+        str(folder / "remover"),
+        "generated_grey",
+    )
+    with pytest.raises(ValueError, match=r"\[32, 32, 3\], generated_grey has"):
+        train.train(config, folder / "new")
+    assert not (folder / "new").exists()
+
+
+@pytest.fixture
+def classifier(runs, tmp_path):
+    """Returns a copy of the classifier's run and a function that changes its config."""
+    run = tmp_path / "classifier"
+    shutil.copytree(runs[0] / "classifier", run)
+
+    def change(field, key, value):
+        for path in run.glob("checkpoints/*/config/metadata"):
+            config = json.loads(path.read_text())
+            config[field][key] = value
+            path.write_text(json.dumps(config))
+
+    return run, change
+
+
+def test_other_class_count_is_reported(runs, classifier):
+    run, change = classifier
+    change("resolved", "num_classes", 7)
+    config = evaluation(runs[0]) | {"classifier": str(run)}
+    with pytest.raises(ValueError, match=r"Dense_0/.*\(10,\).*\(7,\)"):
+        evaluate.evaluate(config, None)
+
+
+def test_checkpoint_of_another_architecture_is_reported(runs, classifier):
+    run, change = classifier
+    change("model", "name", "cnn_narrow")
+    config = evaluation(runs[0]) | {"classifier": str(run)}
+    with pytest.raises(ValueError, match="has shape .* in the checkpoint and"):
+        evaluate.evaluate(config, None)
+
+
+# Orbax leaves an event loop behind when a read fails.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_truncated_checkpoint_is_reported(runs, classifier):
+    run, _ = classifier
+    for path in run.glob("checkpoints/*/state/**/d/*"):
+        path.write_bytes(path.read_bytes()[:100])
+    config = evaluation(runs[0]) | {"classifier": str(run)}
+    with pytest.raises(ValueError, match="damaged.*delete that folder"):
+        evaluate.evaluate(config, None)
+    with pytest.raises(ValueError, match="damaged.*delete that folder"):
+        train.train(load("classifier"), run)
+    gc.collect()
+
+
+def test_run_with_another_config_is_not_resumed(classifier):
+    run, _ = classifier
+    before = sorted(path.name for path in run.rglob("*"))
+    config = load("classifier", seed=5, optimizer__peak_rate=0.2)
+    with pytest.raises(ValueError, match=r"peak_rate: 0.1 there, 0.2 now; seed: 0 the"):
+        train.train(config, run)
+    assert sorted(path.name for path in run.rglob("*")) == before
+
+
+def test_finished_run_is_left_alone(runs, classifier):
+    run, _ = classifier
+    before = (run / "metrics.jsonl").read_text()
+    result = train.train(load("classifier"), run)
+    assert result.finished and result.metrics == runs[1]["classifier"].metrics
+    assert (run / "metrics.jsonl").read_text() == before
+
+
+def test_unusable_workdirs_are_reported_before_any_work(tmp_path, monkeypatch):
+    def read(*args, **kwargs):
+        raise AssertionError("images were read")
+
+    monkeypatch.setattr("uronet_jax.training.run.make_pipeline", read)
+    config = load("classifier")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match="cannot write to workdir .*file.*choose"):
+        train.train(config, tmp_path / "file")
+    with checkpoints.locked_workdir(tmp_path / "busy"):
+        for run in (train.train, evaluate.run):
+            with pytest.raises(OSError, match="another run is using workdir .*busy"):
+                run(config, tmp_path / "busy")
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=10_000))
+    with pytest.raises(OSError, match="0 MB free.*need [1-9].* MB"):
+        train.train(config, tmp_path / "full")
+
+
+TRAIN = ("-m", "launch.train", "--config=configs/remover.py:smoke", "--workdir=unused")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (
+            (*TRAIN, "--config.modle.variant=paper"),
+            'unknown config field \'modle\': Did you mean "model" instead of "modle"?',
+        ),
+        (
+            (*TRAIN, "--config.batch_size=abc"),
+            "flag --config.batch_size=abc: invalid literal for int() with base 10: "
+            "'abc' (--help lists the flags)",
+        ),
+        (
+            (*TRAIN, "--wrokdir=runs/x"),
+            "Unknown command line flag 'wrokdir'. Did you mean: workdir ? (--help "
+            "lists the flags)",
+        ),
+        (
+            (*TRAIN, "--config.data.name=cifar11", "--data_dir=nowhere"),
+            "no data set 'cifar11'. Built in: mnist5k, generated, generated_grey. "
+            "Prepared in nowhere: none. To prepare it there: python -m "
+            "launch.prepare_data --name=cifar11 --data_dir=nowhere",
+        ),
+    ],
+)
+def test_commands_report_one_line(arguments, expected):
+    process = command(*arguments)
+    output, errors = process.communicate()
+    assert (process.returncode, output) == (2, "")
+    assert errors == f"error: {expected}\n"
+
+
+def test_interrupt_ends_a_command_without_traceback():
+    process = command(
+        "-c",
+        "import signal, time\n"
+        "from launch import cli\n"
+        # A test run in the background of a shell hands on that it ignores Ctrl-C.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "def main(argv):\n"
+        "    print('ready', flush=True)\n"
+        "    time.sleep(30)\n"
+        "cli.run(main)\n",
+    )
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(signal.SIGINT)
+    assert process.communicate() == ("", "")
+    assert process.returncode == 130

@@ -1,0 +1,427 @@
+"""The command that reproduces the paper: smoke runs, interruptions, misuse."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from jax.experimental.compilation_cache import compilation_cache
+from test_reproduction import load
+
+from launch import reproduce
+from uronet_jax import checkpoints
+from uronet_jax.papers.progress import StoppedError
+from uronet_jax.papers.store import Zoo
+from uronet_jax.papers.uronet.experiments import EXPERIMENTS
+from uronet_jax.training import grid
+from uronet_jax.training.state import TrainState
+
+ROOT = Path(__file__).parent.parent.parent
+# The noises that some experiment names, so that all of them run.
+FEW = {"noises": ("GN", "UN", "SPN"), "severities": (1, 3)}
+FEWEST = {"noises": ("GN", "SN"), "severities": (2,)}
+TABLES = ("table2", "table7")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick_compilation(tmp_path_factory):
+    """Compiles for the few calls that a smoke run makes, and a program only once."""
+    changes = {
+        "jax_disable_most_optimizations": True,
+        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("cache")),
+        "jax_persistent_cache_min_compile_time_secs": 0.0,
+        "jax_persistent_cache_min_entry_size_bytes": -1,
+    }
+    before = {name: jax.config.values[name] for name in changes}
+    for settings in (changes, before):
+        for name, value in settings.items():
+            jax.config.update(name, value)
+        compilation_cache.reset_cache()
+        if settings is changes:
+            yield
+
+
+def run(config, experiments, workdir, **options):
+    return reproduce.run(config, experiments, workdir, progress=False, **options)
+
+
+def read(workdir, name):
+    """Returns a result without what differs between equal runs."""
+    result = json.loads((workdir / f"{name}.json").read_text())
+    differing = ("seconds", "training_seconds", "sessions")
+    return {k: v for k, v in result.items() if k not in differing}
+
+
+@pytest.fixture(scope="module")
+def smoke(tmp_path_factory):
+    """Returns config and folder of two tables that were trained and measured."""
+    config = load(suite=FEWEST, data={"other_classifier": ""})
+    workdir = tmp_path_factory.mktemp("smoke")
+    assert run(config, TABLES, workdir) == {}
+    return config, workdir
+
+
+def test_results_say_what_they_are(smoke):
+    config, workdir = smoke
+    for name, count in (("table2", 2 * 2), ("table7", 1 + 2 + 2)):
+        result = json.loads((workdir / f"{name}.json").read_text())
+        assert result["schema"] == "uronet_jax.reproduction"
+        assert result["experiment"] == name and result["finished"]
+        assert result["missing"] == []
+        assert result["config"] == json.loads(json.dumps(config))
+        assert {"jax", "uronet_jax"} <= result["versions"].keys()
+        assert result["device"]["platform"] == "cpu"
+        assert result["seconds"] >= result["training_seconds"] >= 0.0
+        (session,) = result["sessions"]
+        assert session["parts"] == len(result["parts"])
+        assert session["seconds"] == result["seconds"]
+        assert session["device"] == result["device"]
+        assert result["overridden"] == [
+            "data.other_classifier", "suite.noises", "suite.severities"
+        ]  # fmt: skip
+        assert len(result["rows"]) == count
+        assert {row["dataset"] for row in result["rows"]} == {"CIFAR-10"}
+        assert {row["num_images"] for row in result["rows"]} == {16}
+    models = {
+        path.parent.relative_to(workdir / "models").as_posix()
+        for path in workdir.glob("models/*/*/*/checkpoints")
+    }
+    assert models == {
+        "generated/cnn/cnn_narrow",
+        *(f"generated/{k}/{n}" for k in ("remover", "detector") for n in NAMES),
+    }
+
+
+NAMES = ("GN_2", "SN_2")
+
+
+def test_models_are_those_that_other_commands_load(smoke):
+    from uronet_jax.loading import load_defense
+
+    folder = smoke[1] / "models" / "generated"
+    defense = load_defense(
+        folder / "remover" / "GN_2",
+        folder / "detector" / "GN_2",
+        folder / "cnn" / "cnn_narrow",
+        batch_size=4,
+    )
+    assert defense(np.zeros((1, 32, 32, 3), np.uint8)).logits.shape == (1, 10)
+
+
+class Killed(BaseException):
+    """What no code of ours catches, like SIGKILL."""
+
+
+def test_killed_runs_end_with_the_results_of_an_undisturbed_one(
+    smoke, tmp_path, monkeypatch
+):
+    """Dies in the middle of a model, then of a table."""
+    config, workdir = smoke
+
+    def die_at(number, module, name):
+        original, calls = getattr(module, name), []
+
+        def dying(*args, **kwargs):
+            calls.append(name)
+            if len(calls) == number:
+                raise Killed
+            return original(*args, **kwargs)
+
+        monkeypatch.setattr(module, name, dying)
+
+    # Two steps and two checkpoints each: this is after the first of the second model.
+    die_at(4, checkpoints.Checkpoints, "save")
+    with pytest.raises(Killed):
+        run(config, TABLES, tmp_path)
+    monkeypatch.undo()
+    folder = tmp_path / "models" / "generated" / "remover"
+    assert [grid.finished_steps(folder / name) for name in NAMES] == [2, 1]
+    die_at(1, reproduce.tables, "write_json")
+    with pytest.raises(Killed):
+        run(config, TABLES, tmp_path)
+    monkeypatch.undo()
+    written = []
+    write = reproduce.tables.write_json
+    monkeypatch.setattr(
+        reproduce.tables,
+        "write_json",
+        lambda path, value: (written.append(path.name), write(path, value)),
+    )
+    run(config, TABLES, tmp_path)
+    assert written.count("table2.json") == 2 and written.count("table7.json") == 3
+    for name in TABLES:
+        assert read(tmp_path, name) == read(workdir, name)
+
+
+def test_what_is_finished_is_left_alone_unless_forced(smoke, monkeypatch):
+    config, workdir = smoke
+
+    def files():
+        found = sorted(p for p in workdir.rglob("*") if p.is_file())
+        return {p: p.stat().st_mtime_ns for p in found}
+
+    before, results = files(), [read(workdir, name) for name in TABLES]
+    monkeypatch.setattr(grid, "make_pipeline", None)  # Nothing is trained.
+    run(config, TABLES, workdir)
+    assert files() == before
+    run(config, ["table2"], workdir, force=True)
+    changed = {p.name for p, time in files().items() if before.get(p) != time}
+    assert changed == {"table2.json"}
+    assert [read(workdir, name) for name in TABLES] == results
+
+
+def test_fields_that_a_result_does_not_depend_on_may_change(smoke, monkeypatch):
+    config, workdir = smoke
+    other = json.loads(json.dumps(config)) | {"log_every": 1, "pipeline": "streamed"}
+    other["universal"]["num_steps"] = 5
+    monkeypatch.setattr(grid, "make_pipeline", None)  # Nothing is trained.
+    assert run(other, TABLES, workdir) == {}
+    other["detector"]["num_steps"] = 5
+    with pytest.raises(ValueError, match=r"table2.json: .*detector.num_steps: 2 there"):
+        run(other, ["table2"], workdir)
+    # Without a result the models are looked at, before anything is trained.
+    path, away = workdir / "table2.json", workdir / "away.json"
+    path.rename(away)
+    with pytest.raises(ValueError, match=r"detector/GN_2: .*schedule.num_steps: 2"):
+        run(other, ["table2"], workdir)
+    away.rename(path)
+
+
+def test_a_picture_that_is_missing_is_drawn(untrained, tmp_path):
+    config = load(suite=FEW)
+    run(config, ["figure4"], tmp_path)
+    picture = tmp_path / "figure4.png"
+    picture.unlink()
+    before = read(tmp_path, "figure4")
+    run(config, ["figure4"], tmp_path)
+    assert picture.exists() and read(tmp_path, "figure4") == before
+    # Without its arrays it is not finished.
+    (tmp_path / "figure4.npz").unlink()
+    run(config, ["figure4"], tmp_path)
+    assert (tmp_path / "figure4.npz").exists() and read(tmp_path, "figure4") == before
+
+
+def test_results_of_other_weights_are_left_alone(smoke, monkeypatch):
+    config, workdir = smoke
+    result = read(workdir, "table7")
+    assert result["classifiers"] == {
+        "data": {"ResNet": "models/generated/cnn/cnn_narrow"}
+    }
+    monkeypatch.setattr(Zoo, "_identity", lambda *args: "another digest")
+    with pytest.raises(ValueError, match="table7.json was measured with other weights"):
+        run(config, ["table7"], workdir)
+    assert read(workdir, "table7") == result
+    run(config, ["table2"], workdir)  # It has no classifier.
+
+
+def test_a_part_that_is_there_is_not_measured_again(smoke, tmp_path):
+    config, workdir = smoke
+    shutil.copytree(workdir, tmp_path, dirs_exist_ok=True)
+    path = tmp_path / "table7.json"
+    result = json.loads(path.read_text())
+    # As if a run had been stopped after two of three parts, the first of them marked.
+    result["rows"] = [row | {"value": -1.0} for row in result["rows"][:4]]
+    result["parts"] = result["parts"][:2]
+    result["finished"] = False
+    path.write_text(json.dumps(result))
+    run(config, ["table7"], tmp_path)
+    rows, expected = read(tmp_path, "table7")["rows"], read(workdir, "table7")["rows"]
+    assert [row["value"] for row in rows[:4]] == [-1.0] * 4
+    assert rows[4:] == expected[4:]
+    assert read(tmp_path, "table7")["finished"]
+    # Both are told, with what each did.
+    sessions = json.loads(path.read_text())["sessions"]
+    assert [session["parts"] for session in sessions] == [3, 1]
+
+
+def test_a_signal_stops_between_parts(smoke, tmp_path):
+    config, workdir = smoke
+    shutil.copytree(workdir, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "table2.json").unlink()
+    path = tmp_path / "table2.json"
+    with pytest.raises(StoppedError):
+        run(config, ["table2"], tmp_path, stop=path.exists)
+    result = read(tmp_path, "table2")
+    assert len(result["parts"]) == 1 and not result["finished"]
+    run(config, ["table2"], tmp_path)
+    assert read(tmp_path, "table2") == read(workdir, "table2")
+
+
+@pytest.fixture
+def untrained(monkeypatch, make_variables):
+    """Makes every model one of random weights, which takes no time."""
+
+    def check(task, frozen, images, size):
+        """Traces a step: that finds what does not fit together."""
+        state = jax.eval_shape(
+            lambda key: grid.initial_state(
+                task.module, task.optimizer, key, task.input_shape
+            ),
+            jax.random.key(0),
+        )
+        batch = {
+            "image": jax.ShapeDtypeStruct((size, *images.shape[1:]), np.uint8),
+            "label": jax.ShapeDtypeStruct((size,), np.int32),
+            "index": jax.ShapeDtypeStruct((size,), np.int32),
+        }
+        after, sums = jax.eval_shape(task.step, state, frozen, batch)
+        assert jax.tree.structure(after) == jax.tree.structure(state)
+        assert {"loss", "count"} <= sums.keys()
+
+    def write(task, rows, train_source, validation_source, schedule, **options):
+        kind = rows[0].config["kind"]
+        if kind not in ("cnn", "remover", "detector"):  # The other tests train these.
+            images, _ = train_source.arrays()
+            check(task, rows[0].frozen(), images, schedule.batch_size)
+        variables = make_variables(task.module, task.input_shape)
+        for row in rows:
+            if grid.finished_steps(row.workdir) == schedule.num_steps:
+                continue
+            state = TrainState(
+                step=np.int32(schedule.num_steps),
+                key=jax.random.key(row.seed),
+                params=variables["params"],
+                batch_stats=variables.get("batch_stats", {}),
+                opt_state={"nothing": np.zeros(1)},
+            )
+            run = checkpoints.Checkpoints(row.workdir)
+            run.save(schedule.num_steps, state, row.config, {}, {"loss": 1.0})
+            run.close()
+        return True
+
+    monkeypatch.setattr(grid, "train_grid", write)
+
+
+def test_every_experiment_runs(untrained, tmp_path):
+    # Both classifiers of one architecture: half as much to compile.
+    narrow = {"other_classifier": "train:cnn_narrow"}
+    config = load(suite=FEW, ablations={"noises": ("GN",)}, data=narrow, second=narrow)
+    assert run(config, reproduce.choose_experiments("all"), tmp_path) == {}
+    for name in EXPERIMENTS:
+        result = read(tmp_path, name)
+        assert result["finished"] and result["rows"], name
+        assert np.isfinite([row["value"] for row in result["rows"]]).all(), name
+    for name in ("figure1", "figure2", "figure4", "figure5"):
+        assert (tmp_path / f"{name}.png").stat().st_size > 3_000
+    noise = {row["noise"]: row["value"] for row in read(tmp_path, "figure1")["rows"]}
+    # U(-0.1, 0.1) is 0.05 away on average, a normal of deviation 0.08 is 0.064; after
+    # two of the steps of 0.01 an attack is 0.02 away, but where an image is black.
+    assert noise["UN"] == pytest.approx(0.05, abs=0.003)
+    assert noise["GN"] == pytest.approx(0.064, abs=0.004)
+    assert 0.01 < noise["IFGSM"] <= 0.0205
+    with (
+        np.load(tmp_path / "figure1.npz") as shown,
+        np.load(tmp_path / "figure2.npz") as images,
+    ):
+        pattern = images["GN_1"] - images["clean"]
+        expected = np.clip(0.5 + 10 * pattern / 2, 0, 1)
+        np.testing.assert_allclose(shown["GN_1"], expected, atol=1e-6)
+    gains = read(tmp_path, "figure6")["rows"]
+    attacked = {
+        (r["classifier"], r["attacked_classifier"], r["attack"]): r["value"]
+        for r in gains
+        if r["metric"] == "adversarial_accuracy"
+    }
+    where = ("classifier", "attacked_classifier", "attack", "train_noise")
+    robust = {
+        tuple(r[c] for c in where): r["value"]
+        for r in gains
+        if r["metric"] == "robust_accuracy"
+    }
+    for row in gains:
+        if row["metric"] == "accuracy_gain":
+            key = tuple(row[c] for c in where)
+            assert row["value"] == pytest.approx(robust[key] - attacked[key[:3]])
+
+
+def test_what_lacks_data_is_left_out_of_all_and_said(smoke, tmp_path):
+    config, workdir = smoke
+    config = json.loads(json.dumps(config))
+    config["second"]["name"] = "cifar100"
+    nowhere = str(tmp_path / "nowhere")
+    with pytest.raises(FileNotFoundError, match="table3 lacks the training images of"):
+        run(config, ["table2", "table3"], tmp_path / "new", data_dir=nowhere)
+    assert not (tmp_path / "new").exists()
+    left_out = run(
+        config,
+        ["figure4", "table3"],
+        tmp_path / "new",
+        data_dir=nowhere,
+        skip_missing=True,
+    )
+    assert list(left_out) == ["table3"]
+    assert (tmp_path / "new" / "figure4.json").exists()
+    # A classifier that is named is no data that may be missing.
+    named = config | {"data": config["data"] | {"classifier": "runs/none.npz"}}
+    with pytest.raises(FileNotFoundError, match="runs/none.npz.*data.classifier to"):
+        run(
+            named,
+            ["figure4", "table7"],
+            tmp_path / "third",
+            data_dir=nowhere,
+            skip_missing=True,
+        )
+    assert not (tmp_path / "third").exists()
+    # When the data come, the other half is added and nothing is measured again.
+    zoo = Zoo(config, tmp_path, data_dir=nowhere)
+    lacks = reproduce.check_needs(zoo, "table5")
+    assert lacks["second"].what == "the training images of CIFAR-100 (train[:48])"
+
+
+def test_a_folder_of_another_config_or_schema_is_left_alone(smoke, tmp_path):
+    config, workdir = smoke
+    shutil.copytree(workdir, tmp_path, dirs_exist_ok=True)
+    before = sorted(tmp_path.rglob("*"))
+    other = json.loads(json.dumps(config)) | {"seed": 3}
+    other["remover"]["widths"] = [8, 8]
+    with pytest.raises(
+        ValueError, match=r"remover.widths: \[4, 4\] there, \[8, 8\] now; seed: 0 there"
+    ):
+        run(other, TABLES, tmp_path)
+    with checkpoints.locked_workdir(tmp_path):
+        with pytest.raises(OSError, match="another run is using workdir"):
+            run(config, TABLES, tmp_path)
+    path = tmp_path / "table2.json"
+    result = json.loads(path.read_text())
+    path.write_text(json.dumps(result | {"schema_version": 0}))
+    with pytest.raises(ValueError, match="version 0, this program writes .* version 1"):
+        run(config, TABLES, tmp_path)
+    path.write_text("{")
+    with pytest.raises(ValueError, match="table2.json is no result.*move it away"):
+        run(config, TABLES, tmp_path)
+    path.write_text(json.dumps(result | {"config": other}))
+    with pytest.raises(ValueError, match="seed: 3 there, 0 now"):
+        run(config, TABLES, tmp_path)
+    assert (
+        sorted(tmp_path.rglob("*")) == [*before, tmp_path / ".lock"]
+        or sorted(tmp_path.rglob("*")) == before
+    )
+
+
+def test_experiments_are_chosen_by_name():
+    assert reproduce.choose_experiments("all") == list(EXPERIMENTS)
+    assert reproduce.choose_experiments("table7, table2,table7") == ["table7", "table2"]
+    for wrong in ("table1", "", "table2,all"):
+        with pytest.raises(ValueError, match="unknown experiment.*table2: detection"):
+            reproduce.choose_experiments(wrong)
+
+
+def test_the_command_reports_one_line(tmp_path):
+    process = subprocess.run(
+        [
+            *(sys.executable, "-m", "launch.reproduce", f"--workdir={tmp_path}/new"),
+            *("--config=configs/reproduce.py:smoke", "--experiment=table1"),
+        ],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+    )
+    assert (process.returncode, process.stdout) == (2, "")
+    assert process.stderr.startswith("error: unknown experiment 'table1': choose all")
+    assert process.stderr.count("\n") == 1 and not (tmp_path / "new").exists()

@@ -1,0 +1,356 @@
+"""The experiments: rows are those of the published tables, and count what they say."""
+
+import csv
+import importlib
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from uronet_jax.evaluation import protocols
+from uronet_jax.papers import uronet
+from uronet_jax.papers.laboratory import Laboratory
+from uronet_jax.papers.store import Zoo
+from uronet_jax.papers.uronet.experiments import EXPERIMENTS, check_needs
+from uronet_jax.papers.uronet.kinds import ModelKey, entry_name
+
+PUBLISHED = Path(uronet.__file__).parent / "published"
+
+
+def load(preset="smoke", **sections):
+    """Returns the config as plain dicts, with some fields of sections changed."""
+    config = importlib.import_module("configs.reproduce").get_config(preset).to_dict()
+    for section, fields in sections.items():
+        config[section].update(fields)
+    return config
+
+
+class Paper(Laboratory):
+    """Measures nothing: images are texts of how they were made, numbers their hash.
+
+    So all experiments run in a second, and what was measured can be told by its number.
+    """
+
+    def __init__(self, zoo):
+        super().__init__(zoo)
+        # Not cached, so that every part is seen to ask for what it uses.
+        self.model, self.classifier = self._model, self._classifier
+
+    def _examples(self, role, *, attacked=False, part="test"):
+        return NoExamples(role, attacked, part)
+
+    def _model(self, role, kind, name):
+        key = ModelKey(role, kind, name)
+        assert key in self.trained, f"{key} was not asked for"
+        return key
+
+    def _classifier(self, role, title):
+        source = self.zoo.classifiers(role)[title]
+        assert source.removeprefix("train:") in {k.name for k in self.trained}
+        return title
+
+    def attacked(self, role, attack, title=None, remover=None):
+        title = title or next(iter(self.zoo.classifiers(role)))
+        return [f"{attack} on {title} of {role} behind {remover and remover.name}"]
+
+    def purify(self, remover, images, *, mirror=False):
+        return [f"{x} by {remover.kind} {remover.name}, {mirror}" for x in images]
+
+    def probabilities(self, remover, detector, examples, images):
+        if self.zoo.kinds[detector.kind].remover:
+            # A detector knows the noise patterns of one remover.
+            assert remover == detector._replace(
+                kind=self.zoo.kinds[detector.kind].remover
+            )
+        return probabilities(detector.kind, detector.name, *images)
+
+    def accuracy(self, classifier, examples, pictures):
+        return number(classifier, *pictures)
+
+
+def number(*names):
+    return zlib.crc32(" ".join(names).encode()) % 10_000 / 100
+
+
+def probabilities(*names):
+    return np.random.default_rng(int(100 * number(*names))).random(50)
+
+
+def detection(kind, name, noisy, clean="data clean"):
+    found = protocols.detection_metrics(
+        probabilities(kind, name, clean), probabilities(kind, name, noisy)
+    )
+    return 100 * found["detection_accuracy"]
+
+
+class NoExamples:
+    source = "nothing"
+
+    def __init__(self, role, attacked, part):
+        self.name = role if part == "test" else f"{role} {part}"
+
+    def __len__(self):
+        return 2
+
+    def clean(self):
+        return [f"{self.name} clean"]
+
+    def degraded(self, entry, *, draw=0):
+        return [f"{self.name} {entry_name(entry)}"]
+
+    def corrupted(self, *args):
+        return [f"{self.name} {args}"]
+
+    changed = corrupted
+
+
+def paper_rows(experiment, tmp_path, **sections):
+    zoo = Zoo(load(**sections), tmp_path)
+    laboratory = Paper(zoo)
+    parts = EXPERIMENTS[experiment].parts(zoo)
+    assert len({part.key for part in parts}) == len(parts)
+    rows = []
+    for part in parts:
+        assert part.group in EXPERIMENTS[experiment].needs
+        laboratory.trained = set(part.models)
+        rows += part.rows(laboratory)
+    return rows
+
+
+def keys(rows, columns):
+    """Returns the rows as texts, empty where a column does not apply."""
+    found = [
+        tuple("" if row[column] is None else str(row[column]) for column in columns)
+        for row in rows
+    ]
+    assert len(set(found)) == len(found), "a number was measured twice"
+    return set(found)
+
+
+# Table -> the part of the published rows that is the paper's own method.
+OURS = {
+    "table11": lambda row: row["defence"].startswith("URoNet"),
+    "table12": lambda row: not row["method"].startswith(("Salman", "Xie")),
+}
+
+
+@pytest.mark.parametrize("number", [2, 3, 4, 5, 6, 7, 8, 11, 12])
+def test_rows_are_those_of_the_published_table(number, tmp_path):
+    path = PUBLISHED / f"uronet_table{number:02}.csv"
+    with open(path, encoding="utf-8") as file:
+        published = list(csv.DictReader(file))
+    rows = paper_rows(f"table{number}", tmp_path)
+    columns = [c for c in published[0] if c not in ("value", "note")]
+    ours = [row for row in published if OURS.get(f"table{number}", lambda _: 1)(row)]
+    assert keys(ours, columns) <= keys(rows, columns)
+    for row in rows:
+        assert row.keys() >= {*columns, "value", "seed", "num_images"}
+        assert 0.0 <= row["value"] <= 100.0
+
+
+def cell(rows, **where):
+    (found,) = (r for r in rows if all(r[name] == where[name] for name in where))
+    return found["value"]
+
+
+def test_numbers_are_of_the_models_and_images_that_their_columns_name(tmp_path):
+    rows = {n: paper_rows(f"table{n}", tmp_path) for n in (2, 4, 5, 6, 7, 11, 12)}
+    rows["figure6"] = paper_rows("figure6", tmp_path)
+    trained = {"train_noise": "GN", "train_severity": 2}
+    assert cell(rows[2], **trained, test_noise="UN", test_severity=3) == detection(
+        "detector", "GN_2", "data UN_3"
+    )
+    assert cell(
+        rows[4],
+        train_dataset="CIFAR-10",
+        train_noise="SN",
+        test_noise="IN",
+        test_severity=1,
+    ) == detection("detector", "SN_1", "second IN_1", "second clean")
+    attacks = {"IFGSM": "IFGSM", "PGD": "PGD0"}
+    for label, attack in attacks.items():
+        attacked = f"{attack} on ResNet of data behind None"
+        assert cell(
+            rows[5], dataset="CIFAR-10", **trained, test_attack=label
+        ) == detection("detector", "GN_2", attacked)
+    assert cell(
+        rows[6], train_attack="PGD40", test_noise="SN", test_severity=2
+    ) == detection("detector_attack", "PGD0-40", "data SN_2")
+    # A remover of severity 3 on images of severity 1, and none.
+    common = {"classifier": "Wide-ResNet16-8", "noise": "SN", "test_severity": 1}
+    assert cell(
+        rows[7], **common, condition="mitigated", remover_train_severity=3
+    ) == number("Wide-ResNet16-8", "data SN_1 by remover SN_3, False")
+    assert cell(rows[7], **common, condition="noisy") == number(
+        "Wide-ResNet16-8", "data SN_1"
+    )
+    for defence, seen in (
+        ("none", "PGD10 on ResNet of data behind None"),
+        (
+            "URoNet (SPN-trained remover)",
+            "PGD10 on ResNet of data behind None by remover SPN_1, False",
+        ),
+        (
+            "URoNet (SPN-trained remover), white box",
+            "PGD10 on ResNet of data behind SPN_1 by remover SPN_1, False",
+        ),
+    ):
+        assert cell(
+            rows[11], dataset="CIFAR-10", defence=defence, attack="PGD-10"
+        ) == number("ResNet", seen)
+    for method, made in (
+        ("none (raw corrupted)", "data UN_3"),
+        ("DCAE (single-output denoising autoencoder)", "data UN_3 by dcae UN_3, False"),
+        ("URoNet", "data UN_3 by remover UN_3, False"),
+    ):
+        assert cell(rows[12], classifier="ResNet", noise="UN", method=method) == number(
+            "ResNet", made
+        )
+    # Made for one classifier, shown to the other, behind a remover.
+    seen = "IFGSM on Wide-ResNet16-8 of data behind None"
+    where = {"attack": "IFGSM", "attacked_classifier": "Wide-ResNet16-8"}
+    where |= {"classifier": "ResNet"}
+    bare = number("ResNet", seen)
+    purified = number("ResNet", f"{seen} by remover SN_1, False")
+    of_figure = rows["figure6"]
+    assert cell(of_figure, **where, metric="adversarial_accuracy") == bare
+    assert (
+        cell(of_figure, **where, train_noise="SN", metric="robust_accuracy") == purified
+    )
+    assert cell(
+        of_figure, **where, train_noise="SN", metric="accuracy_gain"
+    ) == pytest.approx(purified - bare)
+
+
+def test_figure_6_has_the_columns_of_the_published_claims(tmp_path):
+    with open(PUBLISHED / "uronet_figure06.csv", encoding="utf-8") as file:
+        columns = [c for c in next(csv.reader(file)) if c not in ("value", "note")]
+    rows = paper_rows("figure6", tmp_path)
+    found = keys(rows, columns)
+    # Own and transferred attacks, three of them, behind the removers of six noises.
+    gains = [row for row in rows if row["metric"] == "accuracy_gain"]
+    assert len(gains) == 2 * 2 * 3 * 6
+    assert {row["train_severity"] for row in gains} == {1}
+    own = ("CIFAR-10", "ResNet", "GN", "PGD0", "ResNet", "accuracy_gain")
+    transferred = ("CIFAR-10", "ResNet", "GN", "PGD0", "Wide-ResNet16-8", own[-1])
+    assert {own, transferred} <= found
+
+
+def test_the_other_experiments_measure_what_their_names_say(tmp_path):
+    rows = paper_rows("ablations", tmp_path)
+    found = {row["ablation"] for row in rows}
+    detectors = {"detector_other", "detector_image_only", "detector_clean"}
+    assert found == {*detectors, "dcae", "grey"}
+    for row in rows:
+        if row["ablation"] in detectors:
+            kind = "detector" if row["own"] else row["ablation"]
+            name = f"{row['train_noise']}_{row['train_severity']}"
+            noisy = f"data {row['test_noise']}_{row['test_severity']}"
+            assert row["value"] == detection(kind, name, noisy)
+    where = ("ablation", "variant", "metric", "classifier", "dataset")
+    noise = ("train_noise", "train_severity", "test_noise", "test_severity")
+    keys([dict.fromkeys((*where, *noise)) | row for row in rows], (*where, *noise))
+    grey = [row for row in rows if row["ablation"] == "grey"]
+    assert {row["dataset"] for row in grey} == {"Fashion-MNIST"}
+    assert len(grey) == 3 * 3 * 2 + 1
+    clean = {"ablation": "grey", "variant": "undefended", "test_noise": "clean"}
+    assert cell(rows, **clean) == number("custom 5-layer CNN", "grey clean")
+    of_suite = len(load()["universal_corruptions"]["names"])
+    for name, degradations in (
+        ("universal", 18),
+        ("universal_corruptions", of_suite),
+        ("zero_shot", 7),
+    ):
+        rows = paper_rows(name, tmp_path)
+        columns = ("test_noise", "test_severity", "condition", "classifier", "metric")
+        keys(rows, (*columns, "dataset"))
+        detected = [row for row in rows if row["metric"] == "detection_accuracy"]
+        assert len(detected) == degradations
+        assert [row["dataset"] for row in rows if row["metric"] == "false_alarm_rate"]
+    trials = paper_rows("universal_trials", tmp_path)
+    keys(trials, ("variant", "classifier", "test_noise", "test_severity"))
+    variants = {row["variant"] for row in trials}
+    assert variants == {"undefended", "skip", "consistency", "skip, self-ensemble"}
+    # Clean images, 18 degradations and their mean, for two classifiers.
+    assert len(trials) == 4 * 2 * 20
+    for variant in variants:
+        values = [
+            row["value"]
+            for row in trials
+            if (row["variant"], row["classifier"]) == (variant, "ResNet")
+        ]
+        assert values[-1] == pytest.approx(np.mean(values[1:-1]))
+    # What is chosen by them is measured on other images.
+    seen = "data validation IN_2 by remover_trial_skip all"
+    where = {"classifier": "ResNet", "test_noise": "IN", "test_severity": 2}
+    undefended = cell(trials, variant="undefended", **where)
+    assert undefended == number("ResNet", "data validation IN_2")
+    for variant, mirror in (("skip", False), ("skip, self-ensemble", True)):
+        assert cell(trials, variant=variant, **where) == number(
+            "ResNet", f"{seen}, {mirror}"
+        )
+    # Clean images of a set that nothing was trained on.
+    assert "CIFAR-100" in {row["dataset"] for row in rows}
+
+
+@pytest.mark.parametrize("preset", ["full", "small", "smoke"])
+def test_presets_are_sound(preset, tmp_path):
+    config = load(preset)
+    zoo = Zoo(config, tmp_path)
+    assert [entry_name(e) for e in zoo.entries][:4] == ["GN_1", "GN_2", "GN_3", "UN_1"]
+    assert len(zoo.entries) == 18
+    for name, experiment in EXPERIMENTS.items():
+        for part in experiment.parts(zoo):
+            for key in part.models:
+                assert zoo.kinds[key.kind], name
+    for role in ("data", "second", "grey"):
+        learned = config[role]["train_split"].removeprefix("train[:").rstrip("]")
+        judged = config[role]["validation_split"].removeprefix("train[").split(":")[0]
+        assert int(learned) <= int(judged) and config[role]["test_split"] == "test"
+    # The paper's own models and attack, not ours, at full size.
+    if preset == "full":
+        assert config["remover"]["variant"] == "paper"
+        assert config["remover"]["widths"] == (64, 128, 256)
+        assert config["detector"]["name"] == "wrn10_2"
+        attack = config["attack"]
+        assert (attack["epsilon"], attack["steps"], attack["restarts"]) == (
+            0.03,
+            40,
+            10,
+        )
+
+
+def test_experiments_that_need_a_missing_noise_say_so(tmp_path):
+    zoo = Zoo(load(suite={"noises": ("GN",)}), tmp_path)
+    for name in ("table11", "figure1"):
+        with pytest.raises(ValueError, match="needs (SPN|UN).*suite.noises"):
+            check_needs(zoo, name)
+
+
+def test_missing_data_are_reported_with_what_to_do(tmp_path):
+    config = load()
+    config["second"]["name"] = "cifar100"
+    zoo = Zoo(config, tmp_path, data_dir=str(tmp_path / "nowhere"))
+    for name in ("table3", "table8"):
+        with pytest.raises(FileNotFoundError) as caught:
+            check_needs(zoo, name)
+        text = str(caught.value)
+        assert f"{name} lacks the training images of CIFAR-100 (train[:48]): " in text
+        assert "no data set 'cifar100'" in text
+        assert f"launch.prepare_data --name=cifar100 --data_dir={tmp_path}" in text
+    # What the other half can say is said.
+    missing = check_needs(zoo, "table5")
+    assert list(missing) == ["second"]
+    assert check_needs(zoo, "table2") == {}
+
+
+def test_missing_classifiers_are_reported_with_what_to_do(tmp_path):
+    config = load(data={"classifier": "nowhere.npz"})
+    with pytest.raises(FileNotFoundError, match="nowhere.npz.*config.data.classifier"):
+        check_needs(Zoo(config, tmp_path), "table7")
+    config["data"].update(classifier="", other_classifier="")
+    with pytest.raises(FileNotFoundError, match="lacks a classifier of CIFAR-10: set"):
+        check_needs(Zoo(config, tmp_path), "table7")
+    # Detection needs none.
+    assert check_needs(Zoo(config, tmp_path), "table2") == {}

@@ -1,0 +1,79 @@
+"""The figures of a reproduction: which are drawn, and when again."""
+
+import numpy as np
+import pytest
+from made_up_results import run, store
+
+from launch import report
+from uronet_jax.papers.uronet.pages import comparison, reproduction
+from uronet_jax.reports import figures, results
+
+
+def test_pictures_of_images_are_copied_not_drawn(tmp_path):
+    rows = [
+        {"dataset": "CIFAR-10", "noise": "GN", "severity": 1, "num_images": 5}
+        | {"metric": "mean_absolute_noise", "value": 0.06}
+    ]
+    stored = store(tmp_path / "results", patterns=run("figure1", rows=rows))
+    assert not stored[0].small  # Five images are what the figure shows.
+    figure5 = [
+        {**rows[0], "metric": "attention_shift", "images": images, "value": 0.1}
+        for images in ("clean", "noisy", "purified")
+    ]
+    (group,) = comparison.group({"five": run("figure5", rows=figure5)})
+    page = reproduction.render(group)
+    assert "![five](figures/five.png)" in page
+    assert "attention shift, clean: ours | attention shift, noisy: ours |" in page
+    page = results.render(stored)
+    assert "![patterns](figures/patterns.png)" in page
+    with pytest.raises(
+        FileNotFoundError, match=r"patterns\.png: copy the figure1\.png"
+    ):
+        report.check_pictures(tmp_path / "results", tmp_path)
+    (tmp_path / "figures").mkdir()
+    (tmp_path / "figures" / "patterns.png").touch()
+    report.check_pictures(tmp_path / "results", tmp_path)
+
+
+def test_pictures_follow_the_numbers(tmp_path):
+    folder = tmp_path / "results"
+    few = run("table4", shift=-1.0)
+    store(folder, a=few)
+    drawn = [
+        tmp_path / "figures" / f"a_{name}.png"
+        for name in ("cifar_10_to_cifar_100", "cifar_100_to_cifar_10")
+    ]
+    assert report.write(folder, tmp_path)[3:] == drawn
+    assert not report.out_of_date(folder, tmp_path)
+    text = (tmp_path / "RESULTS.md").read_text()
+    assert all(f"](figures/{path.name})" in text for path in drawn)
+    before = [path.stat().st_mtime_ns for path in drawn]
+    few["rows"][0]["value"] += 0.5
+    store(folder, a=few)
+    assert report.out_of_date(folder, tmp_path) == [tmp_path / "RESULTS.md", drawn[0]]
+    assert report.write(folder, tmp_path)[3:] == drawn[:1]
+    assert drawn[1].stat().st_mtime_ns == before[1]
+    drawn[1].unlink()
+    assert report.out_of_date(folder, tmp_path) == drawn[1:]
+
+
+def test_difference_map_colours_follow_the_differences(tmp_path):
+    image = pytest.importorskip("matplotlib.image")
+    colormaps = pytest.importorskip("matplotlib").colormaps
+    path = tmp_path / "map.png"
+    values, nan = [[90.0, 50.0], [70.0, float("nan")]], float("nan")
+    figures.difference_map(
+        path, values, [[20.0, -5.0], [nan, nan]], "ab", "xy", "T", description="d"
+    )
+    picture = np.round(image.imread(path)[..., :3] * 255).astype(np.uint8)
+    # Beyond the full difference: the last colour; -5 of 10: a quarter of the way.
+    for shade in (1.0, 0.25):
+        colour = colormaps["RdBu"](shade, bytes=True)[:3]
+        assert np.all(picture == colour, axis=-1).mean() > 0.02
+    assert np.all(np.abs(picture - 229.5) < 1, axis=-1).mean() > 0.04  # Two grey cells.
+    assert figures.description_of(path) == "d"
+    assert figures.description_of(tmp_path / "absent.png") is None
+    with pytest.raises(ValueError, match="one difference for each"):
+        figures.difference_map(path, values, [[1.0]], "ab", "xy")
+    with pytest.raises(ValueError, match="above 0"):
+        figures.difference_map(path, values, values, "ab", "xy", full=0)

@@ -1,0 +1,1 @@
+"""AutoAttack: chains of attacks on the images that still stand."""

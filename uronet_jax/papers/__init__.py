@@ -1,0 +1,1 @@
+"""The papers: experiments beside published numbers. Only `launch` imports this."""

@@ -1,0 +1,233 @@
+"""The experiments of the paper by name, and whether they have what they need.
+
+An experiment is a list of parts; see `experiments.parts`.
+"""
+
+import functools
+import re
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from uronet_jax.papers.store import CHOICES, TRAIN, Zoo
+from uronet_jax.papers.uronet import (
+    ablations,
+    detection,
+    mitigation,
+    pictures,
+    universal,
+)
+from uronet_jax.papers.uronet.parts import Experiment
+
+
+def _needs(*roles: str, classifier: bool = True) -> dict[str, tuple[str, ...]]:
+    parts = ("train", "test", *(("classifier",) if classifier else ()))
+    return {role: tuple(f"{role}.{part}" for part in parts) for role in roles}
+
+
+# Sections of the config that the usual and the universal models depend on.
+_DEFENCE = ("remover", "detector")
+_UNIVERSAL = (*_DEFENCE, "universal", "universal_detector", "training")
+
+EXPERIMENTS: dict[str, Experiment] = {
+    "table2": Experiment(
+        "detection, 18 detectors on 18 degradations, CIFAR-10",
+        _needs("data", classifier=False),
+        functools.partial(detection.noises, "data"),
+        _DEFENCE,
+    ),
+    "table3": Experiment(
+        "the same on CIFAR-100",
+        _needs("second", classifier=False),
+        functools.partial(detection.noises, "second"),
+        _DEFENCE,
+    ),
+    "table4": Experiment(
+        "detection across data sets",
+        {
+            "data": ("data.train", "second.test"),
+            "second": ("second.train", "data.test"),
+        },
+        detection.across_data_sets,
+        _DEFENCE,
+    ),
+    "table5": Experiment(
+        "detectors trained on noises, on attacked images",
+        _needs("data", "second"),
+        detection.attacks,
+        (*_DEFENCE, "attack", "training"),
+    ),
+    "table6": Experiment(
+        "detectors trained on attacked images, on noises",
+        _needs("data", "second"),
+        detection.trained_on_attacks,
+        (*_DEFENCE, "attack", "training"),
+    ),
+    "table7": Experiment(
+        "mitigation at equal and unequal severities, CIFAR-10",
+        _needs("data"),
+        functools.partial(mitigation.noises, "data"),
+        ("remover", "training"),
+    ),
+    "table8": Experiment(
+        "the same on CIFAR-100",
+        _needs("second"),
+        functools.partial(mitigation.noises, "second"),
+        ("remover", "training"),
+    ),
+    "table11": Experiment(
+        "robust accuracy behind the SPN remover",
+        _needs("data", "second"),
+        mitigation.attacks,
+        ("remover", "attack", "training"),
+    ),
+    "table12": Experiment(
+        "raw, DCAE and URoNet, CIFAR-10",
+        _needs("data"),
+        mitigation.denoisers,
+        ("remover", "training"),
+    ),
+    "figure1": Experiment(
+        "noise patterns, amplified ten times",
+        _needs("data"),
+        functools.partial(pictures.patterns, "figure1"),
+        ("attack", "training"),
+    ),
+    "figure2": Experiment(
+        "the images of these patterns",
+        _needs("data"),
+        functools.partial(pictures.patterns, "figure2"),
+        ("attack", "training"),
+    ),
+    "figure4": Experiment(
+        "every noise at every severity",
+        {"data": ("data.test",)},
+        pictures.severities,
+    ),
+    "figure5": Experiment(
+        "where the classifier looks (Grad-CAM): clean, noisy and purified images",
+        _needs("data"),
+        pictures.attention,
+        ("remover", "training"),
+    ),
+    "figure6": Experiment(
+        "mitigation of attacks, own and transferred",
+        _needs("data"),
+        mitigation.gains,
+        ("remover", "attack", "training"),
+    ),
+    "ablations": Experiment(
+        "section 3.3: another detector, no noise pattern, DCAE, grey images",
+        _needs("data", "grey"),
+        ablations.ablations,
+        (*_DEFENCE, "training", "ablations"),
+    ),
+    "universal": Experiment(
+        "one remover and one detector for all 18 degradations",
+        _needs("data"),
+        universal.degradations,
+        _UNIVERSAL,
+    ),
+    "universal_corruptions": Experiment(
+        "one remover and one detector for all corruptions of a suite",
+        _needs("data"),
+        universal.corruptions,
+        (*_UNIVERSAL, "universal_corruptions"),
+    ),
+    "universal_trials": Experiment(
+        "short trainings that led to the universal remover",
+        _needs("data"),
+        universal.trials,
+        ("universal_trials", "remover", "training"),
+    ),
+    "zero_shot": Experiment(
+        "the universal models on what they never saw",
+        {
+            "data": ("data.train", "data.test", "data.classifier"),
+            "second": ("data.train", "data.test", "data.classifier", "second.test"),
+        },
+        universal.zero_shot,
+        (*_UNIVERSAL, "zero_shot"),
+    ),
+}
+
+
+class LackError(FileNotFoundError):
+    """Nothing of an experiment can be computed with the data that are there."""
+
+
+class Lack(NamedTuple):
+    """Something that an experiment needs and does not have.
+
+    Attributes:
+        what: In a few words.
+        why: Where it was looked for, and what to do.
+    """
+
+    what: str
+    why: str
+
+
+def check_needs(zoo: Zoo, experiment: str) -> dict[str, Lack]:
+    """Finds out what an experiment lacks.
+
+    Args:
+        zoo: Data and models.
+        experiment: A key of `EXPERIMENTS`.
+
+    Returns:
+        Group of parts -> why it is left out; empty if nothing is.
+
+    Raises:
+        LackError: If no group can be computed; says what to do.
+        ValueError: If the config leaves out a noise that it needs, or names a
+            classifier that does not fit the data.
+        FileNotFoundError: If it names a classifier that is not there.
+    """
+    try:
+        EXPERIMENTS[experiment].parts(zoo)
+    except ValueError as error:
+        raise ValueError(f"{experiment}: {error}") from error
+    needs = EXPERIMENTS[experiment].needs
+    lacks = {group: _find_lack(zoo, wanted) for group, wanted in needs.items()}
+    missing = {group: lack for group, lack in lacks.items() if lack is not None}
+    if len(missing) == len(needs):
+        texts = dict.fromkeys(f"{what}: {why}" for what, why in missing.values())
+        raise LackError(f"{experiment} lacks {'; '.join(texts)}")
+    return missing
+
+
+def _find_lack(zoo: Zoo, needs: Iterable[str]) -> Lack | None:
+    for need in needs:
+        role, part = need.split(".")
+        section = zoo.config[role]
+        if part == "classifier":
+            if not zoo.classifiers(role):
+                return Lack(
+                    f"a classifier of {section['title']}",
+                    f"set --config.{role}.classifier to {CHOICES}",
+                )
+            _check_classifiers(zoo, role)
+            continue
+        kind = {"train": "training", "test": "test"}[part]
+        for split in ("train", "validation") if part == "train" else (part,):
+            name = section[f"{split}_split"]
+            try:
+                zoo.open(role, split)
+            except (FileNotFoundError, ValueError) as error:
+                if not re.match(r"(train|validation|test)(\[|$)", name):
+                    raise  # No split that could be prepared.
+                what = f"the {kind} images of {section['title']} ({name})"
+                return Lack(what, str(error))
+    return None
+
+
+def _check_classifiers(zoo: Zoo, role: str) -> None:
+    """Raises an error unless all that are named can be used."""
+    for title, source in zoo.classifiers(role).items():
+        if not source.startswith(TRAIN):
+            try:
+                zoo.load_classifier(role, title)
+            except FileNotFoundError as error:
+                raise FileNotFoundError(
+                    f"{error}: set --config.{role}.classifier to {CHOICES}"
+                ) from error

@@ -1,0 +1,289 @@
+"""How the numbers of each experiment of the paper are laid out as tables."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+from uronet_jax.papers.uronet.pages import paper
+
+Cell = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """The tables of an experiment.
+
+    Attributes:
+        title: What they show.
+        block: Cell -> the table it is in.
+        row: Cell -> the line it is in.
+        column: Cell -> the column it is in.
+        published: File of the published numbers, or none.
+        counted: Whether the cell is the paper's own achievement.
+        counted_name: What such cells are called.
+        metrics: Quantities that are in the tables. Default: the published ones, or
+            all without a file.
+        derived: Quantities that follow from these and are not shown.
+        context: Whether published cells without a counterpart are shown.
+        compact: Whether ours and the difference share one column.
+        first: Names of the lines that stand first; the others follow in the order of
+            the published table, then of ours.
+    """
+
+    title: str
+    block: Callable[[Cell], str]
+    row: Callable[[Cell], str]
+    column: Callable[[Cell], str]
+    published: str = ""
+    counted: Callable[[Cell], bool] = lambda cell: True
+    counted_name: str = "cells"
+    metrics: tuple[str, ...] = ()
+    derived: tuple[str, ...] = ()
+    context: bool = False
+    compact: bool = False
+    first: tuple[str, ...] = ()
+
+    def published_rows(self) -> list[dict[str, str]]:
+        """Returns the published numbers, none without a file."""
+        return paper.rows(self.published) if self.published else []
+
+    def has_place(self, cell: Cell) -> bool:
+        """Whether a cell is in the tables."""
+        if self.metrics:
+            return cell["metric"] in self.metrics
+        published = {row["metric"] for row in self.published_rows()}
+        return not published or cell["metric"] in published
+
+
+def join(*columns: str, separator: str = "-") -> Callable[[Cell], str]:
+    """Returns a function that joins some fields of a cell, leaving out empty ones."""
+
+    def label(cell):
+        return separator.join(cell[c] for c in columns if cell[c])
+
+    return label
+
+
+def _mitigated_noise(cell):
+    return f"{cell['noise']}-{cell['test_severity']}" if cell["noise"] else "clean"
+
+
+def _remover(cell):
+    severity = cell["remover_train_severity"]
+    return f"remover {severity}" if severity else "undefended"
+
+
+def _method(cell):
+    name, _, _ = cell["method"].partition(" (")
+    return "undefended" if name == "none" else name
+
+
+def _attacked(cell):
+    return f"{cell['attack']} on {cell['attacked_classifier']}"
+
+
+def _gain(cell):
+    """Gains by the remover's noise, below the accuracy under attack."""
+    return cell["train_noise"] or _UNDEFENDED
+
+
+def _tested(cell):
+    severity = cell["test_severity"]
+    return cell["test_noise"] if severity == "0" else f"{cell['test_noise']}-{severity}"
+
+
+def _universal(cell):
+    if cell["condition"] == "detection":
+        return "detection"
+    names = {"noisy": "undefended", "mitigated": "purified"}
+    return f"{cell['classifier']}: {names[cell['condition']]}"
+
+
+def _ablation(cell):
+    return _ABLATIONS.get(cell["ablation"], cell["ablation"])
+
+
+def _ablation_row(cell):
+    if cell["metric"] == "detection_accuracy":
+        return f"{_TRAINED(cell)}, {cell['variant']}"
+    return _TESTED(cell)
+
+
+def _ablation_column(cell):
+    if cell["metric"] == "detection_accuracy":
+        return _TESTED(cell)
+    names = {"dcae": "one head", "remover": "two heads"}
+    return f"{cell['classifier']}: {names.get(cell['variant'], cell['variant'])}"
+
+
+def _quantity(cell):
+    return cell["metric"].replace("_", " ")
+
+
+def _seen(cell):
+    """Figure 5 may show the same quantity of clean, noisy and purified images."""
+    shown = cell.get("images")
+    return f"{_quantity(cell)}, {shown}" if shown else _quantity(cell)
+
+
+_UNDEFENDED = "accuracy when attacked"
+_ABLATIONS = {
+    "detector_other": "another detector behind the same removers",
+    "detector_image_only": "a detector without the noise pattern",
+    "detector_clean": "a detector that sees the purified image, not the given one",
+    "dcae": "a remover with one head (DCAE)",
+    "grey": "grey images",
+}
+_TRAINED = join("train_noise", "train_severity")
+_TESTED = join("test_noise", "test_severity")
+_DATASET = join("dataset")
+_CLASSIFIER = join("dataset", "classifier", separator=", ")
+
+
+def _detection(number: int, dataset: str) -> Layout:
+    return Layout(
+        f"Table {number}: detection on {dataset}, one line per trained detector",
+        _DATASET,
+        _TRAINED,
+        _TESTED,
+        f"uronet_table{number:02}.csv",
+        compact=True,
+    )
+
+
+def _mitigation(number: int, dataset: str) -> Layout:
+    return Layout(
+        f"Table {number}: accuracy on {dataset}, undefended and behind removers of "
+        "each severity",
+        _CLASSIFIER,
+        _mitigated_noise,
+        _remover,
+        f"uronet_table{number:02}.csv",
+        counted=lambda cell: cell["condition"] == "mitigated",
+        counted_name="mitigated cells",
+    )
+
+
+LAYOUTS = {
+    "table2": _detection(2, "CIFAR-10"),
+    "table3": _detection(3, "CIFAR-100"),
+    "table4": Layout(
+        "Table 4: detection across data sets, one line per trained detector",
+        join("train_dataset", "test_dataset", separator=" to "),
+        _TRAINED,
+        _TESTED,
+        "uronet_table04.csv",
+        compact=True,
+    ),
+    "table5": Layout(
+        "Table 5: detection of attacks, one line per detector trained on a noise",
+        _DATASET,
+        _TRAINED,
+        join("test_attack"),
+        "uronet_table05.csv",
+    ),
+    "table6": Layout(
+        "Table 6: detection of noises, one column per detector trained on an attack",
+        _DATASET,
+        _TESTED,
+        join("train_attack"),
+        "uronet_table06.csv",
+    ),
+    "table7": _mitigation(7, "CIFAR-10"),
+    "table8": _mitigation(8, "CIFAR-100"),
+    "table11": Layout(
+        "Table 11: accuracy on attacked images",
+        _CLASSIFIER,
+        join("defence"),
+        join("attack"),
+        "uronet_table11.csv",
+        counted=lambda cell: cell["defence"].startswith("URoNet"),
+        counted_name="cells of URoNet",
+        context=True,
+    ),
+    "table12": Layout(
+        "Table 12: accuracy on CIFAR-10 behind several denoisers",
+        _CLASSIFIER,
+        join("noise", "inferred_severity"),
+        _method,
+        "uronet_table12.csv",
+        counted=lambda cell: cell["method"] == "URoNet",
+        counted_name="cells of URoNet",
+        context=True,
+    ),
+    "figure1": Layout(
+        "Figure 1: noise patterns, amplified ten times; zero is mid-grey",
+        _DATASET,
+        join("noise", "severity"),
+        _quantity,
+    ),
+    "figure2": Layout(
+        "Figure 2: the images of these patterns",
+        _DATASET,
+        join("noise", "severity"),
+        _quantity,
+    ),
+    "figure4": Layout(
+        "Figure 4: every noise at every severity",
+        _DATASET,
+        join("noise"),
+        lambda cell: f"PSNR in dB, severity {cell['severity']}",
+    ),
+    "figure5": Layout(
+        "Figure 5: where the classifier looks (Grad-CAM)",
+        _DATASET,
+        join("noise", "severity"),
+        _seen,
+    ),
+    "figure6": Layout(
+        "Figure 6: points of accuracy that removers of noise give back under attacks",
+        _CLASSIFIER,
+        _gain,
+        _attacked,
+        "uronet_figure06.csv",
+        metrics=("accuracy_gain", "adversarial_accuracy"),
+        derived=("robust_accuracy",),
+        compact=True,
+        first=(_UNDEFENDED, "GN", "UN", "SPN"),
+    ),
+    "ablations": Layout(
+        "Section 3.3: ablations",
+        _ablation,
+        _ablation_row,
+        _ablation_column,
+        compact=True,
+    ),
+    "universal": Layout(
+        "One remover and one detector for all 18 degradations",
+        _DATASET,
+        _tested,
+        _universal,
+        metrics=("detection_accuracy", "accuracy"),
+        compact=True,
+    ),
+    "universal_corruptions": Layout(
+        "One remover and one detector trained on all corruptions of CIFAR-10-C",
+        _DATASET,
+        _tested,
+        _universal,
+        metrics=("detection_accuracy", "accuracy"),
+        compact=True,
+    ),
+    "universal_trials": Layout(
+        "Short trainings of the universal remover, judged on validation images",
+        _CLASSIFIER,
+        _tested,
+        join("variant"),
+        compact=True,
+    ),
+    "zero_shot": Layout(
+        "The universal models on what they never saw",
+        _DATASET,
+        _tested,
+        _universal,
+        metrics=("detection_accuracy", "accuracy"),
+        compact=True,
+    ),
+}
+# Experiments whose result is a picture of images, drawn when they were run.
+PICTURES = ("figure1", "figure2", "figure4", "figure5")
