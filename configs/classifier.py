@@ -1,10 +1,11 @@
-"""A classifier of clean CIFAR-10 images.
+"""A classifier of CIFAR-10 images, clean or degraded.
 
   python -m launch.train --config=configs/classifier.py:small \
       --workdir=runs/small/classifier
 
 `:full` is ResNet-20 for 200 epochs (set `model.name=wrn16_8` for the other one of the
-paper), `:small` ResNet-8 on 10,000 images, `:smoke` four steps.
+paper), `:small` ResNet-8 on 10,000 images, `:smoke` four steps. To have it learn on
+degraded images set `degradation.suite=uronet` and what else is there.
 """
 
 from ml_collections import config_dict
@@ -18,6 +19,7 @@ def get_config(preset: str = "full") -> config_dict.ConfigDict:
     config.model = config_dict.create(
         name={"full": "resnet20", "small": "resnet8", "smoke": "resnet8"}[preset]
     )
+    common.add_degradation(config, clean_entries=0, suite="")
     # full: 200 epochs of 45,000; small: 6 epochs of 10,000.
     common.set_length(config, 70_400 if preset == "full" else 480, every=160)
     config.optimizer = config_dict.create(

@@ -41,6 +41,9 @@ def base(phase: str, preset: str) -> config_dict.ConfigDict:
     config.steps_per_dispatch = 2 if preset == "smoke" else 20
     config.log_every = 2 if preset == "smoke" else 20
     config.tensorboard = False
+    # Weights to start from: the folder of a run of the same model, or, of a CIFAR
+    # ResNet, a .npz file of PyTorch weights. Empty: random ones.
+    config.initial = ""
     return config
 
 
@@ -50,20 +53,28 @@ def check_preset(preset: str) -> None:
         raise ValueError(f"unknown preset {preset!r}: choose from {', '.join(PRESETS)}")
 
 
-def add_degradation(config: config_dict.ConfigDict, clean_entries: int) -> None:
-    """Adds the degradations that remover and detector learn on.
+def add_degradation(
+    config: config_dict.ConfigDict, clean_entries: int, suite: str = "uronet"
+) -> None:
+    """Adds the degradations that a model learns on.
 
-    Every image draws one of the entries. The paper trains one remover per noise and
-    severity: `--config.degradation.noises="('GN',)"`, `.severities="(1,)"` and
+    Every image draws one of the entries, or with `copies` one of its stored copies. The
+    paper trains one remover per noise and severity:
+    `--config.degradation.noises="('GN',)"`, `.severities="(1,)"` and
     `.clean_entries=0`.
     """
     config.degradation = config_dict.create(
-        suite="uronet",
-        noises=("GN", "UN", "SPN", "SN", "IN", "SPKN"),
-        severities=(1, 2, 3),
+        suite=suite,  # Empty (classifiers only): clean images.
+        noises=(),  # Empty: all of the suite; likewise the next.
+        severities=(),
         spn_reading="per_pixel",
         un_reading="per_element",
         clean_entries=clean_entries,
+        # Of the training set, each image with a corruption of its own, made beforehand;
+        # 0 draws anew in every step, which knows the noises alone.
+        copies=0,
+        folder="",  # Copies that lie there instead: train.npy and validation.npy.
+        clean_share=0.0,  # Of images that are shown as they are, beside copies.
     )
 
 

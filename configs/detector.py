@@ -1,7 +1,7 @@
-"""The detector of degraded images on CIFAR-10, behind a trained remover.
+"""The detector of degraded images on CIFAR-10, behind a purifier.
 
   python -m launch.train --config=configs/detector.py:small \
-      --config.remover=runs/small/remover --workdir=runs/small/detector
+      --config.purifier=runs/small/remover --workdir=runs/small/detector
 
 `:full` and `:small` are the paper's Wide-ResNet 10-2, `:smoke` is four steps.
 """
@@ -17,7 +17,9 @@ def get_config(preset: str = "full") -> config_dict.ConfigDict:
     common.add_degradation(config, clean_entries=0)
     # Every image enters twice, clean and degraded.
     config.batch_size //= 2
-    config.remover = f"runs/{preset}/remover"  # Folder of its run.
+    # What it stands behind: the folder of a run, or a transformation such as
+    # jpeg:quality=75, or several of these joined by +.
+    config.purifier = f"runs/{preset}/remover"
     config.model = config_dict.create(
         name="cnn_narrow" if preset == "smoke" else "wrn10_2",
         inputs="image",  # clean, image_only

@@ -16,9 +16,11 @@ def get_config(preset: str = "full") -> config_dict.ConfigDict:
     config.preset = preset
     config.seed = 1  # Of the degradations; training uses 0.
     # Folders of the runs. The classifier may also be a .npz file of PyTorch weights.
-    # An empty remover judges the bare classifier; an empty detector the other two.
+    # The purifier may also be a transformation such as jpeg:quality=75, or several of
+    # these joined by +. An empty one judges the bare classifier, an empty detector
+    # the other two.
     config.classifier = f"runs/{preset}/classifier"
-    config.remover = f"runs/{preset}/remover"
+    config.purifier = f"runs/{preset}/remover"
     config.detector = f"runs/{preset}/detector"
     config.checkpoint = "best"  # last
     config.data = config_dict.create(

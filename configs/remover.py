@@ -3,6 +3,9 @@
   python -m launch.train --config=configs/remover.py:small --workdir=runs/small/remover
 
 `:full` is the paper's width, `:small` a quarter of it, `:smoke` four steps.
+`:universal`, `:universal_small` and `:universal_smoke` are the one remover for all
+degradations that does best: it blends image and picture, is held to a classifier's
+answers, has more filters, trains longer, and looks at mirror images.
 """
 
 from ml_collections import config_dict
@@ -11,18 +14,42 @@ from configs import common
 
 
 def get_config(preset: str = "full") -> config_dict.ConfigDict:
-    """Returns the experiment at `full`, `small` or `smoke` size."""
+    """Returns the experiment at `full`, `small` or `smoke` size, or `universal`."""
+    if preset == "universal" or preset.startswith("universal_"):
+        return _universal(preset.removeprefix("universal").lstrip("_") or "full")
     config = common.base("remover", preset)
     # One remover for all degradations; it must also leave clean pictures alone.
     common.add_degradation(config, clean_entries=2)
     config.model = config_dict.create(
         variant="skip",  # A key of models.REMOVER_VARIANTS: paper, blend, ...
         widths={"full": (64, 128, 256), "small": (16, 32, 64), "smoke": (4, 4)}[preset],
+        # Whether pictures are means over an image and its mirror image, once trained.
+        mirror=False,
     )
-    config.loss = config_dict.create(noise_weight=1.0)
+    # Weights of training.losses.PURIFIER_LOSSES. The last one asks a classifier: the
+    # folder of its run, or a .npz file of PyTorch weights.
+    config.loss = config_dict.create(clean_mse=1.0, noise_mse=1.0, inconsistency=0.0)
+    config.classifier = ""
     # full: 50 epochs of 45,000; small: 15 epochs of 10,000.
     common.set_length(config, 17_600 if preset == "full" else 1_200, every=240)
     config.optimizer = config_dict.create(
         name="adam", peak_rate=1e-3, schedule="cosine", warmup_steps=0, clip_norm=0.0
     )
+    return config
+
+
+def _universal(preset: str) -> config_dict.ConfigDict:
+    config = get_config(preset)
+    config.model = config_dict.create(
+        variant="blend_dcae",
+        widths={"full": (96, 192, 384), "small": (32, 64, 128)}.get(preset, (4, 4)),
+        mirror=True,
+    )
+    config.loss.inconsistency = 0.001
+    config.classifier = f"runs/{preset}/classifier"
+    # full: 100 epochs of 45,000; small: 32 epochs of 10,000.
+    common.set_length(config, 35_200 if preset == "full" else 10_000, every=500)
+    if preset == "small":
+        config.batch_size = 32
+        config.optimizer.peak_rate = 3e-3  # Short runs need the higher one.
     return config

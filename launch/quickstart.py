@@ -29,14 +29,14 @@ def main(argv: list[str]) -> None:
     del argv
     with locked_workdir(_WORKDIR.value):
         try:
-            report = quickstart.run(
-                quickstart.Settings(seed=_SEED.value),
+            report = quickstart.run_quickstart(
+                quickstart.QuickstartSettings(seed=_SEED.value),
                 _WORKDIR.value,
                 attacked=_ATTACK.value,
             )
         except quickstart.HarmfulDefenseError as error:
             sys.exit(f"error: {error}. The report is in {_WORKDIR.value}")
-    print(quickstart.render(report))
+    print(quickstart.render_quickstart(report))
     files = "report.json, report.md and gallery.png"
     if _ATTACK.value:
         print((Path(_WORKDIR.value) / "attack.md").read_text(encoding="utf-8"))

@@ -5,6 +5,7 @@
 Run it again to resume. SIGTERM or Ctrl-C saves and exits with status 0.
 """
 
+import dataclasses
 import os
 from collections.abc import Callable
 from typing import Any
@@ -12,7 +13,9 @@ from typing import Any
 import jax
 from absl import flags
 
-from launch import cli, wiring
+from launch import cli
+from uronet_jax.progress import Progress, StoppedError
+from uronet_jax.training.experiment import build_experiment, schedule_of
 from uronet_jax.training.run import FitResult, fit
 
 
@@ -32,24 +35,20 @@ def train(
         stop: Asked between dispatches; true saves and returns.
 
     Raises:
-        ValueError: See `wiring.build_experiment` and `fit`; likewise the next two.
+        ValueError: See `build_experiment` and `fit`; likewise the next two.
         OSError: If data or models are missing or `workdir` cannot be used.
         DivergedError: If the loss was not finite.
+        StoppedError: If it was stopped while degraded copies were made.
     """
-    experiment = wiring.build_experiment(config, data_dir=data_dir)
+    progress = Progress(stop, shown=jax.process_index() == 0)
+    experiment = build_experiment(config, data_dir, workdir, progress=progress)
     return fit(
         experiment.task,
         experiment.train_source,
         experiment.validation_source,
-        batch_size=config["batch_size"],
-        num_steps=config["num_steps"],
+        **dataclasses.asdict(schedule_of(config)),
         seed=config["seed"],
         pipeline=config["data"]["pipeline"],
-        eval_batch_size=config["eval_batch_size"],
-        steps_per_dispatch=config["steps_per_dispatch"],
-        log_every=config["log_every"],
-        eval_every=config["eval_every"],
-        checkpoint_every=config["checkpoint_every"],
         workdir=workdir,
         config=experiment.config,
         tensorboard=config["tensorboard"],
@@ -63,7 +62,11 @@ def main(argv: list[str]) -> None:
     values = flags.FLAGS
     config = values.config.to_dict()
     stop = cli.StopSignal()
-    result = train(config, values.workdir, data_dir=values.data_dir, stop=stop)
+    try:
+        result = train(config, values.workdir, data_dir=values.data_dir, stop=stop)
+    except StoppedError:
+        print(f"stopped by {stop.received}; saved. Run the same command to resume.")
+        return
     if jax.process_index() != 0:
         return
     step = int(result.state.step)

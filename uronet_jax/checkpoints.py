@@ -261,7 +261,7 @@ def read_variables(
         reader = ocp.PyTreeCheckpointHandler()
         stored = reader.metadata(folder / "state").tree
         like = {"params": like["params"], "batch_stats": like["batch_stats"]}
-        _check_same_shapes(stored, like)
+        check_same_shapes(stored, like)
         wanted = {name: stored[name] for name in like}
         return reader.restore(
             folder / "state",
@@ -275,7 +275,9 @@ def read_variables(
         )
 
 
-def _check_same_shapes(stored: Any, like: Any) -> None:
+def check_same_shapes(stored: Any, like: Any) -> None:
+    """Raises ValueError that names the first three weights whose shapes differ."""
+
     def shapes(tree):
         return {
             jax.tree_util.keystr(path, simple=True, separator="/"): tuple(x.shape)
@@ -286,12 +288,15 @@ def _check_same_shapes(stored: Any, like: Any) -> None:
         }
 
     stored, like = shapes(stored), shapes(like)
-    for name in sorted(stored | like):
-        if stored.get(name) != like.get(name):
-            raise ValueError(
-                f"{name} has shape {stored.get(name)} in the checkpoint and "
-                f"{like.get(name)} in the model"
-            )
+    differing = [
+        f"{name} has shape {stored.get(name)} in the checkpoint and {like.get(name)} "
+        "in the model"
+        for name in sorted(stored | like)
+        if stored.get(name) != like.get(name)
+    ]
+    if differing:
+        more = f"; and {len(differing) - 3} more" if len(differing) > 3 else ""
+        raise ValueError("; ".join(differing[:3]) + more)
 
 
 @contextlib.contextmanager

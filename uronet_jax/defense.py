@@ -1,5 +1,11 @@
-"""The defence: remover, detector and classifier as one function of the images."""
+"""The defence: purifier, detector and classifier as one function of the images.
 
+The one place where they meet. What attackers and judges see of a defence are options
+of `DefenseFunction`.
+"""
+
+import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -9,7 +15,9 @@ import numpy as np
 from flax import linen as nn
 from jax.tree_util import Partial
 
-from uronet_jax.models import Remover, Separation, layers
+from uronet_jax.attacks import adaptive, balls
+from uronet_jax.models import Separation, layers
+from uronet_jax.purifiers import Purifier, as_purifier
 
 DETECTOR_INPUTS: dict[str, Callable[[jax.Array, Separation], list[jax.Array]]] = {
     # The paper's training paragraph: "noise-augmented images".
@@ -28,7 +36,7 @@ def detector_input(
 
     Args:
         images: `[B, H, W, C]` in `[0, 1]`.
-        separation: What the remover made of them.
+        separation: What the purifier made of them.
         inputs: `image` (image and noise pattern), `clean` (purified image and noise
             pattern) or `image_only`.
 
@@ -58,13 +66,13 @@ class Prediction(NamedTuple):
 
     Attributes:
         logits: `[B, K]` float32, of the picture that the classifier was shown.
-        degraded_probability: `[B]` in `[0, 1]`.
+        degraded_probability: `[B]` in `[0, 1]`; None without a detector.
         clean: `[B, H, W, C]` in `[0, 1]`, the purified picture.
         noise: `[B, H, W, C]` in `[-1, 1]`, the signed noise pattern.
     """
 
     logits: jax.Array
-    degraded_probability: jax.Array
+    degraded_probability: jax.Array | None
     clean: jax.Array
     noise: jax.Array
 
@@ -72,53 +80,159 @@ class Prediction(NamedTuple):
 Classify = Callable[[Any, jax.Array], jax.Array]
 
 
+class Answer(NamedTuple):
+    """What attackers work on: `Prediction` before it is made readable.
+
+    Attributes:
+        logits: `[B, K]`.
+        detector_logits: `[B, 2]`; None without a detector.
+        separation: What the purifier made of the images.
+    """
+
+    logits: jax.Array
+    detector_logits: jax.Array | None
+    separation: Separation
+
+
+@dataclasses.dataclass(frozen=True)
+class DefenseFunction:
+    """The defence as one pure function; equal ones share compiled programs.
+
+    Attributes:
+        classify: `(variables, images) -> logits`, any classifier of images in
+            `[0, 1]`; `classifier_function` makes it from a Flax module.
+        purifier: See `purifiers`; None shows the classifier the images as they come.
+        detector: Two-class module, class 1 is degraded; None detects nothing. It looks
+            at the noise pattern and so needs a purifier.
+        inputs: What the detector looks at, see `detector_input`.
+        gate: With a threshold in `[0, 1]` the classifier is shown the purified picture
+            only where the degraded probability is above it, and the image as it came
+            elsewhere. None always purifies. Either way the classifier runs once.
+        straight_through: Whether the gradient takes the purifier for the identity.
+        both_ways: Whether at a gate the gradient is that of both ways, not of the one
+            taken.
+
+    Raises:
+        ValueError: If there is a detector without a purifier, a gate without a
+            detector, or `gate` is not in `[0, 1]`.
+    """
+
+    classify: Classify
+    purifier: Purifier | None = None
+    detector: nn.Module | None = None
+    inputs: str = "image"
+    gate: float | None = None
+    straight_through: bool = False
+    both_ways: bool = False
+
+    def __post_init__(self):
+        """Checks that the parts suit each other."""
+        object.__setattr__(self, "purifier", as_purifier(self.purifier))
+        if self.detector is not None and self.purifier is None:
+            raise ValueError(
+                "a detector looks at the purifier's noise pattern: give a purifier"
+            )
+        if self.gate is not None and not 0.0 <= self.gate <= 1.0:
+            raise ValueError(
+                f"gate must be a probability in [0, 1] or None: {self.gate}"
+            )
+        if self.gate is not None and self.detector is None:
+            raise ValueError("a gate asks the detector: give one, or gate=None")
+
+    def answer(
+        self,
+        variables: Any,
+        images: jax.Array,
+        key: jax.Array | None = None,
+        index: jax.Array | None = None,
+    ) -> Answer:
+        """Returns logits of classifier and detector, and the separation.
+
+        Args:
+            variables: `{"purifier", "detector", "classifier"}`, of those there are.
+            images: `[B, H, W, C]`, float, in `[0, 1]`.
+            key: Typed PRNG key, which a random purifier draws from.
+            index: Integer `[B]`, the number of each image, by which they draw
+                differently; `0 .. B - 1` by default.
+        """
+        layers.check_images(images)
+        classify = functools.partial(self.classify, variables["classifier"])
+        if self.purifier is None:
+            untouched = Separation(images, jnp.zeros_like(images))
+            return Answer(classify(images), None, untouched)
+
+        def separate(images):
+            return self.purifier(variables.get("purifier"), images, key, index)
+
+        if self.straight_through:
+            separate = adaptive.bpda(separate, _nothing_to_remove)
+        separation = separate(images)
+        clean = separation.clean
+        if self.detector is None:
+            return Answer(classify(clean), None, separation)
+        features = detector_input(images, separation, self.inputs)
+        detected = self.detector.apply(variables["detector"], features, train=False)
+        if self.gate is None:
+            return Answer(classify(clean), detected, separation)
+        purify = adaptive.degraded_probability(detected) > self.gate
+        if not self.both_ways:
+            shown = balls.where(purify, clean, images)
+            return Answer(classify(shown), detected, separation)
+        logits = adaptive.bpda(
+            lambda logits: jnp.where(purify[:, None], *logits),
+            lambda logits: (logits[0] + logits[1]) / 2,
+        )((classify(clean), classify(images)))
+        return Answer(logits, detected, separation)
+
+    def __call__(
+        self,
+        variables: Any,
+        images: jax.Array,
+        key: jax.Array | None = None,
+        index: jax.Array | None = None,
+    ) -> Prediction:
+        """Returns what the defence says; arguments as for `answer`.
+
+        Differentiable end to end, but for the decision of the gate.
+        """
+        logits, detected, separation = self.answer(variables, images, key, index)
+        probability = None
+        if detected is not None:
+            probability = adaptive.degraded_probability(detected)
+        return Prediction(logits, probability, *separation)
+
+
+def _nothing_to_remove(images):
+    return Separation(images, jnp.zeros_like(images))
+
+
 def make_defense(
-    remover: Remover,
-    detector: nn.Module,
+    purifier: Any,
+    detector: nn.Module | None,
     classify: Classify,
     *,
     inputs: str = "image",
     gate: float | None = None,
-) -> Callable[[Any, jax.Array], Prediction]:
+) -> DefenseFunction:
     """Builds the defence as one pure function, to be jitted by the caller.
 
     Args:
-        remover: Separates the images.
-        detector: Two-class module; class 1 is degraded.
-        classify: `(variables, images) -> logits`, any classifier of images in
-            `[0, 1]`; `classifier_function` makes it from a Flax module.
-        inputs: What the detector looks at, see `detector_input`.
-        gate: With a threshold in `[0, 1]` the classifier is shown the purified
-            picture only where the degraded probability is above it, and the image
-            as it came elsewhere. None always purifies. Either way the classifier
-            runs once.
+        purifier: A Flax module such as `Remover`, any `purifiers.Purifier`, or None.
+        detector: Two-class module, or None; see `DefenseFunction`, likewise the rest.
+        classify: `(variables, images) -> logits`.
+        inputs: What the detector looks at.
+        gate: Threshold of the gate, or None.
 
     Returns:
-        `defend(frozen, images) -> Prediction`, with float images `[B, H, W, C]` in
-        `[0, 1]` and `frozen = {"remover", "detector", "classifier"}`, the variables
-        of the three. Differentiable end to end, but for the decision of the gate.
+        `defend(variables, images, key=None, index=None) -> Prediction`.
 
     Raises:
-        ValueError: If `gate` is not in `[0, 1]`.
+        ValueError: See `DefenseFunction`.
     """
-    if gate is not None and not 0.0 <= gate <= 1.0:
-        raise ValueError(f"gate must be a probability in [0, 1] or None: {gate}")
-
-    def defend(frozen: Any, images: jax.Array) -> Prediction:
-        layers.check_images(images)
-        separation = remover.apply(frozen["remover"], images)
-        features = detector_input(images, separation, inputs)
-        detector_logits = detector.apply(frozen["detector"], features, train=False)
-        probability = nn.softmax(detector_logits)[:, 1]
-        shown = separation.clean
-        if gate is not None:
-            shown = jnp.where((probability > gate)[:, None, None, None], shown, images)
-        logits = classify(frozen["classifier"], shown)
-        return Prediction(logits, probability, separation.clean, separation.noise)
-
-    return defend
+    return DefenseFunction(classify, purifier, detector, inputs, gate)
 
 
+@functools.cache  # One object for a module, so that programs are shared.
 def classifier_function(classifier: nn.Module) -> Classify:
     """Returns `(variables, images) -> logits` of a Flax classifier, for inference."""
     return lambda variables, images: classifier.apply(variables, images, train=False)
@@ -132,8 +246,8 @@ class Defense:
 
     def __init__(
         self,
-        remover: Remover,
-        detector: nn.Module,
+        purifier: Any,
+        detector: nn.Module | None,
         classify: Classify,
         variables: dict[str, Any],
         *,
@@ -142,31 +256,33 @@ class Defense:
         gate: float | None = None,
         batch_size: int = 128,
     ):
-        """Takes modules and their variables, see `make_defense`.
+        """Takes parts and their variables, see `make_defense`.
 
         Args:
-            remover: As for `make_defense`, and likewise the next two.
-            detector: Two-class module.
+            purifier: As for `make_defense`, and likewise the next two.
+            detector: Two-class module, or None.
             classify: `(variables, images) -> logits`.
-            variables: `{"remover", "detector", "classifier"}`.
+            variables: `{"purifier", "detector", "classifier"}`, of those there are.
             image_shape: `(H, W, C)` of the images it will be shown.
             inputs: What the detector looks at.
             gate: Threshold of the gate, or None.
             batch_size: Images in a compiled call; a shorter rest is padded.
 
         Raises:
-            ValueError: If `gate` or `batch_size` is out of range.
+            ValueError: If `batch_size` is out of range; see `DefenseFunction`.
         """
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1: {batch_size}")
         self.variables = jax.device_put(variables)
         self.image_shape = tuple(image_shape)
         self.batch_size = batch_size
-        self._defend = jax.jit(
-            make_defense(remover, detector, classify, inputs=inputs, gate=gate)
-        )
-        # One object, so that attacks compile once.
+        function = make_defense(purifier, detector, classify, inputs=inputs, gate=gate)
+        self._defend = jax.jit(function)
+        # Objects of their own, so that attacks compile once.
         self._logits = lambda variables, images: self._defend(variables, images).logits
+        self._random_logits = lambda variables, key, images: (
+            self._defend(variables, images, key).logits
+        )
 
     @property
     def logits_fn(self) -> Partial:
@@ -177,18 +293,27 @@ class Defense:
         """
         return Partial(self._logits, self.variables)
 
-    def __call__(self, images: Any) -> Prediction:
+    @property
+    def random_logits_fn(self) -> Partial:
+        """The same of a defence with a random purifier: `(key, images) -> logits`.
+
+        For `attacks.adaptive.averaged_logits` and `random_misclassification`.
+        """
+        return Partial(self._random_logits, self.variables)
+
+    def __call__(self, images: Any, key: jax.Array | None = None) -> Prediction:
         """Defends a batch.
 
         Args:
             images: `[N, H, W, C]`, uint8 in 0..255 or float in `[0, 1]`.
+            key: Typed PRNG key, which a random purifier needs.
 
         Returns:
             A `Prediction` of NumPy arrays.
 
         Raises:
             ValueError: If shape, type or range of the images is wrong, or one holds
-                NaN.
+                NaN; or if the purifier is random and there is no key.
         """
         images = validate_images(images, self.image_shape)
         parts = []
@@ -196,9 +321,10 @@ class Defense:
             part = images[start : start + self.batch_size]
             missing = self.batch_size - len(part)
             padded = np.pad(part, ((0, missing), (0, 0), (0, 0), (0, 0)))
-            prediction = jax.device_get(self._defend(self.variables, padded))
-            parts.append(Prediction(*(x[: len(part)] for x in prediction)))
-        return Prediction(*(np.concatenate(x) for x in zip(*parts, strict=True)))
+            index = start + np.arange(self.batch_size, dtype=np.int32)
+            found = jax.device_get(self._defend(self.variables, padded, key, index))
+            parts.append(jax.tree.map(lambda x, part=part: x[: len(part)], found))
+        return jax.tree.map(lambda *x: np.concatenate(x), *parts)
 
 
 def validate_images(

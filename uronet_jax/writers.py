@@ -1,9 +1,8 @@
-"""Where numbers go while a run runs: JSON lines, TensorBoard, a progress bar."""
+"""Where numbers go while a run runs: JSON lines and TensorBoard."""
 
 import json
 import math
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -82,20 +81,3 @@ def _plain(value: Any) -> Any:
     value = float(value)
     # JSON has no NaN; a reader must see that the number is missing, not zero.
     return value if math.isfinite(value) else None
-
-
-def progress_bar(total: int, initial: int = 0, *, description: str, shown: bool = True):
-    """Returns a tqdm bar over steps with rate and time left, on standard error."""
-    from tqdm import tqdm
-
-    return tqdm(
-        total=total,
-        initial=initial,
-        desc=description,
-        unit="step",
-        disable=not shown,
-        dynamic_ncols=True,
-        # In a log file a line every few seconds is enough.
-        mininterval=0.5 if sys.stderr.isatty() else 10.0,
-        smoothing=0.1,
-    )

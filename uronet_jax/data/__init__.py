@@ -11,12 +11,13 @@ from uronet_jax.data.pipelines import (
     evaluation_batches,
     make_pipeline,
 )
-from uronet_jax.data.sources import Source, open_source
+from uronet_jax.data.sources import PairedSource, Source, open_source
 
 __all__ = [
     "AUGMENTATIONS",
     "PIPELINES",
     "OnDevice",
+    "PairedSource",
     "Source",
     "Streamed",
     "evaluation_batches",

@@ -1,5 +1,6 @@
 """Copies of a data set in which every image has a corruption of its own."""
 
+import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -8,13 +9,16 @@ import numpy as np
 
 from uronet_jax import sharding
 from uronet_jax.corruptions import entry_key
-from uronet_jax.data import evaluation_batches
 from uronet_jax.data.corrupted import make_corrupter
-from uronet_jax.training.grid import row_seed
+from uronet_jax.data.pipelines import evaluation_batches
+from uronet_jax.data.sources import Source, Subset
+from uronet_jax.data.stored import StoredArray
+from uronet_jax.seeds import named_seed
 
 
-def corrupt_mixed(
-    images: np.ndarray,
+def store_mixed(
+    path: str | os.PathLike,
+    source: Source,
     names: Sequence[str],
     severities: Sequence[int],
     *,
@@ -25,10 +29,11 @@ def corrupt_mixed(
     mesh: jax.sharding.Mesh,
     on_batch: Callable[[], Any] = lambda: None,
 ) -> np.ndarray:
-    """Draws a corruption and a severity for each image, and applies them.
+    """Draws a corruption and a severity for each image, and keeps the result on disk.
 
     Args:
-        images: uint8 `[N, H, W, C]`.
+        path: The `.npy` file; one that was begun is continued.
+        source: The clean images.
         names: Corruptions of the suite, equally likely.
         severities: Equally likely.
         suite: Of the corruptions.
@@ -39,28 +44,47 @@ def corrupt_mixed(
         on_batch: Called before every batch; may raise.
 
     Returns:
-        uint8 `[copies, N, H, W, C]`, truncated to 8 bits like a file.
+        uint8 `[N, copies, H, W, C]`, memory-mapped, truncated to 8 bits like a file.
+
+    Raises:
+        ValueError: If the file was made with other settings.
+        OSError: If it cannot be written.
     """
-    result = np.empty((copies, *images.shape), np.uint8)
-    rng = np.random.default_rng(row_seed(seed, suite, "mixed"))
-    shape = copies, len(images)
-    name_of = rng.integers(len(names), size=shape)
-    severity_of = rng.integers(len(severities), size=shape)
-    for i, name in enumerate(names):
-        full = f"{suite}/{name}"
-        run = make_corrupter(full, (), mesh)
-        for j, severity in enumerate(severities):
-            chosen = np.argwhere((name_of == i) & (severity_of == j))
-            if not len(chosen):
-                continue
+    made_with = {
+        **{"suite": suite, "names": names, "severities": severities},
+        **{"copies": copies, "seed": seed},
+        "images": [source.name, source.split, len(source)],
+    }
+    shape = (len(source), copies, *source.image_shape)
+    stored = StoredArray(path, shape, np.uint8, made_with)
+    rng = np.random.default_rng(named_seed(seed, suite, "mixed"))
+    drawn = (copies, len(source))
+    name_of = rng.integers(len(names), size=drawn)
+    severity_of = rng.integers(len(severities), size=drawn)
+    blocks = [(i, j) for i in range(len(names)) for j in range(len(severities))]
+    for i, j in blocks:
+        if [i, j] in stored.done:
+            continue
+        copy, rows = np.nonzero((name_of == i) & (severity_of == j))
+        if len(rows):
+            full = f"{suite}/{names[i]}"
             key, level = sharding.replicate(
-                (entry_key(seed, f"mixed/{full}", severity), np.int32(severity)), mesh
+                (
+                    entry_key(seed, f"mixed/{full}", severities[j]),
+                    np.int32(severities[j]),
+                ),
+                mesh,
             )
-            some = images[chosen[:, 1]], np.zeros(len(chosen), np.int32)
-            found = []
-            for batch in evaluation_batches(some, batch_size=batch_size, mesh=mesh):
+            run = make_corrupter(full, (), mesh)
+            begin = 0
+            for batch in evaluation_batches(
+                Subset(source, rows), batch_size=batch_size, mesh=mesh
+            ):
                 on_batch()
                 corrupted = np.asarray(run(key, level, batch))
-                found.append(corrupted[np.asarray(batch["mask"])])
-            result[tuple(chosen.T)] = np.concatenate(found)
-    return result
+                corrupted = corrupted[np.asarray(batch["mask"])]
+                some = slice(begin, begin + len(corrupted))
+                stored.array[rows[some], copy[some]] = corrupted
+                begin += len(corrupted)
+        stored.mark([i, j], finished=(i, j) == blocks[-1])
+    return stored.array

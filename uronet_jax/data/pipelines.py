@@ -13,6 +13,8 @@ at a step without replaying what came before.
 with `resident = pipeline.resident` passed to the jitted function as an argument.
 """
 
+import functools
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -20,7 +22,7 @@ import jax
 import numpy as np
 
 from uronet_jax import sharding
-from uronet_jax.data.sources import Source
+from uronet_jax.data.sources import PairedSource, Source
 
 Batch = dict[str, jax.Array]
 
@@ -105,9 +107,10 @@ class OnDevice(_Pipeline):
         padded = -(-len(source) // mesh.size) * mesh.size
         # Rows past the end, which no batch asks for, repeat the last example.
         rows = np.minimum(_local_rows(padded, mesh), len(source) - 1)
-        self.resident = sharding.split_batch(
-            {"image": images[rows], "label": labels[rows]}, mesh
-        )
+        resident = {"image": images[rows], "label": labels[rows]}
+        if isinstance(source, PairedSource):
+            resident["degraded"] = source.read_degraded(rows)
+        self.resident = sharding.split_batch(resident, mesh)
 
     def inputs(self, step: int, count: int) -> jax.Array:
         """Returns the inputs of a scan over steps `step .. step + count - 1`.
@@ -127,7 +130,8 @@ class OnDevice(_Pipeline):
             x: One row of `inputs`, int32 `[B]`.
 
         Returns:
-            `image` uint8 `[B, H, W, C]`, `label` int32 `[B]`, `index` int32 `[B]`.
+            `image` uint8 `[B, H, W, C]`, `label` int32 `[B]`, `index` int32 `[B]`, and
+            `degraded` of a `PairedSource`.
         """
         # XLA gathers on each device the rows that it holds and sums over devices:
         # one batch travels, never the data set.
@@ -183,8 +187,7 @@ class Streamed(_Pipeline):
         rows = _local_rows(batch_size, mesh)
 
         def read(indices):
-            images, labels = source.read(indices[rows])
-            return {"image": images, "label": labels, "index": indices[rows]}
+            return {**_read(source, indices[rows]), "index": indices[rows]}
 
         options = grain.ReadOptions(
             num_threads=num_threads, prefetch_buffer_size=2 * num_threads
@@ -259,7 +262,7 @@ def make_pipeline(
     """
     check_pipeline(kind)
     if kind == "auto":
-        size = len(source) * int(np.prod(source.image_shape))
+        size = source_bytes(source)
         kind = "on_device" if size <= max_resident_bytes else "streamed"
     options = {"num_threads": num_threads} if kind == "streamed" else {}
     return PIPELINES[kind](
@@ -283,7 +286,8 @@ def evaluation_batches(
     Returns:
         Iterator over batches, split over `mesh`: `image` `[B, H, W, C]` in the dtype
         of the data, `label` int32 `[B]`, `index` int32 `[B]`, `mask` bool `[B]`. The
-        last batch is filled up with black images of label 0 whose mask is False.
+        last batch is filled up with black images of label 0 whose mask is False. Those
+        of a `PairedSource` also have `degraded`.
 
     Raises:
         ValueError: If `batch_size` does not fit the mesh, or images and labels
@@ -297,10 +301,27 @@ def evaluation_batches(
                 f"need as many labels as images, at least 1: {len(images)} images, "
                 f"{len(labels)} labels"
             )
-        length, read = len(images), lambda rows: (images[rows], labels[rows])
+        length = len(images)
+
+        def read(rows):
+            return {"image": images[rows], "label": labels[rows]}
     else:
-        length, read = len(data), data.read
+        length, read = len(data), functools.partial(_read, data)
     return _evaluation_batches(length, read, batch_size, mesh)
+
+
+def source_bytes(source: Source) -> int:
+    """Returns how much memory the images of a source take, copies included."""
+    copies = source.copies.nbytes if isinstance(source, PairedSource) else 0
+    return len(source) * math.prod(source.image_shape) + copies
+
+
+def _read(source: Source, rows: np.ndarray) -> dict[str, np.ndarray]:
+    images, labels = source.read(rows)
+    batch = {"image": images, "label": labels}
+    if isinstance(source, PairedSource):
+        batch["degraded"] = source.read_degraded(rows)
+    return batch
 
 
 def _evaluation_batches(length, read, batch_size, mesh):
@@ -310,11 +331,17 @@ def _evaluation_batches(length, read, batch_size, mesh):
         mask = index < length
         # Past the end stands the last example, so that a process without an example
         # of its own still knows the shape.
-        images, labels = read(np.minimum(index, length - 1))
-        images = np.where(mask[:, None, None, None], images, np.zeros_like(images))
+        found = read(np.minimum(index, length - 1))
         batch = {
-            "image": images,
-            "label": np.where(mask, labels, 0).astype(np.int32),
+            name: np.where(
+                mask.reshape(-1, *[1] * (values.ndim - 1)),
+                values,
+                np.zeros_like(values),
+            )
+            for name, values in found.items()
+        }
+        batch |= {
+            "label": batch["label"].astype(np.int32),
             "index": index.astype(np.int32),
             "mask": mask,
         }

@@ -124,6 +124,98 @@ class ArraySource:
         return self._images, self._labels
 
 
+class Subset:
+    """Some examples of a source, in some order; nothing is read before it is asked for.
+
+    Attributes:
+        split: That of the source, with what was chosen of it.
+    """
+
+    def __init__(self, source: Source, rows: np.ndarray, split: str = ""):
+        """Chooses examples.
+
+        Args:
+            source: Where they are.
+            rows: Their indices, int `[n]`.
+            split: What the choice is called; by default the first `n`.
+        """
+        self._source, self._rows = source, np.asarray(rows)
+        self.name = source.name
+        self.split = split or f"{source.split}, first {len(rows)}"
+        self.image_shape, self.class_names = source.image_shape, source.class_names
+        self.num_classes = source.num_classes
+
+    def __len__(self) -> int:
+        """Returns the number of examples."""
+        return len(self._rows)
+
+    def __getitem__(self, index: int) -> Example:
+        """Returns one example."""
+        _check_index(index, len(self))
+        return self._source[int(self._rows[index])]
+
+    def read(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the images and labels at `indices`."""
+        return self._source.read(self._rows[indices])
+
+    def arrays(self) -> tuple[np.ndarray, np.ndarray]:
+        """Returns all images and labels."""
+        return self.read(np.arange(len(self)))
+
+
+class PairedSource:
+    """A source whose images have degraded copies, which ride in the batches.
+
+    Nothing is read before it is asked for: source and copies may be larger than memory.
+    """
+
+    def __init__(self, source: Source, copies: Any):
+        """Lays copies beside a source.
+
+        Args:
+            source: The clean images.
+            copies: uint8 or uint16 `[N, H, W, C]`, or `[N, K, H, W, C]` for K copies of
+                each image, in the order of the source; an array or a memory map.
+
+        Raises:
+            ValueError: If shape or dtype is not as above.
+        """
+        shape = (len(source), *source.image_shape)
+        found = tuple(copies.shape)
+        if (found[:1] + found[-3:], len(found) in (4, 5)) != (shape, True) or (
+            copies.dtype not in (np.uint8, np.uint16)
+        ):
+            raise ValueError(
+                f"degraded copies of {source.name}, split {source.split}, must be "
+                f"uint8 or uint16 {list(shape)}, or with the number of copies as "
+                f"second axis: found {copies.dtype} {list(found)}"
+            )
+        self.source, self.copies = source, copies
+        self.name, self.split = source.name, source.split
+        self.image_shape, self.class_names = source.image_shape, source.class_names
+        self.num_classes = source.num_classes
+
+    def __len__(self) -> int:
+        """Returns the number of examples."""
+        return len(self.source)
+
+    def __getitem__(self, index: int) -> Example:
+        """Returns one example, without its copies."""
+        return self.source[index]
+
+    def read(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the clean images and labels at `indices`."""
+        return self.source.read(indices)
+
+    def read_degraded(self, indices: np.ndarray) -> np.ndarray:
+        """Returns the copies at `indices`."""
+        return np.asarray(self.copies[indices])
+
+    def arrays(self) -> tuple[np.ndarray, np.ndarray]:
+        """Returns all clean images and labels."""
+        return self.source.arrays()
+
+
 class TfdsSource:
     """A source that reads a slice of one split of a prepared TFDS data set."""
 

@@ -4,14 +4,14 @@ Of several attempts of a threat model the best per image counts. So an attacker 
 could choose does choose, and a row is the worst case.
 """
 
+import dataclasses
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import linen as nn
 from jax.tree_util import Partial
 
 from uronet_jax import sharding
@@ -24,31 +24,34 @@ from uronet_jax.attacks import (
 )
 from uronet_jax.attacks.objectives import LEAST_CLASSES
 from uronet_jax.batches import check_range
-from uronet_jax.defense import Classify
+from uronet_jax.defense import DefenseFunction
 from uronet_jax.evaluation import metrics
 from uronet_jax.evaluation.defense_views import (
-    Models,
     find_blind,
     make_attacked,
     make_measure,
     make_purify,
     prepare_batch,
 )
-from uronet_jax.evaluation.threat_models import Attempt, Run, ThreatModel, describe
-from uronet_jax.models import Remover
+from uronet_jax.evaluation.threat_models import (
+    AttackRun,
+    Attempt,
+    ThreatModel,
+    describe_run,
+)
 
 # Draws of a random defence over which the best of several attempts is chosen.
 _CHOICE_DRAWS = 16
 
 
-class Examples(NamedTuple):
+class AttackExamples(NamedTuple):
     """A few images of a row, for figures.
 
     Attributes:
         index: `[n]`, which of the images.
         clean: `[n, H, W, C]` in `[0, 1]`.
         adversarial: Likewise.
-        purified: What the remover makes of the adversarial ones; None without it.
+        purified: What the purifier makes of the adversarial ones; None without it.
         right: bool `[n]`, whether the defence still gives the label.
         flagged: bool `[n]`, whether the detector sounds the alarm; all False without.
     """
@@ -73,94 +76,70 @@ class Outcome(NamedTuple):
 class AttackJudge:
     """Attacks a defence and measures what it says to the adversarial images.
 
-    It takes the same models and batches as `protocols.Judge`. One program per attempt,
-    attack and batch shape; weights, thresholds and budgets are arguments of it.
+    One program per attempt, attack and batch shape; weights, threshold and budgets are
+    arguments of it.
 
-    A remover may be random: it draws from its stream `defense`
-    (`self.make_rng("defense")`). Attacker and measurement then see different draws.
+    A purifier may be random: attacker and measurement then see different draws.
     """
 
     def __init__(
         self,
-        classify: Classify,
+        defense: DefenseFunction,
         variables: dict[str, Any],
-        batches: Sequence[dict[str, jax.Array]],
+        batches: Iterable[dict[str, jax.Array]],
         *,
         mesh: jax.sharding.Mesh,
-        remover: Remover | None = None,
-        detector: nn.Module | None = None,
-        inputs: str = "image",
-        gate: float | None = None,
         threshold: float = 0.5,
         seed: int = 0,
     ):
         """Places variables on the mesh and measures the clean images.
 
         Args:
-            classify: `(variables, images) -> logits`.
-            variables: `classifier`, and `remover` and `detector` where those are
+            defense: What is attacked; purifier and detector may be absent.
+            variables: `classifier`, and `purifier` and `detector` where those are
                 given: variables of each.
             batches: Of `data.evaluation_batches`, on the mesh, all of one shape.
             mesh: Where to run.
-            remover: Purifies the images.
-            detector: Two-class module; class 1 is degraded. Needs the remover.
-            inputs: What the detector looks at, see `defense.detector_input`.
-            gate: Degraded probability above which an image is purified; None purifies
-                all.
             threshold: Degraded probability above which an image is flagged; set it on
-                clean validation images with `protocols.choose_gate`.
+                clean validation images with `defense_table.choose_gate`.
             seed: Of the attacks' randomness and the defence's. Image `i` always gets
                 the same random starts.
 
         Raises:
-            ValueError: If there is a detector without a remover, a gate without a
-                detector, no batch, or a threshold is out of range.
+            ValueError: If there is no batch, or the threshold is out of range.
         """
-        if detector is not None and remover is None:
-            raise ValueError("a detector looks at the remover's noise: give a remover")
-        if gate is not None and detector is None:
-            raise ValueError("a gate asks the detector: give one, or gate=None")
+        batches = list(batches)
         if not batches:
             raise ValueError("need at least one batch to evaluate on")
-        for name, value in (("threshold", threshold), ("gate", gate)):
-            if value is not None:
-                check_range(name, value, 0.0, 1.0)
-        self._models = Models(classify, remover, detector, inputs, gate is not None)
+        check_range("threshold", threshold, 0.0, 1.0)
+        self._defense = defense
         self._mesh = mesh
         self._threshold = threshold
         keys = jax.random.split(jax.random.key(seed), 4)
         self._frozen, keys = sharding.replicate(
-            (
-                {
-                    "variables": variables,
-                    "gate": np.float32(gate or 0.0),
-                    "threshold": np.float32(threshold),
-                },
-                keys,
-            ),
-            mesh,
+            ({"variables": variables, "threshold": np.float32(threshold)}, keys), mesh
         )
         self._attack_key, self._seen_key, self._choice_key, self._final_key = keys
         prepare = sharding.compile_split(prepare_batch, mesh)
         self._batches = [prepare(batch) for batch in batches]
         self._copy = sharding.compile_replicated(adaptive.identity, mesh)
         self._mask = self._fetch([b["mask"] for b in self._batches])
-        self._measure = sharding.compile_replicated(make_measure(self._models), mesh)
-        self._purify = sharding.compile_replicated(make_purify(self._models), mesh)
+        self._measure = sharding.compile_replicated(make_measure(defense), mesh)
+        self._purify = sharding.compile_replicated(make_purify(defense), mesh)
         self._find_blind = sharding.compile_replicated(find_blind, mesh)
         self._blind: dict[tuple, np.ndarray] = {}
         self._choose = sharding.compile_split(balls.where, mesh)
         clean = [batch["image"] for batch in self._batches]
         self.clean = self._look(clean, self._final_key)
         self._num_classes = jax.eval_shape(
-            classify, self._frozen["variables"]["classifier"], clean[0]
+            defense.classify, self._frozen["variables"]["classifier"], clean[0]
         ).shape[-1]
         self.random = self._is_random()
 
     @property
     def has_detector(self) -> bool:
         """Whether images can be flagged."""
-        return self._models.detector is not None
+        return self._defense.detector is not None
 
     def check_threat(self, threat: ThreatModel) -> None:
         """Raises ValueError unless the defence can be attacked so."""
@@ -176,7 +155,7 @@ class AttackJudge:
                 f"{threat.name} fools a detector and the defence has none: leave it out"
             )
 
-    def check_run(self, run: Run) -> None:
+    def check_run(self, run: AttackRun) -> None:
         """Raises ValueError if the classifier has too few classes for an attack."""
         least = LEAST_CLASSES.get(run.attack.loss, 2)
         if self._num_classes < least:
@@ -189,12 +168,12 @@ class AttackJudge:
     def attack(
         self,
         threat: ThreatModel,
-        run: Run,
+        run: AttackRun,
         *,
         num_batches: int | None = None,
         num_examples: int = 0,
         cache: dict[Attempt, Outcome] | None = None,
-    ) -> tuple[dict[str, Any], Examples | None]:
+    ) -> tuple[dict[str, Any], AttackExamples | None]:
         """Attacks the images under one threat model.
 
         Args:
@@ -227,8 +206,8 @@ class AttackJudge:
         attempts = threat.attempts(
             minimal=run.attack.minimal,
             blind=run.attack.gradient_free,
-            remover=self._models.remover is not None,
-            gated=self._models.gated,
+            purifier=self._defense.purifier is not None,
+            gated=self._defense.gate is not None,
             random=self.random,
         )
         alone, blind, seconds = {}, None, 0.0
@@ -246,7 +225,7 @@ class AttackJudge:
         if self.random:  # Draws by which attempts were chosen would flatter them.
             measured = self._look(best.images, self._final_key)
         row = {
-            **describe(threat, run),
+            **describe_run(threat, run),
             "randomness": self._randomness(threat),
             "attempts": alone,
             **self._summarise(threat, run, measured, blind),
@@ -305,9 +284,7 @@ class AttackJudge:
     def _perturb(self, run, attempt, batch, key):
         """Runs the attack on one batch; not jitted, see `attacks.loop`."""
         images, labels = batch["image"], batch["label"]
-        parameters = dict(run.parameters)
-        if run.takes("index"):
-            parameters["index"] = batch["index"]
+        parameters = run.parameters_for(batch)
         if run.attack.takes_logits:
             parameters["epsilon"] = run.epsilon
             if _goes_to_the_end(attempt):
@@ -324,14 +301,12 @@ class AttackJudge:
             return run.attack(self._attack_key, images, logits_fn, labels, **parameters)
         loss_fn = self._loss_fn(run, attempt, batch, key)
         if attempt.samples and run.takes("samples") and not attempt.evades_detector:
-            function = Partial(make_attacked(self._models, *attempt.view), self._frozen)
+            function = Partial(self._attacked(attempt), self._frozen)
             loss_fn = adaptive.random_misclassification(
                 function, labels, loss=run.attack.loss
             )
             parameters["samples"] = attempt.samples
-        return run.attack.on_loss(
-            self._attack_key, images, loss_fn, epsilon=run.epsilon, **parameters
-        )
+        return run.raise_loss(self._attack_key, batch, loss_fn, **parameters)
 
     def _loss_fn(self, run, attempt, batch, key):
         """Returns what is raised, `images -> (loss, success)`.
@@ -354,11 +329,19 @@ class AttackJudge:
 
     def _view(self, attempt, key, pair=False):
         """Returns what is seen: `images -> logits`, or a pair with the detector's."""
-        function = make_attacked(self._models, *attempt.view, pair)
+        function = self._attacked(attempt, pair)
         if attempt.samples:
             function = Partial(function, self._frozen)
             return adaptive.averaged_logits(function, key, attempt.samples)
         return Partial(function, self._frozen, key)
+
+    def _attacked(self, attempt, pair=False):
+        seen = dataclasses.replace(
+            self._defense,
+            straight_through=attempt.straight_through,
+            both_ways=attempt.both_ways,
+        )
+        return make_attacked(seen, attempt.target, pair)
 
     def _look(self, images, key, num_draws=1):
         """Measures images, one list entry per batch; means over several draws."""
@@ -457,11 +440,11 @@ class AttackJudge:
         order = np.argsort(~(self.clean["defended"][:size] > 0.5), kind="stable")
         index = order[self._mask[:size][order]][:count]
         purified = None
-        if self._models.remover is not None:
+        if self._defense.purifier is not None:
             key = jax.random.fold_in(jax.random.fold_in(self._final_key, 0), 0)
             purified = np.asarray(self._purify(self._frozen, key, images[0]))[index]
         flagged = measured.get("flagged", np.zeros(size))
-        return Examples(
+        return AttackExamples(
             index,
             self._fetch([batch["image"]])[index],
             self._fetch(images[:1])[index],

@@ -7,14 +7,14 @@ from typing import Any
 from tqdm import tqdm
 
 from uronet_jax.attacks import MisleadingEvaluation
-from uronet_jax.evaluation.attack_judge import AttackJudge, Examples, Outcome
+from uronet_jax.evaluation.attack_judge import AttackExamples, AttackJudge, Outcome
 from uronet_jax.evaluation.misleading import find_warnings
 from uronet_jax.evaluation.threat_models import (
     THREAT_MODELS,
+    AttackRun,
     Attempt,
-    Run,
     ThreatModel,
-    describe,
+    describe_run,
     make_plan,
     make_run,
 )
@@ -26,12 +26,12 @@ _SANITY = {"epsilon": 1.0, "steps": 50, "step_size": 0.02}
 
 def attack_table(
     judge: AttackJudge,
-    runs: Sequence[Run],
+    runs: Sequence[AttackRun],
     threats: Sequence[ThreatModel] = tuple(THREAT_MODELS.values()),
     *,
     sanity: bool = False,
     rows: Sequence[Mapping[str, Any]] = (),
-    on_row: Callable[[dict[str, Any], Examples | None], None] | None = None,
+    on_row: Callable[[dict[str, Any], AttackExamples | None], None] | None = None,
     num_examples: int = 0,
     progress: bool = False,
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
@@ -109,7 +109,7 @@ def attack_table(
     plan = [
         (run, threat, extra)
         for run, threat, extra in plan
-        if _identity({**describe(threat, run), **extra}) not in known
+        if _identity({**describe_run(threat, run), **extra}) not in known
     ]
     cache: dict[Attempt, Outcome] = {}
     previous = None

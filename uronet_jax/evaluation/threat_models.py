@@ -18,7 +18,7 @@ class Attempt(NamedTuple):
         target: `classifier` or `defense`: what the gradient goes through.
         weight: Of the detector in the loss; None leaves the detector alone.
         selective: Whether classifier and detector are fooled in turn instead.
-        straight_through: Whether the gradient takes the remover for the identity.
+        straight_through: Whether the gradient takes the purifier for the identity.
         both_ways: Whether, at a gate, it is that of both ways and not of the one taken.
         samples: 0, or over how many draws of a random defence it is averaged.
     """
@@ -34,11 +34,6 @@ class Attempt(NamedTuple):
     def evades_detector(self) -> bool:
         """Whether it also works on the detector."""
         return self.weight is not None or self.selective
-
-    @property
-    def view(self) -> tuple[str, bool, bool]:
-        """What decides the function that the gradient is of."""
-        return self.target, self.straight_through, self.both_ways
 
     @property
     def label(self) -> str:
@@ -64,7 +59,7 @@ class ThreatModel(NamedTuple):
         detector_weights: The detector is fooled too, with these weights of it; see
             `adaptive.joint_loss`.
         selective: It is fooled too, by `adaptive.selective_loss`.
-        straight_through: Tries also the gradient that takes the remover for the
+        straight_through: Tries also the gradient that takes the purifier for the
             identity, and at a gate that of both ways.
         samples: Draws that a gradient is averaged over where the defence is random.
     """
@@ -90,14 +85,14 @@ class ThreatModel(NamedTuple):
         return not (self.evades_detector and attack.takes_logits)
 
     def attempts(
-        self, *, minimal: bool, blind: bool, remover: bool, gated: bool, random: bool
+        self, *, minimal: bool, blind: bool, purifier: bool, gated: bool, random: bool
     ) -> tuple[Attempt, ...]:
         """Returns the runs of an attack that it takes.
 
         Args:
             minimal: Whether the attack is a minimal one, which takes no loss function.
             blind: Whether it looks at no gradient, so that none can be replaced.
-            remover: Whether the defence has a remover.
+            purifier: Whether the defence has a purifier.
             gated: Whether it has a gate.
             random: Whether it is random.
         """
@@ -114,7 +109,7 @@ class ThreatModel(NamedTuple):
         found = [Attempt()]
         if samples:
             found.append(Attempt(samples=samples))
-        if self.straight_through and remover and not blind:
+        if self.straight_through and purifier and not blind:
             found.append(Attempt(straight_through=True, samples=samples))
         if self.straight_through and gated and not blind:
             found.append(Attempt(both_ways=True, samples=samples))
@@ -134,7 +129,7 @@ THREAT_MODELS: dict[str, ThreatModel] = {
 }
 
 
-class Run(NamedTuple):
+class AttackRun(NamedTuple):
     """An attack with its parameters.
 
     Attributes:
@@ -164,12 +159,35 @@ class Run(NamedTuple):
             parameters["step_size"] = step * self.epsilon / parameters["steps"]
         return parameters
 
+    def parameters_for(self, batch: Mapping[str, Any]) -> dict[str, Any]:
+        """Returns the parameters, with the number of each image of a batch."""
+        own = {"index": batch["index"]} if self.takes("index") else {}
+        return {**self.parameters, **own}
+
+    def raise_loss(
+        self, key: Any, batch: Mapping[str, Any], loss_fn: Any, **parameters: Any
+    ) -> Any:
+        """Runs an attack that raises a loss on a batch.
+
+        Args:
+            key: Typed PRNG key.
+            batch: Float `image` `[B, H, W, C]` and `index` `[B]`.
+            loss_fn: See `attacks.objectives`.
+            **parameters: Those that differ from the run's.
+        """
+        own = {**self.parameters_for(batch), **parameters}
+        return self.attack.on_loss(
+            key, batch["image"], loss_fn, epsilon=self.epsilon, **own
+        )
+
     def takes(self, name: str) -> bool:
         """Returns whether the attack has a parameter of this name."""
         return name in inspect.signature(self.attack.function).parameters
 
 
-def make_run(name: str, *, epsilon: float | None = None, **parameters: Any) -> Run:
+def make_run(
+    name: str, *, epsilon: float | None = None, **parameters: Any
+) -> AttackRun:
     """Returns an attack of `ATTACKS` with its parameters.
 
     Args:
@@ -186,7 +204,7 @@ def make_run(name: str, *, epsilon: float | None = None, **parameters: Any) -> R
             f"unknown attack {name!r}: choose from {', '.join(ATTACKS)} (autoattack is "
             "a function of its own)"
         )
-    run = Run(name, ATTACKS[name], None, parameters)
+    run = AttackRun(name, ATTACKS[name], None, parameters)
     # The norm is in the name; the others belong to the evaluation.
     fixed = ("norm", "index", "samples", "key", "images", "labels")
     unknown = [p for p in parameters if p in fixed or not run.takes(p)]
@@ -201,8 +219,8 @@ def make_run(name: str, *, epsilon: float | None = None, **parameters: Any) -> R
 
 
 def make_plan(
-    runs: Sequence[Run], threats: Sequence[ThreatModel]
-) -> list[tuple[Run, ThreatModel]]:
+    runs: Sequence[AttackRun], threats: Sequence[ThreatModel]
+) -> list[tuple[AttackRun, ThreatModel]]:
     """Returns which attacks are made under which threat models, attack by attack.
 
     All under all, but for those that do not suit each other: an attack that takes
@@ -221,7 +239,7 @@ def make_plan(
     return [(run, t) for run in runs for t in threats if t.suits(run.attack)]
 
 
-def describe(threat: ThreatModel, run: Run) -> dict[str, Any]:
+def describe_run(threat: ThreatModel, run: AttackRun) -> dict[str, Any]:
     """Returns the fields by which a row is known."""
     return {
         "threat": threat.name,

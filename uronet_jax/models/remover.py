@@ -227,6 +227,7 @@ def make_remover(
     variant: str,
     *,
     widths: Sequence[int] = (64, 128, 256),
+    mirror: bool = False,
     clean_mean: float = 0.5,
     dtype: Any = jnp.float32,
 ) -> Remover:
@@ -237,6 +238,7 @@ def make_remover(
             head, for the ablation), `skip_dcae` (both), `residual` or `blend` (as
             `skip`, with such a clean head) or `blend_dcae` (that with one head).
         widths: Filters of each pair of layers.
+        mirror: Whether results are means over the image and its mirror image.
         clean_mean: Mean pixel of the training images, in (0, 1).
         dtype: Computation type.
 
@@ -255,6 +257,7 @@ def make_remover(
         raise ValueError(f"widths must be positive, got {tuple(widths)}")
     return Remover(
         widths=tuple(widths),
+        mirror=mirror,
         clean_mean=clean_mean,
         dtype=dtype,
         **REMOVER_VARIANTS[variant],

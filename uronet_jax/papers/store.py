@@ -1,4 +1,4 @@
-"""The data, models and attacked images that the paper's experiments share.
+"""The data, models and degraded images that a paper's experiments share.
 
 Everything is kept in one folder and made once, whichever experiment asks first:
 `models/<data set>/<kind>/<name>` holds runs as `launch.train` writes them,
@@ -18,23 +18,22 @@ import numpy as np
 from uronet_jax import sharding
 from uronet_jax.attacks.digests import digest
 from uronet_jax.checkpoints import read_config
-from uronet_jax.corruptions import SuiteEntry, make_degradation, suite_degradations
-from uronet_jax.data import open_source
-from uronet_jax.data.sources import ArraySource, split_range
-from uronet_jax.data.statistics import pixel_statistics
-from uronet_jax.defense import detector_channels
-from uronet_jax.loading import LoadedModel, build_module, load_classifier, load_model
+from uronet_jax.corruptions import SuiteEntry, suite_degradations
+from uronet_jax.data import PairedSource, open_source
+from uronet_jax.data.mixed_corruptions import store_mixed
+from uronet_jax.data.sources import ArraySource, Subset, split_range
+from uronet_jax.loading import LoadedModel, load_classifier, load_model
 from uronet_jax.models import make_classifier
 from uronet_jax.papers.machine_settings import without_machine_settings
-from uronet_jax.papers.made_images import ImageMaker
-from uronet_jax.papers.progress import Progress, StoppedError
-from uronet_jax.papers.uronet.kinds import ModelKey, entry_name, make_kinds
+from uronet_jax.papers.made_images import attacked_images
+from uronet_jax.papers.uronet.kinds import Kind, ModelKey, entry_name, make_kinds
 from uronet_jax.papers.uronet.settings import CLASSIFIERS, ROLES, check_settings
-from uronet_jax.training import grid, tasks
-from uronet_jax.training.loop import validate_schedule
+from uronet_jax.progress import Progress, StoppedError
+from uronet_jax.seeds import named_seed
+from uronet_jax.training import run
+from uronet_jax.training.experiment import check_task, make_task, resolve
 from uronet_jax.training.optimizers import make_optimizer
-from uronet_jax.training.pairs import drawn_pairs, stored_pairs
-from uronet_jax.training.run import Task, check_same_config
+from uronet_jax.training.task import Task
 
 # What `--config.classifier` says to have one trained here.
 TRAIN = "train:"
@@ -42,7 +41,7 @@ TRAIN = "train:"
 CHOICES = "the folder of a run, a .npz file, or train:NAME"
 
 
-class Zoo:
+class Store:
     """Data, models and attacked images of one folder."""
 
     def __init__(
@@ -71,35 +70,23 @@ class Zoo:
         self.progress = Progress(stop, shown=progress)
         self._data_dir = data_dir
         self.mesh = sharding.data_mesh()
-        self._maker = ImageMaker(config, self.mesh, self.progress)
         self.kinds = make_kinds(config)
         self.entries: list[SuiteEntry] = suite_degradations(**config["suite"])
         self._check_models()
         check_settings(config, self.mesh)
-        # One per instance: the arrays go when the zoo goes.
+        # One per instance: the arrays go when the store goes.
         self.source = functools.cache(self._source)
         self.statistics = functools.cache(self._statistics)
         self.identity = functools.cache(self._identity)
-        self._shared_task = functools.cache(self._make_task)
 
     def _check_models(self) -> None:
         """Builds every module and optimizer once; any data will do."""
-        resolved = {"clean_mean": 0.5, "num_classes": 2, "mean": (0.5,), "std": (0.5,)}
         for kind in self.kinds.values():
-            schedule = kind.schedule
-            validate_schedule(
-                num_steps=schedule.num_steps,
-                steps_per_dispatch=schedule.steps_per_dispatch,
-                log_every=schedule.log_every,
-                checkpoint_every=schedule.checkpoint_every,
-            )
-            make_optimizer(num_steps=schedule.num_steps, **kind.optimizer)
-            if kind.phase != "classifier":
-                fields = {"phase": kind.phase, "model": kind.model}
-                dtype = self.config["dtype"]
-                build_module({**fields, "dtype": dtype, "resolved": resolved})
-            if kind.phase == "detector":
-                detector_channels(3, kind.model["inputs"])
+            if kind.role == "classifier":
+                kind.schedule.check()
+                make_optimizer(num_steps=kind.schedule.num_steps, **kind.optimizer)
+            else:
+                check_task(self._fields(kind, dict(kind.model)))
         for role in ROLES:
             for key in self.classifier_keys(role):
                 make_classifier(key.name, 2)
@@ -143,30 +130,15 @@ class Zoo:
             section["name"], section[f"{part}_split"], data_dir=self._data_dir
         )
 
-    def first(self, role: str, part: str, count: int) -> ArraySource:
+    def first(self, role: str, part: str, count: int) -> ArraySource | Subset:
         """Returns the first `count` images of a part; 0 for all."""
         source = self.source(role, part)
         if not count or count >= len(source):
             return source
-        images, labels = source.arrays()
-        return ArraySource(
-            source.name,
-            f"{source.split}, first {count}",
-            images[:count],
-            labels[:count],
-            source.class_names,
-        )
+        return Subset(source, np.arange(count))
 
     def _statistics(self, role: str) -> dict[str, Any]:
-        source = self.source(role, "train")
-        mean, std = pixel_statistics(source.arrays()[0])
-        return {
-            "image_shape": list(source.image_shape),
-            "num_classes": source.num_classes,
-            "mean": mean,
-            "std": std,
-            "clean_mean": float(np.mean(mean)),
-        }
+        return resolve(self.source(role, "train"))
 
     # Models.
 
@@ -183,7 +155,7 @@ class Zoo:
     def load(self, key: ModelKey) -> LoadedModel:
         """Loads a model that `ensure` trained."""
         return load_model(
-            self.folder(key), phase=self.kinds[key.kind].phase, which="last"
+            self.folder(key), role=self.kinds[key.kind].role, which="last"
         )
 
     def classifiers(self, role: str) -> dict[str, str]:
@@ -251,14 +223,14 @@ class Zoo:
         return digest(self.load_classifier(role, title).variables)
 
     def ensure(self, keys: Iterable[ModelKey]) -> None:
-        """Trains the models that are missing, and the removers they stand behind.
+        """Trains the models that are missing, and the purifiers they stand behind.
 
         Raises:
             StoppedError: If it was asked to stop; what was under way is saved.
             DivergedError: If a loss was not finite.
             ValueError: If a folder holds a model of another config.
         """
-        ordered = self._with_removers(keys)
+        ordered = self._with_purifiers(keys)
         self.check(ordered)
         for group, members in itertools.groupby(ordered, key=self._program):
             role, kind = group[:2]
@@ -270,7 +242,7 @@ class Zoo:
 
     def is_unfinished(self, key: ModelKey) -> bool:
         """Returns whether a model is not trained to its last step."""
-        steps = grid.finished_steps(self.folder(key))
+        steps = run.finished_steps(self.folder(key))
         return steps < self.kinds[key.kind].schedule.num_steps
 
     def check(self, keys: Iterable[ModelKey]) -> None:
@@ -280,18 +252,18 @@ class Zoo:
             ValueError: If a folder holds a model of another config, or one that was
                 trained for longer, or if the data do not suffice.
         """
-        ordered = self._with_removers(keys)
+        ordered = self._with_purifiers(keys)
         for role, kind in dict.fromkeys((key.role, key.kind) for key in ordered):
             self._check_data(role, kind)
         for key in ordered:
             folder = self.folder(key)
-            if not grid.finished_steps(folder):
+            if not run.finished_steps(folder):
                 continue
             found = read_config(folder, "last")
             found.pop("best_metric", None)  # It follows from the phase.
-            wanted = json.loads(json.dumps(self._row(key).config))
+            wanted = json.loads(json.dumps(self._config(key)))
             try:
-                check_same_config(found, wanted)
+                run.check_same_config(found, wanted)
             except ValueError as error:
                 raise ValueError(f"{folder}: {error}") from error
 
@@ -329,13 +301,13 @@ class Zoo:
                 f"models of kind {kind} learn on"
             )
 
-    def _with_removers(self, keys: Iterable[ModelKey]) -> list[ModelKey]:
-        """Returns models and the removers they stand behind, in order of training."""
+    def _with_purifiers(self, keys: Iterable[ModelKey]) -> list[ModelKey]:
+        """Returns models and the purifiers they stand behind, in order of training."""
         wanted = dict.fromkeys(keys)
         behind = [
-            ModelKey(key.role, self.kinds[key.kind].remover, key.name)
+            ModelKey(key.role, self.kinds[key.kind].purifier, key.name)
             for key in wanted
-            if self.kinds[key.kind].remover
+            if self.kinds[key.kind].purifier
         ]
         return sorted(
             dict.fromkeys([*behind, *wanted]),
@@ -345,19 +317,17 @@ class Zoo:
     def _program(self, key: ModelKey) -> tuple[str, ...]:
         """Returns what models must share to be trained by one program."""
         # Classifiers differ in architecture, all others of a kind in data alone.
-        classifier = self.kinds[key.kind].phase == "classifier"
+        classifier = self.kinds[key.kind].role == "classifier"
         alone = key.name if classifier else ""
         return key.role, key.kind, alone
 
     def _train(self, role: str, kind: str, names: Sequence[str]) -> bool:
-        classifier = self.kinds[kind].phase == "classifier"
-        task = self._shared_task(role, kind, names[0] if classifier else "")
         attacked = self.kinds[kind].stored == "attacked"
         count = self.config["attack"]["num_train"] if attacked else 0
-        rows = [self._row(ModelKey(role, kind, name)) for name in names]
-        return grid.train_grid(
-            task,
-            rows,
+        keys = [ModelKey(role, kind, name) for name in names]
+        return run.train_grid(
+            self._task(keys[0]),
+            [self._row(key) for key in keys],
             self.first(role, "train", count),
             self.first(role, "validation", count),
             self.kinds[kind].schedule,
@@ -368,92 +338,113 @@ class Zoo:
             progress=self.progress.shown,
         )
 
-    def _row(self, key: ModelKey) -> grid.Row:
-        kind, config = self.kinds[key.kind], self.config
-        name = config[key.role]["name"]
-        drawn_as = kind.variant_of or key.kind
-        seed = grid.row_seed(config["seed"], name, drawn_as, key.name)
-        stored_config = {
+    def _row(self, key: ModelKey) -> run.GridRow:
+        config = self._config(key)
+        return run.GridRow(
+            key.name,
+            self.folder(key),
+            config["seed"],
+            lambda: self._task(key).frozen,
+            config,
+            functools.partial(self._paired, key)
+            if self.kinds[key.kind].stored
+            else None,
+        )
+
+    def _task(self, key: ModelKey) -> Task:
+        """Returns the task of a model; what it stands behind is trained."""
+        kind, config = self.kinds[key.kind], self._config(key)
+        models = {}
+        if kind.purifier:
+            models["purifier"] = self.load(ModelKey(key.role, kind.purifier, key.name))
+        if config.get("classifier"):
+            models["classifier"] = self._first_classifier(key.role)
+        return make_task(config, models)
+
+    def _fields(self, kind: Kind, model: Mapping[str, Any]) -> dict[str, Any]:
+        """Returns what of a config follows from the kind."""
+        fields = {
             "phase": kind.phase,
+            "dtype": self.config["dtype"],
+            "model": dict(model),
+            "num_steps": kind.schedule.num_steps,
+            "batch_size": kind.schedule.batch_size,
+            "optimizer": dict(kind.optimizer),
+        }
+        return fields | ({"loss": dict(kind.loss)} if kind.loss else {})
+
+    def _config(self, key: ModelKey) -> dict[str, Any]:
+        """Returns the config of a model, in the form of `configs/*.py`.
+
+        Without what of the schedule changes no weight.
+        """
+        kind, config = self.kinds[key.kind], self.config
+        section = config[key.role]
+        named = kind.variant_of or key.kind
+        classifier = kind.role == "classifier"
+        found = {
+            **self._fields(kind, {"name": key.name} if classifier else kind.model),
             "kind": key.kind,
             "name": key.name,
             "preset": config["preset"],
-            "seed": seed,
-            "dtype": config["dtype"],
+            "seed": named_seed(config["seed"], section["name"], named, key.name),
             "data": {
-                "name": name,
-                "train_split": config[key.role]["train_split"],
-                "validation_split": config[key.role]["validation_split"],
+                "name": section["name"],
+                "train_split": section["train_split"],
+                "validation_split": section["validation_split"],
                 "augmentation": config["augmentation"],
             },
-            "model": self._model(key),
-            # What else is in the schedule changes no weight.
-            "schedule": {
-                name: getattr(kind.schedule, name)
-                for name in ("num_steps", "batch_size")
-            },
-            "optimizer": dict(kind.optimizer),
-            "noise_weight": kind.noise_weight,
             "resolved": self.statistics(key.role),
         }
-        if kind.stored == "corrupted":
-            corruptions = self.config["universal_corruptions"]
-            names = ("suite", "names", "severities", "copies")
-            stored_config["corruptions"] = {name: corruptions[name] for name in names}
-        elif kind.stored:
+        if not classifier:
+            found["degradation"] = self._degradation(key)
+        if kind.stored == "attacked":
             attack = without_machine_settings({"attack": config["attack"]})["attack"]
             attack["classifier"] = self.identity(key.role, self._first_title(key.role))
-            stored_config["attack"] = attack
-        elif kind.phase != "classifier":
-            stored_config["degradation"] = [list(e) for e in self._mix(key)]
-        if kind.clean_share:
-            stored_config["clean_share"] = kind.clean_share
-        if kind.consistency_weight:
-            stored_config["consistency"] = {
-                "weight": kind.consistency_weight,
-                "classifier": self.identity(key.role, self._first_title(key.role)),
+            found["attack"] = attack
+        if kind.loss.get("inconsistency"):
+            title = self._first_title(key.role)
+            found["classifier"] = self.identity(key.role, title)
+        if kind.purifier:
+            purifier = ModelKey(key.role, kind.purifier, key.name)
+            found["purifier"] = self._relative(purifier)
+        return found
+
+    def _degradation(self, key: ModelKey) -> dict[str, Any]:
+        """Returns what a model learns on, as the section of its config."""
+        kind, config = self.kinds[key.kind], self.config
+        found = {
+            **dict(config["suite"]),
+            "suite": "uronet",
+            "clean_entries": kind.clean_entries,
+            **{"copies": 0, "folder": "", "clean_share": kind.clean_share},
+        }
+        if kind.stored == "attacked":
+            return found | {"folder": f"attacked/{self._set_folder(key.role)}"}
+        if kind.stored == "corrupted":
+            settings = config["universal_corruptions"]
+            return found | {
+                "suite": settings["suite"],
+                "noises": settings["names"],
+                "severities": settings["severities"],
+                "copies": settings["copies"],
             }
-        if kind.remover:
-            remover = ModelKey(key.role, kind.remover, key.name)
-            stored_config["remover"] = self._relative(remover)
-        return grid.Row(
-            key.name,
-            self.folder(key),
-            seed,
-            functools.partial(self._frozen, key),
-            stored_config,
-        )
+        if key.name == "all":
+            return found
+        entry = self.entry(key.name)
+        return found | {"noises": (entry.noise,), "severities": (entry.severity,)}
 
-    def _model(self, key: ModelKey) -> dict[str, Any]:
-        kind = self.kinds[key.kind]
-        return {"name": key.name} if kind.phase == "classifier" else dict(kind.model)
+    def _paired(self, key: ModelKey) -> tuple[PairedSource, PairedSource]:
+        """Returns training and validation images with their stored copies."""
 
-    def _mix(self, key: ModelKey) -> list[tuple[str, float]]:
-        """Returns what a model learns on, for `make_degradation`."""
-        chosen = self.entries if key.name == "all" else [self.entry(key.name)]
-        mix = [(entry.kind, entry.parameter) for entry in chosen]
-        return mix + [("identity", 0.0)] * self.kinds[key.kind].clean_entries
+        def pair(part):
+            if self.kinds[key.kind].stored == "corrupted":
+                images = self.source(key.role, part)
+                return PairedSource(images, self.corrupted(key.role, part))
+            images = self.first(key.role, part, self.config["attack"]["num_train"])
+            return PairedSource(images, self.attacked(key.role, part, key.name))
 
-    def _frozen(self, key: ModelKey) -> dict[str, Any]:
-        kind = self.kinds[key.kind]
-        if kind.phase == "classifier":
-            return {}
-        frozen: dict[str, Any] = {}
-        if kind.stored:
-            for part in ("train", "validation"):
-                frozen[part] = (
-                    self.attacked(key.role, part, key.name)
-                    if kind.stored == "attacked"
-                    else self.corrupted(key.role, part)
-                )
-        else:
-            frozen["degradation"] = make_degradation(self._mix(key))
-        if kind.remover:
-            remover = ModelKey(key.role, kind.remover, key.name)
-            frozen["remover"] = self.load(remover).variables
-        if kind.consistency_weight:
-            frozen["classifier"] = self._first_classifier(key.role).variables
-        return frozen
+        return pair("train"), pair("validation")
 
     def _first_title(self, role: str) -> str:
         titles = list(self.classifiers(role))
@@ -465,60 +456,6 @@ class Zoo:
 
     def _first_classifier(self, role: str) -> LoadedModel:
         return self.load_classifier(role, self._first_title(role))
-
-    def _make_task(self, role: str, kind_name: str, name: str) -> Task:
-        kind, resolved = self.kinds[kind_name], self.statistics(role)
-        shape = tuple(resolved["image_shape"])
-        optimizer = make_optimizer(num_steps=kind.schedule.num_steps, **kind.optimizer)
-
-        def build(kind_name):
-            return build_module(
-                {
-                    "phase": self.kinds[kind_name].phase,
-                    "model": self._model(ModelKey(role, kind_name, name)),
-                    "dtype": self.config["dtype"],
-                    "resolved": resolved,
-                }
-            )
-
-        module = build(kind_name)
-        augmentation = self.config["augmentation"]
-        if kind.phase == "classifier":
-            return tasks.classifier_task(
-                module, optimizer, image_shape=shape, augmentation=augmentation
-            )
-        # Rows bring their own degradation, or images that are stored.
-        augment = tasks.augmenter(augmentation)
-        if kind.stored:
-            nothing = np.empty((0, *shape), np.uint8)
-            pairs = stored_pairs(
-                nothing, nothing, augment, clean_share=kind.clean_share
-            )
-        else:
-            pairs = drawn_pairs(make_degradation([("identity", 0.0)]), augment)
-        if kind.phase == "remover":
-            return tasks.remover_task(
-                module,
-                optimizer,
-                pairs,
-                image_shape=shape,
-                noise_weight=kind.noise_weight,
-                classifier=(
-                    self._first_classifier(role).module
-                    if kind.consistency_weight
-                    else None
-                ),
-                consistency_weight=kind.consistency_weight,
-            )
-        return tasks.detector_task(
-            module,
-            build(kind.remover),
-            {},
-            optimizer,
-            pairs,
-            image_shape=shape,
-            inputs=kind.model["inputs"],
-        )
 
     # Attacked and corrupted images.
 
@@ -553,13 +490,16 @@ class Zoo:
         if remover is not None:
             models.append(self.load(remover))
         behind = f"_behind_{remover.name}" if remover else ""
-        name = f"{title}{behind}_{attack}_{part}.npz"
-        return self._maker.attacked(
+        name = f"{title}{behind}_{attack}_{part}.npy"
+        return attacked_images(
             self.workdir / "attacked" / self._set_folder(role) / name,
             self.first(role, part, count),
             models,
             attack,
             part,
+            config=self.config,
+            mesh=self.mesh,
+            progress=self.progress,
         )
 
     def corrupted(self, role: str, part: str) -> np.ndarray:
@@ -570,17 +510,31 @@ class Zoo:
             part: `train` or `validation`.
 
         Returns:
-            uint8 `[copies, N, H, W, C]`.
+            uint8 `[N, copies, H, W, C]`, memory-mapped.
 
         Raises:
             StoppedError: If it was asked to stop.
             ValueError: If the file on disk was made with other settings.
         """
-        return self._maker.corrupted(
-            self.workdir / "corrupted" / self._set_folder(role) / f"{part}.npz",
-            self.source(role, part),
-            part,
-        )
+        settings = self.config["universal_corruptions"]
+        with self.progress.bar(None, f"corrupting {part}", "batch", leave=False) as bar:
+
+            def on_batch():
+                self.progress.stopping()
+                bar.update()
+
+            return store_mixed(
+                self.workdir / "corrupted" / self._set_folder(role) / f"{part}.npy",
+                self.source(role, part),
+                settings["names"],
+                settings["severities"],
+                suite=settings["suite"],
+                copies=settings["copies"] if part == "train" else 1,
+                seed=named_seed(self.config["seed"], "corrupted", part),
+                batch_size=self.config["evaluation"]["batch_size"],
+                mesh=self.mesh,
+                on_batch=on_batch,
+            )
 
 
 def _classifier_key(role: str, source: str) -> ModelKey:

@@ -8,39 +8,12 @@ import jax
 import numpy as np
 
 from uronet_jax import sharding
-from uronet_jax.training.state import Evaluation, Metrics, TrainState
+from uronet_jax.training.state import Metrics, TrainState
 from uronet_jax.writers import Writer
 
 
 class DivergedError(RuntimeError):
     """A loss or a validation was not finite. Earlier checkpoints are untouched."""
-
-
-def make_evaluate(
-    evaluation: Evaluation,
-    batches: list[dict[str, jax.Array]],
-    key: jax.Array,
-    mesh: jax.sharding.Mesh,
-) -> Callable[[TrainState, Any], dict[str, float]]:
-    """Turns a phase's evaluation into `evaluate(state, frozen) -> means`.
-
-    Args:
-        evaluation: `(variables, frozen, key, batch) -> sums` with `count`.
-        batches: Padded batches on the mesh, all of one shape.
-        key: Fixed, so that every evaluation sees the same degradations.
-        mesh: Where to run.
-
-    Returns:
-        The function. It compiles once.
-    """
-    compiled = sharding.compile_replicated(evaluation, mesh)
-
-    def evaluate(state: TrainState, frozen: Any) -> dict[str, float]:
-        # All dispatched before the first is fetched.
-        sums = [compiled(state.variables, frozen, key, batch) for batch in batches]
-        return means(jax.device_get(sums))
-
-    return evaluate
 
 
 def means(sums: list[Metrics]) -> dict[str, float]:
@@ -190,19 +163,3 @@ class Training:
             f"{where}{what}: lower the learning rate, or look at the data; the last "
             "good checkpoint is untouched"
         )
-
-
-def validate_schedule(
-    *, num_steps: int, steps_per_dispatch: int, **intervals: int
-) -> None:
-    """Raises ValueError, naming the field, unless the numbers of steps make sense."""
-    for name, value in {
-        "num_steps": num_steps,
-        "steps_per_dispatch": steps_per_dispatch,
-        "log_every": intervals.pop("log_every", 1),
-    }.items():
-        if value < 1:
-            raise ValueError(f"{name} must be at least 1: {value}")
-    for name, value in intervals.items():
-        if value < 0 or not math.isfinite(value):
-            raise ValueError(f"{name} cannot be negative: {value}")

@@ -1,7 +1,7 @@
-"""Where the clean and degraded images come from that remover and detector learn on.
+"""Where the clean and degraded images come from that models learn on.
 
 Degradations that are quick to draw are drawn inside the step. Others, such as
-adversarial images, are stored beforehand and looked up by the image's index.
+adversarial images, are stored beforehand and ride in the batch.
 """
 
 from collections.abc import Callable
@@ -60,21 +60,35 @@ def drawn_pairs(degradation: Degradation, augment: Augment = no_augmentation) ->
     return Pairs(train, validation, {"degradation": degradation})
 
 
-def stored_pairs(
-    train_copies: Any,
-    validation_copies: Any,
-    augment: Augment = no_augmentation,
-    *,
-    clean_share: float = 0.0,
-) -> Pairs:
-    """Returns pairs whose degraded image is stored.
+def clean_pairs(augment: Augment = no_augmentation) -> Pairs:
+    """Returns pairs of which both images are the clean one.
 
     Args:
-        train_copies: Degraded training images, uint8 or uint16, by the image's index:
-            `[N, H, W, C]`, or `[K, N, H, W, C]`, of which training takes one at random
-            for each image. They stand in `frozen["train"]`.
-        validation_copies: Those of the validation images, in `frozen["validation"]`;
-            of several the first is taken.
+        augment: `(key, images, index) -> images`.
+    """
+
+    def train(key: jax.Array, frozen: Any, batch: Batch):
+        del frozen
+        clean = augment(key, to_float(batch["image"]), batch["index"])
+        return clean, clean
+
+    def validation(key: jax.Array, frozen: Any, batch: Batch):
+        del key, frozen
+        clean = to_float(batch["image"])
+        return clean, clean
+
+    return Pairs(train, validation, {})
+
+
+def stored_pairs(
+    augment: Augment = no_augmentation, *, clean_share: float = 0.0
+) -> Pairs:
+    """Returns pairs whose degraded image rides in the batch, see `PairedSource`.
+
+    `batch["degraded"]` holds it, uint8 or uint16 `[B, H, W, C]`, or several of each
+    image, `[B, K, H, W, C]`: training takes one at random, validation the first.
+
+    Args:
         augment: `(key, images, index) -> images`; an image and its copy are changed
             alike.
         clean_share: Share of the training images, in `[0, 1]`, that are shown
@@ -87,16 +101,17 @@ def stored_pairs(
     check_number("clean_share", clean_share, 0.0, 1.0)
 
     def train(key: jax.Array, frozen: Any, batch: Batch):
-        stored, index = frozen["train"], batch["index"]
-        if stored.ndim == 5:
+        del frozen
+        degraded, index = batch["degraded"], batch["index"]
+        if degraded.ndim == 5:
             key, copy_key = jax.random.split(key)
-            copies = stored.shape[0]
+            copies = degraded.shape[1]
             copy = per_image(
                 lambda k: jax.random.randint(k, (), 0, copies), copy_key, index
             )
-            degraded = stored[copy, index]
-        else:
-            degraded = stored[index]
+            degraded = jnp.take_along_axis(
+                degraded, copy[:, None, None, None, None], axis=1
+            )[:, 0]
         clean, degraded = to_float(batch["image"]), to_float(degraded)
         if clean_share:
             key, clean_key = jax.random.split(key)
@@ -109,10 +124,9 @@ def stored_pairs(
         return clean, degraded
 
     def validation(key: jax.Array, frozen: Any, batch: Batch):
-        del key
-        stored = frozen["validation"]
-        first = stored[0] if stored.ndim == 5 else stored
-        return to_float(batch["image"]), to_float(first[batch["index"]])
+        del key, frozen
+        degraded = batch["degraded"]
+        degraded = degraded[:, 0] if degraded.ndim == 5 else degraded
+        return to_float(batch["image"]), to_float(degraded)
 
-    frozen = {"train": train_copies, "validation": validation_copies}
-    return Pairs(train, validation, frozen)
+    return Pairs(train, validation, {})

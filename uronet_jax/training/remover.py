@@ -1,5 +1,7 @@
-"""Phase 1: the remover learns to separate degraded images."""
+"""The remover learns to separate degraded images."""
 
+import functools
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -7,8 +9,14 @@ import jax.numpy as jnp
 import optax
 from flax import linen as nn
 
-from uronet_jax.evaluation.metrics import psnr
-from uronet_jax.models import Remover, Separation
+from uronet_jax.image_quality import psnr
+from uronet_jax.models import Remover, compute_dtype, make_remover
+from uronet_jax.training.losses import (
+    LossInputs,
+    asks_classifier,
+    check_weights,
+    weigh,
+)
 from uronet_jax.training.pairs import Pairs
 from uronet_jax.training.state import (
     Batch,
@@ -19,9 +27,10 @@ from uronet_jax.training.state import (
     apply_update,
     masked_sums,
 )
+from uronet_jax.training.task import Config, Ingredients, Phase, Shape, Task
 
-# The validation metric by which the best checkpoint is chosen, and its sense.
-BEST_METRIC = ("loss", "min")
+# The paper's: the errors of picture and noise pattern, alike.
+USUAL_LOSSES = {"clean_mse": 1.0, "noise_mse": 1.0}
 
 
 def make_remover_step(
@@ -29,13 +38,12 @@ def make_remover_step(
     optimizer: optax.GradientTransformation,
     pairs: Pairs,
     *,
-    noise_weight: float = 1.0,
+    losses: Mapping[str, float] = USUAL_LOSSES,
     classifier: nn.Module | None = None,
-    consistency_weight: float = 0.0,
 ) -> Step:
-    """Builds the update of the remover: two mean squared errors.
+    """Builds the update of the remover: a weighted sum of losses.
 
-    The loss is `MSE(clean_hat, clean) + noise_weight * MSE(code_hat, code)`, where
+    With the usual ones it is `MSE(clean_hat, clean) + MSE(code_hat, code)`, where
     `code = (noise + 1) / 2` is the signed pattern `degraded - clean` as the sigmoid
     head can express it (URoNet, equation 1; the code is our reading).
 
@@ -43,42 +51,38 @@ def make_remover_step(
         remover: The module that is trained.
         optimizer: Its optimizer.
         pairs: Where clean and degraded images come from.
-        noise_weight: Weight of the second term; 1 in the paper. A remover without
-            noise head is trained on the first term alone.
-        classifier: A frozen classifier; needed for the next.
-        consistency_weight: Weight of a third term, the Kullback-Leibler divergence of
-            what the classifier says to the purified picture from what it says to the
-            clean one. No label is used.
+        losses: Name in `losses.PURIFIER_LOSSES` -> weight. A remover without noise head
+            is trained without `noise_mse`.
+        classifier: A frozen classifier, for the losses that ask it.
 
     Returns:
         `step(state, frozen, batch) -> (state, metrics)` where `frozen` is a dict of
-        what `pairs` need; with a consistency weight also `frozen["classifier"]`, the
-        classifier's variables. Metrics are sums over the global batch plus `count`.
+        what `pairs` need and, with a classifier, `classifier`, its variables. Metrics
+        are sums over the global batch plus `count`.
 
     Raises:
-        ValueError: If there is a consistency weight and no classifier.
+        ValueError: If a weight is wrong, or a loss asks for a classifier and there is
+            none.
     """
-    if consistency_weight and classifier is None:
+    check_weights(losses)
+    if asks_classifier(losses) and classifier is None:
         raise ValueError("a consistency term needs a frozen classifier: give one")
+    losses = _of_heads(remover, losses)
 
     def step(state: TrainState, frozen: Any, batch: Batch):
         key = jax.random.fold_in(state.key, state.step)
         clean, degraded = pairs.train(key, frozen, batch)
+        classify = None
+        if classifier is not None:
+            classify = functools.partial(
+                classifier.apply, frozen["classifier"], train=False
+            )
 
         def loss_fn(params):
             separation = remover.apply({"params": params}, degraded)
-            errors = separation_errors(
-                remover, separation, clean, degraded, noise_weight
-            )
-            if consistency_weight:
-                divergence = _inconsistency(
-                    classifier, frozen["classifier"], separation.clean, clean
-                )
-                errors["loss"] += consistency_weight * divergence
-                errors["inconsistency"] = divergence
-            everything = jnp.ones(clean.shape[0], bool)
-            metrics = masked_sums(errors, everything)
-            return errors["loss"].mean(), (state.batch_stats, metrics)
+            found = weigh(losses, LossInputs(separation, clean, degraded, classify))
+            metrics = masked_sums(found, jnp.ones(clean.shape[0], bool))
+            return found["loss"].mean(), (state.batch_stats, metrics)
 
         return apply_update(state, optimizer, loss_fn)
 
@@ -86,62 +90,112 @@ def make_remover_step(
 
 
 def make_remover_evaluation(
-    remover: Remover, pairs: Pairs, *, noise_weight: float = 1.0
+    remover: Remover, pairs: Pairs, *, losses: Mapping[str, float] = USUAL_LOSSES
 ) -> Evaluation:
     """Builds the validation of the remover; arguments as for the step.
 
     Returns:
         `evaluate(variables, frozen, key, batch) -> sums` over the images that
-        `batch["mask"]` keeps: the two errors, the loss, `psnr` in dB and `count`.
+        `batch["mask"]` keeps: the losses that ask no classifier and their weighted sum
+        `loss`, `psnr` in dB and `count`.
     """
+    losses = _of_heads(remover, losses)
 
     def evaluate(variables: Any, frozen: Any, key: jax.Array, batch: Batch) -> Metrics:
         clean, degraded = pairs.validation(key, frozen, batch)
         separation = remover.apply({"params": variables["params"]}, degraded)
-        errors = separation_errors(remover, separation, clean, degraded, noise_weight)
+        found = weigh(losses, LossInputs(separation, clean, degraded))
         quality = {"psnr": psnr(separation.clean, clean)}
-        return masked_sums(errors | quality, batch["mask"])
+        return masked_sums(found | quality, batch["mask"])
 
     return evaluate
 
 
-def separation_errors(
+def _of_heads(remover: Remover, losses: Mapping[str, float]) -> dict[str, float]:
+    """Returns the weights, without that of a head that the remover lacks."""
+    return {k: v for k, v in losses.items() if remover.noise_head or k != "noise_mse"}
+
+
+def remover_task(
     remover: Remover,
-    separation: Separation,
-    clean: jax.Array,
-    degraded: jax.Array,
-    noise_weight: float,
-) -> Metrics:
-    """Returns the errors of every image, `[B]` each, and the loss they make.
+    optimizer: optax.GradientTransformation,
+    pairs: Pairs,
+    *,
+    image_shape: Shape,
+    losses: Mapping[str, float] = USUAL_LOSSES,
+    classifier: nn.Module | None = None,
+    classifier_variables: Any = None,
+) -> Task:
+    """Returns the task of training a remover.
 
     Args:
-        remover: The module; without noise head the loss is the first error alone.
-        separation: What it made of the degraded images.
-        clean: `[B, H, W, C]`.
-        degraded: `[B, H, W, C]`.
-        noise_weight: Weight of the noise pattern's error in the loss.
+        remover: The module.
+        optimizer: Its optimizer.
+        pairs: Where clean and degraded images come from.
+        image_shape: `(H, W, C)`.
+        losses: Name -> weight, see `make_remover_step`.
+        classifier: Frozen, for the losses that ask it.
+        classifier_variables: Its variables.
     """
-    clean_mse = _mse(separation.clean, clean)
-    # Half the difference of the patterns is the difference of their codes.
-    noise_mse = _mse(separation.noise / 2, (degraded - clean) / 2)
-    loss = clean_mse
-    if remover.noise_head:
-        loss = loss + noise_weight * noise_mse
-    return {"loss": loss, "clean_mse": clean_mse, "noise_mse": noise_mse}
+    frozen = dict(pairs.frozen)
+    if classifier is not None:
+        frozen["classifier"] = classifier_variables
+    step = make_remover_step(
+        remover, optimizer, pairs, losses=losses, classifier=classifier
+    )
+    evaluation = make_remover_evaluation(remover, pairs, losses=losses)
+    return Task(
+        "remover",
+        remover,
+        image_shape,
+        optimizer,
+        step,
+        evaluation,
+        ("loss", "min"),
+        frozen,
+    )
 
 
-def _inconsistency(
-    classifier: nn.Module, variables: Any, purified: jax.Array, clean: jax.Array
-) -> jax.Array:
-    """Returns the Kullback-Leibler divergence of the classifier's answers, `[B]`."""
-
-    def answer(images):
-        logits = classifier.apply(variables, images, train=False)
-        return nn.log_softmax(logits.astype(jnp.float32))
-
-    expected, found = answer(clean), answer(purified)
-    return jnp.sum(jnp.exp(expected) * (expected - found), axis=-1)
+def _build(config: Config) -> Remover:
+    model = config["model"]
+    return make_remover(
+        model["variant"],
+        widths=model["widths"],
+        mirror=model.get("mirror", False),
+        clean_mean=config["resolved"]["clean_mean"],
+        dtype=compute_dtype(config["dtype"]),
+    )
 
 
-def _mse(a: jax.Array, b: jax.Array) -> jax.Array:
-    return jnp.mean(jnp.square(a - b), axis=(1, 2, 3))
+def _needs(config: Config) -> dict[str, str]:
+    if not asks_classifier(config["loss"]):
+        return {}
+    if not config["classifier"]:
+        raise ValueError(
+            "loss.inconsistency asks a classifier: set config.classifier to the folder "
+            "of its run or a .npz file, or the weight to 0"
+        )
+    return {"classifier": config["classifier"]}
+
+
+def _make_task(given: Ingredients) -> Task:
+    classifier = given.models.get("classifier")
+    return remover_task(
+        # Mirror images serve who purifies; training sees images one way.
+        _build(given.config).clone(mirror=False),
+        given.optimizer,
+        given.pairs,
+        image_shape=given.image_shape,
+        losses=given.config["loss"],
+        classifier=classifier and classifier.module,
+        classifier_variables=classifier and classifier.variables,
+    )
+
+
+PHASE = Phase(
+    "purifier",
+    _build,
+    _make_task,
+    needs=_needs,
+    check=lambda config: check_weights(config["loss"]),
+)

@@ -1,52 +1,72 @@
-"""One training run: initialise or resume, train, keep checkpoints."""
+"""Training runs, of one model or of many: initialise or resume, train, save.
 
+A run of one model is split over all devices of its mesh. Many models that differ only
+in data and seed (a grid), such as the removers of 18 noises, share one compiled
+program; they run one after another, or on several devices side by side, one model per
+device and without communication.
+"""
+
+import collections
 import contextlib
 import dataclasses
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
-import optax
-from flax import linen as nn
 
 from uronet_jax import sharding
-from uronet_jax.checkpoints import Checkpoints, locked_workdir, state_bytes
+from uronet_jax.checkpoints import (
+    Checkpoints,
+    check_same_shapes,
+    find_step,
+    locked_workdir,
+    read_config,
+    state_bytes,
+)
 from uronet_jax.data import evaluation_batches, make_pipeline
+from uronet_jax.progress import progress_bar
 from uronet_jax.training import loop
 from uronet_jax.training.state import (
-    Evaluation,
-    Step,
     TrainState,
-    create_state,
+    compile_initial_state,
     initial_state,
 )
-from uronet_jax.writers import Writer, progress_bar
+from uronet_jax.training.task import Task
+from uronet_jax.writers import Writer
 
 
 @dataclasses.dataclass(frozen=True)
-class Task:
-    """What a phase hands to `fit`: a model, how it learns and how it is judged.
+class Schedule:
+    """How long a model trains, and what happens on the way.
 
     Attributes:
-        name: `remover`, `detector` or `classifier`.
-        module: The module that is trained.
-        input_shape: `(H, W, C)` of its input.
-        optimizer: Its optimizer.
-        step: The phase's update.
-        evaluation: The phase's validation.
-        best_metric: Name of the metric that ranks checkpoints, and `min` or `max`.
-        frozen: What step and evaluation take besides state and batch.
+        batch_size: Images of a step, over all devices of the model.
+        num_steps: Updates in total.
+        eval_batch_size: Images of a step of the validation; 0 is `batch_size`.
+        steps_per_dispatch: Updates between two looks at the clock.
+        log_every: Interval of the training metrics, in updates.
+        eval_every: Interval of the validation, in updates; 0 only at the end.
+        checkpoint_every: Interval of the checkpoints; 0 only at the end.
     """
 
-    name: str
-    module: nn.Module
-    input_shape: tuple[int, int, int]
-    optimizer: optax.GradientTransformation
-    step: Step
-    evaluation: Evaluation
-    best_metric: tuple[str, str]
-    frozen: Any = dataclasses.field(default_factory=dict)
+    batch_size: int
+    num_steps: int
+    eval_batch_size: int = 0
+    steps_per_dispatch: int = 10
+    log_every: int = 100
+    eval_every: int = 0
+    checkpoint_every: int = 0
+
+    def check(self) -> None:
+        """Raises ValueError, naming the field, unless the numbers make sense."""
+        for name in ("num_steps", "steps_per_dispatch", "log_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1: {getattr(self, name)}")
+        for name in ("eval_every", "checkpoint_every"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} cannot be negative: {getattr(self, name)}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,6 +84,31 @@ class FitResult:
     finished: bool
 
 
+@dataclasses.dataclass(frozen=True)
+class GridRow:
+    """One model of a grid.
+
+    Attributes:
+        name: What the progress bar calls it.
+        workdir: Folder of its checkpoints and metrics.
+        seed: Of initialisation, augmentation and degradations.
+        frozen: Returns what the step takes besides state and batch. Called when it is
+            the row's turn, so it may read what was trained shortly before. All rows
+            must return the same structure, shapes and types.
+        config: JSON that is stored with the checkpoints and must be the same when
+            the row is resumed.
+        sources: Returns training and validation images of its own, all rows of one
+            shape; None takes those of the grid.
+    """
+
+    name: str
+    workdir: Path
+    seed: int
+    frozen: Callable[[], Any]
+    config: dict[str, Any]
+    sources: Callable[[], tuple[Any, Any]] | None = None
+
+
 def fit(
     task: Task,
     train_source: Any,
@@ -74,18 +119,14 @@ def fit(
     seed: int = 0,
     mesh: jax.sharding.Mesh | None = None,
     pipeline: str = "auto",
-    eval_batch_size: int | None = None,
-    steps_per_dispatch: int = 10,
-    log_every: int = 100,
-    eval_every: int = 0,
-    checkpoint_every: int = 0,
     workdir: str | os.PathLike | None = None,
     config: dict | None = None,
     tensorboard: bool = False,
     stop: Callable[[], bool] = lambda: False,
     progress: bool = True,
+    **intervals: int,
 ) -> FitResult:
-    """Trains a phase, from the newest checkpoint in `workdir` if there is one.
+    """Trains one model, from the newest checkpoint in `workdir` if there is one.
 
     Args:
         task: What is trained.
@@ -96,92 +137,48 @@ def fit(
         seed: Of initialisation, order, augmentation and degradations.
         mesh: Where to run; all devices by default.
         pipeline: `auto`, `on_device` or `streamed`.
-        eval_batch_size: Global; `batch_size` by default.
-        steps_per_dispatch: Updates between two looks at the clock.
-        log_every: Interval of the training metrics, in updates.
-        eval_every: Interval of the validation, in updates; 0 only at the end.
-        checkpoint_every: Interval of the checkpoints; 0 only at the end.
         workdir: Folder of checkpoints and metrics; None keeps nothing.
         config: JSON that is stored with the checkpoints and must be the same when
             the run is resumed.
         tensorboard: Also write TensorBoard files.
         stop: Asked between dispatches; true saves and returns.
         progress: Whether there is a progress bar.
+        **intervals: The other fields of `Schedule`.
 
     Returns:
         The trained state and its metrics.
 
     Raises:
-        ValueError: If an argument is out of range, or `workdir` holds another run.
+        ValueError: If an argument is out of range, `workdir` holds another run, or the
+            task's initial weights have other shapes than its module.
         OSError: If `workdir` cannot be used.
         loop.DivergedError: If the loss was not finite.
     """
-    loop.validate_schedule(
-        num_steps=num_steps,
-        steps_per_dispatch=steps_per_dispatch,
-        log_every=log_every,
-        eval_every=eval_every,
-        checkpoint_every=checkpoint_every,
-    )
+    schedule = Schedule(batch_size, num_steps, **intervals)
+    schedule.check()
     mesh = sharding.data_mesh() if mesh is None else mesh
-    key = jax.random.key(seed)
-    config = {"best_metric": list(task.best_metric), **(config or {})}
+    first = jax.process_index() == 0
     with contextlib.ExitStack() as stack:
-        checkpoints, resumes = None, False
+        checkpoints = None
+        config = _stored_config(task, config or {})
         if workdir is not None:
-            checkpoints = stack.enter_context(_checkpoints(workdir, task, key))
-            resumes = checkpoints.latest_step() is not None
-            if resumes:
+            checkpoints = stack.enter_context(_checkpoints(workdir, task))
+            if checkpoints.latest_step() is not None:
                 check_same_config(checkpoints.config(), config)
-        feed = make_pipeline(
-            train_source, kind=pipeline, batch_size=batch_size, seed=seed, mesh=mesh
-        )
-        stack.callback(feed.close)
-        state = create_state(task.module, task.optimizer, key, task.input_shape)
-        state, frozen = sharding.replicate((state, task.frozen), mesh)
-        metrics: dict[str, float] = {}
-        save = None
-        if checkpoints is not None:
-            if resumes:
-                state, position, metrics = checkpoints.restore(state)
-                feed.check_state(position)
-
-            def save(step, state, metrics):
-                checkpoints.save(step, state, config, feed.state(step), metrics)
-
-        writer = Writer(
-            workdir, tensorboard=tensorboard, active=jax.process_index() == 0
-        )
+        place = stack.enter_context(_Place(task, mesh, schedule, seed, pipeline))
+        place.load(train_source, validation_source)
+        state = _compile_initial_state(task)(jax.random.key(seed))
+        writer = Writer(workdir, tensorboard=tensorboard, active=first)
         stack.callback(writer.close)
-        batches = evaluation_batches(
-            validation_source, batch_size=eval_batch_size or batch_size, mesh=mesh
-        )
-        evaluate = loop.make_evaluate(
-            task.evaluation, list(batches), jax.random.key(seed), mesh
-        )
         bar = progress_bar(
             num_steps,
-            int(state.step),
+            checkpoints.latest_step() or 0 if checkpoints else 0,
             description=task.name,
-            shown=progress and jax.process_index() == 0,
+            shown=progress and first,
         )
         stack.enter_context(bar)
-        training = loop.Training(
-            sharding.compile_steps(task.step, feed.fetch, mesh),
-            state,
-            frozen,
-            feed,
-            num_steps=num_steps,
-            steps_per_dispatch=steps_per_dispatch,
-            log_every=log_every,
-            checkpoint_every=checkpoint_every,
-            evaluate=evaluate,
-            writer=writer,
-            bar=bar,
-            stop=stop,
-            save=save,
-            eval_every=eval_every,
-            metrics=metrics,
+        training = _begin(
+            place, state, task.frozen, config, checkpoints, writer, bar, stop
         )
         while not training.over:
             training.dispatch()
@@ -189,19 +186,266 @@ def fit(
         if checkpoints is not None:
             checkpoints.wait()
         state = training.state
-        finished = int(state.step) == num_steps
-        return FitResult(state, training.metrics, finished=finished)
+        return FitResult(state, training.metrics, finished=int(state.step) == num_steps)
+
+
+def train_grid(
+    task: Task,
+    rows: Sequence[GridRow],
+    train_source: Any,
+    validation_source: Any,
+    schedule: Schedule,
+    *,
+    seed: int = 0,
+    devices: Sequence[jax.Device] | None = None,
+    pipeline: str = "auto",
+    stop: Callable[[], bool] = lambda: False,
+    description: str = "grid",
+    progress: bool = True,
+) -> bool:
+    """Trains the rows that are not finished, each from its newest checkpoint.
+
+    Step, validation and initialisation compile once per device, however many rows
+    there are. A finished row is validated and on disk before the next one starts
+    there. The order of the examples is the same in all rows.
+
+    Args:
+        task: What all rows share; its `frozen` is not used.
+        rows: One per model, in order.
+        train_source: Images to learn from.
+        validation_source: Images that each model is judged on.
+        schedule: Length and intervals; a batch is on one device.
+        seed: Of the order of the examples and of the validation.
+        devices: Where to run; by default all accelerators of this process, or one CPU.
+        pipeline: `auto`, `on_device` or `streamed`.
+        stop: Asked between dispatches; true saves all models under way and returns.
+        description: What the progress bar is called.
+        progress: Whether there is a progress bar.
+
+    Returns:
+        Whether all rows are finished.
+
+    Raises:
+        ValueError: If an argument is out of range, or a folder holds another run.
+            Nothing was computed then.
+        OSError: If a folder cannot be used.
+        loop.DivergedError: If a loss was not finite; names the row.
+    """
+    schedule.check()
+    if jax.process_count() > 1:
+        raise ValueError(
+            f"a grid runs in one process, and this is one of {jax.process_count()}: "
+            "start it on one machine, whose devices it shares out"
+        )
+    steps = [finished_steps(row.workdir) for row in rows]
+    for row, done in zip(rows, steps, strict=True):
+        if done:
+            stored = read_config(row.workdir, "last")
+            check_same_config(stored, _stored_config(task, row.config))
+    waiting = collections.deque(
+        row for row, done in zip(rows, steps, strict=True) if done < schedule.num_steps
+    )
+    if not waiting:
+        return True
+    devices = grid_devices() if devices is None else list(devices)
+    bar = progress_bar(
+        len(rows) * schedule.num_steps,
+        sum(steps),
+        description=description,
+        shown=progress,
+    )
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(bar)
+        initialize = _compile_initial_state(task)
+        places = [
+            stack.enter_context(
+                _Place(task, sharding.data_mesh([device]), schedule, seed, pipeline)
+            )
+            for device in devices[: len(waiting)]
+        ]
+        running: dict[_Place, Iterator[None]] = {}
+        # Models under way release their folders, whatever happens to another one.
+        stack.callback(lambda: [training.close() for training in running.values()])
+        while running or (waiting and not stop()):
+            for place in places:
+                if place not in running and waiting and not stop():
+                    row = waiting.popleft()
+                    shared = (train_source, validation_source)
+                    place.load(*(row.sources() if row.sources else shared))
+                    state = initialize(jax.random.key(row.seed))
+                    running[place] = _train_row(task, row, place, state, stop, bar)
+                if place in running and next(running[place], "end") == "end":
+                    del running[place]
+    return all(finished_steps(row.workdir) == schedule.num_steps for row in rows)
+
+
+def grid_devices() -> list[jax.Device]:
+    """Returns the devices that a grid is shared out over.
+
+    Those of a CPU share its cores, so there one of them does all.
+    """
+    devices = jax.local_devices()
+    return devices[:1] if devices[0].platform == "cpu" else devices
+
+
+def finished_steps(workdir: str | os.PathLike) -> int:
+    """Returns the step of the newest checkpoint in a folder, 0 where there is none."""
+    try:
+        return int(find_step(workdir, "last").name)
+    except FileNotFoundError:
+        return 0
+
+
+class _Place:
+    """Devices with the data and the compiled programs of models that train there."""
+
+    def __init__(self, task, mesh, schedule, seed, pipeline):
+        self.schedule, self.mesh = schedule, mesh
+        self._task, self._seed, self._kind = task, seed, pipeline
+        self._sources = self._advance = self.feed = None
+        self._key = sharding.replicate(jax.random.key(seed), mesh)
+        self._judge = sharding.compile_replicated(task.evaluation, mesh)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        if self.feed is not None:
+            self.feed.close()
+
+    def load(self, train_source, validation_source):
+        """Brings the data, unless they are there."""
+        if self._sources == (train_source, validation_source):
+            return
+        if self.feed is not None:
+            self.feed.close()
+        schedule = self.schedule
+        self.feed = make_pipeline(
+            train_source,
+            kind=self._kind,
+            batch_size=schedule.batch_size,
+            seed=self._seed,
+            mesh=self.mesh,
+        )
+        if self._advance is None:  # Other data of the same shapes need no other one.
+            self._advance = sharding.compile_steps(
+                self._task.step, self.feed.fetch, self.mesh
+            )
+        size = schedule.eval_batch_size or schedule.batch_size
+        size = min(size, -(-len(validation_source) // self.mesh.size) * self.mesh.size)
+        self._batches = list(
+            evaluation_batches(validation_source, batch_size=size, mesh=self.mesh)
+        )
+        self._sources = (train_source, validation_source)
+
+    def advance(self, *arguments):
+        return self._advance(*arguments)
+
+    def evaluate(self, state: TrainState, frozen: Any) -> dict[str, float]:
+        # All dispatched before the first is fetched.
+        sums = [
+            self._judge(state.variables, frozen, self._key, batch)
+            for batch in self._batches
+        ]
+        return loop.means(jax.device_get(sums))
+
+
+def _compile_initial_state(task: Task) -> Callable[[jax.Array], TrainState]:
+    draw = compile_initial_state(task.module, task.optimizer, task.input_shape)
+    if task.initial is None:
+        return draw
+
+    def begin(key):
+        state = draw(key)
+        check_same_shapes(task.initial, state.variables)
+        return state.replace(**task.initial)
+
+    return begin
+
+
+def _stored_config(task: Task, config: dict[str, Any]) -> dict[str, Any]:
+    return {"best_metric": list(task.best_metric), **config}
+
+
+def _train_row(
+    task: Task,
+    row: GridRow,
+    place: _Place,
+    state: TrainState,
+    stop: Callable[[], bool],
+    bar: Any,
+) -> Iterator[None]:
+    """Trains a row; pauses whenever the device has something to do.
+
+    While it pauses, rows on other devices get their turn.
+    """
+    with contextlib.ExitStack() as stack:
+        checkpoints = stack.enter_context(_checkpoints(row.workdir, task))
+        writer = Writer(row.workdir)
+        stack.callback(writer.close)
+        config = _stored_config(task, row.config)
+        training = _begin(
+            place, state, row.frozen(), config, checkpoints, writer, bar, stop, row.name
+        )
+        while not training.over:
+            training.dispatch()
+            yield
+            training.settle()
+        checkpoints.wait()
+
+
+def _begin(
+    place: _Place,
+    state: TrainState,
+    frozen: Any,
+    config: dict[str, Any],
+    checkpoints: Checkpoints | None,
+    writer: Writer,
+    bar: Any,
+    stop: Callable[[], bool],
+    row: str = "",
+) -> loop.Training:
+    """Places the state, restored if there is a checkpoint; computes nothing."""
+    feed, schedule = place.feed, place.schedule
+    state, frozen = sharding.replicate((state, frozen), place.mesh)
+    metrics, save = {}, None
+    if checkpoints is not None:
+        if checkpoints.latest_step() is not None:
+            state, position, metrics = checkpoints.restore(state)
+            feed.check_state(position)
+
+        def save(step, state, metrics):
+            checkpoints.save(step, state, config, feed.state(step), metrics)
+
+    return loop.Training(
+        place.advance,
+        state,
+        frozen,
+        feed,
+        num_steps=schedule.num_steps,
+        steps_per_dispatch=schedule.steps_per_dispatch,
+        log_every=schedule.log_every,
+        eval_every=schedule.eval_every,
+        checkpoint_every=schedule.checkpoint_every,
+        evaluate=place.evaluate,
+        writer=writer,
+        bar=bar,
+        stop=stop,
+        save=save,
+        metrics=metrics,
+        row=row,
+    )
 
 
 @contextlib.contextmanager
-def _checkpoints(workdir: str | os.PathLike, task: Task, key: jax.Array):
+def _checkpoints(workdir: str | os.PathLike, task: Task) -> Iterator[Checkpoints]:
     """Holds the folder (in one process) and opens its checkpoints."""
     state = jax.eval_shape(
-        lambda: initial_state(task.module, task.optimizer, key, task.input_shape)
+        lambda key: initial_state(task.module, task.optimizer, key, task.input_shape),
+        jax.random.key(0),
     )
     # Three are kept, and the next one is written before one of them goes.
-    needed = 4 * state_bytes(state)
-    with locked_workdir(workdir, needed_bytes=needed):
+    with locked_workdir(workdir, needed_bytes=4 * state_bytes(state)):
         name, mode = task.best_metric
         checkpoints = Checkpoints(workdir, best_metric=name, best_mode=mode)
         try:

@@ -47,7 +47,7 @@ def initial_state(
     key: jax.Array,
     image_shape: tuple[int, int, int],
 ) -> TrainState:
-    """Initialises a model and its optimizer. Pure; `create_state` compiles it.
+    """Initialises a model and its optimizer. Pure; `compile_initial_state` compiles it.
 
     Args:
         module: Takes images `[B, H, W, C]`.
@@ -69,19 +69,17 @@ def initial_state(
     )
 
 
-def create_state(
+def compile_initial_state(
     module: nn.Module,
     optimizer: optax.GradientTransformation,
-    key: jax.Array,
     image_shape: tuple[int, int, int],
-) -> TrainState:
-    """Initialises a model and its optimizer; see `initial_state`."""
-    create = jax.jit(
+) -> Callable[[jax.Array], TrainState]:
+    """Returns `initial_state` as a compiled function of the key."""
+    return jax.jit(
         lambda key: initial_state(module, optimizer, key, image_shape),
-        # It runs once: optimising it would take three times as long to compile.
+        # It runs once a model: optimising it would take three times as long to compile.
         compiler_options={"xla_backend_optimization_level": 0},
     )
-    return create(key)
 
 
 def apply_update(

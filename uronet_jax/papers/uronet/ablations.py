@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from uronet_jax.corruptions import SuiteEntry
 from uronet_jax.papers.laboratory import Laboratory, Row
-from uronet_jax.papers.store import Zoo
+from uronet_jax.papers.store import Store
 from uronet_jax.papers.uronet.kinds import ModelKey, entry_name
 from uronet_jax.papers.uronet.parts import (
     CLEAN,
@@ -21,11 +21,11 @@ _NOT_ABLATIONS = ("detector_attack", "detector_universal", "detector_corruptions
 
 
 def _detectors_part(kind: str, entry: SuiteEntry, lab: Laboratory) -> list[Row]:
-    examples, name = lab.examples("data"), entry_name(entry)
+    judge, name = lab.judge("data"), entry_name(entry)
     remover = lab.model("data", "remover", name)
     rows = []
     for one in ("detector", kind):
-        model = lab.zoo.kinds[one].model
+        model = lab.store.kinds[one].model
         base = {
             "ablation": kind,
             "own": one == "detector",
@@ -36,10 +36,10 @@ def _detectors_part(kind: str, entry: SuiteEntry, lab: Laboratory) -> list[Row]:
         }
         found = detection_rows(
             lab,
-            examples,
+            judge,
             remover,
             lab.model("data", one, name),
-            noise_tests(lab, examples, lab.zoo.entries),
+            noise_tests(lab.store.entries),
             auroc=False,
         )
         rows += [base | row for row in found]
@@ -50,15 +50,15 @@ def _variants_part(
     role: str, ablation: str, kinds: Sequence[str], entry: SuiteEntry, lab: Laboratory
 ) -> list[Row]:
     """Accuracy without remover and behind removers of some kinds, at one severity."""
-    examples, images = lab.examples(role), lab.examples(role).degraded(entry)
-    shown = {"undefended": images}
+    judge, classifiers = lab.judge(role), lab.classifiers(role)
+    found = {"undefended": lab.accuracies(judge, classifiers, entry)}
     for kind in kinds:
         remover = lab.model(role, kind, entry_name(entry))
-        shown[kind] = lab.purify(remover, images)
+        found[kind] = lab.accuracies(judge, classifiers, entry, remover)
     return [
         lab.row(
-            examples,
-            lab.accuracy(lab.classifier(role, title), examples, pictures),
+            judge,
+            values[title],
             ablation=ablation,
             dataset=dataset_title(lab, role),
             variant=variant,
@@ -67,18 +67,18 @@ def _variants_part(
             test_severity=entry.severity,
             metric="accuracy",
         )
-        for title in lab.zoo.classifiers(role)
-        for variant, pictures in shown.items()
+        for title in classifiers
+        for variant, values in found.items()
     ]
 
 
 def _clean_part(lab: Laboratory) -> list[Row]:
     """Accuracy on clean grey images, which the paper gives."""
-    examples = lab.examples("grey")
+    judge = lab.judge("grey")
     return [
         lab.row(
-            examples,
-            lab.accuracy(lab.classifier("grey", title), examples, examples.clean()),
+            judge,
+            value,
             ablation="grey",
             dataset=dataset_title(lab, "grey"),
             variant="undefended",
@@ -86,14 +86,14 @@ def _clean_part(lab: Laboratory) -> list[Row]:
             **CLEAN,
             metric="accuracy",
         )
-        for title in lab.zoo.classifiers("grey")
+        for title, value in lab.accuracies(judge, lab.classifiers("grey")).items()
     ]
 
 
-def ablations(zoo: Zoo) -> list[Part]:
+def ablations(store: Store) -> list[Part]:
     """Section 3.3: detectors that see or are something else, DCAE, grey images."""
-    noises = zoo.config["ablations"]["noises"]
-    chosen = [e for e in zoo.entries if e.severity == 1 and e.noise in noises]
+    noises = store.config["ablations"]["noises"]
+    chosen = [e for e in store.entries if e.severity == 1 and e.noise in noises]
     parts = [
         Part(
             f"{kind} {entry_name(entry)}",
@@ -103,7 +103,7 @@ def ablations(zoo: Zoo) -> list[Part]:
             ),
             functools.partial(_detectors_part, kind, entry),
         )
-        for kind in zoo.kinds
+        for kind in store.kinds
         if kind.startswith("detector_") and kind not in _NOT_ABLATIONS
         for entry in chosen
     ]
@@ -111,7 +111,7 @@ def ablations(zoo: Zoo) -> list[Part]:
         Part(
             f"dcae {entry_name(entry)}",
             (
-                *zoo.classifier_keys("data"),
+                *store.classifier_keys("data"),
                 ModelKey("data", "remover", entry_name(entry)),
                 ModelKey("data", "dcae", entry_name(entry)),
             ),
@@ -122,14 +122,14 @@ def ablations(zoo: Zoo) -> list[Part]:
         for entry in chosen
     ]
     parts.append(
-        Part("grey clean", tuple(zoo.classifier_keys("grey")), _clean_part, "grey")
+        Part("grey clean", tuple(store.classifier_keys("grey")), _clean_part, "grey")
     )
-    grey = [e for e in zoo.entries if e.noise in ("GN", "UN", "SPN")]
+    grey = [e for e in store.entries if e.noise in ("GN", "UN", "SPN")]
     return parts + [
         Part(
             f"grey {entry_name(entry)}",
             (
-                *zoo.classifier_keys("grey"),
+                *store.classifier_keys("grey"),
                 ModelKey("grey", "remover", entry_name(entry)),
             ),
             functools.partial(_variants_part, "grey", "grey", ("remover",), entry),

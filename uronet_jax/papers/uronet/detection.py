@@ -5,7 +5,7 @@ import functools
 from uronet_jax.corruptions import SuiteEntry
 from uronet_jax.papers.laboratory import Laboratory, Row
 from uronet_jax.papers.made_images import attack_steps
-from uronet_jax.papers.store import Zoo
+from uronet_jax.papers.store import Store
 from uronet_jax.papers.uronet.kinds import entry_name
 from uronet_jax.papers.uronet.parts import (
     TEST_ATTACKS,
@@ -24,13 +24,13 @@ _TRAIN_ATTACKS = {
 
 
 def _noises_part(role: str, entry: SuiteEntry, lab: Laboratory) -> list[Row]:
-    examples, name = lab.examples(role), entry_name(entry)
+    judge, name = lab.judge(role), entry_name(entry)
     rows = detection_rows(
         lab,
-        examples,
+        judge,
         lab.model(role, "remover", name),
         lab.model(role, "detector", name),
-        noise_tests(lab, examples, lab.zoo.entries),
+        noise_tests(lab.store.entries),
     )
     base = {
         "dataset": dataset_title(lab, role),
@@ -40,7 +40,7 @@ def _noises_part(role: str, entry: SuiteEntry, lab: Laboratory) -> list[Row]:
     return [base | row for row in rows]
 
 
-def noises(role: str, zoo: Zoo) -> list[Part]:
+def noises(role: str, store: Store) -> list[Part]:
     """Tables 2 and 3: a detector of every noise, on every noise of its data set."""
     return [
         Part(
@@ -49,21 +49,21 @@ def noises(role: str, zoo: Zoo) -> list[Part]:
             functools.partial(_noises_part, role, entry),
             role,
         )
-        for entry in zoo.entries
+        for entry in store.entries
     ]
 
 
 def _across_data_sets_part(
     role: str, other: str, entry: SuiteEntry, lab: Laboratory
 ) -> list[Row]:
-    examples, name = lab.examples(other), entry_name(entry)
-    mildest = [e for e in lab.zoo.entries if e.severity == 1]
+    judge, name = lab.judge(other), entry_name(entry)
+    mildest = [e for e in lab.store.entries if e.severity == 1]
     rows = detection_rows(
         lab,
-        examples,
+        judge,
         lab.model(role, "remover", name),
         lab.model(role, "detector", name),
-        noise_tests(lab, examples, mildest),
+        noise_tests(mildest),
     )
     base = {
         "train_dataset": dataset_title(lab, role),
@@ -74,7 +74,7 @@ def _across_data_sets_part(
     return [base | row for row in rows]
 
 
-def across_data_sets(zoo: Zoo) -> list[Part]:
+def across_data_sets(store: Store) -> list[Part]:
     """Table 4: detectors of one data set on images of the other, mildest noises."""
     return [
         Part(
@@ -84,20 +84,20 @@ def across_data_sets(zoo: Zoo) -> list[Part]:
             role,
         )
         for role, other in (("data", "second"), ("second", "data"))
-        for entry in zoo.entries
+        for entry in store.entries
         if entry.severity == 1
     ]
 
 
 def _attacks_part(role: str, entry: SuiteEntry, lab: Laboratory) -> list[Row]:
-    examples, name = lab.examples(role, attacked=True), entry_name(entry)
+    judge, name = lab.judge(role, attacked=True), entry_name(entry)
     tests = [
         ({"test_attack": label}, lab.attacked(role, attack))
         for label, attack in TEST_ATTACKS.items()
     ]
     rows = detection_rows(
         lab,
-        examples,
+        judge,
         lab.model(role, "remover", name),
         lab.model(role, "detector", name),
         tests,
@@ -107,50 +107,50 @@ def _attacks_part(role: str, entry: SuiteEntry, lab: Laboratory) -> list[Row]:
         "train_noise": entry.noise,
         "train_severity": entry.severity,
     }
-    steps = lab.zoo.config["attack"]["steps"]
+    steps = lab.store.config["attack"]["steps"]
     return [base | row | {"steps": steps} for row in rows]
 
 
-def attacks(zoo: Zoo) -> list[Part]:
+def attacks(store: Store) -> list[Part]:
     """Table 5: detectors that were trained on noises, on attacked images."""
     return [
         Part(
             f"{role} {entry_name(entry)}",
             (
                 *defence_models(role, "detector", entry_name(entry)),
-                *zoo.classifier_keys(role, first=True),
+                *store.classifier_keys(role, first=True),
             ),
             functools.partial(_attacks_part, role, entry),
             role,
         )
         for role in ("data", "second")
-        for entry in zoo.entries
+        for entry in store.entries
     ]
 
 
 def _trained_on_attacks_part(
     role: str, label: str, attack: str, lab: Laboratory
 ) -> list[Row]:
-    examples = lab.examples(role)
+    judge = lab.judge(role)
     rows = detection_rows(
         lab,
-        examples,
+        judge,
         lab.model(role, "remover_attack", attack),
         lab.model(role, "detector_attack", attack),
-        noise_tests(lab, examples, lab.zoo.entries),
+        noise_tests(lab.store.entries),
     )
     base = {"dataset": dataset_title(lab, role), "train_attack": label}
-    _, steps = attack_steps(lab.zoo.config, attack)
+    _, steps = attack_steps(lab.store.config, attack)
     return [base | row | {"steps": steps} for row in rows]
 
 
-def trained_on_attacks(zoo: Zoo) -> list[Part]:
+def trained_on_attacks(store: Store) -> list[Part]:
     """Table 6: detectors that were trained on attacked images, on noises."""
     return [
         Part(
             f"{role} {label}",
             (
-                *zoo.classifier_keys(role, first=True),
+                *store.classifier_keys(role, first=True),
                 *defence_models(role, "detector_attack", attack, "remover_attack"),
             ),
             functools.partial(_trained_on_attacks_part, role, label, attack),

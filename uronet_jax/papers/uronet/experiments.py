@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from uronet_jax.papers.store import CHOICES, TRAIN, Zoo
+from uronet_jax.papers.store import CHOICES, TRAIN, Store
 from uronet_jax.papers.uronet import (
     ablations,
     detection,
@@ -167,11 +167,11 @@ class Lack(NamedTuple):
     why: str
 
 
-def check_needs(zoo: Zoo, experiment: str) -> dict[str, Lack]:
+def check_needs(store: Store, experiment: str) -> dict[str, Lack]:
     """Finds out what an experiment lacks.
 
     Args:
-        zoo: Data and models.
+        store: Data and models.
         experiment: A key of `EXPERIMENTS`.
 
     Returns:
@@ -184,11 +184,11 @@ def check_needs(zoo: Zoo, experiment: str) -> dict[str, Lack]:
         FileNotFoundError: If it names a classifier that is not there.
     """
     try:
-        EXPERIMENTS[experiment].parts(zoo)
+        EXPERIMENTS[experiment].parts(store)
     except ValueError as error:
         raise ValueError(f"{experiment}: {error}") from error
     needs = EXPERIMENTS[experiment].needs
-    lacks = {group: _find_lack(zoo, wanted) for group, wanted in needs.items()}
+    lacks = {group: _find_lack(store, wanted) for group, wanted in needs.items()}
     missing = {group: lack for group, lack in lacks.items() if lack is not None}
     if len(missing) == len(needs):
         texts = dict.fromkeys(f"{what}: {why}" for what, why in missing.values())
@@ -196,23 +196,23 @@ def check_needs(zoo: Zoo, experiment: str) -> dict[str, Lack]:
     return missing
 
 
-def _find_lack(zoo: Zoo, needs: Iterable[str]) -> Lack | None:
+def _find_lack(store: Store, needs: Iterable[str]) -> Lack | None:
     for need in needs:
         role, part = need.split(".")
-        section = zoo.config[role]
+        section = store.config[role]
         if part == "classifier":
-            if not zoo.classifiers(role):
+            if not store.classifiers(role):
                 return Lack(
                     f"a classifier of {section['title']}",
                     f"set --config.{role}.classifier to {CHOICES}",
                 )
-            _check_classifiers(zoo, role)
+            _check_classifiers(store, role)
             continue
         kind = {"train": "training", "test": "test"}[part]
         for split in ("train", "validation") if part == "train" else (part,):
             name = section[f"{split}_split"]
             try:
-                zoo.open(role, split)
+                store.open(role, split)
             except (FileNotFoundError, ValueError) as error:
                 if not re.match(r"(train|validation|test)(\[|$)", name):
                     raise  # No split that could be prepared.
@@ -221,12 +221,12 @@ def _find_lack(zoo: Zoo, needs: Iterable[str]) -> Lack | None:
     return None
 
 
-def _check_classifiers(zoo: Zoo, role: str) -> None:
+def _check_classifiers(store: Store, role: str) -> None:
     """Raises an error unless all that are named can be used."""
-    for title, source in zoo.classifiers(role).items():
+    for title, source in store.classifiers(role).items():
         if not source.startswith(TRAIN):
             try:
-                zoo.load_classifier(role, title)
+                store.load_classifier(role, title)
             except FileNotFoundError as error:
                 raise FileNotFoundError(
                     f"{error}: set --config.{role}.classifier to {CHOICES}"

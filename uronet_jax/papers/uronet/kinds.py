@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 from uronet_jax.corruptions import SuiteEntry
 from uronet_jax.defense import DETECTOR_INPUTS
 from uronet_jax.models import REMOVER_VARIANTS
-from uronet_jax.training import grid
+from uronet_jax.training.phases import find_phase
+from uronet_jax.training.run import Schedule
 
 
 class ModelKey(NamedTuple):
@@ -30,32 +31,35 @@ class Kind:
     """Models that one compiled program trains: they differ in data and seed.
 
     Attributes:
-        phase: `remover`, `detector` or `classifier`.
-        model: What `loading.build_module` takes as `model`.
+        phase: A key of `training.phases.PHASES`.
+        model: The section `model` of its config.
         schedule: How long each trains.
         optimizer: Arguments of `make_optimizer`.
-        remover: Kind of the remover that a detector stands behind.
-        noise_weight: Of a remover's loss.
+        purifier: Kind of the purifier that a detector stands behind.
+        loss: Name -> weight, of a purifier.
         clean_entries: How often a mix of all degradations holds the clean image.
         stored: `attacked` or `corrupted` if it learns on such images from disk.
         clean_share: Share of clean images among those that a remover learns on, where
             they are stored; where they are drawn, the mix has `clean_entries`.
-        consistency_weight: Of a remover's loss; of the first classifier.
         variant_of: What its seeds are named after, if not itself: models that are
             compared start alike and see the same crops and degradations.
     """
 
     phase: str
     model: Mapping[str, Any]
-    schedule: grid.Schedule
+    schedule: Schedule
     optimizer: Mapping[str, Any]
-    remover: str = ""
-    noise_weight: float = 1.0
+    purifier: str = ""
+    loss: Mapping[str, float] = dataclasses.field(default_factory=dict)
     clean_entries: int = 0
     stored: str = ""
     clean_share: float = 0.0
-    consistency_weight: float = 0.0
     variant_of: str = ""
+
+    @property
+    def role(self) -> str:
+        """What its models are in a defence."""
+        return find_phase(self.phase).role
 
 
 def entry_name(entry: SuiteEntry) -> str:
@@ -70,9 +74,9 @@ def make_kinds(config: Mapping[str, Any]) -> dict[str, Kind]:
         config: The fields of `configs/reproduce.py`.
     """
 
-    def schedule(section: str) -> grid.Schedule:
+    def schedule(section: str) -> Schedule:
         fields = config[section]
-        return grid.Schedule(
+        return Schedule(
             batch_size=fields["batch_size"],
             num_steps=fields["num_steps"],
             checkpoint_every=fields["checkpoint_every"],
@@ -86,14 +90,14 @@ def make_kinds(config: Mapping[str, Any]) -> dict[str, Kind]:
     detector = {k: config["detector"][k] for k in ("name", "inputs")}
     noise_weight = config["remover"]["noise_weight"]
 
-    def removers(model=remover, section="remover", **fields):
+    def removers(model=remover, section="remover", consistency_weight=0.0, **fields):
+        weights = {
+            "clean_mse": 1.0,
+            "noise_mse": noise_weight,
+            "inconsistency": consistency_weight,
+        }
         return Kind(
-            "remover",
-            model,
-            schedule(section),
-            optimizer,
-            noise_weight=noise_weight,
-            **fields,
+            "remover", model, schedule(section), optimizer, loss=weights, **fields
         )
 
     def detectors(remover, section="detector", stored="", variant_of="", **changes):
@@ -102,7 +106,7 @@ def make_kinds(config: Mapping[str, Any]) -> dict[str, Kind]:
             {**detector, **changes},
             schedule(section),
             optimizer,
-            remover=remover,
+            purifier=remover,
             stored=stored,
             variant_of=variant_of,
         )

@@ -3,8 +3,9 @@
 import functools
 
 from uronet_jax.corruptions import SuiteEntry
+from uronet_jax.evaluation.judge import CLEAN_ENTRY
 from uronet_jax.papers.laboratory import Laboratory, Row
-from uronet_jax.papers.store import Zoo
+from uronet_jax.papers.store import Store
 from uronet_jax.papers.uronet.kinds import ModelKey, entry_name
 from uronet_jax.papers.uronet.parts import Part, dataset_title
 
@@ -17,16 +18,13 @@ _METHODS = {
 
 
 def _undefended_part(role: str, title: str, lab: Laboratory) -> list[Row]:
-    examples, classifier = lab.examples(role), lab.classifier(role, title)
-    tests = [("clean", None, None, examples.clean())]
-    tests += [
-        ("noisy", entry.noise, entry.severity, examples.degraded(entry))
-        for entry in lab.zoo.entries
-    ]
+    judge, classifier = lab.judge(role), lab.classifier(role, title)
+    tests = [("clean", None, None, CLEAN_ENTRY)]
+    tests += [("noisy", e.noise, e.severity, e) for e in lab.store.entries]
     return [
         lab.row(
-            examples,
-            lab.accuracy(classifier, examples, images),
+            judge,
+            lab.accuracy(judge, classifier, entry),
             dataset=dataset_title(lab, role),
             classifier=title,
             condition=condition,
@@ -35,22 +33,21 @@ def _undefended_part(role: str, title: str, lab: Laboratory) -> list[Row]:
             remover_train_severity=None,
             metric="accuracy",
         )
-        for condition, noise, severity, images in tests
+        for condition, noise, severity, entry in tests
     ]
 
 
 def _mitigated_part(role: str, entry: SuiteEntry, lab: Laboratory) -> list[Row]:
-    examples = lab.examples(role)
+    judge = lab.judge(role)
     remover = lab.model(role, "remover", entry_name(entry))
     rows = []
-    for test in lab.zoo.entries:
+    for test in lab.store.entries:
         if test.noise != entry.noise:
             continue
-        pictures = lab.purify(remover, examples.degraded(test))
-        for title in lab.zoo.classifiers(role):
-            value = lab.accuracy(lab.classifier(role, title), examples, pictures)
+        found = lab.accuracies(judge, lab.classifiers(role), test, remover)
+        for title, value in found.items():
             row = lab.row(
-                examples,
+                judge,
                 value,
                 dataset=dataset_title(lab, role),
                 classifier=title,
@@ -64,9 +61,9 @@ def _mitigated_part(role: str, entry: SuiteEntry, lab: Laboratory) -> list[Row]:
     return rows
 
 
-def noises(role: str, zoo: Zoo) -> list[Part]:
+def noises(role: str, store: Store) -> list[Part]:
     """Tables 7 and 8: removers on their own noise at every severity; no remover."""
-    classifiers = tuple(zoo.classifier_keys(role))
+    classifiers = tuple(store.classifier_keys(role))
     undefended = [
         Part(
             f"undefended {title}",
@@ -74,7 +71,7 @@ def noises(role: str, zoo: Zoo) -> list[Part]:
             functools.partial(_undefended_part, role, title),
             role,
         )
-        for title in zoo.classifiers(role)
+        for title in store.classifiers(role)
     ]
     mitigated = [
         Part(
@@ -83,14 +80,14 @@ def noises(role: str, zoo: Zoo) -> list[Part]:
             functools.partial(_mitigated_part, role, entry),
             role,
         )
-        for entry in zoo.entries
+        for entry in store.entries
     ]
     return undefended + mitigated
 
 
 def _attacks_part(role: str, lab: Laboratory) -> list[Row]:
-    examples = lab.examples(role, attacked=True)
-    title = next(iter(lab.zoo.classifiers(role)))
+    judge = lab.judge(role, attacked=True)
+    title = next(iter(lab.store.classifiers(role)))
     classifier = lab.classifier(role, title)
     remover = lab.model(role, "remover", "SPN_1")
     rows = []
@@ -99,14 +96,14 @@ def _attacks_part(role: str, lab: Laboratory) -> list[Row]:
         # What the paper leaves out: an attacker who knows the remover.
         knowing = lab.attacked(role, attack, remover=ModelKey(role, "remover", "SPN_1"))
         defences = {
-            "none": images,
-            "URoNet (SPN-trained remover)": lab.purify(remover, images),
-            "URoNet (SPN-trained remover), white box": lab.purify(remover, knowing),
+            "none": (images, None),
+            "URoNet (SPN-trained remover)": (images, remover),
+            "URoNet (SPN-trained remover), white box": (knowing, remover),
         }
-        for defence, pictures in defences.items():
+        for defence, (shown, purifier) in defences.items():
             row = lab.row(
-                examples,
-                lab.accuracy(classifier, examples, pictures),
+                judge,
+                lab.accuracy(judge, classifier, shown, purifier),
                 dataset=dataset_title(lab, role),
                 # The paper does not say which Wide-ResNet.
                 classifier="WRN" if title.startswith("Wide-ResNet") else title,
@@ -114,19 +111,19 @@ def _attacks_part(role: str, lab: Laboratory) -> list[Row]:
                 attack=label,
                 metric="robust_accuracy",
             )
-            rows.append(row | {"steps": lab.zoo.config["attack"]["steps"]})
+            rows.append(row | {"steps": lab.store.config["attack"]["steps"]})
     return rows
 
 
-def attacks(zoo: Zoo) -> list[Part]:
+def attacks(store: Store) -> list[Part]:
     """Table 11: robust accuracy behind the remover of salt and pepper noise."""
-    zoo.entry("SPN_1")  # Raises if it is left out.
+    store.entry("SPN_1")  # Raises if it is left out.
     return [
         Part(
             role,
             (
                 ModelKey(role, "remover", "SPN_1"),
-                *zoo.classifier_keys(role, first=True),
+                *store.classifier_keys(role, first=True),
             ),
             functools.partial(_attacks_part, role),
             role,
@@ -138,15 +135,15 @@ def attacks(zoo: Zoo) -> list[Part]:
 def _gains_part(
     attacked_title: str, attack: str, lab: Laboratory, role: str = "data"
 ) -> list[Row]:
-    examples = lab.examples(role, attacked=True)
+    judge = lab.judge(role, attacked=True)
     images = lab.attacked(role, attack, attacked_title)
-    removers = [e for e in lab.zoo.entries if e.severity == 1]
+    removers = [e for e in lab.store.entries if e.severity == 1]
     rows = []
 
     def add(title, noise, severity, metric, value):
         rows.append(
             lab.row(
-                examples,
+                judge,
                 value,
                 dataset=dataset_title(lab, role),
                 classifier=title,
@@ -158,49 +155,45 @@ def _gains_part(
             )
         )
 
-    attacked = {}
-    for title in lab.zoo.classifiers(role):
-        classifier = lab.classifier(role, title)
-        attacked[title] = lab.accuracy(classifier, examples, images)
-        add(title, None, None, "adversarial_accuracy", attacked[title])
+    classifiers = lab.classifiers(role)
+    attacked = lab.accuracies(judge, classifiers, images)
+    for title, value in attacked.items():
+        add(title, None, None, "adversarial_accuracy", value)
     for entry in removers:
         remover = lab.model(role, "remover", entry_name(entry))
-        pictures = lab.purify(remover, images)
-        for title in lab.zoo.classifiers(role):
-            classifier = lab.classifier(role, title)
-            robust = lab.accuracy(classifier, examples, pictures)
+        found = lab.accuracies(judge, classifiers, images, remover)
+        for title, robust in found.items():
             where = title, entry.noise, entry.severity
             add(*where, "robust_accuracy", robust)
             add(*where, "accuracy_gain", robust - attacked[title])
     return rows
 
 
-def gains(zoo: Zoo) -> list[Part]:
+def gains(store: Store) -> list[Part]:
     """Figure 6: removers of noises on attacks, own and transferred."""
-    models = [ModelKey("data", "remover", entry_name(e)) for e in zoo.entries]
+    models = [ModelKey("data", "remover", entry_name(e)) for e in store.entries]
     mildest = [key for key in models if key.name.endswith("_1")]
     return [
         Part(
             f"{attack} on {title}",
-            (*mildest, *zoo.classifier_keys("data")),
+            (*mildest, *store.classifier_keys("data")),
             functools.partial(_gains_part, title, attack),
         )
-        for title in zoo.classifiers("data")
+        for title in store.classifiers("data")
         for attack in ("IFGSM", "PGD0", "PGD10")
     ]
 
 
 def _denoisers_part(entry: SuiteEntry, lab: Laboratory) -> list[Row]:
-    examples = lab.examples("data")
-    images = examples.degraded(entry)
-    pictures = {"none (raw corrupted)": images}
+    judge, classifiers = lab.judge("data"), lab.classifiers("data")
+    found = {"none (raw corrupted)": lab.accuracies(judge, classifiers, entry)}
     for kind, method in _METHODS.items():
         remover = lab.model("data", kind, entry_name(entry))
-        pictures[method] = lab.purify(remover, images)
+        found[method] = lab.accuracies(judge, classifiers, entry, remover)
     return [
         lab.row(
-            examples,
-            lab.accuracy(lab.classifier("data", title), examples, shown),
+            judge,
+            values[title],
             dataset=dataset_title(lab, "data"),
             classifier=title,
             noise=entry.noise,
@@ -208,25 +201,25 @@ def _denoisers_part(entry: SuiteEntry, lab: Laboratory) -> list[Row]:
             method=method,
             metric="accuracy",
         )
-        for title in lab.zoo.classifiers("data")
-        for method, shown in pictures.items()
+        for title in classifiers
+        for method, values in found.items()
     ]
 
 
-def _table12_entries(zoo: Zoo) -> list[SuiteEntry]:
-    return [e for e in zoo.entries if e.severity == _TABLE12_SEVERITY.get(e.noise, 1)]
+def _table12_entries(store: Store) -> list[SuiteEntry]:
+    return [e for e in store.entries if e.severity == _TABLE12_SEVERITY.get(e.noise, 1)]
 
 
-def denoisers(zoo: Zoo) -> list[Part]:
+def denoisers(store: Store) -> list[Part]:
     """Table 12: no remover, one with one head, and one with two."""
     return [
         Part(
             entry_name(entry),
             (
-                *zoo.classifier_keys("data"),
+                *store.classifier_keys("data"),
                 *(ModelKey("data", kind, entry_name(entry)) for kind in _METHODS),
             ),
             functools.partial(_denoisers_part, entry),
         )
-        for entry in _table12_entries(zoo)
+        for entry in _table12_entries(store)
     ]

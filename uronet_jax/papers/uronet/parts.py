@@ -9,10 +9,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from uronet_jax.corruptions import SuiteEntry
-from uronet_jax.evaluation.protocols import detection_metrics
-from uronet_jax.papers.laboratory import Examples, Images, Laboratory, Placed, Row
+from uronet_jax.evaluation.judge import Entry, Judge, detection_metrics
+from uronet_jax.loading import LoadedModel
+from uronet_jax.papers.laboratory import Laboratory, Row
 from uronet_jax.papers.machine_settings import without_machine_settings
-from uronet_jax.papers.store import Zoo
+from uronet_jax.papers.store import Store
 from uronet_jax.papers.uronet.kinds import ModelKey
 
 # Published label of an attack on test images -> the attack.
@@ -62,7 +63,7 @@ class Experiment(NamedTuple):
 
     summary: str
     needs: Mapping[str, tuple[str, ...]]
-    parts: Callable[[Zoo], list[Part]]
+    parts: Callable[[Store], list[Part]]
     settings: tuple[str, ...] = ()
 
     def depends_on(self, config: Mapping[str, Any]) -> dict[str, Any]:
@@ -82,15 +83,15 @@ class Experiment(NamedTuple):
 
 def dataset_title(lab: Laboratory, role: str) -> str:
     """Returns what rows call a data set."""
-    return lab.zoo.config[role]["title"]
+    return lab.store.config[role]["title"]
 
 
 def detection_rows(
     lab: Laboratory,
-    examples: Examples,
-    remover: Placed,
-    detector: Placed,
-    tests: Iterable[tuple[Row, Images]],
+    judge: Judge,
+    remover: LoadedModel,
+    detector: LoadedModel,
+    tests: Iterable[tuple[Row, Entry]],
     *,
     auroc: bool = True,
 ) -> Iterator[Row]:
@@ -98,19 +99,19 @@ def detection_rows(
 
     Args:
         lab: Where it is measured.
-        examples: The clean images.
+        judge: Of the images.
         remover: The detector's remover.
         detector: What tells clean from degraded images.
-        tests: Columns of a row, and the degraded images.
+        tests: Columns of a row, and the degradation.
         auroc: Whether a row also has the area under the ROC curve, and the share of
             degraded images that is found at 5 % false alarms.
     """
-    clean = lab.probabilities(remover, detector, examples, examples.clean())
-    for columns, images in tests:
-        degraded = lab.probabilities(remover, detector, examples, images)
+    clean = lab.probabilities(judge, remover, detector)
+    for columns, entry in tests:
+        degraded = lab.probabilities(judge, remover, detector, entry)
         found = detection_metrics(clean, degraded)
         row = lab.row(
-            examples,
+            judge,
             100.0 * found["detection_accuracy"],
             **columns,
             metric="detection_accuracy",
@@ -119,13 +120,11 @@ def detection_rows(
         yield row | {name: found[name] for name in further}
 
 
-def noise_tests(
-    lab: Laboratory, examples: Examples, entries: Sequence[SuiteEntry]
-) -> Iterator[tuple[Row, Images]]:
-    """Yields the columns that name a degradation, and the images under it."""
+def noise_tests(entries: Sequence[SuiteEntry]) -> Iterator[tuple[Row, SuiteEntry]]:
+    """Yields the columns that name a degradation, and the degradation."""
     for entry in entries:
         columns = {"test_noise": entry.noise, "test_severity": entry.severity}
-        yield columns, examples.degraded(entry)
+        yield columns, entry
 
 
 def defence_models(

@@ -2,15 +2,15 @@
 
 import functools
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
-from uronet_jax.evaluation import metrics
 from uronet_jax.evaluation.grad_cam import grad_cam
-from uronet_jax.papers.laboratory import Images, Laboratory, Row
+from uronet_jax.evaluation.judge import CLEAN_ENTRY
+from uronet_jax.image_quality import psnr
+from uronet_jax.papers.laboratory import Laboratory, Row
 from uronet_jax.papers.made_images import save_arrays
-from uronet_jax.papers.store import Zoo
+from uronet_jax.papers.store import Store
 from uronet_jax.papers.uronet.kinds import ModelKey, entry_name
 from uronet_jax.papers.uronet.parts import TEST_ATTACKS, Part, dataset_title
 
@@ -23,30 +23,26 @@ _AMPLIFICATION = 10.0
 _LOOKED_AT = "GN_1"
 
 
-def _host(images: Images, count: int) -> np.ndarray:
-    return np.concatenate(jax.device_get(list(images)))[:count]
-
-
 def _patterns_part(figure: str, lab: Laboratory) -> list[Row]:
-    examples = lab.examples("data", attacked=True)
-    count = min(_SHOWN, len(examples))
-    clean = _host(examples.clean(), count)
+    judge = lab.judge("data", attacked=True)
+    count = min(_SHOWN, len(judge))
+    clean = judge.pictures(CLEAN_ENTRY, count)
     arrays, rows = {"clean": clean}, []
     for number, name in enumerate(_PATTERNS):
         if name in TEST_ATTACKS:
-            images, severity = lab.attacked("data", TEST_ATTACKS[name]), None
+            entry, severity = lab.attacked("data", TEST_ATTACKS[name]), None
         else:
-            entry = lab.zoo.entry(name)
-            # Of the same draw, patterns of two noises would look the same.
-            images, severity = examples.degraded(entry, draw=number), entry.severity
-        images = _host(images, count)
+            entry = lab.store.entry(name)
+            severity = entry.severity
+        # Of the same draw, patterns of two noises would look the same.
+        images = judge.pictures(entry, count, draw=number)
         noise = images - clean
         arrays[name] = images
         if figure == "figure1":
             arrays[name] = np.clip(0.5 + _AMPLIFICATION * noise / 2, 0.0, 1.0)
         rows.append(
             lab.row(
-                examples,
+                judge,
                 float(np.abs(noise).mean()),
                 dataset=dataset_title(lab, "data"),
                 noise=name.partition("_")[0],
@@ -55,35 +51,35 @@ def _patterns_part(figure: str, lab: Laboratory) -> list[Row]:
             )
             | {"num_images": count}
         )
-    save_arrays(lab.zoo.workdir / f"{figure}.npz", arrays)
+    save_arrays(lab.store.workdir / f"{figure}.npz", arrays)
     return rows
 
 
-def patterns(figure: str, zoo: Zoo) -> list[Part]:
+def patterns(figure: str, store: Store) -> list[Part]:
     """Figures 1 and 2: patterns of noises and attacks, or the images they are of."""
     for name in set(_PATTERNS) - set(TEST_ATTACKS):
-        zoo.entry(name)  # Raises if it is left out.
+        store.entry(name)  # Raises if it is left out.
     return [
         Part(
             "all",
-            tuple(zoo.classifier_keys("data", first=True)),
+            tuple(store.classifier_keys("data", first=True)),
             functools.partial(_patterns_part, figure),
         )
     ]
 
 
 def _severities_part(lab: Laboratory) -> list[Row]:
-    examples = lab.examples("data")
-    count = min(_SHOWN, len(examples))
-    clean = _host(examples.clean(), count)
+    judge = lab.judge("data")
+    count = min(_SHOWN, len(judge))
+    clean = judge.pictures(CLEAN_ENTRY, count)
     arrays, rows = {"clean": clean}, []
-    for entry in lab.zoo.entries:
-        images = _host(examples.degraded(entry), count)
+    for entry in lab.store.entries:
+        images = judge.pictures(entry, count)
         arrays[entry_name(entry)] = images
         rows.append(
             lab.row(
-                examples,
-                float(np.mean(metrics.psnr(images, clean))),
+                judge,
+                float(np.mean(psnr(images, clean))),
                 dataset=dataset_title(lab, "data"),
                 noise=entry.noise,
                 severity=entry.severity,
@@ -91,38 +87,37 @@ def _severities_part(lab: Laboratory) -> list[Row]:
             )
             | {"num_images": count}
         )
-    save_arrays(lab.zoo.workdir / "figure4.npz", arrays)
+    save_arrays(lab.store.workdir / "figure4.npz", arrays)
     return rows
 
 
-def severities(zoo: Zoo) -> list[Part]:
+def severities(store: Store) -> list[Part]:
     """Figure 4: every noise at every severity."""
-    del zoo
+    del store
     return [Part("all", (), _severities_part)]
 
 
 def _attention_part(lab: Laboratory) -> list[Row]:
     """Grad-CAM of the first classifier on clean, noisy and purified images."""
-    examples, entry = lab.examples("data"), lab.zoo.entry(_LOOKED_AT)
-    classifier = lab.classifier("data", next(iter(lab.zoo.classifiers("data"))))
-    noisy = examples.degraded(entry)
-    purified = lab.purify(lab.model("data", "remover", _LOOKED_AT), noisy)
-    count = min(_SHOWN, len(examples))
-    labels = jnp.asarray(np.concatenate(jax.device_get(examples.labels))[:count])
+    judge, entry = lab.judge("data"), lab.store.entry(_LOOKED_AT)
+    classifier = lab.classifier("data", next(iter(lab.store.classifiers("data"))))
+    remover = lab.model("data", "remover", _LOOKED_AT)
+    count = min(_SHOWN, len(judge))
+    labels = jnp.asarray(lab.store.first("data", "test", count).arrays()[1])
     arrays, rows = {}, []
     for name, images in (
-        ("clean", examples.clean()),
-        ("noisy", noisy),
-        ("purified", purified),
+        ("clean", judge.pictures(CLEAN_ENTRY, count)),
+        ("noisy", judge.pictures(entry, count)),
+        ("purified", lab.purified(judge, remover, entry)[:count]),
     ):
-        arrays[name] = _host(images, count)
+        arrays[name] = images
         maps = grad_cam(
             classifier.module, classifier.variables, jnp.asarray(arrays[name]), labels
         )
         arrays[f"{name}_map"] = np.asarray(maps)
         moved = np.abs(arrays[f"{name}_map"] - arrays["clean_map"])
         row = lab.row(
-            examples,
+            judge,
             float(moved.mean()),
             dataset=dataset_title(lab, "data"),
             noise=entry.noise,
@@ -131,15 +126,15 @@ def _attention_part(lab: Laboratory) -> list[Row]:
             metric="mean_absolute_change_of_the_map",
         )
         rows.append(row | {"num_images": count})
-    save_arrays(lab.zoo.workdir / "figure5.npz", arrays)
+    save_arrays(lab.store.workdir / "figure5.npz", arrays)
     return rows
 
 
-def attention(zoo: Zoo) -> list[Part]:
+def attention(store: Store) -> list[Part]:
     """Figure 5: where a classifier looks on clean, noisy and purified images."""
-    zoo.entry(_LOOKED_AT)  # Raises if it is left out.
+    store.entry(_LOOKED_AT)  # Raises if it is left out.
     models = (
         ModelKey("data", "remover", _LOOKED_AT),
-        *zoo.classifier_keys("data", first=True),
+        *store.classifier_keys("data", first=True),
     )
     return [Part("all", models, _attention_part)]

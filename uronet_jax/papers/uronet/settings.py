@@ -9,7 +9,7 @@ from uronet_jax import sharding
 from uronet_jax.batches import check_number, check_whole
 from uronet_jax.corruptions import list_corruptions, list_severities
 from uronet_jax.data.pipelines import check_pipeline
-from uronet_jax.training import tasks
+from uronet_jax.training.experiment import augmenter
 
 # Sections of the config that name a data set.
 ROLES = ("data", "second", "grey")
@@ -42,7 +42,7 @@ def check_settings(config: Mapping[str, Any], mesh: jax.sharding.Mesh) -> None:
                 f"both classifiers of {role} are called {titles[0]!r}: rows could "
                 "not be told apart; change a title"
             )
-    tasks.augmenter(config["augmentation"])
+    augmenter(config["augmentation"])
     check_pipeline(config["pipeline"])
     for section in ("evaluation", "attack"):
         sharding.check_batch_size(config[section]["batch_size"], mesh)

@@ -5,16 +5,20 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from uronet_jax.evaluation.protocols import detection_metrics
+from uronet_jax.evaluation.judge import (
+    CLEAN_ENTRY,
+    CorruptionEntry,
+    Entry,
+    FunctionEntry,
+    detection_metrics,
+)
 from uronet_jax.papers.laboratory import (
-    Examples,
-    Images,
     Laboratory,
     Row,
     banding,
     dead_columns,
 )
-from uronet_jax.papers.store import Zoo
+from uronet_jax.papers.store import Store
 from uronet_jax.papers.uronet.kinds import ModelKey, universal_trials
 from uronet_jax.papers.uronet.parts import (
     CLEAN,
@@ -48,47 +52,49 @@ class _Universal:
         self._lab = lab
         self._remover = lab.model("data", f"remover_{of}", "all")
         self._detector = lab.model("data", f"detector_{of}", "all")
-        self._mirror = lab.zoo.config["universal"]["mirror"]
+        self._mirror = lab.store.config["universal"]["mirror"]
 
     def false_alarms(self, role: str) -> Row:
         """Returns how many clean images of a data set are called degraded."""
-        examples = self._lab.examples(role)
-        clean = self._probabilities(examples, examples.clean())
+        clean = self._probabilities(role, CLEAN_ENTRY)
         value = 100.0 * float((clean > 0.5).mean())
         return self._row(role, CLEAN, value, "detection", "false_alarm_rate")
 
-    def detection(self, tests: Iterable[tuple[Row, Images]]) -> Iterator[Row]:
+    def detection(self, tests: Iterable[tuple[Row, Entry]]) -> Iterator[Row]:
         """Yields the detection accuracy on degraded and as many clean images."""
-        examples = self._lab.examples("data")
-        clean = self._probabilities(examples, examples.clean())
-        for columns, images in tests:
-            found = detection_metrics(clean, self._probabilities(examples, images))
+        clean = self._probabilities("data", CLEAN_ENTRY)
+        for columns, entry in tests:
+            found = detection_metrics(clean, self._probabilities("data", entry))
             value = 100.0 * found["detection_accuracy"]
             yield self._row("data", columns, value, "detection", "detection_accuracy")
 
-    def accuracy(self, tests: Iterable[tuple[Row, Images]]) -> Iterator[Row]:
+    def accuracy(self, tests: Iterable[tuple[Row, Entry]]) -> Iterator[Row]:
         """Yields the accuracy of every classifier, alone and behind the remover."""
-        examples = self._lab.examples("data")
-        for columns, images in tests:
-            purified = self._lab.purify(self._remover, images, mirror=self._mirror)
-            for title in self._lab.zoo.classifiers("data"):
-                classifier = self._lab.classifier("data", title)
-                for condition, shown in (("noisy", images), ("mitigated", purified)):
-                    value = self._lab.accuracy(classifier, examples, shown)
-                    row = self._row("data", columns, value, condition, "accuracy")
+        judge, classifiers = self._lab.judge("data"), self._lab.classifiers("data")
+        for columns, entry in tests:
+            bare = self._lab.accuracies(judge, classifiers, entry)
+            behind = self._lab.accuracies(
+                judge, classifiers, entry, self._remover, mirror=self._mirror
+            )
+            for title in classifiers:
+                for condition, found in (("noisy", bare), ("mitigated", behind)):
+                    row = self._row(
+                        "data", columns, found[title], condition, "accuracy"
+                    )
                     yield row | {"classifier": title}
 
-    def _probabilities(self, examples: Examples, images: Images) -> np.ndarray:
-        return self._lab.probabilities(self._remover, self._detector, examples, images)
+    def _probabilities(self, role: str, entry: Entry) -> np.ndarray:
+        judge = self._lab.judge(role)
+        return self._lab.probabilities(judge, self._remover, self._detector, entry)
 
     def _row(
         self, role: str, columns: Row, value: float, condition: str, metric: str
     ) -> Row:
         return self._lab.row(
-            self._lab.examples(role),
+            self._lab.judge(role),
             value,
             dataset=dataset_title(self._lab, role),
-            model=self._lab.zoo.config["universal"]["variant"],
+            model=self._lab.store.config["universal"]["variant"],
             **columns,
             classifier=None,
             condition=condition,
@@ -97,47 +103,47 @@ class _Universal:
 
 
 def _degradations_part(lab: Laboratory) -> list[Row]:
-    universal, examples = _Universal(lab), lab.examples("data")
-    tests = list(noise_tests(lab, examples, lab.zoo.entries))
+    universal = _Universal(lab)
+    tests = list(noise_tests(lab.store.entries))
     return [
         universal.false_alarms("data"),
         *universal.detection(tests),
-        *universal.accuracy([(CLEAN, examples.clean()), *tests]),
+        *universal.accuracy([(CLEAN, CLEAN_ENTRY), *tests]),
     ]
 
 
-def _universal_models(zoo: Zoo, of: str = "universal") -> tuple[ModelKey, ...]:
+def _universal_models(store: Store, of: str = "universal") -> tuple[ModelKey, ...]:
     pair = defence_models("data", f"detector_{of}", "all", f"remover_{of}")
-    return (*pair, *zoo.classifier_keys("data"))
+    return (*pair, *store.classifier_keys("data"))
 
 
-def degradations(zoo: Zoo) -> list[Part]:
+def degradations(store: Store) -> list[Part]:
     """The models of all noises, on these noises."""
-    return [Part("all", _universal_models(zoo), _degradations_part)]
+    return [Part("all", _universal_models(store), _degradations_part)]
 
 
 def _corruptions_part(name: str, lab: Laboratory) -> list[Row]:
-    universal, examples = _Universal(lab, "corruptions"), lab.examples("data")
+    universal = _Universal(lab, "corruptions")
     if not name:
-        clean = [(CLEAN, examples.clean())]
+        clean = [(CLEAN, CLEAN_ENTRY)]
         return [universal.false_alarms("data"), *universal.accuracy(clean)]
-    settings = lab.zoo.config["universal_corruptions"]
+    settings = lab.store.config["universal_corruptions"]
     tests = [
         (
             {"test_noise": name, "test_severity": severity},
-            examples.corrupted(settings["suite"], name, severity),
+            CorruptionEntry(name, severity, settings["suite"]),
         )
         for severity in settings["tested_severities"]
     ]
     return [*universal.detection(tests), *universal.accuracy(tests)]
 
 
-def corruptions(zoo: Zoo) -> list[Part]:
+def corruptions(store: Store) -> list[Part]:
     """The models of a suite's corruptions, on these corruptions."""
-    models = _universal_models(zoo, "corruptions")
+    models = _universal_models(store, "corruptions")
     return [
         Part(name or "clean", models, functools.partial(_corruptions_part, name))
-        for name in ("", *zoo.config["universal_corruptions"]["names"])
+        for name in ("", *store.config["universal_corruptions"]["names"])
     ]
 
 
@@ -150,42 +156,37 @@ def _trial_part(
     classifier that comes from elsewhere may have learned on them; its accuracy without
     a remover, `trial` empty, tells.
     """
-    examples = lab.examples("data", part="validation")
+    judge = lab.judge("data", part="validation")
     remover = lab.model("data", f"remover_trial_{trial}", "all") if trial else None
-    tests = [(CLEAN, examples.clean())]
-    tests += noise_tests(lab, examples, lab.zoo.entries)
-    rows = []
-    for title in lab.zoo.classifiers("data"):
-        classifier, values = lab.classifier("data", title), []
-
-        def add(columns, value, title=title):
-            row = lab.row(
-                examples,
-                value,
-                dataset=dataset_title(lab, "data"),
-                variant=variant or trial,
-                classifier=title,
-                **columns,
-                metric="accuracy",
-            )
-            rows.append(row)
-
-        for columns, images in tests:
-            pictures = images
-            if remover is not None:
-                pictures = lab.purify(remover, images, mirror=mirror)
-            value = lab.accuracy(classifier, examples, pictures)
-            add(columns, value)
-            if columns is not CLEAN:
-                values.append(value)
-        mean = {"test_noise": "mean over degradations", "test_severity": 0}
-        add(mean, float(np.mean(values)))
-    return rows
+    tests = [(CLEAN, CLEAN_ENTRY), *noise_tests(lab.store.entries)]
+    classifiers = lab.classifiers("data")
+    found = [
+        (columns, lab.accuracies(judge, classifiers, entry, remover, mirror=mirror))
+        for columns, entry in tests
+    ]
+    mean = {"test_noise": "mean over degradations", "test_severity": 0}
+    noisy = [values for columns, values in found if columns is not CLEAN]
+    found.append(
+        (mean, {x: float(np.mean([v[x] for v in noisy])) for x in classifiers})
+    )
+    return [
+        lab.row(
+            judge,
+            values[title],
+            dataset=dataset_title(lab, "data"),
+            variant=variant or trial,
+            classifier=title,
+            **columns,
+            metric="accuracy",
+        )
+        for title in classifiers
+        for columns, values in found
+    ]
 
 
-def trials(zoo: Zoo) -> list[Part]:
+def trials(store: Store) -> list[Part]:
     """Short trainings of removers of all noises, compared on validation images."""
-    classifiers = tuple(zoo.classifier_keys("data"))
+    classifiers = tuple(store.classifier_keys("data"))
 
     def part(trial, variant="", **fields):
         removers = [ModelKey("data", f"remover_trial_{trial}", "all")] if trial else []
@@ -194,26 +195,24 @@ def trials(zoo: Zoo) -> list[Part]:
 
     return [
         part("", "undefended"),
-        *map(part, universal_trials(zoo.config)),
+        *map(part, universal_trials(store.config)),
         # The same weights as others, shown every image twice.
         *(
             part(trial, f"{trial}, self-ensemble", mirror=True)
-            for trial in universal_trials(zoo.config)
+            for trial in universal_trials(store.config)
             if trial in _ENSEMBLED
         ),
     ]
 
 
 def _unseen_part(name: str, lab: Laboratory) -> list[Row]:
-    universal, examples = _Universal(lab), lab.examples("data")
-    tests = []
-    for severity in lab.zoo.config["zero_shot"]["severities"]:
+    universal, tests = _Universal(lab), []
+    for severity in lab.store.config["zero_shot"]["severities"]:
+        entry: Entry = CorruptionEntry(name, severity, _UNSEEN_SUITE)
         if name in _FAULTS:
             function, levels = _FAULTS[name]
-            images = examples.changed(function, levels[severity - 1])
-        else:
-            images = examples.corrupted(_UNSEEN_SUITE, name, severity)
-        tests.append(({"test_noise": name, "test_severity": severity}, images))
+            entry = FunctionEntry(name, severity, function, levels[severity - 1])
+        tests.append(({"test_noise": name, "test_severity": severity}, entry))
     return [*universal.detection(tests), *universal.accuracy(tests)]
 
 
@@ -222,9 +221,9 @@ def _false_alarms_part(lab: Laboratory) -> list[Row]:
     return [universal.false_alarms(role) for role in ("data", "second")]
 
 
-def zero_shot(zoo: Zoo) -> list[Part]:
+def zero_shot(store: Store) -> list[Part]:
     """The models of all noises, on what they never saw."""
-    models = _universal_models(zoo)
+    models = _universal_models(store)
     parts = [
         Part(name, models, functools.partial(_unseen_part, name))
         for name in (*_UNSEEN, *_FAULTS)

@@ -1,0 +1,258 @@
+"""An evaluation under attack: from a config to a table, written row by row.
+
+A run that was stopped goes on behind the last row, with the same config and models.
+"""
+
+import dataclasses
+import json
+import os
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from uronet_jax.attacks.digests import digest
+from uronet_jax.attacks.objectives import LEAST_CLASSES
+from uronet_jax.checkpoints import locked_workdir
+from uronet_jax.evaluation import misleading
+from uronet_jax.evaluation.attack_judge import AttackJudge
+from uronet_jax.evaluation.robustness import attack_table
+from uronet_jax.evaluation.subject import check_subject, load_subject
+from uronet_jax.evaluation.threat_models import (
+    THREAT_MODELS,
+    AttackRun,
+    ThreatModel,
+    make_plan,
+    make_run,
+)
+from uronet_jax.records import provenance, write_json
+from uronet_jax.training.run import check_same_config
+
+# Value of the field `schema` of attack.json.
+ATTACK_SCHEMA = "uronet_jax.attack"
+
+
+def check_attack_config(
+    config: Mapping[str, Any],
+) -> tuple[list[AttackRun], list[ThreatModel]]:
+    """Checks every field that can be checked without files.
+
+    Args:
+        config: The fields of `configs/attack.py`.
+
+    Returns:
+        The attacks, and the threat models.
+
+    Raises:
+        ValueError: If a field names something unknown, is missing or out of range.
+    """
+    check_subject(config, "false_alarms")
+    for field in ("attacks", "threats", "steps"):
+        if not config[field] or len(set(config[field])) < len(config[field]):
+            raise ValueError(
+                f"{field} must hold one or more different entries: {config[field]}"
+            )
+    known = THREAT_MODELS
+    unknown = [name for name in config["threats"] if name not in known]
+    if unknown:
+        raise ValueError(
+            f"unknown threat model {unknown[0]!r}: choose from {', '.join(known)}"
+        )
+    threats = [known[name] for name in config["threats"]]
+    if not config["detector"]:
+        asks = [threat.name for threat in threats if threat.evades_detector]
+        asks += ["gated"] if config["gated"] else []
+        if asks:
+            raise ValueError(f"{asks[0]} needs a detector: name one, or leave it out")
+    if config["num_pictures"] < 0:
+        raise ValueError(f"num_pictures cannot be negative: {config['num_pictures']}")
+    for norm, epsilon in config["epsilon"].items():
+        if not 0.0 < epsilon < float("inf"):
+            raise ValueError(f"epsilon.{norm} must be positive and finite: {epsilon}")
+    for field, low in (("steps", 1), ("restarts", 0), ("queries", 1)):
+        values = config[field] if field == "steps" else (config[field],)
+        if not all(isinstance(value, int) and value >= low for value in values):
+            raise ValueError(
+                f"{field} must be of integers from {low} on: {config[field]}"
+            )
+    runs = make_runs(config)
+    make_plan(runs, threats)
+    return runs, threats
+
+
+def make_runs(config: Mapping[str, Any]) -> list[AttackRun]:
+    """Returns the attacks with their parameters, one for each number of steps.
+
+    Raises:
+        ValueError: If an attack is unknown.
+    """
+    runs = []
+    for name in config["attacks"]:
+        usual = make_run(name, epsilon=1.0)
+        if usual.attack.minimal:
+            runs.append(usual)
+            continue
+        changes: dict[str, Any] = {"epsilon": config["epsilon"][usual.attack.norm]}
+        if usual.takes("restarts") and config["restarts"]:
+            changes["restarts"] = config["restarts"]
+        counts: Sequence[int] = ()
+        if usual.takes("steps"):
+            blind = usual.attack.gradient_free
+            counts = (config["queries"],) if blind else config["steps"]
+        efforts = [{"steps": count} for count in counts] or [{}]
+        runs += [make_run(name, **changes, **effort) for effort in efforts]
+    return runs
+
+
+def run_attacks(
+    config: dict[str, Any], workdir: str | os.PathLike, *, data_dir: str | None = None
+) -> dict[str, Any]:
+    """Attacks what `config` names and writes attack.json to `workdir`.
+
+    Args:
+        config: The fields of `configs/attack.py`.
+        workdir: Folder to write to; a run that stopped there goes on.
+        data_dir: Folder of the prepared data sets.
+
+    Returns:
+        What attack.json holds.
+
+    Raises:
+        ValueError: If a field is wrong, models and data do not belong together, or
+            `workdir` holds a run with another config or of other weights.
+        OSError: If data or models are missing or `workdir` cannot be used.
+    """
+    runs, threats = check_attack_config(config)
+    workdir = Path(workdir)
+    with locked_workdir(workdir):
+        content = _read(workdir / "attack.json", config)
+        finished = content.get("finished", False)
+        try:
+            subject = load_subject(config, data_dir)
+        except FileNotFoundError:
+            if not finished:
+                raise
+        else:
+            _check_classes(runs, subject)
+            digests = {
+                role: digest(model.variables) for role, model in subject.models.items()
+            }
+            digests["images"] = digest(subject.test_source.arrays())
+            if content:
+                _check_same_models(workdir / "attack.json", content, digests, config)
+        if not finished:
+            content = _attack(config, subject, digests, runs, threats, workdir, content)
+    return content
+
+
+def _read(path, config):
+    if not path.exists():
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        stored = content["config"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{path} is not a result of launch.attack: move it away, or choose another "
+            "--workdir"
+        ) from error
+    check_same_config(stored, config)
+    return content
+
+
+def _check_classes(runs, subject):
+    """Raises ValueError if a loss needs more classes than there are."""
+    classes = subject.models["classifier"].num_classes
+    for run in runs:
+        least = LEAST_CLASSES.get(run.attack.loss, 2)
+        if classes < least:
+            raise ValueError(
+                f"{run.name} needs at least {least} classes, the classifier has "
+                f"{classes}: leave it out of attacks"
+            )
+
+
+def _check_same_models(path, content, digests, config):
+    """Raises ValueError if stored rows are of models with other weights."""
+    stored = content.get("digests")
+    if stored is None:  # A file of an earlier version.
+        if content.get("finished"):
+            return
+        raise ValueError(
+            f"{path} does not say of which weights its rows are, so no rows can be "
+            "added: move it away, or choose another --workdir"
+        )
+    places = {"images": config["data"]["name"]}
+    changed = [
+        f"the {name} in {places.get(name) or config[name]} ({stored.get(name)} there, "
+        f"{now} now)"
+        for name, now in digests.items()
+        # An earlier version did not store that of the images.
+        if stored.get(name, now if name == "images" else None) != now
+    ]
+    if changed:
+        raise ValueError(
+            f"{path} holds rows of others than {', '.join(changed)}: choose another "
+            "--workdir, move the file away, or put the old ones back"
+        )
+
+
+def _attack(config, subject, digests, runs, threats, workdir, content):
+    """Makes the rows that are missing, and writes after each."""
+    start, before = time.perf_counter(), content.get("seconds", 0.0)
+    threshold = subject.threshold(config["false_alarms"])
+    gate = threshold if config["gated"] else None
+    judge = AttackJudge(
+        dataclasses.replace(subject.defense, gate=gate),
+        subject.variables,
+        subject.judge(subject.test_source).batches(),
+        mesh=subject.mesh,
+        threshold=0.5 if threshold is None else threshold,
+        seed=config["seed"],
+    )
+    rows = list(content.get("rows", []))
+
+    def write(finished):
+        result = {
+            "schema": ATTACK_SCHEMA,
+            "finished": finished,
+            "threshold": threshold,
+            "rows": rows,
+            "warnings": misleading.find_warnings(rows, complete=finished),
+            "models": subject.describe(),
+            "digests": digests,
+            **provenance(config, seconds=before + time.perf_counter() - start),
+        }
+        if jax.process_index() == 0:
+            write_json(workdir / "attack.json", result)
+        return result
+
+    def keep(row, examples):
+        # The pictures first: a row that is written is not made again.
+        if examples is not None and jax.process_index() == 0:
+            path = examples_path(workdir, len(rows))
+            path.parent.mkdir(exist_ok=True)
+            fields = {k: v for k, v in examples._asdict().items() if v is not None}
+            np.savez_compressed(path, **fields)
+        rows.append(row)
+        write(finished=False)
+
+    attack_table(
+        judge,
+        runs,
+        threats,
+        sanity=config["sanity"],
+        rows=tuple(rows),
+        on_row=keep,
+        num_examples=config["num_pictures"],
+        progress=jax.process_index() == 0,
+    )
+    return write(finished=True)
+
+
+def examples_path(workdir: Path, number: int) -> Path:
+    """Returns where the pictures of a row lie."""
+    return workdir / "examples" / f"{number:03d}.npz"

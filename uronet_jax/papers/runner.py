@@ -1,0 +1,324 @@
+"""Computes a paper's experiments: trains what is missing, measures, writes rows.
+
+Every finished model and every finished part of a result is on disk at once, so that a
+run goes on where it was stopped.
+"""
+
+import itertools
+import json
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from uronet_jax.checkpoints import locked_workdir
+from uronet_jax.papers.laboratory import Laboratory
+from uronet_jax.papers.store import Store
+from uronet_jax.papers.uronet.experiments import (
+    EXPERIMENTS,
+    Lack,
+    LackError,
+    check_needs,
+)
+from uronet_jax.papers.uronet.pages.reproduction import SCHEMA, SCHEMA_VERSION
+from uronet_jax.papers.uronet.parts import Part
+from uronet_jax.records import provenance, write_json
+from uronet_jax.reports import figures
+from uronet_jax.training.run import check_same_config, flatten_config
+
+# Experiments whose result is also a picture.
+_PICTURES = ("figure1", "figure2", "figure4", "figure5")
+
+
+def choose_experiments(names: str) -> list[str]:
+    """Returns the experiments that a comma-separated list, or `all`, stands for.
+
+    Raises:
+        ValueError: If one is unknown; lists what there is.
+    """
+    chosen = [name.strip() for name in names.split(",") if name.strip()]
+    if chosen == ["all"]:
+        return list(EXPERIMENTS)
+    unknown = [name for name in chosen if name not in EXPERIMENTS]
+    if unknown or not chosen:
+        known = "; ".join(f"{name}: {e.summary}" for name, e in EXPERIMENTS.items())
+        raise ValueError(
+            f"unknown experiment {', '.join(map(repr, unknown)) or repr(names)}: "
+            f"choose all or some of {known}"
+        )
+    return list(dict.fromkeys(chosen))
+
+
+def reproduce(
+    config: Mapping[str, Any],
+    experiments: Sequence[str],
+    workdir: str | os.PathLike,
+    *,
+    preset: Mapping[str, Any],
+    data_dir: str | None = None,
+    force: bool = False,
+    skip_missing: bool = False,
+    stop: Callable[[], bool] = lambda: False,
+    progress: bool = True,
+) -> dict[str, str]:
+    """Computes experiments, from where `workdir` stands.
+
+    Args:
+        config: The fields of `configs/reproduce.py`.
+        experiments: Keys of `EXPERIMENTS`.
+        workdir: Folder of models and results; one config each.
+        preset: The config before anything in it was changed.
+        data_dir: Folder of the prepared data sets.
+        force: Whether finished results are computed and written anew. Finished models
+            stay.
+        skip_missing: Whether experiments without data are left out; otherwise they are
+            an error.
+        stop: Asked between dispatches; true saves and raises `StoppedError`.
+        progress: Whether there are progress bars.
+
+    Returns:
+        Experiment -> why it, or a part of it, was left out.
+
+    Raises:
+        ValueError: If the config is wrong, or `workdir` holds results of another
+            config or schema. Nothing was computed then.
+        OSError: If data or a classifier are missing, or `workdir` cannot be used.
+        StoppedError: If it was asked to stop; run it again to go on.
+    """
+    if jax.process_count() > 1:
+        raise ValueError(
+            "launch.reproduce runs in one process: start it without others"
+        )
+    store = Store(config, workdir, data_dir=data_dir, stop=stop, progress=progress)
+    workdir = Path(workdir)
+    _check_workdir(workdir, config, experiments)
+    left_out, missing = {}, {}
+    for name in experiments:
+        try:
+            missing[name] = check_needs(store, name)
+        except LackError as error:
+            if not skip_missing:
+                raise
+            left_out[name] = str(error)
+            continue
+        if missing[name]:
+            texts = (f"{what}: {why}" for what, why in missing[name].values())
+            left_out[name] = f"a part, for want of {'; '.join(texts)}"
+    if not missing:
+        raise FileNotFoundError("; ".join(left_out.values()))
+    if progress:
+        for name, why in left_out.items():
+            print(f"{name}, left out: {why}", flush=True)
+    _check_classifiers(store, workdir, missing)
+    for name, lacking in missing.items():
+        parts = _parts(store, name, lacking)
+        store.check(key for part in parts for key in part.models)
+    with locked_workdir(workdir):
+        laboratory = Laboratory(store)
+        for name, lacking in missing.items():
+            _compute(name, laboratory, lacking, preset, force=force)
+            if name in _PICTURES and not _is_drawn(name, workdir):
+                draw(name, workdir)
+            if progress:
+                print(f"{name}: {workdir / name}.json", flush=True)
+    return left_out
+
+
+def _check_workdir(
+    workdir: Path, config: Mapping[str, Any], experiments: Sequence[str]
+) -> None:
+    """Raises ValueError if results that are there cannot be continued."""
+    config = json.loads(json.dumps(config))  # In JSON, tuples are lists.
+    for name in experiments:
+        path = workdir / f"{name}.json"
+        if not path.exists():
+            continue
+        try:
+            stored = json.loads(path.read_text())
+            found = stored.get("schema"), stored.get("schema_version")
+        except (ValueError, AttributeError) as error:
+            raise ValueError(f"{path} is no result ({error}): move it away") from error
+        if found != (SCHEMA, SCHEMA_VERSION):
+            raise ValueError(
+                f"{path} has schema {found[0]} version {found[1]}, this program writes "
+                f"{SCHEMA} version {SCHEMA_VERSION}: choose another --workdir, or move "
+                "the file away to have it computed anew"
+            )
+        depends_on = EXPERIMENTS[name].depends_on
+        try:
+            check_same_config(depends_on(stored["config"]), depends_on(config))
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
+
+
+def _classifiers(
+    store: Store, name: str, lacking: Mapping[str, Lack]
+) -> dict[str, dict[str, str]]:
+    """Returns data set -> title -> identity of the classifiers of an experiment."""
+    needs = EXPERIMENTS[name].needs
+    wanted = {need for group in needs if group not in lacking for need in needs[group]}
+    return {
+        role: {title: store.identity(role, title) for title in store.classifiers(role)}
+        for role in sorted(EXPERIMENTS[name].roles)
+        if f"{role}.classifier" in wanted
+    }
+
+
+def _check_classifiers(
+    store: Store, workdir: Path, lacking: Mapping[str, Mapping[str, Lack]]
+) -> None:
+    """Raises ValueError if results that are there are of other weights."""
+    for name, groups in lacking.items():
+        path = workdir / f"{name}.json"
+        if path.exists():
+            stored = json.loads(path.read_text()).get("classifiers")
+            if stored is None:
+                raise ValueError(
+                    f"{path} does not say of which classifiers it is: move it away to "
+                    "have it measured anew"
+                )
+            for role, titles in _classifiers(store, name, groups).items():
+                for title, identity in titles.items():
+                    if stored.get(role, {}).get(title, identity) != identity:
+                        raise ValueError(
+                            f"{path} was measured with other weights of "
+                            f"{store.classifiers(role)[title]}: restore them, choose "
+                            "another --workdir, or move models, images and results "
+                            "that rest on them away"
+                        )
+
+
+def _parts(store: Store, name: str, lacking: Mapping[str, Lack]) -> list[Part]:
+    """Returns the parts of an experiment that can be computed."""
+    return [p for p in EXPERIMENTS[name].parts(store) if p.group not in lacking]
+
+
+def _compute(
+    name: str,
+    laboratory: Laboratory,
+    lacking: Mapping[str, Lack],
+    preset: Mapping[str, Any],
+    *,
+    force: bool,
+) -> None:
+    """Computes what is not on disk of an experiment."""
+    store = laboratory.store
+    path = store.workdir / f"{name}.json"
+    parts = _parts(store, name, lacking)
+    begun = json.loads(path.read_text()) if path.exists() else None
+    done = _rows_by_part(begun) if begun else {}
+    classifiers = _classifiers(store, name, lacking)
+    if begun:
+        classifiers = begun["classifiers"] | classifiers
+    lost = name in _PICTURES and not path.with_suffix(".npz").exists()
+    if force or lost:  # What cannot be computed now is kept.
+        for part in parts:
+            done.pop(part.key, None)
+    remaining = [part for part in parts if part.key not in done]
+    if not remaining:
+        return
+    sessions = begun["sessions"] if done else []
+    clock, count = _Clock(), 0
+    wanted = [key for part in remaining for key in part.models]
+    if any(map(store.is_unfinished, wanted)):
+        laboratory.forget()  # Training needs the memory.
+    store.ensure(wanted)
+    training = clock.read()
+    with store.progress.bar(len(parts), name, "part") as bar:
+        bar.update(len(parts) - len(remaining))
+        for part in remaining:
+            store.progress.stopping()
+            done[part.key] = part.rows(laboratory)
+            count += 1
+            # In their own order, whatever was there first.
+            keys = [p.key for p in parts if p.key in done]
+            keys += [key for key in done if key not in keys]
+            origin = provenance(dict(store.config), seconds=clock.read())
+            session = {
+                "parts": count,
+                "training_seconds": training,
+                **{x: origin[x] for x in ("seconds", "device", "versions")},
+            }
+            result = {
+                "schema": SCHEMA,
+                "schema_version": SCHEMA_VERSION,
+                "experiment": name,
+                "finished": all(p.key in done for p in parts),
+                "missing": [lack.what for lack in lacking.values()],
+                "overridden": _overridden(store.config, preset),
+                "classifiers": classifiers,
+                "parts": [[key, len(done[key])] for key in keys],
+                "rows": [row for key in keys for row in done[key]],
+                **origin,
+                "sessions": [*sessions, session],
+                "seconds": _total([*sessions, session], "seconds"),
+                "training_seconds": _total([*sessions, session], "training_seconds"),
+            }
+            write_json(path, result)
+            bar.update()
+
+
+def _total(sessions: Sequence[Mapping[str, Any]], field: str) -> float:
+    return round(sum(session[field] for session in sessions), 1)
+
+
+def _overridden(config: Mapping[str, Any], preset: Mapping[str, Any]) -> list[str]:
+    """Returns the fields, joined by dots, in which a config is not its preset."""
+    preset, config = (
+        flatten_config(json.loads(json.dumps(tree))) for tree in (preset, config)
+    )
+    return sorted(
+        name
+        for name in preset | config
+        if preset.get(name, "absent") != config.get(name, "absent")
+    )
+
+
+def _rows_by_part(result: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    rows = iter(result["rows"])
+    return {key: list(itertools.islice(rows, count)) for key, count in result["parts"]}
+
+
+class _Clock:
+    """Seconds of this run."""
+
+    def __init__(self):
+        self._start = time.perf_counter()
+
+    def read(self) -> float:
+        return round(time.perf_counter() - self._start, 1)
+
+
+def _is_drawn(name: str, workdir: Path) -> bool:
+    """Whether the picture of an experiment is there, and not older than its arrays."""
+    picture, arrays = workdir / f"{name}.png", workdir / f"{name}.npz"
+    return picture.exists() and picture.stat().st_mtime >= arrays.stat().st_mtime
+
+
+def draw(name: str, workdir: Path) -> None:
+    """Draws a figure of images from the arrays that its experiment left."""
+    with np.load(workdir / f"{name}.npz") as file:
+        arrays = dict(file)
+    if name == "figure5":
+        seen = {
+            x: (arrays[x], arrays[f"{x}_map"]) for x in arrays if f"{x}_map" in arrays
+        }
+        figures.attention_gallery(workdir / "figure5.png", seen)
+        return
+    labels = None
+    columns = {heading.replace("_", " "): x for heading, x in arrays.items()}
+    if name == "figure4":
+        # One image: a line for each noise, a column for each severity.
+        clean = arrays.pop("clean")[0]
+        places = [heading.split("_") for heading in arrays]
+        labels = list(dict.fromkeys(noise for noise, _ in places))
+        columns = {"clean": np.stack([clean] * len(labels))}
+        for severity in dict.fromkeys(severity for _, severity in places):
+            columns[f"severity {severity}"] = np.stack(
+                [arrays[f"{noise}_{severity}"][0] for noise in labels]
+            )
+    figures.gallery(workdir / f"{name}.png", columns, labels)

@@ -1,0 +1,160 @@
+"""Purifiers: what stands before a classifier and makes a clean picture of an image.
+
+One contract for all, trained or not. A purifier is a hashable function
+
+    purifier(variables, images, key=None, index=None) -> Separation
+
+of its variables (None if it has none), images `[B, H, W, C]` in `[0, 1]`, and, if it is
+random, a typed key and the number `[B]` of each image. Two that are equal share
+compiled programs. Modules of Flax and `transformations` become purifiers by
+`as_purifier`; several in a row are one (`chain`).
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from uronet_jax.models import Separation
+from uronet_jax.transformations import TRANSFORMATIONS
+
+
+class Purifier(Protocol):
+    """See the head of this module."""
+
+    def __call__(
+        self,
+        variables: Any,
+        images: jax.Array,
+        key: jax.Array | None = None,
+        index: jax.Array | None = None,
+    ) -> Separation:
+        """Returns the clean picture and the noise pattern, `[B, H, W, C]` each."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class NetworkPurifier:
+    """A Flax module that returns a `Separation`, or clean pictures alone.
+
+    A random one draws from its stream `defense` (`self.make_rng("defense")`).
+    """
+
+    module: nn.Module
+
+    def __call__(self, variables, images, key=None, index=None) -> Separation:
+        """Applies the module to its variables."""
+        rngs = None
+        if key is not None:
+            # Batches of one set differ in their images' numbers, not in the key.
+            rngs = {
+                "defense": key if index is None else jax.random.fold_in(key, index[0])
+            }
+        found = self.module.apply(variables, images, rngs=rngs)
+        return found if isinstance(found, Separation) else _separate(images, found)
+
+
+@dataclasses.dataclass(frozen=True)
+class TransformationPurifier:
+    """An input transformation with fixed parameters.
+
+    Attributes:
+        name: A key of `TRANSFORMATIONS`.
+        parameters: Name and value of those that are not the usual ones.
+    """
+
+    name: str
+    parameters: tuple[tuple[str, Any], ...] = ()
+
+    def __call__(self, variables, images, key=None, index=None) -> Separation:
+        """Transforms the images; there are no variables."""
+        del variables
+        transformation = TRANSFORMATIONS[self.name]
+        if transformation.random and key is None:
+            raise ValueError(f"the purifier {self.name} is random: give it a key")
+        if transformation.random and index is None:
+            index = jnp.arange(len(images))
+        clean = transformation(images, key=key, index=index, **dict(self.parameters))
+        return _separate(images, clean)
+
+
+@dataclasses.dataclass(frozen=True)
+class Chain:
+    """Purifiers one after the other; `variables` holds those of each."""
+
+    stages: tuple[Purifier, ...]
+
+    def __call__(self, variables, images, key=None, index=None) -> Separation:
+        """Purifies the pictures that the stage before has made."""
+        clean = images
+        for i, (stage, own) in enumerate(zip(self.stages, variables, strict=True)):
+            stage_key = None if key is None else jax.random.fold_in(key, i)
+            clean = stage(own, clean, stage_key, index).clean
+        return _separate(images, clean)
+
+
+def _separate(images: jax.Array, clean: jax.Array) -> Separation:
+    return Separation(clean, images - clean)
+
+
+def as_purifier(value: Any) -> Purifier | None:
+    """Returns a Flax module as a purifier; a purifier, and None, as they are."""
+    return NetworkPurifier(value) if isinstance(value, nn.Module) else value
+
+
+def make_transformation(name: str, **parameters: Any) -> TransformationPurifier:
+    """Returns an input transformation as a purifier.
+
+    Args:
+        name: A key of `TRANSFORMATIONS`.
+        **parameters: Those that are not to have their usual values.
+
+    Raises:
+        ValueError: If the name or a parameter is unknown, or a value is out of range.
+    """
+    if name not in TRANSFORMATIONS:
+        raise ValueError(
+            f"unknown transformation {name!r}: choose from {', '.join(TRANSFORMATIONS)}"
+        )
+    TRANSFORMATIONS[name].check(parameters)
+    return TransformationPurifier(name, tuple(sorted(parameters.items())))
+
+
+def chain(*stages: Purifier) -> Purifier:
+    """Returns purifiers, one after the other, as one.
+
+    Its variables are the tuple of theirs; those of a single one are its own.
+    """
+    stages = tuple(map(as_purifier, stages))
+    if not stages:
+        raise ValueError("a chain needs at least one purifier")
+    return stages[0] if len(stages) == 1 else Chain(stages)
+
+
+def parse_purifier(text: str) -> TransformationPurifier:
+    """Reads `name` or `name:parameter=value,...`, such as `jpeg:quality=75`.
+
+    Raises:
+        ValueError: If the text has another form, or see `make_transformation`.
+    """
+    name, _, listed = text.partition(":")
+    parameters: dict[str, float | int] = {}
+    for item in filter(None, listed.split(",")):
+        key, equals, value = item.partition("=")
+        try:
+            parameters[key.strip()] = float(value) if "." in value else int(value)
+        except ValueError:
+            equals = ""
+        if not equals:
+            raise ValueError(
+                f"purifier {text!r}: {item!r} is no parameter=number, as in "
+                "jpeg:quality=75"
+            )
+    return make_transformation(name.strip(), **parameters)
+
+
+Separate = Callable[[jax.Array], Separation]
+PurifierVariables = Mapping[str, Any] | tuple | None

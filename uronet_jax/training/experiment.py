@@ -1,0 +1,323 @@
+"""From a config, as plain dicts, to data and a task: written once.
+
+`launch.train` trains one config; the papers train many and bring data and frozen
+models of their own (`make_task`).
+"""
+
+import dataclasses
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from uronet_jax import sharding
+from uronet_jax.batches import check_whole
+from uronet_jax.checkpoints import find_step, locked_workdir
+from uronet_jax.corruptions import (
+    Degradation,
+    find_corruption,
+    list_corruptions,
+    list_severities,
+    make_degradation,
+    suite_degradations,
+)
+from uronet_jax.data import AUGMENTATIONS, PairedSource, open_source
+from uronet_jax.data.mixed_corruptions import store_mixed
+from uronet_jax.data.pipelines import check_pipeline
+from uronet_jax.data.statistics import pixel_statistics
+from uronet_jax.loading import (
+    LoadedModel,
+    check_models_match,
+    load_classifier,
+    load_initial,
+    load_purifier,
+)
+from uronet_jax.progress import Progress
+from uronet_jax.training.optimizers import make_optimizer
+from uronet_jax.training.pairs import Pairs, clean_pairs, drawn_pairs, stored_pairs
+from uronet_jax.training.phases import find_phase
+from uronet_jax.training.run import Schedule
+from uronet_jax.training.task import Config, Ingredients, Task
+
+# Any data will do to build a module once.
+_NO_DATA = {
+    **{"clean_mean": 0.5, "num_classes": 2, "mean": (0.5,), "std": (0.5,)},
+    "image_shape": (32, 32, 3),
+}
+_LOADERS = {"purifier": load_purifier, "classifier": load_classifier}
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """A config made real: data, task, and the config with what the data added."""
+
+    train_source: Any
+    validation_source: Any
+    task: Task
+    config: dict[str, Any]
+
+
+def schedule_of(config: Config) -> Schedule:
+    """Returns how long a config trains."""
+    names = [field.name for field in dataclasses.fields(Schedule)]
+    return Schedule(**{name: config[name] for name in names if name in config})
+
+
+def augmenter(name: str):
+    """Returns an augmentation by name; raises ValueError if it is unknown."""
+    if name not in AUGMENTATIONS:
+        raise ValueError(
+            f"unknown augmentation {name!r}: choose from {list(AUGMENTATIONS)}"
+        )
+    return AUGMENTATIONS[name]
+
+
+def degrades(config: Config) -> bool:
+    """Returns whether a config names a degradation."""
+    return bool((config.get("degradation") or {}).get("suite"))
+
+
+def has_copies(config: Config) -> bool:
+    """Returns whether degraded images are stored beforehand, not drawn in the step."""
+    fields = config.get("degradation") or {}
+    return bool(fields.get("copies") or fields.get("folder"))
+
+
+def build_degradation(fields: Mapping[str, Any]) -> Degradation:
+    """Builds the mix of degradations that the section `degradation` describes."""
+    check_whole("degradation.clean_entries", fields["clean_entries"], 0, 1000)
+    entries = suite_degradations(
+        fields["suite"],
+        noises=_names(fields),
+        severities=_severities(fields),
+        spn_reading=fields["spn_reading"],
+        un_reading=fields["un_reading"],
+    )
+    mix = [(entry.kind, entry.parameter) for entry in entries]
+    return make_degradation(mix + [("identity", 0.0)] * fields["clean_entries"])
+
+
+def make_pairs(config: Config) -> Pairs:
+    """Returns where the clean and degraded images of a config come from."""
+    augment = augmenter(config["data"]["augmentation"])
+    if has_copies(config):
+        share = config["degradation"]["clean_share"]
+        return stored_pairs(augment, clean_share=share)
+    if not degrades(config):
+        return clean_pairs(augment)
+    return drawn_pairs(build_degradation(config["degradation"]), augment)
+
+
+def _check_degradation(config: Config) -> None:
+    fields = config["degradation"]
+    if not has_copies(config):
+        try:
+            build_degradation(fields)
+        except ValueError as error:
+            if fields["suite"] == "uronet":
+                raise
+            raise ValueError(
+                f"{error}. Corruptions take too long to be drawn in every step: set "
+                "degradation.copies to how many copies of the training set are to be "
+                "made beforehand"
+            ) from error
+    elif not fields["folder"]:
+        check_whole("degradation.copies", fields["copies"], 1, 1000)
+        for name in _names(fields):
+            for severity in _severities(fields):
+                find_corruption(fields["suite"], name, severity)
+
+
+def _names(fields):
+    return tuple(fields["noises"] or list_corruptions(fields["suite"]))
+
+
+def _severities(fields):
+    return tuple(fields["severities"] or list_severities(fields["suite"]))
+
+
+def check_task(config: Config) -> None:
+    """Checks module, loss, optimizer and schedule, without data or models.
+
+    Raises:
+        ValueError: If a field names something unknown, is missing or out of range.
+    """
+    phase = find_phase(config["phase"])
+    try:
+        phase.build({**config, "resolved": _NO_DATA})
+        phase.check(config)
+        make_optimizer(num_steps=config["num_steps"], **config["optimizer"])
+        schedule_of(config).check()
+    except KeyError as error:
+        raise ValueError(
+            f"config has no field {error}, which phase {config['phase']!r} needs: "
+            f"start from configs/{config['phase']}.py"
+        ) from error
+
+
+def check_config(config: Config) -> None:
+    """Checks every field that can be checked without data or models.
+
+    Args:
+        config: The fields of `configs/*.py` as plain dicts.
+
+    Raises:
+        ValueError: If a field names something unknown, is missing or out of range.
+    """
+    data = config["data"]
+    for name in ("train_split", "validation_split"):
+        if data[name].startswith("test"):
+            raise ValueError(
+                f"data.{name} is {data[name]!r}: the test split is read by "
+                "launch.evaluate only; split off a part of train"
+            )
+    check_task(config)
+    phase = find_phase(config["phase"])
+    phase.needs(config)
+    if degrades(config) or has_copies(config):
+        _check_degradation(config)
+    elif phase.degrades:
+        raise ValueError(
+            f"phase {config['phase']!r} learns on degraded images: set "
+            f"degradation.suite, as in configs/{config['phase']}.py"
+        )
+    make_pairs(config)
+    check_pipeline(data["pipeline"])
+    mesh = sharding.data_mesh()
+    sharding.check_batch_size(config["batch_size"], mesh)
+    sharding.check_batch_size(config["eval_batch_size"], mesh)
+
+
+def make_task(config: Config, models: Mapping[str, LoadedModel]) -> Task:
+    """Builds the task of a config.
+
+    Args:
+        config: With `resolved`, see `resolve`.
+        models: Role -> frozen model, of those that the phase needs.
+    """
+    optimizer = make_optimizer(num_steps=config["num_steps"], **config["optimizer"])
+    given = Ingredients(config, optimizer, make_pairs(config), models)
+    return find_phase(config["phase"]).make_task(given)
+
+
+def resolve(source: Any) -> dict[str, Any]:
+    """Returns what of a config follows from the training images."""
+    mean, std = pixel_statistics(sample_images(source))
+    return {
+        "image_shape": list(source.image_shape),
+        "num_classes": source.num_classes,
+        "mean": mean,
+        "std": std,
+        "clean_mean": float(np.mean(mean)),
+    }
+
+
+def sample_images(source: Any, max_bytes: int = 2**28) -> np.ndarray:
+    """Returns all images of a source, or where they are too many an even sample."""
+    count = min(len(source), max(1, max_bytes // int(np.prod(source.image_shape))))
+    return source.read(np.linspace(0, len(source) - 1, count).astype(int))[0]
+
+
+def build_experiment(
+    config: dict[str, Any],
+    data_dir: str | None,
+    workdir: str | os.PathLike | None = None,
+    *,
+    progress: Progress | None = None,
+) -> Experiment:
+    """Opens the data, loads frozen models and builds the task.
+
+    Args:
+        config: The fields of `configs/*.py` as plain dicts.
+        data_dir: Folder of the prepared data sets.
+        workdir: Folder of the run; degraded copies that have to be made lie there.
+        progress: Where making them shows how far it is, and is told to stop.
+
+    Raises:
+        StoppedError: If it was told to stop.
+        ValueError: If a field names something unknown or does not fit the others.
+        FileNotFoundError: If data, copies or a model are missing.
+    """
+    check_config(config)
+    data = config["data"]
+    sources = {
+        part: open_source(data["name"], data[f"{part}_split"], data_dir=data_dir)
+        for part in ("train", "validation")
+    }
+    shape = tuple(sources["train"].image_shape)
+    phase = find_phase(config["phase"])
+    wanted = phase.needs(config)
+    models = {role: _LOADERS[role](spec) for role, spec in wanted.items()}
+    for role, model in models.items():
+        if model.image_shape not in (None, shape):
+            raise ValueError(
+                f"the {role} in {wanted[role]} was trained on images of shape "
+                f"{list(model.image_shape)}, {data['name']} has {list(shape)}"
+            )
+    check_models_match(*models.values())
+    config = config | {"resolved": resolve(sources["train"])}
+    for role, spec in wanted.items():
+        # If that run has a better checkpoint by the time this one is resumed, it would
+        # go on with another model: the configs then differ.
+        if Path(spec).is_dir():
+            config["resolved"][f"{role}_step"] = int(find_step(spec).name)
+    task = make_task(config, models)
+    if config["initial"]:
+        like = jax.eval_shape(
+            task.module.init, jax.random.key(0), jnp.zeros((1, *task.input_shape))
+        )
+        initial = load_initial(config["initial"], {"batch_stats": {}, **like})
+        task = dataclasses.replace(task, initial=initial)
+    if has_copies(config):
+        for part, source in sources.items():
+            copies = _copies(config, part, source, workdir, progress or Progress())
+            sources[part] = PairedSource(source, copies)
+    return Experiment(sources["train"], sources["validation"], task, config)
+
+
+def _copies(
+    config: Config, part: str, source: Any, workdir: Any, progress: Progress
+) -> np.ndarray:
+    """Returns the degraded copies of a part; makes those that nobody has given."""
+    fields = config["degradation"]
+    if fields["folder"]:
+        path = Path(fields["folder"]) / f"{part}.npy"
+        if not path.exists():
+            raise FileNotFoundError(
+                f"no degraded copies at {path}: degradation.folder must hold train.npy "
+                "and validation.npy, uint8 or uint16 [N, H, W, C] or [N, K, H, W, C]"
+            )
+        return np.load(path, mmap_mode="r")
+    if workdir is None:
+        raise ValueError("degraded copies are kept in the work folder: name one")
+    if jax.process_count() > 1:
+        raise ValueError(
+            "degraded copies are made by one process: start the run alone once, or "
+            "give degradation.folder"
+        )
+    size, copies = config["eval_batch_size"], fields["copies"] if part == "train" else 1
+    with (
+        locked_workdir(workdir),
+        progress.bar(None, f"corrupting {part}", "batch", leave=False) as bar,
+    ):
+
+        def on_batch():
+            progress.stopping()
+            bar.update()
+
+        return store_mixed(
+            Path(workdir) / "copies" / f"{part}.npy",
+            source,
+            _names(fields),
+            _severities(fields),
+            suite=fields["suite"],
+            copies=copies,
+            seed=config["seed"],
+            batch_size=size,
+            mesh=sharding.data_mesh(),
+            on_batch=on_batch,
+        )

@@ -1,0 +1,102 @@
+"""Losses of purifiers as data: name -> function; a config gives each a weight."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from uronet_jax.batches import check_number
+from uronet_jax.models import Separation
+from uronet_jax.training.state import Metrics
+
+
+class LossInputs(NamedTuple):
+    """What a loss may look at.
+
+    Attributes:
+        separation: What the purifier made of the degraded images.
+        clean: `[B, H, W, C]`.
+        degraded: `[B, H, W, C]`.
+        classify: `images -> logits` of a frozen classifier; None without one.
+    """
+
+    separation: Separation
+    clean: jax.Array
+    degraded: jax.Array
+    classify: Callable[[jax.Array], jax.Array] | None = None
+
+
+def clean_mse(x: LossInputs) -> jax.Array:
+    """Returns the mean squared error of the clean picture, `[B]`."""
+    return _mse(x.separation.clean, x.clean)
+
+
+def noise_mse(x: LossInputs) -> jax.Array:
+    """Returns that of the noise pattern's code `(noise + 1) / 2`, `[B]`.
+
+    Half the difference of the patterns is the difference of their codes.
+    """
+    return _mse(x.separation.noise / 2, (x.degraded - x.clean) / 2)
+
+
+def inconsistency(x: LossInputs) -> jax.Array:
+    """Returns how far the classifier's answers are apart, `[B]`.
+
+    The Kullback-Leibler divergence of what it says to the purified picture from what
+    it says to the clean one. No label is used.
+    """
+    expected, found = (
+        nn.log_softmax(x.classify(images).astype(jnp.float32))
+        for images in (x.clean, x.separation.clean)
+    )
+    return jnp.sum(jnp.exp(expected) * (expected - found), axis=-1)
+
+
+def _mse(a: jax.Array, b: jax.Array) -> jax.Array:
+    return jnp.mean(jnp.square(a - b), axis=(1, 2, 3))
+
+
+PURIFIER_LOSSES: dict[str, Callable[[LossInputs], jax.Array]] = {
+    "clean_mse": clean_mse,
+    "noise_mse": noise_mse,
+    "inconsistency": inconsistency,
+}
+# Those that ask a frozen classifier; the others are reported whatever their weight.
+OF_CLASSIFIER = ("inconsistency",)
+
+
+def check_weights(weights: Mapping[str, Any]) -> None:
+    """Raises ValueError unless the weights are numbers from 0 on of known losses."""
+    for name, weight in weights.items():
+        if name not in PURIFIER_LOSSES:
+            raise ValueError(
+                f"unknown loss {name!r}: choose from {', '.join(PURIFIER_LOSSES)}"
+            )
+        check_number(f"loss.{name}", weight, 0.0)
+    if not any(weights.values()):
+        raise ValueError(f"at least one loss needs a weight above 0: {dict(weights)}")
+
+
+def asks_classifier(weights: Mapping[str, float]) -> bool:
+    """Returns whether one of the losses with a weight needs a frozen classifier."""
+    return any(weights.get(name) for name in OF_CLASSIFIER)
+
+
+def weigh(weights: Mapping[str, float], inputs: LossInputs) -> Metrics:
+    """Returns the losses `[B]` by name, and `loss`, their weighted sum.
+
+    Args:
+        weights: Name -> weight.
+        inputs: Without a classifier the losses that ask it are left out.
+    """
+    found, total = {}, 0.0
+    for name, function in PURIFIER_LOSSES.items():
+        weight = weights.get(name, 0.0)
+        if name in OF_CLASSIFIER and (not weight or inputs.classify is None):
+            continue
+        found[name] = function(inputs)
+        if weight:
+            total = total + weight * found[name]
+    return {"loss": total, **found}

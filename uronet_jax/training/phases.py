@@ -1,0 +1,17 @@
+"""The phases by name: everything that `launch.train` can train."""
+
+from uronet_jax.training import classifier, detector, remover
+from uronet_jax.training.task import Phase
+
+PHASES: dict[str, Phase] = {
+    "remover": remover.PHASE,
+    "detector": detector.PHASE,
+    "classifier": classifier.PHASE,
+}
+
+
+def find_phase(name: str) -> Phase:
+    """Returns a phase by name; raises ValueError if it is unknown."""
+    if name not in PHASES:
+        raise ValueError(f"unknown phase {name!r}: choose from {', '.join(PHASES)}")
+    return PHASES[name]

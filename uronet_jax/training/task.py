@@ -1,0 +1,86 @@
+"""What a phase of training is, and what it hands to the runner."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import optax
+from flax import linen as nn
+
+from uronet_jax.training.pairs import Pairs
+from uronet_jax.training.state import Evaluation, Step
+
+Shape = tuple[int, int, int]
+Config = Mapping[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """A model, how it learns and how it is judged.
+
+    Attributes:
+        name: Of the phase, for people.
+        module: The module that is trained.
+        input_shape: `(H, W, C)` of its input.
+        optimizer: Its optimizer.
+        step: The phase's update.
+        evaluation: The phase's validation.
+        best_metric: Name of the metric that ranks checkpoints, and `min` or `max`.
+        frozen: What step and evaluation take besides state and batch.
+        initial: `{"params", "batch_stats"}` to start from; None draws them.
+    """
+
+    name: str
+    module: nn.Module
+    input_shape: Shape
+    optimizer: optax.GradientTransformation
+    step: Step
+    evaluation: Evaluation
+    best_metric: tuple[str, str]
+    frozen: Any = dataclasses.field(default_factory=dict)
+    initial: Any = None
+
+
+class Ingredients(NamedTuple):
+    """What a phase makes its task of.
+
+    Attributes:
+        config: With `resolved`, what was derived from the data.
+        optimizer: Of the config.
+        pairs: Where clean and degraded images come from.
+        models: Role -> frozen model with `module` and `variables`, of those that
+            `Phase.needs` names.
+    """
+
+    config: Config
+    optimizer: optax.GradientTransformation
+    pairs: Pairs
+    models: Mapping[str, Any]
+
+    @property
+    def image_shape(self) -> Shape:
+        """`(H, W, C)` of the images."""
+        height, width, channels = self.config["resolved"]["image_shape"]
+        return height, width, channels
+
+
+class Phase(NamedTuple):
+    """A way to train something. `phases.PHASES` has one line for each.
+
+    Attributes:
+        role: What its models are in a defence: `purifier`, `detector`, `classifier`.
+        build: Config with `resolved` -> the module, as it is used.
+        make_task: See `Ingredients`.
+        needs: Config -> role -> where frozen models are loaded from, see `loading`.
+        check: Raises ValueError if a field of the config is out of range.
+        input_shape: Config and `(H, W, C)` of the images -> that of the module's input.
+        degrades: Whether it cannot do without a degradation.
+    """
+
+    role: str
+    build: Callable[[Config], nn.Module]
+    make_task: Callable[[Ingredients], Task]
+    needs: Callable[[Config], dict[str, str]] = lambda config: {}
+    check: Callable[[Config], None] = lambda config: None
+    input_shape: Callable[[Config, Shape], Shape] = lambda config, shape: shape
+    degrades: bool = True
