@@ -82,6 +82,16 @@ def compile_initial_state(
     )
 
 
+def create_state(
+    module: nn.Module,
+    optimizer: optax.GradientTransformation,
+    key: jax.Array,
+    image_shape: tuple[int, int, int],
+) -> TrainState:
+    """Initialises a model and its optimizer; see `initial_state`."""
+    return compile_initial_state(module, optimizer, image_shape)(key)
+
+
 def apply_update(
     state: TrainState, optimizer: optax.GradientTransformation, loss_fn: LossFn
 ) -> tuple[TrainState, Metrics]:
