@@ -12,6 +12,7 @@ from uronet_jax.checkpoints import Checkpoints
 from uronet_jax.defense import (
     DETECTOR_INPUTS,
     Defense,
+    DefenseFunction,
     classifier_function,
     detector_channels,
     detector_input,
@@ -19,9 +20,10 @@ from uronet_jax.defense import (
     validate_images,
 )
 from uronet_jax.models import Separation, make_classifier, make_remover
+from uronet_jax.training.phases import find_phase
 
 SHAPE = (8, 8, 1)
-NOTHING = {"remover": {}, "detector": {}, "classifier": {}}
+NOTHING = {"purifier": {}, "detector": {}, "classifier": {}}
 
 
 class Dimmer(nn.Module):
@@ -185,7 +187,7 @@ def networks(make_variables):
     detector = make_classifier("cnn_narrow", 2)
     classifier = make_classifier("cnn_narrow", 3, mean=(0.3,), std=(0.2,))
     variables = {
-        "remover": make_variables(remover, SHAPE),
+        "purifier": make_variables(remover, SHAPE),
         "detector": make_variables(detector, (8, 8, 2), seed=1),
         "classifier": make_variables(classifier, SHAPE, seed=2),
     }
@@ -218,8 +220,9 @@ RESOLVED = {
     "image_shape": list(SHAPE), "num_classes": 3,
     "mean": [0.3], "std": [0.2], "clean_mean": 0.3,
 }  # fmt: skip
+# Role -> model.
 MODELS = {
-    "remover": {"variant": "skip", "widths": [4]},
+    "purifier": {"variant": "skip", "widths": [4]},
     "detector": {"name": "cnn_narrow", "inputs": "image"},
     "classifier": {"name": "cnn_narrow"},
 }
@@ -229,13 +232,14 @@ MODELS = {
 def runs(networks, tmp_path_factory):
     """Returns the folders of three runs, as training leaves them."""
     folders = {}
-    for phase, model in MODELS.items():
-        folders[phase] = tmp_path_factory.mktemp(phase)
+    for role, model in MODELS.items():
+        folders[role] = tmp_path_factory.mktemp(role)
+        phase = {"purifier": "remover"}.get(role, role)
         config = {
             "phase": phase, "model": model, "dtype": "float32", "resolved": RESOLVED
         }  # fmt: skip
-        store = Checkpoints(folders[phase])
-        state = {"batch_stats": {}, **networks[3][phase], "step": np.int32(7)}
+        store = Checkpoints(folders[role])
+        state = {"batch_stats": {}, **networks[3][role], "step": np.int32(7)}
         store.save(7, state, config, {}, {"loss": 1.0})
         store.close()
     return folders
@@ -253,16 +257,92 @@ def test_loaded_defence_is_the_one_that_was_saved(networks, runs):
 
 
 def test_models_that_do_not_belong_together_are_reported(runs):
-    with pytest.raises(ValueError, match="holds a detector, expected a remover"):
-        loading.load_model(runs["detector"], phase="remover")
-    with pytest.raises(ValueError, match="holds a remover, expected a classifier"):
-        loading.load_defense(runs["remover"], runs["detector"], runs["remover"])
-    with pytest.raises(ValueError, match="unknown phase 'denoiser'"):
-        loading.build_module(
-            {"phase": "denoiser", "model": {}, "resolved": {}, "dtype": "float32"}
-        )
+    with pytest.raises(ValueError, match="holds a detector, expected a purifier"):
+        loading.load_model(runs["detector"], role="purifier")
+    with pytest.raises(ValueError, match="holds a purifier, expected a classifier"):
+        loading.load_defense(runs["purifier"], runs["detector"], runs["purifier"])
+    with pytest.raises(ValueError, match="unknown phase 'denoiser': choose from rem"):
+        find_phase("denoiser")
     remover, detector, classifier = (loading.load_model(runs[p]) for p in MODELS)
     loading.check_models_match(remover, None, classifier)
     large = loading.LoadedModel(**{**vars(classifier), "image_shape": (16, 16, 1)})
     with pytest.raises(ValueError, match=r"classifier was.*\[16, 16, 1\].*\[8, 8, 1\]"):
         loading.check_models_match(remover, detector, large)
+
+
+def test_a_defence_without_detector(networks, runs):
+    remover, _, classifier, variables = networks
+    defense = loading.load_defense(runs["purifier"], None, runs["classifier"])
+    prediction = defense(IMAGES)
+    assert prediction.degraded_probability is None
+    clean = remover.apply(variables["purifier"], IMAGES).clean
+    logits = classifier.apply(variables["classifier"], clean, train=False)
+    # Two programs round differently.
+    np.testing.assert_allclose(prediction.logits, logits, atol=1e-5)
+    bare = make_defense(None, None, show)(NOTHING, IMAGES)
+    np.testing.assert_array_equal(bare.clean, IMAGES)
+    assert not bare.noise.any()
+
+
+@pytest.mark.parametrize(
+    "parts, message",
+    [
+        ({"detector": Brightness()}, "give a purifier"),
+        ({"purifier": Dimmer(), "gate": 0.5}, "a gate asks the detector"),
+    ],
+)
+def test_parts_must_suit_each_other(parts, message):
+    with pytest.raises(ValueError, match=message):
+        DefenseFunction(show, **parts)
+
+
+# Any purifier, by name or as a chain
+
+
+def test_a_random_purifier_works_in_a_defence(runs):
+    spec = "gaussian_noise:scale=0.2"
+    defense = loading.load_defense(spec, None, runs["classifier"], batch_size=2)
+    with pytest.raises(ValueError, match="gaussian_noise is random: give it a key"):
+        defense(IMAGES)
+    images = np.concatenate([IMAGES, IMAGES[:1]])
+    key = jax.random.key(3)
+    found = defense(images, key)
+    # Each image draws by its number: another batch size changes nothing.
+    again = loading.load_defense(spec, None, runs["classifier"], batch_size=3)
+    chex.assert_trees_all_close(found, again(images, key), atol=1e-6)
+    assert np.abs(found.clean[0] - found.clean[2]).max() > 0.05  # Of one image.
+    other = defense(images, jax.random.key(4))
+    assert np.abs(found.clean - other.clean).max() > 0.05
+    np.testing.assert_allclose(found.noise, images - found.clean, atol=1e-6)
+    logits = defense.random_logits_fn(key, jnp.asarray(images[:2]))
+    np.testing.assert_allclose(logits, found.logits[:2], atol=1e-6)
+
+
+def test_a_chain_of_purifiers_is_one(networks, runs):
+    remover, _, _, variables = networks
+    spec = f"bit_depth:bits=2+{runs['purifier']}"
+    loaded = loading.load_purifier(spec)
+    assert loaded.image_shape == SHAPE
+    found = loaded.module(loaded.variables, IMAGES)
+    coarse = np.rint(IMAGES * 3) / 3
+    expected = remover.apply(variables["purifier"], coarse).clean
+    np.testing.assert_allclose(found.clean, expected, atol=1e-5)
+    np.testing.assert_allclose(found.noise, IMAGES - found.clean, atol=1e-6)
+    defense = loading.load_defense(spec, runs["detector"], runs["classifier"])
+    assert defense(IMAGES).degraded_probability.shape == (2,)
+    with pytest.raises(FileNotFoundError, match="no checkpoint under nowhere/at/all"):
+        loading.load_purifier("jpeg+nowhere/at/all")
+
+
+def test_straight_through_takes_the_purifier_for_the_identity():
+    def gradient(**options):
+        defend = DefenseFunction(show, Dimmer(), **options)
+        return jax.grad(lambda x: defend(NOTHING, x).logits[:, 0].sum())(IMAGES)
+
+    plain, straight = gradient(), gradient(straight_through=True)
+    assert plain[0, 0, 0, 0] == 0.25 and straight[0, 0, 0, 0] == 1.0
+
+
+def test_equal_defences_share_a_program():
+    one, other = (DefenseFunction(show, Dimmer(), Brightness()) for _ in range(2))
+    assert one == other and hash(one) == hash(other)

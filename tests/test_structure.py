@@ -1,6 +1,8 @@
 """The house: who may import whom, checked on the source."""
 
 import ast
+import collections
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -79,12 +81,75 @@ def test_tensorflow_is_never_imported_with_a_module():
                 assert not bad & {n.split(".")[0] for n in names}, path
 
 
-@pytest.mark.parametrize("phase", ["remover", "detector", "classifier"])
-def test_training_phases_do_not_know_each_other(phase):
-    names = imports_of(ROOT / PACKAGE / "training" / f"{phase}.py")
-    phases = {f"{PACKAGE}.training.{p}" for p in ("remover", "detector", "classifier")}
-    assert not names & phases
-    assert not {n for n in names if n.startswith(f"{PACKAGE}.training.tasks")}
+def imports(*parts):
+    """Returns the modules of the package that files of some parts import."""
+    paths = [p for part in parts for p in (ROOT / PACKAGE / part).rglob("*.py")]
+    return {name for path in paths for name in imports_of(path)}
+
+
+@pytest.mark.parametrize(
+    "part, above",
+    [
+        ("data", ("defense", "training", "evaluation", "reports")),
+        ("training", ("evaluation", "reports", "benchmarking")),
+        ("evaluation", ("reports", "benchmarking")),
+        ("reports", ("benchmarking",)),
+        ("transformations", ("defense", "data", "training", "evaluation", "reports")),
+    ],
+)
+def test_no_room_imports_one_above_it(part, above):
+    names = {f"{PACKAGE}.{room}" for room in above}
+    assert not {n for n in imports(part) if ".".join(n.split(".")[:2]) in names}
+
+
+def test_only_launch_imports_the_papers():
+    papers = ROOT / PACKAGE / "papers"
+    found = files_that(
+        lambda path: any(n.startswith(f"{PACKAGE}.papers") for n in imports_of(path))
+    )
+    assert {
+        name for name in found if not (ROOT / PACKAGE / name).is_relative_to(papers)
+    } == set()
+
+
+def test_a_phase_is_known_to_its_file_and_the_registry_alone():
+    from uronet_jax.training.phases import PHASES
+
+    modules = {f"{PACKAGE}.training.{phase}" for phase in PHASES}
+    for phase in PHASES:
+        own = f"{PACKAGE}.training.{phase}"
+        names = imports_of(ROOT / PACKAGE / "training" / f"{phase}.py")
+        assert not names & (modules - {own}), phase
+    users = files_that(lambda path: imports_of(path) & modules)
+    # The quickstart and the benchmarks put tasks together by hand.
+    allowed = {"training/phases.py", "quickstart.py"}
+    assert {u for u in users if not u.startswith("benchmarking/")} == allowed
+    decides = re.compile(r"""phase"\]\s*[!=]=|\bphase\s*[!=]=\s*["']""")
+    assert not files_that(lambda path: decides.search(path.read_text("utf-8")))
+
+
+def public_names(path):
+    """Returns the public classes, functions and constants that a module defines."""
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.ClassDef | ast.FunctionDef):
+            yield node.name
+        elif isinstance(node, ast.Assign):
+            yield from (x.id for x in node.targets if isinstance(x, ast.Name))
+
+
+def test_no_two_public_things_have_one_name():
+    places = collections.defaultdict(list)
+    for path in FILES:
+        for name in public_names(path):
+            if not name.startswith("_"):
+                places[name].append(str(path.relative_to(ROOT / PACKAGE)))
+    assert not {name: found for name, found in places.items() if len(found) > 1}
+
+
+def test_launch_holds_flags_and_one_call():
+    for path in (ROOT / "launch").glob("*.py"):
+        lines = len(path.read_text(encoding="utf-8").splitlines())
+        assert lines < (160 if path.stem == "cli" else 90), f"{path.name}: {lines}"
 
 
 def test_configuration_of_jax_is_left_to_programs():

@@ -1,0 +1,100 @@
+"""One contract for every input transformation, and known values of each."""
+
+import io
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+from uronet_jax.purifiers import (
+    TransformationPurifier,
+    chain,
+    make_transformation,
+    parse_purifier,
+)
+from uronet_jax.transformations import TRANSFORMATIONS
+
+IMAGES = np.random.default_rng(0).uniform(0.1, 0.9, (3, 32, 32, 3)).astype(np.float32)
+
+
+@pytest.mark.parametrize("name", sorted(TRANSFORMATIONS))
+def test_contract(name, key):
+    entry = TRANSFORMATIONS[name]
+    purifier = make_transformation(name)
+    index = jnp.arange(3)
+
+    @jax.jit
+    def purify(images, index):
+        return purifier(None, images, key, index)
+
+    clean, noise = purify(IMAGES, index)
+    assert clean.shape == IMAGES.shape and clean.dtype == np.float32
+    assert clean.min() >= 0.0 and clean.max() <= 1.0
+    np.testing.assert_allclose(noise, IMAGES - clean, atol=1e-6)
+    assert np.abs(noise).max() > 0.01  # It does something.
+    # An image does not depend on its neighbours, and draws by its number.
+    alone = purify(IMAGES[1:2], index[1:2]).clean
+    np.testing.assert_allclose(alone, clean[1:2], atol=1e-6)
+    gradient = jax.grad(lambda x: purifier(None, x, key, index).clean.sum())(IMAGES)
+    assert np.isfinite(gradient).all() and np.abs(gradient).max() > 0
+    if entry.gradient == "straight-through":
+        # Half of it where a result was clipped at 0 or 1.
+        assert set(np.unique(gradient)) <= {0.5, 1.0} and np.mean(gradient) > 0.99
+    assert entry.text and entry.source and set(entry.ranges) == set(entry.parameters)
+    for parameter, (low, high) in entry.ranges.items():
+        for wrong in (low - 1, high + 1):
+            with pytest.raises(ValueError, match=parameter):
+                make_transformation(name, **{parameter: wrong})
+
+
+def test_bit_depth_keeps_its_levels(key):
+    clean = make_transformation("bit_depth", bits=1)(None, IMAGES).clean
+    np.testing.assert_array_equal(clean, IMAGES > 0.5)
+
+
+def test_jpeg_is_that_of_pillow():
+    levels = np.rint(IMAGES * 255).astype(np.uint8)
+    clean = make_transformation("jpeg", quality=40)(
+        None, levels / np.float32(255)
+    ).clean
+    for image, found in zip(levels, clean, strict=True):
+        file = io.BytesIO()
+        Image.fromarray(image).save(file, "JPEG", quality=40)
+        expected = np.asarray(Image.open(file))
+        np.testing.assert_array_equal(np.rint(255 * found), expected)
+
+
+def test_gaussian_noise_has_its_deviation(key):
+    grey = jnp.full((8, 32, 32, 3), 0.5)
+    noise = make_transformation("gaussian_noise", scale=0.05)(None, grey, key).noise
+    # 24,576 draws: the deviation is known to .45 %, of which this is four.
+    assert float(noise.std()) == pytest.approx(0.05, rel=0.02)
+
+
+def test_purifiers_are_read_from_text():
+    assert parse_purifier("jpeg:quality=60") == TransformationPurifier(
+        "jpeg", (("quality", 60),)
+    )
+    assert parse_purifier("bit_depth") == make_transformation("bit_depth")
+    for text, message in (
+        ("blur", "unknown transformation 'blur': choose from jpeg"),
+        ("jpeg:60", "'60' is no parameter=number"),
+        ("jpeg:quality=fine", "'quality=fine' is no parameter=number"),
+        ("jpeg:speed=3", "unknown parameter 'speed': choose from quality"),
+        ("jpeg:quality=7.5", "quality must be an integer"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            parse_purifier(text)
+
+
+def test_a_chain_of_one_is_that_one(key):
+    one = make_transformation("bit_depth")
+    assert chain(one) is one
+    noisy = make_transformation("gaussian_noise")
+    both = chain(noisy, noisy)((None, None), IMAGES, key)
+    # Its stages draw differently: the deviations add up as independent ones do.
+    assert float(both.noise.std()) == pytest.approx(0.1 * np.sqrt(2), rel=0.05)
+    with pytest.raises(ValueError, match="at least one purifier"):
+        chain()
