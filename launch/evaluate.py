@@ -16,7 +16,7 @@ from absl import flags
 
 from launch import cli
 from uronet_jax.checkpoints import locked_workdir
-from uronet_jax.evaluation.defense_table import evaluate
+from uronet_jax.evaluation.defense_table import evaluate_defense
 from uronet_jax.records import provenance
 from uronet_jax.reports.evaluation import render_evaluation, save_evaluation
 
@@ -27,7 +27,7 @@ def run(
     """Judges what `config` names, writes the result to `workdir` and returns it."""
     start = time.perf_counter()
     with locked_workdir(workdir):
-        result = evaluate(config, data_dir)
+        result = evaluate_defense(config, data_dir)
         result |= provenance(config, seconds=time.perf_counter() - start)
         if jax.process_index() == 0:
             save_evaluation(result, workdir)

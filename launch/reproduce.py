@@ -13,7 +13,7 @@ from absl import flags
 
 from configs.reproduce import get_config
 from launch import cli
-from uronet_jax.papers.runner import choose_experiments, reproduce
+from uronet_jax.papers.runner import choose_experiments, run_experiments
 from uronet_jax.papers.uronet.experiments import EXPERIMENTS
 from uronet_jax.progress import StoppedError
 
@@ -25,7 +25,7 @@ def main(argv: list[str]) -> None:
     config = values.config.to_dict()
     stop = cli.StopSignal()
     try:
-        reproduce(
+        run_experiments(
             config,
             choose_experiments(values.experiment),
             values.workdir,

@@ -155,7 +155,7 @@ class DefenseFunction:
             index: Integer `[B]`, the number of each image, by which they draw
                 differently; `0 .. B - 1` by default.
         """
-        layers.check_images(images)
+        layers.check_float_images(images)
         classify = functools.partial(self.classify, variables["classifier"])
         if self.purifier is None:
             untouched = Separation(images, jnp.zeros_like(images))

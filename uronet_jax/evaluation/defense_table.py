@@ -27,7 +27,7 @@ from uronet_jax.evaluation.subject import check_subject, load_subject
 from uronet_jax.progress import progress_bar
 
 
-def evaluate(config: Mapping[str, Any], data_dir: str | None) -> dict[str, Any]:
+def evaluate_defense(config: Mapping[str, Any], data_dir: str | None) -> dict[str, Any]:
     """Judges what a config names.
 
     Args:

@@ -27,11 +27,11 @@ _KNOWS_MORE = (
 # Parameters of which more should be stronger.
 _EFFORTS = ("steps", "restarts", "targets")
 
-Row = Mapping[str, Any]
+_Row = Mapping[str, Any]
 
 
 def find_warnings(
-    rows: Sequence[Row], *, complete: bool = True
+    rows: Sequence[_Row], *, complete: bool = True
 ) -> list[dict[str, Any]]:
     """Looks for signs that rows are misleading.
 
@@ -62,7 +62,7 @@ def find_warnings(
     ]
 
 
-def _zero_gradients(rows: Sequence[Row]) -> Iterator[dict[str, Any]]:
+def _zero_gradients(rows: Sequence[_Row]) -> Iterator[dict[str, Any]]:
     for row in rows:
         if row["zero_gradients"] > MANY:
             yield _warning(
@@ -74,7 +74,7 @@ def _zero_gradients(rows: Sequence[Row]) -> Iterator[dict[str, Any]]:
             )
 
 
-def _random_without_averaging(rows: Sequence[Row]) -> Iterator[dict[str, Any]]:
+def _random_without_averaging(rows: Sequence[_Row]) -> Iterator[dict[str, Any]]:
     for row in rows:
         if row["randomness"] == "single draw":
             yield _warning(
@@ -86,9 +86,9 @@ def _random_without_averaging(rows: Sequence[Row]) -> Iterator[dict[str, Any]]:
 
 
 def _knowledge_is_weaker(
-    rows: Sequence[Row], complete: bool
+    rows: Sequence[_Row], complete: bool
 ) -> Iterator[dict[str, Any]]:
-    by_attack: dict[str, dict[str, Row]] = {}
+    by_attack: dict[str, dict[str, _Row]] = {}
     for row in rows:
         key = str((row["attack"], row["epsilon"], row["parameters"]))
         by_attack.setdefault(key, {})[row["threat"]] = row
@@ -124,10 +124,10 @@ def _knowledge_is_weaker(
 
 
 def _best_of_both(
-    rows: Sequence[Row], less: str, more: str, column: str
-) -> Iterator[tuple[Row, Row]]:
+    rows: Sequence[_Row], less: str, more: str, column: str
+) -> Iterator[tuple[_Row, _Row]]:
     """Yields for each budget the row that leaves least, of either threat model."""
-    by_budget: dict[tuple, dict[str, list[Row]]] = {}
+    by_budget: dict[tuple, dict[str, list[_Row]]] = {}
     for row in rows:
         if row["threat"] in (less, more) and row.get(column) is not None:
             groups = by_budget.setdefault((row["norm"], row["epsilon"]), {})
@@ -141,7 +141,7 @@ def _best_of_both(
             yield left, row
 
 
-def _effort_is_weaker(rows: Sequence[Row]) -> Iterator[dict[str, Any]]:
+def _effort_is_weaker(rows: Sequence[_Row]) -> Iterator[dict[str, Any]]:
     for a, b in combinations(rows, 2):
         if (a["threat"], a["norm"], a["epsilon"]) != (
             b["threat"],
@@ -161,8 +161,8 @@ def _effort_is_weaker(rows: Sequence[Row]) -> Iterator[dict[str, Any]]:
             )
 
 
-def _gradient_is_weaker(rows: Sequence[Row]) -> Iterator[dict[str, Any]]:
-    by_budget: dict[tuple, list[Row]] = {}
+def _gradient_is_weaker(rows: Sequence[_Row]) -> Iterator[dict[str, Any]]:
+    by_budget: dict[tuple, list[_Row]] = {}
     for row in rows:
         if row["epsilon"] is not None:
             key = (row["threat"], row["norm"], row["epsilon"])
@@ -184,21 +184,21 @@ def _gradient_is_weaker(rows: Sequence[Row]) -> Iterator[dict[str, Any]]:
             )
 
 
-def _is_blind(row: Row) -> bool:
+def _is_blind(row: _Row) -> bool:
     if "gradient_free" in row:
         return row["gradient_free"]
     attack = ATTACKS.get(row["attack"])  # Of a row that was stored without it.
     return attack is not None and attack.gradient_free
 
 
-def _is_single_step(row: Row) -> bool:
+def _is_single_step(row: _Row) -> bool:
     """Returns whether an attack takes one step along one gradient, as FGSM does."""
     parameters = row["parameters"]
     runs = (1 + parameters.get("restarts", 0)) * (parameters.get("targets") or 1)
     return not _is_blind(row) and parameters.get("steps", 1) * runs == 1
 
 
-def _order(a: Row, b: Row) -> tuple[Row, Row, str]:
+def _order(a: _Row, b: _Row) -> tuple[_Row, _Row, str]:
     """Returns which of two rows took less effort, which more, and of what."""
     if a["epsilon"] is not None:
         for less, more in ((a, b), (b, a)):
@@ -220,7 +220,7 @@ def _others(row, effort):
     return {k: v for k, v in row["parameters"].items() if k not in ignored}
 
 
-def _insane(rows: Iterator[Row]) -> Iterator[dict[str, Any]]:
+def _insane(rows: Iterator[_Row]) -> Iterator[dict[str, Any]]:
     for row in rows:
         if row["not_found"] > 0:
             yield _warning(
@@ -233,7 +233,7 @@ def _insane(rows: Iterator[Row]) -> Iterator[dict[str, Any]]:
             )
 
 
-def _is_weaker(row: Row, left: float | None, other: float | None) -> bool:
+def _is_weaker(row: _Row, left: float | None, other: float | None) -> bool:
     """Returns whether more is left than by another attack, and not by chance alone."""
     if left is None or other is None:
         return False
@@ -245,7 +245,7 @@ def _spoken(column: str) -> str:
     return "an accuracy of" if column == "robust_accuracy" else "right or flagged"
 
 
-def _warning(kind: str, row: Row, message: str) -> dict[str, Any]:
+def _warning(kind: str, row: _Row, message: str) -> dict[str, Any]:
     fields = ("threat", "attack", "epsilon", "parameters")
     return {
         "kind": kind,

@@ -35,7 +35,7 @@ class CNN(nn.Module):
     def __call__(self, images: jax.Array, *, train: bool = False) -> jax.Array:
         """Returns logits `[B, num_classes]` of images `[B, H, W, C]` in `[0, 1]`."""
         del train  # Nothing in it depends on the mode.
-        layers.check_images(images, min_size=8)  # Halved three times.
+        layers.check_float_images(images, min_size=8)  # Halved three times.
         x = layers.normalize(images, self.mean, self.std, self.dtype)
         for factor in (1, 2, 4):
             x = nn.relu(layers.Conv(factor * self.width, dtype=self.dtype)(x))

@@ -292,7 +292,7 @@ def normalize(
     return ((images - mean[None, None, None]) / std[None, None, None]).astype(dtype)
 
 
-def check_images(images: jax.Array, min_size: int = 1) -> None:
+def check_float_images(images: jax.Array, min_size: int = 1) -> None:
     """Raises ValueError unless `images` is a non-empty float batch `[B, H, W, C]`.
 
     Height and width must be `min_size` at least.

@@ -151,7 +151,7 @@ class Remover(nn.Module):
             ValueError: If `images` is not a float batch, or too small to be mirrored,
                 or `clean_head` is unknown.
         """
-        layers.check_images(images)
+        layers.check_float_images(images)
         if not 0.0 < self.clean_mean < 1.0:
             raise ValueError(
                 f"clean_mean must be in (0, 1), got {self.clean_mean}: "

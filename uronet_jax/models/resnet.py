@@ -57,7 +57,7 @@ class ResNet(nn.Module):
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool = False) -> jax.Array:
         """Returns logits `[B, num_classes]` of images `[B, H, W, C]` in `[0, 1]`."""
-        layers.check_images(images)
+        layers.check_float_images(images)
         if self.depth < 8 or (self.depth - 2) % 6:
             raise ValueError(f"depth must be 6n + 2 (20, 32, 44, ...): {self.depth}")
         x = layers.normalize(images, self.mean, self.std, self.dtype)

@@ -47,7 +47,9 @@ class VGG(nn.Module):
         """Returns logits `[B, num_classes]` of images `[B, H, W, C]` in `[0, 1]`."""
         if self.depth not in _LAYERS:
             raise ValueError(f"depth must be one of {sorted(_LAYERS)}: {self.depth}")
-        layers.check_images(images, min_size=2 ** _LAYERS[self.depth].count("pool"))
+        layers.check_float_images(
+            images, min_size=2 ** _LAYERS[self.depth].count("pool")
+        )
         x = layers.normalize(images, self.mean, self.std, self.dtype)
         for features in _LAYERS[self.depth]:
             if features == "pool":

@@ -60,7 +60,7 @@ class WideResNet(nn.Module):
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool = False) -> jax.Array:
         """Returns logits `[B, num_classes]` of images `[B, H, W, C]` in `[0, 1]`."""
-        layers.check_images(images)
+        layers.check_float_images(images)
         if self.depth < 10 or (self.depth - 4) % 6:
             raise ValueError(
                 f"depth must be 6n + 4 (10, 16, 22, 28, ...): {self.depth}"

@@ -17,7 +17,7 @@ from uronet_jax.loading import LoadedModel, detector_inputs
 from uronet_jax.papers.store import Store
 from uronet_jax.papers.uronet.kinds import ModelKey
 
-Row = dict[str, Any]
+TidyRow = dict[str, Any]
 
 
 class Laboratory:
@@ -145,7 +145,7 @@ class Laboratory:
         variables = {"classifier": {}, "purifier": purifier.variables}
         return judge.run(_Clean(defense), variables, entry)["clean"]
 
-    def row(self, judge: Judge, value: float, **columns: Any) -> Row:
+    def row(self, judge: Judge, value: float, **columns: Any) -> TidyRow:
         """Returns a row; `value` last in the columns, as in the published files."""
         return {
             **columns,

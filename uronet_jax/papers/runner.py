@@ -53,7 +53,7 @@ def choose_experiments(names: str) -> list[str]:
     return list(dict.fromkeys(chosen))
 
 
-def reproduce(
+def run_experiments(
     config: Mapping[str, Any],
     experiments: Sequence[str],
     workdir: str | os.PathLike,
@@ -122,7 +122,7 @@ def reproduce(
         for name, lacking in missing.items():
             _compute(name, laboratory, lacking, preset, force=force)
             if name in _PICTURES and not _is_drawn(name, workdir):
-                draw(name, workdir)
+                draw_figure(name, workdir)
             if progress:
                 print(f"{name}: {workdir / name}.json", flush=True)
     return left_out
@@ -299,7 +299,7 @@ def _is_drawn(name: str, workdir: Path) -> bool:
     return picture.exists() and picture.stat().st_mtime >= arrays.stat().st_mtime
 
 
-def draw(name: str, workdir: Path) -> None:
+def draw_figure(name: str, workdir: Path) -> None:
     """Draws a figure of images from the arrays that its experiment left."""
     with np.load(workdir / f"{name}.npz") as file:
         arrays = dict(file)

@@ -13,7 +13,7 @@ def render_evaluation(result: dict[str, Any]) -> str:
     """Returns an evaluation as Markdown.
 
     Args:
-        result: What `evaluation.defense_table.evaluate` returns, with `config`.
+        result: What `evaluation.defense_table.evaluate_defense` returns, with `config`.
     """
     config = result["config"]
     parts = [

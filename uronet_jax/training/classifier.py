@@ -108,4 +108,4 @@ def _make_task(given: Ingredients) -> Task:
     )
 
 
-PHASE = Phase("classifier", _build, _make_task, degrades=False)
+CLASSIFIER_PHASE = Phase("classifier", _build, _make_task, degrades=False)

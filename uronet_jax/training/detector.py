@@ -160,7 +160,7 @@ def _check(config: Config) -> None:
     _input_shape(config, (1, 1, 3))  # Raises where it does not know the inputs.
 
 
-PHASE = Phase(
+DETECTOR_PHASE = Phase(
     "detector",
     _build,
     _make_task,

@@ -4,9 +4,9 @@ from uronet_jax.training import classifier, detector, remover
 from uronet_jax.training.task import Phase
 
 PHASES: dict[str, Phase] = {
-    "remover": remover.PHASE,
-    "detector": detector.PHASE,
-    "classifier": classifier.PHASE,
+    "remover": remover.REMOVER_PHASE,
+    "detector": detector.DETECTOR_PHASE,
+    "classifier": classifier.CLASSIFIER_PHASE,
 }
 
 

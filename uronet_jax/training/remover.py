@@ -192,7 +192,7 @@ def _make_task(given: Ingredients) -> Task:
     )
 
 
-PHASE = Phase(
+REMOVER_PHASE = Phase(
     "purifier",
     _build,
     _make_task,

@@ -9,10 +9,11 @@ import jax.numpy as jnp
 import optax
 from flax import linen as nn
 
-Batch = dict[str, jax.Array]
+from uronet_jax.data.pipelines import Batch
+
 Metrics = dict[str, jax.Array]
 # loss_fn(params) -> (mean loss, (batch_stats, metrics))
-LossFn = Callable[[Any], tuple[jax.Array, tuple[Any, Metrics]]]
+_LossFn = Callable[[Any], tuple[jax.Array, tuple[Any, Metrics]]]
 # (key, images, index) -> images
 Augment = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 
@@ -93,7 +94,7 @@ def create_state(
 
 
 def apply_update(
-    state: TrainState, optimizer: optax.GradientTransformation, loss_fn: LossFn
+    state: TrainState, optimizer: optax.GradientTransformation, loss_fn: _LossFn
 ) -> tuple[TrainState, Metrics]:
     """Takes one optimizer step on `loss_fn` at the state's parameters.
 

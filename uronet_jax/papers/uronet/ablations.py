@@ -4,7 +4,7 @@ import functools
 from collections.abc import Sequence
 
 from uronet_jax.corruptions import SuiteEntry
-from uronet_jax.papers.laboratory import Laboratory, Row
+from uronet_jax.papers.laboratory import Laboratory, TidyRow
 from uronet_jax.papers.store import Store
 from uronet_jax.papers.uronet.kinds import ModelKey, entry_name
 from uronet_jax.papers.uronet.parts import (
@@ -20,7 +20,7 @@ from uronet_jax.papers.uronet.parts import (
 _NOT_ABLATIONS = ("detector_attack", "detector_universal", "detector_corruptions")
 
 
-def _detectors_part(kind: str, entry: SuiteEntry, lab: Laboratory) -> list[Row]:
+def _detectors_part(kind: str, entry: SuiteEntry, lab: Laboratory) -> list[TidyRow]:
     judge, name = lab.judge("data"), entry_name(entry)
     remover = lab.model("data", "remover", name)
     rows = []
@@ -48,7 +48,7 @@ def _detectors_part(kind: str, entry: SuiteEntry, lab: Laboratory) -> list[Row]:
 
 def _variants_part(
     role: str, ablation: str, kinds: Sequence[str], entry: SuiteEntry, lab: Laboratory
-) -> list[Row]:
+) -> list[TidyRow]:
     """Accuracy without remover and behind removers of some kinds, at one severity."""
     judge, classifiers = lab.judge(role), lab.classifiers(role)
     found = {"undefended": lab.accuracies(judge, classifiers, entry)}
@@ -72,7 +72,7 @@ def _variants_part(
     ]
 
 
-def _clean_part(lab: Laboratory) -> list[Row]:
+def _clean_part(lab: Laboratory) -> list[TidyRow]:
     """Accuracy on clean grey images, which the paper gives."""
     judge = lab.judge("grey")
     return [

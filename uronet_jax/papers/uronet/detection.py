@@ -3,7 +3,7 @@
 import functools
 
 from uronet_jax.corruptions import SuiteEntry
-from uronet_jax.papers.laboratory import Laboratory, Row
+from uronet_jax.papers.laboratory import Laboratory, TidyRow
 from uronet_jax.papers.made_images import attack_steps
 from uronet_jax.papers.store import Store
 from uronet_jax.papers.uronet.kinds import entry_name
@@ -23,7 +23,7 @@ _TRAIN_ATTACKS = {
 }
 
 
-def _noises_part(role: str, entry: SuiteEntry, lab: Laboratory) -> list[Row]:
+def _noises_part(role: str, entry: SuiteEntry, lab: Laboratory) -> list[TidyRow]:
     judge, name = lab.judge(role), entry_name(entry)
     rows = detection_rows(
         lab,
@@ -40,7 +40,7 @@ def _noises_part(role: str, entry: SuiteEntry, lab: Laboratory) -> list[Row]:
     return [base | row for row in rows]
 
 
-def noises(role: str, store: Store) -> list[Part]:
+def detection_of_noises(role: str, store: Store) -> list[Part]:
     """Tables 2 and 3: a detector of every noise, on every noise of its data set."""
     return [
         Part(
@@ -55,7 +55,7 @@ def noises(role: str, store: Store) -> list[Part]:
 
 def _across_data_sets_part(
     role: str, other: str, entry: SuiteEntry, lab: Laboratory
-) -> list[Row]:
+) -> list[TidyRow]:
     judge, name = lab.judge(other), entry_name(entry)
     mildest = [e for e in lab.store.entries if e.severity == 1]
     rows = detection_rows(
@@ -89,7 +89,7 @@ def across_data_sets(store: Store) -> list[Part]:
     ]
 
 
-def _attacks_part(role: str, entry: SuiteEntry, lab: Laboratory) -> list[Row]:
+def _attacks_part(role: str, entry: SuiteEntry, lab: Laboratory) -> list[TidyRow]:
     judge, name = lab.judge(role, attacked=True), entry_name(entry)
     tests = [
         ({"test_attack": label}, lab.attacked(role, attack))
@@ -111,7 +111,7 @@ def _attacks_part(role: str, entry: SuiteEntry, lab: Laboratory) -> list[Row]:
     return [base | row | {"steps": steps} for row in rows]
 
 
-def attacks(store: Store) -> list[Part]:
+def detection_of_attacks(store: Store) -> list[Part]:
     """Table 5: detectors that were trained on noises, on attacked images."""
     return [
         Part(
@@ -130,7 +130,7 @@ def attacks(store: Store) -> list[Part]:
 
 def _trained_on_attacks_part(
     role: str, label: str, attack: str, lab: Laboratory
-) -> list[Row]:
+) -> list[TidyRow]:
     judge = lab.judge(role)
     rows = detection_rows(
         lab,

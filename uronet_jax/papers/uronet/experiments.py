@@ -16,7 +16,7 @@ from uronet_jax.papers.uronet import (
     pictures,
     universal,
 )
-from uronet_jax.papers.uronet.parts import Experiment
+from uronet_jax.papers.uronet.parts import PaperExperiment
 
 
 def _needs(*roles: str, classifier: bool = True) -> dict[str, tuple[str, ...]]:
@@ -28,20 +28,20 @@ def _needs(*roles: str, classifier: bool = True) -> dict[str, tuple[str, ...]]:
 _DEFENCE = ("remover", "detector")
 _UNIVERSAL = (*_DEFENCE, "universal", "universal_detector", "training")
 
-EXPERIMENTS: dict[str, Experiment] = {
-    "table2": Experiment(
+EXPERIMENTS: dict[str, PaperExperiment] = {
+    "table2": PaperExperiment(
         "detection, 18 detectors on 18 degradations, CIFAR-10",
         _needs("data", classifier=False),
-        functools.partial(detection.noises, "data"),
+        functools.partial(detection.detection_of_noises, "data"),
         _DEFENCE,
     ),
-    "table3": Experiment(
+    "table3": PaperExperiment(
         "the same on CIFAR-100",
         _needs("second", classifier=False),
-        functools.partial(detection.noises, "second"),
+        functools.partial(detection.detection_of_noises, "second"),
         _DEFENCE,
     ),
-    "table4": Experiment(
+    "table4": PaperExperiment(
         "detection across data sets",
         {
             "data": ("data.train", "second.test"),
@@ -50,96 +50,96 @@ EXPERIMENTS: dict[str, Experiment] = {
         detection.across_data_sets,
         _DEFENCE,
     ),
-    "table5": Experiment(
+    "table5": PaperExperiment(
         "detectors trained on noises, on attacked images",
         _needs("data", "second"),
-        detection.attacks,
+        detection.detection_of_attacks,
         (*_DEFENCE, "attack", "training"),
     ),
-    "table6": Experiment(
+    "table6": PaperExperiment(
         "detectors trained on attacked images, on noises",
         _needs("data", "second"),
         detection.trained_on_attacks,
         (*_DEFENCE, "attack", "training"),
     ),
-    "table7": Experiment(
+    "table7": PaperExperiment(
         "mitigation at equal and unequal severities, CIFAR-10",
         _needs("data"),
-        functools.partial(mitigation.noises, "data"),
+        functools.partial(mitigation.mitigation_of_noises, "data"),
         ("remover", "training"),
     ),
-    "table8": Experiment(
+    "table8": PaperExperiment(
         "the same on CIFAR-100",
         _needs("second"),
-        functools.partial(mitigation.noises, "second"),
+        functools.partial(mitigation.mitigation_of_noises, "second"),
         ("remover", "training"),
     ),
-    "table11": Experiment(
+    "table11": PaperExperiment(
         "robust accuracy behind the SPN remover",
         _needs("data", "second"),
-        mitigation.attacks,
+        mitigation.mitigation_of_attacks,
         ("remover", "attack", "training"),
     ),
-    "table12": Experiment(
+    "table12": PaperExperiment(
         "raw, DCAE and URoNet, CIFAR-10",
         _needs("data"),
         mitigation.denoisers,
         ("remover", "training"),
     ),
-    "figure1": Experiment(
+    "figure1": PaperExperiment(
         "noise patterns, amplified ten times",
         _needs("data"),
-        functools.partial(pictures.patterns, "figure1"),
+        functools.partial(pictures.noise_patterns, "figure1"),
         ("attack", "training"),
     ),
-    "figure2": Experiment(
+    "figure2": PaperExperiment(
         "the images of these patterns",
         _needs("data"),
-        functools.partial(pictures.patterns, "figure2"),
+        functools.partial(pictures.noise_patterns, "figure2"),
         ("attack", "training"),
     ),
-    "figure4": Experiment(
+    "figure4": PaperExperiment(
         "every noise at every severity",
         {"data": ("data.test",)},
-        pictures.severities,
+        pictures.noise_severities,
     ),
-    "figure5": Experiment(
+    "figure5": PaperExperiment(
         "where the classifier looks (Grad-CAM): clean, noisy and purified images",
         _needs("data"),
-        pictures.attention,
+        pictures.looked_at,
         ("remover", "training"),
     ),
-    "figure6": Experiment(
+    "figure6": PaperExperiment(
         "mitigation of attacks, own and transferred",
         _needs("data"),
         mitigation.gains,
         ("remover", "attack", "training"),
     ),
-    "ablations": Experiment(
+    "ablations": PaperExperiment(
         "section 3.3: another detector, no noise pattern, DCAE, grey images",
         _needs("data", "grey"),
         ablations.ablations,
         (*_DEFENCE, "training", "ablations"),
     ),
-    "universal": Experiment(
+    "universal": PaperExperiment(
         "one remover and one detector for all 18 degradations",
         _needs("data"),
         universal.degradations,
         _UNIVERSAL,
     ),
-    "universal_corruptions": Experiment(
+    "universal_corruptions": PaperExperiment(
         "one remover and one detector for all corruptions of a suite",
         _needs("data"),
         universal.corruptions,
         (*_UNIVERSAL, "universal_corruptions"),
     ),
-    "universal_trials": Experiment(
+    "universal_trials": PaperExperiment(
         "short trainings that led to the universal remover",
         _needs("data"),
         universal.trials,
         ("universal_trials", "remover", "training"),
     ),
-    "zero_shot": Experiment(
+    "zero_shot": PaperExperiment(
         "the universal models on what they never saw",
         {
             "data": ("data.train", "data.test", "data.classifier"),

@@ -4,7 +4,7 @@ import functools
 
 from uronet_jax.corruptions import SuiteEntry
 from uronet_jax.evaluation.judge import CLEAN_ENTRY
-from uronet_jax.papers.laboratory import Laboratory, Row
+from uronet_jax.papers.laboratory import Laboratory, TidyRow
 from uronet_jax.papers.store import Store
 from uronet_jax.papers.uronet.kinds import ModelKey, entry_name
 from uronet_jax.papers.uronet.parts import Part, dataset_title
@@ -17,7 +17,7 @@ _METHODS = {
 }
 
 
-def _undefended_part(role: str, title: str, lab: Laboratory) -> list[Row]:
+def _undefended_part(role: str, title: str, lab: Laboratory) -> list[TidyRow]:
     judge, classifier = lab.judge(role), lab.classifier(role, title)
     tests = [("clean", None, None, CLEAN_ENTRY)]
     tests += [("noisy", e.noise, e.severity, e) for e in lab.store.entries]
@@ -37,7 +37,7 @@ def _undefended_part(role: str, title: str, lab: Laboratory) -> list[Row]:
     ]
 
 
-def _mitigated_part(role: str, entry: SuiteEntry, lab: Laboratory) -> list[Row]:
+def _mitigated_part(role: str, entry: SuiteEntry, lab: Laboratory) -> list[TidyRow]:
     judge = lab.judge(role)
     remover = lab.model(role, "remover", entry_name(entry))
     rows = []
@@ -61,7 +61,7 @@ def _mitigated_part(role: str, entry: SuiteEntry, lab: Laboratory) -> list[Row]:
     return rows
 
 
-def noises(role: str, store: Store) -> list[Part]:
+def mitigation_of_noises(role: str, store: Store) -> list[Part]:
     """Tables 7 and 8: removers on their own noise at every severity; no remover."""
     classifiers = tuple(store.classifier_keys(role))
     undefended = [
@@ -85,7 +85,7 @@ def noises(role: str, store: Store) -> list[Part]:
     return undefended + mitigated
 
 
-def _attacks_part(role: str, lab: Laboratory) -> list[Row]:
+def _attacks_part(role: str, lab: Laboratory) -> list[TidyRow]:
     judge = lab.judge(role, attacked=True)
     title = next(iter(lab.store.classifiers(role)))
     classifier = lab.classifier(role, title)
@@ -115,7 +115,7 @@ def _attacks_part(role: str, lab: Laboratory) -> list[Row]:
     return rows
 
 
-def attacks(store: Store) -> list[Part]:
+def mitigation_of_attacks(store: Store) -> list[Part]:
     """Table 11: robust accuracy behind the remover of salt and pepper noise."""
     store.entry("SPN_1")  # Raises if it is left out.
     return [
@@ -134,7 +134,7 @@ def attacks(store: Store) -> list[Part]:
 
 def _gains_part(
     attacked_title: str, attack: str, lab: Laboratory, role: str = "data"
-) -> list[Row]:
+) -> list[TidyRow]:
     judge = lab.judge(role, attacked=True)
     images = lab.attacked(role, attack, attacked_title)
     removers = [e for e in lab.store.entries if e.severity == 1]
@@ -184,7 +184,7 @@ def gains(store: Store) -> list[Part]:
     ]
 
 
-def _denoisers_part(entry: SuiteEntry, lab: Laboratory) -> list[Row]:
+def _denoisers_part(entry: SuiteEntry, lab: Laboratory) -> list[TidyRow]:
     judge, classifiers = lab.judge("data"), lab.classifiers("data")
     found = {"none (raw corrupted)": lab.accuracies(judge, classifiers, entry)}
     for kind, method in _METHODS.items():

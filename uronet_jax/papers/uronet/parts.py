@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from uronet_jax.corruptions import SuiteEntry
 from uronet_jax.evaluation.judge import Entry, Judge, detection_metrics
 from uronet_jax.loading import LoadedModel
-from uronet_jax.papers.laboratory import Laboratory, Row
+from uronet_jax.papers.laboratory import Laboratory, TidyRow
 from uronet_jax.papers.machine_settings import without_machine_settings
 from uronet_jax.papers.store import Store
 from uronet_jax.papers.uronet.kinds import ModelKey
@@ -19,7 +19,7 @@ from uronet_jax.papers.uronet.kinds import ModelKey
 # Published label of an attack on test images -> the attack.
 TEST_ATTACKS = {"IFGSM": "IFGSM", "PGD": "PGD0"}
 # Columns of images that nothing was done to.
-CLEAN: Row = {"test_noise": "clean", "test_severity": 0}
+CLEAN: TidyRow = {"test_noise": "clean", "test_severity": 0}
 # Of every experiment.
 COMMON_SETTINGS = (
     "preset",
@@ -44,11 +44,11 @@ class Part(NamedTuple):
 
     key: str
     models: tuple[ModelKey, ...]
-    rows: Callable[[Laboratory], list[Row]]
+    rows: Callable[[Laboratory], list[TidyRow]]
     group: str = "data"
 
 
-class Experiment(NamedTuple):
+class PaperExperiment(NamedTuple):
     """What can be asked for by name.
 
     Attributes:
@@ -91,10 +91,10 @@ def detection_rows(
     judge: Judge,
     remover: LoadedModel,
     detector: LoadedModel,
-    tests: Iterable[tuple[Row, Entry]],
+    tests: Iterable[tuple[TidyRow, Entry]],
     *,
     auroc: bool = True,
-) -> Iterator[Row]:
+) -> Iterator[TidyRow]:
     """Yields the detection accuracy on as many clean as degraded images.
 
     Args:
@@ -120,7 +120,7 @@ def detection_rows(
         yield row | {name: found[name] for name in further}
 
 
-def noise_tests(entries: Sequence[SuiteEntry]) -> Iterator[tuple[Row, SuiteEntry]]:
+def noise_tests(entries: Sequence[SuiteEntry]) -> Iterator[tuple[TidyRow, SuiteEntry]]:
     """Yields the columns that name a degradation, and the degradation."""
     for entry in entries:
         columns = {"test_noise": entry.noise, "test_severity": entry.severity}

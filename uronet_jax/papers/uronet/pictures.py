@@ -8,7 +8,7 @@ import numpy as np
 from uronet_jax.evaluation.grad_cam import grad_cam
 from uronet_jax.evaluation.judge import CLEAN_ENTRY
 from uronet_jax.image_quality import psnr
-from uronet_jax.papers.laboratory import Laboratory, Row
+from uronet_jax.papers.laboratory import Laboratory, TidyRow
 from uronet_jax.papers.made_images import save_arrays
 from uronet_jax.papers.store import Store
 from uronet_jax.papers.uronet.kinds import ModelKey, entry_name
@@ -23,7 +23,7 @@ _AMPLIFICATION = 10.0
 _LOOKED_AT = "GN_1"
 
 
-def _patterns_part(figure: str, lab: Laboratory) -> list[Row]:
+def _patterns_part(figure: str, lab: Laboratory) -> list[TidyRow]:
     judge = lab.judge("data", attacked=True)
     count = min(_SHOWN, len(judge))
     clean = judge.pictures(CLEAN_ENTRY, count)
@@ -55,7 +55,7 @@ def _patterns_part(figure: str, lab: Laboratory) -> list[Row]:
     return rows
 
 
-def patterns(figure: str, store: Store) -> list[Part]:
+def noise_patterns(figure: str, store: Store) -> list[Part]:
     """Figures 1 and 2: patterns of noises and attacks, or the images they are of."""
     for name in set(_PATTERNS) - set(TEST_ATTACKS):
         store.entry(name)  # Raises if it is left out.
@@ -68,7 +68,7 @@ def patterns(figure: str, store: Store) -> list[Part]:
     ]
 
 
-def _severities_part(lab: Laboratory) -> list[Row]:
+def _severities_part(lab: Laboratory) -> list[TidyRow]:
     judge = lab.judge("data")
     count = min(_SHOWN, len(judge))
     clean = judge.pictures(CLEAN_ENTRY, count)
@@ -91,13 +91,13 @@ def _severities_part(lab: Laboratory) -> list[Row]:
     return rows
 
 
-def severities(store: Store) -> list[Part]:
+def noise_severities(store: Store) -> list[Part]:
     """Figure 4: every noise at every severity."""
     del store
     return [Part("all", (), _severities_part)]
 
 
-def _attention_part(lab: Laboratory) -> list[Row]:
+def _attention_part(lab: Laboratory) -> list[TidyRow]:
     """Grad-CAM of the first classifier on clean, noisy and purified images."""
     judge, entry = lab.judge("data"), lab.store.entry(_LOOKED_AT)
     classifier = lab.classifier("data", next(iter(lab.store.classifiers("data"))))
@@ -130,7 +130,7 @@ def _attention_part(lab: Laboratory) -> list[Row]:
     return rows
 
 
-def attention(store: Store) -> list[Part]:
+def looked_at(store: Store) -> list[Part]:
     """Figure 5: where a classifier looks on clean, noisy and purified images."""
     store.entry(_LOOKED_AT)  # Raises if it is left out.
     models = (

@@ -14,7 +14,7 @@ from uronet_jax.evaluation.judge import (
 )
 from uronet_jax.papers.laboratory import (
     Laboratory,
-    Row,
+    TidyRow,
     banding,
     dead_columns,
 )
@@ -54,13 +54,13 @@ class _Universal:
         self._detector = lab.model("data", f"detector_{of}", "all")
         self._mirror = lab.store.config["universal"]["mirror"]
 
-    def false_alarms(self, role: str) -> Row:
+    def false_alarms(self, role: str) -> TidyRow:
         """Returns how many clean images of a data set are called degraded."""
         clean = self._probabilities(role, CLEAN_ENTRY)
         value = 100.0 * float((clean > 0.5).mean())
         return self._row(role, CLEAN, value, "detection", "false_alarm_rate")
 
-    def detection(self, tests: Iterable[tuple[Row, Entry]]) -> Iterator[Row]:
+    def detection(self, tests: Iterable[tuple[TidyRow, Entry]]) -> Iterator[TidyRow]:
         """Yields the detection accuracy on degraded and as many clean images."""
         clean = self._probabilities("data", CLEAN_ENTRY)
         for columns, entry in tests:
@@ -68,7 +68,7 @@ class _Universal:
             value = 100.0 * found["detection_accuracy"]
             yield self._row("data", columns, value, "detection", "detection_accuracy")
 
-    def accuracy(self, tests: Iterable[tuple[Row, Entry]]) -> Iterator[Row]:
+    def accuracy(self, tests: Iterable[tuple[TidyRow, Entry]]) -> Iterator[TidyRow]:
         """Yields the accuracy of every classifier, alone and behind the remover."""
         judge, classifiers = self._lab.judge("data"), self._lab.classifiers("data")
         for columns, entry in tests:
@@ -88,8 +88,8 @@ class _Universal:
         return self._lab.probabilities(judge, self._remover, self._detector, entry)
 
     def _row(
-        self, role: str, columns: Row, value: float, condition: str, metric: str
-    ) -> Row:
+        self, role: str, columns: TidyRow, value: float, condition: str, metric: str
+    ) -> TidyRow:
         return self._lab.row(
             self._lab.judge(role),
             value,
@@ -102,7 +102,7 @@ class _Universal:
         )
 
 
-def _degradations_part(lab: Laboratory) -> list[Row]:
+def _degradations_part(lab: Laboratory) -> list[TidyRow]:
     universal = _Universal(lab)
     tests = list(noise_tests(lab.store.entries))
     return [
@@ -122,7 +122,7 @@ def degradations(store: Store) -> list[Part]:
     return [Part("all", _universal_models(store), _degradations_part)]
 
 
-def _corruptions_part(name: str, lab: Laboratory) -> list[Row]:
+def _corruptions_part(name: str, lab: Laboratory) -> list[TidyRow]:
     universal = _Universal(lab, "corruptions")
     if not name:
         clean = [(CLEAN, CLEAN_ENTRY)]
@@ -149,7 +149,7 @@ def corruptions(store: Store) -> list[Part]:
 
 def _trial_part(
     trial: str, lab: Laboratory, *, variant: str = "", mirror: bool = False
-) -> list[Row]:
+) -> list[TidyRow]:
     """Accuracy behind one of the removers that are compared, on every degradation.
 
     On validation images: what is chosen by them is measured on others afterwards. A
@@ -205,7 +205,7 @@ def trials(store: Store) -> list[Part]:
     ]
 
 
-def _unseen_part(name: str, lab: Laboratory) -> list[Row]:
+def _unseen_part(name: str, lab: Laboratory) -> list[TidyRow]:
     universal, tests = _Universal(lab), []
     for severity in lab.store.config["zero_shot"]["severities"]:
         entry: Entry = CorruptionEntry(name, severity, _UNSEEN_SUITE)
@@ -216,7 +216,7 @@ def _unseen_part(name: str, lab: Laboratory) -> list[Row]:
     return [*universal.detection(tests), *universal.accuracy(tests)]
 
 
-def _false_alarms_part(lab: Laboratory) -> list[Row]:
+def _false_alarms_part(lab: Laboratory) -> list[TidyRow]:
     universal = _Universal(lab)
     return [universal.false_alarms(role) for role in ("data", "second")]
 
