@@ -1,5 +1,7 @@
 """Tidy rows to Markdown tables and JSON files."""
 
+import csv
+import importlib.resources
 import json
 import math
 import numbers
@@ -70,6 +72,12 @@ def markdown_table(
 
 def _escape(value):
     return " ".join(str(value).split()).replace("|", "\\|")
+
+
+def read_published(package: str, name: str) -> list[dict[str, str]]:
+    """Returns the rows of a CSV file in a package's folder `published`, as texts."""
+    path = importlib.resources.files(package) / "published" / name
+    return list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
 
 
 def write_json(path: str | os.PathLike, value: Any) -> None:

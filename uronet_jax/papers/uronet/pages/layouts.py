@@ -1,12 +1,12 @@
 """How the numbers of each experiment of the paper are laid out as tables."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from uronet_jax.papers.uronet.pages import paper
+from uronet_jax.papers.uronet.pages.paper import published_rows
 
-Cell = dict[str, Any]
+_Cell = Mapping[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,29 +25,27 @@ class Layout:
             all without a file.
         derived: Quantities that follow from these and are not shown.
         context: Whether published cells without a counterpart are shown.
-        compact: Whether ours and the difference share one column.
         first: Names of the lines that stand first; the others follow in the order of
             the published table, then of ours.
     """
 
     title: str
-    block: Callable[[Cell], str]
-    row: Callable[[Cell], str]
-    column: Callable[[Cell], str]
+    block: Callable[[_Cell], str]
+    row: Callable[[_Cell], str]
+    column: Callable[[_Cell], str]
     published: str = ""
-    counted: Callable[[Cell], bool] = lambda cell: True
+    counted: Callable[[_Cell], bool] = lambda cell: True
     counted_name: str = "cells"
     metrics: tuple[str, ...] = ()
     derived: tuple[str, ...] = ()
     context: bool = False
-    compact: bool = False
     first: tuple[str, ...] = ()
 
     def published_rows(self) -> list[dict[str, str]]:
         """Returns the published numbers, none without a file."""
-        return paper.rows(self.published) if self.published else []
+        return list(published_rows(self.published)) if self.published else []
 
-    def has_place(self, cell: Cell) -> bool:
+    def has_place(self, cell: _Cell) -> bool:
         """Whether a cell is in the tables."""
         if self.metrics:
             return cell["metric"] in self.metrics
@@ -55,7 +53,7 @@ class Layout:
         return not published or cell["metric"] in published
 
 
-def join(*columns: str, separator: str = "-") -> Callable[[Cell], str]:
+def _join(*columns: str, separator: str = "-") -> Callable[[_Cell], str]:
     """Returns a function that joins some fields of a cell, leaving out empty ones."""
 
     def label(cell):
@@ -134,10 +132,10 @@ _ABLATIONS = {
     "dcae": "a remover with one head (DCAE)",
     "grey": "grey images",
 }
-_TRAINED = join("train_noise", "train_severity")
-_TESTED = join("test_noise", "test_severity")
-_DATASET = join("dataset")
-_CLASSIFIER = join("dataset", "classifier", separator=", ")
+_TRAINED = _join("train_noise", "train_severity")
+_TESTED = _join("test_noise", "test_severity")
+_DATASET = _join("dataset")
+_CLASSIFIER = _join("dataset", "classifier", separator=", ")
 
 
 def _detection(number: int, dataset: str) -> Layout:
@@ -147,7 +145,6 @@ def _detection(number: int, dataset: str) -> Layout:
         _TRAINED,
         _TESTED,
         f"uronet_table{number:02}.csv",
-        compact=True,
     )
 
 
@@ -164,29 +161,28 @@ def _mitigation(number: int, dataset: str) -> Layout:
     )
 
 
-LAYOUTS = {
+PAGE_LAYOUTS = {
     "table2": _detection(2, "CIFAR-10"),
     "table3": _detection(3, "CIFAR-100"),
     "table4": Layout(
         "Table 4: detection across data sets, one line per trained detector",
-        join("train_dataset", "test_dataset", separator=" to "),
+        _join("train_dataset", "test_dataset", separator=" to "),
         _TRAINED,
         _TESTED,
         "uronet_table04.csv",
-        compact=True,
     ),
     "table5": Layout(
         "Table 5: detection of attacks, one line per detector trained on a noise",
         _DATASET,
         _TRAINED,
-        join("test_attack"),
+        _join("test_attack"),
         "uronet_table05.csv",
     ),
     "table6": Layout(
         "Table 6: detection of noises, one column per detector trained on an attack",
         _DATASET,
         _TESTED,
-        join("train_attack"),
+        _join("train_attack"),
         "uronet_table06.csv",
     ),
     "table7": _mitigation(7, "CIFAR-10"),
@@ -194,8 +190,8 @@ LAYOUTS = {
     "table11": Layout(
         "Table 11: accuracy on attacked images",
         _CLASSIFIER,
-        join("defence"),
-        join("attack"),
+        _join("defence"),
+        _join("attack"),
         "uronet_table11.csv",
         counted=lambda cell: cell["defence"].startswith("URoNet"),
         counted_name="cells of URoNet",
@@ -204,7 +200,7 @@ LAYOUTS = {
     "table12": Layout(
         "Table 12: accuracy on CIFAR-10 behind several denoisers",
         _CLASSIFIER,
-        join("noise", "inferred_severity"),
+        _join("noise", "inferred_severity"),
         _method,
         "uronet_table12.csv",
         counted=lambda cell: cell["method"] == "URoNet",
@@ -214,25 +210,25 @@ LAYOUTS = {
     "figure1": Layout(
         "Figure 1: noise patterns, amplified ten times; zero is mid-grey",
         _DATASET,
-        join("noise", "severity"),
+        _join("noise", "severity"),
         _quantity,
     ),
     "figure2": Layout(
         "Figure 2: the images of these patterns",
         _DATASET,
-        join("noise", "severity"),
+        _join("noise", "severity"),
         _quantity,
     ),
     "figure4": Layout(
         "Figure 4: every noise at every severity",
         _DATASET,
-        join("noise"),
+        _join("noise"),
         lambda cell: f"PSNR in dB, severity {cell['severity']}",
     ),
     "figure5": Layout(
         "Figure 5: where the classifier looks (Grad-CAM)",
         _DATASET,
-        join("noise", "severity"),
+        _join("noise", "severity"),
         _seen,
     ),
     "figure6": Layout(
@@ -243,7 +239,6 @@ LAYOUTS = {
         "uronet_figure06.csv",
         metrics=("accuracy_gain", "adversarial_accuracy"),
         derived=("robust_accuracy",),
-        compact=True,
         first=(_UNDEFENDED, "GN", "UN", "SPN"),
     ),
     "ablations": Layout(
@@ -251,7 +246,6 @@ LAYOUTS = {
         _ablation,
         _ablation_row,
         _ablation_column,
-        compact=True,
     ),
     "universal": Layout(
         "One remover and one detector for all 18 degradations",
@@ -259,7 +253,6 @@ LAYOUTS = {
         _tested,
         _universal,
         metrics=("detection_accuracy", "accuracy"),
-        compact=True,
     ),
     "universal_corruptions": Layout(
         "One remover and one detector trained on all corruptions of CIFAR-10-C",
@@ -267,14 +260,12 @@ LAYOUTS = {
         _tested,
         _universal,
         metrics=("detection_accuracy", "accuracy"),
-        compact=True,
     ),
     "universal_trials": Layout(
         "Short trainings of the universal remover, judged on validation images",
         _CLASSIFIER,
         _tested,
-        join("variant"),
-        compact=True,
+        _join("variant"),
     ),
     "zero_shot": Layout(
         "The universal models on what they never saw",
@@ -282,7 +273,6 @@ LAYOUTS = {
         _tested,
         _universal,
         metrics=("detection_accuracy", "accuracy"),
-        compact=True,
     ),
 }
 # Experiments whose result is a picture of images, drawn when they were run.
