@@ -275,7 +275,7 @@ def render(content: Mapping[str, Any]) -> str:
         [
             f"# Attacks on {config['data']['name']} ({config['preset']})\n",
             report.LEGEND,
-            report.render(content),
+            report.render_attack(content),
         ]
     )
 

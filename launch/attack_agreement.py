@@ -409,7 +409,7 @@ def measure(
     rows: list[dict[str, Any]] = []
     spent = 0.0
     if path.exists():
-        stored = results.load(path)
+        stored = results.load_result(path)
         if stored.kind != "attack_agreement" or stored.content["config"] != config:
             raise ValueError(f"{path} holds another result: choose another --out")
         rows, spent = stored.content["rows"], stored.content["seconds"]
@@ -426,7 +426,7 @@ def measure(
             **provenance(config, seconds=seconds),
         }
         tables.write_json(path, result)
-    return result or results.load(path).content
+    return result or results.load_result(path).content
 
 
 def main(argv: list[str]) -> None:

@@ -264,7 +264,7 @@ def measure(
     result = {"schema": results.BENCHMARK, "rows": {}, "seconds": seconds, **origin}
     path = Path(path)
     if path.exists():
-        stored = results.load(path)
+        stored = results.load_result(path)
         if stored.kind != "benchmark":
             raise ValueError(f"{path} holds another result: choose another --out")
         result = stored.content

@@ -209,8 +209,8 @@ def render(result: dict[str, Any]) -> str:
         defence.summary_list(result["summary"]),
     ]
     if "corruptions" in result["summary"]:
-        parts.append(suites.render(result))
-    return "\n".join([*parts, defence.rows_table(result["rows"])])
+        parts.append(suites.render_suite(result))
+    return "\n".join([*parts, defence.defense_rows_table(result["rows"])])
 
 
 def run(

@@ -34,10 +34,11 @@ from uronet_jax.papers.uronet.experiments import (
     LackError,
     check_needs,
 )
-from uronet_jax.papers.uronet.pages.reproduction import SCHEMA, SCHEMA_VERSION
 from uronet_jax.papers.uronet.parts import Part
 from uronet_jax.reports import figures, tables
 from uronet_jax.reports.provenance import provenance
+from uronet_jax.reports.results import REPRODUCTION as SCHEMA
+from uronet_jax.reports.results import REPRODUCTION_VERSION as SCHEMA_VERSION
 from uronet_jax.training.run import check_same_config, flatten_config
 
 # Experiments whose result is also a picture.

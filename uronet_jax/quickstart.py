@@ -250,7 +250,7 @@ def render(report: dict[str, Any]) -> str:
         f"# Quickstart on {report['dataset']}\n\n"
         f"{defence.summary_list(report)}"
         f"- seconds: {report['seconds']:.0f}\n\n"
-        f"{defence.rows_table(report['rows'])}"
+        f"{defence.defense_rows_table(report['rows'])}"
     )
 
 
@@ -321,6 +321,6 @@ def run(
         result |= provenance(config, seconds=time.perf_counter() - start)
         tables.write_json(workdir / "attack.json", result)
         text = f"# Attacks on the quickstart\n\n{robustness_report.LEGEND}\n"
-        text += robustness_report.render(result)
+        text += robustness_report.render_attack(result)
         (workdir / "attack.md").write_text(text, encoding="utf-8")
     return report

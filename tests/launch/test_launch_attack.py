@@ -197,7 +197,7 @@ def test_a_run_of_other_weights_is_refused(whole, models, tmp_path, monkeypatch)
 def test_results_get_a_section_of_the_page(whole, tmp_path):
     folder, stored = whole
     with pytest.raises(ValueError, match="smoke run"):
-        results.load(folder / "attack.json")
+        results.load_result(folder / "attack.json")
     stored = json.loads(json.dumps(stored))
     stored["config"]["preset"] = "small"
     (tmp_path / "small.json").write_text(json.dumps(stored))

@@ -111,7 +111,7 @@ def gallery(
     _save(figure, path)
 
 
-def attention(images: np.ndarray, maps: np.ndarray) -> np.ndarray:
+def attention_overlay(images: np.ndarray, maps: np.ndarray) -> np.ndarray:
     """Returns images dimmed, with a map of importance laid over them in colour.
 
     Args:
@@ -150,18 +150,18 @@ def attention_gallery(
 
     Args:
         path: Of the PNG file; missing folders are created.
-        columns: Heading -> images and their maps, see `attention`.
+        columns: Heading -> images and their maps, see `attention_overlay`.
         row_labels: `N` texts to the left of the rows.
         title: Above the whole figure.
         cell_inches: Wanted width of an image.
 
     Raises:
-        ValueError: See `attention` and `gallery`.
+        ValueError: See `attention_overlay` and `gallery`.
     """
     pictures = {}
     for heading, (images, maps) in columns.items():
         pictures[heading] = images
-        pictures[f"{heading},\nGrad-CAM"] = attention(images, maps)
+        pictures[f"{heading},\nGrad-CAM"] = attention_overlay(images, maps)
     gallery(path, pictures, row_labels, title=title, cell_inches=cell_inches)
 
 

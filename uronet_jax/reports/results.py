@@ -105,7 +105,10 @@ class Result:
     def counts(self) -> list[int]:
         """How many images its numbers are of, each count once, in order."""
         content = self.content
-        known = [content.get("num_images"), content.get("summary", {}).get("num_images")]
+        known = [
+            content.get("num_images"),
+            content.get("summary", {}).get("num_images"),
+        ]
         if not isinstance(content["rows"], Mapping):
             known += [row.get("num_images") for row in content["rows"]]
         return sorted({count for count in known if count})

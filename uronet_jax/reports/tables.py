@@ -7,6 +7,7 @@ import math
 import numbers
 import os
 import pathlib
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -68,6 +69,24 @@ def markdown_table(
         *([cell(row, column) for column in headings] for row in rows),
     ]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def wrap_markdown(text: str, width: int = 110) -> str:
+    """Breaks the long lines of a page at spaces, those of tables, pictures and code aside."""
+    lines = []
+    for line in text.splitlines():
+        if line.startswith(("|", "!", "<", "    ")):
+            lines.append(line)
+            continue
+        indent = "  " if line.startswith("- ") else ""
+        lines += textwrap.wrap(
+            line,
+            width,
+            subsequent_indent=indent,
+            break_long_words=False,
+            break_on_hyphens=False,
+        ) or [""]
+    return "\n".join(lines) + "\n"
 
 
 def _escape(value):

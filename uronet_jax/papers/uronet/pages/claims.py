@@ -226,8 +226,9 @@ def claims_table(verdicts: Sequence[Verdict]) -> str:
         }
         for v in verdicts
     ]
+    sources = {row["source"] for row in rows}
     headings = {
-        "source": "source",
+        **({"source": "source"} if len(sources) > 1 else {}),
         "text": "the paper says",
         "answer": "here",
         "held": "numbers that hold",

@@ -22,7 +22,7 @@ from uronet_jax.reports.tables import markdown_table
 _STEPS = 40
 _ATTACKS = ("train_attack", "test_attack", "attack")
 # A wider table is a picture only: the numbers stand in its cells.
-_WIDEST = 10
+_WIDEST = 12
 # What this project asks of the universal models, in percent.
 _MEAN_DETECTION, _LOWEST_DETECTION = 99.5, 99.0
 _MEAN_ACCURACY = {"ResNet": 85.0, "Wide-ResNet16-8": 88.0}
@@ -51,7 +51,8 @@ def render_experiment(group: Group, groups: Sequence[Group] = ()) -> str:
             noises.
     """
     size = " (small models)" if group.small else ""
-    parts = [f"# {experiment_title(group.experiment)}{size}\n", _summary(group)]
+    title = f"# {experiment_title(group.experiment)}{size}\n"
+    parts = [title, origin_line(group.runs), _summary(group)]
     layout = PAGE_LAYOUTS.get(group.experiment)
     note = [_NOTES[group.experiment]] if group.experiment in _NOTES else []
     if group.experiment in ("universal", "universal_corruptions", "zero_shot"):
@@ -70,7 +71,9 @@ def render_experiment(group: Group, groups: Sequence[Group] = ()) -> str:
         parts.append(f"**{block}**\n")
         if block in drawn:
             parts.append(_image(f"{group.name}, {block}", drawn[block]))
-        parts += [_matrix(layout, cells), _remarks(layout, cells)]
+        if group.experiment != "universal":  # All of it stands in the table above.
+            parts.append(_matrix(layout, cells))
+        parts.append(_remarks(layout, cells))
     rest = [
         cell
         for cell in group.measured()
@@ -83,7 +86,6 @@ def render_experiment(group: Group, groups: Sequence[Group] = ()) -> str:
         parts.append(_listing(rest))
     if layout and (layout.published or group.experiment in ("universal", "ablations")):
         parts.append(noise_footnote([group, *groups]))
-    parts.append(origin_line(group.runs))
     return "\n".join(filter(None, parts))
 
 
@@ -305,7 +307,7 @@ def _matrix(layout: Layout, cells: Sequence[Mapping[str, Any]]) -> str:
         for row, line in lines.items()
     ]
     legend = ""
-    if layout.published:
+    if any(cell["difference"] is not None for cell in cells):
         legend = "In brackets ours less published"
         legend += ", in italics published only.\n\n" if layout.context else ".\n\n"
     return legend + markdown_table(rows, ["", *columns])
