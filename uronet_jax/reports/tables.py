@@ -72,7 +72,7 @@ def markdown_table(
 
 
 def wrap_markdown(text: str, width: int = 110) -> str:
-    """Breaks the long lines of a page at spaces, those of tables, pictures and code aside."""
+    """Breaks a page at spaces; lines of tables, pictures and code stay as they are."""
     lines = []
     for line in text.splitlines():
         if line.startswith(("|", "!", "<", "    ")):

@@ -235,8 +235,8 @@ def _key(row: Mapping[str, Any], columns: Sequence[str]) -> dict[str, str]:
 
 def compared_cells(group: Group) -> list[dict[str, Any]]:
     """Returns the paper's own achievements of an experiment that we measured too."""
-    counted = PAGE_LAYOUTS[group.experiment].counted
-    return [c for c in group.cells if c["difference"] is not None and counted(c)]
+    cells = [cell for cell in group.cells if cell["difference"] is not None]
+    return [c for c in cells if PAGE_LAYOUTS[group.experiment].counted(c)]
 
 
 def distance_from_paper(group: Group) -> dict[str, Any]:

@@ -25,7 +25,7 @@ _ATTACKS = ("train_attack", "test_attack", "attack")
 _WIDEST = 12
 # What this project asks of the universal models, in percent.
 _MEAN_DETECTION, _LOWEST_DETECTION = 99.5, 99.0
-_MEAN_ACCURACY = {"ResNet": 85.0, "Wide-ResNet16-8": 88.0}
+MEAN_ACCURACY = {"ResNet": 85.0, "Wide-ResNet16-8": 88.0}
 # What has to be known of an experiment.
 _NOTES = {
     "universal_corruptions": "Trained on the very corruptions that it is judged on, "
@@ -242,9 +242,9 @@ def _beside_single_noises(group: Group, groups: Sequence[Group]) -> str:
             best = best_removers(table_7, "published", name)
             columns[f"{name}: the paper's best"] = best
         noisy = [value for place, value in purified.items() if place != "clean"]
-        if noisy and name in _MEAN_ACCURACY:
+        if noisy and name in MEAN_ACCURACY:
             goal = f"mean accuracy of {name}"
-            goals.append(_goal(goal, mean(noisy), _MEAN_ACCURACY[name]))
+            goals.append(_goal(goal, mean(noisy), MEAN_ACCURACY[name]))
     columns = {heading: numbers for heading, numbers in columns.items() if numbers}
     if not columns:
         return ""
