@@ -56,7 +56,7 @@ def render_experiment(group: Group, groups: Sequence[Group] = ()) -> str:
     layout = PAGE_LAYOUTS.get(group.experiment)
     note = [_NOTES[group.experiment]] if group.experiment in _NOTES else []
     if group.experiment in ("universal", "universal_corruptions", "zero_shot"):
-        note += [_gains(group), advantage(group.config)]
+        note += [_gains(group), _advantage(group.config)]
     if any(note):
         parts.append(" ".join(filter(None, note)) + "\n")
     claims = [claim for claim in CLAIMS if claim.experiment == group.experiment]
@@ -129,38 +129,27 @@ def _gains(group: Group) -> str:
     return f"Undefended to purified: {'; '.join(texts)}." if texts else ""
 
 
-def advantage(config: Mapping[str, Any]) -> str:
-    """Says what a universal remover has that those of single noises have not.
-
-    Args:
-        config: The fields of `configs/reproduce.py`.
-    """
+def _advantage(config: Mapping[str, Any]) -> str:
+    """What of a universal remover's settings is not that of single noises."""
     own, single = config.get("universal") or {}, config.get("remover") or {}
-    parts = []
-    if own.get("consistency_weight"):
-        parts.append("trained on the answers of the classifier that it is judged with")
-    texts = {
-        "variant": "variant `{}` (theirs `{}`)",
-        "widths": "{} filters (theirs {})",
-        "num_steps": "{} steps (theirs {} each)",
-        "batch_size": "{} images a step (theirs {})",
-    }
 
-    def listed(value):
+    def shown(value):
         if isinstance(value, list | tuple):
             return ", ".join(map(str, value))
-        return value if isinstance(value, str) else f"{value:,}"
+        return f"{value:,}" if type(value) is int else str(value)
 
-    for field, text in texts.items():
-        if own.get(field) and single.get(field) and own[field] != single[field]:
-            parts.append(text.format(listed(own[field]), listed(single[field])))
-    if own.get("clean_entries"):
-        parts.append("shown clean images too")
-    if own.get("mirror"):
-        parts.append("a mean over the image and its mirror image")
+    parts = [
+        f"{field.replace('_', ' ')} {shown(value)}"
+        + (f" (theirs {shown(single[field])})" if field in single else "")
+        for field, value in own.items()
+        if value and value != single.get(field) and not field.startswith("checkpoint")
+    ]
     if not parts:
         return ""
-    return f"What removers of single noises have not: {'; '.join(parts)}."
+    text = f"Settings that removers of single noises have not: {'; '.join(parts)}."
+    if own.get("consistency_weight"):
+        text += " It is held to the answers of the classifier that it is judged with."
+    return text
 
 
 def best_detector(cells: Iterable[Mapping[str, Any]], field: str) -> dict[str, float]:

@@ -3,7 +3,7 @@
 The paper defines neither its uniform nor its salt-and-pepper noise.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from statistics import mean
 from typing import Any
 
@@ -74,50 +74,22 @@ def compare_readings(evaluations: Sequence[Result]) -> list[dict[str, Any]]:
 
 
 def render_readings(evaluations: Sequence[Result]) -> str:
-    """Returns the comparison as Markdown, and which readings are nearest."""
+    """Returns the comparison as Markdown, and how near the readings are."""
     rows = compare_readings(evaluations)
-    table = markdown_table(
-        rows,
-        {
-            **{name: name for name in ("noise", "severity", "reading", "ours")},
-            "published": f"published, {_family(evaluations[0])}",
-            "difference": "difference",
-        },
-        formats={"difference": "+.2f"},
-        missing="",
-    )
+    headings = {name: name for name in ("noise", "severity", "reading", "ours")}
+    headings |= {"published": f"published, {_family(evaluations[0])}"}
+    headings |= {"difference": "difference"}
+    table = markdown_table(rows, headings, formats={"difference": "+.2f"}, missing="")
+    distances: dict[tuple, list[float]] = {}
+    for row in rows:
+        if row["noise"] != "clean":
+            name = f"{row['noise']} `{row['reading']}`" if row["reading"] else "others"
+            distances.setdefault(name, []).append(abs(row["difference"]))
+    nearest = sorted((mean(found), name) for name, found in distances.items())
+    listed = ", ".join(f"{name} {points:.2f}" for points, name in nearest)
     used = ", ".join(f"[{x.name}]({x.name}.md)" for x in evaluations)
     return (
         "## Beside the published numbers\n\nThe paper defines neither SPN nor UN: each "
-        f"reading that was measured has a line. From {used}.\n\n{table}\n"
-        f"{_nearest(rows)}"
+        f"reading that was measured has a line. From {used}.\n\n{table}\nMean absolute "
+        f"difference from the paper, in points: {listed}.\n"
     )
-
-
-def _nearest(rows: Sequence[Mapping[str, Any]]) -> str:
-    def distance(noises: Iterable[str], reading: str | None) -> float:
-        return mean(
-            abs(row["difference"])
-            for row in rows
-            if row["noise"] in noises and row["reading"] == reading
-        )
-
-    sentences = ["Mean absolute difference from the paper, in points."]
-    for noise in _READINGS:
-        readings = {row["reading"] for row in rows if row["noise"] == noise}
-        distances = sorted((distance([noise], x), x) for x in readings)
-        listed = [f"`{reading}` ({points:.2f})" for points, reading in distances]
-        if len(listed) == 1:
-            sentences.append(f"{noise}: only {listed[0]} was measured.")
-        elif listed:
-            first, *others = listed
-            sentences.append(
-                f"{noise}: {first} is nearest, before {', '.join(others)}."
-            )
-    defined = {row["noise"] for row in rows} - {*_READINGS, "clean"}
-    if defined:
-        sentences.append(
-            f"The noises without a reading ({', '.join(sorted(defined))}) differ by "
-            f"{distance(defined, None):.2f}."
-        )
-    return " ".join(sentences) + "\n"
