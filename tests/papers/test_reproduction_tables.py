@@ -136,7 +136,7 @@ def test_summary_by_hand():
         "mean difference -0.10 points; 2 seeds, standard deviation 0.07 points on "
         "average and 0.14 at most.\n"
     ) in page
-    assert "2 x H200, 1.00 h, seed 0 and 1. Config and versions: [a.json](a" in page
+    assert "2 x H200, 1.00 h, seed 0 and 1, 10,000 images. Config and versions: [a.json" in page
 
 
 def test_seeds_may_stand_in_one_file():
@@ -248,7 +248,7 @@ def test_sessions_are_added_up():
     content["sessions"] = [session(2400.0, count=2), session(1200.0)]
     found = groups(a=content, b=run("table6", seed=1))
     page = render_experiment(found[0])
-    assert "2 x H200, 1 x H200, 1.50 h, seed 0 and 1. Config" in page
+    assert "2 x H200, 1 x H200, 1.50 h, seed 0 and 1, 10,000 images. Config" in page
 
 
 def test_steps_of_attacks_are_named_where_they_differ():
@@ -422,4 +422,4 @@ def test_experiments_without_a_result_are_named(tmp_path):
     assert (
         "Not run yet: `figure1`, `figure2`, `figure4`, `figure5`, `figure6`, " in page
     )
-    assert page.endswith("`universal_corruptions`.")
+    assert "`universal_corruptions`. [All results]" in page

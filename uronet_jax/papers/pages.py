@@ -81,7 +81,7 @@ def docs_pages(
     if groups:
         single["claims"] = _claims_page(groups)
     pages = {
-        docs / "results" / f"{name}.md": wrap_markdown(text)
+        docs / "results" / f"{name}.md": wrap_markdown(f"{text}\n[All results](../RESULTS.md)\n")
         for name, text in single.items()
     }
     pages |= {
