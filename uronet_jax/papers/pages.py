@@ -80,8 +80,9 @@ def docs_pages(
         single[evaluations[0].name] += "\n" + render_readings(evaluations)
     if groups:
         single["claims"] = _claims_page(groups)
+    back = "\n[All results](../RESULTS.md)\n"
     pages = {
-        docs / "results" / f"{name}.md": wrap_markdown(f"{text}\n[All results](../RESULTS.md)\n")
+        docs / "results" / f"{name}.md": wrap_markdown(text + back)
         for name, text in single.items()
     }
     pages |= {
