@@ -31,7 +31,7 @@ _PURIFIED = {"classifier": _NETWORK, "condition": "mitigated"}
 _FOUND = {"metric": "detection_accuracy"}
 _SPN_REMOVER = "URoNet (SPN-trained remover)"
 # Severities of CIFAR-10-C that the universal models were judged at.
-_SEVERITIES = (1, 3, 5)
+_SEVERITIES = ("-1", "-3", "-5")
 _EPSILON = 8 / 255
 _HEADINGS = {
     "defence": "defence",
@@ -144,31 +144,29 @@ def _percent(result: Result, column: str) -> dict[str, float]:
     }
 
 
+def _network(result: Result) -> str:
+    models, config = result.content.get("models", {}), result.content["config"]
+    return models.get("classifier", {}).get("name") or config.get("classifier", "")
+
+
 def _undefended(results: Sequence[Result]) -> list[dict[str, Any]]:
     """The same ResNet-20 on all test images."""
-    full = [
-        x
-        for x in results
-        if x.kind == "evaluation"
-        and not x.small
-        and x.content["models"]["classifier"]["name"] == "resnet20"
-    ]
-    full.sort(key=lambda x: len(x.content["rows"]))
-    by_suite = {x.content["config"]["suite"]["name"]: x for x in full}
+    whole = [x for x in results if x.kind == "evaluation" and not x.small]
+    whole = [x for x in whole if _network(x) == "resnet20"]
+    whole.sort(key=lambda x: len(x.content["rows"]))
+    by_suite = {x.content["config"]["suite"]["name"]: x for x in whole}
     if "uronet" not in by_suite:
         return []
-    noises, column = by_suite["uronet"], "undefended_accuracy"
-    corruptions = _percent(by_suite["cifar_c"], column) if "cifar_c" in by_suite else {}
-    ends = tuple(f"-{severity}" for severity in _SEVERITIES)
+    noises, other = by_suite["uronet"], by_suite.get("cifar_c")
+    corruptions = _percent(other, "undefended_accuracy") if other else {}
+    chosen = {k: x for k, x in corruptions.items() if k[-2:] in _SEVERITIES}
     return [
         _row(
             "none: ResNet-20, all test images",
             [noises],
             clean=100.0 * noises.content["summary"]["clean_accuracy"],
-            noises=_percent(noises, column),
-            corruptions=_mean(
-                {k: v for k, v in corruptions.items() if k.endswith(ends)}
-            ),
+            noises=_percent(noises, "undefended_accuracy"),
+            corruptions=_mean(chosen),
         )
     ]
 
@@ -190,13 +188,10 @@ def _evaluated(results: Sequence[Result]) -> list[dict[str, Any]]:
     """Whole defences of `launch.evaluate` and the quickstart, and PGD on them."""
     rows = []
     for result in results:
-        content, config = result.content, result.content["config"]
-        models = content.get("models", {"remover": "", "classifier": {}})
-        if result.kind not in ("evaluation", "quickstart") or "remover" not in models:
-            continue
+        content = result.content
         summary = content.get("summary", content)
-        data = content.get("dataset") or config["data"]["name"]
-        network = models["classifier"].get("name") or config["classifier"]
+        if "purified_clean_accuracy" not in summary:
+            continue
         attacks, pgd = _pgd(results, result)
 
         def under(threat, column, pgd=pgd):
@@ -206,34 +201,30 @@ def _evaluated(results: Sequence[Result]) -> list[dict[str, Any]]:
             other = abs(pgd[threat]["epsilon"] - _EPSILON) > 1 / 255
             return f"{text} (within {pgd[threat]['epsilon']:g})" if other else text
 
+        # Whoever attacks the bare classifier knows all there is.
         alone = under("grey_box", "undefended_accuracy")
-        found = mean(row["detection_accuracy"] for row in content["rows"])
-        lines = (
-            ("none", "undefended", "clean", {"unaware": alone, "aware": alone}),
-            (
-                "remover",
-                "purified",
-                "purified_clean",
-                {
-                    "unaware": under("grey_box", "robust_accuracy"),
-                    "aware": under("adaptive", "robust_accuracy"),
-                    "found": 100.0 * found,
-                    "alarms": 100.0 * summary["false_alarm_rate"],
-                },
-            ),
-            ("remover behind a gate", "gated", "gated_clean", {}),
-        )
-        for name, column, clean, more in lines:
-            if f"{clean}_accuracy" in summary:
-                rows.append(
-                    _row(
-                        f"{name}: {network}, {data}",
-                        [result, *(attacks if more else ())],
-                        clean=100.0 * summary[f"{clean}_accuracy"],
-                        noises=_percent(result, f"{column}_accuracy"),
-                        **more,
-                    )
+        alarms = summary.get("false_alarm_rate")
+        behind = {
+            "unaware": under("grey_box", "robust_accuracy"),
+            "aware": under("adaptive", "robust_accuracy"),
+            "found": _mean(_percent(result, "detection_accuracy")),
+            "alarms": None if alarms is None else 100.0 * alarms,
+        }
+        data = content.get("dataset") or content["config"]["data"]["name"]
+        for name, column, clean, more in (
+            ("none", "undefended", "", {"unaware": alone, "aware": alone}),
+            ("remover", "purified", "purified_", behind),
+            ("remover behind a gate", "gated", "gated_", {}),
+        ):
+            if f"{clean}clean_accuracy" in summary:
+                row = _row(
+                    f"{name}: {_network(result)}, {data}",
+                    [result, *(attacks if more else ())],
+                    clean=100.0 * summary[f"{clean}clean_accuracy"],
+                    noises=_percent(result, f"{column}_accuracy"),
+                    **more,
                 )
+                rows.append(row)
     return rows
 
 

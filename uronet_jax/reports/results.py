@@ -40,21 +40,10 @@ _PROVENANCE = {"config", "versions", "device", "seconds"}
 TEST_IMAGES = 10_000
 # Fields of a reproduction's config, joined by dots, that make no result small.
 _HARMLESS = (
-    "seed",
-    "dtype",
-    "data_dir",
-    "workdir",
-    "pipeline",
-    "log_every",
-    "steps_per_dispatch",
-    "*checkpoint_every",
-    "*classifier",
-    "*classifier_title",
-    "suite.spn_reading",
-    "suite.un_reading",
-    "evaluation.batch_size",
-    "attack.batch_size",
-)
+    "seed dtype data_dir workdir pipeline log_every steps_per_dispatch "
+    "*checkpoint_every *classifier *classifier_title suite.spn_reading "
+    "suite.un_reading evaluation.batch_size attack.batch_size"
+).split()
 # Experiments that are not judged on all test images, whatever their size: pictures of a
 # few, and trials that are judged on validation images.
 _NO_TEST_SET = ("figure1", "figure2", "figure4", "figure5", "universal_trials")

@@ -25,19 +25,6 @@ _NOT_CONFIG = {"seed", "seeds", "data_dir", "workdir"}
 _SAME = {"FGSM40": "IFGSM40"}
 # A noise whose undefended accuracy is further from the paper's is another noise.
 _SAME_NOISE = 10.0
-# What `lay_beside` adds to a cell's own columns.
-MEASURED = {
-    "ours",
-    "seeds",
-    "spread",
-    "published",
-    "difference",
-    "num_images",
-    "steps",
-    "own",
-    "auroc",
-    "true_positive_rate",
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -175,10 +162,8 @@ def lay_beside(experiment: str, runs: Sequence[Result]) -> list[dict[str, Any]]:
 def _twice(name: str, other: str, seed: Any, key: Mapping[str, str]) -> str:
     if name == other:
         return f"{name} has a number twice: {key}"
-    return (
-        f"{other} and {name} hold the same number of the same seed, {seed}: {key}. "
-        "Seeds are counted, so keep one of the two files"
-    )
+    both = f"{other} and {name} hold the same number of the same seed, {seed}: {key}"
+    return f"{both}. Seeds are counted, so keep one of the two files"
 
 
 def _joined(cell: Mapping[str, Any], rows: Sequence[Mapping]) -> dict[str, Any]:
@@ -205,6 +190,10 @@ def _joined(cell: Mapping[str, Any], rows: Sequence[Mapping]) -> dict[str, Any]:
         "auroc": average("auroc"),
         "true_positive_rate": average(*_RATE),
     }
+
+
+# What `lay_beside` adds to a cell's own columns.
+MEASURED = {*_joined({}, ())}
 
 
 def _check_columns(name: str, row: Mapping, columns: Sequence[str], layout) -> None:
