@@ -204,12 +204,9 @@ def difference_map(
     """Writes a table of numbers, coloured by how far they are from others.
 
     Blue is above, red below: a pair that colour-blind readers tell apart. Every cell
-    holds the number and, below it, the difference. Args and errors are those of
-    `heat_map`, and:
-
-    Args:
-        differences: `[rows, columns]`; a number without one is left grey.
-        full: Difference of the fullest colour, above 0.
+    holds the number and, below it, the difference, of `differences`, `[rows, columns]`
+    (grey without one). `full` is the difference of the fullest colour, above 0; all
+    else and the errors are those of `heat_map`.
     """
     values = _check_cells(values, row_labels, column_labels)
     differences = np.asarray(differences, np.float64)
