@@ -7,7 +7,11 @@ from typing import Any
 
 from uronet_jax.papers.overview import overview_pictures, render_overview
 from uronet_jax.papers.uronet.pages.claims import claims_table, judge_all
-from uronet_jax.papers.uronet.pages.comparison import Group, group_runs
+from uronet_jax.papers.uronet.pages.comparison import (
+    Group,
+    group_runs,
+    noise_footnote,
+)
 from uronet_jax.papers.uronet.pages.experiment_page import (
     experiment_title,
     picture_name,
@@ -39,9 +43,10 @@ def _claims_page(groups: Sequence[Group]) -> str:
         "on the wrong side, or nearest to it. Each page of an experiment has the "
         "claims on it.\n\n"
         + claims_table(judge_all(groups))
-        + "\nNobody can check Tables 9 and 10 (Tiny ImageNet and ImageNette are not "
-        "run here), 13 and 14 (corruptions, severities and classifiers are not "
-        f"named). Not run yet: {', '.join(lacking) or 'nothing'}.\n"
+        + f"\n{noise_footnote(groups)}\nNot judged: Tables 9 and 10 (Tiny ImageNet and "
+        "ImageNette are not run here), 13 and 14 (the paper names no corruptions, "
+        "severities and classifiers). Not run yet: "
+        f"{', '.join(lacking) or 'nothing'}.\n"
     )
 
 
