@@ -15,7 +15,7 @@ from absl import flags
 
 from launch import cli
 from uronet_jax.evaluation.attack_run import run_attacks
-from uronet_jax.reports.attack import render_attack, save_attack
+from uronet_jax.reports.workdir import attack_text, save_attack
 
 
 def run(
@@ -34,7 +34,7 @@ def main(argv: list[str]) -> None:
     values = flags.FLAGS
     result = run(values.config.to_dict(), values.workdir, data_dir=values.data_dir)
     if jax.process_index() == 0:
-        print(render_attack(result))
+        print(attack_text(result))
 
 
 if __name__ == "__main__":

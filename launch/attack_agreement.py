@@ -36,8 +36,8 @@ from uronet_jax.attacks.objectives import is_wrong
 from uronet_jax.data import open_source
 from uronet_jax.host import num_threads
 from uronet_jax.loading import LoadedModel, load_classifier
-from uronet_jax.reports import results, tables
-from uronet_jax.reports.provenance import provenance
+from uronet_jax.records import provenance, write_json
+from uronet_jax.reports import results
 
 FOOLBOX, TORCHATTACKS = "foolbox", "torchattacks"
 LINF, L2 = 1 / 255, 0.1
@@ -409,7 +409,7 @@ def measure(
     rows: list[dict[str, Any]] = []
     spent = 0.0
     if path.exists():
-        stored = results.load(path)
+        stored = results.load_result(path)
         if stored.kind != "attack_agreement" or stored.content["config"] != config:
             raise ValueError(f"{path} holds another result: choose another --out")
         rows, spent = stored.content["rows"], stored.content["seconds"]
@@ -425,8 +425,8 @@ def measure(
             "rows": rows,
             **provenance(config, seconds=seconds),
         }
-        tables.write_json(path, result)
-    return result or results.load(path).content
+        write_json(path, result)
+    return result or results.load_result(path).content
 
 
 def main(argv: list[str]) -> None:

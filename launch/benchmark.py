@@ -28,8 +28,8 @@ from uronet_jax import host
 from uronet_jax.benchmarking import attacks, corruptions, rows
 from uronet_jax.benchmarking.steps import Peer, Settings
 from uronet_jax.models import make_classifier
-from uronet_jax.reports import results, tables
-from uronet_jax.reports.provenance import provenance
+from uronet_jax.records import provenance, write_json
+from uronet_jax.reports import results
 from uronet_jax.training.state import create_state
 
 # The 19 corruptions; `--what=corruptions` means all four.
@@ -264,7 +264,7 @@ def measure(
     result = {"schema": results.BENCHMARK, "rows": {}, "seconds": seconds, **origin}
     path = Path(path)
     if path.exists():
-        stored = results.load(path)
+        stored = results.load_result(path)
         if stored.kind != "benchmark":
             raise ValueError(f"{path} holds another result: choose another --out")
         result = stored.content
@@ -292,7 +292,7 @@ def measure(
         result["seconds"] = round(
             sum(row["wall_seconds"] for row in result["rows"].values()), 1
         )
-        tables.write_json(path, result)
+        write_json(path, result)
         print(f"{name}: {wall:.0f} s", file=sys.stderr)
     return result
 

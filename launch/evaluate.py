@@ -18,7 +18,7 @@ from launch import cli
 from uronet_jax.checkpoints import locked_workdir
 from uronet_jax.evaluation.defense_table import evaluate_defense
 from uronet_jax.records import provenance
-from uronet_jax.reports.evaluation import render_evaluation, save_evaluation
+from uronet_jax.reports.workdir import evaluation_text, save_evaluation
 
 
 def run(
@@ -40,7 +40,7 @@ def main(argv: list[str]) -> None:
     values = flags.FLAGS
     result = run(values.config.to_dict(), values.workdir, data_dir=values.data_dir)
     if jax.process_index() == 0:
-        print(render_evaluation(result))
+        print(evaluation_text(result))
 
 
 if __name__ == "__main__":

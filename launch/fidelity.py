@@ -19,8 +19,8 @@ from launch import cli
 from uronet_jax.benchmarking import fidelity
 from uronet_jax.benchmarking.corruptions import photographs
 from uronet_jax.corruptions import corrupt, list_severities
-from uronet_jax.reports import results, tables
-from uronet_jax.reports.provenance import provenance
+from uronet_jax.records import provenance, write_json
+from uronet_jax.reports import results
 
 
 def measure(golden_dir: str) -> list[dict[str, Any]]:
@@ -85,7 +85,7 @@ def main(argv: list[str]) -> None:
         "rows": rows,
         **provenance({"archives": list(fidelity.ARCHIVES)}, seconds=seconds),
     }
-    tables.write_json(flags.FLAGS.out, result)
+    write_json(flags.FLAGS.out, result)
     worst = max(rows, key=lambda row: row["max_difference"])
     print(f"wrote {flags.FLAGS.out}; largest difference: {worst}")
 

@@ -58,12 +58,12 @@ quickstart.train = train
     "04_results.ipynb": """
 rows = [
     {**row, "value": float(row["value"]) - 1.0}
-    for row in paper.rows("uronet_table05.csv")
+    for row in paper.published_rows("uronet_table05.csv")
 ]
-made_up = {"schema": reproduction.SCHEMA, "experiment": "table5", "rows": rows}
+made_up = {"schema": results.REPRODUCTION, "experiment": "table5", "rows": rows}
 made_up |= {"config": {"preset": "small"}, "versions": {}, "seconds": 60.0}
 made_up["device"] = {"platform": "cpu", "kind": "cpu", "count": 1, "processes": 1}
-made_up |= {"schema_version": reproduction.SCHEMA_VERSION}
+made_up |= {"schema_version": results.REPRODUCTION_VERSION}
 folder, drawn = "results", "pictures"
 tables.write_json(f"{folder}/table5_small.json", made_up)
 """,

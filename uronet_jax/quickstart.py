@@ -268,7 +268,7 @@ def render_quickstart(report: dict[str, Any]) -> str:
         f"# Quickstart on {report['dataset']}\n\n"
         f"{tables.summary_list(report)}"
         f"- seconds: {report['seconds']:.0f}\n\n"
-        f"{tables.rows_table(report['rows'])}"
+        f"{tables.defense_rows_table(report['rows'])}"
     )
 
 
@@ -339,6 +339,6 @@ def run_quickstart(
         result |= provenance(config, seconds=time.perf_counter() - start)
         write_json(workdir / "attack.json", result)
         text = f"# Attacks on the quickstart\n\n{robustness_report.LEGEND}\n"
-        text += robustness_report.render(result)
+        text += robustness_report.render_attack(result)
         (workdir / "attack.md").write_text(text, encoding="utf-8")
     return report

@@ -199,7 +199,7 @@ def test_remover_row_without_torch(tmp_path, monkeypatch, quick_compilation):
     check_row(row)
     assert peers_of(row) == ["naive linen"] and row["notes"] == [note]
     assert row["comparisons"][0]["agreement"] < 1e-5
-    assert note in results.render_benchmark(results.load(path).content)
+    assert note in results.render_benchmark(results.load_result(path).content)
 
 
 @needs_torch
@@ -258,7 +258,7 @@ def test_a_run_goes_on_where_it_stopped(tmp_path):
     content = benchmark.measure(["data", "remover"], TINY, path, note="n", **options)
     assert len(calls) == 2 and content["rows"].keys() == {"data", "remover"}
     assert content["rows"]["remover"]["notes"] == ["n"]
-    assert content == json.loads(path.read_text()) == results.load(path).content
+    assert content == json.loads(path.read_text()) == results.load_result(path).content
     assert content["config"]["widths"] == [4, 4]
     assert content["config"]["threads"] == 1
     benchmark.measure(["data"], TINY, path, force=True, **options)

@@ -176,7 +176,7 @@ def test_a_network_without_places_is_rejected():
 def test_figure(tmp_path):
     maps = np.zeros((1, 8, 8), np.float32)
     maps[0, 2:4, 2:4] = 1.0
-    shown = figures.attention(coloured_squares(), maps)
+    shown = figures.attention_overlay(coloured_squares(), maps)
     assert shown.shape == (1, 8, 8, 3) and 0 <= shown.min() and shown.max() <= 1
     # Where the map is zero the picture is only darker.
     np.testing.assert_allclose(shown[0, 6, 6] / shown[0, 6, 6].max(), [0, 0, 1])
@@ -185,6 +185,6 @@ def test_figure(tmp_path):
     figures.attention_gallery(tmp_path / "a.png", {"clean": pair, "purified": pair})
     assert (tmp_path / "a.png").stat().st_size > 1000
     with pytest.raises(ValueError, match="maps"):
-        figures.attention(coloured_squares(), maps[:, :4])
+        figures.attention_overlay(coloured_squares(), maps[:, :4])
     with pytest.raises(ValueError, match="maps"):
-        figures.attention(coloured_squares(), maps + 1)
+        figures.attention_overlay(coloured_squares(), maps + 1)

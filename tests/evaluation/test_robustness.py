@@ -170,7 +170,7 @@ def test_every_number_by_hand():
         "selective": pytest.approx(0.7),
     }
     assert not signs
-    text = report.rows_table(list(rows.values()))
+    text = report.attack_rows_table(list(rows.values()))
     assert (
         "| fgsm_linf | white_box | 0.065 | 1 | 60.0% | 60.0% | 31.3% to 83.2%" in text
     )

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from test_configs import PHASES, load
 
-from launch import attack, report, wiring
+from launch import attack, wiring
 from uronet_jax import checkpoints
 from uronet_jax.attacks import ATTACKS, MisleadingEvaluation
 from uronet_jax.data import open_source
@@ -19,6 +19,7 @@ from uronet_jax.defense import detector_channels
 from uronet_jax.evaluation.attack_judge import AttackJudge
 from uronet_jax.evaluation.threat_models import THREAT_MODELS
 from uronet_jax.loading import build_module, load_defense
+from uronet_jax.papers.pages import docs_pages
 from uronet_jax.reports import results
 
 PRESETS = ("full", "small", "smoke")
@@ -194,15 +195,15 @@ def test_a_run_of_other_weights_is_refused(whole, models, tmp_path, monkeypatch)
         run(gone, workdir)
 
 
-def test_results_get_a_section_of_the_page(whole, tmp_path):
+def test_results_get_a_page(whole, tmp_path):
     folder, stored = whole
     with pytest.raises(ValueError, match="smoke run"):
-        results.load(folder / "attack.json")
+        results.load_result(folder / "attack.json")
     stored = json.loads(json.dumps(stored))
     stored["config"]["preset"] = "small"
     (tmp_path / "small.json").write_text(json.dumps(stored))
-    page = report.pages(tmp_path, "docs")[Path("docs/RESULTS.md")]
-    assert "## Attacks\n" in page and "### small: generated (small models)" in page
+    page = docs_pages(tmp_path, "docs")[0][Path("docs/results/small.md")]
+    assert page.startswith("# Under attack: generated (small models)\n")
     assert page.count("\n| ifgsm_linf ") == 4
     stored["finished"] = False
     (tmp_path / "small.json").write_text(json.dumps(stored))

@@ -3,9 +3,14 @@
 import itertools
 import json
 
-from uronet_jax.papers.uronet.pages import paper, reproduction
-from uronet_jax.papers.uronet.pages.layouts import LAYOUTS
-from uronet_jax.reports import results
+from uronet_jax.papers.uronet.pages.comparison import group_runs
+from uronet_jax.papers.uronet.pages.layouts import PAGE_LAYOUTS
+from uronet_jax.reports.results import (
+    REPRODUCTION,
+    REPRODUCTION_VERSION,
+    Result,
+    load_folder,
+)
 
 NOISES = ("GN", "UN", "SPN", "SN", "IN", "SPKN")
 PROVENANCE = {
@@ -20,17 +25,16 @@ def run(
 ):
     """Returns a result whose numbers are the paper's own plus a shift."""
     if rows is None:
-        name = LAYOUTS[experiment].published
         rows = [
             {
                 **{k: int(v) if v.isdigit() else v or None for k, v in row.items()},
                 "value": float(row["value"]) + shift,
             }
-            for row in paper.rows(name)
+            for row in PAGE_LAYOUTS[experiment].published_rows()
         ]
     return PROVENANCE | {
-        "schema": reproduction.SCHEMA,
-        "schema_version": reproduction.SCHEMA_VERSION,
+        "schema": REPRODUCTION,
+        "schema_version": REPRODUCTION_VERSION,
         "experiment": experiment,
         "rows": rows,
         "overridden": list(overridden),
@@ -68,7 +72,7 @@ def gains(classifiers=CLASSIFIERS):
 
 
 def ablation_rows(drop=25.0, pattern=4.0, grey=60.0):
-    """Returns rows of the ablations: detectors on all tests, grey removers."""
+    """Returns rows of the ablations: detectors on all tests, removers."""
     rows = []
     tests = list(itertools.product(NOISES, (1, 2, 3)))
     for kind, loss, other in (
@@ -92,6 +96,19 @@ def ablation_rows(drop=25.0, pattern=4.0, grey=60.0):
                         "value": 99.0 - lost,
                     }
                 )
+    for variant, value in (("remover", 58.0), ("dcae", 50.0)):
+        rows.append(
+            {
+                "ablation": "dcae",
+                "dataset": "CIFAR-10",
+                "variant": variant,
+                "classifier": "ResNet",
+                "test_noise": "GN",
+                "test_severity": 1,
+                "metric": "accuracy",
+                "value": value,
+            }
+        )
     for noise, severity in itertools.product(("GN", "UN", "SPN"), (1, 2, 3)):
         for variant, value in (("undefended", 20.0), ("remover", 20.0 + grey)):
             rows.append(
@@ -147,4 +164,14 @@ def store(folder, **contents):
     folder.mkdir(exist_ok=True)
     for name, content in contents.items():
         (folder / f"{name}.json").write_text(json.dumps(content), encoding="utf-8")
-    return results.load_folder(folder)
+    return load_folder(folder)
+
+
+def groups(**contents):
+    """Returns the groups of results by their names, whatever these say."""
+    return group_runs(Result(n, "reproduction", c) for n, c in contents.items())
+
+
+def one_group(experiment, **options):
+    (group,) = groups(a=run(experiment, **options))
+    return group

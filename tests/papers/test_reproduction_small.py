@@ -3,12 +3,15 @@
 import pytest
 from made_up_results import detection, other_classifier, run, store
 
-from launch import report
-from uronet_jax.papers.uronet.pages import comparison
-from uronet_jax.reports import results
+from uronet_jax.papers.pages import docs_pages, write_pages
+from uronet_jax.reports.results import Result
 
 
-def test_small_results_stand_apart_and_say_so(tmp_path):
+def is_small(content):
+    return Result("a", "reproduction", content).small
+
+
+def test_small_results_say_so(tmp_path):
     with pytest.raises(ValueError, match=r"a\.json is of small models"):
         store(tmp_path, a=run("table5", preset="small"))
     (tmp_path / "a.json").unlink()
@@ -20,26 +23,17 @@ def test_small_results_stand_apart_and_say_so(tmp_path):
         c_small=run("table2", preset="small"),
     )
     assert all(r.small for r in stored)
-    page = results.render(stored)
-    assert "## The paper's experiments\n" not in page
-    _, section = page.split("## The paper's experiments with small models: no verdict")
-    for line in section.splitlines():
-        if "published" in line or "at or above" in line:
-            assert "small" in line or "counterpart" in line, line
-    verdict = page.splitlines()[:10]
-    # Small models hold 8 claims of Tables 2 and 5, and confirm none. That detectors
-    # miss attacks counts, as Table 2 has the same detectors.
-    assert verdict[2] == "- **Confirmed (0 of 30 published claims):** none."
-    assert verdict[3] == "- **Not confirmed (0):** none."
-    assert verdict[4] == "- **Undecided, for the seeds differ too much (0):** none."
-    assert verdict[5].startswith("- **Cannot be compared (0, and four tables):**")
-    assert verdict[6].startswith(
-        "- **Small models, an indication and no verdict on the paper, in line with 8 "
-        "(small):** *Table 2:* a detector"
-    )
-    assert verdict[7] == "- **Small models, not in line with 0 (small):** none."
-    assert "ours: " not in "".join(verdict)
-    assert page.count("| small models: yes |") == 8 and "| yes |" not in page
+    pages = {
+        path.name: text for path, text in docs_pages(tmp_path, tmp_path)[0].items()
+    }
+    for name in ("a_small.md", "b_small.md", "c_small.md"):
+        assert "**Small: an indication, not comparable" in pages[name]
+        assert pages[name].splitlines()[0].endswith("(small models)")
+    # Small models hold 8 claims of Tables 2 and 5, and the page says that they are.
+    assert pages["claims.md"].count("| yes (small) |") == 8
+    assert "| yes |" not in pages["claims.md"]
+    text = " ".join(pages["RESULTS.md"].split())
+    assert "8 hold, 0 do not, 26 are open; 0 were judged at full size" in text
 
 
 @pytest.mark.parametrize(
@@ -60,10 +54,8 @@ def test_small_results_stand_apart_and_say_so(tmp_path):
     ],
 )
 def test_a_changed_preset_is_small(tmp_path, overridden, small):
-    content = run("table5", overridden=overridden)
-    assert comparison.is_small(content) is small
-    content = run("figure4", rows=[], overridden=overridden)
-    assert comparison.is_small(content) is small
+    assert is_small(run("table5", overridden=overridden)) is small
+    assert is_small(run("figure4", rows=[], overridden=overridden)) is small
     if small:
         with pytest.raises(ValueError, match="its name must say so"):
             store(tmp_path, a=run("table5", overridden=overridden))
@@ -72,12 +64,12 @@ def test_a_changed_preset_is_small(tmp_path, overridden, small):
 def test_a_result_that_hides_its_changes_is_small():
     content = run("table5")
     del content["overridden"]
-    assert comparison.is_small(content)
-    assert comparison.is_small(run("table5", preset="small"))
+    assert is_small(content)
+    assert is_small(run("table5", preset="small"))
     # Judged on validation images, of which there are fewer.
     rows = [{"metric": "accuracy", "value": 1.0, "num_images": 5000}]
-    assert not comparison.is_small(run("universal_trials", rows=rows))
-    assert comparison.is_small(run("universal", rows=rows))
+    assert not is_small(run("universal_trials", rows=rows))
+    assert is_small(run("universal", rows=rows))
 
 
 @pytest.mark.parametrize(
@@ -94,6 +86,6 @@ def test_any_small_table_7_gives_a_page(tmp_path, keep):
     rows = list(filter(keep, other_classifier(run("table7", shift=20.0)["rows"])))
     folder = tmp_path / "results"
     store(folder, a_small=run("table7", preset="small", rows=rows))
-    report.write(folder, tmp_path)
-    page = (tmp_path / "RESULTS.md").read_text()
-    assert "### a_small: Table 7" in page and "| yes |" not in page
+    write_pages(folder, tmp_path)
+    page = (folder / "a_small.md").read_text()
+    assert page.startswith("# Table 7") and "| yes |" not in page

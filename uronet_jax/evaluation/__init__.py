@@ -1,1 +1,1 @@
-"""Evaluation: metrics, and the protocols of the papers as functions."""
+"""Evaluation: the judge, and tables of a defence on degradations and under attack."""

@@ -24,10 +24,10 @@ from uronet_jax.papers.uronet.experiments import (
     LackError,
     check_needs,
 )
-from uronet_jax.papers.uronet.pages.reproduction import SCHEMA, SCHEMA_VERSION
 from uronet_jax.papers.uronet.parts import Part
 from uronet_jax.records import provenance, write_json
 from uronet_jax.reports import figures
+from uronet_jax.reports.results import REPRODUCTION, REPRODUCTION_VERSION
 from uronet_jax.training.run import check_same_config, flatten_config
 
 # Experiments whose result is also a picture.
@@ -142,11 +142,11 @@ def _check_workdir(
             found = stored.get("schema"), stored.get("schema_version")
         except (ValueError, AttributeError) as error:
             raise ValueError(f"{path} is no result ({error}): move it away") from error
-        if found != (SCHEMA, SCHEMA_VERSION):
+        if found != (REPRODUCTION, REPRODUCTION_VERSION):
             raise ValueError(
                 f"{path} has schema {found[0]} version {found[1]}, this program writes "
-                f"{SCHEMA} version {SCHEMA_VERSION}: choose another --workdir, or move "
-                "the file away to have it computed anew"
+                f"{REPRODUCTION} version {REPRODUCTION_VERSION}: choose another "
+                "--workdir, or move the file away to have it computed anew"
             )
         depends_on = EXPERIMENTS[name].depends_on
         try:
@@ -244,8 +244,8 @@ def _compute(
                 **{x: origin[x] for x in ("seconds", "device", "versions")},
             }
             result = {
-                "schema": SCHEMA,
-                "schema_version": SCHEMA_VERSION,
+                "schema": REPRODUCTION,
+                "schema_version": REPRODUCTION_VERSION,
                 "experiment": name,
                 "finished": all(p.key in done for p in parts),
                 "missing": [lack.what for lack in lacking.values()],

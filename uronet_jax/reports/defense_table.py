@@ -1,4 +1,4 @@
-"""How the rows of `evaluation.protocols.defence_table` are shown to a person."""
+"""How the rows of `evaluation.defense_table.defense_table` are shown to a person."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 from uronet_jax.reports.tables import markdown_table
 
 # Column -> heading and number format.
-COLUMNS = {
+_COLUMNS = {
     "noise": ("noise", ""),
     "severity": ("severity", "d"),
     "undefended_accuracy": ("undefended", ".2%"),
@@ -22,7 +22,7 @@ COLUMNS = {
     "ssim_purified": ("SSIM purified", ".3f"),
 }
 
-SUMMARY = {
+_SUMMARY = {
     "num_images": ("test images", "d"),
     "clean_accuracy": ("accuracy on clean images", ".2%"),
     "purified_clean_accuracy": ("accuracy on purified clean images", ".2%"),
@@ -34,19 +34,19 @@ SUMMARY = {
 }
 
 
-def rows_table(rows: Sequence[Mapping[str, Any]]) -> str:
+def defense_rows_table(rows: Sequence[Mapping[str, Any]]) -> str:
     """Returns the rows as a Markdown table, with their mean as the last line.
 
     Accuracies are of the classifier on degraded, purified and gated images; PSNR is
     in dB.
     """
-    columns = {c: heading for c, (heading, _) in COLUMNS.items() if c in rows[0]}
+    columns = {c: heading for c, (heading, _) in _COLUMNS.items() if c in rows[0]}
     measured = [c for c in columns if c not in ("noise", "severity")]
     mean = {c: sum(row[c] for row in rows) / len(rows) for c in measured}
     return markdown_table(
         [*rows, {"noise": "mean", **mean}],
         columns,
-        formats={c: COLUMNS[c][1] for c in columns if COLUMNS[c][1]},
+        formats={c: _COLUMNS[c][1] for c in columns if _COLUMNS[c][1]},
         missing="",
     )
 
@@ -55,6 +55,6 @@ def summary_list(summary: Mapping[str, Any]) -> str:
     """Returns the clean images' numbers as a Markdown list."""
     return "".join(
         f"- {label}: {format(summary[name], spec)}\n"
-        for name, (label, spec) in SUMMARY.items()
+        for name, (label, spec) in _SUMMARY.items()
         if name in summary
     )

@@ -95,23 +95,14 @@ def gallery(
         _text(figure, x + cell_w / 2, top - gap // 2, heading, "center", "bottom")
         for i, image in enumerate(column):
             y = top + i * (cell_h + gap)
-            axes = figure.add_axes(
-                (
-                    x / total_w,
-                    1 - (y + cell_h) / total_h,
-                    cell_w / total_w,
-                    cell_h / total_h,
-                )
-            )
-            axes.imshow(image, interpolation="nearest", aspect="auto")
-            axes.set_axis_off()
+            _pixels(figure, (x, y, cell_w, cell_h), image)
     for i, label in enumerate(row_labels or []):
         y = top + i * (cell_h + gap) + cell_h / 2
         _text(figure, left - gap, y, label, "right", "center")
     _save(figure, path)
 
 
-def attention(images: np.ndarray, maps: np.ndarray) -> np.ndarray:
+def attention_overlay(images: np.ndarray, maps: np.ndarray) -> np.ndarray:
     """Returns images dimmed, with a map of importance laid over them in colour.
 
     Args:
@@ -148,20 +139,13 @@ def attention_gallery(
 ) -> None:
     """Writes images beside where a classifier looked in them, as Figure 5 of URoNet.
 
-    Args:
-        path: Of the PNG file; missing folders are created.
-        columns: Heading -> images and their maps, see `attention`.
-        row_labels: `N` texts to the left of the rows.
-        title: Above the whole figure.
-        cell_inches: Wanted width of an image.
-
-    Raises:
-        ValueError: See `attention` and `gallery`.
+    Args and errors are those of `gallery`, but `columns` maps a heading to images and
+    their maps, see `attention_overlay`.
     """
     pictures = {}
     for heading, (images, maps) in columns.items():
         pictures[heading] = images
-        pictures[f"{heading},\nGrad-CAM"] = attention(images, maps)
+        pictures[f"{heading},\nGrad-CAM"] = attention_overlay(images, maps)
     gallery(path, pictures, row_labels, title=title, cell_inches=cell_inches)
 
 
@@ -220,20 +204,9 @@ def difference_map(
     """Writes a table of numbers, coloured by how far they are from others.
 
     Blue is above, red below: a pair that colour-blind readers tell apart. Every cell
-    holds the number and, below it, the difference.
-
-    Args:
-        path: Of the PNG file; missing folders are created.
-        values: `[rows, columns]`; NaN cells are left grey, with a dash.
-        differences: `[rows, columns]`; a number without one is left grey.
-        row_labels: One text per row.
-        column_labels: One text per column, above the cells.
-        title: Above the figure.
-        full: Difference of the fullest colour, above 0.
-        description: Kept in the file's metadata, see `description_of`.
-
-    Raises:
-        ValueError: If the numbers of labels do not match, or no value is finite.
+    holds the number and, below it, the difference, of `differences`, `[rows, columns]`
+    (grey without one). `full` is the difference of the fullest colour, above 0; all
+    else and the errors are those of `heat_map`.
     """
     values = _check_cells(values, row_labels, column_labels)
     differences = np.asarray(differences, np.float64)
@@ -308,16 +281,7 @@ def _cells(texts, shades, palette, row_labels, column_labels, title):
     colours = colormaps[palette](shades)
     colours[~np.isfinite(shades)] = (0.9, 0.9, 0.9, 1.0)
     body_w, body_h = cell_w * len(column_labels), cell_h * len(row_labels)
-    axes = figure.add_axes(
-        (
-            left / total_w,
-            1 - (top + body_h) / total_h,
-            body_w / total_w,
-            body_h / total_h,
-        )
-    )
-    axes.imshow(colours, interpolation="nearest", aspect="auto")
-    axes.set_axis_off()
+    axes = _pixels(figure, (left, top, body_w, body_h), colours)
     luminance = colours[..., :3] @ (0.299, 0.587, 0.114)
     for i, row in enumerate(texts):
         y = top + (i + 0.5) * cell_h
@@ -383,6 +347,18 @@ def _figure(width, height):
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width / _DPI, height / _DPI), dpi=_DPI, facecolor="white")
+
+
+def _pixels(figure, place, image):
+    """Shows an image, pixel by pixel; its place counts from the top left corner."""
+    x, y, width, height = place
+    whole, high = figure.get_size_inches() * _DPI
+    axes = figure.add_axes(
+        (x / whole, 1 - (y + height) / high, width / whole, height / high)
+    )
+    axes.imshow(image, interpolation="nearest", aspect="auto")
+    axes.set_axis_off()
+    return axes
 
 
 def _text(figure, x, y, text, horizontal, vertical, **font):

@@ -6,7 +6,7 @@ from typing import Any
 from uronet_jax.reports.tables import markdown_table
 
 # Column -> heading and number format.
-COLUMNS = {
+_COLUMNS = {
     "attack": ("attack", ""),
     "threat": ("threat model", ""),
     "budget": ("epsilon", ""),
@@ -37,7 +37,7 @@ LEGEND = (
 )
 
 
-def render(content: Mapping[str, Any]) -> str:
+def render_attack(content: Mapping[str, Any]) -> str:
     """Returns an evaluation under attack as Markdown, without a heading.
 
     Args:
@@ -48,14 +48,14 @@ def render(content: Mapping[str, Any]) -> str:
     sanity = [row for row in rows if row.get("sanity")]
     parts = [_clean_list(content, (proper or sanity)[0])] if rows else []
     if proper:
-        parts.append(rows_table(proper))
+        parts.append(attack_rows_table(proper))
     if sanity:
         parts.append(_sanity_list(sanity))
     parts.append(warnings_list(content["warnings"]))
     return "\n".join(parts)
 
 
-def rows_table(rows: Sequence[Mapping[str, Any]]) -> str:
+def attack_rows_table(rows: Sequence[Mapping[str, Any]]) -> str:
     """Returns the rows as a Markdown table, attack by attack."""
     shown = [
         {
@@ -68,8 +68,8 @@ def rows_table(rows: Sequence[Mapping[str, Any]]) -> str:
         for row in rows
     ]
     # The detector's columns are absent without one.
-    columns = {c: h for c, (h, _) in COLUMNS.items() if c in shown[0]}
-    formats = {c: COLUMNS[c][1] for c in columns if COLUMNS[c][1]}
+    columns = {c: h for c, (h, _) in _COLUMNS.items() if c in shown[0]}
+    formats = {c: _COLUMNS[c][1] for c in columns if _COLUMNS[c][1]}
     return markdown_table(shown, columns, formats=formats)
 
 

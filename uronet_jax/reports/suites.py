@@ -4,8 +4,7 @@ from collections.abc import Mapping, Sequence
 from statistics import mean
 from typing import Any
 
-from uronet_jax.papers.uronet.pages import paper
-from uronet_jax.reports.tables import markdown_table
+from uronet_jax.reports.tables import markdown_table, read_published
 
 # What `evaluation.corruption_errors.summarize` gives -> text and format.
 _FIGURES = {
@@ -23,7 +22,7 @@ _FIGURES = {
     "alexnet_mce": ("mCE relative to AlexNet, as on ImageNet-C", ".1f"),
     "alexnet_relative_mce": ("relative mCE, likewise", ".1f"),
 }
-_COLUMNS = {
+_SHOWN = {
     "undefended": "the classifier alone",
     "purified": "the classifier behind the remover",
 }
@@ -35,13 +34,13 @@ def published_cifar10_c() -> dict[str, dict[int, float]]:
     Source: RobustBench (Croce et al., NeurIPS 2021), the entry "Standard".
     """
     table: dict[str, dict[int, float]] = {}
-    for row in paper.rows("robustbench_cifar10_c.csv"):
+    for row in read_published("uronet_jax.reports", "robustbench_cifar10_c.csv"):
         column = table.setdefault(row["corruption"], {})
         column[int(row["severity"])] = float(row["accuracy"]) / 100.0
     return table
 
 
-def render(content: Mapping[str, Any]) -> str:
+def render_suite(content: Mapping[str, Any]) -> str:
     """Returns an evaluation over a suite as Markdown.
 
     Args:
@@ -55,7 +54,7 @@ def render(content: Mapping[str, Any]) -> str:
     part = data["num_examples"] or "[" in data["split"]
     reduced = f"small: {count:,} images" if part else ""
     parts = []
-    for column, who in _COLUMNS.items():
+    for column, who in _SHOWN.items():
         if f"{column}_accuracy" in content["rows"][0]:
             parts += [
                 f"Accuracy of {who}, in percent{f' ({reduced})' if reduced else ''}:\n",

@@ -1,10 +1,10 @@
-"""Tidy rows to Markdown tables and JSON files."""
+"""Tidy rows to Markdown tables."""
 
-import json
+import csv
+import importlib.resources
 import math
 import numbers
-import os
-import pathlib
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -68,37 +68,29 @@ def markdown_table(
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
+def wrap_markdown(text: str, width: int = 110) -> str:
+    """Breaks a page at spaces; lines of tables, pictures and code stay as they are."""
+    lines = []
+    for line in text.splitlines():
+        if line.startswith(("|", "!", "<", "    ")):
+            lines.append(line)
+            continue
+        indent = "  " if line.startswith("- ") else ""
+        lines += textwrap.wrap(
+            line,
+            width,
+            subsequent_indent=indent,
+            break_long_words=False,
+            break_on_hyphens=False,
+        ) or [""]
+    return "\n".join(lines) + "\n"
+
+
 def _escape(value):
     return " ".join(str(value).split()).replace("|", "\\|")
 
 
-def write_json(path: str | os.PathLike, value: Any) -> None:
-    """Writes a JSON file that is complete or not there at all.
-
-    Keys are sorted, so that equal values give equal files. A file that exists is
-    replaced in one step; readers see the old one or the new one.
-
-    Args:
-        path: Missing folders are created.
-        value: Anything JSON knows, and NumPy or JAX numbers and arrays.
-
-    Raises:
-        ValueError: If a number is NaN or infinite: JSON has neither.
-        TypeError: If a value has no JSON form. The file is not touched either way.
-    """
-    text = json.dumps(value, indent=2, sort_keys=True, allow_nan=False, default=_plain)
-    path = pathlib.Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # In the same folder: a rename is atomic only within one file system.
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(text + "\n", encoding="utf-8")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _plain(value):
-    if hasattr(value, "tolist"):
-        return value.tolist()
-    raise TypeError(f"{type(value).__name__} has no JSON form: {value!r}")
+def read_published(package: str, name: str) -> list[dict[str, str]]:
+    """Returns the rows of a CSV file in a package's folder `published`, as texts."""
+    path = importlib.resources.files(package) / "published" / name
+    return list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))

@@ -1,12 +1,12 @@
 """How the numbers of each experiment of the paper are laid out as tables."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from uronet_jax.papers.uronet.pages import paper
+from uronet_jax.papers.uronet.pages.paper import published_rows
 
-Cell = dict[str, Any]
+_Cell = Mapping[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,29 +25,27 @@ class Layout:
             all without a file.
         derived: Quantities that follow from these and are not shown.
         context: Whether published cells without a counterpart are shown.
-        compact: Whether ours and the difference share one column.
         first: Names of the lines that stand first; the others follow in the order of
             the published table, then of ours.
     """
 
     title: str
-    block: Callable[[Cell], str]
-    row: Callable[[Cell], str]
-    column: Callable[[Cell], str]
+    block: Callable[[_Cell], str]
+    row: Callable[[_Cell], str]
+    column: Callable[[_Cell], str]
     published: str = ""
-    counted: Callable[[Cell], bool] = lambda cell: True
+    counted: Callable[[_Cell], bool] = lambda cell: True
     counted_name: str = "cells"
     metrics: tuple[str, ...] = ()
     derived: tuple[str, ...] = ()
     context: bool = False
-    compact: bool = False
     first: tuple[str, ...] = ()
 
     def published_rows(self) -> list[dict[str, str]]:
         """Returns the published numbers, none without a file."""
-        return paper.rows(self.published) if self.published else []
+        return list(published_rows(self.published)) if self.published else []
 
-    def has_place(self, cell: Cell) -> bool:
+    def has_place(self, cell: _Cell) -> bool:
         """Whether a cell is in the tables."""
         if self.metrics:
             return cell["metric"] in self.metrics
@@ -55,7 +53,7 @@ class Layout:
         return not published or cell["metric"] in published
 
 
-def join(*columns: str, separator: str = "-") -> Callable[[Cell], str]:
+def _join(*columns: str, separator: str = "-") -> Callable[[_Cell], str]:
     """Returns a function that joins some fields of a cell, leaving out empty ones."""
 
     def label(cell):
@@ -134,21 +132,17 @@ _ABLATIONS = {
     "dcae": "a remover with one head (DCAE)",
     "grey": "grey images",
 }
-_TRAINED = join("train_noise", "train_severity")
-_TESTED = join("test_noise", "test_severity")
-_DATASET = join("dataset")
-_CLASSIFIER = join("dataset", "classifier", separator=", ")
+_TRAINED = _join("train_noise", "train_severity")
+_TESTED = _join("test_noise", "test_severity")
+_NOISE = _join("noise", "severity")
+_DATASET = _join("dataset")
+_CLASSIFIER = _join("dataset", "classifier", separator=", ")
 
 
-def _detection(number: int, dataset: str) -> Layout:
-    return Layout(
-        f"Table {number}: detection on {dataset}, one line per trained detector",
-        _DATASET,
-        _TRAINED,
-        _TESTED,
-        f"uronet_table{number:02}.csv",
-        compact=True,
-    )
+def _detection(number: int, title: str, block=_DATASET, **names) -> Layout:
+    names = {"row": _TRAINED, "column": _TESTED} | names
+    file = f"uronet_table{number:02}.csv"
+    return Layout(f"Table {number}: {title}", block, published=file, **names)
 
 
 def _mitigation(number: int, dataset: str) -> Layout:
@@ -164,77 +158,64 @@ def _mitigation(number: int, dataset: str) -> Layout:
     )
 
 
-LAYOUTS = {
-    "table2": _detection(2, "CIFAR-10"),
-    "table3": _detection(3, "CIFAR-100"),
-    "table4": Layout(
-        "Table 4: detection across data sets, one line per trained detector",
-        join("train_dataset", "test_dataset", separator=" to "),
-        _TRAINED,
-        _TESTED,
-        "uronet_table04.csv",
-        compact=True,
+def _figure(number: int, title: str, row=_NOISE, column=_quantity):
+    return Layout(f"Figure {number}: {title}", _DATASET, row, column)
+
+
+def _universal_models(title: str) -> Layout:
+    metrics = ("detection_accuracy", "accuracy")
+    return Layout(title, _DATASET, _tested, _universal, metrics=metrics)
+
+
+_OURS = {"context": True, "counted_name": "cells of URoNet"}
+PAGE_LAYOUTS = {
+    "table2": _detection(2, "detection on CIFAR-10, one line per trained detector"),
+    "table3": _detection(3, "detection on CIFAR-100, one line per trained detector"),
+    "table4": _detection(
+        4,
+        "detection across data sets, one line per trained detector",
+        _join("train_dataset", "test_dataset", separator=" to "),
     ),
-    "table5": Layout(
-        "Table 5: detection of attacks, one line per detector trained on a noise",
-        _DATASET,
-        _TRAINED,
-        join("test_attack"),
-        "uronet_table05.csv",
+    "table5": _detection(
+        5,
+        "detection of attacks, one line per detector trained on a noise",
+        column=_join("test_attack"),
     ),
-    "table6": Layout(
-        "Table 6: detection of noises, one column per detector trained on an attack",
-        _DATASET,
-        _TESTED,
-        join("train_attack"),
-        "uronet_table06.csv",
+    "table6": _detection(
+        6,
+        "detection of noises, one column per detector trained on an attack",
+        row=_TESTED,
+        column=_join("train_attack"),
     ),
     "table7": _mitigation(7, "CIFAR-10"),
     "table8": _mitigation(8, "CIFAR-100"),
     "table11": Layout(
         "Table 11: accuracy on attacked images",
         _CLASSIFIER,
-        join("defence"),
-        join("attack"),
+        _join("defence"),
+        _join("attack"),
         "uronet_table11.csv",
         counted=lambda cell: cell["defence"].startswith("URoNet"),
-        counted_name="cells of URoNet",
-        context=True,
+        **_OURS,
     ),
     "table12": Layout(
         "Table 12: accuracy on CIFAR-10 behind several denoisers",
         _CLASSIFIER,
-        join("noise", "inferred_severity"),
+        _join("noise", "inferred_severity"),
         _method,
         "uronet_table12.csv",
         counted=lambda cell: cell["method"] == "URoNet",
-        counted_name="cells of URoNet",
-        context=True,
+        **_OURS,
     ),
-    "figure1": Layout(
-        "Figure 1: noise patterns, amplified ten times; zero is mid-grey",
-        _DATASET,
-        join("noise", "severity"),
-        _quantity,
-    ),
-    "figure2": Layout(
-        "Figure 2: the images of these patterns",
-        _DATASET,
-        join("noise", "severity"),
-        _quantity,
-    ),
-    "figure4": Layout(
-        "Figure 4: every noise at every severity",
-        _DATASET,
-        join("noise"),
+    "figure1": _figure(1, "noise patterns, amplified ten times; zero is mid-grey"),
+    "figure2": _figure(2, "the images of these patterns"),
+    "figure4": _figure(
+        4,
+        "every noise at every severity",
+        _join("noise"),
         lambda cell: f"PSNR in dB, severity {cell['severity']}",
     ),
-    "figure5": Layout(
-        "Figure 5: where the classifier looks (Grad-CAM)",
-        _DATASET,
-        join("noise", "severity"),
-        _seen,
-    ),
+    "figure5": _figure(5, "where the classifier looks (Grad-CAM)", column=_seen),
     "figure6": Layout(
         "Figure 6: points of accuracy that removers of noise give back under attacks",
         _CLASSIFIER,
@@ -243,47 +224,24 @@ LAYOUTS = {
         "uronet_figure06.csv",
         metrics=("accuracy_gain", "adversarial_accuracy"),
         derived=("robust_accuracy",),
-        compact=True,
         first=(_UNDEFENDED, "GN", "UN", "SPN"),
     ),
     "ablations": Layout(
-        "Section 3.3: ablations",
-        _ablation,
-        _ablation_row,
-        _ablation_column,
-        compact=True,
+        "Section 3.3: ablations", _ablation, _ablation_row, _ablation_column
     ),
-    "universal": Layout(
-        "One remover and one detector for all 18 degradations",
-        _DATASET,
-        _tested,
-        _universal,
-        metrics=("detection_accuracy", "accuracy"),
-        compact=True,
+    "universal": _universal_models(
+        "One remover and one detector for all 18 degradations"
     ),
-    "universal_corruptions": Layout(
-        "One remover and one detector trained on all corruptions of CIFAR-10-C",
-        _DATASET,
-        _tested,
-        _universal,
-        metrics=("detection_accuracy", "accuracy"),
-        compact=True,
+    "universal_corruptions": _universal_models(
+        "One remover and one detector trained on all corruptions of CIFAR-10-C"
     ),
     "universal_trials": Layout(
         "Short trainings of the universal remover, judged on validation images",
         _CLASSIFIER,
         _tested,
-        join("variant"),
-        compact=True,
+        _join("variant"),
     ),
-    "zero_shot": Layout(
-        "The universal models on what they never saw",
-        _DATASET,
-        _tested,
-        _universal,
-        metrics=("detection_accuracy", "accuracy"),
-        compact=True,
-    ),
+    "zero_shot": _universal_models("The universal models on what they never saw"),
 }
 # Experiments whose result is a picture of images, drawn when they were run.
 PICTURES = ("figure1", "figure2", "figure4", "figure5")

@@ -1,4 +1,4 @@
-"""The files that `launch.attack` writes besides attack.json."""
+"""The files that `launch.evaluate` and `launch.attack` write for people."""
 
 import collections
 import json
@@ -10,27 +10,59 @@ from typing import Any
 import numpy as np
 
 from uronet_jax.evaluation.attack_run import examples_path
-from uronet_jax.reports import figures, robustness
+from uronet_jax.evaluation.defense_table import corruption_rows
+from uronet_jax.records import write_json
+from uronet_jax.reports import defense_table, figures, robustness, suites
 
 AMPLIFY = 10.0  # Of perturbations, in the figure.
+
+
+def evaluation_text(result: dict[str, Any]) -> str:
+    """Returns an evaluation as Markdown.
+
+    Args:
+        result: What `evaluation.defense_table.evaluate_defense` returns, with `config`.
+    """
+    config = result["config"]
+    parts = [
+        f"# Evaluation on {config['data']['name']} ({config['preset']})\n",
+        defense_table.summary_list(result["summary"]),
+    ]
+    if "corruptions" in result["summary"]:
+        parts.append(suites.render_suite(result))
+    return "\n".join([*parts, defense_table.defense_rows_table(result["rows"])])
+
+
+def save_evaluation(result: dict[str, Any], workdir: str | os.PathLike) -> None:
+    """Writes evaluation.json and .md, and of a suite of corruptions accuracy.png."""
+    workdir = Path(workdir)
+    write_json(workdir / "evaluation.json", result)
+    text = evaluation_text(result)
+    (workdir / "evaluation.md").write_text(text, encoding="utf-8")
+    if "corruptions" in result["summary"]:
+        figures.accuracy_heat_map(
+            workdir / "accuracy.png",
+            corruption_rows(result["rows"], "undefended"),
+            "accuracy of the classifier alone, in percent",
+        )
 
 
 def save_attack(content: Mapping[str, Any], workdir: str | os.PathLike) -> None:
     """Writes attack.md and, if the config asks for pictures, attack.png."""
     workdir = Path(workdir)
-    (workdir / "attack.md").write_text(render_attack(content), encoding="utf-8")
+    (workdir / "attack.md").write_text(attack_text(content), encoding="utf-8")
     if content["config"]["num_pictures"]:
         draw_attack(content, workdir)
 
 
-def render_attack(content: Mapping[str, Any]) -> str:
+def attack_text(content: Mapping[str, Any]) -> str:
     """Returns the result as Markdown."""
     config = content["config"]
     return "\n".join(
         [
             f"# Attacks on {config['data']['name']} ({config['preset']})\n",
             robustness.LEGEND,
-            robustness.render(content),
+            robustness.render_attack(content),
         ]
     )
 

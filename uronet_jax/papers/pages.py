@@ -1,0 +1,168 @@
+"""The pages of docs, made of the stored results: one by one, and the overview."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from uronet_jax.papers.overview import overview_pictures, render_overview
+from uronet_jax.papers.uronet.pages.claims import claims_table, judge_all
+from uronet_jax.papers.uronet.pages.comparison import (
+    Group,
+    group_runs,
+    noise_footnote,
+)
+from uronet_jax.papers.uronet.pages.experiment_page import (
+    experiment_title,
+    picture_name,
+    render_experiment,
+)
+from uronet_jax.papers.uronet.pages.layouts import PAGE_LAYOUTS, PICTURES
+from uronet_jax.papers.uronet.pages.pictures import Picture, group_pictures
+from uronet_jax.papers.uronet.pages.readings import (
+    comparable_evaluations,
+    render_readings,
+)
+from uronet_jax.reports import attack_page, corruption_page
+from uronet_jax.reports.result_pages import render_result
+from uronet_jax.reports.results import Result, load_folder
+from uronet_jax.reports.tables import wrap_markdown
+
+_FIGURES = "figures"
+# Kinds of results that have a page of their own.
+_PAGES = ("evaluation", "attack", "quickstart", "benchmark")
+
+
+def _claims_page(groups: Sequence[Group]) -> str:
+    run = {group.experiment for group in groups}
+    lacking = [f"`{name}`" for name in PAGE_LAYOUTS if name not in run]
+    return (
+        "# The paper's claims\n\nA claim names numbers of a table; they hold or not. "
+        "It is open while too little is measured to say it. *Small* is an "
+        "indication, no verdict on the paper. *Worst* is the number that is furthest "
+        "on the wrong side, or nearest to it. Each page of an experiment has the "
+        "claims on it.\n\n"
+        + claims_table(judge_all(groups))
+        + f"\n{noise_footnote(groups)}\nNot judged: Tables 9 and 10 (Tiny ImageNet and "
+        "ImageNette are not run here), 13 and 14 (the paper names no corruptions, "
+        "severities and classifiers). Not run yet: "
+        f"{', '.join(lacking) or 'nothing'}.\n"
+    )
+
+
+def docs_pages(
+    folder: str | os.PathLike, docs: str | os.PathLike
+) -> tuple[dict[Path, str], dict[Path, Picture]]:
+    """Returns what the results of a folder give.
+
+    Args:
+        folder: Of the JSON files. The pages of single results lie in `results` beside
+            the overview, where it usually is.
+        docs: Folder of the pages.
+
+    Returns:
+        Path -> text of the pages, and path -> picture.
+
+    Raises:
+        ValueError: See `load_folder` and `lay_beside`.
+        FileNotFoundError: If `docs` lacks a picture that no JSON can give.
+    """
+    results, docs = load_folder(folder), Path(docs)
+    groups = group_runs(results)
+
+    def contents(kind: str) -> list[dict[str, Any]]:
+        return [result.content for result in results if result.kind == kind]
+
+    def only(kind: str) -> dict[str, Any] | None:
+        found = contents(kind)
+        if len(found) > 1:
+            raise ValueError(f"{folder} holds {len(found)} of {kind}: keep one")
+        return found[0] if found else None
+
+    single = {group.name: render_experiment(group, groups) for group in groups}
+    single |= {x.name: render_result(x) for x in results if x.kind in _PAGES}
+    for evaluations in comparable_evaluations(results):
+        single[evaluations[0].name] += "\n" + render_readings(evaluations)
+    if groups:
+        single["claims"] = _claims_page(groups)
+    back = "\n[All results](../RESULTS.md)\n"
+    pages = {
+        docs / "results" / f"{name}.md": wrap_markdown(text + back)
+        for name, text in single.items()
+    }
+    pages |= {
+        docs / "RESULTS.md": wrap_markdown(
+            render_overview(results, groups, _links(results, groups))
+        ),
+        docs / "CORRUPTIONS.md": corruption_page.render(
+            only("fidelity"), contents("benchmark")
+        ),
+        docs / "ATTACKS.md": attack_page.render(
+            only("attack_agreement"), contents("benchmark")
+        ),
+    }
+    figures = docs / _FIGURES
+    for group in groups:
+        path = figures / picture_name(group)
+        if group.experiment in PICTURES and not path.is_file():
+            raise FileNotFoundError(
+                f"no picture at {path}: copy the {group.experiment}.png there that "
+                "launch.reproduce drew beside the JSON"
+            )
+    drawn = [x for group in groups for x in group_pictures(group)]
+    drawn += overview_pictures(groups)
+    return pages, {figures / picture.name: picture for picture in drawn}
+
+
+def _links(results: Sequence[Result], groups: Sequence[Group]) -> dict[str, list[str]]:
+    """Returns heading -> links to the pages of single results."""
+
+    def link(name, text):
+        return f"[{text}](results/{name}.md)"
+
+    found: dict[str, list[str]] = {}
+    for group in groups:
+        text, colon, _ = experiment_title(group.experiment).partition(":")
+        heading = "The paper's experiments" if colon else "Universal models"
+        text = text if colon else group.experiment.replace("_", " ")
+        found.setdefault(heading, []).append(link(group.name, text))
+    if groups:
+        claims = link("claims", "all claims of the paper")
+        found["The paper's experiments"] = [
+            claims,
+            *found.get("The paper's experiments", []),
+        ]
+    headings = {"evaluation": "Evaluations", "attack": "Attacks"}
+    headings |= {"quickstart": "Quickstart", "benchmark": "Benchmarks"}
+    for kind, heading in headings.items():
+        for result in results:
+            if result.kind == kind:
+                found.setdefault(heading, []).append(link(result.name, result.name))
+    return found
+
+
+def out_of_date(folder: str | os.PathLike, docs: str | os.PathLike) -> list[Path]:
+    """Returns what in `docs` is not what the results in `folder` give."""
+    pages, pictures = docs_pages(folder, docs)
+    old = [
+        path
+        for path, text in pages.items()
+        if not path.exists() or path.read_text(encoding="utf-8") != text
+    ]
+    old += [path for path in (Path(docs) / "results").glob("*.md") if path not in pages]
+    return old + [p for p, x in pictures.items() if not x.is_drawn(p.parent)]
+
+
+def write_pages(folder: str | os.PathLike, docs: str | os.PathLike) -> list[Path]:
+    """Writes what is out of date, deletes pages without a result, returns the paths."""
+    pages, pictures = docs_pages(folder, docs)
+    old = out_of_date(folder, docs)
+    for path in old:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path in pages:
+            path.write_text(pages[path], encoding="utf-8")
+        elif path in pictures:
+            pictures[path].draw(path.parent)
+        else:
+            path.unlink()
+    return old

@@ -1,0 +1,134 @@
+"""Tables as pictures, drawn anew only when their numbers have changed."""
+
+import dataclasses
+import hashlib
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from uronet_jax.papers.uronet.pages.comparison import Group
+from uronet_jax.papers.uronet.pages.layouts import PAGE_LAYOUTS, PICTURES, Layout
+from uronet_jax.reports import figures
+
+
+@dataclasses.dataclass(frozen=True)
+class Picture:
+    """A table as a picture.
+
+    Attributes:
+        name: Of its file.
+        block: The table it shows, a key of `table_blocks`.
+        title: Above it.
+        rows: Names of the lines.
+        columns: Names of the columns.
+        values: Ours, `[rows, columns]`, NaN where not measured.
+        differences: Ours less published, NaN where there is none; None if most cells
+            have none, then the colours show our numbers.
+    """
+
+    name: str
+    block: str
+    title: str
+    rows: list[str]
+    columns: list[str]
+    values: list[list[float]]
+    differences: list[list[float]] | None = None
+
+    @property
+    def description(self) -> str:
+        """Fingerprint of everything that is drawn."""
+        drawn = json.dumps(dataclasses.astuple(self))
+        return f"sha256 {hashlib.sha256(drawn.encode()).hexdigest()}"
+
+    def draw(self, folder: str | os.PathLike) -> Path:
+        """Writes it into a folder and returns its path."""
+        path = Path(folder) / self.name
+        names = self.rows, self.columns, self.title
+        kept = {"description": self.description}
+        if self.differences is None:
+            figures.heat_map(path, self.values, *names, **kept)
+        else:
+            figures.difference_map(path, self.values, self.differences, *names, **kept)
+        return path
+
+    def is_drawn(self, folder: str | os.PathLike) -> bool:
+        """Whether the folder holds the picture of these very numbers.
+
+        Files are not compared: the same figure differs with the version of Matplotlib.
+        """
+        return figures.description_of(Path(folder) / self.name) == self.description
+
+
+def table_blocks(group: Group) -> dict[str, list[dict[str, Any]]]:
+    """Returns the tables of a group: title -> cells, without those nobody measured."""
+    layout = PAGE_LAYOUTS[group.experiment]
+    tables: dict[str, list[dict[str, Any]]] = {}
+    for cell in group.cells:
+        if layout.has_place(cell):
+            tables.setdefault(layout.block(cell), []).append(cell)
+    return {
+        block: cells
+        for block, cells in tables.items()
+        if any(cell["ours"] is not None for cell in cells)
+    }
+
+
+def table_lines(
+    layout: Layout, cells: Sequence[Mapping[str, Any]], *, context: bool
+) -> dict[str, dict[str, Mapping[str, Any]]]:
+    """Returns line -> column -> cell of a table.
+
+    Args:
+        layout: Of its experiment.
+        cells: Of the table.
+        context: Whether cells are shown that only the paper has.
+    """
+    shown = cells if context else [c for c in cells if c["ours"] is not None]
+    names = {layout.row(cell) for cell in shown}
+    lines: dict[str, dict] = {name: {} for name in layout.first if name in names}
+    for cell in shown:
+        line, column = lines.setdefault(layout.row(cell), {}), layout.column(cell)
+        if column in line:
+            raise ValueError(f"two numbers for {column}: {line[column]}, {cell}")
+        line[column] = cell
+    return lines
+
+
+def group_pictures(group: Group) -> list[Picture]:
+    """Returns the pictures of a group, one per table."""
+    if group.experiment not in PAGE_LAYOUTS or group.experiment in PICTURES:
+        return []
+    return [_picture(group, *table) for table in table_blocks(group).items()]
+
+
+def _picture(group: Group, block: str, cells: Sequence[Mapping[str, Any]]) -> Picture:
+    layout = PAGE_LAYOUTS[group.experiment]
+    lines = table_lines(layout, cells, context=False)
+    columns = list(dict.fromkeys(c for line in lines.values() for c in line))
+
+    def numbers(field):
+        found = [
+            [line.get(c, {}).get(field) for c in columns] for line in lines.values()
+        ]
+        return [[math.nan if x is None else x for x in line] for line in found]
+
+    def count(values):
+        return sum(math.isfinite(x) for line in values for x in line)
+
+    values, differences = numbers("ours"), numbers("difference")
+    heading = f"{layout.title.partition(':')[0]}: {block}\nours"
+    if group.small:
+        heading += ", small models"
+    if 2 * count(differences) < count(values):
+        differences = None
+    else:
+        heading += (
+            ", and the difference from the paper:\nblue is above, red below, full at "
+            "10 points"
+        )
+    slug = "".join(c if c.isalnum() else "_" for c in block.lower())
+    name = f"{group.name}_{slug}.png"
+    return Picture(name, block, heading, list(lines), columns, values, differences)
