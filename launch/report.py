@@ -34,7 +34,7 @@ def pages(folder: str | os.PathLike, docs: str | os.PathLike) -> dict[Path, str]
 
     return {
         Path(docs) / "RESULTS.md": results.render(stored),
-        Path(docs) / "CORRUPTIONS.md": corruption_page.render(
+        Path(docs) / "CORRUPTIONS.md": corruption_page.render_corruptions(
             only("fidelity"), contents("benchmark")
         ),
         Path(docs) / "ATTACKS.md": attack_page.render(

@@ -82,18 +82,7 @@ def clipped_zoom_samples(size: int, factor: float) -> tuple[np.ndarray, np.ndarr
 
 
 def clipped_zoom_matrix(size: int, factor: float) -> np.ndarray:
-    """Returns the linear enlargement of the centre along one axis as a matrix.
-
-    Args:
-        size: Samples along the axis, 2 or more.
-        factor: 1 or more; see `clipped_zoom_samples`.
-
-    Returns:
-        float64 `[size, size]`; the enlarged signal is `matrix @ signal`.
-
-    Raises:
-        ValueError: If the factor is out of range.
-    """
+    """Returns `clipped_zoom_samples` as a matrix, float64 `[size, size]`."""
     left, share = clipped_zoom_samples(size, factor)
     matrix = np.zeros((size, size))
     matrix[np.arange(size), left] = 1.0 - share
@@ -191,7 +180,7 @@ def motion_weights(radius: int, sigma: float, taps: int) -> np.ndarray:
     return weights / weights.sum()
 
 
-def motion_blur(
+def blur_along_line(
     levels: jax.Array,
     angles: jax.Array,
     weights: jax.Array,

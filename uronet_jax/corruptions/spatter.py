@@ -7,7 +7,6 @@ Water follows OpenCV step by step (`Canny`, `distanceTransform`, `blur`, `equali
 `filter2D`): from the same 8-bit layer it gets the same film.
 """
 
-import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -16,8 +15,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from uronet_jax import batches
-from uronet_jax.corruptions import operation
 from uronet_jax.corruptions.filters import filter_rows_columns, gaussian_matrix
+from uronet_jax.corruptions.operation import (
+    Constants,
+    Operation,
+    check_colours,
+    column,
+)
 
 # Grey levels of R, G and B, and of grey images: the luma of water (pale turquoise), and
 # for mud what MNIST-C uses.
@@ -68,73 +72,14 @@ class SpatterConstants(NamedTuple):
     colour: jax.typing.ArrayLike
 
 
-def spatter(
-    key: jax.Array,
-    images: jax.Array,
-    *,
-    loc: float,
-    scale: float,
-    sigma: float,
-    threshold: float,
-    strength: float,
-    liquid: str = "water",
-    index: jax.Array | None = None,
-) -> jax.Array:
-    """Spatters the lens with water or mud.
-
-    The layer `L = gauss(N(loc, scale), sigma)`, one value per pixel, is set to 0 below
-    the threshold. Water adds light: `clip(x + m * colour)`, `m = strength * f / max(f)`
-    with the film `f = floor(255 L) * D`, where D is an embossed map of the distance to
-    the nearest edge of the layer; see `water_film`. Mud covers:
-    `clip((1 - m) * x + m * colour)`, `m = gauss(L > threshold, strength)`, set to 0
-    below 0.8.
-
-    Args:
-        key: Typed PRNG key. One key serves the whole batch.
-        images: `[B, H, W, C]`, floating point, intensities in `[0, 1]`; C is 1 or 3.
-            Grey images get the luma of the water, and the mud of MNIST-C.
-        loc: Mean of the layer.
-        scale: Standard deviation of the layer, 0 or more.
-        sigma: Standard deviation of the filter in pixels, 0 or more.
-        threshold: In units of the layer, 0 or more.
-        strength: Of water: the largest weight of its colour. Of mud: standard deviation
-            of the second filter in pixels. 0 or more.
-        liquid: `"water"` or `"mud"`.
-        index: Integer `[B]`, global number of each image. Default: `0 .. B-1`.
-
-    Returns:
-        Spattered images, same shape and dtype, in `[0, 1]`. Differentiable in `images`.
-        An image without a drop stays as it is (there the original divides by 0).
-
-    Raises:
-        ValueError: If `images` is not a batch as above with sides of at least 28, or a
-            parameter is out of range.
-
-    Source:
-        Hendrycks & Dietterich, "Benchmarking Neural Network Robustness to Common
-        Corruptions and Perturbations", ICLR 2019; grey mud: Mu & Gilmer, "MNIST-C",
-        2019.
-    """
-    setting = {
-        "loc": loc,
-        "scale": scale,
-        "sigma": sigma,
-        "threshold": threshold,
-        "strength": strength,
-        "liquid": liquid,
-    }
-    return operation.run(OPERATIONS["spatter"], key, images, [setting], 0, index)
-
-
 def _prepare(shape, settings):
     height, width, channels = shape
-    if channels not in (1, 3):
-        raise ValueError(f"spatter has colours for 1 or 3 channels: {channels}")
+    check_colours(channels)
+    column(settings, "loc")
+    for name in ("scale", "sigma", "threshold", "strength"):
+        column(settings, name, 0.0)
     constants = []
     for setting in settings:
-        for name in ("scale", "sigma", "threshold", "strength"):
-            batches.check_range(name, setting[name], 0.0, math.inf)
-        batches.check_range("loc", setting["loc"], -math.inf, math.inf)
         liquid, sigma, strength = (setting[n] for n in ("liquid", "sigma", "strength"))
         if (liquid, channels) not in _COLOURS:
             raise ValueError(f"liquid must be 'water' or 'mud': {liquid!r}")
@@ -157,7 +102,7 @@ def _prepare(shape, settings):
     stacked = jax.tree.map(
         lambda v: v if v.dtype == bool else v.astype(np.float32), stacked
     )
-    return operation.Constants(stacked)
+    return Constants(stacked)
 
 
 def _apply(key, images, constants, shared, index):
@@ -387,4 +332,38 @@ def _equalize(levels):
     return jax.lax.map(lambda row: table[row], cell)
 
 
-OPERATIONS = {"spatter": operation.Operation(_prepare, _apply)}
+spatter = Operation(
+    """Spatters the lens with water or mud.
+
+    The layer `L = gauss(N(loc, scale), sigma)`, one value per pixel, is set to 0 below
+    the threshold. Water adds light: `clip(x + m * colour)`, `m = strength * f / max(f)`
+    with the film `f = floor(255 L) * D`, where D is an embossed map of the distance to
+    the nearest edge of the layer; see `water_film`. Mud covers:
+    `clip((1 - m) * x + m * colour)`, `m = gauss(L > threshold, strength)`, set to 0
+    below 0.8. Images have 1 or 3 channels; grey ones get the luma of the water, and the
+    mud of MNIST-C (Mu & Gilmer, 2019). An image without a drop stays as it is (there
+    the original divides by 0). Differentiable in `images`.
+
+    Parameters:
+        loc: Mean of the layer.
+        scale: Standard deviation of the layer, 0 or more.
+        sigma: Standard deviation of the filter in pixels, 0 or more.
+        threshold: In units of the layer, 0 or more.
+        strength: Of water: the largest weight of its colour. Of mud: standard deviation
+            of the second filter in pixels. 0 or more.
+        liquid: `"water"` or `"mud"`.
+    """,
+    _prepare,
+    _apply,
+    formula="a filtered and thresholded layer of N(loc, scale); water: lit along its "
+    "edges, in pale turquoise; mud: opaque brown",
+    source="HD",
+    example={
+        "loc": 0.65,
+        "scale": 0.3,
+        "sigma": 1.0,
+        "threshold": 0.69,
+        "strength": 0.5,
+    },
+    defaults={"liquid": "water"},
+)

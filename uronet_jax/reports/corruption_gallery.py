@@ -39,7 +39,7 @@ def sample_photographs(side: int) -> np.ndarray:
     return np.stack(pictures)
 
 
-def draw(
+def draw_corruptions(
     path: str | os.PathLike,
     image: np.ndarray,
     suite: str = "imagenet_c",
