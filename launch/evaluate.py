@@ -78,7 +78,7 @@ def check_suite(suite: Mapping[str, Any], data: Mapping[str, Any]) -> None:
             f"which have frost: {suite['name']} has none"
         )
     if suite["folder"]:
-        manifest = corrupted.describe(suite["folder"])
+        manifest = corrupted.read_manifest(suite["folder"])
         for field, ours in (("dataset", data["name"]), ("split", data["split"])):
             if manifest.get(field, ours) != ours:
                 raise ValueError(
@@ -96,7 +96,7 @@ def check_suite(suite: Mapping[str, Any], data: Mapping[str, Any]) -> None:
                 "suite.frost_dir is for corruptions that are made here; the images in "
                 f"suite.folder={suite['folder']} are made already: leave one out"
             )
-        known = corrupted.list_corruptions(suite["folder"])
+        known = corrupted.list_stored(suite["folder"])
         unknown = [noise for noise in suite["noises"] if noise not in known]
         if unknown:
             raise ValueError(
@@ -127,10 +127,10 @@ def make_entries(
     severities = suite["severities"] or list_severities(name)
     if suite["folder"]:
         entries: list[protocols.Entry] = []
-        manifest = corrupted.describe(suite["folder"])
-        for noise in suite["noises"] or corrupted.list_corruptions(suite["folder"]):
+        manifest = corrupted.read_manifest(suite["folder"])
+        for noise in suite["noises"] or corrupted.list_stored(suite["folder"]):
             for severity in severities:
-                images, stored = corrupted.load(suite["folder"], noise, severity)
+                images, stored = corrupted.load_stored(suite["folder"], noise, severity)
                 if not np.array_equal(stored[: len(labels)], labels):
                     raise ValueError(
                         f"the labels in {suite['folder']} are not those of the clean "

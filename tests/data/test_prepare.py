@@ -238,7 +238,7 @@ def test_bad_requests(tmp_path, arrays, monkeypatch):
             "mnist", source="packed", input_path=tmp_path, data_dir=tmp_path
         )
     with pytest.raises(ValueError, match="no packed set"):
-        packed.load("birds", tmp_path)
+        packed.load_packed("birds", tmp_path)
     monkeypatch.setattr(prepare.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r"uronet_jax\[prepare\]"):
         prepare.prepare("cifar10", source="tfds", data_dir=tmp_path)
@@ -303,7 +303,7 @@ def test_official_set(tmp_path, arrays, monkeypatch):
     ],
 )
 def test_packed_test_sets(data_dir, name, first, mean):
-    splits, class_names = packed.load(name, data_dir, splits=["test"])
+    splits, class_names = packed.load_packed(name, data_dir, splits=["test"])
     images, labels = splits["test"]
     assert len(images) == len(labels) == 10_000
     np.testing.assert_array_equal(labels[:8], first)
@@ -315,7 +315,7 @@ def test_packed_test_sets(data_dir, name, first, mean):
 
 
 def test_packed_imagenet_subset(data_dir):
-    splits, class_names = packed.load("tiny_imagenet10", data_dir)
+    splits, class_names = packed.load_packed("tiny_imagenet10", data_dir)
     assert class_names[0] == "Egyptian cat" and class_names[9].startswith("plunger")
     assert splits["train"][0].shape == (5000, 64, 64, 3)
     np.testing.assert_array_equal(splits["train"][1], np.arange(5000) % 10)
@@ -362,9 +362,9 @@ def test_packed_formats(tmp_path, capsys):
     np.testing.assert_array_equal(source.arrays()[1], [7, 7, 99, 0, 1, 2])
     assert source.class_names[7] == "beetle" and source.num_classes == 100
     with pytest.raises(FileNotFoundError, match="cifar100_train_1.zip"):
-        packed.load("cifar100", tmp_path, splits=["train"])
+        packed.load_packed("cifar100", tmp_path, splits=["train"])
 
-    splits, class_names = packed.load("imagenette224", tmp_path)
+    splits, class_names = packed.load_packed("imagenette224", tmp_path)
     assert class_names == ("cat", "dog")
     images, labels = splits["train"]
     # One cat among two dogs stands in the middle; the files are grey.

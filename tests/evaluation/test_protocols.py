@@ -198,7 +198,7 @@ def test_made_and_stored_images_of_a_suite_are_judged_alike(suite_judge, tmp_pat
     )
     made, stored = [], []
     for severity in (1, 5):
-        images, _ = corrupted.load(tmp_path, "brightness", severity)
+        images, _ = corrupted.load_stored(tmp_path, "brightness", severity)
         made.append(protocols.CorruptionEntry("brightness", severity, "cifar_c"))
         stored.append(protocols.StoredEntry("brightness", severity, images))
     _, rows = protocols.defence_table(suite_judge, made)

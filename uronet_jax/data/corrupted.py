@@ -1,6 +1,6 @@
 """Corrupted test sets on disk, in the layouts of the published ones.
 
-`write` makes them; `load` reads them back, and the published ones as well:
+`write` makes them; `load_stored` reads them back, and the published ones as well:
 
     arrays, as CIFAR-10-C    <corruption>.npy, uint8 [S N, H, W, C], severity 1 first,
                              and labels.npy, [S N]; the N images in their order
@@ -50,7 +50,7 @@ _RESIDENT_BYTES = 2**31
 _DIGESTED = 128  # Examples at either end.
 
 Manifest = dict[str, Any]
-Examples = tuple[np.ndarray, np.ndarray]  # uint8 [n, H, W, C], int32 [n].
+StoredExamples = tuple[np.ndarray, np.ndarray]  # uint8 [n, H, W, C], int32 [n].
 
 
 def write(
@@ -118,7 +118,7 @@ def write(
     with locked_workdir(folder):
         manifest = _join(folder, wanted)
         _save_manifest(folder, manifest)
-        store = LAYOUTS[manifest["layout"]](folder, manifest)
+        store = FILE_LAYOUTS[manifest["layout"]](folder, manifest)
         missing = {
             name: [s for s in manifest["severities"] if not store.is_done(name, s)]
             for name in corrupters
@@ -179,7 +179,7 @@ def make_corrupter(
     return sharding.compile_split(run, mesh)
 
 
-def load(folder: str | os.PathLike, name: str, severity: int) -> Examples:
+def load_stored(folder: str | os.PathLike, name: str, severity: int) -> StoredExamples:
     """Reads one corruption at one severity.
 
     Args:
@@ -199,31 +199,31 @@ def load(folder: str | os.PathLike, name: str, severity: int) -> Examples:
         ValueError: If there is no such severity, or a file is not as expected.
     """
     folder = Path(folder)
-    manifest = describe(folder)
+    manifest = read_manifest(folder)
     if severity not in manifest["severities"]:
         there = ", ".join(str(s) for s in manifest["severities"])
         raise ValueError(
             f"no severity {severity} of {name} in {folder}: choose from {there}"
         )
-    return LAYOUTS[manifest["layout"]](folder, manifest).read(name, severity)
+    return FILE_LAYOUTS[manifest["layout"]](folder, manifest).read(name, severity)
 
 
-def list_corruptions(folder: str | os.PathLike) -> tuple[str, ...]:
-    """Returns the corruptions that are complete in a folder; see `load`.
+def list_stored(folder: str | os.PathLike) -> tuple[str, ...]:
+    """Returns the corruptions that are complete in a folder; see `load_stored`.
 
     Raises:
         FileNotFoundError: If there are none.
     """
     folder = Path(folder)
-    manifest = describe(folder)
-    store = LAYOUTS[manifest["layout"]](folder, manifest)
+    manifest = read_manifest(folder)
+    store = FILE_LAYOUTS[manifest["layout"]](folder, manifest)
     names = tuple(name for name in manifest["corruptions"] if store.is_complete(name))
     if not names:
         raise FileNotFoundError(f"no corruption is complete in {folder}")
     return names
 
 
-def describe(folder: str | os.PathLike) -> Manifest:
+def read_manifest(folder: str | os.PathLike) -> Manifest:
     """Returns the manifest of a corrupted set.
 
     Of a published set, which has none: `layout`, `severities`, the names of its
@@ -333,8 +333,8 @@ def _describe(
     if layout is None:
         small = max(source.image_shape[:2]) <= _LARGEST_ARRAY_SIDE
         layout = "arrays" if small else "folders"
-    if layout not in LAYOUTS:
-        raise ValueError(f"layout must be {' or '.join(LAYOUTS)}: {layout!r}")
+    if layout not in FILE_LAYOUTS:
+        raise ValueError(f"layout must be {' or '.join(FILE_LAYOUTS)}: {layout!r}")
     classes = [re.sub(r"[^\w-]+", "_", name) for name in source.class_names]
     if layout == "folders" and len(set(classes)) < len(classes):
         raise ValueError(f"classes of {source.name} would share a folder: {classes}")
@@ -418,7 +418,7 @@ def _corrupt(
     severity: int,
     batches: Iterable[Batch],
     mesh: jax.sharding.Mesh,
-) -> Iterator[Examples]:
+) -> Iterator[StoredExamples]:
     key, traced_severity = sharding.replicate((key, np.int32(severity)), mesh)
 
     def fetch(images, batch):
@@ -435,7 +435,7 @@ def _corrupt(
     yield fetch(*waiting)
 
 
-def _count(examples: Iterable[Examples], bar: tqdm) -> Iterator[Examples]:
+def _count(examples: Iterable[StoredExamples], bar: tqdm) -> Iterator[StoredExamples]:
     for images, labels in examples:
         yield images, labels
         bar.update(len(images))
@@ -484,7 +484,7 @@ class _Arrays:
     def _block_bytes(self) -> int:
         return self._manifest["num_images"] * math.prod(self._manifest["image_shape"])
 
-    def write(self, name: str, severity: int, examples: Iterable[Examples]) -> None:
+    def write(self, name: str, severity: int, examples: Iterable[StoredExamples]) -> None:
         severities, unfinished = (
             self._manifest[field] for field in ("severities", "unfinished")
         )
@@ -515,7 +515,7 @@ class _Arrays:
         self._manifest["unfinished"].pop(name, None)
         return [self._path(name).name, _LABELS]
 
-    def read(self, name: str, severity: int) -> Examples:
+    def read(self, name: str, severity: int) -> StoredExamples:
         images, labels = (_load_npy(path) for path in (self._path(name), self._labels))
         severities, count = self._manifest["severities"], self._manifest["num_images"]
         shape = self._manifest["image_shape"] or images.shape[1:]
@@ -558,7 +558,7 @@ class _Folders:
     def check_space(self, num_blocks: int) -> None:
         """Does nothing: how far the images compress is not known."""
 
-    def write(self, name: str, severity: int, examples: Iterable[Examples]) -> None:
+    def write(self, name: str, severity: int, examples: Iterable[StoredExamples]) -> None:
         final = self._path(name, severity)
         partial = final.with_name(final.name + _PARTIAL)
         if partial.exists():
@@ -586,7 +586,7 @@ class _Folders:
         severities = self._manifest["severities"]
         return [f"{name}/{severity}/{_CHECKSUMS}" for severity in severities]
 
-    def read(self, name: str, severity: int) -> Examples:
+    def read(self, name: str, severity: int) -> StoredExamples:
         folder, count = self._path(name, severity), self._manifest["num_images"]
         files = [path for path in folder.glob("*/*") if path.suffix == ".JPEG"]
         if not files or len(files) != (count or len(files)):
@@ -613,7 +613,7 @@ class _Folders:
         return images, labels
 
 
-LAYOUTS = {"arrays": _Arrays, "folders": _Folders}
+FILE_LAYOUTS = {"arrays": _Arrays, "folders": _Folders}
 
 
 def _decode(path: Path) -> np.ndarray:
@@ -637,7 +637,7 @@ def _load_npy(path: Path) -> np.ndarray:
 def _parse_manifest(path: Path) -> Manifest:
     try:
         manifest = json.loads(path.read_text())
-        if manifest["layout"] not in LAYOUTS:
+        if manifest["layout"] not in FILE_LAYOUTS:
             raise ValueError(f"layout {manifest['layout']!r}")
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(

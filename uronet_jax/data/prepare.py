@@ -28,7 +28,7 @@ _SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 
 
 @dataclasses.dataclass(frozen=True)
-class Images:
+class SplitImages:
     """The images of one split, read one by one.
 
     Attributes:
@@ -120,7 +120,7 @@ def prepare(
 
 
 def _common_shape(
-    splits: dict[str, Images], resize: tuple[int, int] | None
+    splits: dict[str, SplitImages], resize: tuple[int, int] | None
 ) -> tuple[int, int, int]:
     """Returns `(H, W, C)` for all images; grey becomes colour if both occur."""
     shapes = {s: n for images in splits.values() for s, n in images.shapes.items()}
@@ -138,7 +138,7 @@ def _common_shape(
 def _write(
     name: str,
     folder: Path,
-    splits: dict[str, Images],
+    splits: dict[str, SplitImages],
     class_names: Sequence[str],
     shape: tuple[int, int, int],
     progress: bool,
@@ -239,20 +239,20 @@ def _prepare_official(name: str, folder: Path, overwrite: bool) -> Path:
     return Path(builder.data_path)
 
 
-def _images_of_arrays(images: np.ndarray, labels: np.ndarray, what: str) -> Images:
+def _images_of_arrays(images: np.ndarray, labels: np.ndarray, what: str) -> SplitImages:
     sources.check_arrays(images, labels, what)
     if images.ndim == 4 and images.shape[-1] == 1:
         images = images[..., 0]
     height, width, channels = (*images.shape[1:], 1)[:3]
-    return Images(
+    return SplitImages(
         labels=labels,
         read=lambda index: Image.fromarray(images[index]),
         shapes={(height, width, channels): what},
     )
 
 
-def _read_packed(name: str, folder: Path) -> tuple[dict[str, Images], Sequence[str]]:
-    arrays, class_names = packed.load(name, folder)
+def _read_packed(name: str, folder: Path) -> tuple[dict[str, SplitImages], Sequence[str]]:
+    arrays, class_names = packed.load_packed(name, folder)
     splits = {
         split: _images_of_arrays(images, labels, f"{name} {split}")
         for split, (images, labels) in arrays.items()
@@ -260,7 +260,7 @@ def _read_packed(name: str, folder: Path) -> tuple[dict[str, Images], Sequence[s
     return splits, class_names
 
 
-def _read_arrays(name: str, path: Path) -> tuple[dict[str, Images], Sequence[str]]:
+def _read_arrays(name: str, path: Path) -> tuple[dict[str, SplitImages], Sequence[str]]:
     del name
     arrays: dict[str, Any]
     if path.is_dir():
@@ -312,7 +312,7 @@ def _open_image(path: Path) -> Image.Image:
     return image
 
 
-def _read_folder(name: str, root: Path) -> tuple[dict[str, Images], Sequence[str]]:
+def _read_folder(name: str, root: Path) -> tuple[dict[str, SplitImages], Sequence[str]]:
     del name
 
     def folders(path):
@@ -350,7 +350,7 @@ def _read_folder(name: str, root: Path) -> tuple[dict[str, Images], Sequence[str
             with _open_image(path) as image:
                 channels = 1 if image.mode in ("1", "L", "LA") else 3
                 shapes.setdefault((image.height, image.width, channels), str(path))
-        splits[split] = Images(
+        splits[split] = SplitImages(
             labels=labels[order],
             read=lambda index, found=found: _open_image(found[index]),
             shapes=shapes,
@@ -366,7 +366,7 @@ _INPUTS = {
 }
 
 # Source -> (name, path) -> ({split: images}, class names).
-READERS: dict[str, Callable[[str, Path], tuple[dict[str, Images], Sequence[str]]]] = {
+READERS: dict[str, Callable[[str, Path], tuple[dict[str, SplitImages], Sequence[str]]]] = {
     "packed": _read_packed,
     "folder": _read_folder,
     "arrays": _read_arrays,
