@@ -118,7 +118,7 @@ def write(
     with locked_workdir(folder):
         manifest = _join(folder, wanted)
         _save_manifest(folder, manifest)
-        store = FILE_LAYOUTS[manifest["layout"]](folder, manifest)
+        store = _open_store(folder, manifest)
         missing = {
             name: [s for s in manifest["severities"] if not store.is_done(name, s)]
             for name in corrupters
@@ -198,14 +198,13 @@ def load_stored(folder: str | os.PathLike, name: str, severity: int) -> StoredEx
         FileNotFoundError: If the folder or this corruption is missing or unfinished.
         ValueError: If there is no such severity, or a file is not as expected.
     """
-    folder = Path(folder)
     manifest = read_manifest(folder)
     if severity not in manifest["severities"]:
         there = ", ".join(str(s) for s in manifest["severities"])
         raise ValueError(
             f"no severity {severity} of {name} in {folder}: choose from {there}"
         )
-    return FILE_LAYOUTS[manifest["layout"]](folder, manifest).read(name, severity)
+    return _open_store(folder, manifest).read(name, severity)
 
 
 def list_stored(folder: str | os.PathLike) -> tuple[str, ...]:
@@ -214,9 +213,8 @@ def list_stored(folder: str | os.PathLike) -> tuple[str, ...]:
     Raises:
         FileNotFoundError: If there are none.
     """
-    folder = Path(folder)
     manifest = read_manifest(folder)
-    store = FILE_LAYOUTS[manifest["layout"]](folder, manifest)
+    store = _open_store(folder, manifest)
     names = tuple(name for name in manifest["corruptions"] if store.is_complete(name))
     if not names:
         raise FileNotFoundError(f"no corruption is complete in {folder}")
@@ -238,30 +236,27 @@ def read_manifest(folder: str | os.PathLike) -> Manifest:
         raise FileNotFoundError(f"no such folder: {folder}")
     if (folder / MANIFEST).exists():
         return _parse_manifest(folder / MANIFEST)
-    unknown = {"image_shape": None, "classes": None}
-    if (folder / _LABELS).exists():
-        severities = list(_PUBLISHED_SEVERITIES)
-        return {
-            **unknown,
-            "layout": "arrays",
-            "severities": severities,
-            "num_images": len(_load_npy(folder / _LABELS)) // len(severities),
-            "corruptions": sorted(
-                path.stem for path in folder.glob("*.npy") if path.name != _LABELS
-            ),
-        }
     found = [path for path in folder.glob("*/*") if path.name.isdigit()]
-    if not found:
+    count = None
+    if (folder / _LABELS).exists():
+        layout, severities = "arrays", _PUBLISHED_SEVERITIES
+        count = len(_load_npy(folder / _LABELS)) // len(severities)
+        names = {path.stem for path in folder.glob("*.npy")} - {Path(_LABELS).stem}
+    elif found:
+        layout, severities = "folders", {int(path.name) for path in found}
+        names = {path.parent.name for path in found}
+    else:
         raise FileNotFoundError(
             f"no corrupted set in {folder}: need {MANIFEST}, or <corruption>.npy and "
             f"{_LABELS}, or <corruption>/<severity>/<class>/*.JPEG"
         )
     return {
-        **unknown,
-        "layout": "folders",
-        "severities": sorted({int(path.name) for path in found}),
-        "num_images": None,
-        "corruptions": sorted({path.parent.name for path in found}),
+        "layout": layout,
+        "severities": sorted(severities),
+        "num_images": count,
+        "corruptions": sorted(names),
+        "image_shape": None,
+        "classes": None,
     }
 
 
@@ -441,16 +436,17 @@ def _count(examples: Iterable[StoredExamples], bar: tqdm) -> Iterator[StoredExam
         bar.update(len(images))
 
 
-class _Arrays:
+class _Store:
+    def __init__(self, folder: Path, manifest: Manifest):
+        self._folder, self._manifest = folder, manifest
+
+
+class _Arrays(_Store):
     """`<corruption>.npy` with all severities, and `labels.npy`.
 
     A file is called `<corruption>.npy.partial` while severities are missing; those that
     are not are listed under `unfinished` in the manifest.
     """
-
-    def __init__(self, folder: Path, manifest: Manifest):
-        self._folder, self._manifest = folder, manifest
-        self._labels = folder / _LABELS
 
     def _path(self, name: str) -> Path:
         return self._folder / f"{name}.npy"
@@ -460,7 +456,7 @@ class _Arrays:
 
     def is_complete(self, name: str) -> bool:
         path, severities = self._path(name), self._manifest["severities"]
-        if not path.exists() or not self._labels.exists():
+        if not path.exists() or not (self._folder / _LABELS).exists():
             return False  # Lost labels are made again with the images.
         if self._manifest["image_shape"] is None:
             return True
@@ -484,7 +480,9 @@ class _Arrays:
     def _block_bytes(self) -> int:
         return self._manifest["num_images"] * math.prod(self._manifest["image_shape"])
 
-    def write(self, name: str, severity: int, examples: Iterable[StoredExamples]) -> None:
+    def write(
+        self, name: str, severity: int, examples: Iterable[StoredExamples]
+    ) -> None:
         severities, unfinished = (
             self._manifest[field] for field in ("severities", "unfinished")
         )
@@ -503,8 +501,8 @@ class _Arrays:
                 file.write(images.tobytes())
                 labels.append(part)
             _flush(file)
-        if not self._labels.exists():
-            with _replacing(self._labels) as file:
+        if not (self._folder / _LABELS).exists():
+            with _replacing(self._folder / _LABELS) as file:
                 np.save(file, np.tile(np.concatenate(labels), len(severities)))
         unfinished[name].append(severity)
         _save_manifest(self._folder, self._manifest)
@@ -516,7 +514,9 @@ class _Arrays:
         return [self._path(name).name, _LABELS]
 
     def read(self, name: str, severity: int) -> StoredExamples:
-        images, labels = (_load_npy(path) for path in (self._path(name), self._labels))
+        images, labels = (
+            _load_npy(path) for path in (self._path(name), self._folder / _LABELS)
+        )
         severities, count = self._manifest["severities"], self._manifest["num_images"]
         shape = self._manifest["image_shape"] or images.shape[1:]
         if (
@@ -537,14 +537,11 @@ class _Arrays:
         return images[rows], labels[rows].astype(np.int32)
 
 
-class _Folders:
+class _Folders(_Store):
     """`<corruption>/<severity>/<class>/<number of the image>.JPEG`.
 
     A severity is called `<severity>.partial` until it is complete.
     """
-
-    def __init__(self, folder: Path, manifest: Manifest):
-        self._folder, self._manifest = folder, manifest
 
     def _path(self, name: str, severity: int) -> Path:
         return self._folder / name / str(severity)
@@ -558,7 +555,9 @@ class _Folders:
     def check_space(self, num_blocks: int) -> None:
         """Does nothing: how far the images compress is not known."""
 
-    def write(self, name: str, severity: int, examples: Iterable[StoredExamples]) -> None:
+    def write(
+        self, name: str, severity: int, examples: Iterable[StoredExamples]
+    ) -> None:
         final = self._path(name, severity)
         partial = final.with_name(final.name + _PARTIAL)
         if partial.exists():
@@ -614,6 +613,10 @@ class _Folders:
 
 
 FILE_LAYOUTS = {"arrays": _Arrays, "folders": _Folders}
+
+
+def _open_store(folder: str | os.PathLike, manifest: Manifest) -> _Store:
+    return FILE_LAYOUTS[manifest["layout"]](Path(folder), manifest)
 
 
 def _decode(path: Path) -> np.ndarray:
