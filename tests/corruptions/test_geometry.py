@@ -9,15 +9,9 @@ from skimage.transform import warp
 
 from uronet_jax.corruptions import CORRUPTIONS, geometry
 
+pytestmark = pytest.mark.usefixtures("strict_promotion")
 warp_affine = jax.jit(geometry.warp_affine, static_argnums=(3, 4))
 warp_elastically = jax.jit(geometry.warp_elastically)
-
-
-@pytest.fixture(autouse=True)
-def strict_promotion():
-    # In every test: programs are compiled anew for each mode.
-    with jax.numpy_dtype_promotion("strict"):
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -12,17 +12,11 @@ from skimage.feature import canny
 
 from uronet_jax.corruptions import CORRUPTIONS, mnist
 
+pytestmark = pytest.mark.usefixtures("strict_promotion")
 BATCH = 100
 # float32 coordinates of up to 28 pixels, and the slope of the profile of a line (up to
 # 1.2 per pixel where it is above 0).
 ATOL = 1e-5
-
-
-@pytest.fixture(autouse=True)
-def strict_promotion():
-    # In every test: programs are compiled anew for each mode.
-    with jax.numpy_dtype_promotion("strict"):
-        yield
 
 
 @pytest.fixture(scope="module")
