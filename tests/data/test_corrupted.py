@@ -39,17 +39,17 @@ def expected(source):
     """Returns what `corrupt` makes of the whole set at once."""
     images = source.arrays()[0].astype(np.float32) / 255
     return {
-        (name, severity): np.asarray(
+        (name, s): np.asarray(
             corruptions.corrupt(
-                corruptions.entry_key(0, f"uronet/{name}", severity),
+                corruptions.entry_key(0, f"uronet/{name}", s),
                 images,
                 f"uronet/{name}",
-                severity=severity,
+                severity=s,
                 uint8=True,
             )
-        )
+        )  # fmt: skip
         for name in NAMES
-        for severity in SEVERITIES
+        for s in SEVERITIES
     }
 
 

@@ -11,14 +11,11 @@ from uronet_jax.corruptions.operation import (
     check_colours,
     column,
     grey_levels,
+    one_number,
 )
 
 # Binary places of Pillow's weights for 8-bit images.
 _WEIGHT_BITS = 22
-
-
-def _prepare_contrast(shape, settings):
-    return Constants(np.asarray(column(settings, "factor", 0.0), np.float32))
 
 
 def _apply_contrast(key, images, factor, shared, index):
@@ -35,7 +32,7 @@ contrast = Operation(
     Parameters:
         factor: 0 or more. Below 1 the contrast falls; at 0 only the mean is left.
     """,
-    _prepare_contrast,
+    one_number("factor", 0.0),
     _apply_contrast,
     formula="(x - mean) factor + mean, mean per channel",
     source="HD",

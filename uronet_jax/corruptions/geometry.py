@@ -12,7 +12,7 @@ import numpy as np
 
 from uronet_jax import batches
 from uronet_jax.corruptions.filters import filter_rows_columns, gaussian_matrix
-from uronet_jax.corruptions.operation import Constants, Operation, column
+from uronet_jax.corruptions.operation import Constants, Operation, column, one_number
 
 # The original filters its displacement fields with a support of 3 standard deviations.
 _TRUNCATE = 3.0
@@ -266,10 +266,7 @@ def _affine(
     name: str, text: str, formula: str, example: dict, low: float, high: float
 ) -> Operation:
     (parameter,) = example
-
-    def prepare(shape, settings):
-        values = column(settings, parameter, low, high)
-        return Constants(np.asarray(values, np.float32))
+    prepare = one_number(parameter, low, high)
 
     def apply(key, images, value, shared, index):
         def draw(key):

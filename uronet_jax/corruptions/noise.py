@@ -22,7 +22,7 @@ from flax import struct
 from jax.core import Tracer
 
 from uronet_jax import batches
-from uronet_jax.corruptions.operation import Constants, Operation, column
+from uronet_jax.corruptions.operation import Operation, one_number
 
 Core = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 
@@ -428,10 +428,7 @@ def _render(core, key, images, parameter, index):
 
 def _noise(core: Core, text: str, *, example: dict[str, float], **entry) -> _Noise:
     (name,) = example
-
-    def prepare(shape, settings):
-        values = column(settings, name, *_RANGES[name])
-        return Constants(np.asarray(values, np.float32))
+    prepare = one_number(name, *_RANGES[name])
 
     def apply(key, images, parameter, shared, index, **options):
         uniform = uniform_draw(key, images.shape, index)

@@ -205,6 +205,15 @@ def column(
     return values
 
 
+def one_number(name: str, low: float = -math.inf, high: float = math.inf) -> Callable:
+    """Returns `Operation.prepare` where all that `apply` needs is one parameter."""
+
+    def prepare(shape, settings):
+        return Constants(np.asarray(column(settings, name, low, high), np.float32))
+
+    return prepare
+
+
 def check_colours(channels: int) -> None:
     """Raises ValueError unless images have 1 or 3 channels."""
     if channels not in (1, 3):

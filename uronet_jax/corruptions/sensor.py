@@ -5,11 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from uronet_jax import batches
-from uronet_jax.corruptions.operation import Constants, Operation, column
-
-
-def _prepare_banding(shape, settings):
-    return Constants(np.asarray(column(settings, "amplitude", 0.0, 1.0), np.float32))
+from uronet_jax.corruptions.operation import Constants, Operation, one_number
 
 
 def _apply_banding(key, images, amplitude, shared, index):
@@ -17,13 +13,6 @@ def _apply_banding(key, images, amplitude, shared, index):
         return jax.random.uniform(key, (2,))
 
     phase, waves = jnp.moveaxis(batches.per_image(draw, key, index), -1, 0)
-    return add_bands(images, amplitude, phase, waves)
-
-
-def add_bands(
-    images: jax.Array, amplitude: jax.Array, phase: jax.Array, waves: jax.Array
-) -> jax.Array:
-    """Adds given bands, `phase` and `waves` `[B]` in `[0, 1)`; does not clip."""
     rows = jnp.arange(images.shape[1]) / images.shape[1]
     turns = (2.0 + 4.0 * waves)[:, None] * rows[None, :] + phase[:, None]
     wave = amplitude * jnp.sin(2.0 * jnp.pi * turns)
@@ -40,7 +29,7 @@ banding = Operation(
     Parameters:
         amplitude: Of the wave, in `[0, 1]`, in units of the intensity range.
     """,
-    _prepare_banding,
+    one_number("amplitude", 0.0, 1.0),
     _apply_banding,
     formula="x + amplitude sin(2 pi (n row / H + phase)), n from U(2, 6)",
     source="this project",

@@ -45,31 +45,18 @@ _STRAIGHT, _DIAGONAL, _KNIGHT = (np.float32(length) for length in (1.0, 1.4, 2.1
 
 
 class SpatterConstants(NamedTuple):
-    """What `spatter` computes from its parameters; see there.
+    """What `spatter` computes from its parameters; see there."""
 
-    Attributes:
-        loc: Mean of the layer.
-        scale: Standard deviation of the layer.
-        rows: `[H + 2, H]`, smooths the layer and repeats its border.
-        columns: `[W + 2, W]`.
-        threshold: The layer counts from here on.
-        strength: Of the water.
-        is_mud: Whether the liquid is mud.
-        mud_rows: `[H, H]`, smooths the mud.
-        mud_columns: `[W, W]`.
-        colour: `[C]`, in `[0, 1]`.
-    """
-
-    loc: jax.typing.ArrayLike
-    scale: jax.typing.ArrayLike
-    rows: jax.typing.ArrayLike
-    columns: jax.typing.ArrayLike
-    threshold: jax.typing.ArrayLike
-    strength: jax.typing.ArrayLike
+    loc: jax.typing.ArrayLike  # Mean of the layer.
+    scale: jax.typing.ArrayLike  # Standard deviation of the layer.
+    rows: jax.typing.ArrayLike  # [H + 2, H], smooths it and repeats its border.
+    columns: jax.typing.ArrayLike  # [W + 2, W].
+    threshold: jax.typing.ArrayLike  # The layer counts from here on.
+    strength: jax.typing.ArrayLike  # Of the water.
     is_mud: jax.typing.ArrayLike
-    mud_rows: jax.typing.ArrayLike
-    mud_columns: jax.typing.ArrayLike
-    colour: jax.typing.ArrayLike
+    mud_rows: jax.typing.ArrayLike  # [H, H], smooths the mud.
+    mud_columns: jax.typing.ArrayLike  # [W, W].
+    colour: jax.typing.ArrayLike  # [C], in [0, 1].
 
 
 def _prepare(shape, settings):

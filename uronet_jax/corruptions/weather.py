@@ -20,6 +20,7 @@ from uronet_jax.corruptions.operation import (
     check_colours,
     column,
     grey_levels,
+    one_number,
 )
 
 # Degrees: snow falls downwards.
@@ -31,10 +32,6 @@ def luma(images: jax.Array) -> jax.Array:
     # By slices: XLA's CPU backend is 15 times slower at sums over three channels.
     red, green, blue = jnp.split(images, 3, axis=-1)
     return 0.299 * red + 0.587 * green + 0.114 * blue
-
-
-def _prepare_brightness(shape, settings):
-    return Constants(np.asarray(column(settings, "amount", 0.0, 1.0), np.float32))
 
 
 def _apply_brightness(key, images, amount, shared, index):
@@ -61,7 +58,7 @@ brightness = Operation(
     Parameters:
         amount: In `[0, 1]`, units of the intensity range.
     """,
-    _prepare_brightness,
+    one_number("amount", 0.0, 1.0),
     _apply_brightness,
     formula="the value of HSV plus amount",
     source="HD",
