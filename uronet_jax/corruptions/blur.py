@@ -47,11 +47,8 @@ def frosted_glass(
             each pixel, in flat positions, the one lies that it copies or is swapped
             with, inside the image.
         iterations: Number of scans; may be traced.
-        swap: See `glass_blur`.
-        straight_through: See `glass_blur`.
-
-    Returns:
-        float32 `[B, H, W, C]`.
+        swap: See `glass_blur`, as for `straight_through`.
+        straight_through: Whether gradients pass.
     """
     blurred = filters.filter_rows_columns(images, rows, columns)
     levels = grey_levels(blurred, straight_through=straight_through)
@@ -79,18 +76,11 @@ def draw_displacements(
     max_delta: int | jax.Array,
     move_probability: float | jax.Array,
 ) -> jax.Array:
-    """Draws the displacements of `frosted_glass` for one scan; see `glass_blur`.
+    """Draws the displacements of `frosted_glass` for one scan.
 
-    Args:
-        key: Typed PRNG key of the scan.
-        index: Integer `[B]`, global number of each image.
-        height: Of the images.
-        width: Of the images.
-        max_delta: Whole number, 1 or more; may be traced.
-        move_probability: In `[0, 1]`; may be traced.
-
-    Returns:
-        int32 `[B, H * W]`; zero where a pixel stays.
+    `key` is of the scan, `index` `[B]` the global numbers of the images; `max_delta` (1
+    or more) and `move_probability` are those of `glass_blur`, and may be traced.
+    Returns int32 `[B, H * W]`; zero where a pixel stays.
     """
 
     def draw(key):

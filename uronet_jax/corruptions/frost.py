@@ -124,7 +124,7 @@ def cover(
     picture: jax.Array,
     corner: jax.Array,
 ) -> jax.Array:
-    """Lays given crops of frost over images; see `frost`.
+    """Lays given crops of frost over images; see `frost`. Does not clip.
 
     Args:
         images: float32 `[B, H, W, C]`, in `[0, 1]`.
@@ -132,9 +132,6 @@ def cover(
         pictures: float32 `[K, H', W', 3]`, in `[0, 1]`.
         picture: Integer `[B]`, which picture.
         corner: Integer `[B, 2]`, first row and column of the crop.
-
-    Returns:
-        float32 `[B, H, W, C]`, not clipped.
     """
     height, width, channels = images.shape[1:]
 

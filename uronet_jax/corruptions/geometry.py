@@ -115,9 +115,6 @@ def warp_affine(
         offset: `[B, 2]`, `(x, y)` in pixels.
         centre: `(x, y)`.
         border: See `sample_bilinear`.
-
-    Returns:
-        float32 `[B, H, W, C]`.
     """
     _, height, width, _ = images.shape
     x = jnp.arange(width, dtype=jnp.float32)[None, None, :] - centre[0]
@@ -148,9 +145,6 @@ def warp_elastically(
         alpha: Scalar.
         rows: `[H, H]`, Gaussian filter along the height.
         columns: `[W, W]`, along the width.
-
-    Returns:
-        float32 `[B, H, W, C]`.
     """
     _, height, width, _ = images.shape
     linear, offset = _invert_anchors(displacements, min(height, width) // 3)

@@ -70,14 +70,10 @@ stripe = Operation(
 
 
 def draw_dotted_line(images: jax.Array, ends: jax.Array) -> jax.Array:
-    """Does what `dotted_line` does, for given rows of the ends.
+    """Does what `dotted_line` does, for given ends; does not clip.
 
-    Args:
-        images: float32 `[B, H, W, C]`.
-        ends: `[B, 2]`, rows at columns 0 and 27 of a 28x28 image.
-
-    Returns:
-        float32 `[B, H, W, C]`, not clipped.
+    `images` are float32 `[B, H, W, C]`, `ends` `[B, 2]` the rows of the line at columns
+    0 and 27 of a 28x28 image.
     """
     column = _positions(images.shape[2])[None, :]
     pixel = np.floor(column + 0.5)
@@ -115,16 +111,13 @@ dotted_line = Operation(
 def draw_zigzag(
     images: jax.Array, start: jax.Array, climb: jax.Array, segments: jax.Array
 ) -> jax.Array:
-    """Does what `zigzag` does, for given rows of the ends.
+    """Does what `zigzag` does, for given rows of the ends; does not clip.
 
     Args:
         images: float32 `[B, H, W, C]`.
         start: `[B]`, row of the left end in a 28x28 image.
         climb: Integer `[B]`, -5 to 4, by how many rows the right end is lower.
         segments: Of `zigzag_segments(W)`.
-
-    Returns:
-        float32 `[B, H, W, C]`, not clipped.
     """
     middle = segments[climb - _CLIMBS[0]] + start.astype(jnp.float32)[:, None, None]
     # What is added is never negative: clipping once is the same as after each segment.
@@ -135,13 +128,9 @@ def draw_zigzag(
 def zigzag_segments(width: int) -> np.ndarray:
     """Returns the rows of the segments of a zigzag that starts in row 0.
 
-    Args:
-        width: Of the image.
-
-    Returns:
-        float32 `[10, 2, width]`: per climb from -5 to 4 the row of the line at each
-        column, far away where there is none. A column in which one segment ends and the
-        next begins has two lines, hence the second axis.
+    float32 `[10, 2, width]`: per climb from -5 to 4 the row of the line at each column,
+    far away where there is none. A column in which one segment ends and the next begins
+    has two lines, hence the second axis.
     """
     column = _positions(width)
     pixel = np.floor(column + 0.5)

@@ -446,8 +446,7 @@ gaussian_noise = _noise(
     Differentiable in `images` and `scale`.
 
     Parameters:
-        scale: Standard deviation, 0 or more, in units of the intensity range. A
-            scalar, or `[B, 1, 1, 1]` for one value per image; may be traced.
+        scale: Standard deviation, 0 or more, in units of the intensity range.
     """,
     formula="x + N(0, scale)",
     source="HD",
@@ -461,8 +460,7 @@ shot_noise = _noise(
     straight-through).
 
     Parameters:
-        rate: Expected count of a white element, above 0; smaller is noisier. A
-            scalar, or `[B, 1, 1, 1]` for one value per image; may be traced. The
+        rate: Expected count of a white element, above 0; smaller is noisier. The
             cost grows with the square root of the largest rate.
     """,
     formula="Poisson(rate x) / rate",
@@ -479,8 +477,7 @@ impulse_noise = _noise(
     respect to `amount`.
 
     Args:
-        amount: Expected fraction of replaced elements, in `[0, 1]`. A scalar, or
-            `[B, 1, 1, 1]` for one value per image; may be traced.
+        amount: Expected fraction of replaced elements, in `[0, 1]`.
     """,
     formula="each element becomes 0 or 1, with probability amount / 2 each",
     source="HD",
@@ -493,8 +490,7 @@ speckle_noise = _noise(
     Differentiable in `images` and `scale`.
 
     Parameters:
-        scale: Standard deviation at intensity 1, 0 or more. A scalar, or
-            `[B, 1, 1, 1]` for one value per image; may be traced.
+        scale: Standard deviation at intensity 1, 0 or more.
     """,
     formula="x + x N(0, scale)",
     source="HD",
@@ -508,8 +504,7 @@ uniform_noise = _noise(
     static. Differentiable in `images` and `half_width`.
 
     Parameters:
-        half_width: Largest absolute noise, 0 or more. A scalar, or `[B, 1, 1, 1]`
-            for one value per image; may be traced.
+        half_width: Largest absolute noise, 0 or more.
         shared_channels: Draw once per pixel and add the same value to all channels
             (grey noise). Default: once per element.
         positive: Draw from `U(0, half_width)` instead.
@@ -531,8 +526,7 @@ salt_and_pepper_noise = _noise(
     `amount`.
 
     Parameters:
-        amount: Expected fraction of replaced pixels, in `[0, 1]`. A scalar, or
-            `[B, 1, 1, 1]` for one value per image; may be traced.
+        amount: Expected fraction of replaced pixels, in `[0, 1]`.
         per_channel: Hit each channel of a pixel independently, as `impulse_noise`
             does. Static. Default: all channels of a pixel together.
     """,

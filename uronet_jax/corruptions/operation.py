@@ -109,7 +109,8 @@ class Operation:
             images: `[B, H, W, C]`, floating point, intensities in `[0, 1]`; of at
                 least 28x28, except for the noises.
             index: Integer `[B]`, global number of each image. Default: `0 .. B-1`.
-            **parameters: Physical parameters, and options of the corruption.
+            **parameters: Physical parameters, and options of the corruption. Those of
+                the noises may be traced: a scalar, or `[B, 1, 1, 1]`, one per image.
 
         Returns:
             Corrupted images, same shape and dtype, in `[0, 1]`. Where the result is

@@ -105,15 +105,12 @@ def _apply(key, images, constants, shared, index):
 def splash(
     images: jax.Array, layer: jax.Array, constants: SpatterConstants
 ) -> jax.Array:
-    """Spatters images with a given layer; see `spatter`.
+    """Spatters images with a given layer; see `spatter`. Does not clip.
 
     Args:
         images: float32 `[B, H, W, C]`, in `[0, 1]`.
         layer: float32 `[B, H, W]`, normal numbers of mean `loc` and deviation `scale`.
         constants: At one severity.
-
-    Returns:
-        float32 `[B, H, W, C]`, not clipped.
     """
     layer = layer.transpose(1, 2, 0)
     smooth = _filter(layer, constants.rows, constants.columns)
@@ -143,17 +140,11 @@ def _water(smooth, constants):
 
 
 def water_film(levels: jax.Array) -> jax.Array:
-    """Returns how much light the water adds, in arbitrary units.
+    """Returns how much light the water adds, in whole numbers: float32 `[H, W, B]`.
 
     The distance to the nearest edge, at most 20, is smoothed and rounded down, its
-    histogram equalised, embossed, smoothed again and multiplied by the layer.
-
-    Args:
-        levels: float32 `[H + 2, W + 2, B]`, the layer in whole grey levels, with its
-            border repeated.
-
-    Returns:
-        float32 `[H, W, B]`, whole numbers, 0 or more.
+    histogram equalised, embossed, smoothed again and multiplied by the layer: float32
+    `[H + 2, W + 2, B]`, in whole grey levels, with its border repeated.
     """
     distance = edge_distances(edges(levels))
     relief = _equalize(jnp.floor(_box_sum(distance) / 9.0).astype(jnp.int32))
@@ -178,17 +169,11 @@ def _box_sum(images):
 
 
 def edges(levels: jax.Array) -> jax.Array:
-    """Finds edges as OpenCV's `Canny(levels, 50, 150)` does.
+    """Finds edges, bool `[H, W, B]`, as OpenCV's `Canny(levels, 50, 150)` does.
 
-    Args:
-        levels: float32 `[H + 2, W + 2, B]`, whole grey levels with the border repeated.
-
-    Returns:
-        bool `[H, W, B]`.
-
-    Source:
-        Canny, "A Computational Approach to Edge Detection", 1986, with 3x3 Sobel
-        filters and `|dx| + |dy|`.
+    `levels` are float32 `[H + 2, W + 2, B]`, whole grey levels with the border
+    repeated. With 3x3 Sobel filters and `|dx| + |dy|`; Canny, "A Computational Approach
+    to Edge Detection", 1986.
     """
     rows = levels[:-2] + 2.0 * levels[1:-1] + levels[2:]
     right = rows[:, 2:] - rows[:, :-2]
@@ -255,16 +240,9 @@ def edge_distances(edges: jax.Array) -> jax.Array:
     """Returns the distance of each pixel to the nearest edge, at most 20.
 
     A path is made of steps to the next pixel (length 1), diagonal ones (1.4) and
-    knight's moves (2.1969), as in OpenCV's `distanceTransform` with a 5x5 mask.
-
-    Args:
-        edges: bool `[H, W, B]`.
-
-    Returns:
-        float32 `[H, W, B]`.
-
-    Source:
-        Borgefors, "Distance transformations in digital images", 1986.
+    knight's moves (2.1969), as in OpenCV's `distanceTransform` with a 5x5 mask
+    (Borgefors, "Distance transformations in digital images", 1986). From bool to
+    float32 `[H, W, B]`.
     """
     # A shortest path has at most two kinds of steps, whose order does not matter:
     # first those that change the row, then those within it.

@@ -208,16 +208,13 @@ def _apply_snow(key, images, constants, shared, index):
 def add_snow(
     images: jax.Array, layer: jax.Array, angles: jax.Array, constants: dict
 ) -> jax.Array:
-    """Lets given snow fall; see `snow`.
+    """Lets given snow fall; see `snow`. Does not clip.
 
     Args:
         images: float32 `[B, H, W, C]`, in `[0, 1]`.
         layer: float32 `[B, H, W]`, normal numbers of mean `loc` and deviation `scale`.
         angles: `[B]`, degrees.
         constants: What the operation prepares, at one severity.
-
-    Returns:
-        float32 `[B, H, W, C]`, not clipped.
     """
     flakes = filter_rows_columns(
         layer[..., None], constants["rows"], constants["columns"]

@@ -108,14 +108,7 @@ def _overview(
                 "speed": 1.0 / max(ratios) if ratios else None,
             }
         )
-    headings = {"function": "function", "formula": "formula", "source": "source"}
-    headings |= {
-        column: column
-        for column in ("agreement", "speed")
-        if any(line[column] is not None for line in lines)
-    }
-    formats = {"speed": ".1f"} if "speed" in headings else {}
-    return markdown_table(lines, headings, formats=formats, missing="")
+    return markdown_table(lines, list(lines[0]), formats={"speed": ".1f"}, missing="")
 
 
 def _settings(settings: Sequence[Mapping[str, Any]]) -> str:
