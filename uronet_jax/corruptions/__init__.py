@@ -19,11 +19,7 @@ from uronet_jax.corruptions import (
     spatter,
     weather,
 )
-from uronet_jax.corruptions.frost import (
-    FrostTextures,
-    procedural_frost,
-    stack_textures,
-)
+from uronet_jax.corruptions.frost import FrostTextures, procedural_frost, stack_textures
 from uronet_jax.corruptions.noise import (
     NOISES,
     Degradation,
@@ -38,7 +34,7 @@ from uronet_jax.corruptions.noise import (
     uniform_draw,
     uniform_noise,
 )
-from uronet_jax.corruptions.operation import SOURCES, Operation, quantize, truncate
+from uronet_jax.corruptions.operation import Operation, quantize, truncate
 from uronet_jax.corruptions.suites import (
     SPN_READINGS,
     SUITES,
@@ -57,7 +53,6 @@ from uronet_jax.corruptions.suites import (
 __all__ = [
     "CORRUPTIONS",
     "NOISES",
-    "SOURCES",
     "SPN_READINGS",
     "SUITES",
     "UN_READINGS",

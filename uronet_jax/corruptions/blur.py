@@ -150,11 +150,6 @@ class _Glass(NamedTuple):
     move_probability: np.ndarray
 
 
-class _Motion(NamedTuple):
-    weights: np.ndarray  # [taps]
-    taps: np.ndarray
-
-
 class _Zoom(NamedTuple):
     start: tuple[np.ndarray, np.ndarray]  # [factors, H], [factors, W]
     share: tuple[np.ndarray, np.ndarray]
@@ -324,9 +319,7 @@ def _prepare_motion(shape, settings):
         batches.check_whole("radius", setting["radius"], 0, max(shape[:2]))
     taps = [2 * setting["radius"] + 1 for setting in settings]
     weights = [filters.motion_weights(**s, taps=max(taps)) for s in settings]
-    return Constants(
-        _Motion(np.asarray(weights, np.float32), np.asarray(taps, np.int32))
-    )
+    return Constants((np.asarray(weights, np.float32), np.asarray(taps, np.int32)))
 
 
 def _apply_motion(key, images, constants, shared, index, *, straight_through=False):

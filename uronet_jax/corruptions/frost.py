@@ -10,12 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from uronet_jax import batches
-from uronet_jax.corruptions.operation import (
-    Constants,
-    Operation,
-    check_colours,
-    column,
-)
+from uronet_jax.corruptions.operation import Constants, Operation, check_colours, column
 from uronet_jax.corruptions.weather import luma
 
 # Colours of procedural frost, from bare glass to thick ice.

@@ -167,12 +167,8 @@ def _prepare_zigzag(shape, settings):
 
 def _apply_zigzag(key, images, constants, segments, index):
     def draw(key):
-        return jax.random.randint(
-            key,
-            (2,),
-            np.asarray([_END_ROWS.start, _CLIMBS.start]),
-            np.asarray([_END_ROWS.stop, _CLIMBS.stop]),
-        )
+        ends = np.asarray([(r.start, r.stop) for r in (_END_ROWS, _CLIMBS)])
+        return jax.random.randint(key, (2,), *ends.T)
 
     drawn = batches.per_image(draw, key, index)
     return draw_zigzag(images, drawn[:, 0], drawn[:, 1], segments)

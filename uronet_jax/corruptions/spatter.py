@@ -16,12 +16,7 @@ import numpy as np
 
 from uronet_jax import batches
 from uronet_jax.corruptions.filters import filter_rows_columns, gaussian_matrix
-from uronet_jax.corruptions.operation import (
-    Constants,
-    Operation,
-    check_colours,
-    column,
-)
+from uronet_jax.corruptions.operation import Constants, Operation, check_colours, column
 
 # Grey levels of R, G and B, and of grey images: the luma of water (pale turquoise), and
 # for mud what MNIST-C uses.
