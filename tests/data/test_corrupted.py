@@ -162,6 +162,21 @@ def test_frost_says_where_its_textures_come_from(source, tmp_path):
         write(source, tmp_path, **options)
 
 
+@pytest.mark.parametrize(("layout", "count"), [("arrays", 2), ("folders", 1 + 50)])
+def test_damage_is_found(source, tmp_path, layout, count):
+    write(source, tmp_path, names=["GN"], severities=[1], layout=layout)
+    assert corrupted.verify(tmp_path) == count
+    damaged = next(
+        path for path in tmp_path.rglob("*") if path.suffix in (".npy", ".JPEG")
+    )
+    damaged.write_bytes(damaged.read_bytes()[:-1] + b"?")
+    with pytest.raises(ValueError, match=f"1 files in .* damaged.*{damaged.name}"):
+        corrupted.verify(tmp_path)
+    (tmp_path / "manifest.json").unlink()
+    with pytest.raises(ValueError, match="no manifest.json: .* cannot be verified"):
+        corrupted.verify(tmp_path)
+
+
 class Killed(BaseException):
     """Not caught by anything, as little as a signal."""
 
