@@ -141,8 +141,10 @@ def test_entry_is_called_by_name_and_tells_its_parameters(name, images):
     with pytest.raises(ValueError, match="no parameter 'colour'"):
         entry(key, images, **entry.example, colour=1.0)
     if entry.example:
-        with pytest.raises(ValueError, match=list(entry.example)[0]):
+        with pytest.raises(ValueError, match=f"give {', '.join(entry.example)}"):
             corrupt(key, images, name)
+        with pytest.raises(ValueError, match=f"give {', '.join(entry.example)}"):
+            entry(key, images)
 
 
 @pytest.mark.parametrize(

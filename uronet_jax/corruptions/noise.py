@@ -392,6 +392,7 @@ class _Noise(Operation):
 
     def __call__(self, key, images, *, index=None, **parameters):
         setting, options = self.split(parameters)
+        self.check_complete(setting)
         ((name, parameter),) = setting.items()
         images = jnp.asarray(images)  # Without x64 a float64 array becomes float32.
         index = None if index is None else jnp.asarray(index)

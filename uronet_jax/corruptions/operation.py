@@ -89,7 +89,8 @@ class Operation:
     def __post_init__(self):
         """Gives the corruption a docstring."""
         text = inspect.cleandoc(self.text)
-        shared = inspect.cleandoc(Operation.__call__.__doc__).partition("\n\n")[2]
+        shared = inspect.cleandoc(Operation.__call__.__doc__ or "")  # None with -OO.
+        shared = shared.partition("\n\n")[2]
         source = SOURCES.get(self.source, self.source)
         doc = f"{text}\n\n{shared}\n\nSource:\n    {source}."
         object.__setattr__(self, "__doc__", doc)
@@ -137,6 +138,12 @@ class Operation:
         options = {k: v for k, v in arguments.items() if k in self.options}
         return {k: v for k, v in arguments.items() if k not in options}, options
 
+    def check_complete(self, setting: Setting) -> None:
+        """Raises ValueError if a physical parameter is missing."""
+        missing = [name for name in self.example if name not in setting]
+        if missing:
+            raise ValueError(f"give {', '.join(missing)}, such as {self.example}")
+
     def constants(
         self, shape: tuple[int, int, int], settings: Sequence[Setting]
     ) -> Constants:
@@ -146,9 +153,7 @@ class Operation:
             ValueError: If a parameter is missing, unknown or out of range.
         """
         for setting in settings:
-            missing = [name for name in self.example if name not in setting]
-            if missing:
-                raise ValueError(f"give {', '.join(missing)}, such as {self.example}")
+            self.check_complete(setting)
             self.split(setting)
         frozen = tuple(
             tuple(_freeze(name, value) for name, value in sorted(setting.items()))
