@@ -73,18 +73,16 @@ def test_filter_along_both_axes(oblong):
 
 
 def test_disk_kernel_has_the_published_values():
-    def corner(radius, alias_blur):
+    for radius, alias_blur, middle, beside, diagonal, atol in (
+        (0.3, 0.4, 0.84497, 0.03713, 0.00163, 5e-6),
+        (0.4, 0.5, 0.61935, 0.08382, 0.01134, 5e-6),
+        (0.5, 0.6, 0.44521, 0.11101, 0.02768, 5e-6),
+        (1.5, 0.1, 1 / 9, 1 / 9, 1 / 9, 1e-12),
+    ):
         kernel = blur.disk_kernel(radius, alias_blur)
-        centre = len(kernel) // 2
-        return kernel[centre : centre + 2, centre : centre + 2]
-
-    expected = [[0.84497, 0.03713], [0.03713, 0.00163]]
-    np.testing.assert_allclose(corner(0.3, 0.4), expected, atol=5e-6)
-    expected = [[0.61935, 0.08382], [0.08382, 0.01134]]
-    np.testing.assert_allclose(corner(0.4, 0.5), expected, atol=5e-6)
-    expected = [[0.44521, 0.11101], [0.11101, 0.02768]]
-    np.testing.assert_allclose(corner(0.5, 0.6), expected, atol=5e-6)
-    np.testing.assert_allclose(corner(1.5, 0.1), np.full((2, 2), 1 / 9), atol=1e-12)
+        corner = kernel[len(kernel) // 2 :, len(kernel) // 2 :][:2, :2]
+        expected = [[middle, beside], [beside, diagonal]]
+        np.testing.assert_allclose(corner, expected, atol=atol)
     assert blur.disk_kernel(10.0, 0.5).shape == (21, 21)
     np.testing.assert_allclose(blur.disk_kernel(10.0, 0.5).sum(), 1.010786, atol=1e-6)
 

@@ -82,17 +82,21 @@ def _common_suite(**values: tuple) -> dict[str, Corruption]:
     return {name: _corruption(name, _COMMON[name], values[name]) for name in _COMMON}
 
 
-def _zoom_factors(count: int, step: float) -> tuple[float, ...]:
+def _zooms(*severities: tuple[int, float]) -> tuple[tuple[float, ...], ...]:
+    """Returns factors from 1 on, given their number and step."""
     # As numpy.arange(1, stop, step) computes them, in float64: a factor that is off by
     # one rounding error can change the number of samples that a crop is zoomed to.
-    return tuple(1.0 + i * ((1.0 + step) - 1.0) for i in range(count))
+    return tuple(
+        tuple(1.0 + i * ((1.0 + step) - 1.0) for i in range(count))
+        for count, step in severities
+    )
 
 
 def _times(side: int, *values: tuple) -> tuple:
     return tuple(tuple(v * side for v in value) for value in values)
 
 
-_CIFAR_ZOOM = tuple(_zoom_factors(n, 0.01) for n in (7, 12, 16, 21, 26))
+_CIFAR_ZOOM = _zooms(*((n, 0.01) for n in (7, 12, 16, 21, 26)))
 
 SUITES: dict[str, dict[str, Corruption]] = {
     # URoNet paper, Table 1. Severity 1 of UN is its strongest, as printed.
@@ -198,13 +202,7 @@ SUITES: dict[str, dict[str, Corruption]] = {
         defocus_blur=((3.0, 0.1), (4.0, 0.5), (6.0, 0.5), (8.0, 0.5), (10.0, 0.5)),
         glass_blur=((0.7, 1, 2), (0.9, 2, 1), (1.0, 2, 3), (1.1, 3, 2), (1.5, 4, 2)),
         motion_blur=((10, 3.0), (15, 5.0), (15, 8.0), (15, 12.0), (20, 15.0)),
-        zoom_blur=(
-            _zoom_factors(12, 0.01),
-            _zoom_factors(16, 0.01),
-            _zoom_factors(11, 0.02),
-            _zoom_factors(13, 0.02),
-            _zoom_factors(11, 0.03),
-        ),
+        zoom_blur=_zooms((12, 0.01), (16, 0.01), (11, 0.02), (13, 0.02), (11, 0.03)),
         snow=(
             (0.1, 0.3, 3.0, 0.5, 10, 4.0, 0.8),
             (0.2, 0.3, 2.0, 0.5, 12, 4.0, 0.7),

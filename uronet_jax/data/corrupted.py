@@ -166,15 +166,9 @@ def make_corrupter(
     """
 
     def run(key, severity, batch):
-        return corruptions.corrupt(
-            key,
-            batch["image"].astype(jnp.float32) / 255.0,
-            name,
-            severity=severity,
-            index=batch["index"],
-            uint8=True,
-            **dict(changes),
-        )
+        images = batch["image"].astype(jnp.float32) / 255.0
+        options = {"index": batch["index"], "uint8": True, **dict(changes)}
+        return corruptions.corrupt(key, images, name, severity=severity, **options)
 
     return sharding.compile_split(run, mesh)
 
@@ -261,10 +255,7 @@ def read_manifest(folder: str | os.PathLike) -> Manifest:
 
 
 def verify(folder: str | os.PathLike) -> int:
-    """Compares the files of a set with the checksums in its manifest.
-
-    Args:
-        folder: Of `write`.
+    """Compares the files of a set by `write` with the checksums in its manifest.
 
     Returns:
         Number of files that were compared.
@@ -483,9 +474,8 @@ class _Arrays(_Store):
     def write(
         self, name: str, severity: int, examples: Iterable[StoredExamples]
     ) -> None:
-        severities, unfinished = (
-            self._manifest[field] for field in ("severities", "unfinished")
-        )
+        severities = self._manifest["severities"]
+        unfinished = self._manifest["unfinished"]
         partial = self._partial(name)
         if name not in unfinished or not partial.exists():
             count = len(severities) * self._manifest["num_images"]
@@ -514,9 +504,8 @@ class _Arrays(_Store):
         return [self._path(name).name, _LABELS]
 
     def read(self, name: str, severity: int) -> StoredExamples:
-        images, labels = (
-            _load_npy(path) for path in (self._path(name), self._folder / _LABELS)
-        )
+        images = _load_npy(self._path(name))
+        labels = _load_npy(self._folder / _LABELS)
         severities, count = self._manifest["severities"], self._manifest["num_images"]
         shape = self._manifest["image_shape"] or images.shape[1:]
         if (
