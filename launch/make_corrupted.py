@@ -12,7 +12,7 @@ from absl import flags
 from launch import cli
 from uronet_jax.corruptions import SUITES
 from uronet_jax.data import corrupted, open_source
-from uronet_jax.data.frost import FROST_SCALES, load_frost
+from uronet_jax.data.frost import load_suite_frost
 
 _DATASET = flags.DEFINE_string("dataset", None, "Name of the data set.", required=True)
 _SPLIT = flags.DEFINE_string("split", "test", "Split, whole or sliced.")
@@ -21,10 +21,7 @@ _SUITE = flags.DEFINE_enum(
 )
 _OUT = flags.DEFINE_string("out", None, "Folder to write to.", required=True)
 _DATA_DIR = flags.DEFINE_string(
-    "data_dir",
-    None,
-    "Folder of the prepared data sets. Default: $URONET_DATA_DIR, else "
-    "~/tensorflow_datasets.",
+    "data_dir", None, "Default: $URONET_DATA_DIR, else ~/tensorflow_datasets."
 )
 _CORRUPTIONS = flags.DEFINE_list("corruptions", None, "Default: all of the suite.")
 _SEVERITIES = flags.DEFINE_list("severities", None, "Default: all of the suite.")
@@ -35,14 +32,12 @@ _BATCH_SIZE = flags.DEFINE_integer(
 _LAYOUT = flags.DEFINE_enum(
     "layout",
     None,
-    list(corrupted.LAYOUTS),
+    list(corrupted.FILE_LAYOUTS),
     "arrays: <corruption>.npy. folders: <corruption>/<severity>/<class>/*.JPEG. "
     "Default: arrays for sides of at most 64 pixels.",
 )
 _FROST_DIR = flags.DEFINE_string(
-    "frost_dir",
-    None,
-    "Folder of the photographs of frost. Default: procedural textures.",
+    "frost_dir", None, "Folder of photographs of frost. Default: generated textures."
 )
 _VERIFY = flags.DEFINE_bool(
     "verify", False, "Compare all files with their checksums in the end."
@@ -59,11 +54,7 @@ def main(argv: list[str]) -> None:
                 f"--severities takes numbers such as 1,3: {','.join(severities)}"
             )
         severities = [int(severity) for severity in severities]
-    textures = None
-    if _FROST_DIR.value:
-        if _SUITE.value not in FROST_SCALES:
-            raise ValueError(f"--frost_dir is for {', '.join(FROST_SCALES)} only")
-        textures = load_frost(_FROST_DIR.value, scale=FROST_SCALES[_SUITE.value])
+    frost_dir = _FROST_DIR.value
     corrupted.write(
         open_source(_DATASET.value, _SPLIT.value, data_dir=_DATA_DIR.value),
         _OUT.value,
@@ -73,14 +64,14 @@ def main(argv: list[str]) -> None:
         seed=_SEED.value,
         layout=_LAYOUT.value,
         batch_size=_BATCH_SIZE.value,
-        frost_textures=textures,
+        frost_textures=load_suite_frost(frost_dir, _SUITE.value) if frost_dir else None,
     )
     if _VERIFY.value:
         print(f"{corrupted.verify(_OUT.value)} files are as the manifest says")
-    described = corrupted.describe(_OUT.value)["corruptions"]
+    described = corrupted.read_manifest(_OUT.value)["corruptions"]
     if described.get("frost", {}).get("textures") == "procedural":
         print("frost is of generated textures, not the benchmark's: see --frost_dir")
-    names = corrupted.list_corruptions(_OUT.value)
+    names = corrupted.list_stored(_OUT.value)
     print(f"{_OUT.value} holds {len(names)} corruptions: {', '.join(names)}")
 
 

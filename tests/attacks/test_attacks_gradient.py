@@ -209,7 +209,7 @@ def test_published_resnet20_falls_to_pgd(data_dir, models_dir):
     from uronet_jax.data import packed
     from uronet_jax.loading import load_classifier
 
-    arrays, _ = packed.load("cifar10", data_dir, splits=["test"])
+    arrays, _ = packed.load_packed("cifar10", data_dir, splits=["test"])
     images, labels = (x[:500] for x in arrays["test"])
     images = images.astype(np.float32) / 255
     model = load_classifier(f"{models_dir}/cifar10_resnet20.npz")

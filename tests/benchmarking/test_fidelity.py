@@ -5,7 +5,7 @@ import pytest
 
 from launch import fidelity as command
 from uronet_jax.benchmarking import fidelity
-from uronet_jax.corruptions import CORRUPTIONS, list_corruptions
+from uronet_jax.corruptions import CORRUPTIONS, SUITES, list_corruptions
 from uronet_jax.reports import corruption_gallery, corruption_page
 
 # Corruption -> largest share of values that may differ, by one level. Where the exact
@@ -50,9 +50,10 @@ def test_missing_archives_are_reported(tmp_path):
 
 
 def test_page_tells_every_corruption_and_parameter():
-    assert set(corruption_page.FORMULAS) == set(CORRUPTIONS)
-    page = corruption_page.render(None, [])
-    for suite in ("cifar_c", "tiny_c", "imagenet_c", "mnist_c", "uronet"):
+    page = corruption_page.render_corruptions(None, [])
+    for name, operation in CORRUPTIONS.items():
+        assert f"| `{name}` | {operation.formula} | {operation.source} |" in page
+    for suite in SUITES:
         for name in list_corruptions(suite):
             assert f"| `{suite}/{name}` |" in page
     assert "scale: 0.04, 0.06, 0.08, 0.09, 0.1 |" in page
@@ -65,7 +66,7 @@ def test_page_shows_the_worst_and_the_ratios():
     numbers = {"max_difference": 1, "share_differing": 0.02, "mean_difference": 0.02}
     better = {"max_difference": 0, "share_differing": 0.0, "mean_difference": 0.0}
     comparison = {"subject": "fog", "peer": "theirs", "ratio": 0.1}
-    page = corruption_page.render(
+    page = corruption_page.render_corruptions(
         {"rows": [row | numbers | {"severity": 1}, row | better | {"severity": 2}]},
         [
             {
@@ -93,9 +94,11 @@ def test_photographs_and_gallery(tmp_path):
     images = corruption_gallery.sample_photographs(32)
     assert images.shape == (2, 32, 32, 3) and images.dtype == np.float32
     assert 0 <= images.min() < 0.1 and 0.9 < images.max() <= 1
-    corruption_gallery.draw(
+    corruption_gallery.draw_corruptions(
         tmp_path / "g.png", images[0], names=["contrast", "brightness"], severities=[5]
     )
     assert (tmp_path / "g.png").stat().st_size > 5_000
     with pytest.raises(ValueError, match="unknown corruption"):
-        corruption_gallery.draw(tmp_path / "h.png", images[0], names=["fogg"])
+        corruption_gallery.draw_corruptions(
+            tmp_path / "h.png", images[0], names=["fogg"]
+        )

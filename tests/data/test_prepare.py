@@ -1,5 +1,6 @@
 """Preparing data sets, and reading them back, without TensorFlow."""
 
+import functools
 import io
 import json
 import os
@@ -22,25 +23,36 @@ def arrays():
     return images, rng.integers(0, 3, 23)
 
 
-def prepare_arrays(tmp_path, images, labels, *, name="animals", **kwargs):
-    path = tmp_path / "input.npz"
-    np.savez(path, images=images, labels=labels, class_names=CLASS_NAMES)
-    return prepare.prepare(
-        name,
-        source="arrays",
-        input_path=path,
-        data_dir=tmp_path,
-        progress=False,
-        **kwargs,
-    )
+@pytest.fixture
+def run(tmp_path):
+    """Returns `prepare` into a folder of this test."""
+    return functools.partial(prepare.prepare, data_dir=tmp_path, progress=False)
 
 
-def test_arrays_come_back_equal_in_order(tmp_path, arrays, monkeypatch):
+@pytest.fixture
+def prepare_arrays(tmp_path, run):
+    def make(images, labels, *, name="animals", **kwargs):
+        path = tmp_path / "input.npz"
+        np.savez(path, images=images, labels=labels, class_names=CLASS_NAMES)
+        return run(name, source="arrays", input_path=path, **kwargs)
+
+    return make
+
+
+@pytest.fixture
+def prepare_folder(tmp_path, run):
+    def make(**kwargs):
+        run("photos", source="folder", input_path=tmp_path / "photos", **kwargs)
+
+    return make
+
+
+def test_arrays_come_back_equal_in_order(tmp_path, arrays, prepare_arrays, monkeypatch):
     monkeypatch.setattr(prepare, "_CHUNK", 4)
     monkeypatch.setattr(prepare, "_EXAMPLES_PER_SHARD", 8)  # Three shards.
     monkeypatch.setattr(sources, "_CHUNK", 7)
     images, labels = arrays
-    path = prepare_arrays(tmp_path, images, labels)
+    path = prepare_arrays(images, labels)
     assert path == tmp_path / "animals" / "1.0.0"
     source = open_source("animals", "train", data_dir=tmp_path)
     assert source.class_names == CLASS_NAMES and source.num_classes == 3
@@ -62,11 +74,11 @@ def test_arrays_come_back_equal_in_order(tmp_path, arrays, monkeypatch):
         open_source("animals", "test", data_dir=tmp_path)
 
 
-def test_tfds_itself_reads_the_result(tmp_path, arrays):
+def test_tfds_itself_reads_the_result(tmp_path, arrays, prepare_arrays):
     tfds = pytest.importorskip("tensorflow_datasets")
     images, labels = arrays
     # Grey arrays without a channel axis become [H, W, 1].
-    prepare_arrays(tmp_path, images[..., 0], labels)
+    prepare_arrays(images[..., 0], labels)
     records = tfds.data_source("animals", split="train", data_dir=tmp_path)
     assert len(records) == 23
     np.testing.assert_array_equal(records[5]["image"], images[5, ..., :1])
@@ -75,27 +87,17 @@ def test_tfds_itself_reads_the_result(tmp_path, arrays):
     np.testing.assert_array_equal(source.arrays()[0], images[..., :1])
 
 
-def test_keras_layout_and_npy_folder(tmp_path, arrays):
+def test_keras_layout_and_npy_folder(tmp_path, arrays, run):
     images, labels = arrays
-    np.savez(
-        tmp_path / "keras.npz",
-        x_train=images[:20],
-        y_train=labels[:20, None],
-        x_test=images[20:],
-        y_test=labels[20:, None],
-    )
+    train = {"x_train": images[:20], "y_train": labels[:20, None]}
+    test = {"x_test": images[20:], "y_test": labels[20:, None]}
+    np.savez(tmp_path / "keras.npz", **train, **test)
     folder = tmp_path / "folder"
     folder.mkdir()
     np.save(folder / "images.npy", images)
     np.save(folder / "labels.npy", labels)
     for name, path in (("keras", tmp_path / "keras.npz"), ("npy", folder)):
-        prepare.prepare(
-            name,
-            source=prepare.deduce_source(name, path),
-            input_path=path,
-            data_dir=tmp_path,
-            progress=False,
-        )
+        run(name, source=prepare.deduce_source(name, path), input_path=path)
     test = open_source("keras", "test", data_dir=tmp_path)
     np.testing.assert_array_equal(test.arrays()[0], images[20:])
     np.testing.assert_array_equal(test.arrays()[1], labels[20:])
@@ -104,11 +106,13 @@ def test_keras_layout_and_npy_folder(tmp_path, arrays):
     np.testing.assert_array_equal(train.arrays()[0], images)
 
 
-def test_overwrite_and_failure_keep_what_is_there(tmp_path, arrays, monkeypatch):
+def test_overwrite_and_failure_keep_what_is_there(
+    tmp_path, arrays, prepare_arrays, monkeypatch
+):
     images, labels = arrays
-    prepare_arrays(tmp_path, images, labels)
+    prepare_arrays(images, labels)
     with pytest.raises(ValueError, match="already prepared.*--overwrite"):
-        prepare_arrays(tmp_path, images, labels)
+        prepare_arrays(images, labels)
 
     def fail(pixels):
         raise OSError("broken image")
@@ -117,23 +121,21 @@ def test_overwrite_and_failure_keep_what_is_there(tmp_path, arrays, monkeypatch)
         patch.setattr(Image, "fromarray", fail)
         for name in ("animals", "fresh"):
             with pytest.raises(OSError, match="broken"):
-                prepare_arrays(
-                    tmp_path, 255 - images, labels, name=name, overwrite=True
-                )
+                prepare_arrays(255 - images, labels, name=name, overwrite=True)
     with pytest.raises(FileNotFoundError):
         open_source("fresh", "train", data_dir=tmp_path)
     assert os.listdir(tmp_path / "animals") == ["1.0.0"]
     old = open_source("animals", "train", data_dir=tmp_path).arrays()[0]
     np.testing.assert_array_equal(old, images)
 
-    prepare_arrays(tmp_path, 255 - images, labels, overwrite=True)
+    prepare_arrays(255 - images, labels, overwrite=True)
     new = open_source("animals", "train", data_dir=tmp_path).arrays()[0]
     np.testing.assert_array_equal(new, 255 - images)
     assert os.listdir(tmp_path / "animals") == ["1.0.0"]
 
 
-def test_set_that_cannot_be_read_says_why(tmp_path, arrays):
-    path = prepare_arrays(tmp_path, *arrays)
+def test_set_that_cannot_be_read_says_why(tmp_path, arrays, prepare_arrays):
+    path = prepare_arrays(*arrays)
     info = json.loads((path / "dataset_info.json").read_text())
     (path / "dataset_info.json").write_text(
         json.dumps({**info, "fileFormat": "tfrecord"})
@@ -142,7 +144,7 @@ def test_set_that_cannot_be_read_says_why(tmp_path, arrays):
         open_source("animals", "train", data_dir=tmp_path)
     path.rename(path.parent / "3.0.0")
     with pytest.raises(ValueError, match="choose another name"):
-        prepare_arrays(tmp_path, *arrays, overwrite=True)
+        prepare_arrays(*arrays, overwrite=True)
 
 
 def save_image(path, image):
@@ -150,18 +152,7 @@ def save_image(path, image):
     image.save(path)
 
 
-def prepare_folder(tmp_path, name="photos", **kwargs):
-    prepare.prepare(
-        name,
-        source="folder",
-        input_path=tmp_path / "photos",
-        data_dir=tmp_path,
-        progress=False,
-        **kwargs,
-    )
-
-
-def test_folder_by_split_and_class(tmp_path):
+def test_folder_by_split_and_class(tmp_path, prepare_folder):
     rng = np.random.default_rng(0)
     pixels = {}
     for split, class_name, count in (
@@ -176,7 +167,7 @@ def test_folder_by_split_and_class(tmp_path):
             save_image(path, Image.fromarray(image))
     (tmp_path / "photos/train/ant/notes.txt").write_text("not an image")
     assert prepare.deduce_source("photos", tmp_path / "photos") == "folder"
-    prepare_folder(tmp_path)
+    prepare_folder()
     train = open_source("photos", "train", data_dir=tmp_path)
     assert train.class_names == ("ant", "bee")
     # Two to one, spread evenly.
@@ -187,14 +178,14 @@ def test_folder_by_split_and_class(tmp_path):
     assert len(val) == 1 and val[0]["label"] == 1
 
 
-def test_folder_with_mixed_sizes_and_modes_needs_resize(tmp_path):
+def test_folder_with_mixed_sizes_and_modes_needs_resize(tmp_path, prepare_folder):
     left_white = np.zeros((8, 16), np.uint8)
     left_white[:, :8] = 255
     save_image(tmp_path / "photos/a/wide.png", Image.fromarray(left_white))
     save_image(tmp_path / "photos/b/red.webp", Image.new("RGB", (4, 4), (200, 0, 0)))
     with pytest.raises(ValueError, match="2 sizes.*8x16.*wide.png.*--resize"):
-        prepare_folder(tmp_path)
-    prepare_folder(tmp_path, resize=(8, 8))
+        prepare_folder()
+    prepare_folder(resize=(8, 8))
     images, labels = open_source("photos", "train", data_dir=tmp_path).arrays()
     assert images.shape == (2, 8, 8, 3)
     # The middle is cut out, not squeezed; grey became colour.
@@ -204,53 +195,53 @@ def test_folder_with_mixed_sizes_and_modes_needs_resize(tmp_path):
     assert np.abs(images[1].astype(int) - (200, 0, 0)).max() <= 5
 
 
-def test_rotated_photo_is_turned(tmp_path):
+def test_rotated_photo_is_turned(tmp_path, prepare_folder):
     exif = Image.Exif()
     exif[0x0112] = 6  # Stored lying on its side.
     path = tmp_path / "photos" / "a" / "phone.jpg"
     path.parent.mkdir(parents=True)
     Image.new("L", (16, 8), 99).save(path, exif=exif)
-    prepare_folder(tmp_path)
+    prepare_folder()
     assert open_source("photos", "train", data_dir=tmp_path).image_shape == (16, 8, 1)
 
 
-def test_bad_requests(tmp_path, arrays, monkeypatch):
+def test_bad_requests(
+    tmp_path, arrays, run, prepare_arrays, prepare_folder, monkeypatch
+):
     images, labels = arrays
     for bad_images in (images.astype(np.float32) / 255, images[..., :2], images[0, 0]):
         with pytest.raises(ValueError, match="uint8"):
-            prepare_arrays(tmp_path, bad_images, labels)
+            prepare_arrays(bad_images, labels)
     with pytest.raises(ValueError, match="class names"):
-        prepare_arrays(tmp_path, images, labels + 1)
+        prepare_arrays(images, labels + 1)
     for name in ("Birds", "../birds", "mnist5k", "my-birds"):
         with pytest.raises(ValueError, match="name"):
-            prepare_arrays(tmp_path, images, labels, name=name)
+            prepare_arrays(images, labels, name=name)
     (tmp_path / "photos").mkdir()
     with pytest.raises(ValueError, match="<class>"):
-        prepare_folder(tmp_path)
+        prepare_folder()
     with pytest.raises(ValueError, match="unknown source"):
-        prepare.prepare("x", source="zip", input_path=tmp_path, data_dir=tmp_path)
+        run("x", source="zip", input_path=tmp_path)
     with pytest.raises(ValueError, match="needs a folder"):
-        prepare.prepare("x", source="folder", data_dir=tmp_path)
+        run("x", source="folder")
     with pytest.raises(FileNotFoundError, match="nowhere"):
-        prepare.prepare("x", source="folder", input_path="nowhere", data_dir=tmp_path)
+        run("x", source="folder", input_path="nowhere")
     with pytest.raises(FileNotFoundError, match="mnist_train.npz"):
-        prepare.prepare(
-            "mnist", source="packed", input_path=tmp_path, data_dir=tmp_path
-        )
+        run("mnist", source="packed", input_path=tmp_path)
     with pytest.raises(ValueError, match="no packed set"):
-        packed.load("birds", tmp_path)
+        packed.load_packed("birds", tmp_path)
     monkeypatch.setattr(prepare.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r"uronet_jax\[prepare\]"):
-        prepare.prepare("cifar10", source="tfds", data_dir=tmp_path)
+        run("cifar10", source="tfds")
 
 
-def test_official_set(tmp_path, arrays, monkeypatch):
+def test_official_set(tmp_path, arrays, run, monkeypatch):
     tfds = pytest.importorskip("tensorflow_datasets")
     images, labels = arrays
 
     monkeypatch.setattr(prepare.importlib.util, "find_spec", lambda name: name)
     with pytest.raises(ValueError, match="did you mean cifar10 "):
-        prepare.prepare("cifar1", source="tfds", data_dir=tmp_path)
+        run("cifar1", source="tfds")
 
     class Zoo(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         """Stands for an official set: it has a further feature and shuffles."""
@@ -278,12 +269,10 @@ def test_official_set(tmp_path, arrays, monkeypatch):
 
     monkeypatch.setattr(tfds, "builder", lambda name, **kwargs: Zoo(**kwargs))
     for overwrite in (False, True):
-        path = prepare.prepare(
-            "zoo", source="tfds", data_dir=tmp_path, overwrite=overwrite
-        )
+        path = run("zoo", source="tfds", overwrite=overwrite)
     assert path == tmp_path / "zoo" / "3.0.2"
     with pytest.raises(ValueError, match="already prepared"):
-        prepare.prepare("zoo", source="tfds", data_dir=tmp_path)
+        run("zoo", source="tfds")
     read_images, read_labels = open_source("zoo", "train", data_dir=tmp_path).arrays()
     label_of = {
         image.tobytes(): label for image, label in zip(images, labels, strict=True)
@@ -303,7 +292,7 @@ def test_official_set(tmp_path, arrays, monkeypatch):
     ],
 )
 def test_packed_test_sets(data_dir, name, first, mean):
-    splits, class_names = packed.load(name, data_dir, splits=["test"])
+    splits, class_names = packed.load_packed(name, data_dir, splits=["test"])
     images, labels = splits["test"]
     assert len(images) == len(labels) == 10_000
     np.testing.assert_array_equal(labels[:8], first)
@@ -315,14 +304,14 @@ def test_packed_test_sets(data_dir, name, first, mean):
 
 
 def test_packed_imagenet_subset(data_dir):
-    splits, class_names = packed.load("tiny_imagenet10", data_dir)
+    splits, class_names = packed.load_packed("tiny_imagenet10", data_dir)
     assert class_names[0] == "Egyptian cat" and class_names[9].startswith("plunger")
     assert splits["train"][0].shape == (5000, 64, 64, 3)
     np.testing.assert_array_equal(splits["train"][1], np.arange(5000) % 10)
     np.testing.assert_array_equal(splits["validation"][1], np.arange(500) % 10)
 
 
-def test_packed_formats(tmp_path, capsys):
+def test_packed_formats(tmp_path, run, capsys):
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 256, (6, 32, 32, 3), dtype=np.uint8)
     with zipfile.ZipFile(tmp_path / "cifar100_test.zip", "w") as archive:
@@ -349,22 +338,16 @@ def test_packed_formats(tmp_path, capsys):
 
     # The training files of CIFAR-100 may be missing, of the others not.
     assert prepare.deduce_source("cifar100", tmp_path) == "packed"
-    prepare.prepare(
-        "cifar100",
-        source="packed",
-        input_path=tmp_path,
-        data_dir=tmp_path,
-        progress=False,
-    )
+    run("cifar100", source="packed", input_path=tmp_path)
     assert "no train files" in capsys.readouterr().out
     source = open_source("cifar100", "test", data_dir=tmp_path)
     np.testing.assert_array_equal(source.arrays()[0], pixels)
     np.testing.assert_array_equal(source.arrays()[1], [7, 7, 99, 0, 1, 2])
     assert source.class_names[7] == "beetle" and source.num_classes == 100
     with pytest.raises(FileNotFoundError, match="cifar100_train_1.zip"):
-        packed.load("cifar100", tmp_path, splits=["train"])
+        packed.load_packed("cifar100", tmp_path, splits=["train"])
 
-    splits, class_names = packed.load("imagenette224", tmp_path)
+    splits, class_names = packed.load_packed("imagenette224", tmp_path)
     assert class_names == ("cat", "dog")
     images, labels = splits["train"]
     # One cat among two dogs stands in the middle; the files are grey.

@@ -263,7 +263,7 @@ def test_made_and_stored_images_of_a_suite_are_judged_alike(
     )
     made, stored = [], []
     for severity in (1, 5):
-        images, _ = corrupted.load(tmp_path, "brightness", severity)
+        images, _ = corrupted.load_stored(tmp_path, "brightness", severity)
         made.append(CorruptionEntry("brightness", severity, "cifar_c"))
         stored.append(StoredEntry("brightness", severity, images))
     _, rows = defense_table(suite_judge, bare, VARIABLES, made)

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from uronet_jax.corruptions import (
-    OPERATIONS,
+    CORRUPTIONS,
     blur,
     corrupt,
     filters,
@@ -78,7 +78,7 @@ def reproduce(arrays: Arrays, suite: str, corruption: str, severity: int) -> np.
         for name in sorted(arrays)
         if name.startswith(folder) and name != f"{folder}out"
     ]
-    stacked, _ = OPERATIONS[corruption].prepare(images.shape[1:], settings)
+    stacked, _ = CORRUPTIONS[corruption].constants(images.shape[1:], settings)
     constants = jax.tree.map(lambda table: jnp.asarray(table[severity - 1]), stacked)
     out = core(images, draws, constants, settings[severity - 1])
     return np.asarray(truncate(jnp.clip(out, 0.0, 1.0)))[0]
@@ -123,7 +123,7 @@ def _motion(images, draws, constants, setting):
     taps = 2 * setting["radius"] + 1
     weights = filters.motion_weights(**setting, taps=taps)
     levels = jnp.round(255.0 * images)
-    return filters.motion_blur(levels, _batch(draws[0]), weights, taps) / 255.0
+    return filters.blur_along_line(levels, _batch(draws[0]), weights, taps) / 255.0
 
 
 def _snow(images, draws, constants, setting):

@@ -1,7 +1,5 @@
 """Corruptions: clean images to degraded images. Pure, jittable, random per image."""
 
-import inspect
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -17,14 +15,11 @@ from uronet_jax.corruptions import (
     jpeg,
     mnist,
     noise,
+    sensor,
     spatter,
     weather,
 )
-from uronet_jax.corruptions.frost import (
-    FrostTextures,
-    procedural_frost,
-    stack_textures,
-)
+from uronet_jax.corruptions.frost import FrostTextures, procedural_frost, stack_textures
 from uronet_jax.corruptions.noise import (
     NOISES,
     Degradation,
@@ -39,7 +34,7 @@ from uronet_jax.corruptions.noise import (
     uniform_draw,
     uniform_noise,
 )
-from uronet_jax.corruptions.operation import Operation, quantize, run, truncate
+from uronet_jax.corruptions.operation import Operation, quantize, truncate
 from uronet_jax.corruptions.suites import (
     SPN_READINGS,
     SUITES,
@@ -48,6 +43,7 @@ from uronet_jax.corruptions.suites import (
     SuiteEntry,
     entry_key,
     find_corruption,
+    known_name,
     list_corruptions,
     list_severities,
     suite_degradations,
@@ -63,6 +59,7 @@ __all__ = [
     "Corruption",
     "Degradation",
     "FrostTextures",
+    "Operation",
     "SuiteEntry",
     "choose_entries",
     "corrupt",
@@ -86,14 +83,14 @@ __all__ = [
     "uniform_noise",
 ]
 
-# Every corruption: `f(key, images, *, <physical parameters>, index=None) -> images`.
-CORRUPTIONS: dict[str, Callable[..., jax.Array]] = {
-    "gaussian_noise": gaussian_noise,
-    "shot_noise": shot_noise,
-    "impulse_noise": impulse_noise,
-    "speckle_noise": speckle_noise,
-    "salt_and_pepper_noise": salt_and_pepper_noise,
-    "uniform_noise": uniform_noise,
+# Every corruption. Call one as `f(key, images, *, index=None, **parameters)`.
+CORRUPTIONS: dict[str, Operation] = {
+    "gaussian_noise": noise.gaussian_noise,
+    "shot_noise": noise.shot_noise,
+    "impulse_noise": noise.impulse_noise,
+    "speckle_noise": noise.speckle_noise,
+    "uniform_noise": noise.uniform_noise,
+    "salt_and_pepper_noise": noise.salt_and_pepper_noise,
     "gaussian_blur": blur.gaussian_blur,
     "defocus_blur": blur.defocus_blur,
     "glass_blur": blur.glass_blur,
@@ -118,19 +115,8 @@ CORRUPTIONS: dict[str, Callable[..., jax.Array]] = {
     "dotted_line": mnist.dotted_line,
     "zigzag": mnist.zigzag,
     "canny_edges": mnist.canny_edges,
-}
-
-# The same as operations, which `corrupt` runs.
-OPERATIONS: dict[str, Operation] = {
-    **noise.OPERATIONS,
-    **blur.OPERATIONS,
-    **weather.OPERATIONS,
-    **frost.OPERATIONS,
-    **spatter.OPERATIONS,
-    **digital.OPERATIONS,
-    **jpeg.OPERATIONS,
-    **geometry.OPERATIONS,
-    **mnist.OPERATIONS,
+    "banding": sensor.banding,
+    "dead_columns": sensor.dead_columns,
 }
 
 
@@ -139,12 +125,12 @@ def corrupt(
     images: jax.Array,
     name: str,
     *,
-    severity: int | jax.Array,
+    severity: int | jax.Array | None = None,
     index: jax.Array | None = None,
     uint8: bool = False,
-    **changes: Any,
+    **parameters: Any,
 ) -> jax.Array:
-    """Applies a corruption of a suite, for example `"cifar_c/fog"`.
+    """Applies a corruption: `"cifar_c/fog"` at a severity, or `"fog"` with parameters.
 
     Compiles once per name, image shape and dtype, whatever the severity.
 
@@ -152,45 +138,50 @@ def corrupt(
         key: Typed PRNG key. One key serves the whole batch.
         images: `[B, H, W, C]`, floating point, intensities in `[0, 1]`. All but the
             noises need sides of at least 28.
-        name: `"<suite>/<corruption>"`; see `SUITES` and `list_corruptions`.
-        severity: Whole number, one of `list_severities(suite)`. It may be a traced
-            integer scalar, which is clamped to that range.
+        name: `"<suite>/<corruption>"`, see `SUITES` and `list_corruptions`; or a key
+            of `CORRUPTIONS`.
+        severity: Of a suite: whole number, one of `list_severities(suite)`. It may be
+            a traced integer scalar, which is clamped to that range.
         index: Integer `[B]`, global number of each image. Default: `0 .. B-1`.
         uint8: Return uint8 images, truncated as in the benchmarks' files. Give
             float32 images then: float16 holds k / 255 less exactly than a level.
-        **changes: Parameters that replace those of the suite, and options of the
-            corruption, such as `straight_through=True`; see its function.
+        **parameters: Physical parameters, which replace those of a suite, and options
+            of the corruption, such as `straight_through=True`; see its docstring.
 
     Returns:
         Corrupted images, same shape and dtype (or uint8), in `[0, 1]`.
 
     Raises:
-        ValueError: If the name, severity or a change is unknown, or `images` is not a
-            non-empty batch of floating-point images in `[0, 1]`. Intensities are
+        ValueError: If the name, severity or a parameter is unknown, or `images` is not
+            a non-empty batch of floating-point images in `[0, 1]`. Intensities are
             looked at only outside jit.
     """
-    if not isinstance(name, str) or "/" not in name:
-        raise ValueError(f"need '<suite>/<corruption>', such as 'uronet/GN': {name!r}")
-    suite, _, corruption = name.partition("/")
-    function, settings = suite_settings(suite, corruption)
+    suite, slash, corruption = str(name).partition("/")
+    if slash:
+        function, settings = suite_settings(suite, corruption)
+        choice = _choose(suite, corruption, severity, len(settings))
+    elif severity is not None:
+        raise ValueError(
+            "a severity belongs to a suite: need '<suite>/<corruption>', such as "
+            f"'uronet/GN', with it, or parameters in its place: {name!r}"
+        )
+    else:
+        function = known_name("corruption", name, CORRUPTIONS)
+        settings, choice = ({},), 0
+    operation = CORRUPTIONS[function]
+    changes, options = operation.split(parameters)
+    settings = [{**setting, **changes} for setting in settings]
+    return operation.run(key, images, settings, choice, index, uint8=uint8, **options)
+
+
+def _choose(suite, corruption, severity, count):
     if isinstance(severity, Tracer):
         if severity.shape or not jnp.issubdtype(severity.dtype, jnp.integer):
             raise ValueError(
                 f"a traced severity must be an integer scalar: {severity.aval}"
             )
-        choice = jnp.clip(severity, 1, len(settings)) - 1
-    else:
-        if isinstance(severity, jax.Array | np.ndarray) and severity.ndim == 0:
-            severity = severity.item()
-        find_corruption(suite, corruption, severity)
-        choice = severity - 1
-    operation = OPERATIONS[function]
-    options = {k: v for k, v in changes.items() if k in operation.options}
-    parameters = {k: v for k, v in changes.items() if k not in operation.options}
-    signature = inspect.signature(CORRUPTIONS[function]).parameters
-    for change in parameters:
-        if change not in signature or change in ("key", "images", "index"):
-            known = [p for p in signature if p not in ("key", "images", "index")]
-            raise ValueError(f"{name} has no parameter {change!r}: it has {known}")
-    settings = [{**setting, **parameters} for setting in settings]
-    return run(operation, key, images, settings, choice, index, uint8=uint8, **options)
+        return jnp.clip(severity, 1, count) - 1
+    if isinstance(severity, jax.Array | np.ndarray) and severity.ndim == 0:
+        severity = severity.item()
+    find_corruption(suite, corruption, severity)
+    return severity - 1

@@ -1,7 +1,7 @@
 """Blur corruptions: Gaussian, defocus, frosted glass, motion and zoom."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -9,203 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from uronet_jax import batches
-from uronet_jax.corruptions import filters, operation
-
-
-def gaussian_blur(
-    key: jax.Array,
-    images: jax.Array,
-    *,
-    sigma: float,
-    index: jax.Array | None = None,
-) -> jax.Array:
-    """Blurs with a Gaussian: weights `exp(-k^2 / (2 sigma^2))`, normalised, both axes.
-
-    The weights reach to `floor(4 sigma + 1/2)` pixels; outside the image its edge
-    pixels continue.
-
-    Args:
-        key: Not used.
-        images: `[B, H, W, C]`, floating point, intensities in `[0, 1]`.
-        sigma: Standard deviation in pixels, 0 or more.
-        index: Not used.
-
-    Returns:
-        Blurred images, same shape and dtype, in `[0, 1]`. Linear in `images`.
-
-    Raises:
-        ValueError: If images or parameters are out of range.
-
-    Source:
-        Hendrycks & Dietterich, "Benchmarking Neural Network Robustness to Common
-        Corruptions and Perturbations", ICLR 2019.
-    """
-    return _run("gaussian_blur", key, images, {"sigma": sigma}, index)
-
-
-def defocus_blur(
-    key: jax.Array,
-    images: jax.Array,
-    *,
-    radius: float,
-    alias_blur: float,
-    index: jax.Array | None = None,
-) -> jax.Array:
-    """Blurs with a disk, the edge of which is softened by a small Gaussian.
-
-    The disk has weight `1 / N` at the `N` offsets with `x^2 + y^2 <= radius^2`. The
-    Gaussian has 3x3 weights (5x5 for radii above 8). It treats the disk as an image
-    of 17x17 pixels (of `2 radius + 1` for radii above 8) that is mirrored about its
-    edge pixels, and so adds about 1 % to the sum of a disk that touches the edge.
-    Images are mirrored about their edge pixels as well.
-
-    Args:
-        key: Not used.
-        images: `[B, H, W, C]`, floating point, intensities in `[0, 1]`.
-        radius: Of the disk in pixels, above 0, less than the sides of the image.
-        alias_blur: Standard deviation of the Gaussian in pixels, above 0.
-        index: Not used.
-
-    Returns:
-        Blurred images, same shape and dtype, in `[0, 1]`. Linear in `images` but for
-        the clipping, where the gradient is zero.
-
-    Raises:
-        ValueError: If images or parameters are out of range.
-
-    Source:
-        Hendrycks & Dietterich, "Benchmarking Neural Network Robustness to Common
-        Corruptions and Perturbations", ICLR 2019.
-    """
-    parameters = {"radius": radius, "alias_blur": alias_blur}
-    return _run("defocus_blur", key, images, parameters, index)
-
-
-def glass_blur(
-    key: jax.Array,
-    images: jax.Array,
-    *,
-    sigma: float,
-    max_delta: int,
-    iterations: int,
-    swap: bool = False,
-    move_probability: float = 1.0,
-    index: jax.Array | None = None,
-    straight_through: bool = False,
-) -> jax.Array:
-    """Blurs, moves pixels at random by a few places, and blurs again: frosted glass.
-
-    Between the two Gaussian blurs the image is truncated to 8 bits and scanned
-    `iterations` times from the lower right to the upper left, leaving out a border:
-    `h = H - d .. d + 1`, `w = W - d .. d + 1` with `d = max_delta`. At each step
-    `x[h, w] = x[h + dy, w + dx]`, with `dx` and `dy` uniform in `-d .. d - 1`, reads
-    what earlier steps have written. The benchmarks for colour images have copied
-    instead of swapped by mistake; the one for MNIST swaps.
-
-    Args:
-        key: Typed PRNG key. One key serves the whole batch.
-        images: `[B, H, W, C]`, floating point, intensities in `[0, 1]`.
-        sigma: Standard deviation of either Gaussian in pixels, 0 or more.
-        max_delta: Whole number, 1 or more, less than half of the sides of the image.
-        iterations: Whole number, 1 or more.
-        swap: Exchange the two pixels, instead of copying one to the other. Slower:
-            the pixels are then visited one after another.
-        move_probability: In `[0, 1]`: how likely a pixel takes part at each step.
-        index: Integer `[B]`, global number of each image. Default: `0 .. B-1`.
-        straight_through: Static. Pass gradients as if nothing was truncated;
-            otherwise the gradient in `images` is zero.
-
-    Returns:
-        Blurred images, same shape and dtype, in `[0, 1]`.
-
-    Raises:
-        ValueError: If images, index or parameters are out of range.
-
-    Source:
-        Hendrycks & Dietterich, "Benchmarking Neural Network Robustness to Common
-        Corruptions and Perturbations", ICLR 2019; Mu & Gilmer, "MNIST-C: A Robustness
-        Benchmark for Computer Vision", 2019 (swap, move_probability).
-    """
-    parameters = {
-        "sigma": sigma,
-        "max_delta": max_delta,
-        "iterations": iterations,
-        "swap": swap,
-        "move_probability": move_probability,
-    }
-    return _run(
-        "glass_blur", key, images, parameters, index, straight_through=straight_through
-    )
-
-
-def motion_blur(
-    key: jax.Array,
-    images: jax.Array,
-    *,
-    radius: int,
-    sigma: float,
-    index: jax.Array | None = None,
-    straight_through: bool = False,
-) -> jax.Array:
-    """Blurs along a line in a random direction, `U(-45, 45)` degrees per image.
-
-    The weights are half a Gaussian, so that the content shifts as well. The image is
-    truncated to 8 bits before and after: see `filters.motion_blur` for the formula.
-
-    Args:
-        key: Typed PRNG key. One key serves the whole batch.
-        images: `[B, H, W, C]`, floating point, intensities in `[0, 1]`.
-        radius: Whole number from 0 to the larger side of the image: the line is
-            `2 * radius + 1` pixels long.
-        sigma: Standard deviation of the Gaussian in pixels, above 0.
-        index: Integer `[B]`, global number of each image. Default: `0 .. B-1`.
-        straight_through: Static. Pass gradients as if nothing was truncated;
-            otherwise the gradient in `images` is zero.
-
-    Returns:
-        Blurred images, same shape and dtype, in `[0, 1]`.
-
-    Raises:
-        ValueError: If images, index or parameters are out of range.
-
-    Source:
-        Hendrycks & Dietterich, "Benchmarking Neural Network Robustness to Common
-        Corruptions and Perturbations", ICLR 2019; `MotionBlurImage` of ImageMagick.
-    """
-    parameters = {"radius": radius, "sigma": sigma}
-    return _run(
-        "motion_blur", key, images, parameters, index, straight_through=straight_through
-    )
-
-
-def zoom_blur(
-    key: jax.Array,
-    images: jax.Array,
-    *,
-    factors: Sequence[float],
-    index: jax.Array | None = None,
-) -> jax.Array:
-    """Averages the image and enlargements of its centre: `(x + sum zoom(x)) / (n + 1)`.
-
-    Each enlargement interpolates linearly; see `filters.clipped_zoom_samples`.
-
-    Args:
-        key: Not used.
-        images: `[B, H, W, C]`, floating point, intensities in `[0, 1]`.
-        factors: The `n` factors, each 1 or more.
-        index: Not used.
-
-    Returns:
-        Blurred images, same shape and dtype, in `[0, 1]`. Linear in `images`.
-
-    Raises:
-        ValueError: If images or parameters are out of range.
-
-    Source:
-        Hendrycks & Dietterich, "Benchmarking Neural Network Robustness to Common
-        Corruptions and Perturbations", ICLR 2019.
-    """
-    return _run("zoom_blur", key, images, {"factors": tuple(factors)}, index)
+from uronet_jax.corruptions import filters
+from uronet_jax.corruptions.operation import Constants, Operation, column, grey_levels
 
 
 def disk_kernel(radius: float, alias_blur: float) -> np.ndarray:
@@ -242,14 +47,11 @@ def frosted_glass(
             each pixel, in flat positions, the one lies that it copies or is swapped
             with, inside the image.
         iterations: Number of scans; may be traced.
-        swap: See `glass_blur`.
-        straight_through: See `glass_blur`.
-
-    Returns:
-        float32 `[B, H, W, C]`.
+        swap: See `glass_blur`, as for `straight_through`.
+        straight_through: Whether gradients pass.
     """
     blurred = filters.filter_rows_columns(images, rows, columns)
-    levels = operation.grey_levels(blurred, straight_through=straight_through)
+    levels = grey_levels(blurred, straight_through=straight_through)
     batch, height, width, channels = images.shape
     pixels = levels.reshape(batch, height * width, channels)
     position = jnp.arange(height * width)[None]
@@ -274,18 +76,11 @@ def draw_displacements(
     max_delta: int | jax.Array,
     move_probability: float | jax.Array,
 ) -> jax.Array:
-    """Draws the displacements of `frosted_glass` for one scan; see `glass_blur`.
+    """Draws the displacements of `frosted_glass` for one scan.
 
-    Args:
-        key: Typed PRNG key of the scan.
-        index: Integer `[B]`, global number of each image.
-        height: Of the images.
-        width: Of the images.
-        max_delta: Whole number, 1 or more; may be traced.
-        move_probability: In `[0, 1]`; may be traced.
-
-    Returns:
-        int32 `[B, H * W]`; zero where a pixel stays.
+    `key` is of the scan, `index` `[B]` the global numbers of the images; `max_delta` (1
+    or more) and `move_probability` are those of `glass_blur`, and may be traced.
+    Returns int32 `[B, H * W]`; zero where a pixel stays.
     """
 
     def draw(key):
@@ -355,11 +150,6 @@ class _Glass(NamedTuple):
     move_probability: np.ndarray
 
 
-class _Motion(NamedTuple):
-    weights: np.ndarray  # [taps]
-    taps: np.ndarray
-
-
 class _Zoom(NamedTuple):
     start: tuple[np.ndarray, np.ndarray]  # [factors, H], [factors, W]
     share: tuple[np.ndarray, np.ndarray]
@@ -375,11 +165,29 @@ def _gaussian_matrices(shape, settings):
 
 
 def _prepare_gaussian(shape, settings):
-    return operation.Constants(_gaussian_matrices(shape, settings))
+    return Constants(_gaussian_matrices(shape, settings))
 
 
 def _apply_gaussian(key, images, matrices, shared, index):
     return filters.filter_rows_columns(images, *matrices)
+
+
+gaussian_blur = Operation(
+    """Blurs with a Gaussian: weights `exp(-k^2 / (2 sigma^2))`, normalised, both axes.
+
+    The weights reach to `floor(4 sigma + 1/2)` pixels; outside the image its edge
+    pixels continue. Linear in `images`.
+
+    Parameters:
+        sigma: Standard deviation in pixels, 0 or more.
+    """,
+    _prepare_gaussian,
+    _apply_gaussian,
+    formula="G(sigma) x",
+    source="HD",
+    example={"sigma": 0.7},
+    is_random=False,
+)
 
 
 def _prepare_defocus(shape, settings):
@@ -400,7 +208,7 @@ def _prepare_defocus(shape, settings):
         gains.append(rows.T @ kernel @ columns - 1.0)
     analysis = _Matrices(*(np.linalg.inv(w).astype(np.float32) for w in waves))
     synthesis = _Matrices(*(w.astype(np.float32) for w in waves))
-    return operation.Constants(np.asarray(gains, np.float32), (analysis, synthesis))
+    return Constants(np.asarray(gains, np.float32), (analysis, synthesis))
 
 
 def _cosines(positions, side):
@@ -419,24 +227,45 @@ def _apply_defocus(key, images, gain, shared, index):
     return images + filters.filter_rows_columns(change, *synthesis)
 
 
+defocus_blur = Operation(
+    """Blurs with a disk, the edge of which is softened by a small Gaussian.
+
+    The disk has weight `1 / N` at the `N` offsets with `x^2 + y^2 <= radius^2`. The
+    Gaussian has 3x3 weights (5x5 for radii above 8). It treats the disk as an image
+    of 17x17 pixels (of `2 radius + 1` for radii above 8) that is mirrored about its
+    edge pixels, and so adds about 1 % to the sum of a disk that touches the edge.
+    Images are mirrored about their edge pixels as well. Linear in `images` but for
+    the clipping.
+
+    Parameters:
+        radius: Of the disk in pixels, above 0, less than the sides of the image.
+        alias_blur: Standard deviation of the Gaussian in pixels, above 0.
+    """,
+    _prepare_defocus,
+    _apply_defocus,
+    formula="x correlated with a disk of the radius, itself blurred by alias_blur",
+    source="HD",
+    example={"radius": 1.0, "alias_blur": 0.2},
+    is_random=False,
+)
+
+
 def _prepare_glass(shape, settings):
     largest = (min(shape[:2]) - 1) // 2
     for setting in settings:
         batches.check_whole("max_delta", setting["max_delta"], 1, largest)
         batches.check_whole("iterations", setting["iterations"], 1, 2**31 - 1)
-    probabilities = [setting.get("move_probability", 1.0) for setting in settings]
-    batches.check_range("move_probability", probabilities, 0.0, 1.0)
-    swaps = {setting.get("swap", False) for setting in settings}
+    swaps = {setting["swap"] for setting in settings}
     if len(swaps) > 1:
         raise ValueError("all severities must agree on swap")
     constants = _Glass(
         _gaussian_matrices(shape, settings),
         np.asarray([setting["iterations"] for setting in settings], np.int32),
         np.asarray([setting["max_delta"] for setting in settings], np.int32),
-        np.asarray(probabilities, np.float32),
+        np.asarray(column(settings, "move_probability", 0.0, 1.0), np.float32),
     )
     # The structure is static in `apply`, values are not.
-    return operation.Constants(constants, {"swap": ()} if True in swaps else {})
+    return Constants(constants, {"swap": ()} if True in swaps else {})
 
 
 def _apply_glass(key, images, constants, shared, index, *, straight_through=False):
@@ -453,27 +282,81 @@ def _apply_glass(key, images, constants, shared, index, *, straight_through=Fals
     )  # fmt: skip
 
 
+glass_blur = Operation(
+    """Blurs, moves pixels at random by a few places, and blurs again: frosted glass.
+
+    Between the two Gaussian blurs the image is truncated to 8 bits and scanned
+    `iterations` times from the lower right to the upper left, leaving out a border:
+    `h = H - d .. d + 1`, `w = W - d .. d + 1` with `d = max_delta`. At each step
+    `x[h, w] = x[h + dy, w + dx]`, with `dx` and `dy` uniform in `-d .. d - 1`, reads
+    what earlier steps have written. The benchmarks for colour images have copied
+    instead of swapped by mistake; the one for MNIST swaps (Mu & Gilmer, 2019).
+
+    Parameters:
+        sigma: Standard deviation of either Gaussian in pixels, 0 or more.
+        max_delta: Whole number, 1 or more, less than half of the sides of the image.
+        iterations: Whole number, 1 or more.
+        swap: Exchange the two pixels, instead of copying one to the other. Slower:
+            the pixels are then visited one after another.
+        move_probability: In `[0, 1]`: how likely a pixel takes part at each step.
+        straight_through: Static. Pass gradients as if nothing was truncated;
+            otherwise the gradient in `images` is zero.
+    """,
+    _prepare_glass,
+    _apply_glass,
+    formula="G(sigma), pixels displaced by up to max_delta in a sequential scan, "
+    "iterations times, G(sigma); the scan copies a pixel where it meant to swap two, "
+    "as in the published files",
+    source="HD",
+    example={"sigma": 0.4, "max_delta": 1, "iterations": 1},
+    defaults={"swap": False, "move_probability": 1.0},
+    options=("straight_through",),
+)
+
+
 def _prepare_motion(shape, settings):
     for setting in settings:
         batches.check_whole("radius", setting["radius"], 0, max(shape[:2]))
     taps = [2 * setting["radius"] + 1 for setting in settings]
     weights = [filters.motion_weights(**s, taps=max(taps)) for s in settings]
-    return operation.Constants(
-        _Motion(np.asarray(weights, np.float32), np.asarray(taps, np.int32))
-    )
+    return Constants((np.asarray(weights, np.float32), np.asarray(taps, np.int32)))
 
 
 def _apply_motion(key, images, constants, shared, index, *, straight_through=False):
     def draw(key):
         return jax.random.uniform(key, (), minval=-45.0, maxval=45.0)
 
-    levels = filters.motion_blur(
-        operation.grey_levels(images, straight_through=straight_through),
+    levels = filters.blur_along_line(
+        grey_levels(images, straight_through=straight_through),
         batches.per_image(draw, key, index),
         *constants,
         straight_through=straight_through,
     )
     return levels / 255.0
+
+
+motion_blur = Operation(
+    """Blurs along a line in a random direction, `U(-45, 45)` degrees per image.
+
+    The weights are half a Gaussian, so that the content shifts as well. The image is
+    truncated to 8 bits before and after: see `filters.blur_along_line`, which does
+    what `MotionBlurImage` of ImageMagick does.
+
+    Parameters:
+        radius: Whole number from 0 to the larger side of the image: the line is
+            `2 * radius + 1` pixels long.
+        sigma: Standard deviation of the Gaussian in pixels, above 0.
+        straight_through: Static. Pass gradients as if nothing was truncated;
+            otherwise the gradient in `images` is zero.
+    """,
+    _prepare_motion,
+    _apply_motion,
+    formula="half a Gaussian of the sigma along a random angle within 45 degrees of "
+    "the horizontal, 2 radius + 1 taps at whole pixels, floored to levels",
+    source="HD",
+    example={"radius": 6, "sigma": 2.0},
+    options=("straight_through",),
+)
 
 
 def _prepare_zoom(shape, settings):
@@ -490,7 +373,7 @@ def _prepare_zoom(shape, settings):
         starts.append(start)
         shares.append(share)
     constants = _Zoom(tuple(starts), tuple(shares), np.asarray(counts, np.int32))
-    return operation.Constants(constants)
+    return Constants(constants)
 
 
 def _apply_zoom(key, images, constants, shared, index):
@@ -525,20 +408,19 @@ def _read(values, positions, axis):
     return jnp.take(values, positions, axis=axis, mode="clip")
 
 
-def _run(name, key, images, parameters, index, **options):
-    return operation.run(
-        OPERATIONS[name], key, images, [parameters], 0, index, **options
-    )
+zoom_blur = Operation(
+    """Averages the image and enlargements of its centre: `(x + sum zoom(x)) / (n + 1)`.
 
+    Each enlargement interpolates linearly; see `filters.clipped_zoom_samples`. Linear
+    in `images`.
 
-OPERATIONS = {
-    "gaussian_blur": operation.Operation(_prepare_gaussian, _apply_gaussian),
-    "defocus_blur": operation.Operation(_prepare_defocus, _apply_defocus),
-    "glass_blur": operation.Operation(
-        _prepare_glass, _apply_glass, ("straight_through",)
-    ),
-    "motion_blur": operation.Operation(
-        _prepare_motion, _apply_motion, ("straight_through",)
-    ),
-    "zoom_blur": operation.Operation(_prepare_zoom, _apply_zoom),
-}
+    Parameters:
+        factors: The `n` factors, each 1 or more.
+    """,
+    _prepare_zoom,
+    _apply_zoom,
+    formula="mean of x and of its centre enlarged by each factor",
+    source="HD",
+    example={"factors": (1.0, 1.05, 1.1)},
+    is_random=False,
+)

@@ -5,49 +5,17 @@ import jax.numpy as jnp
 import numpy as np
 
 from uronet_jax import batches
-from uronet_jax.corruptions import operation
+from uronet_jax.corruptions.operation import (
+    Constants,
+    Operation,
+    check_colours,
+    column,
+    grey_levels,
+    one_number,
+)
 
 # Binary places of Pillow's weights for 8-bit images.
 _WEIGHT_BITS = 22
-
-
-def contrast(
-    key: jax.Array,
-    images: jax.Array,
-    *,
-    factor: float,
-    index: jax.Array | None = None,
-) -> jax.Array:
-    """Scales the deviations from the mean colour: `clip((x - mu) * factor + mu)`.
-
-    `mu` is the mean over the pixels of an image, per channel.
-
-    Args:
-        key: Unused.
-        images: `[B, H, W, C]`, floating point, intensities in `[0, 1]`. Any number of
-            channels.
-        factor: 0 or more. Below 1 the contrast falls; at 0 only the mean is left.
-        index: Unused.
-
-    Returns:
-        Images, same shape and dtype, in `[0, 1]`. Differentiable in `images`; the
-        gradient is zero where the result is clipped.
-
-    Raises:
-        ValueError: If `images` is not a non-empty batch of floating-point images with
-            sides of at least 28, or `factor` is out of range.
-
-    Source:
-        Hendrycks & Dietterich, "Benchmarking Neural Network Robustness to Common
-        Corruptions and Perturbations", ICLR 2019.
-    """
-    return operation.run(_CONTRAST, key, images, [{"factor": factor}], 0, index)
-
-
-def _prepare_contrast(shape, settings):
-    factors = [setting["factor"] for setting in settings]
-    batches.check_range("factor", factors, 0.0, np.inf)
-    return operation.Constants(np.asarray(factors, np.float32))
 
 
 def _apply_contrast(key, images, factor, shared, index):
@@ -55,51 +23,29 @@ def _apply_contrast(key, images, factor, shared, index):
     return (images - mean) * factor + mean
 
 
-def saturate(
-    key: jax.Array,
-    images: jax.Array,
-    *,
-    factor: float,
-    offset: float,
-    index: jax.Array | None = None,
-) -> jax.Array:
-    """Changes the saturation in HSV space: `s' = clip(factor * s + offset)`.
+contrast = Operation(
+    """Scales the deviations from the mean colour: `clip((x - mu) * factor + mu)`.
 
-    Hue and value stay, so with `v = max(r, g, b)` and `s = (v - min(r, g, b)) / v` each
-    channel becomes `x' = v - (v - x) * s' / s`. A pixel with `s = 0` has no hue; as
-    usual it counts as red: `r' = v`, `g' = b' = v * (1 - s')`.
+    `mu` is the mean over the pixels of an image, per channel, of any number of
+    channels. Differentiable in `images`.
 
-    Args:
-        key: Unused.
-        images: `[B, H, W, C]`, floating point, intensities in `[0, 1]`; C is 3, or 1:
-            grey images have no saturation and are returned unchanged.
-        factor: 0 or more.
-        offset: In `[-1, 1]`.
-        index: Unused.
-
-    Returns:
-        Images, same shape and dtype, in `[0, 1]`. Differentiable in `images` but where
-        channels are equal or the saturation is clipped.
-
-    Raises:
-        ValueError: If `images` is not a non-empty batch of floating-point images with
-            1 or 3 channels and sides of at least 28, or a parameter is out of range.
-
-    Source:
-        Hendrycks & Dietterich, ICLR 2019; HSV as in `skimage.color.rgb2hsv`.
-    """
-    setting = {"factor": factor, "offset": offset}
-    return operation.run(_SATURATE, key, images, [setting], 0, index)
+    Parameters:
+        factor: 0 or more. Below 1 the contrast falls; at 0 only the mean is left.
+    """,
+    one_number("factor", 0.0),
+    _apply_contrast,
+    formula="(x - mean) factor + mean, mean per channel",
+    source="HD",
+    example={"factor": 0.4},
+    is_random=False,
+)
 
 
 def _prepare_saturate(shape, settings):
-    if shape[2] not in (1, 3):
-        raise ValueError(f"images must have 1 or 3 channels: {shape[2]}")
-    factors = [setting["factor"] for setting in settings]
-    offsets = [setting["offset"] for setting in settings]
-    batches.check_range("factor", factors, 0.0, np.inf)
-    batches.check_range("offset", offsets, -1.0, 1.0)
-    return operation.Constants(np.asarray([factors, offsets], np.float32).T)
+    check_colours(shape[2])
+    factors = column(settings, "factor", 0.0)
+    offsets = column(settings, "offset", -1.0, 1.0)
+    return Constants(np.asarray([factors, offsets], np.float32).T)
 
 
 def _apply_saturate(key, images, constants, shared, index):
@@ -120,43 +66,27 @@ def _apply_saturate(key, images, constants, shared, index):
     return value - (value - images) * ratio - lost
 
 
-def pixelate(
-    key: jax.Array,
-    images: jax.Array,
-    *,
-    factor: float,
-    straight_through: bool = False,
-    index: jax.Array | None = None,
-) -> jax.Array:
-    """Shrinks images to `int(factor * side)` pixels a side and enlarges them again.
+saturate = Operation(
+    """Changes the saturation in HSV space: `s' = clip(factor * s + offset)`.
 
-    Both ways by box filter, bit for bit as `PIL.Image.resize(..., BOX)`: a pixel of the
-    small image is the mean of the pixels whose centres lie in its box, along the rows
-    and then along the columns, each time rounded half up to whole grey levels.
+    Hue and value stay, so with `v = max(r, g, b)` and `s = (v - min(r, g, b)) / v` each
+    channel becomes `x' = v - (v - x) * s' / s`. A pixel with `s = 0` has no hue and
+    counts as red, as in `skimage.color.rgb2hsv`: `r' = v`, `g' = b' = v * (1 - s')`.
+    Images have 3 channels, or 1: grey images have no saturation and are returned
+    unchanged. Differentiable in `images` but where channels are equal or the
+    saturation is clipped.
 
-    Args:
-        key: Unused.
-        images: `[B, H, W, C]`, floating point, intensities in `[0, 1]`, first truncated
-            to multiples of 1/255. Any number of channels.
-        factor: Above 0 and at most 1, and large enough to leave a pixel.
-        straight_through: Static. Pass gradients as if nothing was rounded.
-        index: Unused.
-
-    Returns:
-        Images, same shape and dtype, in `[0, 1]`, multiples of 1/255. The gradient is
-        zero, or with `straight_through` that of the two linear resizes.
-
-    Raises:
-        ValueError: If `images` is not a non-empty batch of floating-point images with
-            sides of at least 28, or `factor` is out of range.
-
-    Source:
-        Hendrycks & Dietterich, ICLR 2019.
-    """
-    return operation.run(
-        _PIXELATE, key, images, [{"factor": factor}], 0, index,
-        straight_through=straight_through,
-    )  # fmt: skip
+    Parameters:
+        factor: 0 or more.
+        offset: In `[-1, 1]`.
+    """,
+    _prepare_saturate,
+    _apply_saturate,
+    formula="factor times the saturation of HSV, plus offset",
+    source="HD",
+    example={"factor": 1.5, "offset": 0.1},
+    is_random=False,
+)
 
 
 def _box_members(side, size):
@@ -172,9 +102,8 @@ def _box_members(side, size):
 
 
 def _prepare_pixelate(shape, settings):
-    factors = [setting["factor"] for setting in settings]
-    batches.check_range("factor", factors, 0.0, 1.0)
-    return operation.Constants([_prepare_axis(side, factors) for side in shape[:2]])
+    factors = column(settings, "factor", 0.0, 1.0)
+    return Constants([_prepare_axis(side, factors) for side in shape[:2]])
 
 
 def _prepare_axis(side, factors):
@@ -195,7 +124,7 @@ def _prepare_axis(side, factors):
 
 
 def _apply_pixelate(key, images, constants, shared, index, *, straight_through=False):
-    levels = operation.grey_levels(images, straight_through=straight_through)
+    levels = grey_levels(images, straight_through=straight_through)
 
     def mean(spec, boxes, levels, weights):
         # Sums of whole numbers, exact in float32; the weights are Pillow's.
@@ -214,9 +143,24 @@ def _apply_pixelate(key, images, constants, shared, index, *, straight_through=F
     return jnp.take(levels / 255.0, cells, axis=2, mode="clip")
 
 
-_CONTRAST = operation.Operation(_prepare_contrast, _apply_contrast)
-_SATURATE = operation.Operation(_prepare_saturate, _apply_saturate)
-_PIXELATE = operation.Operation(
-    _prepare_pixelate, _apply_pixelate, options=("straight_through",)
+pixelate = Operation(
+    """Shrinks images to `int(factor * side)` pixels a side and enlarges them again.
+
+    Both ways by box filter, bit for bit as `PIL.Image.resize(..., BOX)`: a pixel of the
+    small image is the mean of the pixels whose centres lie in its box, along the rows
+    and then along the columns, each time rounded half up to whole grey levels. Before
+    that, images of any number of channels are truncated to multiples of 1/255.
+
+    Parameters:
+        factor: Above 0 and at most 1, and large enough to leave a pixel.
+        straight_through: Static. Pass gradients as if nothing was rounded: those of
+            the two linear resizes. Otherwise the gradient is zero.
+    """,
+    _prepare_pixelate,
+    _apply_pixelate,
+    formula="box-filtered to int(factor side) pixels a side and back",
+    source="HD",
+    example={"factor": 0.6},
+    options=("straight_through",),
+    is_random=False,
 )
-OPERATIONS = {"contrast": _CONTRAST, "saturate": _SATURATE, "pixelate": _PIXELATE}

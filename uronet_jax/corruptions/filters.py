@@ -16,7 +16,7 @@ _BLOCK = 32
 def gaussian_matrix(
     size: int, sigma: float, *, truncate: float = 4.0, border: str = "nearest"
 ) -> np.ndarray:
-    """Returns the Gaussian filter along one axis as a matrix.
+    """Returns the Gaussian filter along one axis: float64 `[size, size]`.
 
     The weights are `exp(-k^2 / (2 sigma^2))`, `k = -r .. r`, with sum 1 and
     `r = floor(truncate * sigma + 0.5)`, which may exceed the size.
@@ -27,9 +27,6 @@ def gaussian_matrix(
         truncate: Radius of the support, in standard deviations.
         border: What lies outside: `"nearest"`, the edge sample (`aaa|abc|ccc`), or
             `"reflect"`, the mirror image (`cba|abc|cba`).
-
-    Returns:
-        float64 `[size, size]`; the filtered signal is `matrix @ signal`.
 
     Raises:
         ValueError: If sigma or truncate are out of range or the border is unknown.
@@ -58,18 +55,12 @@ def clipped_zoom_samples(size: int, factor: float) -> tuple[np.ndarray, np.ndarr
     """Returns where a linear enlargement of the centre reads its input, along one axis.
 
     The central `ceil(size / factor)` samples are interpolated linearly to `factor`
-    times as many (rounded), end point to end point, of which the central `size` stay.
-
-    Args:
-        size: Samples along the axis, 2 or more.
-        factor: 1 or more.
+    (1 or more, else ValueError) times as many (rounded), end point to end point, of
+    which the central `size` stay.
 
     Returns:
         `(left, share)`, int32 and float64 `[size]`: the enlarged signal is
         `(1 - share) * signal[left] + share * signal[left + 1]`.
-
-    Raises:
-        ValueError: If the factor is out of range.
     """
     batches.check_range("factor", factor, 1.0, math.inf)
     crop = math.ceil(size / factor)
@@ -82,18 +73,7 @@ def clipped_zoom_samples(size: int, factor: float) -> tuple[np.ndarray, np.ndarr
 
 
 def clipped_zoom_matrix(size: int, factor: float) -> np.ndarray:
-    """Returns the linear enlargement of the centre along one axis as a matrix.
-
-    Args:
-        size: Samples along the axis, 2 or more.
-        factor: 1 or more; see `clipped_zoom_samples`.
-
-    Returns:
-        float64 `[size, size]`; the enlarged signal is `matrix @ signal`.
-
-    Raises:
-        ValueError: If the factor is out of range.
-    """
+    """Returns `clipped_zoom_samples` as a matrix, float64 `[size, size]`."""
     left, share = clipped_zoom_samples(size, factor)
     matrix = np.zeros((size, size))
     matrix[np.arange(size), left] = 1.0 - share
@@ -135,16 +115,13 @@ def _band_starts(size, width):
 def filter_rows_columns(
     images: jax.Array, rows: jax.Array, columns: jax.Array
 ) -> jax.Array:
-    """Applies a separable linear filter to every channel.
+    """Applies a separable linear filter to every channel of float32 `[B, H, W, C]`.
 
     Args:
         images: float32 `[B, H, W, C]`.
         rows: `[H, H]`, acts along the height: `out[y] = sum_i rows[y, i] in[i]`; or a
             `band` of it.
         columns: `[W, W]`, acts along the width, likewise.
-
-    Returns:
-        float32 `[B, H, W, C]`.
     """
     rows, columns = jnp.asarray(rows, jnp.float32), jnp.asarray(columns, jnp.float32)
     # Transposing to planes and back inside the products is the fastest way on CPU.
@@ -171,18 +148,10 @@ def _multiply(images, matrix, axis, product, result_axis):
 
 
 def motion_weights(radius: int, sigma: float, taps: int) -> np.ndarray:
-    """Returns the half Gaussian of a motion blur.
+    """Returns the half Gaussian of a motion blur: float64 `[taps]`, with sum 1.
 
-    Args:
-        radius: Whole number, 0 or more: there are `2 * radius + 1` weights.
-        sigma: Standard deviation in pixels, above 0.
-        taps: Length of the result.
-
-    Returns:
-        float64 `[taps]`: `exp(-i^2 / (2 sigma^2))`, with sum 1, then zeros.
-
-    Raises:
-        ValueError: If a parameter is out of range.
+    `exp(-i^2 / (2 sigma^2))` for `i` up to `2 * radius`, then zeros. The radius is a
+    whole number, 0 or more, sigma above 0, both in pixels; else ValueError.
     """
     batches.check_range("radius", radius, 0, (taps - 1) // 2)
     batches.check_range("sigma", sigma, 1e-6, math.inf)
@@ -191,7 +160,7 @@ def motion_weights(radius: int, sigma: float, taps: int) -> np.ndarray:
     return weights / weights.sum()
 
 
-def motion_blur(
+def blur_along_line(
     levels: jax.Array,
     angles: jax.Array,
     weights: jax.Array,

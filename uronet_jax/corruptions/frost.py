@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from uronet_jax import batches
-from uronet_jax.corruptions import operation
+from uronet_jax.corruptions.operation import Constants, Operation, check_colours, column
 from uronet_jax.corruptions.weather import luma
 
 # Colours of procedural frost, from bare glass to thick ice.
@@ -68,59 +68,12 @@ def stack_textures(pictures: Sequence[np.ndarray], source: str) -> FrostTextures
     return FrostTextures(images, sizes, source)
 
 
-def frost(
-    key: jax.Array,
-    images: jax.Array,
-    *,
-    image_weight: float,
-    frost_weight: float,
-    textures: FrostTextures | None = None,
-    index: jax.Array | None = None,
-) -> jax.Array:
-    """Lays frost over the image: `clip(image_weight * x + frost_weight * F)`.
-
-    F is a crop of a random texture at a random place. The benchmarks use photographs
-    that come with their code: `uronet_jax.data.frost.load_frost` reads them. **Without
-    `textures` the frost is procedural, and the result is not the benchmark's.**
-
-    Args:
-        key: Typed PRNG key. One key serves the whole batch.
-        images: `[B, H, W, C]`, floating point, intensities in `[0, 1]`; C is 1 or 3.
-            Grey images get the luma of the texture.
-        image_weight: 0 or more.
-        frost_weight: 0 or more.
-        textures: Pictures of at least the size of the images. Default:
-            `procedural_frost` of up to three times that size.
-        index: Integer `[B]`, global number of each image. Default: `0 .. B-1`.
-
-    Returns:
-        Frosted images, same shape and dtype, in `[0, 1]`. Differentiable in `images`;
-        the gradient is zero where the result is clipped.
-
-    Raises:
-        ValueError: If `images` is not a batch as above with sides of at least 28, a
-            parameter is out of range, or a texture is smaller than the images.
-
-    Source:
-        Hendrycks & Dietterich, "Benchmarking Neural Network Robustness to Common
-        Corruptions and Perturbations", ICLR 2019.
-    """
-    setting = {
-        "image_weight": image_weight,
-        "frost_weight": frost_weight,
-        "textures": textures,
-    }
-    return operation.run(OPERATIONS["frost"], key, images, [setting], 0, index)
-
-
 def _prepare(shape, settings):
     height, width, channels = shape
-    if channels not in (1, 3):
-        raise ValueError(f"frost needs images of 1 or 3 channels: {channels}")
-    weights = [[s["image_weight"], s["frost_weight"]] for s in settings]
-    batches.check_range("weights of image and frost", weights, 0.0, math.inf)
-    textures = settings[0].get("textures")
-    if any(setting.get("textures") is not textures for setting in settings):
+    check_colours(channels)
+    weights = [column(settings, n, 0.0) for n in ("image_weight", "frost_weight")]
+    textures = settings[0]["textures"]
+    if any(setting["textures"] is not textures for setting in settings):
         raise ValueError("textures must be the same at all severities")
     if not isinstance(textures, FrostTextures | None):
         raise ValueError(
@@ -135,7 +88,7 @@ def _prepare(shape, settings):
             f"frost pictures from {textures.source} must be at least {height}x{width}, "
             f"as the images are: found sizes {textures.sizes.tolist()}"
         )
-    return operation.Constants(np.asarray(weights, np.float32), _on_device(textures))
+    return Constants(np.asarray(weights, np.float32).T, _on_device(textures))
 
 
 @functools.lru_cache(maxsize=8)
@@ -166,7 +119,7 @@ def cover(
     picture: jax.Array,
     corner: jax.Array,
 ) -> jax.Array:
-    """Lays given crops of frost over images; see `frost`.
+    """Lays given crops of frost over images; see `frost`. Does not clip.
 
     Args:
         images: float32 `[B, H, W, C]`, in `[0, 1]`.
@@ -174,9 +127,6 @@ def cover(
         pictures: float32 `[K, H', W', 3]`, in `[0, 1]`.
         picture: Integer `[B]`, which picture.
         corner: Integer `[B, 2]`, first row and column of the crop.
-
-    Returns:
-        float32 `[B, H, W, C]`, not clipped.
     """
     height, width, channels = images.shape[1:]
 
@@ -187,6 +137,30 @@ def cover(
     ice = jax.vmap(crop)(picture, corner)
     ice = luma(ice) if channels == 1 else ice
     return weights[0] * images + weights[1] * ice
+
+
+frost = Operation(
+    """Lays frost over the image: `clip(image_weight * x + frost_weight * F)`.
+
+    F is a crop of a random texture at a random place. The benchmarks use photographs
+    that come with their code: `uronet_jax.data.frost.load_frost` reads them. **Without
+    `textures` the frost is procedural, and the result is not the benchmark's.** Images
+    have 1 or 3 channels; grey ones get the luma of the texture. Differentiable in
+    `images`.
+
+    Parameters:
+        image_weight: 0 or more.
+        frost_weight: 0 or more.
+        textures: `FrostTextures` of at least the size of the images. Default:
+            `procedural_frost` of up to three times that size.
+    """,
+    _prepare,
+    _apply,
+    formula="image_weight x + frost_weight F, F a random crop of a frost photograph",
+    source="HD",
+    example={"image_weight": 0.9, "frost_weight": 0.4},
+    defaults={"textures": None},
+)
 
 
 @functools.lru_cache(maxsize=8)
@@ -274,6 +248,3 @@ def _noise(rng, shape, slope):
     spectrum = np.fft.rfft2(rng.standard_normal(shape)) * frequency**-slope
     noise = np.fft.irfft2(spectrum, shape)
     return noise / noise.std()
-
-
-OPERATIONS = {"frost": operation.Operation(_prepare, _apply)}

@@ -5,15 +5,14 @@ interpolation. Points and vectors are in `(x, y)` order, pixel centres are integ
 """
 
 import math
-from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from uronet_jax import batches
-from uronet_jax.corruptions import operation
 from uronet_jax.corruptions.filters import filter_rows_columns, gaussian_matrix
+from uronet_jax.corruptions.operation import Constants, Operation, column, one_number
 
 # The original filters its displacement fields with a support of 3 standard deviations.
 _TRUNCATE = 3.0
@@ -116,9 +115,6 @@ def warp_affine(
         offset: `[B, 2]`, `(x, y)` in pixels.
         centre: `(x, y)`.
         border: See `sample_bilinear`.
-
-    Returns:
-        float32 `[B, H, W, C]`.
     """
     _, height, width, _ = images.shape
     x = jnp.arange(width, dtype=jnp.float32)[None, None, :] - centre[0]
@@ -130,49 +126,6 @@ def warp_affine(
         centre[0] + linear[:, 0, 0] * x + linear[:, 0, 1] * y + offset[:, 0],
         border,
     )
-
-
-def elastic_transform(
-    key: jax.Array,
-    images: jax.Array,
-    *,
-    alpha: float,
-    sigma: float,
-    affine: float,
-    index: jax.Array | None = None,
-) -> jax.Array:
-    """Moves three anchor points at random, then every pixel by a smooth random field.
-
-    With `q` a third of the shorter side and `c` the centre, the anchors `c + (q, q)`,
-    `c + (q, -q)` and `c - (q, q)` are each displaced by `U(-affine, affine)` per
-    coordinate, and the image follows by the affine map that they define (borders
-    mirrored without the edge). Then pixel `(x, y)` is read at `(x + dx, y + dy)`, where
-    `dx = alpha * gauss(U(-1, 1), sigma)`, `dy` likewise, and gauss is a Gaussian filter
-    with a support of 3 sigma (borders mirrored with the edge). The field is the same
-    for all channels. The original is for squares; here `c = (W // 2, H // 2)`.
-
-    Args:
-        key: Typed PRNG key. One key serves the whole batch.
-        images: `[B, H, W, C]`, floating point, intensities in `[0, 1]`.
-        alpha: Strength of the field, 0 or more, in pixels. 0: only the affine map.
-        sigma: Standard deviation of the filter, 0 or more, in pixels.
-        affine: Largest displacement of an anchor, 0 or more, in pixels.
-        index: Integer `[B]`, global number of each image. Default: `0 .. B-1`.
-
-    Returns:
-        Warped images, same shape and dtype, in `[0, 1]`. Differentiable in `images`.
-
-    Raises:
-        ValueError: If `images` is not a non-empty batch of floating-point images of at
-            least 28x28, or a parameter is out of range.
-
-    Source:
-        Hendrycks & Dietterich, "Benchmarking Neural Network Robustness to Common
-        Corruptions and Perturbations", ICLR 2019; after Simard et al., "Best Practices
-        for Convolutional Neural Networks", ICDAR 2003.
-    """
-    setting = {"alpha": alpha, "sigma": sigma, "affine": affine}
-    return operation.run(_ELASTIC_TRANSFORM, key, images, [setting], 0, index)
 
 
 def warp_elastically(
@@ -192,9 +145,6 @@ def warp_elastically(
         alpha: Scalar.
         rows: `[H, H]`, Gaussian filter along the height.
         columns: `[W, W]`, along the width.
-
-    Returns:
-        float32 `[B, H, W, C]`.
     """
     _, height, width, _ = images.shape
     linear, offset = _invert_anchors(displacements, min(height, width) // 3)
@@ -227,24 +177,17 @@ def _invert_anchors(displacements, q):
 
 def _prepare_elastic(shape, settings):
     height, width, _ = shape
-    for setting in settings:
-        for name, value in setting.items():
-            batches.check_range(name, value, 0.0, math.inf)
+    alpha, sigmas, affine = (
+        column(settings, name, 0.0) for name in ("alpha", "sigma", "affine")
+    )
 
     def matrices(size):
-        return np.stack(
-            [
-                gaussian_matrix(
-                    size, setting["sigma"], truncate=_TRUNCATE, border="reflect"
-                )
-                for setting in settings
-            ]
-        ).astype(np.float32)
+        options = {"truncate": _TRUNCATE, "border": "reflect"}
+        stacked = np.stack([gaussian_matrix(size, s, **options) for s in sigmas])
+        return stacked.astype(np.float32)
 
-    strengths = [(setting["alpha"], setting["affine"]) for setting in settings]
-    return operation.Constants(
-        (np.asarray(strengths, np.float32), matrices(height), matrices(width))
-    )
+    strengths = np.asarray([alpha, affine], np.float32).T
+    return Constants((strengths, matrices(height), matrices(width)))
 
 
 def _apply_elastic(key, images, constants, shared, index):
@@ -260,123 +203,31 @@ def _apply_elastic(key, images, constants, shared, index):
     return warp_elastically(images, displacements, fields, alpha, rows, columns)
 
 
-def shear(
-    key: jax.Array,
-    images: jax.Array,
-    *,
-    shear: float,
-    index: jax.Array | None = None,
-) -> jax.Array:
-    """Slants the image to the left or right.
+elastic_transform = Operation(
+    """Moves three anchor points at random, then every pixel by a smooth random field.
 
-    About the centre, output `(x, y)` is read at `(x - y sin(s), y cos(s))`, with
-    `s = shear` or `-shear` with equal probability; outside is black.
+    With `q` a third of the shorter side and `c` the centre, the anchors `c + (q, q)`,
+    `c + (q, -q)` and `c - (q, q)` are each displaced by `U(-affine, affine)` per
+    coordinate, and the image follows by the affine map that they define (borders
+    mirrored without the edge). Then pixel `(x, y)` is read at `(x + dx, y + dy)`, where
+    `dx = alpha * gauss(U(-1, 1), sigma)`, `dy` likewise, and gauss is a Gaussian filter
+    with a support of 3 sigma (borders mirrored with the edge). The field is the same
+    for all channels. The original, after Simard et al., "Best Practices for
+    Convolutional Neural Networks", ICDAR 2003, is for squares; here
+    `c = (W // 2, H // 2)`. Linear in `images`.
 
-    Args:
-        key: Typed PRNG key. One key serves the whole batch.
-        images: `[B, H, W, C]`, floating point, intensities in `[0, 1]`.
-        shear: Angle in radians, in `[0, 1.5]`.
-        index: Integer `[B]`, global number of each image. Default: `0 .. B-1`.
-
-    Returns:
-        Warped images, same shape and dtype, in `[0, 1]`. Differentiable in `images`.
-
-    Raises:
-        ValueError: If `images` is not a non-empty batch of floating-point images of at
-            least 28x28, or the angle is out of range.
-
-    Source:
-        Mu & Gilmer, "MNIST-C: A Robustness Benchmark for Computer Vision", 2019; the
-        map is what scikit-image called a shear then.
-    """
-    return operation.run(_SHEAR, key, images, [{"shear": shear}], 0, index)
-
-
-def rotate(
-    key: jax.Array,
-    images: jax.Array,
-    *,
-    angle: float,
-    index: jax.Array | None = None,
-) -> jax.Array:
-    """Rotates the image about its centre, either way with equal probability.
-
-    Args:
-        key: Typed PRNG key. One key serves the whole batch.
-        images: `[B, H, W, C]`, floating point, intensities in `[0, 1]`.
-        angle: In radians, in `[0, pi]`.
-        index: Integer `[B]`, global number of each image. Default: `0 .. B-1`.
-
-    Returns:
-        Warped images, same shape and dtype, in `[0, 1]`; black where there is no input.
-        Differentiable in `images`.
-
-    Raises:
-        ValueError: If `images` is not a non-empty batch of floating-point images of at
-            least 28x28, or the angle is out of range.
-
-    Source:
-        Mu & Gilmer, "MNIST-C: A Robustness Benchmark for Computer Vision", 2019.
-    """
-    return operation.run(_ROTATE, key, images, [{"angle": angle}], 0, index)
-
-
-def scale(
-    key: jax.Array,
-    images: jax.Array,
-    *,
-    factor: float,
-    index: jax.Array | None = None,
-) -> jax.Array:
-    """Shrinks or enlarges the image about its centre. Not random.
-
-    Args:
-        key: Not used.
-        images: `[B, H, W, C]`, floating point, intensities in `[0, 1]`.
-        factor: Size of the result, in `[0.01, 100]`; below 1 the image shrinks.
-        index: Not used.
-
-    Returns:
-        Warped images, same shape and dtype, in `[0, 1]`; black where there is no input.
-        Differentiable in `images`.
-
-    Raises:
-        ValueError: If `images` is not a non-empty batch of floating-point images of at
-            least 28x28, or the factor is out of range.
-
-    Source:
-        Mu & Gilmer, "MNIST-C: A Robustness Benchmark for Computer Vision", 2019.
-    """
-    return operation.run(_SCALE, key, images, [{"factor": factor}], 0, index)
-
-
-def translate(
-    key: jax.Array,
-    images: jax.Array,
-    *,
-    distance: float,
-    index: jax.Array | None = None,
-) -> jax.Array:
-    """Moves the image along both axes, each way with equal probability.
-
-    Args:
-        key: Typed PRNG key. One key serves the whole batch.
-        images: `[B, H, W, C]`, floating point, intensities in `[0, 1]`.
-        distance: Along each axis, 0 or more, in pixels; need not be whole.
-        index: Integer `[B]`, global number of each image. Default: `0 .. B-1`.
-
-    Returns:
-        Moved images, same shape and dtype, in `[0, 1]`; black where there is no input.
-        Differentiable in `images`.
-
-    Raises:
-        ValueError: If `images` is not a non-empty batch of floating-point images of at
-            least 28x28, or the distance is out of range.
-
-    Source:
-        Mu & Gilmer, "MNIST-C: A Robustness Benchmark for Computer Vision", 2019.
-    """
-    return operation.run(_TRANSLATE, key, images, [{"distance": distance}], 0, index)
+    Parameters:
+        alpha: Strength of the field, 0 or more, in pixels. 0: only the affine map.
+        sigma: Standard deviation of the filter, 0 or more, in pixels.
+        affine: Largest displacement of an anchor, 0 or more, in pixels.
+    """,
+    _prepare_elastic,
+    _apply_elastic,
+    formula="a random affine map of strength affine, then displacements alpha G(sigma) "
+    "U(-1, 1)",
+    source="HD",
+    example={"alpha": 4.0, "sigma": 3.0, "affine": 2.0},
+)
 
 
 def affine_map(
@@ -405,13 +256,11 @@ def affine_map(
     return linear, value * signs * (1.0 if name == "translate" else 0.0)
 
 
-def _affine_operation(
-    name: str, parameter: str, low: float, high: float
-) -> operation.Operation:
-    def prepare(shape: tuple[int, int, int], settings: Sequence[operation.Setting]):
-        values = [setting[parameter] for setting in settings]
-        batches.check_range(parameter, values, low, high)
-        return operation.Constants(np.asarray(values, np.float32))
+def _affine(
+    name: str, text: str, formula: str, example: dict, low: float, high: float
+) -> Operation:
+    (parameter,) = example
+    prepare = one_number(parameter, low, high)
 
     def apply(key, images, value, shared, index):
         def draw(key):
@@ -423,19 +272,67 @@ def _affine_operation(
         linear, offset = affine_map(name, value, signs)
         return warp_affine(images, linear, offset, centre, "zero")
 
-    return operation.Operation(prepare, apply)
+    return Operation(
+        text, prepare, apply, formula=formula, source="MG", example=example,
+        is_random=name != "scale",
+    )  # fmt: skip
 
 
-_ELASTIC_TRANSFORM = operation.Operation(_prepare_elastic, _apply_elastic)
-_SHEAR = _affine_operation("shear", "shear", 0.0, 1.5)
-_ROTATE = _affine_operation("rotate", "angle", 0.0, math.pi)
-_SCALE = _affine_operation("scale", "factor", 0.01, 100.0)
-_TRANSLATE = _affine_operation("translate", "distance", 0.0, math.inf)
+shear = _affine(
+    "shear",
+    """Slants the image to the left or right. Linear in `images`.
 
-OPERATIONS: dict[str, operation.Operation] = {
-    "elastic_transform": _ELASTIC_TRANSFORM,
-    "shear": _SHEAR,
-    "rotate": _ROTATE,
-    "scale": _SCALE,
-    "translate": _TRANSLATE,
-}
+    About the centre, output `(x, y)` is read at `(x - y sin(s), y cos(s))`, which is
+    what scikit-image called a shear then, with `s = shear` or `-shear` with equal
+    probability; outside is black.
+
+    Parameters:
+        shear: Angle in radians, in `[0, 1.5]`.
+    """,
+    "sheared by a random sign times shear",
+    {"shear": 0.4},
+    0.0,
+    1.5,
+)
+rotate = _affine(
+    "rotate",
+    """Rotates the image about its centre, either way with equal probability.
+
+    Black where there is no input. Linear in `images`.
+
+    Parameters:
+        angle: In radians, in `[0, pi]`.
+    """,
+    "rotated by a random sign times the angle, in radians",
+    {"angle": 0.4},
+    0.0,
+    math.pi,
+)
+scale = _affine(
+    "scale",
+    """Shrinks or enlarges the image about its centre. Not random.
+
+    Black where there is no input. Linear in `images`.
+
+    Parameters:
+        factor: Size of the result, in `[0.01, 100]`; below 1 the image shrinks.
+    """,
+    "shrunk about its centre to the factor",
+    {"factor": 0.7},
+    0.01,
+    100.0,
+)
+translate = _affine(
+    "translate",
+    """Moves the image along both axes, each way with equal probability.
+
+    Black where there is no input. Linear in `images`.
+
+    Parameters:
+        distance: Along each axis, 0 or more, in pixels; need not be whole.
+    """,
+    "moved by a random sign times the distance along each axis, in pixels",
+    {"distance": 2.5},
+    0.0,
+    math.inf,
+)

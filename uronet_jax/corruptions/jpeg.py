@@ -14,7 +14,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from uronet_jax import batches
-from uronet_jax.corruptions import operation
+from uronet_jax.corruptions.operation import (
+    Constants,
+    Operation,
+    check_colours,
+    grey_levels,
+)
 
 _SIDE = 8  # Of a block.
 _COLOUR_BITS = 16  # Binary places of the constants of the conversion of colours,
@@ -74,60 +79,11 @@ _COSINES = (
 ).astype(np.float32)
 
 
-def jpeg_compression(
-    key: jax.Array,
-    images: jax.Array,
-    *,
-    quality: int,
-    fidelity: str = "exact",
-    straight_through: bool = False,
-    index: jax.Array | None = None,
-) -> jax.Array:
-    """Compresses images as baseline JPEG and decompresses them.
-
-    Args:
-        key: Unused.
-        images: `[B, H, W, C]`, floating point, intensities in `[0, 1]`, first truncated
-            to multiples of 1/255. C is 3, or 1 for grey images, which are stored as
-            such.
-        quality: Whole number, 1 to 100; smaller is worse.
-        fidelity: Static. `"exact"`: equal, bit for bit, to what Pillow with
-            libjpeg-turbo makes of the image. `"fast"`: the transform in float32, the
-            rest as before; a coefficient near a tie may be quantised to the other side.
-        straight_through: Static. For `"exact"`: pass gradients as if nothing was done
-            to the image. For `"fast"`: as if nothing was rounded; what is left is the
-            averaging of chroma over neighbours and the clipping to 0..255.
-        index: Unused.
-
-    Returns:
-        Images, same shape and dtype, in `[0, 1]`, multiples of 1/255. The gradient is
-        zero but with `straight_through`.
-
-    Raises:
-        ValueError: If `images` is not a non-empty batch of floating-point images with
-            1 or 3 channels and sides of at least 28, `quality` is out of range or
-            `fidelity` unknown.
-
-    Source:
-        Hendrycks & Dietterich, ICLR 2019. ITU-T T.81, Annexes A and K. Loeffler,
-        Ligtenberg & Moschytz, "Practical fast 1-D DCT algorithms with 11
-        multiplications", ICASSP 1989.
-    """
-    return operation.run(
-        _JPEG, key, images, [{"quality": quality}], 0, index,
-        fidelity=fidelity, straight_through=straight_through,
-    )  # fmt: skip
-
-
 def quantisation_tables(quality: int) -> np.ndarray:
-    """Returns the tables that libjpeg uses at a quality of 1 to 100.
+    """Returns the tables that libjpeg uses at a quality of 1 to 100 (else ValueError).
 
-    Returns:
-        Whole numbers, float32 `[2, 8, 8]`: luma, then chroma; rows are vertical
-        frequencies.
-
-    Raises:
-        ValueError: If `quality` is not a whole number in that range.
+    Whole numbers, float32 `[2, 8, 8]`: luma, then chroma; rows are vertical
+    frequencies.
     """
     batches.check_whole("quality", quality, 1, 100)
     scale = 5000 // quality if quality < 50 else 200 - 2 * quality
@@ -135,10 +91,9 @@ def quantisation_tables(quality: int) -> np.ndarray:
 
 
 def _prepare(shape, settings):
-    if shape[2] not in (1, 3):
-        raise ValueError(f"images must have 1 or 3 channels: {shape[2]}")
+    check_colours(shape[2])
     tables = [quantisation_tables(setting["quality"]) for setting in settings]
-    return operation.Constants(np.stack(tables))
+    return Constants(np.stack(tables))
 
 
 def _apply(
@@ -147,7 +102,7 @@ def _apply(
     if fidelity not in _TRANSCODERS:
         raise ValueError(f"fidelity must be {' or '.join(_TRANSCODERS)}: {fidelity!r}")
     through = straight_through and fidelity == "fast"
-    levels = operation.grey_levels(images, straight_through=through)
+    levels = grey_levels(images, straight_through=through)
     floor = functools.partial(_floor, straight_through=through)
     transcode = functools.partial(_TRANSCODERS[fidelity], floor=floor)
     if images.shape[-1] == 1:
@@ -307,5 +262,30 @@ def _transcode_fast(planes, table, *, floor):
 
 
 _TRANSCODERS = {"exact": _transcode_exact, "fast": _transcode_fast}
-_JPEG = operation.Operation(_prepare, _apply, ("fidelity", "straight_through"))
-OPERATIONS = {"jpeg_compression": _JPEG}
+
+jpeg_compression = Operation(
+    """Compresses images as baseline JPEG and decompresses them.
+
+    Images are first truncated to multiples of 1/255. They have 3 channels, or 1: grey
+    images are stored as such. After ITU-T T.81, Annexes A and K; Loeffler, Ligtenberg
+    & Moschytz, "Practical fast 1-D DCT algorithms with 11 multiplications", ICASSP
+    1989.
+
+    Parameters:
+        quality: Whole number, 1 to 100; smaller is worse.
+        fidelity: Static. `"exact"` (default): equal, bit for bit, to what Pillow with
+            libjpeg-turbo makes of the image. `"fast"`: the transform in float32, the
+            rest as before; a coefficient near a tie may be quantised to the other side.
+        straight_through: Static. For `"exact"`: pass gradients as if nothing was done
+            to the image. For `"fast"`: as if nothing was rounded; what is left is the
+            averaging of chroma over neighbours and the clipping to 0..255. Without it
+            the gradient is zero.
+    """,
+    _prepare,
+    _apply,
+    formula="baseline JPEG of the quality, chroma at half the resolution, decoded",
+    source="HD",
+    example={"quality": 50},
+    options=("fidelity", "straight_through"),
+    is_random=False,
+)

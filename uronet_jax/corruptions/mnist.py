@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from uronet_jax import batches
-from uronet_jax.corruptions import operation
+from uronet_jax.corruptions.operation import Constants, Operation, column
 
 _SIDE = 28
 # A line fades to black this far from its middle, in pixels of a 28x28 image.
@@ -27,50 +27,23 @@ _LOW_THRESHOLD, _HIGH_THRESHOLD = 0.1, 0.2
 _GROWTH = 4
 
 
-def identity(
-    key: jax.Array, images: jax.Array, *, index: jax.Array | None = None
-) -> jax.Array:
-    """Changes nothing: the clean images among the corruptions.
-
-    Args:
-        key: Not used.
-        images: `[B, H, W, C]`, floating point, intensities in `[0, 1]`.
-        index: Not used.
-
-    Returns:
-        The images. Differentiable.
-
-    Raises:
-        ValueError: If `images` is not a non-empty batch of floating-point images of at
-            least 28x28.
-    """
-    return operation.run(_IDENTITY, key, images, [{}], 0, index)
+def _prepare_nothing(shape, settings):
+    return Constants(())
 
 
-def stripe(
-    key: jax.Array, images: jax.Array, *, index: jax.Array | None = None
-) -> jax.Array:
-    """Inverts the first and the last quarter of the columns: `1 - x` there.
+def _apply_identity(key, images, constants, shared, index):
+    return images
 
-    At width 28 these are columns 0 to 6 and 21 to 27; a column that lies only in part
-    in the first quarter is inverted, one that lies in part in the last is not.
 
-    Args:
-        key: Not used.
-        images: `[B, H, W, C]`, floating point, intensities in `[0, 1]`.
-        index: Not used.
-
-    Returns:
-        Same shape and dtype, in `[0, 1]`. Differentiable in `images`.
-
-    Raises:
-        ValueError: If `images` is not a non-empty batch of floating-point images of at
-            least 28x28.
-
-    Source:
-        Mu & Gilmer, "MNIST-C: A Robustness Benchmark for Computer Vision", 2019.
-    """
-    return operation.run(_STRIPE, key, images, [{}], 0, index)
+identity = Operation(
+    """Changes nothing: the clean images among the corruptions. Differentiable.""",
+    _prepare_nothing,
+    _apply_identity,
+    formula="x",
+    source="MG",
+    example={},
+    is_random=False,
+)
 
 
 def _apply_stripe(key, images, constants, shared, index):
@@ -80,45 +53,27 @@ def _apply_stripe(key, images, constants, shared, index):
     return jnp.where(inverted[None, None, :, None], 1.0 - images, images)
 
 
-def dotted_line(
-    key: jax.Array, images: jax.Array, *, index: jax.Array | None = None
-) -> jax.Array:
-    """Adds a white dashed line from the left edge to the right edge.
+stripe = Operation(
+    """Inverts the first and the last quarter of the columns: `1 - x` there.
 
-    In a 28x28 image the line goes from column 0 to 27; the rows of its ends are drawn
-    from 0 to 26. At a vertical distance `d` from it, `max(0, 1 + log(1 - d / 2.3))` is
-    added. Two columns without (beginning with columns 0 and 1) and two with the line
-    take turns; column 27 is without.
-
-    Args:
-        key: Typed PRNG key. One key serves the whole batch.
-        images: `[B, H, W, C]`, floating point, intensities in `[0, 1]`. The drawing is
-            stretched over other sizes than 28x28.
-        index: Integer `[B]`, global number of each image. Default: `0 .. B-1`.
-
-    Returns:
-        Same shape and dtype, in `[0, 1]`. Differentiable in `images`; the gradient is
-        zero where the result is clipped.
-
-    Raises:
-        ValueError: If `images` is not a non-empty batch of floating-point images of at
-            least 28x28.
-
-    Source:
-        Mu & Gilmer, "MNIST-C: A Robustness Benchmark for Computer Vision", 2019.
-    """
-    return operation.run(_DOTTED_LINE, key, images, [{}], 0, index)
+    At width 28 these are columns 0 to 6 and 21 to 27; a column that lies only in part
+    in the first quarter is inverted, one that lies in part in the last is not.
+    Differentiable in `images`.
+    """,
+    _prepare_nothing,
+    _apply_stripe,
+    formula="the outer quarters of the columns inverted",
+    source="MG",
+    example={},
+    is_random=False,
+)
 
 
 def draw_dotted_line(images: jax.Array, ends: jax.Array) -> jax.Array:
-    """Does what `dotted_line` does, for given rows of the ends.
+    """Does what `dotted_line` does, for given ends; does not clip.
 
-    Args:
-        images: float32 `[B, H, W, C]`.
-        ends: `[B, 2]`, rows at columns 0 and 27 of a 28x28 image.
-
-    Returns:
-        float32 `[B, H, W, C]`, not clipped.
+    `images` are float32 `[B, H, W, C]`, `ends` `[B, 2]` the rows of the line at columns
+    0 and 27 of a 28x28 image.
     """
     column = _positions(images.shape[2])[None, :]
     pixel = np.floor(column + 0.5)
@@ -136,49 +91,33 @@ def _apply_dotted_line(key, images, constants, shared, index):
     return draw_dotted_line(images, batches.per_image(draw, key, index))
 
 
-def zigzag(
-    key: jax.Array, images: jax.Array, *, index: jax.Array | None = None
-) -> jax.Array:
-    """Adds a white zigzag line from left to right.
+dotted_line = Operation(
+    """Adds a white dashed line from the left edge to the right edge.
 
-    In a 28x28 image it begins at column 2 in a row drawn from 0 to 26, and ends at
-    column 25, from 5 rows higher to 4 rows lower. About the straight line between them
-    it has teeth of half length and height 2. Its segments have the profile of
-    `dotted_line`.
-
-    Args:
-        key: Typed PRNG key. One key serves the whole batch.
-        images: `[B, H, W, C]`, floating point, intensities in `[0, 1]`. The drawing is
-            stretched over other sizes than 28x28.
-        index: Integer `[B]`, global number of each image. Default: `0 .. B-1`.
-
-    Returns:
-        Same shape and dtype, in `[0, 1]`. Differentiable in `images`; the gradient is
-        zero where the result is clipped.
-
-    Raises:
-        ValueError: If `images` is not a non-empty batch of floating-point images of at
-            least 28x28.
-
-    Source:
-        Mu & Gilmer, "MNIST-C: A Robustness Benchmark for Computer Vision", 2019.
-    """
-    return operation.run(_ZIGZAG, key, images, [{}], 0, index)
+    In a 28x28 image, over which others are stretched, the line goes from column 0 to
+    27; the rows of its ends are drawn from 0 to 26. At a vertical distance `d` from it,
+    `max(0, 1 + log(1 - d / 2.3))` is added. Two columns without (beginning with columns
+    0 and 1) and two with the line take turns; column 27 is without. Differentiable in
+    `images`.
+    """,
+    _prepare_nothing,
+    _apply_dotted_line,
+    formula="plus a dotted line between random rows at the two edges",
+    source="MG",
+    example={},
+)
 
 
 def draw_zigzag(
     images: jax.Array, start: jax.Array, climb: jax.Array, segments: jax.Array
 ) -> jax.Array:
-    """Does what `zigzag` does, for given rows of the ends.
+    """Does what `zigzag` does, for given rows of the ends; does not clip.
 
     Args:
         images: float32 `[B, H, W, C]`.
         start: `[B]`, row of the left end in a 28x28 image.
         climb: Integer `[B]`, -5 to 4, by how many rows the right end is lower.
         segments: Of `zigzag_segments(W)`.
-
-    Returns:
-        float32 `[B, H, W, C]`, not clipped.
     """
     middle = segments[climb - _CLIMBS[0]] + start.astype(jnp.float32)[:, None, None]
     # What is added is never negative: clipping once is the same as after each segment.
@@ -189,13 +128,9 @@ def draw_zigzag(
 def zigzag_segments(width: int) -> np.ndarray:
     """Returns the rows of the segments of a zigzag that starts in row 0.
 
-    Args:
-        width: Of the image.
-
-    Returns:
-        float32 `[10, 2, width]`: per climb from -5 to 4 the row of the line at each
-        column, far away where there is none. A column in which one segment ends and the
-        next begins has two lines, hence the second axis.
+    float32 `[10, 2, width]`: per climb from -5 to 4 the row of the line at each column,
+    far away where there is none. A column in which one segment ends and the next begins
+    has two lines, hence the second axis.
     """
     column = _positions(width)
     pixel = np.floor(column + 0.5)
@@ -227,20 +162,32 @@ def _zigzag_corners(run, climb):
 
 
 def _prepare_zigzag(shape, settings):
-    return operation.Constants((), zigzag_segments(shape[1]))
+    return Constants((), zigzag_segments(shape[1]))
 
 
 def _apply_zigzag(key, images, constants, segments, index):
     def draw(key):
-        return jax.random.randint(
-            key,
-            (2,),
-            np.asarray([_END_ROWS.start, _CLIMBS.start]),
-            np.asarray([_END_ROWS.stop, _CLIMBS.stop]),
-        )
+        ends = np.asarray([(r.start, r.stop) for r in (_END_ROWS, _CLIMBS)])
+        return jax.random.randint(key, (2,), *ends.T)
 
     drawn = batches.per_image(draw, key, index)
     return draw_zigzag(images, drawn[:, 0], drawn[:, 1], segments)
+
+
+zigzag = Operation(
+    """Adds a white zigzag line from left to right.
+
+    In a 28x28 image, over which others are stretched, it begins at column 2 in a row
+    drawn from 0 to 26, and ends at column 25, from 5 rows higher to 4 rows lower. About
+    the straight line between them it has teeth of half length and height 2. Its
+    segments have the profile of `dotted_line`. Differentiable in `images`.
+    """,
+    _prepare_zigzag,
+    _apply_zigzag,
+    formula="plus a zigzag line between random rows",
+    source="MG",
+    example={},
+)
 
 
 def _positions(size):
@@ -255,56 +202,19 @@ def _profile(middle, height):
     return jnp.maximum(0.0, 1.0 + jnp.log1p(-distance / _REACH))
 
 
-def canny_edges(
-    key: jax.Array,
-    images: jax.Array,
-    *,
-    sigma: float,
-    index: jax.Array | None = None,
-) -> jax.Array:
-    """Replaces each channel by its edges, 0 or 1 (Canny's detector). Not random.
-
-    A Gaussian filter that is normalised over the part of its support inside the image,
-    then Sobel derivatives (unnormalised: a unit step has the gradient 4). An edge is a
-    pixel whose gradient is not smaller than the gradients on both sides, interpolated
-    linearly between neighbours, and at least 0.1; and which is linked by such pixels
-    (8 neighbours) to one of at least 0.2. Pixels at the border are never edges.
-
-    Args:
-        key: Not used.
-        images: `[B, H, W, C]`, floating point, intensities in `[0, 1]`.
-        sigma: Standard deviation of the filter, 0 or more, in pixels.
-        index: Not used.
-
-    Returns:
-        Same shape and dtype, 0 or 1. The gradient is zero.
-
-    Raises:
-        ValueError: If `images` is not a non-empty batch of floating-point images of at
-            least 28x28, or sigma is out of range.
-
-    Source:
-        Mu & Gilmer, "MNIST-C: A Robustness Benchmark for Computer Vision", 2019; the
-        function is `skimage.feature.canny(image, sigma)`, float images. Canny, "A
-        Computational Approach to Edge Detection", PAMI 1986.
-    """
-    return operation.run(_CANNY_EDGES, key, images, [{"sigma": sigma}], 0, index)
-
-
 def _prepare_canny(shape, settings):
     height, width, _ = shape
-    for setting in settings:
-        batches.check_range("sigma", setting["sigma"], 0.0, 1e3)
+    sigmas = column(settings, "sigma", 0.0, 1e3)
 
     def matrices(size):
-        smooth = np.stack([_inner_gaussian(size, s["sigma"]) for s in settings])
+        smooth = np.stack([_inner_gaussian(size, sigma) for sigma in sigmas])
         # Sobel's derivative and average along an axis; edge pixels are repeated.
         padded = np.pad(np.eye(size), ((1, 1), (0, 0)), mode="edge")
         before, here, after = padded[:-2], padded[1:-1], padded[2:]
         derivative, average = after - before, before + 2.0 * here + after
         return tuple((m @ smooth).astype(np.float32) for m in (derivative, average))
 
-    return operation.Constants((matrices(height), matrices(width)))
+    return Constants((matrices(height), matrices(width)))
 
 
 def _inner_gaussian(size, sigma):
@@ -381,24 +291,24 @@ def _grow(edges, possible):
     return jax.lax.while_loop(lambda state: state[1], grow, (edges, True))[0]
 
 
-def _prepare_nothing(shape, settings):
-    return operation.Constants(())
+canny_edges = Operation(
+    """Replaces each channel by its edges, 0 or 1 (Canny's detector). Not random.
 
+    A Gaussian filter that is normalised over the part of its support inside the image,
+    then Sobel derivatives (unnormalised: a unit step has the gradient 4). An edge is a
+    pixel whose gradient is not smaller than the gradients on both sides, interpolated
+    linearly between neighbours, and at least 0.1; and which is linked by such pixels
+    (8 neighbours) to one of at least 0.2. Pixels at the border are never edges. This is
+    `skimage.feature.canny(image, sigma)` of float images; Canny, "A Computational
+    Approach to Edge Detection", PAMI 1986. The gradient in `images` is zero.
 
-def _apply_identity(key, images, constants, shared, index):
-    return images
-
-
-_IDENTITY = operation.Operation(_prepare_nothing, _apply_identity)
-_STRIPE = operation.Operation(_prepare_nothing, _apply_stripe)
-_DOTTED_LINE = operation.Operation(_prepare_nothing, _apply_dotted_line)
-_ZIGZAG = operation.Operation(_prepare_zigzag, _apply_zigzag)
-_CANNY_EDGES = operation.Operation(_prepare_canny, _apply_canny)
-
-OPERATIONS: dict[str, operation.Operation] = {
-    "identity": _IDENTITY,
-    "stripe": _STRIPE,
-    "dotted_line": _DOTTED_LINE,
-    "zigzag": _ZIGZAG,
-    "canny_edges": _CANNY_EDGES,
-}
+    Parameters:
+        sigma: Standard deviation of the filter, 0 or more, in pixels.
+    """,
+    _prepare_canny,
+    _apply_canny,
+    formula="the edges of Canny's detector with the sigma",
+    source="MG",
+    example={"sigma": 1.0},
+    is_random=False,
+)

@@ -10,6 +10,7 @@ global number of the image, so the result does not depend on the batch size, the
 order of the images or the number of devices.
 """
 
+import dataclasses
 import functools
 import math
 from collections.abc import Callable, Sequence
@@ -21,7 +22,7 @@ from flax import struct
 from jax.core import Tracer
 
 from uronet_jax import batches
-from uronet_jax.corruptions import operation
+from uronet_jax.corruptions.operation import Operation, one_number
 
 Core = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 
@@ -100,9 +101,10 @@ def _speckle(uniform, images, scale):
 
 
 def _uniform(
-    uniform, images, half_width, *, shared=False, positive=False, contrast=1.0
+    uniform, images, half_width, *, shared_channels=False, positive=False, contrast=1.0
 ):
-    uniform = uniform[..., :1] if shared else uniform
+    batches.check_range("contrast", contrast, 0.0, 1.0)
+    uniform = uniform[..., :1] if shared_channels else uniform
     noise = half_width * (uniform if positive else _signed(uniform))
     return (1.0 - contrast) / 2.0 + contrast * images + noise
 
@@ -131,220 +133,19 @@ NOISES: dict[str, Core] = {
         _salt_and_pepper, per_channel=True
     ),
     "uniform_noise": _uniform,
-    "uniform_noise_shared": functools.partial(_uniform, shared=True),
+    "uniform_noise_shared": functools.partial(_uniform, shared_channels=True),
     "uniform_noise_positive": functools.partial(_uniform, positive=True),
     "uniform_noise_low_contrast": functools.partial(_uniform, contrast=_LOW_CONTRAST),
 }
 _SHOT = list(NOISES).index("shot_noise")
-
-
-def gaussian_noise(
-    key: jax.Array,
-    images: jax.Array,
-    *,
-    scale: jax.typing.ArrayLike,
-    index: jax.Array | None = None,
-) -> jax.Array:
-    """Adds normal noise, independent over pixels and channels: `clip(x + N(0, scale))`.
-
-    Args:
-        key: Typed PRNG key. One key serves the whole batch.
-        images: `[B, H, W, C]`, floating point, intensities in `[0, 1]`.
-        scale: Standard deviation, 0 or more, in units of the intensity range. A
-            scalar, or `[B, 1, 1, 1]` for one value per image; may be traced.
-        index: Integer `[B]`, global number of each image. Default: `0 .. B-1`.
-
-    Returns:
-        Noisy images, same shape and dtype, in `[0, 1]`. Differentiable in `images`
-        and `scale`; the gradient is zero where the result is clipped.
-
-    Raises:
-        ValueError: If `images` is not a non-empty batch of floating-point images, or
-            a parameter that is not traced is out of range.
-
-    Source:
-        Hendrycks & Dietterich, "Benchmarking Neural Network Robustness to Common
-        Corruptions and Perturbations", ICLR 2019.
-    """
-    return _corrupt(_gaussian, "scale", scale, key, images, index)
-
-
-def uniform_noise(
-    key: jax.Array,
-    images: jax.Array,
-    *,
-    half_width: jax.typing.ArrayLike,
-    shared_channels: bool = False,
-    positive: bool = False,
-    contrast: float = 1.0,
-    index: jax.Array | None = None,
-) -> jax.Array:
-    """Adds uniform noise: `clip(x + U(-half_width, half_width))`.
-
-    The URoNet paper names this noise without defining it, hence the switches.
-
-    Args:
-        key: Typed PRNG key. One key serves the whole batch.
-        images: `[B, H, W, C]`, floating point, intensities in `[0, 1]`.
-        half_width: Largest absolute noise, 0 or more. A scalar, or `[B, 1, 1, 1]`
-            for one value per image; may be traced.
-        shared_channels: Draw once per pixel and add the same value to all channels
-            (grey noise). Default: once per element.
-        positive: Draw from `U(0, half_width)` instead.
-        contrast: Static, in `[0, 1]`. Below 1, images are first scaled about mid-grey:
-            `(1 - contrast) / 2 + contrast * x`; Geirhos et al. use 0.3.
-        index: Integer `[B]`, global number of each image. Default: `0 .. B-1`.
-
-    Returns:
-        Noisy images, same shape and dtype, in `[0, 1]`. Differentiable in `images`
-        and `half_width`; the gradient is zero where the result is clipped.
-
-    Raises:
-        ValueError: If `images` is not a non-empty batch of floating-point images, or
-            a parameter that is not traced is out of range.
-
-    Source:
-        URoNet paper, Table 1; Geirhos et al., "Generalisation in humans and deep
-        neural networks", NeurIPS 2018 (contrast, one draw per pixel).
-    """
-    _check_parameter("contrast", contrast)
-    core = functools.partial(
-        _uniform, shared=shared_channels, positive=positive, contrast=contrast
-    )
-    return _corrupt(core, "half_width", half_width, key, images, index)
-
-
-def salt_and_pepper_noise(
-    key: jax.Array,
-    images: jax.Array,
-    *,
-    amount: jax.typing.ArrayLike,
-    per_channel: bool = False,
-    index: jax.Array | None = None,
-) -> jax.Array:
-    """Sets random pixels to black or white, each with probability `amount / 2`.
-
-    Args:
-        key: Typed PRNG key. One key serves the whole batch.
-        images: `[B, H, W, C]`, floating point, intensities in `[0, 1]`.
-        amount: Expected fraction of replaced pixels, in `[0, 1]`. A scalar, or
-            `[B, 1, 1, 1]` for one value per image; may be traced.
-        per_channel: Hit each channel of a pixel independently, as `impulse_noise`
-            does. Default: all channels of a pixel together.
-        index: Integer `[B]`, global number of each image. Default: `0 .. B-1`.
-
-    Returns:
-        Noisy images, same shape and dtype, in `[0, 1]`. Gradients pass through the
-        untouched pixels; they are zero at the hits and with respect to `amount`.
-
-    Raises:
-        ValueError: If `images` is not a non-empty batch of floating-point images, or
-            an `amount` that is not traced is out of range.
-
-    Source:
-        URoNet paper, Table 1, read as the colour analogue of Geirhos et al.,
-        "Generalisation in humans and deep neural networks", NeurIPS 2018.
-    """
-    core = functools.partial(_salt_and_pepper, per_channel=per_channel)
-    return _corrupt(core, "amount", amount, key, images, index)
-
-
-def impulse_noise(
-    key: jax.Array,
-    images: jax.Array,
-    *,
-    amount: jax.typing.ArrayLike,
-    index: jax.Array | None = None,
-) -> jax.Array:
-    """Sets random elements to 0 or 1, each with probability `amount / 2`.
-
-    Each channel of each pixel is hit independently: a pixel can lose one channel.
-
-    Args:
-        key: Typed PRNG key. One key serves the whole batch.
-        images: `[B, H, W, C]`, floating point, intensities in `[0, 1]`.
-        amount: Expected fraction of replaced elements, in `[0, 1]`. A scalar, or
-            `[B, 1, 1, 1]` for one value per image; may be traced.
-        index: Integer `[B]`, global number of each image. Default: `0 .. B-1`.
-
-    Returns:
-        Noisy images, same shape and dtype, in `[0, 1]`. Gradients pass through the
-        untouched elements; they are zero at the hits and with respect to `amount`.
-
-    Raises:
-        ValueError: If `images` is not a non-empty batch of floating-point images, or
-            an `amount` that is not traced is out of range.
-
-    Source:
-        Hendrycks & Dietterich, ICLR 2019; the function is
-        `skimage.util.random_noise(mode="s&p", amount=amount, salt_vs_pepper=0.5)`.
-    """
-    return salt_and_pepper_noise(
-        key, images, amount=amount, per_channel=True, index=index
-    )
-
-
-def shot_noise(
-    key: jax.Array,
-    images: jax.Array,
-    *,
-    rate: jax.typing.ArrayLike,
-    index: jax.Array | None = None,
-) -> jax.Array:
-    """Counts photons: `clip(Poisson(rate * x) / rate)`, independent over elements.
-
-    Args:
-        key: Typed PRNG key. One key serves the whole batch.
-        images: `[B, H, W, C]`, floating point, intensities in `[0, 1]`.
-        rate: Expected count of a white element, above 0; smaller is noisier. A
-            scalar, or `[B, 1, 1, 1]` for one value per image; may be traced. The
-            cost grows with the square root of the largest rate.
-        index: Integer `[B]`, global number of each image. Default: `0 .. B-1`.
-
-    Returns:
-        Noisy images, same shape and dtype, in `[0, 1]`. Counts are integers: the
-        gradient with respect to `images` is zero everywhere (not straight-through).
-
-    Raises:
-        ValueError: If `images` is not a non-empty batch of floating-point images, or
-            a `rate` that is not traced is out of range.
-
-    Source:
-        Hendrycks & Dietterich, "Benchmarking Neural Network Robustness to Common
-        Corruptions and Perturbations", ICLR 2019.
-    """
-    return _corrupt(_shot, "rate", rate, key, images, index)
-
-
-def speckle_noise(
-    key: jax.Array,
-    images: jax.Array,
-    *,
-    scale: jax.typing.ArrayLike,
-    index: jax.Array | None = None,
-) -> jax.Array:
-    """Adds noise in proportion to the intensity: `clip(x + x * N(0, scale))`.
-
-    Args:
-        key: Typed PRNG key. One key serves the whole batch.
-        images: `[B, H, W, C]`, floating point, intensities in `[0, 1]`.
-        scale: Standard deviation at intensity 1, 0 or more. A scalar, or
-            `[B, 1, 1, 1]` for one value per image; may be traced.
-        index: Integer `[B]`, global number of each image. Default: `0 .. B-1`.
-
-    Returns:
-        Noisy images, same shape and dtype, in `[0, 1]`. Differentiable in `images`
-        and `scale`; the gradient is zero where the result is clipped.
-
-    Raises:
-        ValueError: If `images` is not a non-empty batch of floating-point images, or
-            a `scale` that is not traced is out of range.
-
-    Source:
-        Hendrycks & Dietterich, "Benchmarking Neural Network Robustness to Common
-        Corruptions and Perturbations", ICLR 2019.
-    """
-    return _corrupt(_speckle, "scale", scale, key, images, index)
+_PARAMETERS = {
+    "gaussian": "scale",
+    "shot": "rate",
+    "impulse": "amount",
+    "speckle": "scale",
+    "salt_and_pepper": "amount",
+    "uniform": "half_width",
+}
 
 
 @struct.dataclass
@@ -382,7 +183,7 @@ def make_degradation(entries: Sequence[tuple[str, float]]) -> Degradation:
         if name not in NOISES:
             raise ValueError(f"unknown noise {name!r}: expected one of {list(NOISES)}")
         if name != "identity":
-            _check_parameter(_PARAMETERS[name], value)
+            _check_parameter(_PARAMETERS[name.split("_noise")[0]], value)
     kind = np.asarray([list(NOISES).index(name) for name in names], np.int32)
     parameter = np.asarray(values, np.float32)
     if len(entries) == 1:
@@ -583,24 +384,34 @@ def _poisson_start(mean):
     )
 
 
-# Name of the parameter of each noise, and the range of each parameter.
-_PARAMETERS = {
-    "gaussian_noise": "scale",
-    "shot_noise": "rate",
-    "impulse_noise": "amount",
-    "speckle_noise": "scale",
-    "salt_and_pepper_noise": "amount",
-    "salt_and_pepper_noise_per_channel": "amount",
-    "uniform_noise": "half_width",
-    "uniform_noise_shared": "half_width",
-    "uniform_noise_positive": "half_width",
-    "uniform_noise_low_contrast": "half_width",
-}
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Noise(Operation):
+    """A noise: called directly, its parameter may be traced or differ by image."""
+
+    core: Core
+
+    def __call__(self, key, images, *, index=None, **parameters):
+        setting, options = self.split(parameters)
+        self.check_complete(setting)
+        ((name, parameter),) = setting.items()
+        images = jnp.asarray(images)  # Without x64 a float64 array becomes float32.
+        index = None if index is None else jnp.asarray(index)
+        batches.check_images(images, index)
+        _check_parameter(name, parameter)
+        parameter = jnp.asarray(parameter, jnp.float32)
+        if parameter.shape not in ((), (images.shape[0], 1, 1, 1)):
+            raise ValueError(
+                f"{name} must be a scalar or [B, 1, 1, 1] for {images.shape[0]} "
+                f"images: {parameter.shape}"
+            )
+        core = functools.partial(self.core, **options)
+        return _render(core, key, images, parameter, index)
+
+
 _RANGES = {
     "scale": (0.0, math.inf),
     "half_width": (0.0, math.inf),
     "amount": (0.0, 1.0),
-    "contrast": (0.0, 1.0),
     "rate": (1e-3, 1e6),  # Counts above 2^24 are not exact in float32.
 }
 
@@ -610,44 +421,118 @@ def _check_parameter(name, value):
         batches.check_range(name, value, *_RANGES[name])
 
 
-def _corrupt(core, name, parameter, key, images, index):
-    images = jnp.asarray(images)  # Without x64 a float64 array becomes float32 here.
-    index = None if index is None else jnp.asarray(index)
-    batches.check_images(images, index)
-    _check_parameter(name, parameter)
-    parameter = jnp.asarray(parameter, jnp.float32)
-    if parameter.shape not in ((), (images.shape[0], 1, 1, 1)):
-        raise ValueError(
-            f"{name} must be a scalar or [B, 1, 1, 1] for {images.shape[0]} images: "
-            f"{parameter.shape}"
-        )
-    return _render(core, key, images, parameter, index)
-
-
 def _render(core, key, images, parameter, index):
     uniform = uniform_draw(key, images.shape, index)
     noisy = core(uniform, images.astype(jnp.float32), parameter)
     return jnp.clip(noisy, 0.0, 1.0).astype(images.dtype)
 
 
-def _operation(core, name):
-    def prepare(shape, settings):
-        values = [setting[name] for setting in settings]
-        batches.check_range(name, values, *_RANGES[name])
-        return operation.Constants(np.asarray(values, np.float32))
+def _noise(core: Core, text: str, *, example: dict[str, float], **entry) -> _Noise:
+    (name,) = example
+    prepare = one_number(name, *_RANGES[name])
 
-    def apply(key, images, parameter, shared, index):
-        return core(uniform_draw(key, images.shape, index), images, parameter)
+    def apply(key, images, parameter, shared, index, **options):
+        uniform = uniform_draw(key, images.shape, index)
+        return core(uniform, images, parameter, **options)
 
-    return operation.Operation(prepare, apply, smallest_side=1)
+    return _Noise(
+        text, prepare, apply, core=core, example=example, smallest_side=1, **entry
+    )
 
 
-# For `corrupt`; the functions above take parameters that are traced or differ by image.
-OPERATIONS = {
-    "gaussian_noise": _operation(_gaussian, "scale"),
-    "shot_noise": _operation(_shot, "rate"),
-    "impulse_noise": _operation(NOISES["impulse_noise"], "amount"),
-    "speckle_noise": _operation(_speckle, "scale"),
-    "salt_and_pepper_noise": _operation(_salt_and_pepper, "amount"),
-    "uniform_noise": _operation(_uniform, "half_width"),
-}
+gaussian_noise = _noise(
+    _gaussian,
+    """Adds normal noise, independent over pixels and channels: `clip(x + N(0, scale))`.
+
+    Differentiable in `images` and `scale`.
+
+    Parameters:
+        scale: Standard deviation, 0 or more, in units of the intensity range.
+    """,
+    formula="x + N(0, scale)",
+    source="HD",
+    example={"scale": 0.1},
+)
+shot_noise = _noise(
+    _shot,
+    """Counts photons: `clip(Poisson(rate * x) / rate)`, independent over elements.
+
+    Counts are integers: the gradient with respect to `images` is zero everywhere (not
+    straight-through).
+
+    Parameters:
+        rate: Expected count of a white element, above 0; smaller is noisier. The
+            cost grows with the square root of the largest rate.
+    """,
+    formula="Poisson(rate x) / rate",
+    source="HD",
+    example={"rate": 25.0},
+)
+impulse_noise = _noise(
+    NOISES["impulse_noise"],
+    """Sets random elements to 0 or 1, each with probability `amount / 2`.
+
+    Each channel of each pixel is hit independently: a pixel can lose one channel. This
+    is `skimage.util.random_noise(mode="s&p", amount=amount, salt_vs_pepper=0.5)`.
+    Gradients pass through the untouched elements; they are zero at the hits and with
+    respect to `amount`.
+
+    Args:
+        amount: Expected fraction of replaced elements, in `[0, 1]`.
+    """,
+    formula="each element becomes 0 or 1, with probability amount / 2 each",
+    source="HD",
+    example={"amount": 0.1},
+)
+speckle_noise = _noise(
+    _speckle,
+    """Adds noise in proportion to the intensity: `clip(x + x * N(0, scale))`.
+
+    Differentiable in `images` and `scale`.
+
+    Parameters:
+        scale: Standard deviation at intensity 1, 0 or more.
+    """,
+    formula="x + x N(0, scale)",
+    source="HD",
+    example={"scale": 0.2},
+)
+uniform_noise = _noise(
+    _uniform,
+    """Adds uniform noise: `clip(x + U(-half_width, half_width))`.
+
+    The URoNet paper names this noise without defining it, hence the switches, which are
+    static. Differentiable in `images` and `half_width`.
+
+    Parameters:
+        half_width: Largest absolute noise, 0 or more.
+        shared_channels: Draw once per pixel and add the same value to all channels
+            (grey noise). Default: once per element.
+        positive: Draw from `U(0, half_width)` instead.
+        contrast: In `[0, 1]`. Below 1, images are first scaled about mid-grey:
+            `(1 - contrast) / 2 + contrast * x`; Geirhos et al., "Generalisation in
+            humans and deep neural networks", NeurIPS 2018, use 0.3.
+    """,
+    formula="x + U(-half_width, half_width)",
+    source="U",
+    example={"half_width": 0.3},
+    options=("shared_channels", "positive", "contrast"),
+)
+salt_and_pepper_noise = _noise(
+    _salt_and_pepper,
+    """Sets random pixels to black or white, each with probability `amount / 2`.
+
+    The colour analogue of the noise of Geirhos et al., NeurIPS 2018. Gradients pass
+    through the untouched pixels; they are zero at the hits and with respect to
+    `amount`.
+
+    Parameters:
+        amount: Expected fraction of replaced pixels, in `[0, 1]`.
+        per_channel: Hit each channel of a pixel independently, as `impulse_noise`
+            does. Static. Default: all channels of a pixel together.
+    """,
+    formula="each pixel becomes black or white, with probability amount / 2 each",
+    source="U",
+    example={"amount": 0.3},
+    options=("per_channel",),
+)

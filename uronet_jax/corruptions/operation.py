@@ -7,7 +7,10 @@ and gets the constants of the severity at hand, which may be chosen inside jit: 
 compiled program per corruption and image shape serves all severities.
 """
 
+import dataclasses
 import functools
+import inspect
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -39,73 +42,188 @@ class Constants(NamedTuple):
     shared: Any = ()
 
 
-class Operation(NamedTuple):
-    """A corruption as two functions.
+# What `Operation.source` may abbreviate.
+SOURCES = {
+    "HD": 'Hendrycks & Dietterich, "Benchmarking Neural Network Robustness to Common '
+    'Corruptions and Perturbations", ICLR 2019',
+    "MG": 'Mu & Gilmer, "MNIST-C: A Robustness Benchmark for Computer Vision", 2019',
+    "U": "URoNet paper, Table 1",
+}
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Operation:
+    """A corruption: all that programs, tests and docs/CORRUPTIONS.md know of it.
 
     Attributes:
+        text: What it does to one batch, with its own parameters and options. With what
+            all corruptions share it becomes the docstring.
         prepare: `(shape, settings) -> Constants`, for images `(H, W, C)` and one
-            dictionary of physical parameters per severity; raises `ValueError` for
+            dictionary of all physical parameters per severity; raises `ValueError` for
             parameters out of range.
         apply: `(key, images, constants, shared, index, **options) -> images`.
             `images` is float32 `[B, H, W, C]` in `[0, 1]`, `constants` is `stacked`
             at one severity, `index` is integer `[B]`; the result need not be clipped.
+        formula: In one line.
+        source: Key of `SOURCES`, or any text.
+        example: Each physical parameter that must be given, with a value in the middle
+            of its range.
+        defaults: Those that may be left out.
         options: Names of the keyword arguments of `apply`; they are static.
+        is_random: Whether images and keys make a difference.
         smallest_side: Images below this side are refused.
     """
 
+    text: str
     prepare: Callable[[tuple[int, int, int], Sequence[Setting]], Constants]
     apply: Callable[..., jax.Array]
+    _: dataclasses.KW_ONLY
+    formula: str
+    source: str
+    example: Setting
+    defaults: Setting = dataclasses.field(default_factory=dict)
     options: tuple[str, ...] = ()
+    is_random: bool = True
     smallest_side: int = SMALLEST_SIDE
 
+    def __post_init__(self):
+        """Gives the corruption a docstring."""
+        text = inspect.cleandoc(self.text)
+        shared = inspect.cleandoc(Operation.__call__.__doc__ or "")  # None with -OO.
+        shared = shared.partition("\n\n")[2]
+        source = SOURCES.get(self.source, self.source)
+        doc = f"{text}\n\n{shared}\n\nSource:\n    {source}."
+        object.__setattr__(self, "__doc__", doc)
 
-def run(
-    operation: Operation,
-    key: jax.Array,
-    images: jax.Array,
-    settings: Sequence[Setting],
-    choice: int | jax.Array,
-    index: jax.Array | None = None,
-    *,
-    uint8: bool = False,
-    **options: Any,
-) -> jax.Array:
-    """Applies one setting of an operation to a batch.
+    def __call__(
+        self,
+        key: jax.Array,
+        images: jax.Array,
+        *,
+        index: jax.Array | None = None,
+        **parameters: Any,
+    ) -> jax.Array:
+        """Corrupts a batch.
 
-    Args:
-        operation: Which.
-        key: Typed PRNG key. One key serves the whole batch.
-        images: `[B, H, W, C]`, floating point, in `[0, 1]`.
-        settings: Physical parameters, one dictionary per severity.
-        choice: Which setting, from 0; may be traced.
-        index: Integer `[B]`, global number of each image. Default: `0 .. B-1`.
-        uint8: Return `truncate(images)` as the benchmarks' files do.
-        **options: Static options of the operation.
+        Args:
+            key: Typed PRNG key. One key serves the whole batch.
+            images: `[B, H, W, C]`, floating point, intensities in `[0, 1]`; of at
+                least 28x28, except for the noises.
+            index: Integer `[B]`, global number of each image. Default: `0 .. B-1`.
+            **parameters: Physical parameters, and options of the corruption. Those of
+                the noises may be traced: a scalar, or `[B, 1, 1, 1]`, one per image.
 
-    Returns:
-        Same shape, in `[0, 1]` and of the dtype of `images`; or uint8.
+        Returns:
+            Corrupted images, same shape and dtype, in `[0, 1]`. Where the result is
+            clipped the gradient is zero.
 
-    Raises:
-        ValueError: If images, index, parameters or options are wrong.
-    """
-    images = jnp.asarray(images)
-    index = None if index is None else jnp.asarray(index)
-    batches.check_images(images, index)
-    if min(images.shape[1:3]) < operation.smallest_side:
-        raise ValueError(
-            f"images must be at least {operation.smallest_side} pixels high and wide: "
-            f"{images.shape[1]}x{images.shape[2]}; resize them first"
+        Raises:
+            ValueError: If images, index or a parameter are not as described.
+        """
+        setting, options = self.split(parameters)
+        return self.run(key, images, [setting], 0, index, **options)
+
+    def split(self, arguments: Mapping[str, Any]) -> tuple[dict, dict]:
+        """Returns the physical parameters and the options among `arguments`.
+
+        Raises:
+            ValueError: If there is an unknown name.
+        """
+        known = [*self.example, *self.defaults, *self.options]
+        for name in arguments:
+            if name not in known:
+                raise ValueError(
+                    f"there is no parameter {name!r}: this corruption has {known}"
+                )
+        options = {k: v for k, v in arguments.items() if k in self.options}
+        return {k: v for k, v in arguments.items() if k not in options}, options
+
+    def check_complete(self, setting: Setting) -> None:
+        """Raises ValueError if a physical parameter is missing."""
+        missing = [name for name in self.example if name not in setting]
+        if missing:
+            raise ValueError(f"give {', '.join(missing)}, such as {self.example}")
+
+    def constants(
+        self, shape: tuple[int, int, int], settings: Sequence[Setting]
+    ) -> Constants:
+        """Returns what `prepare` computes, remembered; fills in the defaults.
+
+        Raises:
+            ValueError: If a parameter is missing, unknown or out of range.
+        """
+        for setting in settings:
+            self.check_complete(setting)
+            self.split(setting)
+        frozen = tuple(
+            tuple(_freeze(name, value) for name, value in sorted(setting.items()))
+            for setting in ({**self.defaults, **setting} for setting in settings)
         )
-    frozen = tuple(
-        tuple(_freeze(name, setting[name]) for name in sorted(setting))
-        for setting in settings
-    )
-    constants = _prepare(operation, images.shape[1:], frozen)
-    index = jnp.arange(images.shape[0]) if index is None else index
-    return _apply(
-        operation, tuple(sorted(options.items())), uint8, key, images,
-        constants, jnp.asarray(choice), index,
-    )  # fmt: skip
+        return _prepare(self, shape, frozen)
+
+    def run(
+        self,
+        key: jax.Array,
+        images: jax.Array,
+        settings: Sequence[Setting],
+        choice: int | jax.Array,
+        index: jax.Array | None = None,
+        *,
+        uint8: bool = False,
+        **options: Any,
+    ) -> jax.Array:
+        """Applies one of several settings; compiles once for all.
+
+        Args:
+            key: See `__call__`, as for `images` and `index`.
+            images: Any float dtype.
+            settings: Physical parameters, one dictionary per severity.
+            choice: Which setting, from 0; may be traced.
+            index: As above.
+            uint8: Return `truncate(images)` as the benchmarks' files do.
+            **options: Static options.
+        """
+        images = jnp.asarray(images)
+        index = None if index is None else jnp.asarray(index)
+        batches.check_images(images, index)
+        if min(images.shape[1:3]) < self.smallest_side:
+            raise ValueError(
+                f"images must be at least {self.smallest_side} pixels high and wide: "
+                f"{images.shape[1]}x{images.shape[2]}; resize them first"
+            )
+        constants = self.constants(images.shape[1:], settings)
+        index = jnp.arange(images.shape[0]) if index is None else index
+        return _apply(
+            self, tuple(sorted(options.items())), uint8, key, images,
+            constants, jnp.asarray(choice), index,
+        )  # fmt: skip
+
+
+def column(
+    settings: Sequence[Setting],
+    name: str,
+    low: float = -math.inf,
+    high: float = math.inf,
+) -> list:
+    """Returns a parameter at every severity; ValueError if not finite, in the range."""
+    values = [setting[name] for setting in settings]
+    batches.check_range(name, values, low, high)
+    return values
+
+
+def one_number(name: str, low: float = -math.inf, high: float = math.inf) -> Callable:
+    """Returns `Operation.prepare` where all that `apply` needs is one parameter."""
+
+    def prepare(shape, settings):
+        return Constants(np.asarray(column(settings, name, low, high), np.float32))
+
+    return prepare
+
+
+def check_colours(channels: int) -> None:
+    """Raises ValueError unless images have 1 or 3 channels."""
+    if channels not in (1, 3):
+        raise ValueError(f"images must have 1 or 3 channels: {channels}")
 
 
 @functools.lru_cache(maxsize=256)

@@ -7,7 +7,6 @@ Water follows OpenCV step by step (`Canny`, `distanceTransform`, `blur`, `equali
 `filter2D`): from the same 8-bit layer it gets the same film.
 """
 
-import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -16,8 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from uronet_jax import batches
-from uronet_jax.corruptions import operation
 from uronet_jax.corruptions.filters import filter_rows_columns, gaussian_matrix
+from uronet_jax.corruptions.operation import Constants, Operation, check_colours, column
 
 # Grey levels of R, G and B, and of grey images: the luma of water (pale turquoise), and
 # for mud what MNIST-C uses.
@@ -41,100 +40,28 @@ _STRAIGHT, _DIAGONAL, _KNIGHT = (np.float32(length) for length in (1.0, 1.4, 2.1
 
 
 class SpatterConstants(NamedTuple):
-    """What `spatter` computes from its parameters; see there.
+    """What `spatter` computes from its parameters; see there."""
 
-    Attributes:
-        loc: Mean of the layer.
-        scale: Standard deviation of the layer.
-        rows: `[H + 2, H]`, smooths the layer and repeats its border.
-        columns: `[W + 2, W]`.
-        threshold: The layer counts from here on.
-        strength: Of the water.
-        is_mud: Whether the liquid is mud.
-        mud_rows: `[H, H]`, smooths the mud.
-        mud_columns: `[W, W]`.
-        colour: `[C]`, in `[0, 1]`.
-    """
-
-    loc: jax.typing.ArrayLike
-    scale: jax.typing.ArrayLike
-    rows: jax.typing.ArrayLike
-    columns: jax.typing.ArrayLike
-    threshold: jax.typing.ArrayLike
-    strength: jax.typing.ArrayLike
+    loc: jax.typing.ArrayLike  # Mean of the layer.
+    scale: jax.typing.ArrayLike  # Standard deviation of the layer.
+    rows: jax.typing.ArrayLike  # [H + 2, H], smooths it and repeats its border.
+    columns: jax.typing.ArrayLike  # [W + 2, W].
+    threshold: jax.typing.ArrayLike  # The layer counts from here on.
+    strength: jax.typing.ArrayLike  # Of the water.
     is_mud: jax.typing.ArrayLike
-    mud_rows: jax.typing.ArrayLike
-    mud_columns: jax.typing.ArrayLike
-    colour: jax.typing.ArrayLike
-
-
-def spatter(
-    key: jax.Array,
-    images: jax.Array,
-    *,
-    loc: float,
-    scale: float,
-    sigma: float,
-    threshold: float,
-    strength: float,
-    liquid: str = "water",
-    index: jax.Array | None = None,
-) -> jax.Array:
-    """Spatters the lens with water or mud.
-
-    The layer `L = gauss(N(loc, scale), sigma)`, one value per pixel, is set to 0 below
-    the threshold. Water adds light: `clip(x + m * colour)`, `m = strength * f / max(f)`
-    with the film `f = floor(255 L) * D`, where D is an embossed map of the distance to
-    the nearest edge of the layer; see `water_film`. Mud covers:
-    `clip((1 - m) * x + m * colour)`, `m = gauss(L > threshold, strength)`, set to 0
-    below 0.8.
-
-    Args:
-        key: Typed PRNG key. One key serves the whole batch.
-        images: `[B, H, W, C]`, floating point, intensities in `[0, 1]`; C is 1 or 3.
-            Grey images get the luma of the water, and the mud of MNIST-C.
-        loc: Mean of the layer.
-        scale: Standard deviation of the layer, 0 or more.
-        sigma: Standard deviation of the filter in pixels, 0 or more.
-        threshold: In units of the layer, 0 or more.
-        strength: Of water: the largest weight of its colour. Of mud: standard deviation
-            of the second filter in pixels. 0 or more.
-        liquid: `"water"` or `"mud"`.
-        index: Integer `[B]`, global number of each image. Default: `0 .. B-1`.
-
-    Returns:
-        Spattered images, same shape and dtype, in `[0, 1]`. Differentiable in `images`.
-        An image without a drop stays as it is (there the original divides by 0).
-
-    Raises:
-        ValueError: If `images` is not a batch as above with sides of at least 28, or a
-            parameter is out of range.
-
-    Source:
-        Hendrycks & Dietterich, "Benchmarking Neural Network Robustness to Common
-        Corruptions and Perturbations", ICLR 2019; grey mud: Mu & Gilmer, "MNIST-C",
-        2019.
-    """
-    setting = {
-        "loc": loc,
-        "scale": scale,
-        "sigma": sigma,
-        "threshold": threshold,
-        "strength": strength,
-        "liquid": liquid,
-    }
-    return operation.run(OPERATIONS["spatter"], key, images, [setting], 0, index)
+    mud_rows: jax.typing.ArrayLike  # [H, H], smooths the mud.
+    mud_columns: jax.typing.ArrayLike  # [W, W].
+    colour: jax.typing.ArrayLike  # [C], in [0, 1].
 
 
 def _prepare(shape, settings):
     height, width, channels = shape
-    if channels not in (1, 3):
-        raise ValueError(f"spatter has colours for 1 or 3 channels: {channels}")
+    check_colours(channels)
+    column(settings, "loc")
+    for name in ("scale", "sigma", "threshold", "strength"):
+        column(settings, name, 0.0)
     constants = []
     for setting in settings:
-        for name in ("scale", "sigma", "threshold", "strength"):
-            batches.check_range(name, setting[name], 0.0, math.inf)
-        batches.check_range("loc", setting["loc"], -math.inf, math.inf)
         liquid, sigma, strength = (setting[n] for n in ("liquid", "sigma", "strength"))
         if (liquid, channels) not in _COLOURS:
             raise ValueError(f"liquid must be 'water' or 'mud': {liquid!r}")
@@ -157,7 +84,7 @@ def _prepare(shape, settings):
     stacked = jax.tree.map(
         lambda v: v if v.dtype == bool else v.astype(np.float32), stacked
     )
-    return operation.Constants(stacked)
+    return Constants(stacked)
 
 
 def _apply(key, images, constants, shared, index):
@@ -173,15 +100,12 @@ def _apply(key, images, constants, shared, index):
 def splash(
     images: jax.Array, layer: jax.Array, constants: SpatterConstants
 ) -> jax.Array:
-    """Spatters images with a given layer; see `spatter`.
+    """Spatters images with a given layer; see `spatter`. Does not clip.
 
     Args:
         images: float32 `[B, H, W, C]`, in `[0, 1]`.
         layer: float32 `[B, H, W]`, normal numbers of mean `loc` and deviation `scale`.
         constants: At one severity.
-
-    Returns:
-        float32 `[B, H, W, C]`, not clipped.
     """
     layer = layer.transpose(1, 2, 0)
     smooth = _filter(layer, constants.rows, constants.columns)
@@ -211,17 +135,11 @@ def _water(smooth, constants):
 
 
 def water_film(levels: jax.Array) -> jax.Array:
-    """Returns how much light the water adds, in arbitrary units.
+    """Returns how much light the water adds, in whole numbers: float32 `[H, W, B]`.
 
     The distance to the nearest edge, at most 20, is smoothed and rounded down, its
-    histogram equalised, embossed, smoothed again and multiplied by the layer.
-
-    Args:
-        levels: float32 `[H + 2, W + 2, B]`, the layer in whole grey levels, with its
-            border repeated.
-
-    Returns:
-        float32 `[H, W, B]`, whole numbers, 0 or more.
+    histogram equalised, embossed, smoothed again and multiplied by the layer: float32
+    `[H + 2, W + 2, B]`, in whole grey levels, with its border repeated.
     """
     distance = edge_distances(edges(levels))
     relief = _equalize(jnp.floor(_box_sum(distance) / 9.0).astype(jnp.int32))
@@ -246,17 +164,11 @@ def _box_sum(images):
 
 
 def edges(levels: jax.Array) -> jax.Array:
-    """Finds edges as OpenCV's `Canny(levels, 50, 150)` does.
+    """Finds edges, bool `[H, W, B]`, as OpenCV's `Canny(levels, 50, 150)` does.
 
-    Args:
-        levels: float32 `[H + 2, W + 2, B]`, whole grey levels with the border repeated.
-
-    Returns:
-        bool `[H, W, B]`.
-
-    Source:
-        Canny, "A Computational Approach to Edge Detection", 1986, with 3x3 Sobel
-        filters and `|dx| + |dy|`.
+    `levels` are float32 `[H + 2, W + 2, B]`, whole grey levels with the border
+    repeated. With 3x3 Sobel filters and `|dx| + |dy|`; Canny, "A Computational Approach
+    to Edge Detection", 1986.
     """
     rows = levels[:-2] + 2.0 * levels[1:-1] + levels[2:]
     right = rows[:, 2:] - rows[:, :-2]
@@ -323,16 +235,9 @@ def edge_distances(edges: jax.Array) -> jax.Array:
     """Returns the distance of each pixel to the nearest edge, at most 20.
 
     A path is made of steps to the next pixel (length 1), diagonal ones (1.4) and
-    knight's moves (2.1969), as in OpenCV's `distanceTransform` with a 5x5 mask.
-
-    Args:
-        edges: bool `[H, W, B]`.
-
-    Returns:
-        float32 `[H, W, B]`.
-
-    Source:
-        Borgefors, "Distance transformations in digital images", 1986.
+    knight's moves (2.1969), as in OpenCV's `distanceTransform` with a 5x5 mask
+    (Borgefors, "Distance transformations in digital images", 1986). From bool to
+    float32 `[H, W, B]`.
     """
     # A shortest path has at most two kinds of steps, whose order does not matter:
     # first those that change the row, then those within it.
@@ -387,4 +292,38 @@ def _equalize(levels):
     return jax.lax.map(lambda row: table[row], cell)
 
 
-OPERATIONS = {"spatter": operation.Operation(_prepare, _apply)}
+spatter = Operation(
+    """Spatters the lens with water or mud.
+
+    The layer `L = gauss(N(loc, scale), sigma)`, one value per pixel, is set to 0 below
+    the threshold. Water adds light: `clip(x + m * colour)`, `m = strength * f / max(f)`
+    with the film `f = floor(255 L) * D`, where D is an embossed map of the distance to
+    the nearest edge of the layer; see `water_film`. Mud covers:
+    `clip((1 - m) * x + m * colour)`, `m = gauss(L > threshold, strength)`, set to 0
+    below 0.8. Images have 1 or 3 channels; grey ones get the luma of the water, and the
+    mud of MNIST-C (Mu & Gilmer, 2019). An image without a drop stays as it is (there
+    the original divides by 0). Differentiable in `images`.
+
+    Parameters:
+        loc: Mean of the layer.
+        scale: Standard deviation of the layer, 0 or more.
+        sigma: Standard deviation of the filter in pixels, 0 or more.
+        threshold: In units of the layer, 0 or more.
+        strength: Of water: the largest weight of its colour. Of mud: standard deviation
+            of the second filter in pixels. 0 or more.
+        liquid: `"water"` or `"mud"`.
+    """,
+    _prepare,
+    _apply,
+    formula="a filtered and thresholded layer of N(loc, scale); water: lit along its "
+    "edges, in pale turquoise; mud: opaque brown",
+    source="HD",
+    example={
+        "loc": 0.65,
+        "scale": 0.3,
+        "sigma": 1.0,
+        "threshold": 0.69,
+        "strength": 0.5,
+    },
+    defaults={"liquid": "water"},
+)

@@ -54,71 +54,49 @@ def _corruption(function: str, names: str, values: Sequence) -> Corruption:
     return Corruption(function, tuple(map(types.MappingProxyType, settings)))
 
 
-def _common_suite(
-    *,
-    gaussian_noise: tuple,
-    shot_noise: tuple,
-    impulse_noise: tuple,
-    speckle_noise: tuple,
-    gaussian_blur: tuple,
-    defocus_blur: tuple,
-    glass_blur: tuple,
-    motion_blur: tuple,
-    zoom_blur: tuple,
-    snow: tuple,
-    frost: tuple,
-    fog: tuple,
-    brightness: tuple,
-    spatter: tuple,
-    contrast: tuple,
-    saturate: tuple,
-    jpeg_compression: tuple,
-    pixelate: tuple,
-    elastic_transform: tuple,
-) -> dict[str, Corruption]:
-    """Names the parameters of the 19 corruptions, given per severity."""
-    snow_names = "loc scale zoom threshold radius sigma blend"
-    spatter_names = "loc scale sigma threshold strength liquid"
-    return {
-        "gaussian_noise": _corruption("gaussian_noise", "scale", gaussian_noise),
-        "shot_noise": _corruption("shot_noise", "rate", shot_noise),
-        "impulse_noise": _corruption("impulse_noise", "amount", impulse_noise),
-        "defocus_blur": _corruption("defocus_blur", "radius alias_blur", defocus_blur),
-        "glass_blur": _corruption(
-            "glass_blur", "sigma max_delta iterations", glass_blur
-        ),
-        "motion_blur": _corruption("motion_blur", "radius sigma", motion_blur),
-        "zoom_blur": _corruption("zoom_blur", "factors", zoom_blur),
-        "snow": _corruption("snow", snow_names, snow),
-        "frost": _corruption("frost", "image_weight frost_weight", frost),
-        "fog": _corruption("fog", "amount decay", fog),
-        "brightness": _corruption("brightness", "amount", brightness),
-        "contrast": _corruption("contrast", "factor", contrast),
-        "elastic_transform": _corruption(
-            "elastic_transform", "alpha sigma affine", elastic_transform
-        ),
-        "pixelate": _corruption("pixelate", "factor", pixelate),
-        "jpeg_compression": _corruption(
-            "jpeg_compression", "quality", jpeg_compression
-        ),
-        "speckle_noise": _corruption("speckle_noise", "scale", speckle_noise),
-        "gaussian_blur": _corruption("gaussian_blur", "sigma", gaussian_blur),
-        "spatter": _corruption("spatter", spatter_names, spatter),
-        "saturate": _corruption("saturate", "factor offset", saturate),
-    }
+# The 19 corruptions of the common suites, and what each severity sets of them.
+_COMMON = {
+    "gaussian_noise": "scale",
+    "shot_noise": "rate",
+    "impulse_noise": "amount",
+    "defocus_blur": "radius alias_blur",
+    "glass_blur": "sigma max_delta iterations",
+    "motion_blur": "radius sigma",
+    "zoom_blur": "factors",
+    "snow": "loc scale zoom threshold radius sigma blend",
+    "frost": "image_weight frost_weight",
+    "fog": "amount decay",
+    "brightness": "amount",
+    "contrast": "factor",
+    "elastic_transform": "alpha sigma affine",
+    "pixelate": "factor",
+    "jpeg_compression": "quality",
+    "speckle_noise": "scale",
+    "gaussian_blur": "sigma",
+    "spatter": "loc scale sigma threshold strength liquid",
+    "saturate": "factor offset",
+}
 
 
-def _zoom_factors(count: int, step: float) -> tuple[float, ...]:
+def _common_suite(**values: tuple) -> dict[str, Corruption]:
+    return {name: _corruption(name, _COMMON[name], values[name]) for name in _COMMON}
+
+
+def _zooms(*severities: tuple[int, float]) -> tuple[tuple[float, ...], ...]:
+    """Returns factors from 1 on, given their number and step."""
     # As numpy.arange(1, stop, step) computes them, in float64: a factor that is off by
     # one rounding error can change the number of samples that a crop is zoomed to.
-    return tuple(1.0 + i * ((1.0 + step) - 1.0) for i in range(count))
+    return tuple(
+        tuple(1.0 + i * ((1.0 + step) - 1.0) for i in range(count))
+        for count, step in severities
+    )
 
 
 def _times(side: int, *values: tuple) -> tuple:
     return tuple(tuple(v * side for v in value) for value in values)
 
 
-_CIFAR_ZOOM = tuple(_zoom_factors(n, 0.01) for n in (7, 12, 16, 21, 26))
+_CIFAR_ZOOM = _zooms(*((n, 0.01) for n in (7, 12, 16, 21, 26)))
 
 SUITES: dict[str, dict[str, Corruption]] = {
     # URoNet paper, Table 1. Severity 1 of UN is its strongest, as printed.
@@ -224,13 +202,7 @@ SUITES: dict[str, dict[str, Corruption]] = {
         defocus_blur=((3.0, 0.1), (4.0, 0.5), (6.0, 0.5), (8.0, 0.5), (10.0, 0.5)),
         glass_blur=((0.7, 1, 2), (0.9, 2, 1), (1.0, 2, 3), (1.1, 3, 2), (1.5, 4, 2)),
         motion_blur=((10, 3.0), (15, 5.0), (15, 8.0), (15, 12.0), (20, 15.0)),
-        zoom_blur=(
-            _zoom_factors(12, 0.01),
-            _zoom_factors(16, 0.01),
-            _zoom_factors(11, 0.02),
-            _zoom_factors(13, 0.02),
-            _zoom_factors(11, 0.03),
-        ),
+        zoom_blur=_zooms((12, 0.01), (16, 0.01), (11, 0.02), (13, 0.02), (11, 0.03)),
         snow=(
             (0.1, 0.3, 3.0, 0.5, 10, 4.0, 0.8),
             (0.2, 0.3, 2.0, 0.5, 12, 4.0, 0.7),
@@ -305,6 +277,12 @@ SUITES["mnist_c"] = {
     "canny_edges": _fixed("canny_edges", sigma=1.0),
 }
 
+# This project: faults of a camera's sensor, which no remover is trained on.
+SUITES["sensor"] = {
+    "banding": _corruption("banding", "amplitude", (0.02, 0.04, 0.06, 0.09, 0.12)),
+    "dead_columns": _corruption("dead_columns", "count", (1, 2, 3, 4, 6)),
+}
+
 # The paper does not define SPN and UN. Reading -> kind in NOISES.
 SPN_READINGS = {
     "per_pixel": "salt_and_pepper_noise",
@@ -320,12 +298,12 @@ UN_READINGS = {
 
 def list_corruptions(suite: str = "uronet") -> tuple[str, ...]:
     """Returns the names of the corruptions of a suite; ValueError if unknown."""
-    return tuple(SUITES[_known("suite", suite, SUITES)])
+    return tuple(SUITES[known_name("suite", suite, SUITES)])
 
 
 def list_severities(suite: str = "uronet") -> tuple[int, ...]:
     """Returns the severities of a suite, beginning with 1; ValueError if unknown."""
-    first = next(iter(SUITES[_known("suite", suite, SUITES)].values()))
+    first = next(iter(SUITES[known_name("suite", suite, SUITES)].values()))
     return tuple(range(1, 1 + len(first.settings)))
 
 
@@ -363,8 +341,8 @@ def suite_settings(suite: str, noise: str) -> Corruption:
     Raises:
         ValueError: If suite or corruption are unknown; the message names the nearest.
     """
-    corruptions = SUITES[_known("suite", suite, SUITES)]
-    return corruptions[_known(f"corruption of {suite!r}", noise, corruptions)]
+    corruptions = SUITES[known_name("suite", suite, SUITES)]
+    return corruptions[known_name(f"corruption of {suite!r}", noise, corruptions)]
 
 
 def entry_key(seed: int, name: str, severity: int) -> jax.Array:
@@ -410,21 +388,21 @@ def suite_degradations(
     severities = list_severities(suite) if severities is None else severities
     kinds = {
         "salt_and_pepper_noise": SPN_READINGS[
-            _known("SPN reading", spn_reading, SPN_READINGS)
+            known_name("SPN reading", spn_reading, SPN_READINGS)
         ],
-        "uniform_noise": UN_READINGS[_known("UN reading", un_reading, UN_READINGS)],
+        "uniform_noise": UN_READINGS[known_name("UN reading", un_reading, UN_READINGS)],
     }
     entries = []
     for noise in noises:
         for severity in severities:
             function, parameters = find_corruption(suite, noise, severity)
-            kind = _known("noise", kinds.get(function, function), NOISES)
+            kind = known_name("noise", kinds.get(function, function), NOISES)
             (parameter,) = parameters.values()
             entries.append(SuiteEntry(noise, severity, kind, parameter))
     return entries
 
 
-def _known(what, name, known):
+def known_name(what: str, name: str, known: Mapping[str, Any]) -> str:
     """Returns `name` if it is a key of `known`, else raises with the nearest ones."""
     if name not in known:
         near = difflib.get_close_matches(str(name), known, n=3, cutoff=0.5)

@@ -8,12 +8,19 @@ import jax.numpy as jnp
 import numpy as np
 
 from uronet_jax import batches
-from uronet_jax.corruptions import operation
 from uronet_jax.corruptions.filters import (
+    blur_along_line,
     clipped_zoom_matrix,
     filter_rows_columns,
-    motion_blur,
     motion_weights,
+)
+from uronet_jax.corruptions.operation import (
+    Constants,
+    Operation,
+    check_colours,
+    column,
+    grey_levels,
+    one_number,
 )
 
 # Degrees: snow falls downwards.
@@ -25,45 +32,6 @@ def luma(images: jax.Array) -> jax.Array:
     # By slices: XLA's CPU backend is 15 times slower at sums over three channels.
     red, green, blue = jnp.split(images, 3, axis=-1)
     return 0.299 * red + 0.587 * green + 0.114 * blue
-
-
-def brightness(
-    key: jax.Array,
-    images: jax.Array,
-    *,
-    amount: float,
-    index: jax.Array | None = None,
-) -> jax.Array:
-    """Raises the value of HSV: `v = clip(max(x) + amount)`, hue and saturation fixed.
-
-    In closed form, `x * v / max(x)` with the maximum over the channels; black becomes
-    grey. On grey images it is `clip(x + amount)`.
-
-    Args:
-        key: Not used.
-        images: `[B, H, W, C]`, floating point, intensities in `[0, 1]`; any C.
-        amount: In `[0, 1]`, units of the intensity range.
-        index: Not used.
-
-    Returns:
-        Brighter images, same shape and dtype, in `[0, 1]`. Differentiable in `images`.
-
-    Raises:
-        ValueError: If `images` is not a batch as above with sides of at least 28, or
-            the amount is out of range.
-
-    Source:
-        Hendrycks & Dietterich, "Benchmarking Neural Network Robustness to Common
-        Corruptions and Perturbations", ICLR 2019.
-    """
-    settings = [{"amount": amount}]
-    return operation.run(OPERATIONS["brightness"], key, images, settings, 0, index)
-
-
-def _prepare_brightness(shape, settings):
-    amounts = [setting["amount"] for setting in settings]
-    batches.check_range("amount", amounts, 0.0, 1.0)
-    return operation.Constants(np.asarray(amounts, np.float32))
 
 
 def _apply_brightness(key, images, amount, shared, index):
@@ -80,48 +48,28 @@ def brighten(images: jax.Array, amount: jax.Array) -> jax.Array:
     return images + (raised - value) * share
 
 
-def fog(
-    key: jax.Array,
-    images: jax.Array,
-    *,
-    amount: float,
-    decay: float,
-    map_size: int | None = None,
-    index: jax.Array | None = None,
-) -> jax.Array:
-    """Adds fog: `clip((x + amount * P) * m / (m + amount))`, `m = max(x)`.
+brightness = Operation(
+    """Raises the value of HSV: `v = clip(max(x) + amount)`, hue and saturation fixed.
 
-    P is the upper left part of a plasma fractal in `[0, 1]`, the same for all
-    channels, and m is one number per image.
+    In closed form, `x * v / max(x)` with the maximum over the channels, of any number;
+    black becomes grey. On grey images it is `clip(x + amount)`. Differentiable in
+    `images`.
 
-    Args:
-        key: Typed PRNG key. One key serves the whole batch.
-        images: `[B, H, W, C]`, floating point, intensities in `[0, 1]`; any C.
-        amount: 0 or more, units of the intensity range.
-        decay: In `[0.1, 1000]`. By this factor the root of the noise of the fractal
-            falls whenever its grid is halved: large values make smooth fog.
-        map_size: Side of the fractal, a power of two, at least the sides of the
-            images. Default: the smallest such.
-        index: Integer `[B]`, global number of each image. Default: `0 .. B-1`.
-
-    Returns:
-        Foggy images, same shape and dtype, in `[0, 1]`. Differentiable in `images`.
-
-    Raises:
-        ValueError: If `images` is not a batch as above with sides of at least 28, or a
-            parameter is out of range.
-
-    Source:
-        Hendrycks & Dietterich, "Benchmarking Neural Network Robustness to Common
-        Corruptions and Perturbations", ICLR 2019.
-    """
-    setting = {"amount": amount, "decay": decay, "map_size": map_size}
-    return operation.run(OPERATIONS["fog"], key, images, [setting], 0, index)
+    Parameters:
+        amount: In `[0, 1]`, units of the intensity range.
+    """,
+    one_number("amount", 0.0, 1.0),
+    _apply_brightness,
+    formula="the value of HSV plus amount",
+    source="HD",
+    example={"amount": 0.2},
+    is_random=False,
+)
 
 
 def _prepare_fog(shape, settings):
     largest = max(shape[:2])
-    sizes = {setting.get("map_size") for setting in settings}
+    sizes = {setting["map_size"] for setting in settings}
     if len(sizes) > 1:
         raise ValueError(f"map_size must be the same at all severities: {sizes}")
     size = sizes.pop()
@@ -133,15 +81,11 @@ def _prepare_fog(shape, settings):
             f"map_size must be a power of two and at least {largest}, the larger side "
             f"of the images: {size}"
         )
-    amounts = np.asarray([setting["amount"] for setting in settings], np.float64)
-    decays = np.asarray([setting["decay"] for setting in settings], np.float64)
-    batches.check_range("amount", amounts, 0.0, math.inf)
-    batches.check_range("decay", decays, 0.1, 1000.0)
+    amounts = np.asarray(column(settings, "amount", 0.0), np.float32)
+    decays = np.asarray(column(settings, "decay", 0.1, 1000.0), np.float64)
     # The original multiplies by its decreasing factor twice, hence the square.
     amplitudes = decays[:, None] ** (-2.0 * np.arange(levels))
-    return operation.Constants(
-        (amounts.astype(np.float32), amplitudes.astype(np.float32))
-    )
+    return Constants((amounts, amplitudes.astype(np.float32)))
 
 
 def _apply_fog(key, images, constants, shared, index):
@@ -201,68 +145,31 @@ def plasma(uniform: jax.Array, amplitudes: jax.Array) -> jax.Array:
     return grid / grid.max(axis=(1, 2), keepdims=True)
 
 
-def snow(
-    key: jax.Array,
-    images: jax.Array,
-    *,
-    loc: float,
-    scale: float,
-    zoom: float,
-    threshold: float,
-    radius: int,
-    sigma: float,
-    blend: float,
-    index: jax.Array | None = None,
-) -> jax.Array:
-    """Lets snow fall: `clip(x' + S + rotate(S, 180 degrees))`.
+fog = Operation(
+    """Adds fog: `clip((x + amount * P) * m / (m + amount))`, `m = max(x)`.
 
-    The flakes S, one layer for all channels, are `N(loc, scale)` enlarged by `zoom`,
-    set to 0 below the threshold, cut to 8 bits and blurred along a line that points
-    down, up to 45 degrees aside. The image gets paler:
-    `x' = blend * x + (1 - blend) * max(x, 1.5 * grey + 0.5)`.
+    P is the upper left part of a plasma fractal in `[0, 1]`, the same for all
+    channels, and m is one number per image. Differentiable in `images`.
 
-    Args:
-        key: Typed PRNG key. One key serves the whole batch.
-        images: `[B, H, W, C]`, floating point, intensities in `[0, 1]`; C is 1 or 3.
-            A grey image is its own `grey`.
-        loc: Mean of the layer.
-        scale: Standard deviation of the layer, 0 or more.
-        zoom: 1 or more; see `filters.clipped_zoom_matrix`.
-        threshold: In units of the layer.
-        radius: Of the blur in pixels, whole number, 0 or more; see
-            `filters.motion_blur`.
-        sigma: Of the blur, standard deviation in pixels, above 0.
-        blend: Share of the image that stays as it is, in `[0, 1]`.
-        index: Integer `[B]`, global number of each image. Default: `0 .. B-1`.
-
-    Returns:
-        Snowy images, same shape and dtype, in `[0, 1]`. Differentiable in `images`;
-        the gradient is zero where the result is clipped.
-
-    Raises:
-        ValueError: If `images` is not a batch as above with sides of at least 28, or a
-            parameter is out of range.
-
-    Source:
-        Hendrycks & Dietterich, "Benchmarking Neural Network Robustness to Common
-        Corruptions and Perturbations", ICLR 2019.
-    """
-    setting = {
-        "loc": loc,
-        "scale": scale,
-        "zoom": zoom,
-        "threshold": threshold,
-        "radius": radius,
-        "sigma": sigma,
-        "blend": blend,
-    }
-    return operation.run(OPERATIONS["snow"], key, images, [setting], 0, index)
+    Parameters:
+        amount: 0 or more, units of the intensity range.
+        decay: In `[0.1, 1000]`. By this factor the root of the noise of the fractal
+            falls whenever its grid is halved: large values make smooth fog.
+        map_size: Side of the fractal, a power of two, at least the sides of the
+            images. Default: the smallest such.
+    """,
+    _prepare_fog,
+    _apply_fog,
+    formula="(x + amount P) max(x) / (max(x) + amount), P a plasma fractal with decay",
+    source="HD",
+    example={"amount": 0.75, "decay": 2.5},
+    defaults={"map_size": None},
+)
 
 
 def _prepare_snow(shape, settings):
     height, width, channels = shape
-    if channels not in (1, 3):
-        raise ValueError(f"snow needs images of 1 or 3 channels: {channels}")
+    check_colours(channels)
     ranges = {
         "loc": (-math.inf, math.inf),
         "scale": (0.0, math.inf),
@@ -270,9 +177,7 @@ def _prepare_snow(shape, settings):
         "blend": (0.0, 1.0),
         "zoom": (1.0, math.inf),
     }
-    constants = {name: [setting[name] for setting in settings] for name in ranges}
-    for name, (low, high) in ranges.items():
-        batches.check_range(name, constants[name], low, high)
+    constants = {name: column(settings, name, *ends) for name, ends in ranges.items()}
     zooms = constants.pop("zoom")
     for setting in settings:
         batches.check_whole("radius", setting["radius"], 0, max(height, width))
@@ -283,7 +188,7 @@ def _prepare_snow(shape, settings):
         motion_weights(s["radius"], s["sigma"], max(counts)) for s in settings
     ]
     constants = {name: np.asarray(v, np.float32) for name, v in constants.items()}
-    return operation.Constants({**constants, "taps": np.asarray(counts, np.int32)})
+    return Constants({**constants, "taps": np.asarray(counts, np.int32)})
 
 
 def _apply_snow(key, images, constants, shared, index):
@@ -303,23 +208,20 @@ def _apply_snow(key, images, constants, shared, index):
 def add_snow(
     images: jax.Array, layer: jax.Array, angles: jax.Array, constants: dict
 ) -> jax.Array:
-    """Lets given snow fall; see `snow`.
+    """Lets given snow fall; see `snow`. Does not clip.
 
     Args:
         images: float32 `[B, H, W, C]`, in `[0, 1]`.
         layer: float32 `[B, H, W]`, normal numbers of mean `loc` and deviation `scale`.
         angles: `[B]`, degrees.
         constants: What the operation prepares, at one severity.
-
-    Returns:
-        float32 `[B, H, W, C]`, not clipped.
     """
     flakes = filter_rows_columns(
         layer[..., None], constants["rows"], constants["columns"]
     )
     flakes = jnp.where(flakes < constants["threshold"], 0.0, flakes)
-    levels = operation.grey_levels(flakes)
-    flakes = motion_blur(levels, angles, constants["weights"], constants["taps"])
+    levels = grey_levels(flakes)
+    flakes = blur_along_line(levels, angles, constants["weights"], constants["taps"])
     flakes = flakes / 255.0
     grey = luma(images) if images.shape[-1] == 3 else images
     pale = jnp.maximum(images, 1.5 * grey + 0.5)
@@ -327,8 +229,38 @@ def add_snow(
     return images + flakes + flakes[:, ::-1, ::-1]
 
 
-OPERATIONS = {
-    "brightness": operation.Operation(_prepare_brightness, _apply_brightness),
-    "fog": operation.Operation(_prepare_fog, _apply_fog),
-    "snow": operation.Operation(_prepare_snow, _apply_snow),
-}
+snow = Operation(
+    """Lets snow fall: `clip(x' + S + rotate(S, 180 degrees))`.
+
+    The flakes S, one layer for all channels, are `N(loc, scale)` enlarged by `zoom`,
+    set to 0 below the threshold, cut to 8 bits and blurred along a line that points
+    down, up to 45 degrees aside. The image gets paler:
+    `x' = blend * x + (1 - blend) * max(x, 1.5 * grey + 0.5)`. Images have 1 or 3
+    channels; a grey image is its own `grey`. Differentiable in `images`.
+
+    Parameters:
+        loc: Mean of the layer.
+        scale: Standard deviation of the layer, 0 or more.
+        zoom: 1 or more; see `filters.clipped_zoom_matrix`.
+        threshold: In units of the layer.
+        radius: Of the blur in pixels, whole number, 0 or more; see
+            `filters.blur_along_line`.
+        sigma: Of the blur, standard deviation in pixels, above 0.
+        blend: Share of the image that stays as it is, in `[0, 1]`.
+    """,
+    _prepare_snow,
+    _apply_snow,
+    formula="a layer of N(loc, scale), enlarged by zoom, cut off at the threshold, "
+    "motion-blurred downwards, added twice (once turned by 180 degrees) to the blend "
+    "of x with a whitened x",
+    source="HD",
+    example={
+        "loc": 0.15,
+        "scale": 0.3,
+        "zoom": 1.75,
+        "threshold": 0.55,
+        "radius": 10,
+        "sigma": 4.0,
+        "blend": 0.9,
+    },
+)

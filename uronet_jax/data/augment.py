@@ -10,36 +10,18 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from uronet_jax import batches
+
+# `(key, images, index) -> images`: a typed PRNG key, float `[B, H, W, C]` in `[0, 1]`,
+# and integer `[B]`, the index of each image in its data set. Shape and dtype stay.
+# Wrong images or index are a ValueError.
 Augmentation = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 
 
-def _check(images: jax.Array, index: jax.Array) -> None:
-    if images.ndim != 4 or not jnp.issubdtype(images.dtype, jnp.floating):
-        raise ValueError(f"need float [B, H, W, C]: {images.dtype}{images.shape}")
-    if index.shape != images.shape[:1] or not jnp.issubdtype(index.dtype, jnp.integer):
-        raise ValueError(
-            f"need one integer index for each of {len(images)} images: "
-            f"{index.dtype}{index.shape}"
-        )
-
-
 def random_flip(key: jax.Array, images: jax.Array, index: jax.Array) -> jax.Array:
-    """Mirrors each image left to right with probability 1/2.
-
-    Args:
-        key: Typed PRNG key.
-        images: Float `[B, H, W, C]`.
-        index: Integer `[B]`, the index of each image in its data set.
-
-    Returns:
-        Images of the same shape and dtype.
-
-    Raises:
-        ValueError: If shapes or dtypes are not as above.
-    """
-    _check(images, index)
-    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, index)
-    flip = jax.vmap(jax.random.bernoulli)(keys)
+    """Mirrors each image left to right with probability 1/2; see `Augmentation`."""
+    batches.check_images(images, index)
+    flip = batches.per_image(jax.random.bernoulli, key, index)
     return jnp.where(flip[:, None, None, None], images[:, :, ::-1], images)
 
 
@@ -49,30 +31,27 @@ def random_crop(
     """Pads each image with zeros and cuts out a random window of its first size.
 
     Args:
-        key: Typed PRNG key.
-        images: Float `[B, H, W, C]`.
-        index: Integer `[B]`, the index of each image in its data set.
+        key: See `Augmentation`, as for `images` and `index`.
+        images: Zeros come in where the window leaves the image.
+        index: Of each image.
         padding: Pixels added on each side; the largest shift. At least 0.
 
-    Returns:
-        Images of the same shape and dtype; zeros where the window left the image.
-
     Raises:
-        ValueError: If shapes or dtypes are not as above, or `padding` is negative.
+        ValueError: If images or index are wrong, or `padding` is negative.
     """
-    _check(images, index)
-    if padding < 0:
-        raise ValueError(f"padding must be 0 or more: {padding}")
-    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, index)
-    corners = jax.vmap(lambda k: jax.random.randint(k, (2,), 0, 2 * padding + 1))(keys)
+    batches.check_images(images, index)
+    batches.check_whole("padding", padding, 0, 2**15)
     spread = (padding, padding)
     padded = jnp.pad(images, ((0, 0), spread, spread, (0, 0)))
+
+    def draw(key):
+        return jax.random.randint(key, (2,), 0, 2 * padding + 1)
 
     def cut(image, corner):
         start = (corner[0], corner[1], jnp.zeros_like(corner[0]))
         return jax.lax.dynamic_slice(image, start, images.shape[1:])
 
-    return jax.vmap(cut)(padded, corners)
+    return jax.vmap(cut)(padded, batches.per_image(draw, key, index))
 
 
 def flip_crop(key: jax.Array, images: jax.Array, index: jax.Array) -> jax.Array:

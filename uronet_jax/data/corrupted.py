@@ -1,6 +1,6 @@
 """Corrupted test sets on disk, in the layouts of the published ones.
 
-`write` makes them; `load` reads them back, and the published ones as well:
+`write` makes them; `load_stored` reads them back, and the published ones as well:
 
     arrays, as CIFAR-10-C    <corruption>.npy, uint8 [S N, H, W, C], severity 1 first,
                              and labels.npy, [S N]; the N images in their order
@@ -50,7 +50,7 @@ _RESIDENT_BYTES = 2**31
 _DIGESTED = 128  # Examples at either end.
 
 Manifest = dict[str, Any]
-Examples = tuple[np.ndarray, np.ndarray]  # uint8 [n, H, W, C], int32 [n].
+StoredExamples = tuple[np.ndarray, np.ndarray]  # uint8 [n, H, W, C], int32 [n].
 
 
 def write(
@@ -118,7 +118,7 @@ def write(
     with locked_workdir(folder):
         manifest = _join(folder, wanted)
         _save_manifest(folder, manifest)
-        store = LAYOUTS[manifest["layout"]](folder, manifest)
+        store = _open_store(folder, manifest)
         missing = {
             name: [s for s in manifest["severities"] if not store.is_done(name, s)]
             for name in corrupters
@@ -166,20 +166,14 @@ def make_corrupter(
     """
 
     def run(key, severity, batch):
-        return corruptions.corrupt(
-            key,
-            batch["image"].astype(jnp.float32) / 255.0,
-            name,
-            severity=severity,
-            index=batch["index"],
-            uint8=True,
-            **dict(changes),
-        )
+        images = batch["image"].astype(jnp.float32) / 255.0
+        options = {"index": batch["index"], "uint8": True, **dict(changes)}
+        return corruptions.corrupt(key, images, name, severity=severity, **options)
 
     return sharding.compile_split(run, mesh)
 
 
-def load(folder: str | os.PathLike, name: str, severity: int) -> Examples:
+def load_stored(folder: str | os.PathLike, name: str, severity: int) -> StoredExamples:
     """Reads one corruption at one severity.
 
     Args:
@@ -198,32 +192,30 @@ def load(folder: str | os.PathLike, name: str, severity: int) -> Examples:
         FileNotFoundError: If the folder or this corruption is missing or unfinished.
         ValueError: If there is no such severity, or a file is not as expected.
     """
-    folder = Path(folder)
-    manifest = describe(folder)
+    manifest = read_manifest(folder)
     if severity not in manifest["severities"]:
         there = ", ".join(str(s) for s in manifest["severities"])
         raise ValueError(
             f"no severity {severity} of {name} in {folder}: choose from {there}"
         )
-    return LAYOUTS[manifest["layout"]](folder, manifest).read(name, severity)
+    return _open_store(folder, manifest).read(name, severity)
 
 
-def list_corruptions(folder: str | os.PathLike) -> tuple[str, ...]:
-    """Returns the corruptions that are complete in a folder; see `load`.
+def list_stored(folder: str | os.PathLike) -> tuple[str, ...]:
+    """Returns the corruptions that are complete in a folder; see `load_stored`.
 
     Raises:
         FileNotFoundError: If there are none.
     """
-    folder = Path(folder)
-    manifest = describe(folder)
-    store = LAYOUTS[manifest["layout"]](folder, manifest)
+    manifest = read_manifest(folder)
+    store = _open_store(folder, manifest)
     names = tuple(name for name in manifest["corruptions"] if store.is_complete(name))
     if not names:
         raise FileNotFoundError(f"no corruption is complete in {folder}")
     return names
 
 
-def describe(folder: str | os.PathLike) -> Manifest:
+def read_manifest(folder: str | os.PathLike) -> Manifest:
     """Returns the manifest of a corrupted set.
 
     Of a published set, which has none: `layout`, `severities`, the names of its
@@ -238,38 +230,32 @@ def describe(folder: str | os.PathLike) -> Manifest:
         raise FileNotFoundError(f"no such folder: {folder}")
     if (folder / MANIFEST).exists():
         return _parse_manifest(folder / MANIFEST)
-    unknown = {"image_shape": None, "classes": None}
-    if (folder / _LABELS).exists():
-        severities = list(_PUBLISHED_SEVERITIES)
-        return {
-            **unknown,
-            "layout": "arrays",
-            "severities": severities,
-            "num_images": len(_load_npy(folder / _LABELS)) // len(severities),
-            "corruptions": sorted(
-                path.stem for path in folder.glob("*.npy") if path.name != _LABELS
-            ),
-        }
     found = [path for path in folder.glob("*/*") if path.name.isdigit()]
-    if not found:
+    count = None
+    if (folder / _LABELS).exists():
+        layout, severities = "arrays", _PUBLISHED_SEVERITIES
+        count = len(_load_npy(folder / _LABELS)) // len(severities)
+        names = {path.stem for path in folder.glob("*.npy")} - {Path(_LABELS).stem}
+    elif found:
+        layout, severities = "folders", {int(path.name) for path in found}
+        names = {path.parent.name for path in found}
+    else:
         raise FileNotFoundError(
             f"no corrupted set in {folder}: need {MANIFEST}, or <corruption>.npy and "
             f"{_LABELS}, or <corruption>/<severity>/<class>/*.JPEG"
         )
     return {
-        **unknown,
-        "layout": "folders",
-        "severities": sorted({int(path.name) for path in found}),
-        "num_images": None,
-        "corruptions": sorted({path.parent.name for path in found}),
+        "layout": layout,
+        "severities": sorted(severities),
+        "num_images": count,
+        "corruptions": sorted(names),
+        "image_shape": None,
+        "classes": None,
     }
 
 
 def verify(folder: str | os.PathLike) -> int:
-    """Compares the files of a set with the checksums in its manifest.
-
-    Args:
-        folder: Of `write`.
+    """Compares the files of a set by `write` with the checksums in its manifest.
 
     Returns:
         Number of files that were compared.
@@ -333,8 +319,8 @@ def _describe(
     if layout is None:
         small = max(source.image_shape[:2]) <= _LARGEST_ARRAY_SIDE
         layout = "arrays" if small else "folders"
-    if layout not in LAYOUTS:
-        raise ValueError(f"layout must be {' or '.join(LAYOUTS)}: {layout!r}")
+    if layout not in FILE_LAYOUTS:
+        raise ValueError(f"layout must be {' or '.join(FILE_LAYOUTS)}: {layout!r}")
     classes = [re.sub(r"[^\w-]+", "_", name) for name in source.class_names]
     if layout == "folders" and len(set(classes)) < len(classes):
         raise ValueError(f"classes of {source.name} would share a folder: {classes}")
@@ -418,7 +404,7 @@ def _corrupt(
     severity: int,
     batches: Iterable[Batch],
     mesh: jax.sharding.Mesh,
-) -> Iterator[Examples]:
+) -> Iterator[StoredExamples]:
     key, traced_severity = sharding.replicate((key, np.int32(severity)), mesh)
 
     def fetch(images, batch):
@@ -435,22 +421,23 @@ def _corrupt(
     yield fetch(*waiting)
 
 
-def _count(examples: Iterable[Examples], bar: tqdm) -> Iterator[Examples]:
+def _count(examples: Iterable[StoredExamples], bar: tqdm) -> Iterator[StoredExamples]:
     for images, labels in examples:
         yield images, labels
         bar.update(len(images))
 
 
-class _Arrays:
+class _Store:
+    def __init__(self, folder: Path, manifest: Manifest):
+        self._folder, self._manifest = folder, manifest
+
+
+class _Arrays(_Store):
     """`<corruption>.npy` with all severities, and `labels.npy`.
 
     A file is called `<corruption>.npy.partial` while severities are missing; those that
     are not are listed under `unfinished` in the manifest.
     """
-
-    def __init__(self, folder: Path, manifest: Manifest):
-        self._folder, self._manifest = folder, manifest
-        self._labels = folder / _LABELS
 
     def _path(self, name: str) -> Path:
         return self._folder / f"{name}.npy"
@@ -460,7 +447,7 @@ class _Arrays:
 
     def is_complete(self, name: str) -> bool:
         path, severities = self._path(name), self._manifest["severities"]
-        if not path.exists() or not self._labels.exists():
+        if not path.exists() or not (self._folder / _LABELS).exists():
             return False  # Lost labels are made again with the images.
         if self._manifest["image_shape"] is None:
             return True
@@ -484,10 +471,11 @@ class _Arrays:
     def _block_bytes(self) -> int:
         return self._manifest["num_images"] * math.prod(self._manifest["image_shape"])
 
-    def write(self, name: str, severity: int, examples: Iterable[Examples]) -> None:
-        severities, unfinished = (
-            self._manifest[field] for field in ("severities", "unfinished")
-        )
+    def write(
+        self, name: str, severity: int, examples: Iterable[StoredExamples]
+    ) -> None:
+        severities = self._manifest["severities"]
+        unfinished = self._manifest["unfinished"]
         partial = self._partial(name)
         if name not in unfinished or not partial.exists():
             count = len(severities) * self._manifest["num_images"]
@@ -503,8 +491,8 @@ class _Arrays:
                 file.write(images.tobytes())
                 labels.append(part)
             _flush(file)
-        if not self._labels.exists():
-            with _replacing(self._labels) as file:
+        if not (self._folder / _LABELS).exists():
+            with _replacing(self._folder / _LABELS) as file:
                 np.save(file, np.tile(np.concatenate(labels), len(severities)))
         unfinished[name].append(severity)
         _save_manifest(self._folder, self._manifest)
@@ -515,8 +503,9 @@ class _Arrays:
         self._manifest["unfinished"].pop(name, None)
         return [self._path(name).name, _LABELS]
 
-    def read(self, name: str, severity: int) -> Examples:
-        images, labels = (_load_npy(path) for path in (self._path(name), self._labels))
+    def read(self, name: str, severity: int) -> StoredExamples:
+        images = _load_npy(self._path(name))
+        labels = _load_npy(self._folder / _LABELS)
         severities, count = self._manifest["severities"], self._manifest["num_images"]
         shape = self._manifest["image_shape"] or images.shape[1:]
         if (
@@ -537,14 +526,11 @@ class _Arrays:
         return images[rows], labels[rows].astype(np.int32)
 
 
-class _Folders:
+class _Folders(_Store):
     """`<corruption>/<severity>/<class>/<number of the image>.JPEG`.
 
     A severity is called `<severity>.partial` until it is complete.
     """
-
-    def __init__(self, folder: Path, manifest: Manifest):
-        self._folder, self._manifest = folder, manifest
 
     def _path(self, name: str, severity: int) -> Path:
         return self._folder / name / str(severity)
@@ -558,7 +544,9 @@ class _Folders:
     def check_space(self, num_blocks: int) -> None:
         """Does nothing: how far the images compress is not known."""
 
-    def write(self, name: str, severity: int, examples: Iterable[Examples]) -> None:
+    def write(
+        self, name: str, severity: int, examples: Iterable[StoredExamples]
+    ) -> None:
         final = self._path(name, severity)
         partial = final.with_name(final.name + _PARTIAL)
         if partial.exists():
@@ -586,7 +574,7 @@ class _Folders:
         severities = self._manifest["severities"]
         return [f"{name}/{severity}/{_CHECKSUMS}" for severity in severities]
 
-    def read(self, name: str, severity: int) -> Examples:
+    def read(self, name: str, severity: int) -> StoredExamples:
         folder, count = self._path(name, severity), self._manifest["num_images"]
         files = [path for path in folder.glob("*/*") if path.suffix == ".JPEG"]
         if not files or len(files) != (count or len(files)):
@@ -613,7 +601,11 @@ class _Folders:
         return images, labels
 
 
-LAYOUTS = {"arrays": _Arrays, "folders": _Folders}
+FILE_LAYOUTS = {"arrays": _Arrays, "folders": _Folders}
+
+
+def _open_store(folder: str | os.PathLike, manifest: Manifest) -> _Store:
+    return FILE_LAYOUTS[manifest["layout"]](Path(folder), manifest)
 
 
 def _decode(path: Path) -> np.ndarray:
@@ -637,7 +629,7 @@ def _load_npy(path: Path) -> np.ndarray:
 def _parse_manifest(path: Path) -> Manifest:
     try:
         manifest = json.loads(path.read_text())
-        if manifest["layout"] not in LAYOUTS:
+        if manifest["layout"] not in FILE_LAYOUTS:
             raise ValueError(f"layout {manifest['layout']!r}")
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(

@@ -50,6 +50,19 @@ def load_frost(frost_dir: str | Path, *, scale: float = 1.0) -> FrostTextures:
     return stack_textures(pictures, str(folder))
 
 
+def load_suite_frost(frost_dir: str | Path, suite: str) -> FrostTextures:
+    """Reads the photographs as the makers of a suite shrink them; see `load_frost`.
+
+    Raises:
+        ValueError: As there, or if they are not for this suite.
+    """
+    if suite not in FROST_SCALES:
+        raise ValueError(
+            f"frost photographs are for {', '.join(FROST_SCALES)} only, not {suite}"
+        )
+    return load_frost(frost_dir, scale=FROST_SCALES[suite])
+
+
 def shrink(picture: np.ndarray, scale: float) -> np.ndarray:
     """Resizes a picture bilinearly, without smoothing it first.
 

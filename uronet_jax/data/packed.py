@@ -17,7 +17,7 @@ from PIL import Image
 
 from uronet_jax.data import sources
 
-Arrays = tuple[np.ndarray, np.ndarray]  # uint8 [N, H, W, C], int32 [N].
+PackedArrays = tuple[np.ndarray, np.ndarray]  # uint8 [N, H, W, C], int32 [N].
 
 CIFAR10_CLASSES = (
     "airplane automobile bird cat deer dog frog horse ship truck"
@@ -51,14 +51,14 @@ class PackedSet:
     """
 
     files: Mapping[str, Sequence[str]]
-    read: Callable[[Path, str], Arrays]
+    read: Callable[[Path, str], PackedArrays]
     class_names: Callable[[Path], Sequence[str]]
     optional: Sequence[str] = ()
 
 
-def load(
+def load_packed(
     name: str, folder: str | Path, *, splits: Sequence[str] | None = None
-) -> tuple[dict[str, Arrays], tuple[str, ...]]:
+) -> tuple[dict[str, PackedArrays], tuple[str, ...]]:
     """Reads a packed data set into memory.
 
     Args:
@@ -103,7 +103,7 @@ def load(
     return arrays, class_names
 
 
-def _read_cifar(path: Path, split: str, *, label_file: str) -> Arrays:
+def _read_cifar(path: Path, split: str, *, label_file: str) -> PackedArrays:
     del split  # One file holds one split.
     with zipfile.ZipFile(path) as archive:
         strips = sorted(n for n in archive.namelist() if n.endswith(".webp"))
@@ -114,7 +114,7 @@ def _read_cifar(path: Path, split: str, *, label_file: str) -> Arrays:
     return np.concatenate(images).reshape(-1, 32, 32, 3), labels
 
 
-def _read_npz(path: Path, split: str) -> Arrays:
+def _read_npz(path: Path, split: str) -> PackedArrays:
     del split
     with np.load(path) as arrays:
         return arrays["images"][..., None], arrays["labels"]
@@ -134,7 +134,7 @@ def _read_member(archive: tarfile.TarFile, member: tarfile.TarInfo | None) -> by
     return file.read()
 
 
-def _read_tar(path: Path, split: str) -> Arrays:
+def _read_tar(path: Path, split: str) -> PackedArrays:
     folder = {"train": "train", "validation": "val"}[split]
     label_of = {wnid: label for label, wnid in enumerate(_tar_classes(path))}
     images, labels = [], []

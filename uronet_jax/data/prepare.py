@@ -28,7 +28,7 @@ _SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 
 
 @dataclasses.dataclass(frozen=True)
-class Images:
+class SplitImages:
     """The images of one split, read one by one.
 
     Attributes:
@@ -40,6 +40,9 @@ class Images:
     labels: np.ndarray
     read: Callable[[int], Image.Image]
     shapes: dict[tuple[int, int, int], str]
+
+
+_Splits = tuple[dict[str, SplitImages], Sequence[str]]  # With the class names.
 
 
 def prepare(
@@ -88,9 +91,8 @@ def prepare(
         raise ValueError(f"unknown source {source!r}: use {', '.join(READERS)} or tfds")
     if (input_path is None) != (source == "tfds"):
         raise ValueError(f"source {source!r} needs {_INPUTS[source]} as input")
-    if source != "tfds" and not (
-        name.isascii() and name.isidentifier() and name.islower()
-    ):
+    plain = name.isascii() and name.isidentifier() and name.islower()
+    if source != "tfds" and not plain:
         raise ValueError(
             f"bad data set name {name!r}: use lower-case letters, digits and '_'"
         )
@@ -120,7 +122,7 @@ def prepare(
 
 
 def _common_shape(
-    splits: dict[str, Images], resize: tuple[int, int] | None
+    splits: dict[str, SplitImages], resize: tuple[int, int] | None
 ) -> tuple[int, int, int]:
     """Returns `(H, W, C)` for all images; grey becomes colour if both occur."""
     shapes = {s: n for images in splits.values() for s, n in images.shapes.items()}
@@ -138,7 +140,7 @@ def _common_shape(
 def _write(
     name: str,
     folder: Path,
-    splits: dict[str, Images],
+    splits: dict[str, SplitImages],
     class_names: Sequence[str],
     shape: tuple[int, int, int],
     progress: bool,
@@ -188,13 +190,8 @@ def _write(
         with ThreadPoolExecutor() as pool:
             for split, images in splits.items():
                 count = len(images.labels)
-                bar = tqdm(
-                    total=count,
-                    desc=f"{name} {split}",
-                    disable=not progress,
-                    unit=" images",
-                )
-                with bar:
+                options = {"disable": not progress, "unit": " images"}
+                with tqdm(total=count, desc=f"{name} {split}", **options) as bar:
                     for start in range(0, count, _CHUNK):
                         chunk = range(start, min(start + _CHUNK, count))
                         examples = pool.map(lambda i, s=images: example(s, i), chunk)
@@ -228,31 +225,29 @@ def _prepare_official(name: str, folder: Path, overwrite: bool) -> Path:
             f"TFDS has no data set {name!r}"
             + (f": did you mean {' or '.join(near)}?" if near else "")
         ) from error
-    mode = tfds.GenerateMode
-    builder.download_and_prepare(
-        download_config=tfds.download.DownloadConfig(
-            download_mode=mode.REUSE_CACHE_IF_EXISTS
-            if overwrite
-            else mode.REUSE_DATASET_IF_EXISTS
-        )
-    )
+    modes = tfds.GenerateMode
+    mode = modes.REUSE_DATASET_IF_EXISTS
+    if overwrite:
+        mode = modes.REUSE_CACHE_IF_EXISTS
+    config = tfds.download.DownloadConfig(download_mode=mode)
+    builder.download_and_prepare(download_config=config)
     return Path(builder.data_path)
 
 
-def _images_of_arrays(images: np.ndarray, labels: np.ndarray, what: str) -> Images:
+def _images_of_arrays(images: np.ndarray, labels: np.ndarray, what: str) -> SplitImages:
     sources.check_arrays(images, labels, what)
     if images.ndim == 4 and images.shape[-1] == 1:
         images = images[..., 0]
     height, width, channels = (*images.shape[1:], 1)[:3]
-    return Images(
+    return SplitImages(
         labels=labels,
         read=lambda index: Image.fromarray(images[index]),
         shapes={(height, width, channels): what},
     )
 
 
-def _read_packed(name: str, folder: Path) -> tuple[dict[str, Images], Sequence[str]]:
-    arrays, class_names = packed.load(name, folder)
+def _read_packed(name: str, folder: Path) -> _Splits:
+    arrays, class_names = packed.load_packed(name, folder)
     splits = {
         split: _images_of_arrays(images, labels, f"{name} {split}")
         for split, (images, labels) in arrays.items()
@@ -260,7 +255,7 @@ def _read_packed(name: str, folder: Path) -> tuple[dict[str, Images], Sequence[s
     return splits, class_names
 
 
-def _read_arrays(name: str, path: Path) -> tuple[dict[str, Images], Sequence[str]]:
+def _read_arrays(name: str, path: Path) -> _Splits:
     del name
     arrays: dict[str, Any]
     if path.is_dir():
@@ -286,15 +281,10 @@ def _read_arrays(name: str, path: Path) -> tuple[dict[str, Images], Sequence[str
             f"{path} holds {', '.join(arrays)}, not {', '.join(missing)}: need images "
             "and labels, or x_train, y_train, x_test, y_test"
         )
-    splits = {
-        split: _images_of_arrays(
-            arrays[x],
-            # Keras stores labels as [N, 1].
-            np.reshape(arrays[y], -1) if arrays[y].ndim == 2 else arrays[y],
-            f"{path.name} {split}",
-        )
-        for split, (x, y) in keys.items()
-    }
+    splits = {}
+    for split, (x, y) in keys.items():
+        labels = arrays[y].ravel() if arrays[y].ndim == 2 else arrays[y]  # Keras: 2-D.
+        splits[split] = _images_of_arrays(arrays[x], labels, f"{path.name} {split}")
     count = 1 + max(int(images.labels.max()) for images in splits.values())
     class_names = [str(n) for n in arrays.get("class_names", range(count))]
     if len(class_names) < count:
@@ -312,7 +302,7 @@ def _open_image(path: Path) -> Image.Image:
     return image
 
 
-def _read_folder(name: str, root: Path) -> tuple[dict[str, Images], Sequence[str]]:
+def _read_folder(name: str, root: Path) -> _Splits:
     del name
 
     def folders(path):
@@ -350,7 +340,7 @@ def _read_folder(name: str, root: Path) -> tuple[dict[str, Images], Sequence[str
             with _open_image(path) as image:
                 channels = 1 if image.mode in ("1", "L", "LA") else 3
                 shapes.setdefault((image.height, image.width, channels), str(path))
-        splits[split] = Images(
+        splits[split] = SplitImages(
             labels=labels[order],
             read=lambda index, found=found: _open_image(found[index]),
             shapes=shapes,
@@ -365,8 +355,8 @@ _INPUTS = {
     "tfds": "nothing",
 }
 
-# Source -> (name, path) -> ({split: images}, class names).
-READERS: dict[str, Callable[[str, Path], tuple[dict[str, Images], Sequence[str]]]] = {
+# Source -> (name, path) -> images and class names.
+READERS: dict[str, Callable[[str, Path], _Splits]] = {
     "packed": _read_packed,
     "folder": _read_folder,
     "arrays": _read_arrays,

@@ -152,7 +152,7 @@ def check_suite(suite: Mapping[str, Any], data: Mapping[str, Any]) -> None:
             for severity in suite["severities"] or list_severities(name):
                 find_corruption(name, noise, severity)
         return
-    manifest = corrupted.describe(folder)
+    manifest = corrupted.read_manifest(folder)
     for field, ours in (("dataset", data["name"]), ("split", data["split"])):
         if manifest.get(field, ours) != ours:
             raise ValueError(
@@ -170,7 +170,7 @@ def check_suite(suite: Mapping[str, Any], data: Mapping[str, Any]) -> None:
             "suite.frost_dir is for corruptions that are made here; the images in "
             f"suite.folder={folder} are made already: leave one out"
         )
-    known = corrupted.list_corruptions(folder)
+    known = corrupted.list_stored(folder)
     unknown = [noise for noise in suite["noises"] if noise not in known]
     if unknown:
         raise ValueError(
@@ -213,13 +213,13 @@ def make_entries(suite: Mapping[str, Any], source: Any) -> list[Entry]:
 
 def _stored_entries(suite, severities, source) -> list[Entry]:
     folder = suite["folder"]
-    manifest = corrupted.describe(folder)
+    manifest = corrupted.read_manifest(folder)
     rows = np.array_split(np.arange(len(source)), -(-len(source) // 1024))
     labels = np.concatenate([source.read(some)[1] for some in rows])
     entries = []
-    for noise in suite["noises"] or corrupted.list_corruptions(folder):
+    for noise in suite["noises"] or corrupted.list_stored(folder):
         for severity in severities:
-            images, stored = corrupted.load(folder, noise, severity)
+            images, stored = corrupted.load_stored(folder, noise, severity)
             if not np.array_equal(stored[: len(labels)], labels):
                 raise ValueError(
                     f"the labels in {folder} are not those of the clean images: it "

@@ -5,12 +5,11 @@ import functools
 from collections.abc import Mapping
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from uronet_jax import batches, sharding
+from uronet_jax import sharding
 from uronet_jax.defense import DefenseFunction
 from uronet_jax.evaluation.judge import CLEAN_ENTRY, Entry, Judge, StoredEntry
 from uronet_jax.loading import LoadedModel, detector_inputs
@@ -206,31 +205,3 @@ class _Clean:
 def _classify_nothing(variables, images):
     del variables
     return images[:, 0, 0]
-
-
-def banding(
-    key: jax.Array, images: jax.Array, amplitude: jax.Array, index: jax.Array
-) -> jax.Array:
-    """Adds horizontal bands, as of a sensor that is read out under flickering light."""
-
-    def draw(key):
-        return jax.random.uniform(key, (2,))
-
-    phase, waves = jnp.moveaxis(batches.per_image(draw, key, index), -1, 0)
-    rows = jnp.arange(images.shape[1]) / images.shape[1]
-    turns = (2.0 + 4.0 * waves)[:, None] * rows[None, :] + phase[:, None]
-    wave = amplitude * jnp.sin(2.0 * jnp.pi * turns)
-    return jnp.clip(images + wave[:, :, None, None], 0.0, 1.0)
-
-
-def dead_columns(
-    key: jax.Array, images: jax.Array, count: jax.Array, index: jax.Array
-) -> jax.Array:
-    """Blackens whole columns, as of a sensor with broken read-out lines."""
-    width = images.shape[2]
-
-    def draw(key):
-        return jax.random.permutation(key, width)
-
-    dead = batches.per_image(draw, key, index) < count
-    return jnp.where(dead[:, None, :, None], 0.0, images)

@@ -94,7 +94,7 @@ def docs_pages(
         docs / "RESULTS.md": wrap_markdown(
             render_overview(results, groups, _links(results, groups))
         ),
-        docs / "CORRUPTIONS.md": corruption_page.render(
+        docs / "CORRUPTIONS.md": corruption_page.render_corruptions(
             only("fidelity"), contents("benchmark")
         ),
         docs / "ATTACKS.md": attack_page.render(

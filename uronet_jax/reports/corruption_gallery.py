@@ -5,12 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from uronet_jax.corruptions import (
-    corrupt,
-    entry_key,
-    list_corruptions,
-    list_severities,
-)
+from uronet_jax.corruptions import corrupt, entry_key, list_corruptions, list_severities
 from uronet_jax.reports import figures
 
 
@@ -39,7 +34,7 @@ def sample_photographs(side: int) -> np.ndarray:
     return np.stack(pictures)
 
 
-def draw(
+def draw_corruptions(
     path: str | os.PathLike,
     image: np.ndarray,
     suite: str = "imagenet_c",
@@ -66,24 +61,14 @@ def draw(
     names = list_corruptions(suite) if names is None else names
     severities = list_severities(suite) if severities is None else severities
     batch = np.asarray(image, np.float32)[None]
+
+    def degraded(name, severity):
+        key = entry_key(seed, f"{suite}/{name}", severity)
+        return corrupt(key, batch, f"{suite}/{name}", severity=severity)[0]
+
     columns = {"clean": np.repeat(batch, len(names), axis=0)}
     for severity in severities:
-        columns[f"severity {severity}"] = np.concatenate(
-            [
-                np.asarray(
-                    corrupt(
-                        entry_key(seed, f"{suite}/{name}", severity),
-                        batch,
-                        f"{suite}/{name}",
-                        severity=severity,
-                    )
-                )
-                for name in names
-            ]
-        )
-    figures.gallery(
-        path,
-        columns,
-        [name.replace("_", "\n") for name in names],
-        cell_inches=cell_inches,
-    )
+        images = [np.asarray(degraded(name, severity)) for name in names]
+        columns[f"severity {severity}"] = np.stack(images)
+    labels = [name.replace("_", "\n") for name in names]
+    figures.gallery(path, columns, labels, cell_inches=cell_inches)

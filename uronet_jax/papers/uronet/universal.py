@@ -1,10 +1,13 @@
 """The universal models: on what they learned, on what they never saw, and trials."""
 
 import functools
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
+from uronet_jax.corruptions import CORRUPTIONS, SUITES
 from uronet_jax.evaluation.judge import (
     CLEAN_ENTRY,
     CorruptionEntry,
@@ -15,8 +18,6 @@ from uronet_jax.evaluation.judge import (
 from uronet_jax.papers.laboratory import (
     Laboratory,
     TidyRow,
-    banding,
-    dead_columns,
 )
 from uronet_jax.papers.store import Store
 from uronet_jax.papers.uronet.kinds import ModelKey, universal_trials
@@ -31,11 +32,17 @@ from uronet_jax.papers.uronet.parts import (
 # What the universal models never saw: corruptions of this suite.
 _UNSEEN_SUITE = "cifar_c"
 _UNSEEN = ("defocus_blur", "gaussian_blur", "jpeg_compression", "fog", "contrast")
-# Faulty sensors: what they do, at severities 1 to 5.
-_FAULTS = {
-    "banding": (banding, (0.02, 0.04, 0.06, 0.09, 0.12)),
-    "dead_columns": (dead_columns, (1, 2, 3, 4, 6)),
-}
+# Faulty sensors: what they do, at severities 1 to 5 as in the suite `sensor`; in float,
+# not truncated to 8 bits, and of the same random numbers as the noises.
+_FAULTS = {name: CORRUPTIONS[name] for name in SUITES["sensor"]}
+
+
+@functools.cache  # One object for each, so that programs are shared.
+def _fault(name: str) -> Callable[..., jax.Array]:
+    apply = _FAULTS[name].apply
+    return lambda key, images, level, index: jnp.clip(
+        apply(key, images, level, None, index), 0.0, 1.0
+    )
 
 
 # Trials that are shown mirror images too: where they start from, where they lead.
@@ -210,8 +217,8 @@ def _unseen_part(name: str, lab: Laboratory) -> list[TidyRow]:
     for severity in lab.store.config["zero_shot"]["severities"]:
         entry: Entry = CorruptionEntry(name, severity, _UNSEEN_SUITE)
         if name in _FAULTS:
-            function, levels = _FAULTS[name]
-            entry = FunctionEntry(name, severity, function, levels[severity - 1])
+            (level,) = SUITES["sensor"][name].settings[severity - 1].values()
+            entry = FunctionEntry(name, severity, _fault(name), level)
         tests.append(({"test_noise": name, "test_severity": severity}, entry))
     return [*universal.detection(tests), *universal.accuracy(tests)]
 

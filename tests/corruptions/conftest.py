@@ -1,0 +1,38 @@
+"""What tests of corruptions share."""
+
+import jax
+import numpy as np
+import pytest
+
+from uronet_jax.benchmarking.fidelity import ARCHIVES
+from uronet_jax.corruptions import suite_settings
+
+
+@pytest.fixture
+def strict_promotion():
+    # For every test of a file: programs are compiled anew for each mode.
+    with jax.numpy_dtype_promotion("strict"):
+        yield
+
+
+@pytest.fixture(params=ARCHIVES)
+def originals(request, golden):
+    """Returns `load(name)`: setting, image, draws and output of each severity."""
+    arrays, suite = golden(request.param), ARCHIVES[request.param]
+
+    def load(name):
+        severities = 0
+        for severity, setting in enumerate(suite_settings(suite, name).settings, 1):
+            prefix = f"{name}/{severity}/"
+            found = {
+                key.removeprefix(prefix).split("_")[0]: np.float32(arrays[key])[None]
+                for key in arrays.files
+                if key.startswith(prefix)
+            }
+            if found:
+                severities += 1
+                output = np.int32(found.pop("out"))[0]
+                yield setting, arrays["input"], found, output
+        assert severities == (1 if "224" in request.param else 5)
+
+    return load
