@@ -11,8 +11,6 @@ import jax
 import numpy as np
 import pytest
 
-import launch
-from launch import benchmark, benchmark_corruption_peers
 from uronet_jax.attacks import flax_logits, misclassification, pgd
 from uronet_jax.benchmarking import (
     attacks,
@@ -21,17 +19,29 @@ from uronet_jax.benchmarking import (
     memory,
     rows,
     steps,
+    suite,
     timing,
 )
-from uronet_jax.benchmarking.linen_remover import LinenRemover, linen_params
-from uronet_jax.benchmarking.row import new_row
+from uronet_jax.benchmarking.base import (
+    BenchmarkRun,
+    BenchmarkSizes,
+    installed,
+    new_row,
+)
+from uronet_jax.benchmarking.linen_remover import LinenRemover
+from uronet_jax.benchmarking.torch_peer import TorchPeer
 from uronet_jax.models import make_classifier, make_remover
 from uronet_jax.reports import results
 
 needs_torch = pytest.mark.skipif(
     importlib.util.find_spec("torch") is None, reason="PyTorch is not installed"
 )
-TINY = benchmark.choose_settings("tiny", "cpu", repeats=1)
+TINY = suite.choose_sizes("cpu", tiny=True, repeats=1)
+RUN = BenchmarkRun(TINY, tiny=True)
+
+
+def make_torch_peer():
+    return TorchPeer(platform="cpu", dtype="float32", threads=1)
 
 
 class FakeClock:
@@ -69,15 +79,10 @@ def test_contestants_take_turns_and_ratios_are_of_neighbours():
     assert clock.calls == ["ours", "peer", "slow"] * 2 + ["ours", "peer"] * 2
     assert seconds == {"ours": [1, 2, 9], "peer": [2, 8, 3], "slow": [10]}
     # The ratio of the medians would be 2 / 3.
-    assert timing.compare(seconds, "ours", "peer") == {
-        "subject": "ours",
-        "peer": "peer",
-        "ratio": 0.5,
-        "ratio_min": 0.25,
-        "ratio_max": 3.0,
-        "rounds": 3,
-    }
-    assert timing.compare(seconds, "ours", "slow")["ratio"] == 0.1
+    ratio = {"ratio": 0.5, "ratio_min": 0.25, "ratio_max": 3.0, "rounds": 3}
+    expected = {"subject": "ours", "peer": "peer"} | ratio
+    assert timing.time_ratio(seconds, "ours", "peer") == expected
+    assert timing.time_ratio(seconds, "ours", "slow")["ratio"] == 0.1
     assert timing.summarise(seconds)["peer"] == {"median": 3, "min": 2, "max": 8}
     with pytest.raises(ValueError, match="repeat"):
         timing.interleave({}, repeats=0)
@@ -98,11 +103,10 @@ def test_flops():
 def test_naive_linen_remover_is_the_same_function(make_variables):
     shape = (8, 8, 3)
     remover = make_remover("paper", widths=(3, 5))
-    params = make_variables(remover, shape)["params"]
-    linen = LinenRemover((3, 5))
+    variables = make_variables(remover, shape)
     images = np.random.default_rng(0).random((2, *shape), np.float32)
-    ours = remover.apply({"params": params}, images)
-    naive = linen.apply({"params": linen_params(params)}, images)
+    ours = remover.apply(variables, images)
+    naive = LinenRemover().apply(variables, images)
     for a, b in zip(ours, naive, strict=True):
         # Sums of up to 45 products in another order.
         np.testing.assert_allclose(a, b, atol=1e-6)
@@ -122,9 +126,7 @@ def test_another_function_is_not_compared():
     ("name", "channels"), [("wrn10_1", 6), ("resnet8", 3), ("wrn10_2", 3)]
 )
 def test_torch_classifiers_are_the_same_function(name, channels, make_variables):
-    from launch.benchmark_peers import TorchPeer
-
-    peer = TorchPeer(platform="cpu", dtype="float32", threads=1)
+    peer = make_torch_peer()
     classifier = make_classifier(name, 4, mean=(0.4,), std=(0.3,))
     variables = make_variables(classifier, (8, 8, channels))
     images = np.random.default_rng(0).random((2, 8, 8, channels), np.float32)
@@ -138,23 +140,20 @@ def test_torch_classifiers_are_the_same_function(name, channels, make_variables)
 @needs_torch
 def test_torch_steps_move_weights_as_ours_do(make_variables):
     # The row itself checks loss and gradients; here Adam and the order of batches.
-    from launch.benchmark_peers import TorchPeer
-
-    peer = TorchPeer(platform="cpu", dtype="float32", threads=1)
-    remover = make_remover("paper", widths=(4, 4))
-    variables = make_variables(remover, TINY.image_shape)
-    batches = steps.separation_batches(TINY)
-    few = {name: x[0] for name, x in batches.items()}
-    before, _ = peer.remover_gradients(remover, variables, few)
-    loss, gradients = steps.separation_gradients(remover, variables["params"], few)
+    peer = make_torch_peer()
+    work = steps.remover_work(TINY)
+    variables = make_variables(work.module, TINY.image_shape)
+    work = work._replace(state=work.state.replace(params=variables["params"]))
+    few = {name: x[0] for name, x in work.batches.items()}
+    before, _ = peer.gradients(work.module, variables, few)
+    loss, gradients = steps.separation_gradients(work.module, variables["params"], few)
     assert before == pytest.approx(float(loss), rel=1e-5)
     twins = []
     original = peer._twin
     peer._twin = lambda *a: twins.append(original(*a)) or twins[-1]
-    run = peer.remover_steps(remover, variables, batches, 1)
-    run()
+    peer.steps(work, 1)()
     # Adam's first step is the rate in the direction of the sign of the gradient.
-    bias = twins[0].encoder.Conv_0.bias.detach().numpy()
+    bias = twins[0].get_parameter("encoder/Conv_0/bias").detach().numpy()
     np.testing.assert_allclose(
         bias,
         variables["params"]["encoder"]["Conv_0"]["bias"]
@@ -189,116 +188,138 @@ def peers_of(row):
 
 def test_remover_row_without_torch(tmp_path, monkeypatch, quick_compilation):
     monkeypatch.setitem(sys.modules, "torch", None)
-    monkeypatch.delitem(sys.modules, "launch.benchmark_peers", raising=False)
-    monkeypatch.delattr(launch, "benchmark_peers", raising=False)
-    peer, note = benchmark.make_peer(platform="cpu", dtype="float32", threads=1)
-    assert peer is None and "pip install" in note
     path = tmp_path / "benchmark.json"
-    content = benchmark.measure(["remover"], TINY, path, peer=peer, note=note)
+    content = suite.run_benchmark(["remover"], path, scale="tiny", repeats=1)
+    assert content["config"]["peer"] is None and content["config"]["scale"] == "tiny"
     row = content["rows"]["remover"]
     check_row(row)
-    assert peers_of(row) == ["naive linen"] and row["notes"] == [note]
+    (note,) = row["notes"]
+    assert note.startswith("PyTorch is absent") and "pip install" in note
+    assert peers_of(row) == ["naive linen"]
     assert row["comparisons"][0]["agreement"] < 1e-5
     assert note in results.render_benchmark(results.load_result(path).content)
 
 
 @needs_torch
 def test_rows_with_torch():
-    peer, _ = benchmark.make_peer(platform="cpu", dtype="float32", threads=1)
-    settings = dataclasses.replace(TINY, linen_repeats=0)
-    row = rows.detector_row(settings, peer)
+    run = RUN._replace(peer=make_torch_peer())
+    row = rows.training_row(run, "detector")
     check_row(row)
-    assert peers_of(row) == [peer.name]
+    assert peers_of(row) == [run.peer.name]
     # Zero would mean that nothing was compared.
     assert 0 < row["comparisons"][0]["agreement"] < 1e-4
 
 
 def test_data_row(quick_compilation):
-    row = rows.data_row(TINY, None)
+    row = rows.data_row(RUN)
     check_row(row)
     assert [c["subject"] for c in row["comparisons"]] == ["on_device", "streamed"]
     assert peers_of(row) == ["constant batch"] * 2
-    on_device = row["comparisons"][0]
+    on_device, streamed = row["comparisons"]
     assert on_device["met"] == (on_device["ratio"] <= on_device["at_most"] == 1.03)
+    assert "met" not in streamed
 
 
 def test_evaluation_compiles_once(quick_compilation):
-    row = rows.evaluation_row(TINY, None)
+    row = rows.evaluation_row(RUN)
     check_row(row)
     assert row["values"] == {"compilations of the judge": 1}
     assert row["limits"]["compilations of the judge"]["met"]
 
 
-def test_memory_row():
-    row = rows.memory_row(TINY, None)
+# A Python process with JAX takes some 0.3 GB before it does anything, and the judge of
+# ten tiny images less than that.
+@pytest.mark.parametrize(
+    ("name", "quantity", "least", "most", "limit"),
+    [
+        ("memory", "peak host GB", 0.1, 4.0, 4.0),
+        ("corruptions_memory", "peak host GB", 0.1, 4.0, 4.0),
+        ("evaluation_memory", "host GB beyond the models", 0.0, 1.0, 3.0),
+    ],
+)
+def test_memory_rows(name, quantity, least, most, limit):
+    row = suite.ROWS[name](RUN)
     check_row(row)
-    # A Python process with JAX takes some 0.3 GB before it does anything.
-    assert 0.1 < row["values"]["peak host GB"] < 4.0
+    assert least < row["values"][quantity] < most
+    assert row["limits"] == {quantity: {"at_most": limit, "met": True}}
 
 
-def test_peak_host_bytes_sees_an_allocation():
-    before = memory.peak_host_bytes()
+def test_images_are_generated_from_their_index():
+    source = memory.GeneratedImages(20, (4, 5, 3))
+    images, labels = source.read(np.array([3, 17, 3]))
+    assert len(source) == 20 and images.shape == (3, *source.image_shape)
+    assert images.dtype == np.uint8 and labels.tolist() == [3, 7, 3]
+    np.testing.assert_array_equal(images[0], images[2])
+    assert (images[0] != images[1]).mean() > 0.9
+
+
+def test_host_bytes_see_an_allocation():
+    before = memory.host_bytes("VmHWM")
     block = np.ones(before + 2**26, np.uint8)
-    assert memory.peak_host_bytes() >= block.size
+    assert memory.host_bytes("VmHWM") >= memory.host_bytes("VmRSS") >= block.size
     del block
-
-
-def fake_functions(calls):
-    def row(settings, peer):
-        calls.append("row")
-        return new_row("work", {"uronet_jax": [1.0]})
-
-    return {"data": row, "remover": row}
 
 
 def test_a_run_goes_on_where_it_stopped(tmp_path):
     path, calls = tmp_path / "benchmark.json", []
-    options = {"functions": fake_functions(calls), "extra": {"threads": 1}}
-    benchmark.measure(["data"], TINY, path, **options)
-    content = benchmark.measure(["data", "remover"], TINY, path, note="n", **options)
+
+    def row(run):
+        calls.append("row")
+        return new_row("work", {"uronet_jax": [1.0]})
+
+    options = {"functions": {"data": row, "remover": row}, "extra": {"threads": 1}}
+    suite.measure_rows(["data"], RUN, path, **options)
+    content = suite.measure_rows(["data", "remover"], RUN, path, note="n", **options)
     assert len(calls) == 2 and content["rows"].keys() == {"data", "remover"}
     assert content["rows"]["remover"]["notes"] == ["n"]
     assert content == json.loads(path.read_text()) == results.load_result(path).content
     assert content["config"]["widths"] == [4, 4]
     assert content["config"]["threads"] == 1
-    benchmark.measure(["data"], TINY, path, force=True, **options)
+    suite.measure_rows(["data"], RUN, path, force=True, **options)
     assert len(calls) == 3
-    other = dataclasses.replace(TINY, repeats=7)
+    other = BenchmarkRun(dataclasses.replace(TINY, repeats=7))
     expected = "measured otherwise.*: config repeats: 1 there, 7 now$"
     with pytest.raises(ValueError, match=expected):
-        benchmark.measure(["data"], other, path, **options)
+        suite.measure_rows(["data"], other, path, **options)
     assert len(calls) == 3
 
 
 def test_wall_time_is_summed_over_rows(tmp_path):
     clock = FakeClock()
     functions = {
-        name: lambda settings, peer: clock.contestant("", [30])() or new_row("work")
+        name: lambda run: clock.contestant("", [30])() or new_row("work")
         for name in ("data", "memory")
     }
-    path = tmp_path / "benchmark.json"
-    content = {}
+    options = {"functions": functions, "clock": clock}
     for name in functions:
-        content = benchmark.measure(
-            [name], TINY, path, functions=functions, clock=clock
-        )
+        content = suite.measure_rows([name], RUN, tmp_path / "b.json", **options)
     assert content["seconds"] == 60.0
 
 
-def test_settings_are_checked():
-    with pytest.raises(ValueError, match="batch_size.*even.*: 3"):
-        steps.Settings(batch_size=3)
-    with pytest.raises(ValueError, match="unknown classifier 'alexnet'"):
-        steps.Settings(classifier="alexnet")
-    with pytest.raises(ValueError, match="repeats must be at least 1: 0"):
-        steps.Settings(repeats=0)
+@pytest.mark.parametrize(
+    ("size", "message"),
+    [
+        ({"batch_size": 3}, "batch_size.*even.*: 3"),
+        ({"classifier": "alexnet"}, "unknown classifier 'alexnet'"),
+        ({"detector": "alexnet"}, "unknown classifier 'alexnet'"),
+        ({"repeats": 0}, "repeats must be at least 1: 0"),
+        ({"dtype": "float8"}, "unknown dtype 'float8'"),
+    ],
+)
+def test_sizes_are_checked(size, message):
+    with pytest.raises(ValueError, match=message):
+        BenchmarkSizes(**size)
+
+
+def test_rows_and_sizes_are_chosen():
     with pytest.raises(ValueError, match="unknown row 'speed'"):
-        benchmark.choose_rows(["remover", "speed"])
-    groups = benchmark.CORRUPTION_ROWS, benchmark.ATTACK_ROWS
-    assert benchmark.choose_rows(["all"]) == [*rows.ROWS, *groups[0], *groups[1]]
-    assert benchmark.choose_rows(["corruptions"]) == list(groups[0])
-    assert benchmark.choose_rows(["attacks"]) == list(groups[1])
-    gpu = benchmark.choose_settings("full", "gpu", dtype="bfloat16", batch_size=None)
+        suite.choose_rows(["remover", "speed"])
+    of_corruptions, of_attacks = suite.GROUPS["corruptions"], suite.GROUPS["attacks"]
+    every = suite.choose_rows(["all"])
+    assert every == list(suite.ROWS) and every[-6:] == [*of_corruptions, *of_attacks]
+    assert suite.choose_rows(["corruptions"]) == list(of_corruptions)
+    assert suite.choose_rows(["attacks"]) == list(of_attacks)
+    gpu = suite.choose_sizes("gpu", dtype="bfloat16", batch_size=None)
     assert (gpu.classifier, gpu.steps_per_sample) == ("wrn16_8", 50)
     assert (gpu.batch_size, gpu.widths) == (128, (64, 128, 256))
 
@@ -307,18 +328,18 @@ def test_throughput_on_a_known_gpu(monkeypatch):
     class H200:
         platform, device_kind = "gpu", "NVIDIA H200"
 
-    monkeypatch.setattr(rows.jax, "devices", lambda: [H200])
-    settings = steps.Settings(batch_size=100, steps_per_sample=10, dtype="bfloat16")
-    values = rows._throughput(settings, [0.5, 2.0, 0.25], 10**9)
+    monkeypatch.setattr(jax, "devices", lambda: [H200])
+    settings = BenchmarkSizes(batch_size=100, steps_per_sample=10, dtype="bfloat16")
+    values = rows.throughput(settings, [0.5, 2.0, 0.25], 10**9)
     assert values["images/s"] == 2000.0 and values["ms/step"] == 50.0
     assert values["TFLOP/s"] == 2.0
     assert values["MFU"] == pytest.approx(2.0 / 989.0)
     H200.device_kind = "another"
-    assert "MFU" not in rows._throughput(settings, [0.5], 10**9)
+    assert "MFU" not in rows.throughput(settings, [0.5], 10**9)
 
 
 def test_nothing_is_reported_in_seconds_on_a_cpu():
-    assert rows._throughput(TINY, [1.0], 10**9) == {}
+    assert rows.throughput(TINY, [1.0], 10**9) == {}
 
 
 def test_corruption_rows_compare_times_per_image():
@@ -328,10 +349,9 @@ def test_corruption_rows_compare_times_per_image():
         seen.append((image.shape, image.dtype, name, severity))
         time.sleep(0.02)
 
-    names = ["contrast", "brightness"]
-    row = corruptions.throughput_row(
-        {"slow": slow}, side=32, batch_size=4, peer_images=1, repeats=2, names=names
-    )
+    run = RUN._replace(sizes=dataclasses.replace(TINY, repeats=2))
+    row = corruptions.throughput_row(run, side=32, peers={"slow": slow})
+    names = ["fog", "contrast"]
     assert set(seen) == {((32, 32, 3), np.dtype(np.uint8), name, 3) for name in names}
     assert len(seen) == 2 * 3  # One of each before the rounds.
     assert [c["subject"] for c in row["comparisons"]] == [*names, "all of these"]
@@ -343,85 +363,88 @@ def test_corruption_rows_compare_times_per_image():
     assert row["values"] == {}  # Absolute figures are for GPUs.
 
 
-def test_other_corruption_rows():
-    functions = benchmark.corruption_rows(TINY, "cpu", 1, tiny=True)
-    assert list(functions) == list(benchmark.CORRUPTION_ROWS)
-    row = functions["corruptions_memory"](TINY, None)
-    assert 0.1 < row["values"]["peak host GB"] < corruptions.MAX_HOST_GB
-    assert row["limits"]["peak host GB"]["met"]
-    row = corruptions.corrupted_set_row(4, suite="mnist_c", names=["stripe", "shear"])
+def test_corrupted_set_row():
+    names = ["stripe", "shear"]
+    row = corruptions.corrupted_set_row(RUN, suite="mnist_c", names=names)
     assert row["work"].startswith("2 corruptions x 1 severities of 4 32x32 images")
+    assert row["values"] == {}
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="Linux only")
 def test_threads_are_limited_to_what_is_there():
     for threads in (0, 100_000):
         with pytest.raises(ValueError, match=f"--threads .*: {threads}"):
-            benchmark.limit_threads(threads)
+            suite.limit_threads(threads)
     available = os.sched_getaffinity(0)
     try:
-        benchmark.limit_threads(1)
+        suite.limit_threads(1)
         assert len(os.sched_getaffinity(0)) == 1
     finally:
         os.sched_setaffinity(0, available)
 
 
-def test_absent_corruption_peers_are_noted(monkeypatch):
-    monkeypatch.setitem(sys.modules, "corrupt_tta", None)
-    monkeypatch.setitem(sys.modules, "imagecorruptions", None)
-    peers, notes = benchmark_corruption_peers.corruption_peers(1)
-    assert not peers and len(notes) == 2
-    assert all("pip install uronet_jax[benchmark]" in note for note in notes)
+def test_absent_packages_are_noted():
+    def absent():
+        import uronet_jax.nothing  # noqa: F401
+
+    peers, notes = installed({"here": lambda: 1, "there": absent})
+    assert peers == {"here": 1} and notes == [
+        "there is absent (No module named 'uronet_jax.nothing'): "
+        "pip install uronet_jax[benchmark]"
+    ]
 
 
-def test_attack_rows_without_peers(monkeypatch, quick_compilation):
-    for package in ("foolbox", "torchattacks"):
+@pytest.mark.parametrize(
+    ("row", "packages"),
+    [
+        ("corruptions_32", ["corrupt_tta", "imagecorruptions"]),
+        ("attack_pgd", ["foolbox", "torchattacks"]),
+    ],
+)
+def test_rows_without_peers(row, packages, monkeypatch, quick_compilation):
+    for package in packages:
         monkeypatch.setitem(sys.modules, package, None)
-    functions = benchmark.attack_rows(TINY, "cpu", 1, tiny=True)
-    assert list(functions) == list(benchmark.ATTACK_ROWS)
-    row = functions["attack_pgd"](TINY, None)
+    row = suite.ROWS[row](RUN)
     check_row(row)
-    assert row["seconds"].keys() == {"uronet_jax"} and len(row["notes"]) == 2
-    assert all("pip install uronet_jax[benchmark]" in note for note in row["notes"])
+    assert not row["comparisons"]
+    absent = [note for note in row["notes"] if "pip install" in note]
+    assert len(absent) == 2 and absent[0] != absent[1]
 
 
 def test_pgd_is_compared_with_peers_that_compute_the_same():
-    module = make_classifier("resnet8", 10)
-    shape = TINY.image_shape
-    variables = jax.jit(module.init)(jax.random.key(0), np.zeros((1, *shape)))
-    problem = attacks.make_problem(module, variables, shape, 4)
-    logits = module.apply(variables, problem.images)
-    assert problem.labels.tolist() == np.argmax(logits, axis=-1).tolist()
-    made = []
+    made, chosen = [], ["same"]
 
-    def make_peers(*network):
+    def make_peers(row, module, variables, batch_size):
+        logits_fn = flax_logits(module, variables, train=False)
+
         def ours(images, labels):
             time.sleep(0.1)
-            loss_fn = misclassification(flax_logits(*network), labels)
-            adversarial = pgd(
-                jax.random.key(5),
-                images,
-                lambda x: loss_fn(x)[0],
-                epsilon=8 / 255,
-                step_size=2 / 255,
-                steps=40,
-                random_start=False,
-            )
-            made.append(adversarial)
+            assert len(images) == batch_size == TINY.batch_size
+            assert labels.tolist() == np.argmax(logits_fn(images), axis=-1).tolist()
+            loss_fn, key = misclassification(logits_fn, labels), jax.random.key(5)
+            options = {"epsilon": 8 / 255, "step_size": 2 / 255, "steps": 40}
+            options["random_start"] = False
+            adversarial = pgd(key, images, lambda x: loss_fn(x)[0], **options)
+            made.append(adversarial - images)
             return np.asarray(adversarial)
 
-        def idle(images, labels):
-            return images
+        peers = {"same": ours, "idle": lambda images, labels: images}
+        return {name: peers[name] for name in chosen}, []
 
-        peers = {"same": ours, "idle": idle}
-        return [attacks.AttackPeer(name, peers[name], None) for name in chosen], []
-
-    chosen = ["same"]
-    row = attacks.pgd_row(problem, make_peers, repeats=1)
+    row = attacks.pgd_row(RUN, make_peers)
     check_row(row)
     (comparison,) = row["comparisons"]
     assert comparison["agreement"] == 0.0 and comparison["at_most"] == 1.0
-    assert np.abs(made[0] - problem.images).max() == pytest.approx(8 / 255, abs=1e-6)
-    chosen = ["same", "idle"]
+    assert np.abs(made[0]).max() == pytest.approx(8 / 255, abs=1e-6)
+    chosen.append("idle")
     with pytest.raises(ValueError, match="another attack: it raises the mean loss"):
-        attacks.pgd_row(problem, make_peers, repeats=1)
+        attacks.pgd_row(RUN, make_peers)
+
+
+def test_autoattack_row(quick_compilation):
+    def make_peers(row, *network):
+        return {"idle": lambda images, labels: images}, [f"a note on {row}"]
+
+    row = attacks.autoattack_row(RUN, make_peers)
+    check_row(row)
+    assert peers_of(row) == ["idle"] and row["notes"][0] == "a note on autoattack"

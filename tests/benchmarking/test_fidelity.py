@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 
-from launch import fidelity as command
 from uronet_jax.benchmarking import fidelity
 from uronet_jax.corruptions import CORRUPTIONS, SUITES, list_corruptions
 from uronet_jax.reports import corruption_gallery, corruption_page
@@ -46,7 +45,7 @@ def test_a_wrong_output_is_seen(golden):
 
 def test_missing_archives_are_reported(tmp_path):
     with pytest.raises(FileNotFoundError, match="cifar32.npz"):
-        command.measure(str(tmp_path))
+        fidelity.measure_fidelity(tmp_path, tmp_path / "f.json")
 
 
 def test_page_tells_every_corruption_and_parameter():

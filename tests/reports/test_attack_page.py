@@ -6,8 +6,8 @@ import json
 import numpy as np
 import pytest
 
-from launch import attack_agreement as command
 from uronet_jax.attacks import ATTACKS
+from uronet_jax.benchmarking import agreement as command
 from uronet_jax.loading import LoadedModel
 from uronet_jax.reports import attack_page
 
@@ -87,19 +87,21 @@ def test_measured_pairs_are_not_measured_again(tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return ROW | {"attack": pair.attack, "peer": f"{pair.peer} 1.0"}
 
-    monkeypatch.setattr(command, "compare", compare)
+    monkeypatch.setattr(command, "compare_pair", compare)
     path, config = tmp_path / "agreement.json", {"seed": 0}
     pairs = command.PAIRS[:3]
     arguments = (None, None, None, path)
     with pytest.raises(KeyboardInterrupt):
-        command.measure(pairs, *arguments, config)
+        command.measure_pairs(pairs, *arguments, config)
     assert len(json.loads(path.read_text())["rows"]) == 1
-    content = command.measure(pairs, *arguments, config)
+    content = command.measure_pairs(pairs, *arguments, config)
     assert measured == [pairs[i].attack for i in (0, 1, 1, 2)]
     assert [row["attack"] for row in content["rows"]] == [p.attack for p in pairs]
-    assert command.measure(pairs, *arguments, config) == json.loads(path.read_text())
+    assert command.measure_pairs(pairs, *arguments, config) == json.loads(
+        path.read_text()
+    )
     with pytest.raises(ValueError, match="holds another result"):
-        command.measure(pairs, *arguments, {"seed": 1})
+        command.measure_pairs(pairs, *arguments, {"seed": 1})
 
 
 def test_images_that_are_right_are_chosen(monkeypatch):

@@ -5,165 +5,248 @@ adversarial images on the host.
 """
 
 import functools
+import importlib.metadata
 import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from flax import linen as nn
 
-from uronet_jax.attacks import flax_logits, misclassification, pgd
+from uronet_jax import host
+from uronet_jax.adapters import foolbox_model
+from uronet_jax.attacks import autoattack, flax_logits, misclassification, pgd
 from uronet_jax.attacks.adaptive import without_success
-from uronet_jax.attacks.auto import ensemble as autoattack
-from uronet_jax.benchmarking import timing
+from uronet_jax.benchmarking import base, timing
+from uronet_jax.benchmarking.base import OURS, BenchmarkRow, BenchmarkRun
 from uronet_jax.benchmarking.corruptions import photographs
-from uronet_jax.benchmarking.row import Row, limit, new_row
+from uronet_jax.benchmarking.torch_peer import TorchPeer
+from uronet_jax.models import make_classifier
+from uronet_jax.training.state import create_state
 
-OURS = "uronet_jax"
+FOOLBOX, TORCHATTACKS = "foolbox", "torchattacks"
 EPSILON, STEP_SIZE, PGD_STEPS = 8 / 255, 2 / 255, 40
+
+_PGD = {"steps": PGD_STEPS, "random_start": False}
 # Of the time of the peer.
 MAX_RATIO = {"cpu": 1.0, "gpu": 0.5}
 # Of the mean losses that two libraries reach; rounding decides signs near zero.
 MAX_LOSS_DIFFERENCE = 0.02
 
-
-class AttackPeer(NamedTuple):
-    """A package with attacks.
-
-    Attributes:
-        name: With its version.
-        pgd: `(images, labels) -> adversarial images` of the network: L-inf, `EPSILON`,
-            `PGD_STEPS` steps of `STEP_SIZE` from the image itself, to the end.
-        autoattack: Likewise, AutoAttack standard; None if it has none.
-    """
-
-    name: str
-    pgd: Callable[[np.ndarray, np.ndarray], np.ndarray]
-    autoattack: Callable[[np.ndarray, np.ndarray], np.ndarray] | None
+# `(images, labels) -> adversarial images`, on the host.
+PeerAttack = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
-# `(module, variables) -> (peers, notes on those that are absent)`.
-MakePeers = Callable[[nn.Module, Any], tuple[Sequence[AttackPeer], list[str]]]
+def peer_attack(
+    package: str,
+    find: Callable[[Any], Callable[..., Any]],
+    options: Mapping[str, Any],
+    module: nn.Module,
+    variables: Any,
+    *,
+    epsilon: float | None = None,
+    batch_size: int | None = None,
+    channels_last: bool = False,
+) -> PeerAttack:
+    """Returns an attack of a package on a network of ours.
 
-
-class Problem(NamedTuple):
-    """A network, images, and the labels it gives them.
-
-    Attributes:
-        module: Flax classifier.
+    Args:
+        package: `FOOLBOX` or `TORCHATTACKS`.
+        find: `(its module) -> attack`; it is called with `options`, of torchattacks
+            with the network's twin too.
+        options: Keyword arguments.
+        module: Flax classifier; for torchattacks a ResNet or a Wide ResNet.
         variables: Of it.
-        images: float32 `[N, H, W, C]` in `[0, 1]`, on the host.
-        labels: int32 `[N]`.
+        epsilon: Of foolbox: the budget; None if it looks for the smallest perturbation.
+        batch_size: Of torchattacks: images that it takes at once. Default: all.
+        channels_last: Of torchattacks: memory layout, which some attacks cannot take.
+
+    Raises:
+        ImportError: If the package is not installed.
     """
+    if package == FOOLBOX:
+        import foolbox
 
-    module: nn.Module
-    variables: Any
-    images: np.ndarray
-    labels: np.ndarray
+        attack = find(foolbox.attacks)(**options)
+        network = foolbox_model(flax_logits(module, variables, train=False))
+
+        def run(images: np.ndarray, labels: np.ndarray) -> np.ndarray:
+            inputs = jnp.asarray(images), jnp.asarray(labels)
+            if hasattr(attack, "run") and epsilon is not None:
+                # The attack alone, without foolbox's own check of the outcome.
+                return np.asarray(attack.run(network, *inputs, epsilon=epsilon))
+            return np.asarray(attack(network, *inputs, epsilons=None)[1])
+
+        return run
+
+    import torch
+    import torchattacks
+
+    platform, threads = jax.devices()[0].platform, host.num_threads()
+    peer = TorchPeer(platform=platform, dtype="float32", threads=threads)
+    twin = peer.network(module, variables, channels_last=channels_last)
+    attack = find(torchattacks)(twin, **options)
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+
+    def run_torch(images: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        torch.manual_seed(0)
+        adversarial = []
+        for start in range(0, len(images), batch_size or len(images)):
+            part = slice(start, start + (batch_size or len(images)))
+            x = peer.tensor(images[part]).contiguous(memory_format=layout)
+            adversarial.append(attack(x, peer.tensor(labels[part])))
+        return torch.cat(adversarial).detach().permute(0, 2, 3, 1).cpu().numpy()
+
+    return run_torch
 
 
-def make_problem(
-    module: nn.Module, variables: Any, image_shape: Sequence[int], count: int
-) -> Problem:
-    """Returns generated images with the labels that the network gives them."""
-    height, width, channels = image_shape
-    if height != width:
-        raise ValueError(f"need square images: {list(image_shape)}")
-    images = photographs(count, height)[..., :channels].astype(np.float32) / 255
-    logits = jax.jit(functools.partial(module.apply, train=False))(variables, images)
-    labels = np.asarray(jnp.argmax(logits, axis=-1), np.int32)
-    return Problem(module, variables, images, labels)
+def torch_autoattack(network: Any, *, steps: Mapping[str, int], **options: Any) -> Any:
+    """Returns AutoAttack of torchattacks for ten classes, its steps not the defaults.
+
+    Args:
+        network: Of PyTorch.
+        steps: Of `apgd` and `fab`, and if it is not to keep its own of `square`.
+        **options: Of `torchattacks.AutoAttack`.
+    """
+    import torchattacks
+
+    attack = torchattacks.AutoAttack(network, n_classes=10, **options)
+    for part in attack._autoattack.attacks:
+        if part.attack == "Square":
+            part.rescale_schedule = False
+            part.n_queries = steps.get("square", part.n_queries)
+        else:
+            part.steps = steps["fab" if part.attack == "FAB" else "apgd"]
+    return attack
 
 
-def pgd_row(problem: Problem, make_peers: MakePeers, *, repeats: int) -> Row:
-    """PGD of 40 steps on one batch, against every peer."""
-    module, variables, images, labels = problem
-    peers, notes = make_peers(module, variables)
+# Row -> package -> attack and options, to the end: the steps are those of the papers.
+TIMED = {
+    "pgd": {
+        FOOLBOX: (lambda fb: fb.LinfPGD, _PGD | {"abs_stepsize": STEP_SIZE}),
+        TORCHATTACKS: (
+            lambda ta: ta.PGD,
+            _PGD | {"eps": EPSILON, "alpha": STEP_SIZE},
+        ),
+    },
+    "autoattack": {
+        TORCHATTACKS: (
+            lambda ta: torch_autoattack,
+            {"norm": "Linf", "eps": EPSILON, "steps": {"apgd": 100, "fab": 100}},
+        )
+    },
+}
+
+
+def attack_peers(
+    row: str, module: nn.Module, variables: Any, batch_size: int
+) -> tuple[dict[str, PeerAttack], list[str]]:
+    """Returns package and version -> attack of `TIMED[row]`, and who is absent."""
+    options = {"epsilon": EPSILON, "batch_size": batch_size}
+    options["channels_last"] = row == "pgd"
+    makers = {
+        package: functools.partial(
+            peer_attack, package, *attack, module, variables, **options
+        )
+        for package, attack in TIMED[row].items()
+    }
+    peers, notes = base.installed(makers)
+    return {with_version(package): peers[package] for package in peers}, notes
+
+
+def with_version(package: str) -> str:
+    """Returns the name of a package with its version."""
+    return f"{package} {importlib.metadata.version(package)}"
+
+
+def _problem(run: BenchmarkRun, row: str, count: int, make_peers: Callable) -> tuple:
+    """Returns logits, images, the labels that they have, peers and notes."""
+    side, _, channels = run.sizes.image_shape
+    module = make_classifier("resnet8" if run.tiny else "resnet20", 10)
+    optimizer, key = optax.sgd(0.1), jax.random.key(0)
+    variables = create_state(module, optimizer, key, run.sizes.image_shape).variables
+    images = photographs(count, side)[..., :channels].astype(np.float32) / 255
     logits_fn = flax_logits(module, variables, train=False)
+    labels = np.asarray(jnp.argmax(jax.jit(logits_fn)(images), axis=-1), np.int32)
+    peers, notes = make_peers(row, module, variables, run.sizes.batch_size)
+    attacks = {
+        name: functools.partial(attack, images, labels)
+        for name, attack in peers.items()
+    }
+    return logits_fn, images, labels, attacks, notes
+
+
+def pgd_row(run: BenchmarkRun, make_peers: Callable = attack_peers) -> BenchmarkRow:
+    """PGD of 40 steps on one batch, against every peer."""
+    logits_fn, images, labels, attacks, notes = _problem(
+        run, "pgd", run.sizes.batch_size, make_peers
+    )
     # To the end, as the peers do: no image is left at its first success.
     loss_fn = without_success(misclassification(logits_fn, labels))
+    options = _PGD | {"epsilon": EPSILON, "step_size": STEP_SIZE}
 
     def ours() -> np.ndarray:
-        adversarial = pgd(
-            jax.random.key(0),
-            jnp.asarray(images),
-            loss_fn,
-            epsilon=EPSILON,
-            step_size=STEP_SIZE,
-            steps=PGD_STEPS,
-            random_start=False,
+        return np.asarray(
+            pgd(jax.random.key(0), jnp.asarray(images), loss_fn, **options)
         )
-        return np.asarray(adversarial)
-
-    start = time.perf_counter()
-    expected = ours()
-    first = time.perf_counter() - start
-    contestants: dict[str, Callable[[], Any]] = {OURS: ours}
-    for peer in peers:
-        contestants[peer.name] = functools.partial(peer.pgd, images, labels)
 
     def mean_loss(adversarial: np.ndarray) -> float:
         return float(loss_fn(jnp.asarray(adversarial)).mean())
 
+    start = time.perf_counter()
+    expected = ours()
+    first = time.perf_counter() - start
     reached = mean_loss(expected)
     agreement = {
-        peer.name: loss_difference(reached, mean_loss(peer.pgd(images, labels)))
-        for peer in peers
+        name: loss_difference(reached, mean_loss(attack()))
+        for name, attack in attacks.items()
     }
-    row = new_row(
-        f"PGD of {PGD_STEPS} steps, L-inf, {len(images)} images of "
-        f"{images.shape[1]}x{images.shape[2]}, from the host to the host, without "
-        "compiling; agreement is that of the mean loss which is reached",
-        timing.interleave(contestants, repeats=repeats),
-        pairs=[(OURS, peer.name) for peer in peers],
+    seconds = timing.interleave({OURS: ours, **attacks}, repeats=run.sizes.repeats)
+    bound = MAX_RATIO.get(jax.devices()[0].platform)
+    row = base.new_row(
+        f"PGD of {PGD_STEPS} steps, L-inf, {_images_text(images)}, from the host to "
+        "the host, without compiling; agreement is that of the mean loss which is "
+        "reached",
+        seconds,
+        [
+            base.comparison(seconds, OURS, p, bound, agreement=agreement[p])
+            for p in attacks
+        ],
         notes=notes,
     )
-    if jax.devices()[0].platform == "gpu":  # Absolute times are of accelerators only.
+    if base.on_gpu():
         row["values"]["first call with compiling, s"] = first
-    for comparison in row["comparisons"]:
-        comparison["agreement"] = agreement[comparison["peer"]]
-        bound = MAX_RATIO.get(jax.devices()[0].platform)
-        if bound is not None:
-            comparison |= limit(comparison["ratio"], bound)
     return row
 
 
-def autoattack_row(problem: Problem, make_peers: MakePeers, *, batch_size: int) -> Row:
+def autoattack_row(
+    run: BenchmarkRun, make_peers: Callable = attack_peers
+) -> BenchmarkRow:
     """AutoAttack standard, once, against the peers that have it."""
-    module, variables, images, labels = problem
-    peers, notes = make_peers(module, variables)
-    logits_fn = flax_logits(module, variables, train=False)
+    count = 8 if run.tiny else 1_000 if base.on_gpu() else 64
+    logits_fn, images, labels, attacks, notes = _problem(
+        run, "autoattack", count, make_peers
+    )
+    options = {"epsilon": EPSILON, "batch_size": run.sizes.batch_size}
 
     def ours() -> None:
-        autoattack(
-            jax.random.key(0),
-            images,
-            labels,
-            logits_fn,
-            epsilon=EPSILON,
-            batch_size=batch_size,
-        )
+        autoattack(jax.random.key(0), images, labels, logits_fn, **options)
 
-    contestants: Mapping[str, Callable[[], Any]] = {
-        OURS: ours,
-        **{
-            peer.name: functools.partial(peer.autoattack, images, labels)
-            for peer in peers
-            if peer.autoattack is not None
-        },
-    }
-    return new_row(
-        f"AutoAttack standard, L-inf, {len(images)} images of "
-        f"{images.shape[1]}x{images.shape[2]}, each on the points that still stand",
-        timing.interleave(contestants, repeats=1),
-        pairs=[(OURS, name) for name in contestants if name != OURS],
-        notes=[
-            *notes,
-            "the network is untrained: nearly all images fall to APGD-CE",
-        ],
+    seconds = timing.interleave({OURS: ours, **attacks}, repeats=1)
+    return base.new_row(
+        f"AutoAttack standard, L-inf, {_images_text(images)}, each on the points that "
+        "still stand",
+        seconds,
+        [base.comparison(seconds, OURS, name) for name in attacks],
+        notes=[*notes, "the network is untrained: nearly all images fall to APGD-CE"],
     )
+
+
+def _images_text(images: np.ndarray) -> str:
+    return f"{len(images)} images of {images.shape[1]}x{images.shape[2]}"
 
 
 def loss_difference(ours: float, theirs: float) -> float:

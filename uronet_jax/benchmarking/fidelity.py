@@ -5,13 +5,17 @@ An archive holds what an original made of one image, with every random number it
 order of the calls, `<corruption>/<severity>/draw<i>_<kind>`.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+import os
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from uronet_jax.benchmarking.corruptions import photographs
 from uronet_jax.corruptions import (
     CORRUPTIONS,
     blur,
@@ -26,6 +30,8 @@ from uronet_jax.corruptions import (
     truncate,
     weather,
 )
+from uronet_jax.records import provenance, write_json
+from uronet_jax.reports import results
 
 # Archive -> the suite whose maker it comes from.
 ARCHIVES = {
@@ -33,10 +39,42 @@ ARCHIVES = {
     "tiny64": "tiny_c",
     "imagenet224_severity3": "imagenet_c",
 }
-Arrays = Mapping[str, np.ndarray]
+_Arrays = Mapping[str, np.ndarray]
 
 
-def compare_archive(arrays: Arrays, suite: str) -> Iterator[dict[str, Any]]:
+def measure_fidelity(
+    golden_dir: str | os.PathLike, path: str | os.PathLike
+) -> list[dict[str, Any]]:
+    """Compares every archive, and the two modes of JPEG, and writes the file.
+
+    Args:
+        golden_dir: Folder of the archives.
+        path: JSON file.
+
+    Returns:
+        The rows of `compare_archive` and more such, with `reference` and `suite`.
+
+    Raises:
+        FileNotFoundError: If an archive is missing.
+    """
+    start = time.perf_counter()
+    paths = {name: Path(golden_dir) / f"{name}.npz" for name in ARCHIVES}
+    missing = [str(path) for path in paths.values() if not path.exists()]
+    if missing:
+        raise FileNotFoundError(f"no archive at {', '.join(missing)}")
+    rows = [
+        {"reference": name, "suite": suite, **row}
+        for name, suite in ARCHIVES.items()
+        for row in compare_archive(dict(np.load(paths[name])), suite)
+    ]
+    rows += [*_fast_jpeg("cifar_c", 32), *_fast_jpeg("imagenet_c", 224)]
+    seconds = time.perf_counter() - start
+    origin = provenance({"archives": list(ARCHIVES)}, seconds=seconds)
+    write_json(path, {"schema": results.FIDELITY, "rows": rows, **origin})
+    return rows
+
+
+def compare_archive(arrays: _Arrays, suite: str) -> list[dict[str, Any]]:
     """Reproduces every output of an archive.
 
     Args:
@@ -47,23 +85,48 @@ def compare_archive(arrays: Arrays, suite: str) -> Iterator[dict[str, Any]]:
         Rows with `corruption`, `severity` and, in grey levels of the truncated images,
         `max_difference`, `mean_difference`, and `share_differing` in `[0, 1]`.
     """
-    for corruption in list_corruptions(suite):
-        for severity in list_severities(suite):
-            if f"{corruption}/{severity}/out" in arrays:
-                difference = np.abs(
-                    reproduce(arrays, suite, corruption, severity).astype(int)
-                    - arrays[f"{corruption}/{severity}/out"]
-                )
-                yield {
-                    "corruption": corruption,
-                    "severity": severity,
-                    "max_difference": int(difference.max()),
-                    "share_differing": float((difference > 0).mean()),
-                    "mean_difference": float(difference.mean()),
-                }
+    return [
+        _row(
+            corruption,
+            severity,
+            reproduce(arrays, suite, corruption, severity),
+            arrays[f"{corruption}/{severity}/out"],
+        )
+        for corruption in list_corruptions(suite)
+        for severity in list_severities(suite)
+        if f"{corruption}/{severity}/out" in arrays
+    ]
 
 
-def reproduce(arrays: Arrays, suite: str, corruption: str, severity: int) -> np.ndarray:
+def _fast_jpeg(suite: str, side: int) -> list[dict[str, Any]]:
+    """Compares the two modes of JPEG on generated images."""
+    images = jnp.asarray(photographs(16, side), jnp.float32) / 255.0
+    name, key = f"{suite}/jpeg_compression", jax.random.key(0)
+    fields = {"reference": f"exact mode, {side}x{side}", "suite": suite}
+    rows = []
+    for severity in list_severities(suite):
+        exact, fast = (
+            corrupt(key, images, name, severity=severity, uint8=True, fidelity=mode)
+            for mode in ("exact", "fast")
+        )
+        rows.append(fields | _row("jpeg_compression, fast", severity, exact, fast))
+    return rows
+
+
+def _row(corruption: str, severity: int, ours: Any, theirs: Any) -> dict[str, Any]:
+    difference = np.abs(np.asarray(ours, int) - np.asarray(theirs, int))
+    return {
+        "corruption": corruption,
+        "severity": severity,
+        "max_difference": int(difference.max()),
+        "share_differing": float((difference > 0).mean()),
+        "mean_difference": float(difference.mean()),
+    }
+
+
+def reproduce(
+    arrays: _Arrays, suite: str, corruption: str, severity: int
+) -> np.ndarray:
     """Returns what we make of the input with the draws of the archive, uint8."""
     images = jnp.asarray(arrays["input"].astype(np.float32)[None] / 255)
     _, settings = suite_settings(suite, corruption)
@@ -86,18 +149,6 @@ def reproduce(arrays: Arrays, suite: str, corruption: str, severity: int) -> np.
 
 def _batch(draw) -> jax.Array:
     return jnp.asarray(draw, jnp.float32)[None]
-
-
-def _add(images, draws, constants, setting):
-    return noise.add_gaussian(images, _batch(draws[0]))
-
-
-def _multiply(images, draws, constants, setting):
-    return noise.add_speckle(images, _batch(draws[0]))
-
-
-def _count(images, draws, constants, setting):
-    return noise.from_counts(_batch(draws[0]), constants)
 
 
 def _glass(images, draws, constants, setting):
@@ -126,18 +177,6 @@ def _motion(images, draws, constants, setting):
     return filters.blur_along_line(levels, _batch(draws[0]), weights, taps) / 255.0
 
 
-def _snow(images, draws, constants, setting):
-    return weather.add_snow(images, _batch(draws[0]), _batch(draws[1]), constants)
-
-
-def _fog(images, draws, constants, setting):
-    return weather.add_fog(images, _batch(draws[0]), setting["amount"])
-
-
-def _spatter(images, draws, constants, setting):
-    return spatter.splash(images, _batch(draws[0]), constants)
-
-
 def _elastic(images, draws, constants, setting):
     anchors, dx, dy = map(_batch, draws)
     (alpha, _), rows, columns = constants
@@ -147,13 +186,13 @@ def _elastic(images, draws, constants, setting):
 
 # Corruptions that draw: `core(images, draws, constants, setting) -> images`.
 _CORES: dict[str, Callable[..., jax.Array]] = {
-    "gaussian_noise": _add,
-    "shot_noise": _count,
-    "speckle_noise": _multiply,
+    "gaussian_noise": lambda x, draws, *_: noise.add_gaussian(x, _batch(draws[0])),
+    "shot_noise": lambda x, draws, c, _: noise.from_counts(_batch(draws[0]), c),
+    "speckle_noise": lambda x, draws, *_: noise.add_speckle(x, _batch(draws[0])),
     "glass_blur": _glass,
     "motion_blur": _motion,
-    "snow": _snow,
-    "fog": _fog,
-    "spatter": _spatter,
+    "snow": lambda x, draws, c, _: weather.add_snow(x, *map(_batch, draws), c),
+    "fog": lambda x, draws, c, s: weather.add_fog(x, _batch(draws[0]), s["amount"]),
+    "spatter": lambda x, draws, c, _: spatter.splash(x, _batch(draws[0]), c),
     "elastic_transform": _elastic,
 }

@@ -26,11 +26,8 @@ def forward_flops(module: nn.Module, image_shape: tuple[int, int, int]) -> int:
 
     Convolutions, transposed convolutions and dense layers as they are defined: what
     padding, normalisation, activations, or another form of the same layer cost does
-    not count, so that the number is the same for every implementation.
-
-    Args:
-        module: Takes images `[B, H, W, C]`.
-        image_shape: `(H, W, C)`.
+    not count, so that the number is the same for every implementation. `module` takes
+    images `[B, H, W, C]`, `image_shape` is `(H, W, C)`.
     """
     total = 0
 

@@ -1,88 +1,81 @@
 """The remover of the paper out of linen's own layers: what one writes first.
 
-The same function and the same number of weights as `models.Remover`; the benchmark
-shows what the layers of `models.layers` save.
+The same function of the same weights as `models.Remover`; the benchmark shows what the
+layers of `models.layers` save.
 """
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from uronet_jax.models import Separation
+from uronet_jax.benchmarking.steps import (
+    Batches,
+    TrainingWork,
+    Variables,
+    run_over,
+    separation_gradients,
+    separation_step,
+)
+from uronet_jax.models import Remover, Separation
 
 
-class _Encoder(nn.Module):
-    widths: Sequence[int]
-    dtype: Any
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        for width in self.widths:
-            for _ in range(2):
-                x = nn.relu(nn.Conv(width, (3, 3), dtype=self.dtype)(x))
-            x = nn.max_pool(x, (2, 2), strides=(2, 2))
-        return x
-
-
-class _Decoder(nn.Module):
-    widths: Sequence[int]
-    channels: int
-    dtype: Any
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        for width in reversed(self.widths):
-            x = nn.ConvTranspose(
-                width, (3, 3), (2, 2), padding=((1, 2), (1, 2)), dtype=self.dtype
-            )(x)
-            x = nn.relu(x)
-            x = nn.relu(nn.Conv(width, (3, 3), dtype=self.dtype)(x))
-        x = nn.Conv(self.channels, (3, 3), dtype=self.dtype)(x)
-        return nn.sigmoid(x.astype(jnp.float32))
-
-
-class LinenRemover(nn.Module):
-    """Separates images whose sides are multiples of `2 ** len(widths)`.
+class LinenRemover(NamedTuple):
+    """Separates images, of sides that halve evenly, with the weights of a `Remover`.
 
     Attributes:
-        widths: Filters of each pair of layers.
         dtype: Computation type; parameters and outputs are float32.
     """
 
-    widths: Sequence[int]
     dtype: Any = jnp.float32
 
-    @nn.compact
-    def __call__(self, images: jax.Array) -> Separation:
-        """Separates `[B, H, W, C]` images in `[0, 1]`."""
-        code = _Encoder(self.widths, self.dtype, name="encoder")(images)
+    def apply(self, variables: Variables, images: jax.Array) -> Separation:
+        """Separates `[B, H, W, C]` images in `[0, 1]`; see `Remover`."""
+        params, x = variables["params"], images
+        for i in range(len(params["encoder"])):
+            x = self._conv(params["encoder"], i, x)
+            if i % 2:
+                x = nn.max_pool(x, (2, 2), strides=(2, 2))
         clean, noise = (
-            _Decoder(self.widths, images.shape[-1], self.dtype, name=name)(code)
-            for name in ("clean_decoder", "noise_decoder")
+            self._decode(params[name], x) for name in ("clean_decoder", "noise_decoder")
         )
         return Separation(clean, 2.0 * noise - 1.0)
 
+    def _decode(self, params, x):
+        last = len(params) // 2
+        for i in range(last):
+            x = self._conv(params, i, self._upsample(params, i, x))
+        x = self._conv(params, last, x, lambda x: x)
+        return nn.sigmoid(x.astype(jnp.float32))
 
-def linen_params(params: Any) -> Any:
-    """Returns parameters or gradients of a `paper` remover as `LinenRemover` has them.
+    def _conv(self, params, i, x, activation=nn.relu):
+        params = params[f"Conv_{i}"]
+        layer = nn.Conv(params["bias"].size, (3, 3), dtype=self.dtype)
+        return activation(layer.apply({"params": params}, x))
 
-    Linen's transposed convolution takes its kernel turned by half a turn.
-    """
+    def _upsample(self, params, i, x):
+        params, padding = params[f"UpsampleConv_{i}"], ((1, 2), (1, 2))
+        # Linen's transposed convolution takes its kernel turned by half a turn.
+        turned = params | {"kernel": params["kernel"][::-1, ::-1]}
+        layer = nn.ConvTranspose(
+            params["bias"].size, (3, 3), (2, 2), padding=padding, dtype=self.dtype
+        )
+        return nn.relu(layer.apply({"params": turned}, x))
 
-    def convert(path, x):
-        names = jax.tree_util.keystr(path, simple=True, separator="/")
-        if "UpsampleConv" in names and names.endswith("kernel"):
-            return x[::-1, ::-1]
-        return x
 
-    turned = jax.tree_util.tree_map_with_path(convert, params)
-    return {
-        part: {
-            layer.replace("UpsampleConv", "ConvTranspose"): values
-            for layer, values in layers.items()
-        }
-        for part, layers in turned.items()
-    }
+class LinenPeer:
+    """`LinenRemover` as a `TrainingPeer`, of removers only."""
+
+    name = "naive linen"
+
+    def steps(self, work: TrainingWork, count: int) -> Callable[[], None]:
+        """See `TrainingPeer`."""
+        step = separation_step(LinenRemover(work.module.dtype))
+        return run_over(step, work.state, {}, work.batches, count)
+
+    def gradients(self, module: Remover, variables: Variables, batch: Batches) -> Any:
+        """See `TrainingPeer`."""
+        del module
+        return separation_gradients(LinenRemover(), variables["params"], batch)

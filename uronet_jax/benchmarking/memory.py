@@ -1,15 +1,15 @@
-"""Peak memory of a training run, measured in a process of its own.
+"""Peak memory of training, corruption and evaluation, each in a process of its own.
 
-  python -m uronet_jax.benchmarking.memory '{"widths": [64, 128, 256], ...}'
+  python -m uronet_jax.benchmarking.memory training '{"widths": [64, 128, 256], ...}'
 
-Prints one line of JSON. The arguments are those of `measure`.
+Prints one line of JSON. The arguments are those of the function in `MEASUREMENTS`.
 """
 
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +17,30 @@ import jax
 import numpy as np
 
 from uronet_jax import host, sharding
+from uronet_jax.benchmarking import base
+from uronet_jax.benchmarking.base import BenchmarkRow, BenchmarkRun
+from uronet_jax.benchmarking.corruptions import (
+    SUITE,
+    corrupt_photographs,
+    corruption_names,
+    photographs,
+)
+from uronet_jax.benchmarking.steps import first_device, widths_text
 from uronet_jax.corruptions import make_degradation, suite_degradations
 from uronet_jax.data.augment import flip_crop
 from uronet_jax.data.sources import ArraySource
-from uronet_jax.models import compute_dtype, make_remover
-from uronet_jax.training import tasks
+from uronet_jax.defense import DefenseFunction, classifier_function
+from uronet_jax.evaluation.judge import Judge
+from uronet_jax.models import compute_dtype, make_classifier, make_remover
 from uronet_jax.training.optimizers import make_optimizer
 from uronet_jax.training.pairs import drawn_pairs
+from uronet_jax.training.remover import remover_task
 from uronet_jax.training.run import fit
+
+# What this project asks of itself: of a whole process, and of an evaluation alone.
+MAX_PROCESS_GB = 4.0
+MAX_EVALUATION_GB = 3.0
+PEAK, BEYOND_MODELS = "peak host GB", "host GB beyond the models"
 
 
 def generated_source(num_images: int, image_shape: Sequence[int]) -> ArraySource:
@@ -35,44 +51,46 @@ def generated_source(num_images: int, image_shape: Sequence[int]) -> ArraySource
     return ArraySource("random", "train", images, labels, tuple("0123456789"))
 
 
-def measure(
-    *,
-    widths: Sequence[int],
-    batch_size: int,
-    dtype: str,
-    image_shape: Sequence[int],
-    num_images: int,
-    num_steps: int,
+class GeneratedImages:
+    """A source that makes every image from its index as it is read, and holds none."""
+
+    name, split = "generated", "test"
+
+    def __init__(self, count: int, image_shape: Sequence[int]):
+        """Takes the number of images and their `(H, W, C)`."""
+        self._count, self.image_shape = count, tuple(image_shape)
+
+    def __len__(self) -> int:
+        """Returns the number of images."""
+        return self._count
+
+    def read(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Returns uint8 images `[N, H, W, C]` and labels of ten classes `[N]`."""
+        images = [
+            np.random.default_rng(row).integers(0, 256, self.image_shape, np.uint8)
+            for row in rows
+        ]
+        return np.stack(images), np.asarray(rows, np.int32) % 10
+
+
+def train_remover(
+    *, widths, batch_size, dtype, image_shape, num_images, num_steps
 ) -> dict[str, float]:
-    """Trains a remover for some steps, validates it once, and reads the peak memory.
-
-    Args:
-        widths: Of the remover, `paper` variant.
-        batch_size: Images in a step.
-        dtype: Computation type.
-        image_shape: `(H, W, C)`.
-        num_images: Size of the training set, resident on the device.
-        num_steps: Updates.
-
-    Returns:
-        `peak host GB` of this process, and `peak device GB` where the device
-        counts them.
-    """
+    """Trains a remover on a resident set, validates it once, returns `peaks()`."""
+    host.keep_freed_memory()  # As the training command does.
+    noises = [(e.kind, e.parameter) for e in suite_degradations()]
     fit(
-        tasks.remover_task(
+        remover_task(
             make_remover("paper", widths=widths, dtype=compute_dtype(dtype)),
             make_optimizer("adam", peak_rate=1e-3, num_steps=num_steps),
-            drawn_pairs(
-                make_degradation([(e.kind, e.parameter) for e in suite_degradations()]),
-                flip_crop,
-            ),
+            drawn_pairs(make_degradation(noises), flip_crop),
             image_shape=tuple(image_shape),
         ),
         generated_source(num_images, image_shape),
         generated_source(batch_size, image_shape),
         batch_size=batch_size,
         num_steps=num_steps,
-        mesh=sharding.data_mesh(jax.devices()[:1]),
+        mesh=first_device(),
         pipeline="on_device",
         steps_per_dispatch=num_steps,
         progress=False,
@@ -80,24 +98,113 @@ def measure(
     return peaks()
 
 
-def peaks() -> dict[str, float]:
-    """Returns `peak host GB` of this process, and `peak device GB` if it is counted."""
-    result = {"peak host GB": peak_host_bytes() / 1e9}
-    device = jax.devices()[0].memory_stats() or {}
-    if "peak_bytes_in_use" in device:
-        result["peak device GB"] = device["peak_bytes_in_use"] / 1e9
-    return result
+def corrupt_in_turn(*, batch_size, side, names) -> dict[str, float]:
+    """Runs every corruption at severity 5 on one batch, returns `peaks()`."""
+    images = photographs(batch_size, side)
+    for name in names:
+        np.asarray(corrupt_photographs(images, name, severity=5))
+    return peaks()
 
 
-def run(module: str, arguments: Mapping[str, Any]) -> dict[str, float]:
-    """Runs `python -m module '<arguments as JSON>'` and returns the JSON it prints.
+def evaluate_generated(count: int, side: int, batch_size: int) -> dict[str, float]:
+    """Judges a small defence on generated images under one noise.
+
+    Returns:
+        `BEYOND_MODELS`: peak host memory of the process, less what it held when the
+        models were there and no image was.
+    """
+    host.keep_freed_memory()  # As the evaluation command does.
+    source, mesh = GeneratedImages(count, (side, side, 3)), first_device()
+    remover = make_remover("paper", widths=(4, 4))
+    classifier = make_classifier("cnn_narrow", 10)
+    images = np.zeros((1, side, side, 3), np.float32)
+    variables = {
+        name: jax.jit(module.init)(jax.random.key(0), images)
+        for name, module in (("purifier", remover), ("classifier", classifier))
+    }
+    jax.block_until_ready(variables)
+    before = host_bytes("VmRSS")
+    judge = Judge(source, batch_size=batch_size, mesh=mesh)
+    defense = DefenseFunction(classifier_function(classifier), remover)
+    variables = sharding.replicate(variables, mesh)
+    judge.measure(defense, variables, suite_degradations("uronet")[0])
+    return {BEYOND_MODELS: (host_bytes("VmHWM") - before) / 1e9}
+
+
+MEASUREMENTS: Mapping[str, Callable[..., dict[str, float]]] = {
+    "training": train_remover,
+    "corruptions": corrupt_in_turn,
+    "evaluation": evaluate_generated,
+}
+
+
+def training_memory_row(run: BenchmarkRun) -> BenchmarkRow:
+    """Peak memory of training the remover on a resident data set."""
+    sizes = run.sizes
+    return _memory_row(
+        f"training of the {widths_text(sizes)} remover (batch "
+        f"{sizes.batch_size}), {sizes.train_images:,} images resident, in a process of "
+        f"its own: {sizes.memory_steps} steps and a validation",
+        {} if base.on_gpu() else {PEAK: MAX_PROCESS_GB},
+        "training",
+        widths=sizes.widths,
+        batch_size=sizes.batch_size,
+        dtype=sizes.dtype,
+        image_shape=sizes.image_shape,
+        num_images=sizes.train_images,
+        num_steps=sizes.memory_steps,
+    )
+
+
+def corruption_memory_row(run: BenchmarkRun) -> BenchmarkRow:
+    """Peak memory of one process that runs every corruption in turn."""
+    names = corruption_names(run)
+    count, side = (2, 28) if run.tiny else (64, 224)
+    return _memory_row(
+        f"all of {len(names)} corruptions of {SUITE} at severity 5 on {count} "
+        f"images of {side}x{side}x3, one after the other in one process: no single one "
+        "needs more",
+        {} if base.on_gpu() else {PEAK: MAX_PROCESS_GB},
+        "corruptions",
+        batch_size=count,
+        side=side,
+        names=names,
+    )
+
+
+def evaluation_memory_row(run: BenchmarkRun) -> BenchmarkRow:
+    """Memory that evaluating many large images takes beyond the models."""
+    count, side, batch_size = (10, 16, 4) if run.tiny else (20_000, 224, 32)
+    return _memory_row(
+        f"evaluation of {count:,} images of {side}x{side}x3 (batch {batch_size}) "
+        "that are made as they are read, under one noise through remover and "
+        "classifier, in a process of its own: peak host memory less that before the "
+        "first image",
+        {BEYOND_MODELS: MAX_EVALUATION_GB},
+        "evaluation",
+        count=count,
+        side=side,
+        batch_size=batch_size,
+    )
+
+
+def _memory_row(text, limits, measured, **arguments) -> BenchmarkRow:
+    row = base.new_row(text)
+    row["values"] = measure_apart(measured, arguments)
+    for quantity, at_most in limits.items():
+        row["limits"][quantity] = base.limit(row["values"][quantity], at_most)
+    return row
+
+
+def measure_apart(measured: str, arguments: Mapping[str, Any]) -> dict[str, float]:
+    """Calls a function of `MEASUREMENTS` in a new process and returns what it returns.
 
     Raises:
         RuntimeError: If the process fails; the message ends as its errors do.
     """
     root = str(Path(__file__).parents[2])
     child = subprocess.run(
-        [sys.executable, "-m", module, json.dumps(arguments)],
+        [sys.executable, "-m", __spec__.name, measured, json.dumps(arguments)],
         env={
             **os.environ,
             "PYTHONPATH": os.pathsep.join([root, os.environ.get("PYTHONPATH", "")]),
@@ -113,13 +220,25 @@ def run(module: str, arguments: Mapping[str, Any]) -> dict[str, float]:
     return json.loads(child.stdout.splitlines()[-1])
 
 
-def peak_host_bytes() -> int:
-    """Returns the largest resident size that this process ever had."""
+def peaks() -> dict[str, float]:
+    """Returns `peak host GB` of this process, and `peak device GB` if it is counted."""
+    result = {PEAK: host_bytes("VmHWM") / 1e9}
+    device = jax.devices()[0].memory_stats() or {}
+    if "peak_bytes_in_use" in device:
+        result["peak device GB"] = device["peak_bytes_in_use"] / 1e9
+    return result
+
+
+def host_bytes(field: str) -> int:
+    """Returns resident bytes: the largest ever (`VmHWM`) or those of now (`VmRSS`).
+
+    Where the system does not say (it is Linux that does) it is the largest ever.
+    """
     status = Path("/proc/self/status")
     if status.exists():
         # Not getrusage: on Linux that also counts the process that started this one.
         for line in status.read_text().splitlines():
-            if line.startswith("VmHWM:"):
+            if line.startswith(f"{field}:"):
                 return int(line.split()[1]) * 1024
     import resource
 
@@ -128,5 +247,4 @@ def peak_host_bytes() -> int:
 
 
 if __name__ == "__main__":
-    host.keep_freed_memory()  # As the training command does.
-    print(json.dumps(measure(**json.loads(sys.argv[1]))))
+    print(json.dumps(MEASUREMENTS[sys.argv[1]](**json.loads(sys.argv[2]))))

@@ -1,13 +1,12 @@
 """The training steps that are timed, without data pipelines and degradations.
 
 Everything runs on one device, from generated images. A framework that is compared to
-(`Peer`) is handed in, so that nothing here imports it.
+(`TrainingPeer`) is handed in, so that nothing here imports it.
 """
 
-import dataclasses
 import itertools
-from collections.abc import Callable
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -16,10 +15,19 @@ import optax
 from flax import linen as nn
 
 from uronet_jax import sharding
-from uronet_jax.benchmarking.memory import generated_source
-from uronet_jax.defense import detector_input
-from uronet_jax.models import CLASSIFIERS, Remover, compute_dtype
-from uronet_jax.training.state import Step, TrainState, apply_update
+from uronet_jax.benchmarking import flops
+from uronet_jax.benchmarking.base import BenchmarkSizes
+from uronet_jax.defense import detector_channels, detector_input
+from uronet_jax.models import Remover, compute_dtype, make_classifier, make_remover
+from uronet_jax.training.classifier import make_classifier_step
+from uronet_jax.training.pairs import clean_pairs
+from uronet_jax.training.state import (
+    Step,
+    TrainState,
+    apply_update,
+    create_state,
+    update_by_labels,
+)
 
 Variables = dict[str, Any]
 # Name -> NumPy arrays, stacked over batches or of one batch.
@@ -32,151 +40,207 @@ NUM_BATCHES = 4
 # value of the array; float32 sums of 10^5 terms in another order stay below 1e-4.
 AGREEMENT = 1e-3
 
+ADAM = optax.adam(1e-3)
+SGD = optax.chain(
+    optax.add_decayed_weights(5e-4), optax.sgd(0.1, momentum=0.9, nesterov=True)
+)
 
-@dataclasses.dataclass(frozen=True)
-class Settings:
-    """Sizes of the benchmark.
+
+class TrainingWork(NamedTuple):
+    """A training step that other implementations take too.
 
     Attributes:
-        batch_size: Images in a training step (of the detector: half as many pairs).
-        dtype: Computation type, `float32` or `bfloat16`.
-        repeats: Rounds of every comparison.
-        steps_per_sample: Training steps that are timed as one.
-        image_shape: `(H, W, C)`; H and W multiples of `2 ** len(widths)`.
-        widths: Of the remover.
-        classifier: A key of `CLASSIFIERS`.
-        detector: Likewise.
-        train_images: Images of the generated training set.
-        eval_images: Images that are judged.
-        linen_repeats: Rounds in which the naive linen remover takes part; 0 for none.
-        memory_steps: Training steps of the memory measurement.
+        name: `remover`, `classifier` or `detector`.
+        text: What a step does, and what was compared.
+        module: The network that is trained.
+        state: Where it starts.
+        step: `(state, frozen, batch) -> (state, metrics)`.
+        batches: Stacked: `clean` and `degraded` of a remover, else `image` and `label`.
+        examples: What implementations must agree on: a batch of a remover, else float
+            images.
+        flops: Of an image.
+        remover: Before the detector.
+        frozen: Variables of it.
     """
 
-    batch_size: int = 128
-    dtype: str = "float32"
-    repeats: int = 5
-    steps_per_sample: int = 1
-    image_shape: tuple[int, int, int] = (32, 32, 3)
-    widths: tuple[int, ...] = (64, 128, 256)
-    classifier: str = "resnet20"
-    detector: str = "wrn10_2"
-    train_images: int = 50_000
-    eval_images: int = 256
-    linen_repeats: int = 2
-    memory_steps: int = 3
-
-    def __post_init__(self):
-        """Raises ValueError if a number is out of range or a name unknown."""
-        for name in ("batch_size", "repeats", "steps_per_sample", "eval_images"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1: {getattr(self, name)}")
-        if self.batch_size % 2 or self.batch_size > self.train_images:
-            raise ValueError(
-                f"batch_size must be even and at most {self.train_images}, the size "
-                f"of the generated training set: {self.batch_size}"
-            )
-        for name in ("classifier", "detector"):
-            if getattr(self, name) not in CLASSIFIERS:
-                raise ValueError(
-                    f"unknown {name} {getattr(self, name)!r}: choose from "
-                    f"{', '.join(sorted(CLASSIFIERS))}"
-                )
-        compute_dtype(self.dtype)
+    name: str
+    text: str
+    module: nn.Module
+    state: TrainState
+    step: Step
+    batches: Batches
+    examples: Any
+    flops: int
+    remover: Remover | None = None
+    frozen: Variables = {}
 
 
-class Peer(Protocol):
-    """Another framework that does the same work with the same weights.
+class TrainingPeer(Protocol):
+    """Another implementation, with the same weights; arrays have our layouts.
 
-    `run = peer.*_steps(...)` runs `count` steps over the batches, of which it takes
-    one after the other, and waits for their end. Losses and optimizers are those of
-    the row. Arrays have this package's layouts.
+    A remover learns with `ADAM` on two mean squared errors, a classifier with `SGD` on
+    the cross-entropy of uint8 images, a detector with `ADAM` on that of image and noise
+    pattern.
     """
 
     name: str
 
-    def remover_steps(
-        self, remover: Remover, variables: Variables, batches: Batches, count: int
-    ) -> Callable[[], None]:
-        """Adam on the two mean squared errors; batches of `clean` and `degraded`."""
+    def steps(self, work: TrainingWork, count: int) -> Callable[[], None]:
+        """Returns `run()`: `count` steps over the batches in turn, and their end."""
         ...
 
-    def classifier_steps(
-        self, classifier: nn.Module, variables: Variables, batches: Batches, count: int
-    ) -> Callable[[], None]:
-        """SGD with Nesterov momentum and L2 on the cross-entropy; uint8 `image`."""
+    def gradients(self, module: Remover, variables: Variables, batch: Batches) -> Any:
+        """Returns a remover's loss of a batch and its gradient, in float32."""
         ...
 
-    def detector_steps(
-        self,
-        detector: nn.Module,
-        variables: Variables,
-        remover: Remover,
-        remover_variables: Variables,
-        batches: Batches,
-        count: int,
-    ) -> Callable[[], None]:
-        """Adam on the cross-entropy of image and noise pattern; float `image`."""
-        ...
-
-    def remover_gradients(
-        self, remover: Remover, variables: Variables, batch: Batches
-    ) -> tuple[float, Any]:
-        """Returns the loss of a batch and its gradient, in float32."""
-        ...
-
-    def logits(
-        self, classifier: nn.Module, variables: Variables, images: np.ndarray
-    ) -> np.ndarray:
+    def logits(self, module: nn.Module, variables: Variables, images: Any) -> Any:
         """Returns logits of float images, in float32, with running statistics."""
         ...
 
 
-class Runner:
-    """Takes the next steps of a training run at every call, and waits for them."""
+def remover_work(sizes: BenchmarkSizes) -> TrainingWork:
+    """Returns the step of the remover, on images that are degraded already."""
+    remover = make_remover(
+        "paper", widths=sizes.widths, dtype=compute_dtype(sizes.dtype)
+    )
+    rng = np.random.default_rng(0)
+    clean = rng.random((NUM_BATCHES, sizes.batch_size, *sizes.image_shape), np.float32)
+    noise = 0.1 * rng.standard_normal(clean.shape, np.float32)
+    batches = {"clean": clean, "degraded": np.clip(clean + noise, 0.0, 1.0)}
+    return TrainingWork(
+        "remover",
+        f"one training step of the {widths_text(sizes)} remover ({sizes.dtype}, "
+        f"batch {sizes.batch_size}): forward, two mean squared errors, backward, "
+        "Adam; loss and gradients agree in float32 as stated",
+        remover,
+        _state(remover, sizes.image_shape, ADAM),
+        separation_step(remover),
+        batches,
+        {name: x[0, :8] for name, x in batches.items()},
+        flops.TRAINING_FACTOR * flops.forward_flops(remover, sizes.image_shape),
+    )
 
-    def __init__(
-        self,
-        step: Step,
-        fetch: Callable[[Any, Any], Any],
-        state: TrainState,
-        frozen: Any,
-        resident: Any,
-        inputs: Callable[[int], Any],
-    ):
-        """Compiles nothing yet.
 
-        Args:
-            step: `(state, frozen, batch) -> (state, metrics)`.
-            fetch: `(resident, input) -> batch`, runs inside jit.
-            state: Where the run starts. It is copied.
-            frozen: What the step takes besides.
-            resident: What `fetch` takes, on the device.
-            inputs: Number of the call -> inputs of its steps.
-        """
-        mesh = one_device()
-        self._advance = sharding.compile_steps(step, fetch, mesh)
-        # The steps donate their state, and contestants start from the same one.
-        self._state, self._frozen = sharding.replicate(
-            (jax.tree.map(jnp.copy, state), frozen), mesh
-        )
-        self._resident, self._inputs = resident, inputs
-        self._calls = itertools.count()
+def classifier_work(sizes: BenchmarkSizes) -> TrainingWork:
+    """Returns the step of the classifier, of ten classes."""
+    dtype = compute_dtype(sizes.dtype)
+    classifier = make_classifier(
+        sizes.classifier, 10, mean=(0.5,) * 3, std=(0.25,) * 3, dtype=dtype
+    )
+    shape = (NUM_BATCHES, sizes.batch_size)
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (*shape, *sizes.image_shape), np.uint8)
+    return TrainingWork(
+        "classifier",
+        f"one training step of {sizes.classifier} ({sizes.dtype}, batch "
+        f"{sizes.batch_size}): forward, cross-entropy, backward, SGD with Nesterov "
+        "momentum; logits in evaluation mode agree in float32 as stated",
+        classifier,
+        _state(classifier, sizes.image_shape, SGD),
+        make_classifier_step(classifier, SGD, clean_pairs()),
+        {
+            "image": images,
+            "label": rng.integers(0, 10, shape).astype(np.int32),
+            "index": np.arange(np.prod(shape), dtype=np.int32).reshape(shape),
+        },
+        np.float32(images[0, :8]) / 255.0,
+        flops.TRAINING_FACTOR * flops.forward_flops(classifier, sizes.image_shape),
+    )
 
-    def __call__(self) -> None:
-        """Takes the steps."""
-        self._state, metrics = self._advance(
-            self._state, self._frozen, self._resident, self._inputs(next(self._calls))
-        )
-        jax.block_until_ready((self._state, metrics))
+
+def detector_work(sizes: BenchmarkSizes) -> TrainingWork:
+    """Returns the step of the detector behind the frozen remover, on pairs.
+
+    Half of a batch is clean (label 0), half degraded (1).
+    """
+    before, half = remover_work(sizes), sizes.batch_size // 2
+    height, width, channels = sizes.image_shape
+    shape = (height, width, detector_channels(channels))
+    detector = make_classifier(sizes.detector, 2, dtype=compute_dtype(sizes.dtype))
+    images = np.concatenate(
+        [before.batches[name][:, :half] for name in ("clean", "degraded")], axis=1
+    )
+    labels = np.tile(np.repeat(np.int32([0, 1]), half), (NUM_BATCHES, 1))
+    # Nobody looks at the clean picture, so one decoder runs.
+    seen = before.module.clone(noise_head=False)
+
+    def step(state: TrainState, frozen: Any, batch: Any):
+        separation = before.module.apply(frozen, batch["image"])
+        features = detector_input(batch["image"], separation)
+        return update_by_labels(state, ADAM, detector, features, batch["label"])
+
+    return TrainingWork(
+        "detector",
+        f"one training step of the {sizes.detector} detector ({sizes.dtype}) on "
+        f"{half} pairs behind the frozen {widths_text(sizes)} remover: both forward, "
+        "cross-entropy, backward, Adam; the detector's logits agree in float32 as "
+        "stated",
+        detector,
+        _state(detector, shape, ADAM),
+        step,
+        {"image": images, "label": labels},
+        np.concatenate([images[0, :8]] * 2, axis=-1),
+        flops.forward_flops(seen, sizes.image_shape)
+        + flops.TRAINING_FACTOR * flops.forward_flops(detector, shape),
+        before.module,
+        before.state.variables,
+    )
+
+
+WORKS: Mapping[str, Callable[[BenchmarkSizes], TrainingWork]] = {
+    "remover": remover_work,
+    "classifier": classifier_work,
+    "detector": detector_work,
+}
+
+
+def _state(module, image_shape, optimizer) -> TrainState:
+    return create_state(module, optimizer, jax.random.key(0), image_shape)
+
+
+def widths_text(sizes: BenchmarkSizes) -> str:
+    """Returns the widths of the remover as one word."""
+    return "-".join(map(str, sizes.widths))
+
+
+def make_runner(
+    step: Step,
+    fetch: Callable[[Any, Any], Any],
+    state: TrainState,
+    frozen: Any,
+    resident: Any,
+    inputs: Callable[[int], Any],
+) -> Callable[[], None]:
+    """Returns a function that takes the next steps of a run, and waits for them.
+
+    Args:
+        step: `(state, frozen, batch) -> (state, metrics)`.
+        fetch: `(resident, input) -> batch`, runs inside jit.
+        state: Where the run starts; it is copied.
+        frozen: What the step takes besides.
+        resident: What `fetch` takes, on the device.
+        inputs: Number of the call -> inputs of its steps.
+    """
+    mesh, calls = first_device(), itertools.count()
+    advance = sharding.compile_steps(step, fetch, mesh)
+    # The steps donate their state, and contestants start from the same one.
+    state, frozen = sharding.replicate((jax.tree.map(jnp.copy, state), frozen), mesh)
+
+    def run() -> None:
+        nonlocal state
+        state, metrics = advance(state, frozen, resident, inputs(next(calls)))
+        jax.block_until_ready((state, metrics))
+
+    return run
 
 
 def run_over(
     step: Step, state: TrainState, frozen: Any, batches: Any, count: int
-) -> Runner:
+) -> Callable[[], None]:
     """Returns a function that takes `count` steps over stacked batches."""
-    mesh = one_device()
+    mesh = first_device()
     inputs = sharding.replicate(np.arange(count, dtype=np.int32) % NUM_BATCHES, mesh)
-    return Runner(
+    return make_runner(
         step,
         lambda resident, i: jax.tree.map(lambda x: x[i], resident),
         state,
@@ -186,12 +250,12 @@ def run_over(
     )
 
 
-def one_device() -> jax.sharding.Mesh:
+def first_device() -> jax.sharding.Mesh:
     """Returns the mesh on which everything is measured."""
     return sharding.data_mesh(jax.devices()[:1])
 
 
-def separation_loss(module: nn.Module, params: Any, batch: Any) -> jax.Array:
+def separation_loss(module: Any, params: Any, batch: Any) -> jax.Array:
     """Returns the remover's loss on images that are degraded already."""
     separation = module.apply({"params": params}, batch["degraded"])
     noise = batch["degraded"] - batch["clean"]
@@ -199,7 +263,7 @@ def separation_loss(module: nn.Module, params: Any, batch: Any) -> jax.Array:
     return clean_mse + jnp.mean(jnp.square((separation.noise - noise) / 2))
 
 
-def separation_step(module: nn.Module, optimizer: optax.GradientTransformation) -> Step:
+def separation_step(module: Any) -> Step:
     """Builds the remover's update on images that are degraded already."""
 
     def step(state: TrainState, frozen: Any, batch: Any):
@@ -209,75 +273,44 @@ def separation_step(module: nn.Module, optimizer: optax.GradientTransformation) 
             loss = separation_loss(module, params, batch)
             return loss, (state.batch_stats, {"loss": loss})
 
-        return apply_update(state, optimizer, loss_fn)
+        return apply_update(state, ADAM, loss_fn)
 
     return step
 
 
-def pair_step(
-    detector: nn.Module, remover: Remover, optimizer: optax.GradientTransformation
-) -> Step:
-    """Builds the detector's update on pairs that are degraded already."""
-
-    def step(state: TrainState, frozen: Any, batch: Any):
-        separation = remover.apply(frozen, batch["image"])
-        features = detector_input(batch["image"], separation)
-
-        def loss_fn(params):
-            logits, mutated = detector.apply(
-                {"params": params, "batch_stats": state.batch_stats},
-                features,
-                train=True,
-                mutable=["batch_stats"],
-            )
-            loss = optax.softmax_cross_entropy_with_integer_labels(
-                logits, batch["label"]
-            ).mean()
-            return loss, (mutated["batch_stats"], {"loss": loss})
-
-        return apply_update(state, optimizer, loss_fn)
-
-    return step
-
-
-def separation_gradients(
-    module: nn.Module, params: Any, batch: Any
-) -> tuple[jax.Array, Any]:
-    """Returns the remover's loss and its gradient, in full float32."""
-    module = module.clone(dtype=jnp.float32)
+def separation_gradients(module: Any, params: Any, batch: Any) -> tuple[jax.Array, Any]:
+    """Returns the loss of a float32 remover and its gradient, in full precision."""
+    gradients = jax.value_and_grad(separation_loss, argnums=1)
     with jax.default_matmul_precision("highest"):
-        return jax.jit(jax.value_and_grad(lambda p: separation_loss(module, p, batch)))(
-            params
-        )
+        return jax.jit(gradients, static_argnums=0)(module, params, batch)
 
 
-def logit_agreement(
-    module: nn.Module, state: TrainState, images: np.ndarray, peer: Peer
-) -> float:
-    """Returns the largest relative difference of a classifier's logits, see `agree`."""
+def peer_agreement(work: TrainingWork, peer: TrainingPeer) -> float:
+    """Returns how far a peer's loss and gradients, or logits, are from ours.
+
+    Raises:
+        ValueError: If it is more than rounding explains, see `agree`.
+    """
+    module, params = work.module.clone(dtype=jnp.float32), work.state.params
+    if work.name == "remover":
+        ours = separation_gradients(module, params, work.examples)
+        return agree(ours, peer.gradients(module, work.state.variables, work.examples))
     # Fresh running statistics, 0 and 1, would hide one that is not used. Small: were
     # every unit pushed below zero, all logits would be equal, and agree.
     rng = np.random.default_rng(1)
     stats = jax.tree.map(
         lambda x: np.asarray(x + 0.1 * rng.uniform(-1, 1, x.shape), np.float32),
-        state.batch_stats,
+        work.state.batch_stats,
     )
-    variables = {"params": state.params, "batch_stats": stats}
-    module = module.clone(dtype=jnp.float32)
+    variables = {"params": params, "batch_stats": stats}
     with jax.default_matmul_precision("highest"):
-        ours = jax.jit(lambda v, x: module.apply(v, x, train=False))(variables, images)
-    return agree(ours, peer.logits(module, variables, images))
+        logits = jax.jit(lambda v, x: module.apply(v, x, train=False))
+        ours = logits(variables, work.examples)
+    return agree(ours, peer.logits(module, variables, work.examples))
 
 
 def agree(ours: Any, theirs: Any) -> float:
-    """Compares what two implementations of one function gave.
-
-    Args:
-        ours: Tree of arrays.
-        theirs: Likewise.
-
-    Returns:
-        The largest difference, relative to the largest value of its array.
+    """Returns the largest difference of two trees, relative to each array's largest.
 
     Raises:
         ValueError: If it is more than rounding explains.
@@ -295,35 +328,3 @@ def agree(ours: Any, theirs: Any) -> float:
             f"{difference:.2g}, at most {AGREEMENT:g} is rounding"
         )
     return difference
-
-
-def separation_batches(settings: Settings) -> Batches:
-    """Returns random `clean` and `degraded` images, float32 `[batches, B, H, W, C]`."""
-    rng = np.random.default_rng(0)
-    shape = (NUM_BATCHES, settings.batch_size, *settings.image_shape)
-    clean = rng.random(shape, np.float32)
-    noise = 0.1 * rng.standard_normal(shape, np.float32)
-    return {"clean": clean, "degraded": np.clip(clean + noise, 0.0, 1.0)}
-
-
-def pair_batches(settings: Settings) -> Batches:
-    """Returns `image` and `label`: half of a batch clean (0), half degraded (1)."""
-    pairs, half = separation_batches(settings), settings.batch_size // 2
-    images = [pairs[name][:, :half] for name in ("clean", "degraded")]
-    labels = np.repeat(np.int32([0, 1]), half)
-    return {
-        "image": np.concatenate(images, axis=1),
-        "label": np.tile(labels, (NUM_BATCHES, 1)),
-    }
-
-
-def labelled_batches(settings: Settings) -> Batches:
-    """Returns random uint8 `image`, `label` and `index`."""
-    source = generated_source(NUM_BATCHES * settings.batch_size, settings.image_shape)
-    images, labels = source.arrays()
-    shape = (NUM_BATCHES, settings.batch_size)
-    return {
-        "image": images.reshape(*shape, *settings.image_shape),
-        "label": labels.reshape(shape),
-        "index": np.arange(len(images), dtype=np.int32).reshape(shape),
-    }

@@ -29,32 +29,25 @@ def interleave(
     """
     if repeats < 1:
         raise ValueError(f"need at least 1 repeat: {repeats}")
-    limits = {} if limits is None else limits
     for run in contestants.values():
         run()  # Compiles and fills caches.
     seconds: dict[str, list[float]] = {name: [] for name in contestants}
     for turn in range(repeats):
         for name, run in contestants.items():
-            if turn < limits.get(name, repeats):
+            if turn < (limits or {}).get(name, repeats):
                 start = clock()
                 run()
                 seconds[name].append(clock() - start)
     return seconds
 
 
-def compare(
+def time_ratio(
     seconds: Mapping[str, Sequence[float]], subject: str, peer: str
 ) -> dict[str, Any]:
     """Returns the time of `subject` relative to that of `peer`; below 1 is faster.
 
-    Args:
-        seconds: From `interleave`.
-        subject: Whose time is divided.
-        peer: By whose time, in the same round.
-
-    Returns:
-        `subject`, `peer`, `ratio` (median of the ratios of the rounds), `ratio_min`,
-        `ratio_max` and `rounds`.
+    Each is divided by the other's time in the same round of `interleave`: the result
+    has both names, `ratio` (the median), `ratio_min`, `ratio_max` and `rounds`.
     """
     # A contestant that sat out has fewer rounds; the others' later ones do not count.
     pairs = zip(seconds[subject], seconds[peer], strict=False)
@@ -72,10 +65,6 @@ def compare(
 def summarise(seconds: Mapping[str, Sequence[float]]) -> dict[str, dict[str, float]]:
     """Returns median, minimum and maximum of each contestant's seconds."""
     return {
-        name: {
-            "median": statistics.median(values),
-            "min": min(values),
-            "max": max(values),
-        }
-        for name, values in seconds.items()
+        name: {"median": statistics.median(x), "min": min(x), "max": max(x)}
+        for name, x in seconds.items()
     }

@@ -1,0 +1,213 @@
+"""The rows of the benchmark by name, and the file that they are written to."""
+
+import dataclasses
+import functools
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+
+from uronet_jax import host
+from uronet_jax.benchmarking import attacks, base, corruptions, memory, rows, steps
+from uronet_jax.benchmarking.base import BenchmarkRow, BenchmarkRun, BenchmarkSizes
+from uronet_jax.benchmarking.torch_peer import TorchPeer
+from uronet_jax.records import provenance, write_json
+from uronet_jax.reports import results
+
+RowFunctions = dict[str, Callable[[BenchmarkRun], BenchmarkRow]]
+
+# Rows that have one name together.
+GROUPS: dict[str, RowFunctions] = {
+    "corruptions": {
+        "corruptions_32": functools.partial(corruptions.throughput_row, side=32),
+        "corruptions_224": functools.partial(corruptions.throughput_row, side=224),
+        "corruptions_memory": memory.corruption_memory_row,
+        "corrupted_set": corruptions.corrupted_set_row,
+    },
+    "attacks": {
+        "attack_pgd": attacks.pgd_row,
+        "attack_autoattack": attacks.autoattack_row,
+    },
+}
+ROWS: RowFunctions = {
+    "remover": functools.partial(rows.training_row, name="remover"),
+    "data": rows.data_row,
+    "evaluation": rows.evaluation_row,
+    "memory": memory.training_memory_row,
+    "evaluation_memory": memory.evaluation_memory_row,
+    "classifier": functools.partial(rows.training_row, name="classifier"),
+    "detector": functools.partial(rows.training_row, name="detector"),
+    "degradation": rows.degradation_row,
+    **GROUPS["corruptions"],
+    **GROUPS["attacks"],
+}
+
+PEER_LEFT_OUT = "PyTorch was left out by --skip_peer"
+_TINY = {
+    "batch_size": 4,
+    "image_shape": (16, 16, 3),
+    "widths": (4, 4),
+    "classifier": "resnet8",
+    "detector": "wrn10_1",
+    "train_images": 64,
+    "eval_images": 6,
+    "linen_repeats": 1,
+    "memory_steps": 1,
+}
+# A step takes milliseconds here: one would measure the clock and the dispatch.
+_ACCELERATOR = {
+    "steps_per_sample": 50,
+    "classifier": "wrn16_8",
+    "eval_images": 10_000,
+    "linen_repeats": 5,
+}
+
+
+def choose_sizes(platform: str, *, tiny: bool = False, **given: Any) -> BenchmarkSizes:
+    """Returns the sizes for JAX's `platform`, with the fields that are not None."""
+    sizes = _TINY if tiny else {} if platform == "cpu" else _ACCELERATOR
+    given = {name: value for name, value in given.items() if value is not None}
+    return BenchmarkSizes(**(sizes | given))
+
+
+def choose_rows(what: Sequence[str]) -> list[str]:
+    """Returns the names of rows; raises ValueError if one is unknown."""
+    groups = {"all": ROWS, **GROUPS}
+    if len(what) == 1 and what[0] in groups:
+        return list(groups[what[0]])
+    unknown = [name for name in what if name not in ROWS]
+    if unknown or not what:
+        raise ValueError(
+            f"unknown row {', '.join(unknown)!r}: choose all, "
+            f"{', '.join(GROUPS)}, or some of {','.join(ROWS)}"
+        )
+    return list(what)
+
+
+def limit_threads(threads: int) -> None:
+    """Lets this process run on `threads` cores; call it before JAX starts.
+
+    Raises:
+        ValueError: If there are not so many, or the system cannot do it.
+    """
+    if not hasattr(os, "sched_setaffinity"):
+        raise ValueError("--threads needs Linux; leave it out")
+    cores = sorted(os.sched_getaffinity(0))
+    if not 1 <= threads <= len(cores):
+        raise ValueError(f"--threads must be 1 to {len(cores)} here: {threads}")
+    os.sched_setaffinity(0, cores[:threads])
+
+
+def measure_rows(
+    names: Sequence[str],
+    run: BenchmarkRun,
+    path: str | os.PathLike,
+    *,
+    note: str = "",
+    extra: Mapping[str, Any] | None = None,
+    force: bool = False,
+    functions: RowFunctions = ROWS,
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[str, Any]:
+    """Measures rows, writes the file after each, and returns its content.
+
+    Args:
+        names: Keys of `functions`.
+        run: What they are called with.
+        path: JSON file; rows that it holds already are kept, unless `force`.
+        note: Why there is no peer, for the rows that would have been compared.
+        extra: JSON that is stored with the config.
+        force: See `path`.
+        functions: Name -> function of a row.
+        clock: Seconds, for the wall time.
+
+    Raises:
+        ValueError: If the file is no benchmark, or was measured with other settings,
+            versions or on another device.
+    """
+    config = dataclasses.asdict(run.sizes) | {"seed": 0} | dict(extra or {})
+    config["peer"] = None if run.peer is None else run.peer.name
+    # As it will be read back: tuples are lists.
+    origin = json.loads(json.dumps(provenance(config, seconds=0.0)))
+    result = base.stored_content(path, "benchmark")
+    if result is None:
+        result = {"schema": results.BENCHMARK, "rows": {}, **origin}
+    differing = [
+        f"{part} {name}: {result[part].get(name)} there, {now} now"
+        for part in ("config", "versions", "device")
+        for name, now in origin[part].items()
+        if result[part].get(name) != now
+    ]
+    if differing:
+        raise ValueError(
+            f"{path} was measured otherwise; choose another --out: "
+            + "; ".join(differing)
+        )
+    for name in names:
+        if name in result["rows"] and not force:
+            print(f"{name}: measured before", file=sys.stderr)
+            continue
+        start = clock()
+        row = functions[name](run)
+        if run.peer is None and name in steps.WORKS:
+            row["notes"].append(note)
+        wall = clock() - start
+        result["rows"][name] = row | {"wall_seconds": round(wall, 1)}
+        walls = [row["wall_seconds"] for row in result["rows"].values()]
+        result["seconds"] = round(sum(walls), 1)
+        write_json(path, result)
+        print(f"{name}: {wall:.0f} s", file=sys.stderr)
+    return result
+
+
+def run_benchmark(
+    what: Sequence[str],
+    path: str | os.PathLike,
+    *,
+    scale: str = "full",
+    threads: int | None = None,
+    skip_peer: bool = False,
+    compile_mode: str = "auto",
+    force: bool = False,
+    **sizes: Any,
+) -> dict[str, Any]:
+    """Measures rows beside the peers that are installed; see `measure_rows`.
+
+    Args:
+        what: `all`, a key of `GROUPS`, or some of `ROWS`.
+        path: JSON file.
+        scale: `full`, or `tiny` for tests.
+        threads: Cores that everybody may use. Default: all.
+        skip_peer: Whether PyTorch is left out of the training steps.
+        compile_mode: One of `torch_peer.COMPILE_MODES`.
+        force: Measure rows again that the file holds.
+        **sizes: Fields of `BenchmarkSizes`; None leaves the default.
+
+    Raises:
+        ValueError: If an argument is wrong, PyTorch cannot use JAX's device, or the
+            file was measured otherwise.
+    """
+    names = choose_rows(what)
+    if threads is not None:
+        limit_threads(threads)
+    platform, tiny = jax.devices()[0].platform, scale == "tiny"
+    chosen = choose_sizes(platform, tiny=tiny, **sizes)
+    options = {"platform": platform, "dtype": chosen.dtype}
+    options |= {"threads": host.num_threads(), "compile_mode": compile_mode}
+    peers, notes = {}, [PEER_LEFT_OUT]
+    if not skip_peer and set(names) & set(steps.WORKS):
+        peers, notes = base.installed({"PyTorch": lambda: TorchPeer(**options)})
+    peer = peers.get("PyTorch")
+    extra = {
+        "scale": scale,
+        "threads": host.num_threads(),
+        # A command made the settings before anything was allocated; this asks for them.
+        "keeps_freed_memory": host.keep_freed_memory(),
+        **(peer.settings if peer is not None else {}),
+    }
+    run, note = BenchmarkRun(chosen, peer, tiny), "".join(notes)
+    return measure_rows(names, run, path, note=note, extra=extra, force=force)
