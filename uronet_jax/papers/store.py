@@ -70,10 +70,11 @@ class Store:
         self.progress = Progress(stop, shown=progress)
         self._data_dir = data_dir
         self.mesh = sharding.data_mesh()
+        # First, as it knows the fields by the names that they have here.
+        check_settings(config, self.mesh)
         self.kinds = make_kinds(config)
         self.entries: list[SuiteEntry] = suite_degradations(**config["suite"])
         self._check_models()
-        check_settings(config, self.mesh)
         # One per instance: the arrays go when the store goes.
         self.source = functools.cache(self._source)
         self.statistics = functools.cache(self._statistics)
