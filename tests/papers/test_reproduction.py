@@ -8,10 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from uronet_jax.evaluation import protocols
+from uronet_jax.corruptions import SuiteEntry
+from uronet_jax.evaluation.judge import (
+    CLEAN_ENTRY,
+    StoredEntry,
+    detection_metrics,
+)
 from uronet_jax.papers import uronet
 from uronet_jax.papers.laboratory import Laboratory
-from uronet_jax.papers.store import Zoo
+from uronet_jax.papers.store import Store
 from uronet_jax.papers.uronet.experiments import EXPERIMENTS, check_needs
 from uronet_jax.papers.uronet.kinds import ModelKey, entry_name
 
@@ -32,13 +37,13 @@ class Paper(Laboratory):
     So all experiments run in a second, and what was measured can be told by its number.
     """
 
-    def __init__(self, zoo):
-        super().__init__(zoo)
+    def __init__(self, store):
+        super().__init__(store)
         # Not cached, so that every part is seen to ask for what it uses.
         self.model, self.classifier = self._model, self._classifier
 
-    def _examples(self, role, *, attacked=False, part="test"):
-        return NoExamples(role, attacked, part)
+    def _judge(self, role, *, attacked=False, part="test"):
+        return NamedImages(role if part == "test" else f"{role} {part}")
 
     def _model(self, role, kind, name):
         key = ModelKey(role, kind, name)
@@ -46,27 +51,28 @@ class Paper(Laboratory):
         return key
 
     def _classifier(self, role, title):
-        source = self.zoo.classifiers(role)[title]
+        source = self.store.classifiers(role)[title]
         assert source.removeprefix("train:") in {k.name for k in self.trained}
         return title
 
     def attacked(self, role, attack, title=None, remover=None):
-        title = title or next(iter(self.zoo.classifiers(role)))
-        return [f"{attack} on {title} of {role} behind {remover and remover.name}"]
+        title = title or next(iter(self.store.classifiers(role)))
+        how = f"{attack} on {title} of {role} behind {remover and remover.name}"
+        return StoredEntry(how, 0, None)
 
-    def purify(self, remover, images, *, mirror=False):
-        return [f"{x} by {remover.kind} {remover.name}, {mirror}" for x in images]
+    def accuracies(self, judge, classifiers, entry=CLEAN_ENTRY, purifier=None, **how):
+        seen = judge.seen(entry)
+        if purifier is not None:
+            mirror = how.get("mirror", False)
+            seen += f" by {purifier.kind} {purifier.name}, {mirror}"
+        assert all(title in ("", name) for title, name in classifiers.items())
+        return {title: number(name, seen) for title, name in classifiers.items()}
 
-    def probabilities(self, remover, detector, examples, images):
-        if self.zoo.kinds[detector.kind].remover:
-            # A detector knows the noise patterns of one remover.
-            assert remover == detector._replace(
-                kind=self.zoo.kinds[detector.kind].remover
-            )
-        return probabilities(detector.kind, detector.name, *images)
-
-    def accuracy(self, classifier, examples, pictures):
-        return number(classifier, *pictures)
+    def probabilities(self, judge, purifier, detector, entry=CLEAN_ENTRY):
+        behind = self.store.kinds[detector.kind].purifier
+        # A detector knows the noise patterns of one purifier.
+        assert purifier == detector._replace(kind=behind)
+        return probabilities(detector.kind, detector.name, judge.seen(entry))
 
 
 def number(*names):
@@ -78,37 +84,32 @@ def probabilities(*names):
 
 
 def detection(kind, name, noisy, clean="data clean"):
-    found = protocols.detection_metrics(
+    found = detection_metrics(
         probabilities(kind, name, clean), probabilities(kind, name, noisy)
     )
     return 100 * found["detection_accuracy"]
 
 
-class NoExamples:
-    source = "nothing"
-
-    def __init__(self, role, attacked, part):
-        self.name = role if part == "test" else f"{role} {part}"
+class NamedImages(str):
+    """The judge of images that are a text."""
 
     def __len__(self):
         return 2
 
-    def clean(self):
-        return [f"{self.name} clean"]
-
-    def degraded(self, entry, *, draw=0):
-        return [f"{self.name} {entry_name(entry)}"]
-
-    def corrupted(self, *args):
-        return [f"{self.name} {args}"]
-
-    changed = corrupted
+    def seen(self, entry):
+        if isinstance(entry, StoredEntry):
+            return entry.noise
+        if entry == CLEAN_ENTRY:
+            return f"{self} clean"
+        if isinstance(entry, SuiteEntry):
+            return f"{self} {entry_name(entry)}"
+        return f"{self} {type(entry).__name__} {entry_name(entry)}"
 
 
 def paper_rows(experiment, tmp_path, **sections):
-    zoo = Zoo(load(**sections), tmp_path)
-    laboratory = Paper(zoo)
-    parts = EXPERIMENTS[experiment].parts(zoo)
+    store = Store(load(**sections), tmp_path)
+    laboratory = Paper(store)
+    parts = EXPERIMENTS[experiment].parts(store)
     assert len({part.key for part in parts}) == len(parts)
     rows = []
     for part in parts:
@@ -297,13 +298,18 @@ def test_the_other_experiments_measure_what_their_names_say(tmp_path):
 @pytest.mark.parametrize("preset", ["full", "small", "smoke"])
 def test_presets_are_sound(preset, tmp_path):
     config = load(preset)
-    zoo = Zoo(config, tmp_path)
-    assert [entry_name(e) for e in zoo.entries][:4] == ["GN_1", "GN_2", "GN_3", "UN_1"]
-    assert len(zoo.entries) == 18
+    store = Store(config, tmp_path)
+    assert [entry_name(e) for e in store.entries][:4] == [
+        "GN_1",
+        "GN_2",
+        "GN_3",
+        "UN_1",
+    ]
+    assert len(store.entries) == 18
     for name, experiment in EXPERIMENTS.items():
-        for part in experiment.parts(zoo):
+        for part in experiment.parts(store):
             for key in part.models:
-                assert zoo.kinds[key.kind], name
+                assert store.kinds[key.kind], name
     for role in ("data", "second", "grey"):
         learned = config[role]["train_split"].removeprefix("train[:").rstrip("]")
         judged = config[role]["validation_split"].removeprefix("train[").split(":")[0]
@@ -322,35 +328,35 @@ def test_presets_are_sound(preset, tmp_path):
 
 
 def test_experiments_that_need_a_missing_noise_say_so(tmp_path):
-    zoo = Zoo(load(suite={"noises": ("GN",)}), tmp_path)
+    store = Store(load(suite={"noises": ("GN",)}), tmp_path)
     for name in ("table11", "figure1"):
         with pytest.raises(ValueError, match="needs (SPN|UN).*suite.noises"):
-            check_needs(zoo, name)
+            check_needs(store, name)
 
 
 def test_missing_data_are_reported_with_what_to_do(tmp_path):
     config = load()
     config["second"]["name"] = "cifar100"
-    zoo = Zoo(config, tmp_path, data_dir=str(tmp_path / "nowhere"))
+    store = Store(config, tmp_path, data_dir=str(tmp_path / "nowhere"))
     for name in ("table3", "table8"):
         with pytest.raises(FileNotFoundError) as caught:
-            check_needs(zoo, name)
+            check_needs(store, name)
         text = str(caught.value)
         assert f"{name} lacks the training images of CIFAR-100 (train[:48]): " in text
         assert "no data set 'cifar100'" in text
         assert f"launch.prepare_data --name=cifar100 --data_dir={tmp_path}" in text
     # What the other half can say is said.
-    missing = check_needs(zoo, "table5")
+    missing = check_needs(store, "table5")
     assert list(missing) == ["second"]
-    assert check_needs(zoo, "table2") == {}
+    assert check_needs(store, "table2") == {}
 
 
 def test_missing_classifiers_are_reported_with_what_to_do(tmp_path):
     config = load(data={"classifier": "nowhere.npz"})
     with pytest.raises(FileNotFoundError, match="nowhere.npz.*config.data.classifier"):
-        check_needs(Zoo(config, tmp_path), "table7")
+        check_needs(Store(config, tmp_path), "table7")
     config["data"].update(classifier="", other_classifier="")
     with pytest.raises(FileNotFoundError, match="lacks a classifier of CIFAR-10: set"):
-        check_needs(Zoo(config, tmp_path), "table7")
+        check_needs(Store(config, tmp_path), "table7")
     # Detection needs none.
-    assert check_needs(Zoo(config, tmp_path), "table2") == {}
+    assert check_needs(Store(config, tmp_path), "table2") == {}
