@@ -1,6 +1,7 @@
 """The experiments: rows are those of the published tables, and count what they say."""
 
 import csv
+import functools
 import importlib
 import zlib
 from pathlib import Path
@@ -156,72 +157,56 @@ def cell(rows, **where):
 
 
 def test_numbers_are_of_the_models_and_images_that_their_columns_name(tmp_path):
-    rows = {n: paper_rows(f"table{n}", tmp_path) for n in (2, 4, 5, 6, 7, 11, 12)}
-    rows["figure6"] = paper_rows("figure6", tmp_path)
+    rows = functools.cache(lambda name: paper_rows(name, tmp_path))
+    other, made = "Wide-ResNet16-8", "{} on {} of data behind {}".format
+
+    def check(experiment, expected, **where):
+        assert cell(rows(experiment), **where) == expected
+
     trained = {"train_noise": "GN", "train_severity": 2}
-    assert cell(rows[2], **trained, test_noise="UN", test_severity=3) == detection(
-        "detector", "GN_2", "data UN_3"
-    )
-    assert cell(
-        rows[4],
-        train_dataset="CIFAR-10",
-        train_noise="SN",
-        test_noise="IN",
-        test_severity=1,
-    ) == detection("detector", "SN_1", "second IN_1", "second clean")
-    attacks = {"IFGSM": "IFGSM", "PGD": "PGD0"}
-    for label, attack in attacks.items():
-        attacked = f"{attack} on ResNet of data behind None"
-        assert cell(
-            rows[5], dataset="CIFAR-10", **trained, test_attack=label
-        ) == detection("detector", "GN_2", attacked)
-    assert cell(
-        rows[6], train_attack="PGD40", test_noise="SN", test_severity=2
-    ) == detection("detector_attack", "PGD0-40", "data SN_2")
+    found = detection("detector", "GN_2", "data UN_3")
+    check("table2", found, **trained, test_noise="UN", test_severity=3)
+    found = detection("detector", "SN_1", "second IN_1", "second clean")
+    mild = {"train_noise": "SN", "test_noise": "IN", "test_severity": 1}
+    check("table4", found, train_dataset="CIFAR-10", **mild)
+    for label, attack in (("IFGSM", "IFGSM"), ("PGD", "PGD0")):
+        found = detection("detector", "GN_2", made(attack, "ResNet", None))
+        check("table5", found, dataset="CIFAR-10", **trained, test_attack=label)
+    found = detection("detector_attack", "PGD0-40", "data SN_2")
+    check("table6", found, train_attack="PGD40", test_noise="SN", test_severity=2)
     # A remover of severity 3 on images of severity 1, and none.
-    common = {"classifier": "Wide-ResNet16-8", "noise": "SN", "test_severity": 1}
-    assert cell(
-        rows[7], **common, condition="mitigated", remover_train_severity=3
-    ) == number("Wide-ResNet16-8", "data SN_1 by remover SN_3, False")
-    assert cell(rows[7], **common, condition="noisy") == number(
-        "Wide-ResNet16-8", "data SN_1"
-    )
-    for defence, seen in (
-        ("none", "PGD10 on ResNet of data behind None"),
-        (
-            "URoNet (SPN-trained remover)",
-            "PGD10 on ResNet of data behind None by remover SPN_1, False",
-        ),
-        (
-            "URoNet (SPN-trained remover), white box",
-            "PGD10 on ResNet of data behind SPN_1 by remover SPN_1, False",
-        ),
+    for behind, where in (
+        (["by remover SN_3, False"], {"remover_train_severity": 3}),
+        ([], {"remover_train_severity": None}),
     ):
-        assert cell(
-            rows[11], dataset="CIFAR-10", defence=defence, attack="PGD-10"
-        ) == number("ResNet", seen)
-    for method, made in (
-        ("none (raw corrupted)", "data UN_3"),
-        ("DCAE (single-output denoising autoencoder)", "data UN_3 by dcae UN_3, False"),
-        ("URoNet", "data UN_3 by remover UN_3, False"),
+        where |= {"condition": "mitigated" if behind else "noisy"}
+        where |= {"classifier": other, "noise": "SN", "test_severity": 1}
+        check("table7", number(other, "data SN_1", *behind), **where)
+    plain, knowing = (made("PGD10", "ResNet", x) for x in (None, "SPN_1"))
+    for defence, *seen in (
+        ("none", plain),
+        ("URoNet (SPN-trained remover)", plain, "by remover SPN_1, False"),
+        ("URoNet (SPN-trained remover), white box", knowing, "by remover SPN_1, False"),
     ):
-        assert cell(rows[12], classifier="ResNet", noise="UN", method=method) == number(
-            "ResNet", made
-        )
+        where = {"dataset": "CIFAR-10", "defence": defence, "attack": "PGD-10"}
+        check("table11", number("ResNet", *seen), **where)
+    for method, *behind in (
+        ("none (raw corrupted)",),
+        ("DCAE (single-output denoising autoencoder)", "by dcae UN_3, False"),
+        ("URoNet", "by remover UN_3, False"),
+    ):
+        where = {"classifier": "ResNet", "noise": "UN", "method": method}
+        check("table12", number("ResNet", "data UN_3", *behind), **where)
     # Made for one classifier, shown to the other, behind a remover.
-    seen = "IFGSM on Wide-ResNet16-8 of data behind None"
-    where = {"attack": "IFGSM", "attacked_classifier": "Wide-ResNet16-8"}
-    where |= {"classifier": "ResNet"}
-    bare = number("ResNet", seen)
-    purified = number("ResNet", f"{seen} by remover SN_1, False")
-    of_figure = rows["figure6"]
-    assert cell(of_figure, **where, metric="adversarial_accuracy") == bare
-    assert (
-        cell(of_figure, **where, train_noise="SN", metric="robust_accuracy") == purified
+    where = {"attack": "IFGSM", "attacked_classifier": other, "classifier": "ResNet"}
+    seen = made("IFGSM", other, None)
+    bare, purified = (
+        number("ResNet", seen, *x) for x in ([], ["by remover SN_1, False"])
     )
-    assert cell(
-        of_figure, **where, train_noise="SN", metric="accuracy_gain"
-    ) == pytest.approx(purified - bare)
+    check("figure6", bare, **where, metric="adversarial_accuracy")
+    where["train_noise"] = "SN"
+    check("figure6", purified, **where, metric="robust_accuracy")
+    check("figure6", purified - bare, **where, metric="accuracy_gain")
 
 
 def test_figure_6_has_the_columns_of_the_published_claims(tmp_path):
@@ -299,13 +284,8 @@ def test_the_other_experiments_measure_what_their_names_say(tmp_path):
 def test_presets_are_sound(preset, tmp_path):
     config = load(preset)
     store = Store(config, tmp_path)
-    assert [entry_name(e) for e in store.entries][:4] == [
-        "GN_1",
-        "GN_2",
-        "GN_3",
-        "UN_1",
-    ]
-    assert len(store.entries) == 18
+    names = [entry_name(entry) for entry in store.entries]
+    assert names[:4] == ["GN_1", "GN_2", "GN_3", "UN_1"] and len(names) == 18
     for name, experiment in EXPERIMENTS.items():
         for part in experiment.parts(store):
             for key in part.models:
@@ -319,12 +299,8 @@ def test_presets_are_sound(preset, tmp_path):
         assert config["remover"]["variant"] == "paper"
         assert config["remover"]["widths"] == (64, 128, 256)
         assert config["detector"]["name"] == "wrn10_2"
-        attack = config["attack"]
-        assert (attack["epsilon"], attack["steps"], attack["restarts"]) == (
-            0.03,
-            40,
-            10,
-        )
+        limits = [config["attack"][x] for x in ("epsilon", "steps", "restarts")]
+        assert limits == [0.03, 40, 10]
 
 
 def test_experiments_that_need_a_missing_noise_say_so(tmp_path):
