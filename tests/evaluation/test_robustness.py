@@ -94,21 +94,14 @@ IDENTITY = Identity()
 
 @functools.cache
 def make_judge(
-    purifier=IDENTITY,
-    *,
-    detector=True,
-    classify=classify,
-    gate=None,
-    batch_size=10,
-    devices=1,
-    scale=1,
-    **kwargs,
+    purifier=IDENTITY, classify=classify, batch_size=10, devices=1, scale=1, **kwargs
 ):
     mesh = sharding.data_mesh(jax.devices()[:devices])
     images = IMAGES.repeat(scale, axis=1).repeat(scale, axis=2)
     batches = evaluation_batches((images, LABELS), batch_size=batch_size, mesh=mesh)
-    network = Detector() if detector and purifier is not None else None
-    defense = make_defense(purifier, network, classify, gate=gate)
+    # Transformations stand alone: no detector was ever trained behind them.
+    detector = Detector() if isinstance(purifier, nn.Module) else None
+    defense = make_defense(purifier, detector, classify, gate=kwargs.pop("gate", None))
     return AttackJudge(defense, VARIABLES, batches, mesh=mesh, **kwargs)
 
 
@@ -236,25 +229,18 @@ def test_a_gate_is_attacked_on_both_ways():
 
 
 @pytest.mark.parametrize(
-    ("judge", "threat", "attempts"),
+    ("purifier", "threat", "attempts"),
     [
+        (Shaking(), ThreatModel("averaged", samples=3), ["end to end", "3 samples"]),
         (
-            {"purifier": Shaking()},
-            ThreatModel("averaged", samples=3),
-            ["end to end", "3 samples"],
-        ),
-        (
-            {
-                "purifier": make_transformation("gaussian_noise", scale=0.01),
-                "detector": False,
-            },
+            make_transformation("gaussian_noise", scale=0.01),
             THREAT_MODELS["adaptive"]._replace(samples=2),
             ["end to end", "2 samples", "straight through, 2 samples"],
         ),
     ],
 )
-def test_random_defences_are_averaged_and_named(judge, threat, attempts):
-    judge = make_judge(**judge)
+def test_random_defences_are_averaged_and_named(purifier, threat, attempts):
+    judge = make_judge(purifier)
     assert judge.random and not make_judge().random
     rows, signs = table(judge, "grey_box", "white_box", threat)
     assert {t: r["randomness"] for t, r in rows.items()} == {
@@ -264,7 +250,7 @@ def test_random_defences_are_averaged_and_named(judge, threat, attempts):
     }
     assert list(rows[threat.name]["attempts"]) == attempts
     assert [sign["kind"] for sign in signs] == ["random_without_averaging"]
-    assert ("detection_rate" in rows["white_box"]) is judge.has_detector
+    assert ("detection_rate" in rows["white_box"]) is isinstance(purifier, Shaking)
     for name in ("grey_box", threat.name):
         assert rows[name]["robust_accuracy"] == 0.6
     # Who follows one draw may stop where only that draw is fooled.
@@ -280,7 +266,7 @@ def test_an_averaging_attack_sees_new_draws_at_every_step():
 
 def test_transformations_are_attacked_straight_through():
     jpeg = make_transformation("jpeg", quality=75)
-    judge = make_judge(jpeg, detector=False, scale=8)  # The codec needs 28 pixels.
+    judge = make_judge(jpeg, scale=8)  # The codec needs 28 pixels.
     rows, signs = table(judge, "adaptive")
     assert not judge.random and not signs
     row = rows["adaptive"]
@@ -435,15 +421,14 @@ def test_one_program_serves_batches_and_weights():
 
 
 def test_rows_are_handed_over_and_not_made_again():
-    judge = make_judge()
     handed = []
-    rows, _ = table(
-        judge,
-        "grey_box",
-        "white_box",
-        on_row=lambda row, examples: handed.append((row, examples)),
-        num_examples=4,
-    )
+
+    def attack(**kwargs):
+        handed.clear()
+        kwargs["on_row"] = lambda *given: handed.append(given)
+        return table(make_judge(), "grey_box", "white_box", **kwargs)[0]
+
+    rows = attack(num_examples=4)
     assert [row for row, _ in handed] == list(rows.values())
     examples = handed[1][1]
     # Those right when clean come first: the fourth is not.
@@ -454,27 +439,15 @@ def test_rows_are_handed_over_and_not_made_again():
     np.testing.assert_array_equal(examples.purified, examples.adversarial)
     moved = np.abs(examples.adversarial - examples.clean).max(axis=(1, 2, 3))
     np.testing.assert_allclose(moved, EPSILON, rtol=1e-5)
-    handed.clear()
-    stored = json.loads(json.dumps(list(rows.values())[:1]))
-    again, _ = table(
-        judge,
-        "grey_box",
-        "white_box",
-        rows=stored,
-        on_row=lambda row, examples: handed.append(row["threat"]),
-    )
-    assert handed == ["white_box"] and again["grey_box"] == rows["grey_box"]
+    again = attack(rows=json.loads(json.dumps(list(rows.values())[:1])))
+    assert [row["threat"] for row, _ in handed] == ["white_box"]
+    assert again["grey_box"] == rows["grey_box"]
 
 
 def test_sanity_rows_are_of_the_first_batch():
     rows = []
-    table(
-        make_judge(batch_size=4),
-        "grey_box",
-        "white_box",
-        sanity=True,
-        on_row=lambda row, _: rows.append(row),
-    )
+    options = {"sanity": True, "on_row": lambda row, _: rows.append(row)}
+    table(make_judge(batch_size=4), "grey_box", "white_box", **options)
     check = rows[0]
     assert (check["sanity"], check["epsilon"], check["num_images"]) == (True, 1.0, 4)
     # Steps of 0.02 from the image itself: 18 for the first, of the 50 allowed.
@@ -597,10 +570,7 @@ def test_signs_of_a_misleading_evaluation(kinds, rows):
 
 
 def test_the_best_attacks_are_not_compared_before_all_are_there():
-    for rows in (
-        [GREY, row("fgsm_linf", 0.3)],
-        [row("square_linf"), WORSE],
-    ):
+    for rows in ([GREY, row("fgsm_linf", 0.3)], [row("square_linf"), WORSE]):
         assert len(misleading.find_warnings(rows)) == 1
         assert not misleading.find_warnings(rows, complete=False)
 
@@ -702,44 +672,42 @@ def test_draws_are_averaged():
     np.testing.assert_allclose(loss_fn(key, IMAGES), margin, rtol=1e-6)
 
 
+def joint_loss(labels=LABELS, **options):
+    return adaptive.joint_loss(Partial(defend, 1.0), labels, **options)
+
+
+def three_logits(images):
+    return classify({}, images), jnp.zeros((len(images), 3))
+
+
+WEIGHED = ThreatModel("x", "classifier", (1.0,))
+
+
 @pytest.mark.parametrize(
     ("make", "expected"),
     [
-        (
-            lambda: adaptive.joint_loss(defend, LABELS, weight=-1.0),
-            "weight must be .*-1.0",
-        ),
+        (lambda: joint_loss(weight=-1.0), "weight must be .*-1.0"),
         (
             lambda: adaptive.selective_loss(defend, LABELS, threshold=2.0),
             "threshold must be .*2.0",
         ),
-        (
-            lambda: adaptive.joint_loss(defend, LABELS, weight=1.0, loss="hinge"),
-            "unknown loss 'hinge'",
-        ),
+        (lambda: joint_loss(weight=1.0, loss="hinge"), "unknown loss 'hinge'"),
         (
             lambda: adaptive.averaged_logits(classify, jax.random.key(0), 0),
             "samples must be .*0",
         ),
         (
-            lambda: adaptive.selective_loss(
-                lambda x: (classify({}, x), jnp.zeros((10, 3))), LABELS
-            )(IMAGES),
+            lambda: adaptive.selective_loss(three_logits, LABELS)(IMAGES),
             r"\[10\] probabilities or \[10, 2\] logits: \[10, 3\]",
         ),
         (
-            lambda: adaptive.joint_loss(
-                Partial(defend, 1.0), LABELS + 1, weight=1.0
-            ).check(IMAGES),
+            lambda: joint_loss(LABELS + 1, weight=1.0).check(IMAGES),
             "labels must be classes 0 to 1",
         ),
         (lambda: make_run("pgd"), "unknown attack 'pgd': choose from fgsm_linf"),
         (lambda: make_run("pgd_linf"), "pgd_linf needs epsilon"),
         (lambda: make_run("pgd_linf", epsilon=-1.0), "epsilon must be .*-1"),
-        (
-            lambda: make_run("fgsm_linf", epsilon=0.1, steps=2),
-            "fgsm_linf has no parameter steps",
-        ),
+        (lambda: make_run("fgsm_linf", steps=2), "fgsm_linf has no parameter steps"),
         (lambda: make_judge(gate=1.5), "gate must be .*1.5"),
         (lambda: make_judge(threshold=-0.5), "threshold must be .*-0.5"),
         (lambda: make_judge(None, gate=0.5), "a gate asks the detector"),
@@ -747,10 +715,7 @@ def test_draws_are_averaged():
             lambda: table(make_judge(), ThreatModel("x", "remover")),
             "unknown target 'remover' of x",
         ),
-        (
-            lambda: table(make_judge(), ThreatModel("x", "classifier", (1.0,))),
-            "x must know the defence",
-        ),
+        (lambda: table(make_judge(), WEIGHED), "x must know the defence"),
     ],
 )
 def test_wrong_input_is_reported(make, expected):
