@@ -8,7 +8,6 @@ import json
 import types
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from test_reproduction import load
@@ -28,7 +27,7 @@ from uronet_jax.evaluation.threat_models import AttackRun
 from uronet_jax.loading import LoadedModel
 from uronet_jax.models import make_classifier, make_remover
 from uronet_jax.papers import made_images
-from uronet_jax.papers.laboratory import Laboratory, banding, dead_columns
+from uronet_jax.papers.laboratory import Laboratory
 from uronet_jax.papers.made_images import attack_steps, save_arrays
 from uronet_jax.papers.store import Store
 from uronet_jax.papers.uronet.experiments import EXPERIMENTS
@@ -83,7 +82,7 @@ def laboratory(images, models, tmp_path_factory):
     store = Store(load(), tmp_path_factory.mktemp("store"))
     store.first = lambda *args: images
     laboratory = Laboratory(store)
-    kinds = {**models, "remover": models["purifier"]}
+    kinds = models | {"remover": models["purifier"]}
     laboratory.model = lambda role, kind, name: kinds[kind]
     laboratory.classifier = lambda role, title: models["classifier"]
     return laboratory
@@ -96,38 +95,33 @@ def measure(laboratory, experiment, key):
     return rows(laboratory)
 
 
+def by_noise(rows, column="noise"):
+    """Returns noise and severity -> value; of all classifiers, which are the same."""
+    found = {(row[column], row["test_severity"], row["value"]) for row in rows}
+    values = {(noise, severity): value for noise, severity, value in found}
+    assert len(values) == len(found)
+    return values
+
+
 def test_numbers_are_those_of_the_defense_table(laboratory, models, images):
     """The same models and draws in the evaluation of a single defence."""
     store = laboratory.store
-    defense = make_defense(
-        models["purifier"].module,
-        models["detector"].module,
-        classifier_function(models["classifier"].module),
-    )
+    purifier, detector, classifier = (model.module for model in models.values())
+    defense = make_defense(purifier, detector, classifier_function(classifier))
     variables = {role: model.variables for role, model in models.items()}
     judge = Judge(images, batch_size=4, mesh=store.mesh, seed=laboratory.seed + 1)
     entries = [store.entry("GN_1"), store.entry("SN_3")]
     summary, expected = defense_table(judge, defense, variables, entries)
-    detected = {
-        (row["test_noise"], row["test_severity"]): row["value"]
-        for row in measure(laboratory, "table2", "GN_1")
-    }
     title = next(iter(store.classifiers("data")))
-    undefended = {
-        (row["noise"], row["test_severity"]): row["value"]
-        for row in measure(laboratory, "table7", f"undefended {title}")
-    }
+    detected = by_noise(measure(laboratory, "table2", "GN_1"), "test_noise")
+    undefended = by_noise(measure(laboratory, "table7", f"undefended {title}"))
     assert undefended[None, None] == pytest.approx(100 * summary["clean_accuracy"])
     for entry, row in zip(entries, expected, strict=True):
         where = entry.noise, entry.severity
         assert detected[where] == pytest.approx(100 * row["detection_accuracy"])
         assert undefended[where] == pytest.approx(100 * row["undefended_accuracy"])
-        (purified,) = {
-            r["value"]
-            for r in measure(laboratory, "table7", entry_name(entry))
-            if r["test_severity"] == entry.severity
-        }
-        assert purified == pytest.approx(100 * row["purified_accuracy"])
+        purified = by_noise(measure(laboratory, "table7", entry_name(entry)))
+        assert purified[where] == pytest.approx(100 * row["purified_accuracy"])
 
 
 def test_numbers_are_those_of_the_models_by_hand(laboratory, models, images):
@@ -188,29 +182,6 @@ def test_degraded_images_do_not_depend_on_batches(images):
     check(CorruptionEntry("contrast", 3, "cifar_c"), np.asarray(contrast) / 255, 4e-6)
     check(StoredEntry("stored", 1, images.arrays()[0]), clean, 0)
     check(CLEAN_ENTRY, clean, 0)
-
-
-def test_bands_are_horizontal_and_as_strong_as_asked(key):
-    grey = jnp.full((3, 16, 8, 3), 0.5)
-    out = np.asarray(banding(key, grey, 0.1, jnp.arange(3)))
-    assert out.std(axis=(2, 3)).max() < 1e-6  # Every row is of one grey.
-    swing = np.abs(out - 0.5).max(axis=(1, 2, 3))
-    # 16 rows and at most 6 waves: a sample is never far from a crest.
-    assert (swing <= 0.1 + 1e-6).all() and (swing > 0.08).all()
-    assert np.abs(out[0] - out[1]).max() > 0.01
-    same = banding(key, grey[1:2], 0.1, jnp.asarray([1]))
-    np.testing.assert_allclose(out[1:2], same, atol=1e-6)
-
-
-@pytest.mark.parametrize("count", [1, 3])
-def test_as_many_columns_die_as_asked(count, key):
-    white = jnp.ones((4, 8, 16, 1))
-    out = np.asarray(dead_columns(key, white, count, jnp.arange(4)))
-    columns = out.min(axis=(1, 3))
-    assert set(np.unique(out)) == {0.0, 1.0}
-    np.testing.assert_array_equal(columns, out.max(axis=(1, 3)))
-    np.testing.assert_array_equal((columns == 0).sum(axis=1), count)
-    assert len({tuple(row) for row in columns}) > 1
 
 
 def levels(images):
@@ -363,17 +334,10 @@ def test_every_image_has_a_corruption_of_its_own(images, tmp_path):
     mixed = corrupt_some("one")
     assert mixed.dtype == np.uint8 and mixed.shape == (6, 2, *clean.shape[1:])
     # These two are not random: each result is one of four.
+    floats, key = clean.astype(np.float32) / 255, jax.random.key(0)
     possible = np.stack(
         [
-            np.asarray(
-                corrupt(
-                    jax.random.key(0),
-                    jnp.asarray(clean, jnp.float32) / 255,
-                    f"cifar_c/{name}",
-                    severity=severity,
-                    uint8=True,
-                )
-            )
+            corrupt(key, floats, f"cifar_c/{name}", severity=severity, uint8=True)
             for name in ("contrast", "pixelate")
             for severity in (1, 5)
         ]

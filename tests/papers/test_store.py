@@ -17,6 +17,12 @@ from uronet_jax.papers.uronet.kinds import ModelKey
 from uronet_jax.progress import StoppedError
 
 
+def change(field, value):
+    """Returns the smoke config with another value of one field of a section."""
+    section, name = field.split(".")
+    return load(**{section: {name: value}})
+
+
 def config_of(store, kind, name):
     return store._row(ModelKey("data", kind, name)).config
 
@@ -139,38 +145,28 @@ def test_the_ablation_needs_a_remover_with_two_heads(variant, tmp_path):
     ],
 )
 def test_wrong_fields_are_reported(field, value, expected, tmp_path):
-    section, name = field.split(".")
     with pytest.raises(ValueError, match=expected.replace("{field}", field)):
-        Store(load(**{section: {name: value}}), tmp_path)
+        Store(change(field, value), tmp_path)
+
+
+SHARED = "data.{}_split '.*' and data.{}_split '.*' share images: ".format
 
 
 @pytest.mark.parametrize(
-    ("sections", "kind", "expected"),
+    ("field", "value", "kind", "expected"),
     [
-        ({"remover": {"batch_size": 49}}, "remover", "data.train_split has 48 images"),
-        ({"attack": {"num_train": 7}}, "remover_attack", "attack.num_train has 7 im"),
-        (
-            {"data": {"validation_split": "train[40:]"}},
-            "remover",
-            r"data.train_split 'train\[:48\]' and data.validation_split .* share",
-        ),
-        (
-            {"data": {"test_split": "train[47:50]"}},
-            "remover",
-            "train_split .* and data.test_split .* share images",
-        ),
-        (
-            {"data": {"test_split": "train[250:]"}},
-            "remover",
-            "validation_split .* and data.test_split .* share images",
-        ),
+        ("remover.batch_size", 49, "remover", "data.train_split has 48 images"),
+        ("attack.num_train", 7, "remover_attack", "attack.num_train has 7 images"),
+        ("data.validation_split", "train[40:]", "dcae", SHARED("train", "validation")),
+        ("data.test_split", "train[47:50]", "remover", SHARED("train", "test")),
+        ("data.test_split", "train[250:]", "remover", SHARED("validation", "test")),
     ],
 )
 def test_data_that_do_not_suffice_are_reported_before_any_training(
-    sections, kind, expected, tmp_path, monkeypatch
+    field, value, kind, expected, tmp_path, monkeypatch
 ):
     monkeypatch.setattr("uronet_jax.training.run.train_grid", None)
-    store = Store(load(**sections), tmp_path)
+    store = Store(change(field, value), tmp_path)
     with pytest.raises(ValueError, match=expected):
         store.check([ModelKey("data", kind, "GN_1")])
 
