@@ -8,8 +8,10 @@ import json
 import types
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 from test_reproduction import load
 
 from uronet_jax.corruptions import corrupt, entry_key, gaussian_noise
@@ -124,9 +126,23 @@ def test_numbers_are_those_of_the_defense_table(laboratory, models, images):
         assert purified[where] == pytest.approx(100 * row["purified_accuracy"])
 
 
+class Digit(nn.Module):
+    """A classifier by a late digit of the brightness, which any change changes."""
+
+    scale: float
+
+    def __call__(self, images, *, train=False):
+        level = jnp.int32(self.scale * images.mean(axis=(1, 2, 3)))
+        return nn.one_hot(level % 3, 3)
+
+
 def test_numbers_are_those_of_the_models_by_hand(laboratory, models, images):
     judge, entry = laboratory.judge("data"), laboratory.store.entry("UN_1")
     remover, detector, classifier = models.values()
+    digits = {
+        title: dataclasses.replace(classifier, module=Digit(scale), variables={})
+        for title, scale in (("tenths", 10.0), ("hundredths", 100.0), ("fine", 999.0))
+    }
     seen, labels = judge.pictures(entry, len(images)), images.arrays()[1]
 
     def apply(model, x, **options):
@@ -142,14 +158,21 @@ def test_numbers_are_those_of_the_models_by_hand(laboratory, models, images):
     found = laboratory.probabilities(judge, remover, detector, entry)
     np.testing.assert_allclose(found, probability, atol=1e-5)
     mirrored, _ = apply(remover, seen, mirror=True)
+    accuracies = []
     for shown, behind in (
         (seen, {}),
         (clean, {"purifier": remover}),
         (mirrored, {"purifier": remover, "mirror": True}),
     ):
-        right = np.argmax(apply(classifier, shown), axis=-1) == labels
-        found = laboratory.accuracy(judge, classifier, entry, **behind)
-        assert found == pytest.approx(100 * right.mean())
+        expected = {}
+        for title, model in digits.items():
+            right = np.argmax(apply(model, shown), axis=-1) == labels
+            expected[title] = pytest.approx(100 * right.mean())
+        accuracies.append(laboratory.accuracies(judge, digits, entry, **behind))
+        assert accuracies[-1] == expected and list(accuracies[-1]) == list(digits)
+        fine = laboratory.accuracy(judge, digits["fine"], entry, **behind)
+        assert fine == expected["fine"]
+    assert len({tuple(found.values()) for found in accuracies}) == 3
 
 
 def test_a_table_of_all_degradations_compiles_nothing_twice(laboratory):
