@@ -313,17 +313,21 @@ def classify_four(variables, images):
 def test_targeted_attacks_are_made_where_they_can_be():
     run = make_run("apgd_t_linf", epsilon=EPSILON, steps=3, targets=3)
     judge = make_judge(classify=classify_four)
-    rows, signs = table(judge, *THREAT_MODELS, runs=(run, FGSM))
+    handed = []
+    options = {"runs": (run, FGSM), "on_row": lambda row, _: handed.append(row)}
+    rows, signs = table(judge, *THREAT_MODELS, **options)
     # Only FGSM has the row of the detector, which comes last.
-    assert list(rows) == ["grey_box", "white_box", "adaptive", "detector_aware"]
+    targeted = ["grey_box", "white_box", "adaptive"]
+    assert list(rows) == [*targeted, "detector_aware"]
     assert rows["detector_aware"]["attack"] == "fgsm_linf"
-    rows, _ = table(judge, "grey_box", "white_box", "adaptive", runs=(run,))
-    for row in rows.values():
+    assert [row["threat"] for row in handed[:3]] == targeted
+    for row in handed[:3]:
+        assert row["attack"] == "apgd_t_linf"
         assert row["parameters"] == {"steps": 3, "targets": 3}
         assert (row["robust_accuracy"], row["undefended_accuracy"]) == (0.6, 0.6)
         assert row["median_linf"] <= EPSILON * (1 + 1e-5)
         assert row["zero_gradients"] == 0.0
-    assert list(rows["adaptive"]["attempts"]) == ["end to end", "straight through"]
+    assert list(handed[2]["attempts"]) == ["end to end", "straight through"]
     assert not signs
     aware = THREAT_MODELS["detector_aware"]
     with pytest.raises(ValueError, match="apgd_t_linf .* cannot fool the detector too"):
