@@ -27,7 +27,7 @@ from uronet_jax.models import make_classifier
 from uronet_jax.papers.machine_settings import without_machine_settings
 from uronet_jax.papers.made_images import attacked_images
 from uronet_jax.papers.uronet.kinds import Kind, ModelKey, entry_name, make_kinds
-from uronet_jax.papers.uronet.settings import CLASSIFIERS, ROLES, check_settings
+from uronet_jax.papers.uronet.settings import CLASSIFIER_FIELDS, ROLES, check_settings
 from uronet_jax.progress import Progress, StoppedError
 from uronet_jax.seeds import named_seed
 from uronet_jax.training import run
@@ -167,7 +167,7 @@ class Store:
         section = self.config[role]
         return {
             section[f"{field}_title"]: section[field]
-            for field in CLASSIFIERS
+            for field in CLASSIFIER_FIELDS
             if section[field]
         }
 
