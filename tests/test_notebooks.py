@@ -12,7 +12,7 @@ TINY = {
     "01_quickstart.ipynb": """
 from uronet_jax import quickstart
 
-settings = quickstart.Settings(
+settings = quickstart.QuickstartSettings(
     classifier="cnn_narrow",
     classifier_steps=2,
     detector="cnn_narrow",
@@ -29,7 +29,7 @@ quickstart.check = lambda report: None
     "03_attacks.ipynb": """
 from uronet_jax.models import make_classifier, make_remover
 
-settings = quickstart.Settings()
+settings = quickstart.QuickstartSettings()
 epsilon, steps, num_images = 0.1, 2, 16
 threats = ("grey_box", "white_box")
 
@@ -50,7 +50,8 @@ def train(settings):  # The first notebook trains: any weights will do here.
     }
     channels = {"classifier": 1, "remover": 1, "detector": 2}
     variables = {name: draw(modules[name], channels[name]) for name in modules}
-    return quickstart.Models(**modules, variables=variables)
+    variables["purifier"] = variables.pop("remover")
+    return quickstart.QuickstartModels(**modules, variables=variables)
 
 
 quickstart.train = train

@@ -1,6 +1,7 @@
 """The experiments: rows are those of the published tables, and count what they say."""
 
 import csv
+import functools
 import importlib
 import zlib
 from pathlib import Path
@@ -8,10 +9,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from uronet_jax.evaluation import protocols
+from uronet_jax.corruptions import SuiteEntry
+from uronet_jax.evaluation.judge import (
+    CLEAN_ENTRY,
+    StoredEntry,
+    detection_metrics,
+)
 from uronet_jax.papers import uronet
 from uronet_jax.papers.laboratory import Laboratory
-from uronet_jax.papers.store import Zoo
+from uronet_jax.papers.store import Store
 from uronet_jax.papers.uronet.experiments import EXPERIMENTS, check_needs
 from uronet_jax.papers.uronet.kinds import ModelKey, entry_name
 
@@ -32,13 +38,13 @@ class Paper(Laboratory):
     So all experiments run in a second, and what was measured can be told by its number.
     """
 
-    def __init__(self, zoo):
-        super().__init__(zoo)
+    def __init__(self, store):
+        super().__init__(store)
         # Not cached, so that every part is seen to ask for what it uses.
         self.model, self.classifier = self._model, self._classifier
 
-    def _examples(self, role, *, attacked=False, part="test"):
-        return NoExamples(role, attacked, part)
+    def _judge(self, role, *, attacked=False, part="test"):
+        return NamedImages(role if part == "test" else f"{role} {part}")
 
     def _model(self, role, kind, name):
         key = ModelKey(role, kind, name)
@@ -46,27 +52,28 @@ class Paper(Laboratory):
         return key
 
     def _classifier(self, role, title):
-        source = self.zoo.classifiers(role)[title]
+        source = self.store.classifiers(role)[title]
         assert source.removeprefix("train:") in {k.name for k in self.trained}
         return title
 
     def attacked(self, role, attack, title=None, remover=None):
-        title = title or next(iter(self.zoo.classifiers(role)))
-        return [f"{attack} on {title} of {role} behind {remover and remover.name}"]
+        title = title or next(iter(self.store.classifiers(role)))
+        how = f"{attack} on {title} of {role} behind {remover and remover.name}"
+        return StoredEntry(how, 0, None)
 
-    def purify(self, remover, images, *, mirror=False):
-        return [f"{x} by {remover.kind} {remover.name}, {mirror}" for x in images]
+    def accuracies(self, judge, classifiers, entry=CLEAN_ENTRY, purifier=None, **how):
+        seen = judge.seen(entry)
+        if purifier is not None:
+            mirror = how.get("mirror", False)
+            seen += f" by {purifier.kind} {purifier.name}, {mirror}"
+        assert all(title in ("", name) for title, name in classifiers.items())
+        return {title: number(name, seen) for title, name in classifiers.items()}
 
-    def probabilities(self, remover, detector, examples, images):
-        if self.zoo.kinds[detector.kind].remover:
-            # A detector knows the noise patterns of one remover.
-            assert remover == detector._replace(
-                kind=self.zoo.kinds[detector.kind].remover
-            )
-        return probabilities(detector.kind, detector.name, *images)
-
-    def accuracy(self, classifier, examples, pictures):
-        return number(classifier, *pictures)
+    def probabilities(self, judge, purifier, detector, entry=CLEAN_ENTRY):
+        behind = self.store.kinds[detector.kind].purifier
+        # A detector knows the noise patterns of one purifier.
+        assert purifier == detector._replace(kind=behind)
+        return probabilities(detector.kind, detector.name, judge.seen(entry))
 
 
 def number(*names):
@@ -78,37 +85,32 @@ def probabilities(*names):
 
 
 def detection(kind, name, noisy, clean="data clean"):
-    found = protocols.detection_metrics(
+    found = detection_metrics(
         probabilities(kind, name, clean), probabilities(kind, name, noisy)
     )
     return 100 * found["detection_accuracy"]
 
 
-class NoExamples:
-    source = "nothing"
-
-    def __init__(self, role, attacked, part):
-        self.name = role if part == "test" else f"{role} {part}"
+class NamedImages(str):
+    """The judge of images that are a text."""
 
     def __len__(self):
         return 2
 
-    def clean(self):
-        return [f"{self.name} clean"]
-
-    def degraded(self, entry, *, draw=0):
-        return [f"{self.name} {entry_name(entry)}"]
-
-    def corrupted(self, *args):
-        return [f"{self.name} {args}"]
-
-    changed = corrupted
+    def seen(self, entry):
+        if isinstance(entry, StoredEntry):
+            return entry.noise
+        if entry == CLEAN_ENTRY:
+            return f"{self} clean"
+        if isinstance(entry, SuiteEntry):
+            return f"{self} {entry_name(entry)}"
+        return f"{self} {type(entry).__name__} {entry_name(entry)}"
 
 
 def paper_rows(experiment, tmp_path, **sections):
-    zoo = Zoo(load(**sections), tmp_path)
-    laboratory = Paper(zoo)
-    parts = EXPERIMENTS[experiment].parts(zoo)
+    store = Store(load(**sections), tmp_path)
+    laboratory = Paper(store)
+    parts = EXPERIMENTS[experiment].parts(store)
     assert len({part.key for part in parts}) == len(parts)
     rows = []
     for part in parts:
@@ -155,72 +157,56 @@ def cell(rows, **where):
 
 
 def test_numbers_are_of_the_models_and_images_that_their_columns_name(tmp_path):
-    rows = {n: paper_rows(f"table{n}", tmp_path) for n in (2, 4, 5, 6, 7, 11, 12)}
-    rows["figure6"] = paper_rows("figure6", tmp_path)
+    rows = functools.cache(lambda name: paper_rows(name, tmp_path))
+    other, made = "Wide-ResNet16-8", "{} on {} of data behind {}".format
+
+    def check(experiment, expected, **where):
+        assert cell(rows(experiment), **where) == expected
+
     trained = {"train_noise": "GN", "train_severity": 2}
-    assert cell(rows[2], **trained, test_noise="UN", test_severity=3) == detection(
-        "detector", "GN_2", "data UN_3"
-    )
-    assert cell(
-        rows[4],
-        train_dataset="CIFAR-10",
-        train_noise="SN",
-        test_noise="IN",
-        test_severity=1,
-    ) == detection("detector", "SN_1", "second IN_1", "second clean")
-    attacks = {"IFGSM": "IFGSM", "PGD": "PGD0"}
-    for label, attack in attacks.items():
-        attacked = f"{attack} on ResNet of data behind None"
-        assert cell(
-            rows[5], dataset="CIFAR-10", **trained, test_attack=label
-        ) == detection("detector", "GN_2", attacked)
-    assert cell(
-        rows[6], train_attack="PGD40", test_noise="SN", test_severity=2
-    ) == detection("detector_attack", "PGD0-40", "data SN_2")
+    found = detection("detector", "GN_2", "data UN_3")
+    check("table2", found, **trained, test_noise="UN", test_severity=3)
+    found = detection("detector", "SN_1", "second IN_1", "second clean")
+    mild = {"train_noise": "SN", "test_noise": "IN", "test_severity": 1}
+    check("table4", found, train_dataset="CIFAR-10", **mild)
+    for label, attack in (("IFGSM", "IFGSM"), ("PGD", "PGD0")):
+        found = detection("detector", "GN_2", made(attack, "ResNet", None))
+        check("table5", found, dataset="CIFAR-10", **trained, test_attack=label)
+    found = detection("detector_attack", "PGD0-40", "data SN_2")
+    check("table6", found, train_attack="PGD40", test_noise="SN", test_severity=2)
     # A remover of severity 3 on images of severity 1, and none.
-    common = {"classifier": "Wide-ResNet16-8", "noise": "SN", "test_severity": 1}
-    assert cell(
-        rows[7], **common, condition="mitigated", remover_train_severity=3
-    ) == number("Wide-ResNet16-8", "data SN_1 by remover SN_3, False")
-    assert cell(rows[7], **common, condition="noisy") == number(
-        "Wide-ResNet16-8", "data SN_1"
-    )
-    for defence, seen in (
-        ("none", "PGD10 on ResNet of data behind None"),
-        (
-            "URoNet (SPN-trained remover)",
-            "PGD10 on ResNet of data behind None by remover SPN_1, False",
-        ),
-        (
-            "URoNet (SPN-trained remover), white box",
-            "PGD10 on ResNet of data behind SPN_1 by remover SPN_1, False",
-        ),
+    for behind, where in (
+        (["by remover SN_3, False"], {"remover_train_severity": 3}),
+        ([], {"remover_train_severity": None}),
     ):
-        assert cell(
-            rows[11], dataset="CIFAR-10", defence=defence, attack="PGD-10"
-        ) == number("ResNet", seen)
-    for method, made in (
-        ("none (raw corrupted)", "data UN_3"),
-        ("DCAE (single-output denoising autoencoder)", "data UN_3 by dcae UN_3, False"),
-        ("URoNet", "data UN_3 by remover UN_3, False"),
+        where |= {"condition": "mitigated" if behind else "noisy"}
+        where |= {"classifier": other, "noise": "SN", "test_severity": 1}
+        check("table7", number(other, "data SN_1", *behind), **where)
+    plain, knowing = (made("PGD10", "ResNet", x) for x in (None, "SPN_1"))
+    for defence, *seen in (
+        ("none", plain),
+        ("URoNet (SPN-trained remover)", plain, "by remover SPN_1, False"),
+        ("URoNet (SPN-trained remover), white box", knowing, "by remover SPN_1, False"),
     ):
-        assert cell(rows[12], classifier="ResNet", noise="UN", method=method) == number(
-            "ResNet", made
-        )
+        where = {"dataset": "CIFAR-10", "defence": defence, "attack": "PGD-10"}
+        check("table11", number("ResNet", *seen), **where)
+    for method, *behind in (
+        ("none (raw corrupted)",),
+        ("DCAE (single-output denoising autoencoder)", "by dcae UN_3, False"),
+        ("URoNet", "by remover UN_3, False"),
+    ):
+        where = {"classifier": "ResNet", "noise": "UN", "method": method}
+        check("table12", number("ResNet", "data UN_3", *behind), **where)
     # Made for one classifier, shown to the other, behind a remover.
-    seen = "IFGSM on Wide-ResNet16-8 of data behind None"
-    where = {"attack": "IFGSM", "attacked_classifier": "Wide-ResNet16-8"}
-    where |= {"classifier": "ResNet"}
-    bare = number("ResNet", seen)
-    purified = number("ResNet", f"{seen} by remover SN_1, False")
-    of_figure = rows["figure6"]
-    assert cell(of_figure, **where, metric="adversarial_accuracy") == bare
-    assert (
-        cell(of_figure, **where, train_noise="SN", metric="robust_accuracy") == purified
+    where = {"attack": "IFGSM", "attacked_classifier": other, "classifier": "ResNet"}
+    seen = made("IFGSM", other, None)
+    bare, purified = (
+        number("ResNet", seen, *x) for x in ([], ["by remover SN_1, False"])
     )
-    assert cell(
-        of_figure, **where, train_noise="SN", metric="accuracy_gain"
-    ) == pytest.approx(purified - bare)
+    check("figure6", bare, **where, metric="adversarial_accuracy")
+    where["train_noise"] = "SN"
+    check("figure6", purified, **where, metric="robust_accuracy")
+    check("figure6", purified - bare, **where, metric="accuracy_gain")
 
 
 def test_figure_6_has_the_columns_of_the_published_claims(tmp_path):
@@ -297,13 +283,13 @@ def test_the_other_experiments_measure_what_their_names_say(tmp_path):
 @pytest.mark.parametrize("preset", ["full", "small", "smoke"])
 def test_presets_are_sound(preset, tmp_path):
     config = load(preset)
-    zoo = Zoo(config, tmp_path)
-    assert [entry_name(e) for e in zoo.entries][:4] == ["GN_1", "GN_2", "GN_3", "UN_1"]
-    assert len(zoo.entries) == 18
+    store = Store(config, tmp_path)
+    names = [entry_name(entry) for entry in store.entries]
+    assert names[:4] == ["GN_1", "GN_2", "GN_3", "UN_1"] and len(names) == 18
     for name, experiment in EXPERIMENTS.items():
-        for part in experiment.parts(zoo):
+        for part in experiment.parts(store):
             for key in part.models:
-                assert zoo.kinds[key.kind], name
+                assert store.kinds[key.kind], name
     for role in ("data", "second", "grey"):
         learned = config[role]["train_split"].removeprefix("train[:").rstrip("]")
         judged = config[role]["validation_split"].removeprefix("train[").split(":")[0]
@@ -313,44 +299,40 @@ def test_presets_are_sound(preset, tmp_path):
         assert config["remover"]["variant"] == "paper"
         assert config["remover"]["widths"] == (64, 128, 256)
         assert config["detector"]["name"] == "wrn10_2"
-        attack = config["attack"]
-        assert (attack["epsilon"], attack["steps"], attack["restarts"]) == (
-            0.03,
-            40,
-            10,
-        )
+        limits = [config["attack"][x] for x in ("epsilon", "steps", "restarts")]
+        assert limits == [0.03, 40, 10]
 
 
 def test_experiments_that_need_a_missing_noise_say_so(tmp_path):
-    zoo = Zoo(load(suite={"noises": ("GN",)}), tmp_path)
+    store = Store(load(suite={"noises": ("GN",)}), tmp_path)
     for name in ("table11", "figure1"):
         with pytest.raises(ValueError, match="needs (SPN|UN).*suite.noises"):
-            check_needs(zoo, name)
+            check_needs(store, name)
 
 
 def test_missing_data_are_reported_with_what_to_do(tmp_path):
     config = load()
     config["second"]["name"] = "cifar100"
-    zoo = Zoo(config, tmp_path, data_dir=str(tmp_path / "nowhere"))
+    store = Store(config, tmp_path, data_dir=str(tmp_path / "nowhere"))
     for name in ("table3", "table8"):
         with pytest.raises(FileNotFoundError) as caught:
-            check_needs(zoo, name)
+            check_needs(store, name)
         text = str(caught.value)
         assert f"{name} lacks the training images of CIFAR-100 (train[:48]): " in text
         assert "no data set 'cifar100'" in text
         assert f"launch.prepare_data --name=cifar100 --data_dir={tmp_path}" in text
     # What the other half can say is said.
-    missing = check_needs(zoo, "table5")
+    missing = check_needs(store, "table5")
     assert list(missing) == ["second"]
-    assert check_needs(zoo, "table2") == {}
+    assert check_needs(store, "table2") == {}
 
 
 def test_missing_classifiers_are_reported_with_what_to_do(tmp_path):
     config = load(data={"classifier": "nowhere.npz"})
     with pytest.raises(FileNotFoundError, match="nowhere.npz.*config.data.classifier"):
-        check_needs(Zoo(config, tmp_path), "table7")
+        check_needs(Store(config, tmp_path), "table7")
     config["data"].update(classifier="", other_classifier="")
     with pytest.raises(FileNotFoundError, match="lacks a classifier of CIFAR-10: set"):
-        check_needs(Zoo(config, tmp_path), "table7")
+        check_needs(Store(config, tmp_path), "table7")
     # Detection needs none.
-    assert check_needs(Zoo(config, tmp_path), "table2") == {}
+    assert check_needs(Store(config, tmp_path), "table2") == {}

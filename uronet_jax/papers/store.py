@@ -27,7 +27,7 @@ from uronet_jax.models import make_classifier
 from uronet_jax.papers.machine_settings import without_machine_settings
 from uronet_jax.papers.made_images import attacked_images
 from uronet_jax.papers.uronet.kinds import Kind, ModelKey, entry_name, make_kinds
-from uronet_jax.papers.uronet.settings import CLASSIFIERS, ROLES, check_settings
+from uronet_jax.papers.uronet.settings import CLASSIFIER_FIELDS, ROLES, check_settings
 from uronet_jax.progress import Progress, StoppedError
 from uronet_jax.seeds import named_seed
 from uronet_jax.training import run
@@ -70,10 +70,11 @@ class Store:
         self.progress = Progress(stop, shown=progress)
         self._data_dir = data_dir
         self.mesh = sharding.data_mesh()
+        # First, as it knows the fields by the names that they have here.
+        check_settings(config, self.mesh)
         self.kinds = make_kinds(config)
         self.entries: list[SuiteEntry] = suite_degradations(**config["suite"])
         self._check_models()
-        check_settings(config, self.mesh)
         # One per instance: the arrays go when the store goes.
         self.source = functools.cache(self._source)
         self.statistics = functools.cache(self._statistics)
@@ -166,7 +167,7 @@ class Store:
         section = self.config[role]
         return {
             section[f"{field}_title"]: section[field]
-            for field in CLASSIFIERS
+            for field in CLASSIFIER_FIELDS
             if section[field]
         }
 
@@ -232,12 +233,9 @@ class Store:
         """
         ordered = self._with_purifiers(keys)
         self.check(ordered)
-        for group, members in itertools.groupby(ordered, key=self._program):
-            role, kind = group[:2]
-            members = list(members)
-            if any(map(self.is_unfinished, members)) and not self._train(
-                role, kind, [key.name for key in members]
-            ):
+        for _, group in itertools.groupby(ordered, key=self._program):
+            members = list(group)
+            if any(map(self.is_unfinished, members)) and not self._train(members):
                 raise StoppedError
 
     def is_unfinished(self, key: ModelKey) -> bool:
@@ -321,10 +319,11 @@ class Store:
         alone = key.name if classifier else ""
         return key.role, key.kind, alone
 
-    def _train(self, role: str, kind: str, names: Sequence[str]) -> bool:
+    def _train(self, keys: Sequence[ModelKey]) -> bool:
+        """Trains models of one kind and data set; returns whether all are finished."""
+        role, kind, _ = keys[0]
         attacked = self.kinds[kind].stored == "attacked"
         count = self.config["attack"]["num_train"] if attacked else 0
-        keys = [ModelKey(role, kind, name) for name in names]
         return run.train_grid(
             self._task(keys[0]),
             [self._row(key) for key in keys],
@@ -339,16 +338,14 @@ class Store:
         )
 
     def _row(self, key: ModelKey) -> run.GridRow:
-        config = self._config(key)
+        config, stored = self._config(key), self.kinds[key.kind].stored
         return run.GridRow(
             key.name,
             self.folder(key),
             config["seed"],
             lambda: self._task(key).frozen,
             config,
-            functools.partial(self._paired, key)
-            if self.kinds[key.kind].stored
-            else None,
+            functools.partial(self._paired, key) if stored else None,
         )
 
     def _task(self, key: ModelKey) -> Task:
@@ -358,7 +355,8 @@ class Store:
         if kind.purifier:
             models["purifier"] = self.load(ModelKey(key.role, kind.purifier, key.name))
         if config.get("classifier"):
-            models["classifier"] = self._first_classifier(key.role)
+            title = self._first_title(key.role)
+            models["classifier"] = self.load_classifier(key.role, title)
         return make_task(config, models)
 
     def _fields(self, kind: Kind, model: Mapping[str, Any]) -> dict[str, Any]:
@@ -400,11 +398,9 @@ class Store:
             found["degradation"] = self._degradation(key)
         if kind.stored == "attacked":
             attack = without_machine_settings({"attack": config["attack"]})["attack"]
-            attack["classifier"] = self.identity(key.role, self._first_title(key.role))
-            found["attack"] = attack
+            found["attack"] = {**attack, "classifier": self._first_identity(key.role)}
         if kind.loss.get("inconsistency"):
-            title = self._first_title(key.role)
-            found["classifier"] = self.identity(key.role, title)
+            found["classifier"] = self._first_identity(key.role)
         if kind.purifier:
             purifier = ModelKey(key.role, kind.purifier, key.name)
             found["purifier"] = self._relative(purifier)
@@ -414,21 +410,16 @@ class Store:
         """Returns what a model learns on, as the section of its config."""
         kind, config = self.kinds[key.kind], self.config
         found = {
-            **dict(config["suite"]),
-            "suite": "uronet",
-            "clean_entries": kind.clean_entries,
-            **{"copies": 0, "folder": "", "clean_share": kind.clean_share},
+            **config["suite"],
+            **{"suite": "uronet", "copies": 0, "folder": ""},
+            **{x: getattr(kind, x) for x in ("clean_entries", "clean_share")},
         }
         if kind.stored == "attacked":
             return found | {"folder": f"attacked/{self._set_folder(key.role)}"}
         if kind.stored == "corrupted":
             settings = config["universal_corruptions"]
-            return found | {
-                "suite": settings["suite"],
-                "noises": settings["names"],
-                "severities": settings["severities"],
-                "copies": settings["copies"],
-            }
+            same = {x: settings[x] for x in ("suite", "severities", "copies")}
+            return found | {"noises": settings["names"], **same}
         if key.name == "all":
             return found
         entry = self.entry(key.name)
@@ -436,13 +427,14 @@ class Store:
 
     def _paired(self, key: ModelKey) -> tuple[PairedSource, PairedSource]:
         """Returns training and validation images with their stored copies."""
+        role, count = key.role, self.config["attack"]["num_train"]
 
         def pair(part):
             if self.kinds[key.kind].stored == "corrupted":
-                images = self.source(key.role, part)
-                return PairedSource(images, self.corrupted(key.role, part))
-            images = self.first(key.role, part, self.config["attack"]["num_train"])
-            return PairedSource(images, self.attacked(key.role, part, key.name))
+                copies = self.corrupted(role, part)
+                return PairedSource(self.source(role, part), copies)
+            copies = self.attacked(role, part, key.name)
+            return PairedSource(self.first(role, part, count), copies)
 
         return pair("train"), pair("validation")
 
@@ -454,8 +446,8 @@ class Store:
             )
         return titles[0]
 
-    def _first_classifier(self, role: str) -> LoadedModel:
-        return self.load_classifier(role, self._first_title(role))
+    def _first_identity(self, role: str) -> str:
+        return self.identity(role, self._first_title(role))
 
     # Attacked and corrupted images.
 

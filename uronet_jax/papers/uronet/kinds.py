@@ -16,7 +16,7 @@ class ModelKey(NamedTuple):
 
     Attributes:
         role: Section of the config that names its data set.
-        kind: A key of `Zoo.kinds`.
+        kind: A key of `Store.kinds`.
         name: Within the kind: `GN_1` and the like, `all`, an attack, or the name of a
             classifier.
     """

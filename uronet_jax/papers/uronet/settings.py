@@ -14,7 +14,7 @@ from uronet_jax.training.experiment import augmenter
 # Sections of the config that name a data set.
 ROLES = ("data", "second", "grey")
 # Fields of such a section that name its classifiers.
-CLASSIFIERS = ("classifier", "other_classifier")
+CLASSIFIER_FIELDS = ("classifier", "other_classifier")
 
 
 def check_settings(config: Mapping[str, Any], mesh: jax.sharding.Mesh) -> None:
@@ -36,8 +36,8 @@ def check_settings(config: Mapping[str, Any], mesh: jax.sharding.Mesh) -> None:
                     f"{role}.{part}_split is {split!r}: the test split is only "
                     "judged on; split off a part of train"
                 )
-        titles = [config[role][f"{x}_title"] for x in CLASSIFIERS]
-        if all(config[role][x] for x in CLASSIFIERS) and len(set(titles)) == 1:
+        titles = [config[role][f"{x}_title"] for x in CLASSIFIER_FIELDS]
+        if all(config[role][x] for x in CLASSIFIER_FIELDS) and len(set(titles)) == 1:
             raise ValueError(
                 f"both classifiers of {role} are called {titles[0]!r}: rows could "
                 "not be told apart; change a title"
