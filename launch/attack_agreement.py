@@ -26,11 +26,11 @@ from uronet_jax.attacks import (
     ATTACKS,
     AttackStep,
     adaptive,
+    autoattack,
     balls,
     flax_logits,
     misclassification,
 )
-from uronet_jax.attacks.auto import ensemble as autoattack
 from uronet_jax.attacks.auto.versions import VERSIONS
 from uronet_jax.attacks.objectives import is_wrong
 from uronet_jax.data import open_source

@@ -37,7 +37,7 @@ def pages(folder: str | os.PathLike, docs: str | os.PathLike) -> dict[Path, str]
         Path(docs) / "CORRUPTIONS.md": corruption_page.render(
             only("fidelity"), contents("benchmark")
         ),
-        Path(docs) / "ATTACKS.md": attack_page.render(
+        Path(docs) / "ATTACKS.md": attack_page.render_attacks(
             only("attack_agreement"), contents("benchmark")
         ),
     }

@@ -10,8 +10,13 @@ import pytest
 from jax.tree_util import Partial
 
 from uronet_jax import sharding
-from uronet_jax.attacks import ATTACKS, balls, misclassification, objectives
-from uronet_jax.attacks.auto import ensemble as autoattack
+from uronet_jax.attacks import (
+    ATTACKS,
+    autoattack,
+    balls,
+    misclassification,
+    objectives,
+)
 
 BATCH, SHAPE, CLASSES = 8, (4, 4, 3), 5
 EPSILON = {"linf": 0.03, "l2": 0.2}

@@ -11,9 +11,8 @@ import pytest
 from jax.tree_util import Partial
 
 from uronet_jax import sharding
-from uronet_jax.attacks import AttackStep, MisleadingEvaluation, loop
+from uronet_jax.attacks import AttackStep, MisleadingEvaluation, autoattack, loop
 from uronet_jax.attacks.auto import batch as autoattack_batch
-from uronet_jax.attacks.auto import ensemble as autoattack
 from uronet_jax.attacks.auto.versions import VERSIONS
 
 COUNT, SHAPE, CLASSES, BATCH = 34, (5, 5, 1), 6, 16

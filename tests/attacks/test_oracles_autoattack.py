@@ -7,9 +7,8 @@ import optax
 import pytest
 from jax.tree_util import Partial
 
-from uronet_jax.attacks import misclassification
+from uronet_jax.attacks import autoattack, misclassification
 from uronet_jax.attacks.apgd import apgd, apgd_targeted
-from uronet_jax.attacks.auto import ensemble as autoattack
 from uronet_jax.attacks.auto.versions import VERSIONS
 from uronet_jax.attacks.square import square
 from uronet_jax.data import open_source

@@ -25,6 +25,7 @@ from uronet_jax.attacks.objectives import (
     check_classes,
     check_labels,
     check_logits,
+    check_loss_name,
     is_wrong,
     margin,
     take,
@@ -36,13 +37,13 @@ Defend = Callable[[jax.Array], tuple[jax.Array, jax.Array]]
 _EDGE = 1e-7
 
 
-def identity(images: jax.Array) -> jax.Array:
-    """Returns the images."""
-    return images
+def unchanged(argument: Any) -> Any:
+    """Returns what it is given."""
+    return argument
 
 
 def bpda(
-    function: Callable[[Any], Any], backward: Callable[[Any], Any] = identity
+    function: Callable[[Any], Any], backward: Callable[[Any], Any] = unchanged
 ) -> Partial:
     """Returns a function with the value of one and the gradient of another.
 
@@ -145,7 +146,7 @@ def random_misclassification(
     Raises:
         ValueError: If the loss is unknown or labels are not integers `[B]`.
     """
-    _check_loss(loss)
+    check_loss_name(loss)
     return RandomMisclassification(as_pytree(logits_fn), check_labels(labels), loss)
 
 
@@ -255,13 +256,10 @@ def joint_loss(
     Source:
         Carlini & Wagner, "Adversarial examples are not easily detected", AISec 2017.
     """
-    _check_loss(loss)
     if not isinstance(weight, Tracer):
         batches.check_range("weight", weight, 0.0, np.finfo(np.float32).max)
     weight = jnp.asarray(weight, jnp.float32)
-    return Evasion(
-        as_pytree(defend), check_labels(labels), weight, _threshold(threshold), loss
-    )
+    return _evasion(defend, labels, weight, threshold, loss)
 
 
 def selective_loss(
@@ -295,9 +293,13 @@ def selective_loss(
         The selective attack of Bryniarski et al., "Evading adversarial example
         detection defenses with orthogonal projected gradient descent", ICLR 2022.
     """
-    _check_loss(loss)
+    return _evasion(defend, labels, None, threshold, loss)
+
+
+def _evasion(defend, labels, weight, threshold, loss):
+    check_loss_name(loss)
     return Evasion(
-        as_pytree(defend), check_labels(labels), None, _threshold(threshold), loss
+        as_pytree(defend), check_labels(labels), weight, _threshold(threshold), loss
     )
 
 
@@ -365,8 +367,3 @@ def _threshold(value):
     if not isinstance(value, Tracer):
         batches.check_range("threshold", value, 0.0, 1.0)
     return jnp.asarray(value, jnp.float32)
-
-
-def _check_loss(loss):
-    if loss not in LOSSES:
-        raise ValueError(f"unknown loss {loss!r}: choose from {', '.join(LOSSES)}")

@@ -6,20 +6,17 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from uronet_jax import batches
 from uronet_jax.attacks import balls, loop
 from uronet_jax.attacks.adaptive import without_success
+from uronet_jax.attacks.attack import in_all_norms
 from uronet_jax.attacks.objectives import (
     LEAST_CLASSES,
     LogitsFn,
     LossFn,
-    as_pytree,
-    check_classes,
-    check_labels,
-    count_classes,
     is_wrong,
     likeliest,
     margin,
+    prepare_classifier,
     targeted_misclassification,
 )
 
@@ -177,40 +174,35 @@ def apgd_targeted(
     returned, of the clean image and the best of each target.
 
     Args:
-        key: Typed PRNG key of the starts; one serves the whole batch.
-        images: `[B, H, W, C]`, floating point, in `[0, 1]`.
+        key: As for `apgd`, and so all that follow but these.
+        images: `[B, H, W, C]`.
         logits_fn: `[B, H, W, C] -> [B, K]`, at least four classes; see `objectives`.
         labels: Integer `[B]`, the right ones.
-        epsilon: Largest norm of the perturbation, in units of the intensities; a scalar
-            or `[B]`, may be traced.
+        epsilon: Largest norm of the perturbation.
         norm: `linf` or `l2`.
-        steps: How many in a run; may be traced. A run evaluates one gradient more.
+        steps: How many in a run.
         targets: How many; all `K - 1` wrong classes if there are fewer.
         restarts: Runs to each target after the first, for images without success.
-        rho: Share of rising steps up to which a step size is halved; may be traced.
-        stop_early: Whether an image stays at its first wrong label. Otherwise every run
-            goes to its end, and the largest margin of all counts.
-        index: Integer `[B]`, global number of each image: with it, the result does not
-            depend on the batch. Default: `0 .. B-1`.
+        rho: Share of rising steps.
+        stop_early: Whether an image stays at its first wrong label, and comes back
+            unchanged if it has one already. Otherwise every run goes to its end, and
+            the largest margin of all counts.
+        index: Global number of each image.
 
     Returns:
-        Adversarial images, `[B, H, W, C]`, float32 in `[0, 1]`. With `stop_early`
-        images that are already misclassified are returned unchanged.
+        Adversarial images, `[B, H, W, C]`, float32 in `[0, 1]`.
 
     Raises:
-        ValueError: If an argument is wrong, there are fewer than four classes, or
-            outside jit if a gradient is not finite.
+        ValueError: As `apgd`, and if there are fewer than four classes.
 
     Source:
         Croce & Hein, "Reliable evaluation of adversarial robustness with an ensemble of
         diverse parameter-free attacks", ICML 2020: APGD-T of AutoAttack.
     """
-    images, index = loop.check_batch(images, index)
-    loop.check_number("epsilon", epsilon, 0.0, count=images.shape[0])
+    images, index = loop.prepare(images, index, epsilon=epsilon)
     loop.check_count("targets", targets)
-    logits_fn, labels = as_pytree(logits_fn), check_labels(labels)
-    check_classes(logits_fn, labels, images)
-    classes, least = count_classes(logits_fn, images), LEAST_CLASSES["targeted_dlr"]
+    logits_fn, labels, classes = prepare_classifier(logits_fn, labels, images)
+    least = LEAST_CLASSES["targeted_dlr"]
     if classes < least:
         raise ValueError(
             f"targeted APGD needs at least {least} classes, the logits have {classes}: "
@@ -231,9 +223,7 @@ def apgd_targeted(
             norm=norm,
             steps=steps,
             restarts=restarts,
-            samples=0,
             rho=rho,
-            stop_early=True,
             index=index,
         )
         return _better(logits_fn, labels, best, state)
@@ -286,21 +276,24 @@ def _ascend(
     norm,
     steps,
     restarts,
-    samples,
     rho,
-    stop_early,
     index,
+    samples=0,
+    stop_early=True,
 ):
     """Returns the state after all runs; the arguments are those of `apgd`."""
-    images, index = loop.check_batch(images, index)
-    balls.check_norm(norm)
-    count = images.shape[0]
-    loop.check_number("epsilon", epsilon, 0.0, count=count)
-    loop.check_number("rho", rho, 0.0)
-    loop.check_count("steps", steps)
-    loop.check_count("restarts", restarts, 0)
-    loop.check_count("samples", samples, 0)
+    images, index = loop.prepare(
+        images,
+        index,
+        norm=norm,
+        epsilon=epsilon,
+        steps=steps,
+        restarts=restarts,
+        samples=samples,
+    )
+    loop.check_parameter("rho", rho)
     loss_fn = loop.check_loss(loss_fn, images)
+    count = len(images)
     zeros = jnp.zeros(count, images.dtype)
     nothing = jnp.zeros(count, bool)
     return loop.iterate(
@@ -358,7 +351,7 @@ def _begin(config, constants, run, first, state):
 
     def start():
         key = jax.random.fold_in(constants.key, run)
-        draw = _on_sphere(
+        draw = balls.uniform_on_sphere(
             key, constants.index, constants.origin.shape[1:], config.norm
         ).astype(constants.origin.dtype)
         return jnp.clip(constants.origin + constants.epsilon * draw, 0.0, 1.0)
@@ -437,17 +430,30 @@ def _hundredths(steps, share):
     return jnp.maximum(steps * share // 100, 1)
 
 
-def _on_sphere(key, index, shape, norm):
-    """Draws perturbations of norm 1, `[B, *shape]`."""
-    count = 1
-    for side in shape:
-        count *= side
-
-    def draw(key):
-        if norm == "linf":
-            uniform = jax.random.uniform(key, (count,), minval=-1.0, maxval=1.0)
-            return uniform / jnp.max(jnp.abs(uniform))
-        normal = jax.random.normal(key, (count,))
-        return normal / jnp.linalg.norm(normal)
-
-    return batches.per_image(draw, key, index).reshape(-1, *shape)
+_APGD = {"defaults": {"steps": 100}, "source": "Croce & Hein, ICML 2020"}
+APGD_ATTACKS = {
+    **in_all_norms(
+        "apgd_ce",
+        apgd,
+        **_APGD,
+        loss="cross_entropy",
+        about="PGD with momentum that chooses its steps itself, cross-entropy",
+    ),
+    **in_all_norms(
+        "apgd_dlr",
+        apgd,
+        **_APGD,
+        loss="dlr",
+        least_classes=LEAST_CLASSES["dlr"],
+        about="the same with the difference of logits ratio",
+    ),
+    **in_all_norms(
+        "apgd_t",
+        apgd_targeted,
+        **_APGD | {"defaults": {"steps": 100, "targets": 9}},
+        loss="targeted_dlr",
+        takes_logits=True,
+        least_classes=LEAST_CLASSES["targeted_dlr"],
+        about="the same with the targeted DLR loss, once for each likely wrong class",
+    ),
+}

@@ -3,6 +3,7 @@
 Everything is per image: arrays are `[B, H, W, C]` and an image's values are one vector.
 """
 
+import math
 from typing import Any
 
 import jax
@@ -27,7 +28,7 @@ def expand(values: Any, images: jax.Array) -> jax.Array:
     return values.reshape(values.shape + (1,) * (images.ndim - values.ndim))
 
 
-def where(choose: jax.Array, a: jax.Array, b: jax.Array) -> jax.Array:
+def where(choose: jax.Array, a: jax.Array, b: jax.Array | float) -> jax.Array:
     """Returns images of `a` where bool `[B]` `choose`, of `b` elsewhere."""
     return jnp.where(choose.reshape((-1,) + (1,) * (a.ndim - 1)), a, b)
 
@@ -97,14 +98,28 @@ def uniform_in_ball(
         norm: `linf` or `l2`.
     """
     check_norm(norm)
-    count = 1
-    for side in shape:
-        count *= side
+    count = math.prod(shape)
 
     def draw(key):
         if norm == "linf":
             return jax.random.uniform(key, (count,), minval=-1.0, maxval=1.0)
         normal = jax.random.normal(key, (count + 2,))
         return (normal / jnp.linalg.norm(normal))[:count]
+
+    return batches.per_image(draw, key, index).reshape(-1, *shape)
+
+
+def uniform_on_sphere(
+    key: jax.Array, index: jax.Array, shape: tuple[int, ...], norm: str
+) -> jax.Array:
+    """Draws perturbations of norm 1, in random directions; see `uniform_in_ball`."""
+    count = math.prod(shape)
+
+    def draw(key):
+        if norm == "linf":
+            uniform = jax.random.uniform(key, (count,), minval=-1.0, maxval=1.0)
+            return uniform / jnp.max(jnp.abs(uniform))
+        normal = jax.random.normal(key, (count,))
+        return normal / jnp.linalg.norm(normal)
 
     return batches.per_image(draw, key, index).reshape(-1, *shape)

@@ -7,13 +7,12 @@ import jax.numpy as jnp
 import optax
 
 from uronet_jax.attacks import balls, loop
+from uronet_jax.attacks.attack import Attack
 from uronet_jax.attacks.objectives import (
     LogitsFn,
-    as_pytree,
-    check_classes,
-    check_labels,
     is_wrong,
     margin,
+    prepare_classifier,
 )
 
 _LARGEST_CONSTANT = 1e10
@@ -108,14 +107,12 @@ def carlini_wagner(
         S&P 2017.
     """
     del key
-    images, _ = loop.check_batch(images)
+    images, _ = loop.prepare(images, steps=steps)
     loop.check_count("binary_search_steps", binary_search_steps)
-    loop.check_count("steps", steps)
-    loop.check_number("step_size", step_size, 0.0, above=True)
-    loop.check_number("confidence", confidence, 0.0)
-    loop.check_number("initial_constant", initial_constant, 0.0, above=True)
-    logits_fn, labels = as_pytree(logits_fn), check_labels(labels)
-    check_classes(logits_fn, labels, images)
+    loop.check_parameter("step_size", step_size, above=True)
+    loop.check_parameter("confidence", confidence)
+    loop.check_parameter("initial_constant", initial_constant, above=True)
+    logits_fn, labels, _ = prepare_classifier(logits_fn, labels, images)
     dtype, count = images.dtype, images.shape[0]
     state = loop.iterate(
         _step,
@@ -227,3 +224,16 @@ def _loss(constants, clean, code, constant):
 def _next(constant, lower, upper):
     larger = jnp.minimum(10 * constant, _LARGEST_CONSTANT)
     return jnp.where(jnp.isinf(upper), larger, (lower + upper) / 2)
+
+
+CARLINI_WAGNER_ATTACKS = {
+    "carlini_wagner_l2": Attack(
+        carlini_wagner,
+        "l2",
+        minimal=True,
+        defaults={"binary_search_steps": 9, "steps": 10_000, "step_size": 0.01},
+        about="Adam on squared norm plus hinge of the logits, with a search for its "
+        "weight",
+        source="Carlini & Wagner, S&P 2017",
+    )
+}

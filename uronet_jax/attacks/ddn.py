@@ -4,10 +4,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.core import Tracer
 
 from uronet_jax import batches
 from uronet_jax.attacks import balls, loop
+from uronet_jax.attacks.attack import Attack
 from uronet_jax.attacks.objectives import LogitsFn, misclassification
 
 
@@ -71,13 +71,10 @@ def ddn(
         Rony et al., "Decoupling direction and norm for efficient gradient-based L2
         adversarial attacks and defenses", CVPR 2019.
     """
-    images, index = loop.check_batch(images, index)
-    count = images.shape[0]
-    loop.check_count("steps", steps)
-    loop.check_number("initial_epsilon", initial_epsilon, 0.0, above=True, count=count)
-    loop.check_number("gamma", gamma, 0.0)
-    if not isinstance(gamma, Tracer):
-        batches.check_range("gamma", gamma, 0.0, 1.0)
+    images, index = loop.prepare(images, index, steps=steps)
+    count = len(images)
+    loop.check_parameter("initial_epsilon", initial_epsilon, above=True, count=count)
+    loop.check_parameter("gamma", gamma, high=1.0)
     loss_fn = loop.check_loss(misclassification(logits_fn, labels), images)
     epsilon = jnp.asarray(initial_epsilon, images.dtype)
     state = loop.iterate(
@@ -149,3 +146,15 @@ def _direction(constants, i, gradient):
         return balls.where(zero, normal.reshape(-1, *shape), gradient)
 
     return balls.direction(jax.lax.cond(zero.any(), draw, lambda: gradient), "l2")
+
+
+DDN_ATTACKS = {
+    "ddn_l2": Attack(
+        ddn,
+        "l2",
+        minimal=True,
+        defaults={"steps": 100},
+        about="gradient steps in a ball that shrinks when they succeed",
+        source="Rony et al., CVPR 2019",
+    )
+}

@@ -8,14 +8,12 @@ import jax
 import jax.numpy as jnp
 
 from uronet_jax.attacks import balls, loop
+from uronet_jax.attacks.attack import in_all_norms
 from uronet_jax.attacks.objectives import (
     LogitsFn,
-    as_pytree,
-    check_classes,
-    check_labels,
-    count_classes,
     is_wrong,
     likeliest,
+    prepare_classifier,
 )
 
 # Classes whose gradients are computed at once: bounds the memory.
@@ -106,14 +104,11 @@ def deepfool(
         neural networks", CVPR 2016; the constants are those of foolbox.
     """
     del key
-    images, _ = loop.check_batch(images)
-    balls.check_norm(norm)
-    loop.check_count("steps", steps)
-    loop.check_number("overshoot", overshoot, 0.0)
+    images, _ = loop.prepare(images, norm=norm, steps=steps)
+    loop.check_parameter("overshoot", overshoot)
     loop.check_count("candidates", candidates, 2)
-    logits_fn, labels = as_pytree(logits_fn), check_labels(labels)
-    check_classes(logits_fn, labels, images)
-    count, classes = images.shape[0], count_classes(logits_fn, images)
+    logits_fn, labels, classes = prepare_classifier(logits_fn, labels, images)
+    count = len(images)
     state = loop.iterate(
         _step,
         _Config(norm),
@@ -230,3 +225,13 @@ def _dual_size(gradients, norm):
     if norm == "l2":
         return balls.size(gradients, "l2")
     return jnp.sum(jnp.abs(gradients.reshape(gradients.shape[0], -1)), axis=-1)
+
+
+DEEPFOOL_ATTACKS = in_all_norms(
+    "deepfool",
+    deepfool,
+    minimal=True,
+    defaults={"steps": 50},
+    about="steps to the nearest linearised boundary until it is crossed",
+    source="Moosavi-Dezfooli et al., CVPR 2016",
+)

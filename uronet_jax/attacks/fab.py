@@ -4,19 +4,15 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.core import Tracer
 
-from uronet_jax import batches
 from uronet_jax.attacks import balls, loop
+from uronet_jax.attacks.attack import in_all_norms
 from uronet_jax.attacks.deepfool import nearest_boundary
 from uronet_jax.attacks.objectives import (
     LogitsFn,
-    as_pytree,
-    check_classes,
-    check_labels,
-    count_classes,
     is_wrong,
     likeliest,
+    prepare_classifier,
 )
 
 # Starts lie within half of these where neither epsilon nor a perturbation is known.
@@ -116,25 +112,23 @@ def fab(
         Croce & Hein, "Minimally distorted adversarial examples with a fast adaptive
         boundary attack", ICML 2020.
     """
-    images, index = loop.check_batch(images, index)
-    balls.check_norm(norm)
-    count = images.shape[0]
-    loop.check_count("steps", steps)
-    loop.check_count("restarts", restarts, 0)
-    if epsilon is not None:
-        loop.check_number("epsilon", epsilon, 0.0, count=count)
-    loop.check_number("eta", eta, 1.0)
-    for name, share in (("alpha_max", alpha_max), ("beta", beta)):
-        loop.check_number(name, share, 0.0)
-        if not isinstance(share, Tracer):
-            batches.check_range(name, share, 0.0, 1.0)
-    logits_fn, labels = as_pytree(logits_fn), check_labels(labels)
-    check_classes(logits_fn, labels, images)
-    rivals = _check_targets(targets, count_classes(logits_fn, images))
-    dtype = images.dtype
-    runs = (targets or 1) * (restarts + 1)
-    start_norm = _START[norm] if epsilon is None else epsilon
     goal_norm = -1.0 if epsilon is None else epsilon
+    images, index = loop.prepare(
+        images,
+        index,
+        norm=norm,
+        epsilon=0.0 if epsilon is None else epsilon,
+        steps=steps,
+        restarts=restarts,
+    )
+    start_norm = _START[norm] if epsilon is None else epsilon
+    loop.check_parameter("eta", eta, 1.0)
+    loop.check_parameter("alpha_max", alpha_max, high=1.0)
+    loop.check_parameter("beta", beta, high=1.0)
+    logits_fn, labels, classes = prepare_classifier(logits_fn, labels, images)
+    rivals = _check_targets(targets, classes)
+    dtype, count = images.dtype, len(images)
+    runs = (targets or 1) * (restarts + 1)
     state = loop.iterate(
         _step,
         _Config(norm, targets is not None),
@@ -293,3 +287,13 @@ def to_hyperplane(
         unfinished, lambda c: (rise(c[0]), c[0]), (rise(zero), zero)
     )
     return way * jnp.minimum(balls.expand(t, points) * speed, room)
+
+
+FAB_ATTACKS = in_all_norms(
+    "fab",
+    fab,
+    minimal=True,
+    defaults={"steps": 100},
+    about="projections to linearised boundaries, drawn towards the image",
+    source="Croce & Hein, ICML 2020",
+)

@@ -145,8 +145,7 @@ def misclassification(
     Raises:
         ValueError: If the loss is unknown or labels are not integers `[B]`.
     """
-    if loss not in LOSSES:
-        raise ValueError(f"unknown loss {loss!r}: choose from {', '.join(LOSSES)}")
+    check_loss_name(loss)
     return Misclassification(as_pytree(logits_fn), check_labels(labels), loss=loss)
 
 
@@ -232,11 +231,6 @@ def call(function: Callable[..., Any], *arguments: Any) -> Any:
     return function(*arguments)
 
 
-def count_classes(logits_fn: LogitsFn, images: jax.Array) -> int:
-    """Returns how many logits an image has; nothing is computed."""
-    return jax.eval_shape(call, as_pytree(logits_fn), images).shape[1]
-
-
 def likeliest(logits: jax.Array, labels: jax.Array, count: int) -> jax.Array:
     """Returns the wrong classes of the largest logits, in falling order, `[B, count]`.
 
@@ -247,6 +241,12 @@ def likeliest(logits: jax.Array, labels: jax.Array, count: int) -> jax.Array:
     """
     right = jax.nn.one_hot(labels, logits.shape[1], dtype=bool)
     return jax.lax.top_k(jnp.where(right, -jnp.inf, logits), count)[1]
+
+
+def check_loss_name(loss: str) -> None:
+    """Raises `ValueError` unless it is a key of `LOSSES`."""
+    if loss not in LOSSES:
+        raise ValueError(f"unknown loss {loss!r}: choose from {', '.join(LOSSES)}")
 
 
 def check_labels(labels: Any, name: str = "labels") -> jax.Array:
@@ -283,24 +283,37 @@ def check_logits(logits: jax.Array, labels: jax.Array) -> None:
 
 def check_classes(
     logits_fn: LogitsFn, labels: jax.Array, images: jax.Array, name: str = "labels"
-) -> None:
-    """Raises `ValueError` unless there are logits for every label.
+) -> int:
+    """Returns the number of classes; raises `ValueError` unless each label is one.
 
-    Outside jit the labels themselves are looked at. Nothing is computed.
+    Nothing is computed. Inside jit the labels themselves are not looked at.
     """
     logits = jax.eval_shape(call, as_pytree(logits_fn), images)
     check_logits(logits, labels)
-    if isinstance(labels, Tracer):
-        return
-    if isinstance(labels, jax.Array) and not labels.is_fully_addressable:
-        return  # No process sees all of them.
+    classes = logits.shape[1]
+    # The labels may be known inside jit only, or not all of them to any one process.
+    if isinstance(labels, Tracer) or not getattr(labels, "is_fully_addressable", True):
+        return classes
     labels = np.asarray(labels)
-    bad = np.flatnonzero((labels < 0) | (labels >= logits.shape[1]))
+    bad = np.flatnonzero((labels < 0) | (labels >= classes))
     if bad.size:
         raise ValueError(
-            f"{name} must be classes 0 to {logits.shape[1] - 1}: images "
-            f"{bad[:5].tolist()} have {labels[bad[:5]].tolist()}"
+            f"{name} must be classes 0 to {classes - 1}: images {bad[:5].tolist()} "
+            f"have {labels[bad[:5]].tolist()}"
         )
+    return classes
+
+
+def prepare_classifier(
+    logits_fn: LogitsFn, labels: Any, images: jax.Array
+) -> tuple[Any, jax.Array, int]:
+    """Returns a classifier as a pytree, labels as an array, the number of classes.
+
+    Raises:
+        ValueError: If logits are of a wrong shape, or a label is no class.
+    """
+    logits_fn, labels = as_pytree(logits_fn), check_labels(labels)
+    return logits_fn, labels, check_classes(logits_fn, labels, images)
 
 
 def _at(logits, labels):

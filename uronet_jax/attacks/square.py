@@ -10,6 +10,7 @@ from jax.core import Tracer
 
 from uronet_jax import batches
 from uronet_jax.attacks import balls, loop
+from uronet_jax.attacks.attack import in_all_norms
 from uronet_jax.attacks.objectives import LossFn
 
 # The share of the image that a window covers is halved after each of these proposals,
@@ -116,12 +117,10 @@ def square(
         Andriushchenko et al., "Square Attack: a query-efficient black-box adversarial
         attack via random search", ECCV 2020.
     """
-    images, index = loop.check_batch(images, index)
-    balls.check_norm(norm)
+    images, index = loop.prepare(
+        images, index, norm=norm, epsilon=epsilon, steps=steps, restarts=restarts
+    )
     count, height, width = images.shape[:3]
-    loop.check_number("epsilon", epsilon, 0.0, count=count)
-    loop.check_count("steps", steps)
-    loop.check_count("restarts", restarts, 0)
     _check_share(initial_share)
     loss_fn = loop.check_loss(loss_fn, images)
     sides = _window_sides(initial_share, height, width, norm)
@@ -165,7 +164,7 @@ def _step(config: _Config, constants: _Constants, i: jax.Array, state: _State):
         lambda: start(constants, numbers[:, : start_count(*shape)]),
         lambda: propose(constants, numbers, j - 1, state.best_images),
     )
-    loss, success = loop.measure(constants.loss_fn, images)
+    loss, success = loop.loss_and_success(constants.loss_fn, images)
     finite = jnp.isfinite(loss)
     success = success & finite & state.active
     better = success | first | (loss > state.best_loss)
@@ -271,16 +270,10 @@ def _level(constants, query):
 
 
 def _window(vertical, horizontal, side, images):
-    """Returns 1 inside each image's window, and the coordinates in the window.
+    """Returns each image's window as a mask, and all coordinates relative to it.
 
-    Args:
-        vertical: `[B]`, place of the window, from 0 (top) to 1 (bottom).
-        horizontal: `[B]`, from 0 (left) to 1.
-        side: Of the window, may be traced.
-        images: `[B, H, W, C]`.
-
-    Returns:
-        The mask `[B, H, W, 1]`, the rows `[B, H]` and the columns `[B, W]`.
+    Places `[B]` go from 0 (top, left) to 1. The mask is `[B, H, W, 1]`, rows and
+    columns are `[B, H]` and `[B, W]`.
     """
 
     def along(place, length):
@@ -386,3 +379,14 @@ def _check_share(share):
         raise ValueError(
             f"initial_share must be a number in (0, 1], known when compiling: {share!r}"
         )
+
+
+SQUARE_ATTACKS = in_all_norms(
+    "square",
+    square,
+    loss="margin",
+    defaults={"steps": 5000},
+    gradient_free=True,
+    about="random squares, no gradient; keeps what raises the margin loss",
+    source="Andriushchenko et al., ECCV 2020",
+)

@@ -14,9 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from uronet_jax.attacks import flax_logits, misclassification, pgd
+from uronet_jax.attacks import autoattack, flax_logits, misclassification, pgd
 from uronet_jax.attacks.adaptive import without_success
-from uronet_jax.attacks.auto import ensemble as autoattack
 from uronet_jax.benchmarking import timing
 from uronet_jax.benchmarking.corruptions import photographs
 from uronet_jax.benchmarking.row import Row, limit, new_row

@@ -143,7 +143,7 @@ class AttackJudge:
         self._attack_key, self._seen_key, self._choice_key, self._final_key = keys
         prepare = sharding.compile_split(prepare_batch, mesh)
         self._batches = [prepare(batch) for batch in batches]
-        self._copy = sharding.compile_replicated(adaptive.identity, mesh)
+        self._copy = sharding.compile_replicated(adaptive.unchanged, mesh)
         self._mask = self._fetch([b["mask"] for b in self._batches])
         self._measure = sharding.compile_replicated(make_measure(self._models), mesh)
         self._purify = sharding.compile_replicated(make_purify(self._models), mesh)

@@ -22,7 +22,7 @@ class MisleadingEvaluation(UserWarning):
     """Says that the robust accuracy may be higher than the classifier is robust."""
 
 
-class Task(NamedTuple):
+class AutoAttackTask(NamedTuple):
     """The arguments of `autoattack`, checked."""
 
     key: jax.Array
@@ -69,7 +69,7 @@ class State:
 class StateFile:
     """The state on disk, written beside its place and renamed when complete."""
 
-    def __init__(self, path: Path, task: Task):
+    def __init__(self, path: Path, task: AutoAttackTask):
         """Makes the folder of the file."""
         self._path = path
         self._arguments = _arguments(task)
