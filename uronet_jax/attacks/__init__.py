@@ -4,6 +4,9 @@
 `epsilon`, and `apgd_targeted` one of its own; `deepfool`, `ddn`, `carlini_wagner` and
 `fab` look for the smallest perturbation that changes a label. `ATTACKS` gives all of
 them one signature: a new one is a file with its entries, and a line there.
+
+Norms are in units of the intensities, which are in `[0, 1]`. An image's result depends
+on its number, `index`, and not on the batch it is in.
 """
 
 from uronet_jax.attacks.apgd import APGD_ATTACKS, apgd, apgd_targeted

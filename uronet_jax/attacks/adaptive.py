@@ -100,15 +100,7 @@ def _averaged(logits_fn, keys, images):
 
 @flax.struct.dataclass
 class RandomMisclassification:
-    """The loss function of an untargeted attack on a random classifier.
-
-    It does not tell success: an attack that stopped there would stop at a lucky draw.
-
-    Attributes:
-        logits_fn: `(key, images) -> [B, K]`, a pytree.
-        labels: Integer `[B]`, the right ones.
-        loss: Key of `LOSSES`.
-    """
+    """See `random_misclassification`."""
 
     logits_fn: Any
     labels: jax.Array
@@ -161,11 +153,7 @@ def without_success(loss_fn: Callable[[jax.Array], Any]) -> "LossAlone":
 
 @flax.struct.dataclass
 class LossAlone:
-    """A loss function that does not tell success; see `without_success`.
-
-    Attributes:
-        loss_fn: One that may.
-    """
+    """See `without_success`."""
 
     loss_fn: Any
 
@@ -181,22 +169,12 @@ class LossAlone:
 
     def check(self, images: jax.Array) -> None:
         """Makes the check of the loss function, if it has one."""
-        check = getattr(self.loss_fn, "check", None)
-        if check is not None:
-            check(images)
+        getattr(self.loss_fn, "check", lambda images: None)(images)
 
 
 @flax.struct.dataclass
 class Evasion:
-    """A loss function that fools classifier and detector; see `joint_loss`.
-
-    Attributes:
-        defend: `images -> (logits, detector)`, a pytree.
-        labels: Integer `[B]`, the right ones.
-        weight: Of the detector; None takes them one at a time, see `selective_loss`.
-        threshold: Degraded probability above which an image is flagged.
-        loss: Key of `LOSSES`.
-    """
+    """See `joint_loss`, and without a weight `selective_loss`."""
 
     defend: Any
     labels: jax.Array
@@ -276,18 +254,8 @@ def selective_loss(
     while the label is right, and in `(0, 1]` where it is wrong, rising with P(clean):
     so the largest value is the best image, in attacks that keep one.
 
-    Args:
-        defend: `images -> (logits, detector)`, see the module.
-        labels: Integer `[B]`, the right ones.
-        threshold: Degraded probability above which an image is flagged.
-        loss: Whose gradient is followed: `cross_entropy`, `margin` or `dlr`.
-
-    Returns:
-        `loss_fn(images) -> (loss, success)`; success is a wrong label of an image that
-        is not flagged.
-
-    Raises:
-        ValueError: If an argument is wrong.
+    Arguments, result and errors are those of `joint_loss`; `loss` is that of the
+    classifier whose gradient is followed.
 
     Source:
         The selective attack of Bryniarski et al., "Evading adversarial example

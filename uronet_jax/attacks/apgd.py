@@ -1,7 +1,7 @@
 """APGD, the gradient attack of AutoAttack: momentum, and step sizes that adapt."""
 
 import functools
-from typing import Any, NamedTuple
+from collections import namedtuple
 
 import jax
 import jax.numpy as jnp
@@ -27,42 +27,14 @@ _MOMENTUM = 0.75
 _FIRST, _FEWER, _LEAST = 22, 3, 6
 
 
-class _Config(NamedTuple):
-    norm: str
-    samples: int
-    stop_early: bool
-
-
-class _Constants(NamedTuple):
-    key: jax.Array
-    index: jax.Array
-    origin: jax.Array
-    loss_fn: Any
-    epsilon: jax.Array
-    steps: jax.Array
-    rho: jax.Array
-
-
-class _State(NamedTuple):
-    # Of this run.
-    images: jax.Array
-    before: jax.Array
-    loss: jax.Array
-    best_images: jax.Array
-    best_gradient: jax.Array
-    best_loss: jax.Array
-    step_size: jax.Array
-    rises: jax.Array
-    halved: jax.Array
-    checked_loss: jax.Array
-    period: jax.Array
-    checkpoint: jax.Array
-    # Of all runs.
-    active: jax.Array
-    finite: jax.Array
-    succeeded: jax.Array
-    result: jax.Array
-    result_loss: jax.Array
+_Config = namedtuple("_Config", "norm samples stop_early")
+_Constants = namedtuple("_Constants", "key index origin loss_fn epsilon steps rho")
+# Of this run, and from `active` on of all runs.
+_State = namedtuple(
+    "_State",
+    "images before loss best_images best_gradient best_loss step_size rises halved "
+    "checked_loss period checkpoint active finite succeeded result result_loss",
+)
 
 
 def apgd(
@@ -102,8 +74,7 @@ def apgd(
         key: Typed PRNG key of the starts; one serves the whole batch.
         images: `[B, H, W, C]`, floating point, in `[0, 1]`.
         loss_fn: `images -> [B]`, or `(loss, success)`, raised; see `objectives`.
-        epsilon: Largest norm of the perturbation, in units of the intensities; a scalar
-            or `[B]`, may be traced.
+        epsilon: Largest norm of the perturbation, a scalar or `[B]`; may be traced.
         norm: `linf` or `l2`.
         steps: How many in a run; may be traced. A run evaluates one gradient more.
         restarts: Runs after the first, for images without success.
@@ -113,8 +84,7 @@ def apgd(
         rho: Share of rising steps up to which a step size is halved; may be traced.
         stop_early: Whether an image stays at its first success; otherwise it goes on to
             the end of the run.
-        index: Integer `[B]`, global number of each image: with it, the result does not
-            depend on the batch. Default: `0 .. B-1`.
+        index: Integer `[B]`, number that each image draws with; default `0 .. B-1`.
 
     Returns:
         Adversarial images, `[B, H, W, C]`, float32 in `[0, 1]`.
@@ -142,13 +112,8 @@ def apgd(
     return loop.finish(state.result, state.finite)
 
 
-class _Best(NamedTuple):
-    """The best images of all targets so far; arrays `[B]` but the images."""
-
-    images: jax.Array
-    margin: jax.Array
-    succeeded: jax.Array
-    finite: jax.Array
+# The best images of all targets so far; arrays `[B]` but the images.
+_Best = namedtuple("_Best", "images margin succeeded finite")
 
 
 def apgd_targeted(

@@ -1,6 +1,6 @@
 """The L2 attack of Carlini and Wagner."""
 
-from typing import Any, NamedTuple
+from collections import namedtuple
 
 import jax
 import jax.numpy as jnp
@@ -20,38 +20,17 @@ _LARGEST_CONSTANT = 1e10
 _PROGRESS = 0.9999
 
 
-class _Constants(NamedTuple):
-    origin: jax.Array
-    logits_fn: Any
-    labels: jax.Array
-    binary_search_steps: jax.Array
-    steps: jax.Array
-    step_size: jax.Array
-    confidence: jax.Array
-    initial_constant: jax.Array
-    abort_early: jax.Array
-
-
-class _Descent(NamedTuple):
-    """One run of Adam, each image at its own step."""
-
-    step: jax.Array
-    code: jax.Array
-    adam: Any
-    found: jax.Array
-    previous_loss: jax.Array
-
-
-class _State(NamedTuple):
-    active: jax.Array
-    finite: jax.Array
-    descent: _Descent
-    search: jax.Array
-    constant: jax.Array
-    lower: jax.Array
-    upper: jax.Array
-    best_images: jax.Array
-    best_norm: jax.Array
+_Constants = namedtuple(
+    "_Constants",
+    "origin logits_fn labels binary_search_steps steps step_size confidence "
+    "initial_constant abort_early",
+)
+# One run of Adam, each image at its own step.
+_Descent = namedtuple("_Descent", "step code adam found previous_loss")
+_State = namedtuple(
+    "_State",
+    "active finite descent search constant lower upper best_images best_norm",
+)
 
 
 def carlini_wagner(

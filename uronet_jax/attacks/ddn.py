@@ -1,6 +1,6 @@
 """DDN: gradient steps whose length and norm are decided apart."""
 
-from typing import Any, NamedTuple
+from collections import namedtuple
 
 import jax
 import jax.numpy as jnp
@@ -10,23 +10,8 @@ from uronet_jax.attacks import balls, loop
 from uronet_jax.attacks.attack import Attack
 from uronet_jax.attacks.objectives import LogitsFn, misclassification
 
-
-class _Constants(NamedTuple):
-    key: jax.Array
-    index: jax.Array
-    origin: jax.Array
-    loss_fn: Any
-    gamma: jax.Array
-    steps: jax.Array
-
-
-class _State(NamedTuple):
-    images: jax.Array
-    active: jax.Array
-    finite: jax.Array
-    epsilon: jax.Array
-    best_images: jax.Array
-    best_norm: jax.Array
+_Constants = namedtuple("_Constants", "key index origin loss_fn gamma steps")
+_State = namedtuple("_State", "images active finite epsilon best_images best_norm")
 
 
 def ddn(
@@ -53,11 +38,9 @@ def ddn(
         logits_fn: `[B, H, W, C] -> [B, K]`; see `objectives`.
         labels: Integer `[B]`, the right ones.
         steps: How many; may be traced.
-        initial_epsilon: First norm, in units of the intensities; a scalar or `[B]`, may
-            be traced.
+        initial_epsilon: First norm, a scalar or `[B]`; may be traced.
         gamma: Share by which the norm changes in a step, in `[0, 1]`; may be traced.
-        index: Integer `[B]`, global number of each image: with it, the result does not
-            depend on the batch. Default: `0 .. B-1`.
+        index: Integer `[B]`, number that each image draws with; default `0 .. B-1`.
 
     Returns:
         Adversarial images, `[B, H, W, C]`, float32 in `[0, 1]`; unlike in the paper

@@ -1,8 +1,9 @@
 """DeepFool, and the linearised decision boundaries that it steps to."""
 
 import functools
+from collections import namedtuple
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -41,25 +42,9 @@ class Boundary(NamedTuple):
     finite: jax.Array
 
 
-class _Config(NamedTuple):
-    norm: str
-
-
-class _Constants(NamedTuple):
-    origin: jax.Array
-    logits_fn: Any
-    labels: jax.Array
-    overshoot: jax.Array
-    steps: jax.Array
-
-
-class _State(NamedTuple):
-    images: jax.Array
-    active: jax.Array
-    finite: jax.Array
-    success: jax.Array
-    rivals: jax.Array
-    perturbation: jax.Array
+_Config = namedtuple("_Config", "norm")
+_Constants = namedtuple("_Constants", "origin logits_fn labels overshoot steps")
+_State = namedtuple("_State", "images active finite success rivals perturbation")
 
 
 def deepfool(

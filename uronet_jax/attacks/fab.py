@@ -1,6 +1,6 @@
 """FAB: steps to linearised boundaries inside the box, biased to the clean image."""
 
-from typing import Any, NamedTuple
+from collections import namedtuple
 
 import jax
 import jax.numpy as jnp
@@ -21,33 +21,13 @@ _START = {"linf": 0.3, "l2": 1.0}
 _SMALLEST = 1e-8
 
 
-class _Config(NamedTuple):
-    norm: str
-    targeted: bool
-
-
-class _Constants(NamedTuple):
-    key: jax.Array
-    index: jax.Array
-    origin: jax.Array
-    logits_fn: Any
-    labels: jax.Array
-    steps: jax.Array
-    runs: jax.Array
-    start_norm: jax.Array
-    goal_norm: jax.Array
-    alpha_max: jax.Array
-    eta: jax.Array
-    beta: jax.Array
-
-
-class _State(NamedTuple):
-    images: jax.Array
-    active: jax.Array
-    finite: jax.Array
-    rivals: jax.Array
-    best_images: jax.Array
-    best_norm: jax.Array
+_Config = namedtuple("_Config", "norm targeted")
+_Constants = namedtuple(
+    "_Constants",
+    "key index origin logits_fn labels steps runs start_norm goal_norm alpha_max "
+    "eta beta",
+)
+_State = namedtuple("_State", "images active finite rivals best_images best_norm")
 
 
 def fab(
@@ -98,8 +78,7 @@ def fab(
         alpha_max: Largest weight of the clean image, in `[0, 1]`; may be traced.
         eta: Overshoot, at least 1; may be traced.
         beta: How far back to the clean image, in `[0, 1]`; may be traced.
-        index: Integer `[B]`, global number of each image: with it, the result does not
-            depend on the batch. Default: `0 .. B-1`.
+        index: Integer `[B]`, number that each image draws with; default `0 .. B-1`.
 
     Returns:
         Adversarial images, `[B, H, W, C]`, float32 in `[0, 1]`. Images that are already

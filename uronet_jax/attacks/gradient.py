@@ -1,6 +1,6 @@
 """Attacks that follow the gradient: FGSM, IFGSM, PGD."""
 
-from typing import Any, NamedTuple
+from collections import namedtuple
 
 import jax
 import jax.numpy as jnp
@@ -9,30 +9,12 @@ from uronet_jax.attacks import balls, loop
 from uronet_jax.attacks.attack import in_all_norms
 from uronet_jax.attacks.objectives import LossFn
 
-
-class _Config(NamedTuple):
-    norm: str
-    random_start: bool
-    runs: int
-    samples: int
-
-
-class _Constants(NamedTuple):
-    key: jax.Array
-    index: jax.Array
-    origin: jax.Array
-    loss_fn: Any
-    epsilon: jax.Array
-    step_size: jax.Array
-    steps: jax.Array
-
-
-class _State(NamedTuple):
-    images: jax.Array
-    active: jax.Array
-    finite: jax.Array
-    best_images: jax.Array
-    best_loss: jax.Array
+_Config = namedtuple("_Config", "norm random_start runs samples")
+_Constants = namedtuple(
+    "_Constants",
+    "key index origin loss_fn epsilon step_size steps",
+)
+_State = namedtuple("_State", "images active finite best_images best_loss")
 
 
 def fgsm(
@@ -101,8 +83,7 @@ def pgd(
         key: Typed PRNG key of the starts; one serves the whole batch.
         images: `[B, H, W, C]`, floating point, in `[0, 1]`.
         loss_fn: `images -> [B]`, or `(loss, success)`, raised; see `objectives`.
-        epsilon: Largest norm of the perturbation, in units of the intensities; a scalar
-            or `[B]`, may be traced.
+        epsilon: Largest norm of the perturbation, a scalar or `[B]`; may be traced.
         step_size: Norm of one step, likewise.
         steps: How many in a run; may be traced.
         norm: `linf` or `l2`.
@@ -111,8 +92,7 @@ def pgd(
             the last iterates without success, that of the highest loss is returned.
         samples: 0, or how many draws of a random `loss_fn(key, images)` a gradient is
             averaged over (expectation over transformation).
-        index: Integer `[B]`, global number of each image: with it, the result does not
-            depend on the batch. Default: `0 .. B-1`.
+        index: Integer `[B]`, number that each image draws with; default `0 .. B-1`.
 
     Returns:
         Adversarial images, `[B, H, W, C]`, float32 in `[0, 1]`.

@@ -17,7 +17,7 @@ from jax.core import Tracer
 
 from uronet_jax import batches
 from uronet_jax.attacks import balls
-from uronet_jax.attacks.objectives import LossFn, as_pytree, take
+from uronet_jax.attacks.objectives import LossFn, as_pytree, is_known, take
 
 # Images that a step takes at once on a CPU, whose caches hold the features of so many:
 # the gradient of a ResNet-20 takes two thirds of the time that it takes of 128.
@@ -279,9 +279,7 @@ def prepare(
 def check_loss(loss_fn: LossFn, images: jax.Array) -> Any:
     """Returns a loss function as a pytree, after its own check, if it has one."""
     loss_fn = as_pytree(loss_fn)
-    check = getattr(loss_fn, "check", None)
-    if check is not None:
-        check(images)
+    getattr(loss_fn, "check", lambda images: None)(images)
     return loss_fn
 
 
@@ -309,7 +307,7 @@ def check_parameter(
     if shape and (count is None or shape != (count,)):
         expected = "a number" if count is None else f"a number or shape [{count}]"
         raise ValueError(f"{name} must be {expected}: shape {list(shape)}")
-    if not _is_known(value):
+    if not is_known(value):
         return
     array = np.asarray(value)
     if array.dtype.kind not in "iuf":
@@ -321,16 +319,10 @@ def check_parameter(
         raise ValueError(f"{name} must be finite and {relation}: {value}")
 
 
-def _is_known(value):
-    """Returns whether this process sees the whole value, now."""
-    traced = isinstance(value, Tracer)
-    return not traced and getattr(value, "is_fully_addressable", True)
-
-
 def check_budget(epsilon: Any, norm: str, *, count: int | None = None) -> None:
     """Raises `ValueError` unless `epsilon` is a budget for intensities in `[0, 1]`."""
     check_parameter("epsilon", epsilon, count=count)
-    if norm == "linf" and _is_known(epsilon) and np.max(epsilon) > 1:
+    if norm == "linf" and is_known(epsilon) and np.max(epsilon) > 1:
         largest = np.max(epsilon)
         raise ValueError(
             f"epsilon {largest:g} allows any image: intensities are in [0, 1], so "

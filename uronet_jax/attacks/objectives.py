@@ -88,14 +88,7 @@ LEAST_CLASSES = {"dlr": 3, "targeted_dlr": 4}
 
 @flax.struct.dataclass
 class Misclassification:
-    """The loss function of an untargeted attack on a classifier.
-
-    Attributes:
-        logits_fn: `[B, H, W, C] -> [B, K]`, a pytree.
-        labels: Integer `[B]`, the right ones.
-        targets: Integer `[B]`, the wrong ones that are pursued, or None.
-        loss: Key of `LOSSES`, or `targeted_dlr`, which needs the targets.
-    """
+    """See `misclassification`, and with targets `targeted_misclassification`."""
 
     logits_fn: Any
     labels: jax.Array
@@ -243,6 +236,12 @@ def likeliest(logits: jax.Array, labels: jax.Array, count: int) -> jax.Array:
     return jax.lax.top_k(jnp.where(right, -jnp.inf, logits), count)[1]
 
 
+def is_known(value: Any) -> bool:
+    """Returns whether this process sees all of a value, and not inside jit only."""
+    traced = isinstance(value, Tracer)
+    return not traced and getattr(value, "is_fully_addressable", True)
+
+
 def check_loss_name(loss: str) -> None:
     """Raises `ValueError` unless it is a key of `LOSSES`."""
     if loss not in LOSSES:
@@ -291,8 +290,7 @@ def check_classes(
     logits = jax.eval_shape(call, as_pytree(logits_fn), images)
     check_logits(logits, labels)
     classes = logits.shape[1]
-    # The labels may be known inside jit only, or not all of them to any one process.
-    if isinstance(labels, Tracer) or not getattr(labels, "is_fully_addressable", True):
+    if not is_known(labels):
         return classes
     labels = np.asarray(labels)
     bad = np.flatnonzero((labels < 0) | (labels >= classes))

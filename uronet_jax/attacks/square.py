@@ -1,7 +1,7 @@
 """Square: a random search over square windows, which needs no gradients."""
 
 import math
-from typing import Any, NamedTuple
+from collections import namedtuple
 
 import jax
 import jax.numpy as jnp
@@ -23,40 +23,14 @@ _TILES, _LEAST_L2 = 5, 3
 _TINY = 1e-12
 
 
-class _Config(NamedTuple):
-    norm: str
-
-
-class _Constants(NamedTuple):
-    key: jax.Array
-    index: jax.Array
-    origin: jax.Array
-    loss_fn: Any
-    epsilon: jax.Array
-    steps: jax.Array
-    halvings: jax.Array
-    sides: jax.Array
-    bumps: Any
-
-
-class _State(NamedTuple):
-    # Of this run.
-    best_images: jax.Array
-    best_loss: jax.Array
-    # Of all runs.
-    active: jax.Array
-    finite: jax.Array
-    result: jax.Array
-    result_loss: jax.Array
-
-
-class _Tiling(NamedTuple):
-    """The bumps side by side, `[H, W]`, and which tile a row or a column is in."""
-
-    bumps: np.ndarray
-    transposed: np.ndarray
-    rows: np.ndarray
-    columns: np.ndarray
+_Config = namedtuple("_Config", "norm")
+_Constants = namedtuple(
+    "_Constants",
+    "key index origin loss_fn epsilon steps halvings sides bumps",
+)
+_State = namedtuple("_State", "best_images best_loss active finite result result_loss")
+# The bumps side by side, `[H, W]`, and which tile a row or a column is in.
+_Tiling = namedtuple("_Tiling", "bumps transposed rows columns")
 
 
 def square(
@@ -94,8 +68,7 @@ def square(
         images: `[B, H, W, C]`, floating point, in `[0, 1]`.
         loss_fn: `images -> [B]`, or `(loss, success)`, raised; see `objectives`. The
             margin is the usual one. Its gradient is never taken.
-        epsilon: Largest norm of the perturbation, in units of the intensities; a scalar
-            or `[B]`, may be traced.
+        epsilon: Largest norm of the perturbation, a scalar or `[B]`; may be traced.
         norm: `linf` or `l2`.
         steps: Proposals in a run, each one evaluation after that of the start; may be
             traced.
@@ -104,8 +77,7 @@ def square(
             10,000 otherwise. AutoAttack does not rescale.
         restarts: Runs after the first, for images without success; the highest loss is
             kept.
-        index: Integer `[B]`, global number of each image: with it, the result does not
-            depend on the batch. Default: `0 .. B-1`.
+        index: Integer `[B]`, number that each image draws with; default `0 .. B-1`.
 
     Returns:
         Adversarial images, `[B, H, W, C]`, float32 in `[0, 1]`.
