@@ -96,19 +96,8 @@ def apgd(
         Croce & Hein, "Reliable evaluation of adversarial robustness with an ensemble of
         diverse parameter-free attacks", ICML 2020.
     """
-    state = _ascend(
-        key,
-        images,
-        loss_fn,
-        epsilon=epsilon,
-        norm=norm,
-        steps=steps,
-        restarts=restarts,
-        samples=samples,
-        rho=rho,
-        stop_early=stop_early,
-        index=index,
-    )
+    usual = (index, epsilon, norm, steps, restarts, rho, samples, stop_early)
+    state = _ascend(key, images, loss_fn, *usual)
     return loop.finish(state.result, state.finite)
 
 
@@ -134,31 +123,15 @@ def apgd_targeted(
     """Targeted Auto-PGD: `apgd` of the targeted DLR loss, for one class after another.
 
     The targets are the wrong classes of the largest logits at the clean image, in
-    falling order. Any wrong label counts, and an image stays at its first one. Where
-    none is found the image of the largest margin, `max_{k != y} Z_k - Z_y`, is
-    returned, of the clean image and the best of each target.
+    falling order: `targets` of them, or all. Any wrong label counts, and an image stays
+    at its first one, also if it has one already. Where none is found, or without
+    `stop_early`, where every run goes to its end, the image of the largest margin,
+    `max_{k != y} Z_k - Z_y`, is returned, of the clean image and the best of each
+    target.
 
-    Args:
-        key: As for `apgd`, and so all that follow but these.
-        images: `[B, H, W, C]`.
-        logits_fn: `[B, H, W, C] -> [B, K]`, at least four classes; see `objectives`.
-        labels: Integer `[B]`, the right ones.
-        epsilon: Largest norm of the perturbation.
-        norm: `linf` or `l2`.
-        steps: How many in a run.
-        targets: How many; all `K - 1` wrong classes if there are fewer.
-        restarts: Runs to each target after the first, for images without success.
-        rho: Share of rising steps.
-        stop_early: Whether an image stays at its first wrong label, and comes back
-            unchanged if it has one already. Otherwise every run goes to its end, and
-            the largest margin of all counts.
-        index: Global number of each image.
-
-    Returns:
-        Adversarial images, `[B, H, W, C]`, float32 in `[0, 1]`.
-
-    Raises:
-        ValueError: As `apgd`, and if there are fewer than four classes.
+    `logits_fn` maps images to `[B, K]`, at least four classes; `labels` are the right
+    ones, integer `[B]`. The other arguments, the result and the errors are those of
+    `apgd`, and the restarts are those of each target.
 
     Source:
         Croce & Hein, "Reliable evaluation of adversarial robustness with an ensemble of
@@ -184,12 +157,11 @@ def apgd_targeted(
             # Without a budget an image that has succeeded is done at once.
             balls.where(best.succeeded, best.images, images),
             loss_fn if stop_early else without_success(loss_fn),
-            epsilon=jnp.where(best.succeeded, 0.0, epsilon),
-            norm=norm,
-            steps=steps,
-            restarts=restarts,
-            rho=rho,
-            index=index,
+            index,
+            jnp.where(best.succeeded, 0.0, epsilon),
+            *(norm, steps, restarts, rho),
+            samples=0,
+            stop_early=True,
         )
         return _better(logits_fn, labels, best, state)
 
@@ -236,26 +208,17 @@ def _ascend(
     key,
     images,
     loss_fn,
-    *,
+    index,
     epsilon,
     norm,
     steps,
     restarts,
     rho,
-    index,
-    samples=0,
-    stop_early=True,
+    samples,
+    stop_early,
 ):
     """Returns the state after all runs; the arguments are those of `apgd`."""
-    images, index = loop.prepare(
-        images,
-        index,
-        norm=norm,
-        epsilon=epsilon,
-        steps=steps,
-        restarts=restarts,
-        samples=samples,
-    )
+    images, index = loop.prepare(images, index, norm, epsilon, steps, restarts, samples)
     loop.check_parameter("rho", rho)
     loss_fn = loop.check_loss(loss_fn, images)
     count = len(images)

@@ -23,7 +23,7 @@ _PROGRESS = 0.9999
 _Constants = namedtuple(
     "_Constants",
     "origin logits_fn labels binary_search_steps steps step_size confidence "
-    "initial_constant abort_early",
+    "abort_early",
 )
 # One run of Adam, each image at its own step.
 _Descent = namedtuple("_Descent", "step code adam found previous_loss")
@@ -100,11 +100,8 @@ def carlini_wagner(
             images,
             logits_fn,
             labels,
-            jnp.asarray(binary_search_steps, jnp.int32),
-            jnp.asarray(steps, jnp.int32),
-            jnp.asarray(step_size, dtype),
-            jnp.asarray(confidence, dtype),
-            jnp.asarray(initial_constant, dtype),
+            *loop.arrays(jnp.int32, binary_search_steps, steps),
+            *loop.arrays(dtype, step_size, confidence),
             jnp.asarray(abort_early, bool),
         ),
         _State(

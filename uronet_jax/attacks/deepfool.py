@@ -42,7 +42,6 @@ class Boundary(NamedTuple):
     finite: jax.Array
 
 
-_Config = namedtuple("_Config", "norm")
 _Constants = namedtuple("_Constants", "origin logits_fn labels overshoot steps")
 _State = namedtuple("_State", "images active finite success rivals perturbation")
 
@@ -96,7 +95,7 @@ def deepfool(
     count = len(images)
     state = loop.iterate(
         _step,
-        _Config(norm),
+        norm,
         _Constants(
             images,
             logits_fn,
@@ -117,17 +116,17 @@ def deepfool(
     return loop.finish(balls.where(state.success, state.images, images), state.finite)
 
 
-def _step(config: _Config, constants: _Constants, i: jax.Array, state: _State):
+def _step(norm: str, constants: _Constants, i: jax.Array, state: _State):
     logits, pull = jax.vjp(constants.logits_fn, state.images)
     labels = constants.labels
     first = likeliest(logits, labels, state.rivals.shape[1])
     rivals = jnp.where(i == 0, first, state.rivals)
     success = is_wrong(logits, labels)
-    nearest = nearest_boundary(pull, logits, labels, rivals, config.norm)
+    nearest = nearest_boundary(pull, logits, labels, rivals, norm)
     finite = state.finite & (nearest.finite | success | ~state.active)
     active = state.active & finite & ~success & (i < constants.steps)
     step = balls.expand(nearest.distance + _MARGIN, state.images)
-    if config.norm == "linf":
+    if norm == "linf":
         step = step * jnp.sign(nearest.gradient)
     else:
         size = balls.size(nearest.gradient, "l2") + _SMALLEST

@@ -69,12 +69,10 @@ def fab(
         steps: How many in a run; may be traced.
         restarts: Runs after the first; may be traced.
         targets: None: each step goes to the nearest of all classes, which takes the
-            gradients of all. `n`: one run, and its restarts, to each of the `n` wrong
-            classes that are likeliest at the clean image, with one gradient in a step;
-            any wrong class counts.
-        epsilon: None: look for the smallest perturbation. Otherwise an image is done as
-            soon as its perturbation is within this norm; the others come back with
-            larger ones. A scalar or `[B]`, may be traced.
+            gradients of all. Or how many of the likeliest wrong classes get a run, and
+            its restarts, with one gradient in a step; any wrong class counts.
+        epsilon: None, or the norm within which a perturbation is small enough, so that
+            its image is done; a scalar or `[B]`, may be traced.
         alpha_max: Largest weight of the clean image, in `[0, 1]`; may be traced.
         eta: Overshoot, at least 1; may be traced.
         beta: How far back to the clean image, in `[0, 1]`; may be traced.
@@ -91,16 +89,10 @@ def fab(
         Croce & Hein, "Minimally distorted adversarial examples with a fast adaptive
         boundary attack", ICML 2020.
     """
-    goal_norm = -1.0 if epsilon is None else epsilon
-    images, index = loop.prepare(
-        images,
-        index,
-        norm=norm,
-        epsilon=0.0 if epsilon is None else epsilon,
-        steps=steps,
-        restarts=restarts,
-    )
-    start_norm = _START[norm] if epsilon is None else epsilon
+    budget = 0.0 if epsilon is None else epsilon
+    images, index = loop.prepare(images, index, norm, budget, steps, restarts)
+    known = epsilon is not None
+    start_norm, goal_norm = (epsilon, epsilon) if known else (_START[norm], -1.0)
     loop.check_parameter("eta", eta, 1.0)
     loop.check_parameter("alpha_max", alpha_max, high=1.0)
     loop.check_parameter("beta", beta, high=1.0)
@@ -117,13 +109,8 @@ def fab(
             images,
             logits_fn,
             labels,
-            jnp.asarray(steps, jnp.int32),
-            jnp.asarray(restarts + 1, jnp.int32),
-            jnp.asarray(start_norm, dtype),
-            jnp.asarray(goal_norm, dtype),
-            jnp.asarray(alpha_max, dtype),
-            jnp.asarray(eta, dtype),
-            jnp.asarray(beta, dtype),
+            *loop.arrays(jnp.int32, steps, restarts + 1),
+            *loop.arrays(dtype, start_norm, goal_norm, alpha_max, eta, beta),
         ),
         _State(
             images=images,
@@ -222,8 +209,8 @@ def to_hyperplane(
 ) -> jax.Array:
     """Returns the smallest perturbations from points to hyperplanes within the box.
 
-    They solve `min |d|` with `value + <normal, d> = 0` and `points + d` in `[0, 1]`;
-    where the hyperplane misses the box they go as near to it as the box allows. Every
+    They `[B, H, W, C]` solve `min |d|` with `value + <normal, d> = 0` and `points + d`
+    in `[0, 1]`; where the hyperplane misses the box they go as near as it allows. Every
     coordinate goes the same way relative to `normal`, by `min(t v, room)` with `v = 1`
     in Linf and `|normal|` in L2. What is gained is piecewise linear and concave in `t`,
     so Newton's method from 0 rises to the exact solution in finitely many steps: mostly
@@ -234,9 +221,6 @@ def to_hyperplane(
         normal: `[B, H, W, C]`.
         value: `[B]`, of the linear function at the points.
         norm: `linf` or `l2`.
-
-    Returns:
-        Perturbations, `[B, H, W, C]`.
     """
     # Squares of small gradients would underflow.
     scale = jnp.maximum(balls.size(normal, "linf"), jnp.finfo(points.dtype).tiny)
@@ -257,13 +241,11 @@ def to_hyperplane(
         higher = rest / jnp.where(rate > 0, rate, 1.0)
         return jnp.where(rate > 0, jnp.maximum(higher, t), t)
 
-    def unfinished(carry):
-        t, before = carry
-        return (t > before).any()
-
     zero = jnp.zeros_like(goal)
     t, _ = jax.lax.while_loop(
-        unfinished, lambda c: (rise(c[0]), c[0]), (rise(zero), zero)
+        lambda carry: (carry[0] > carry[1]).any(),
+        lambda carry: (rise(carry[0]), carry[0]),
+        (rise(zero), zero),
     )
     return way * jnp.minimum(balls.expand(t, points) * speed, room)
 

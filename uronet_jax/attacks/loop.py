@@ -143,8 +143,8 @@ def iterate(
     look at some images only, see `objectives.take`.
 
     Args:
-        step: See above.
-        config: Static argument of it.
+        step: See the module, as for its arguments.
+        config: Static.
         constants: Named tuple of arrays.
         state: Named tuple; what is no scalar has a row for each image.
         steps: How many at most.
@@ -252,7 +252,6 @@ def _loop(step, config, constants, state, start, steps):
 def prepare(
     images: Any,
     index: Any = None,
-    *,
     norm: str = "l2",
     epsilon: Any = 0.0,
     steps: Any = 1,
@@ -276,6 +275,11 @@ def prepare(
     return images, jnp.arange(len(images)) if index is None else index
 
 
+def arrays(dtype: Any, *values: Any) -> list[jax.Array]:
+    """Returns values of one type, so that other values are no other program."""
+    return [jnp.asarray(value, dtype) for value in values]
+
+
 def check_loss(loss_fn: LossFn, images: jax.Array) -> Any:
     """Returns a loss function as a pytree, after its own check, if it has one."""
     loss_fn = as_pytree(loss_fn)
@@ -294,14 +298,8 @@ def check_parameter(
 ) -> None:
     """Raises `ValueError` unless a value is a finite number in a range.
 
-    Args:
-        name: Of the parameter.
-        value: A scalar, which may be traced and is then not looked at; with `count`
-            also one value per image.
-        low: The least value.
-        high: The largest one.
-        above: Whether `low` itself is refused.
-        count: Number of images.
+    A value may be traced, and is then not looked at. With `above`, `low` itself is
+    refused; with `count` there may be a value for each of so many images.
     """
     shape = np.shape(value)
     if shape and (count is None or shape != (count,)):

@@ -23,7 +23,6 @@ _TILES, _LEAST_L2 = 5, 3
 _TINY = 1e-12
 
 
-_Config = namedtuple("_Config", "norm")
 _Constants = namedtuple(
     "_Constants",
     "key index origin loss_fn epsilon steps halvings sides bumps",
@@ -89,16 +88,14 @@ def square(
         Andriushchenko et al., "Square Attack: a query-efficient black-box adversarial
         attack via random search", ECCV 2020.
     """
-    images, index = loop.prepare(
-        images, index, norm=norm, epsilon=epsilon, steps=steps, restarts=restarts
-    )
+    images, index = loop.prepare(images, index, norm, epsilon, steps, restarts)
     count, height, width = images.shape[:3]
     _check_share(initial_share)
     loss_fn = loop.check_loss(loss_fn, images)
     sides = _window_sides(initial_share, height, width, norm)
     state = loop.iterate(
         _step,
-        _Config(norm),
+        norm,
         _Constants(
             key,
             index,
@@ -123,11 +120,11 @@ def square(
     return loop.finish(state.result, state.finite)
 
 
-def _step(config: _Config, constants: _Constants, i: jax.Array, state: _State):
+def _step(norm: str, constants: _Constants, i: jax.Array, state: _State):
     run, j = i // (constants.steps + 1), i % (constants.steps + 1)
     first = j == 0
     key = jax.random.fold_in(jax.random.fold_in(constants.key, run), j)
-    start, start_count, propose, propose_count = _SEARCHES[config.norm]
+    start, start_count, propose, propose_count = _SEARCHES[norm]
     shape = constants.origin.shape[1:]
     # One draw for both: threefry takes a CPU compiler long.
     numbers = _uniform(constants, key, max(start_count(*shape), propose_count(*shape)))
