@@ -336,16 +336,3 @@ def test_targets_are_as_many_as_there_are_classes(images, classified):
     np.testing.assert_array_equal(all_of_them, more)
     moved = balls.size(more - images, "l2")
     assert moved.max() <= FEW["epsilon"] + 1e-6 and (moved[:6] > 0).all()
-
-    @jax.jit
-    def compiled(images, labels, epsilon):
-        return apgd_targeted(
-            KEY, images, logits_fn, labels, epsilon=epsilon, steps=5, norm="l2"
-        )
-
-    inside = compiled(images, labels, np.full(BATCH, FEW["epsilon"], np.float32))
-    # Sums in another order.
-    np.testing.assert_allclose(inside, more, atol=1e-5)
-    broken = Partial(network, logits_fn.args[0] * np.nan)
-    with pytest.raises(ValueError, match="not finite at 8 images"):
-        apgd_targeted(KEY, images, broken, labels, **FEW)

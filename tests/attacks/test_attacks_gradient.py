@@ -143,28 +143,19 @@ def test_a_random_loss_is_averaged(images):
     assert gained(1).min() < 0.06  # A sign of its own at every step: a random walk.
 
 
-def test_inside_jit_it_is_the_same_and_broken_images_become_nan(loss, images):
-    def attack(images):
-        return pgd(KEY, images, loss, epsilon=0.1, step_size=0.03, steps=4, restarts=1)
+def test_loss_functions_may_have_traced_arrays_built_in(loss, images):
+    def attack(slope):
+        # The images are known.
+        def loss_fn(images):
+            return quadratic(slope, loss.args[1], images)
 
-    chex.assert_trees_all_close(jax.jit(attack)(images), attack(images), atol=1e-6)
+        usual = {"epsilon": 0.1, "step_size": 0.03, "steps": 4, "restarts": 1}
+        return pgd(KEY, images, loss_fn, **usual)
 
-    @jax.jit
-    def built_in(slope):
-        # The images are known, the loss function holds a traced array.
-        return pgd(
-            KEY,
-            images,
-            lambda x: quadratic(slope, loss.args[1], x),
-            epsilon=0.1,
-            step_size=0.03,
-            steps=4,
-            restarts=1,
-        )
-
-    chex.assert_trees_all_close(built_in(loss.args[0]), attack(images), atol=1e-6)
-    broken = np.asarray(built_in(loss.args[0] * jnp.nan))
-    assert np.isnan(broken).all()
+    inside = jax.jit(attack)(loss.args[0])
+    chex.assert_trees_all_close(inside, attack(loss.args[0]), atol=1e-6)
+    # What is broken becomes NaN.
+    assert np.isnan(jax.jit(attack)(loss.args[0] * jnp.nan)).all()
 
 
 def test_published_resnet20_falls_to_pgd(data_dir, models_dir):

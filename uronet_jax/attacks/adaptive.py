@@ -126,17 +126,8 @@ def random_misclassification(
 ) -> RandomMisclassification:
     """Returns the loss function of a random classifier, for attacks with `samples`.
 
-    Args:
-        logits_fn: `(key, images) -> [B, K]`.
-        labels: Integer `[B]`, the right ones.
-        loss: `cross_entropy`, `margin` or `dlr`.
-
-    Returns:
-        `loss_fn(key, images) -> loss`, `[B]`. It does not tell success, so that no
-        attack stops at a lucky draw.
-
-    Raises:
-        ValueError: If the loss is unknown or labels are not integers `[B]`.
+    Like `misclassification` of `(key, images) -> [B, K]`, but `loss_fn(key, images)`
+    does not tell success, so that no attack stops at a lucky draw.
     """
     check_loss_name(loss)
     return RandomMisclassification(as_pytree(logits_fn), check_labels(labels), loss)
@@ -280,16 +271,8 @@ def evasion_logits(
     logit is the larger of the classifier's margin in favour of the label and of the
     detector's log odds above the threshold; that of class 1 is 0.
 
-    Args:
-        defend: `images -> (logits, detector)`, see the module.
-        labels: Integer `[B]`, the right ones.
-        threshold: Degraded probability above which an image is flagged.
-
-    Returns:
-        `images -> [B, 2]`; attack it with labels of 0.
-
-    Raises:
-        ValueError: If the threshold is not in `[0, 1]` or labels are not integers.
+    It maps images to `[B, 2]`: attack it with labels of 0. Arguments and errors are
+    those of `joint_loss`.
     """
     labels = check_labels(labels)
     return Partial(_evasion_logits, as_pytree(defend), labels, _threshold(threshold))

@@ -63,7 +63,7 @@ class Attack(NamedTuple):
         Args:
             key: Typed PRNG key; one serves the whole batch.
             images: `[B, H, W, C]`, floating point, in `[0, 1]`.
-            logits_fn: `images -> [B, K]`.
+            logits_fn: `images -> [B, K]`; see `objectives`.
             labels: Integer `[B]`, the right ones.
             **parameters: Of the attack, `epsilon` among them unless it is minimal.
 
@@ -93,16 +93,8 @@ class Attack(NamedTuple):
     ) -> jax.Array:
         """Returns images that raise any loss function, with the usual parameters.
 
-        Args:
-            key: Typed PRNG key.
-            images: `[B, H, W, C]`, floating point, in `[0, 1]`.
-            loss_fn: See `objectives`.
-            epsilon: Largest norm of the perturbation.
-            **parameters: Of the attack.
-
-        Raises:
-            ValueError: If an argument is wrong, or the attack is a minimal one or takes
-                logits.
+        Like a call otherwise. It is a `ValueError` if the attack takes no loss
+        function: if it is a minimal one or takes logits.
         """
         if self.takes_logits:
             raise ValueError(

@@ -45,13 +45,7 @@ def size(perturbations: jax.Array, norm: str) -> jax.Array:
 
 
 def project(perturbations: jax.Array, norm: str, epsilon: Any) -> jax.Array:
-    """Returns the nearest perturbations whose norm is at most `epsilon`.
-
-    Args:
-        perturbations: `[B, H, W, C]`.
-        norm: `linf` or `l2`.
-        epsilon: Radius, a scalar or one `[B]` per image.
-    """
+    """Returns the nearest perturbations whose norm is at most a scalar or `[B]`."""
     check_norm(norm)
     if norm == "linf":
         radius = expand(epsilon, perturbations)
@@ -88,14 +82,8 @@ def uniform_in_ball(
 ) -> jax.Array:
     """Draws perturbations uniformly from the unit ball, one `shape` per image.
 
-    In L2 these are the first n coordinates of a uniform point of the sphere in n + 2
-    dimensions.
-
-    Args:
-        key: Typed PRNG key, one for the batch.
-        index: Integer `[B]`, the number that an image folds into the key.
-        shape: Of one image.
-        norm: `linf` or `l2`.
+    An image folds its number, `[B]` integers, into the key. In L2 these are the first n
+    coordinates of a uniform point of the sphere in n + 2 dimensions.
     """
     check_norm(norm)
     count = math.prod(shape)

@@ -147,13 +147,8 @@ def targeted_misclassification(
 ) -> Misclassification:
     """Returns the loss function of `targeted_dlr`; success is any wrong label.
 
-    Args:
-        logits_fn: `[B, H, W, C] -> [B, K]`, at least four classes.
-        labels: Integer `[B]`, the right ones.
-        targets: Integer `[B]`, the wrong ones that are pursued.
-
-    Raises:
-        ValueError: If labels or targets are not integers `[B]`.
+    Like `misclassification`, of at least four classes. `targets` are the wrong ones
+    that are pursued, integer `[B]`.
     """
     return Misclassification(
         as_pytree(logits_fn),
@@ -169,14 +164,10 @@ def as_pytree(function: Callable[..., Any]) -> Any:
 
 
 def take(function: Any, rows: slice) -> Any:
-    """Returns a function of images `[B, H, W, C]` for some of them alone.
+    """Returns a function of a batch of images for some of them alone.
 
-    Args:
-        function: With a method `take(rows)`, or made by `flax_logits`.
-        rows: Which images.
-
-    Returns:
-        The same function for images `[n, H, W, C]`; None if it is not known how.
+    None if it is not known how: it has no method `take(rows)` that tells, and was not
+    made by `flax_logits`.
     """
     if isinstance(function, Partial) and isinstance(function.func, _FlaxCall):
         # A random one would draw the same numbers for every part.
@@ -225,12 +216,9 @@ def call(function: Callable[..., Any], *arguments: Any) -> Any:
 
 
 def likeliest(logits: jax.Array, labels: jax.Array, count: int) -> jax.Array:
-    """Returns the wrong classes of the largest logits, in falling order, `[B, count]`.
+    """Returns the wrong classes of the largest logits, in falling order.
 
-    Args:
-        logits: `[B, K]`.
-        labels: Integer `[B]`, the right ones.
-        count: At most `K - 1`.
+    Logits are `[B, K]`, labels integer `[B]`, and the classes `[B, count]`.
     """
     right = jax.nn.one_hot(labels, logits.shape[1], dtype=bool)
     return jax.lax.top_k(jnp.where(right, -jnp.inf, logits), count)[1]
@@ -305,11 +293,7 @@ def check_classes(
 def prepare_classifier(
     logits_fn: LogitsFn, labels: Any, images: jax.Array
 ) -> tuple[Any, jax.Array, int]:
-    """Returns a classifier as a pytree, labels as an array, the number of classes.
-
-    Raises:
-        ValueError: If logits are of a wrong shape, or a label is no class.
-    """
+    """Returns a checked classifier as a pytree, its labels, the number of classes."""
     logits_fn, labels = as_pytree(logits_fn), check_labels(labels)
     return logits_fn, labels, check_classes(logits_fn, labels, images)
 

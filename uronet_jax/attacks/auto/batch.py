@@ -57,17 +57,10 @@ def attack_batch(
     rows: np.ndarray,
     targets: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns adversarial images of the rows, and which of them are wrong.
+    """Returns adversarial images of at most a batch of rows, and which are wrong.
 
-    Args:
-        task: What the run was given.
-        step: The attack.
-        key: Typed PRNG key.
-        rows: Integer, which of the images, at most a batch of them.
-        targets: Integer `[N]`, the wrong class that each of all images is to get.
-
-    Raises:
-        NonFiniteError: If a gradient is not finite; with the positions in all images.
+    Targets are the wrong classes `[N]` that all images are to get, if the loss is a
+    targeted one. A `NonFiniteError` has the positions in all images.
     """
     padded, batch = _take(task, rows, targets)
     attack_key, check_key = jax.random.split(key)
@@ -175,13 +168,9 @@ def _verify(logits_fn, key, found, images, labels, epsilon, *, norm, samples):
 def classify_batch(
     task: AutoAttackTask, rows: np.ndarray, *, anew: bool = False
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns logits of clean images, `[n, K]`, and which of them are wrong.
+    """Returns logits of clean images, at most a batch, and which of them are wrong.
 
-    Args:
-        task: What the run was given.
-        rows: Integer `[n]`, which of the images, at most a batch of them.
-        anew: Whether to trace the classifier anew, which shows randomness from outside
-            JAX.
+    The classifier may be traced `anew`, which shows randomness from outside JAX.
     """
     _, batch = _take(task, rows)
     program = _classify_jit
@@ -193,13 +182,7 @@ def classify_batch(
 
 
 def has_no_gradient(task: AutoAttackTask, loss: str, rows: np.ndarray) -> np.ndarray:
-    """Returns at which of the clean images a key of `LOSSES` has no slope, bool `[n]`.
-
-    Args:
-        task: What the run was given.
-        loss: Key of `LOSSES`.
-        rows: Integer `[n]`, which of the images, at most a batch of them.
-    """
+    """Returns where, of at most a batch of clean images, a key of `LOSSES` is flat."""
     _, batch = _take(task, rows)
     key = jax.random.fold_in(task.key, len(task.steps) + 1)
     loss_fn = _make_loss(task, loss, batch)
