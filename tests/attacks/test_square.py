@@ -2,7 +2,6 @@
 
 import itertools
 
-import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +9,7 @@ import pytest
 from attack_helpers import Recorder
 from jax.tree_util import Partial
 
+from uronet_jax.attacks import loop
 from uronet_jax.attacks.square import square
 
 BATCH, SHAPE = 8, (7, 9, 2)
@@ -136,6 +136,7 @@ def test_every_proposal_is_that_of_the_paper(norm, loss, images):
         "l2": (start_l2, propose_l2),
     }[norm]
     recorder, epsilon, steps = Recorder(loss), EPSILON[norm], 80
+    programs = loop._one._cache_size()
     for rescale in (False, True):
         recorder.images.clear()
         found = square(
@@ -167,6 +168,7 @@ def test_every_proposal_is_that_of_the_paper(norm, loss, images):
                     best, value = new, reached
             np.testing.assert_allclose(found[b], best, atol=2e-5)
         assert sides == ({7, 4, 3, 2, 1} if rescale else {7, 5, 4})
+    assert loop._one._cache_size() == programs + 1
 
 
 def test_windows_lie_everywhere_and_differ_between_images(images):
@@ -209,39 +211,3 @@ def test_without_success_the_highest_loss_counts(loss, images):
     found = square(KEY, images, recorder, epsilon=0.1, steps=60, restarts=1)
     values = np.stack([loss(x) for x in recorder.calls()])
     np.testing.assert_array_equal(loss(found), values.max(axis=0))
-
-
-def test_one_program_serves_all_steps_also_inside_jit(loss, images):
-    # Rounding has no gradient: none is taken.
-    def rounded(centre, images):
-        return jnp.round(4 * distance(centre, images))
-
-    traced = chex.assert_max_traces(rounded, n=1)
-    chex.clear_trace_counter()
-    results = [
-        square(
-            KEY,
-            images,
-            Partial(traced, loss.args[0]),
-            epsilon=epsilon,
-            norm="l2",
-            steps=steps,
-            rescale_schedule=steps == 33,
-        )
-        for epsilon, steps in ((0.8, 60), (0.4, 33))
-    ]
-
-    @jax.jit
-    def compiled(images, epsilon, steps):
-        return square(
-            KEY,
-            images,
-            Partial(rounded, loss.args[0]),
-            epsilon=epsilon,
-            norm="l2",
-            steps=steps,
-        )
-
-    chex.assert_trees_all_close(compiled(images, 0.8, 60), results[0], atol=1e-5)
-    raised = rounded(loss.args[0], results[0]) > rounded(loss.args[0], images)
-    assert np.asarray(raised).mean() > 0.5
