@@ -10,14 +10,15 @@ class Recorder:
     def __init__(self, loss):
         self.loss, self.images = loss, []
 
-    def __call__(self, images):
-        jax.debug.callback(lambda x: self.images.append(np.array(x)), images)
-        return self.loss(images)
+    def __call__(self, *arguments):
+        jax.debug.callback(lambda x: self.images.append(np.array(x)), arguments[-1])
+        return self.loss(*arguments)
 
     def calls(self):
-        """Returns the images of all calls, `[calls, B, H, W, C]`."""
+        """Returns the images of all calls since the last time, `[n, B, H, W, C]`."""
         jax.effects_barrier()
-        return np.stack(self.images)
+        images, self.images = self.images, []
+        return np.stack(images)
 
 
 def norms(perturbations, norm):

@@ -138,7 +138,6 @@ def test_every_proposal_is_that_of_the_paper(norm, loss, images):
     recorder, epsilon, steps = Recorder(loss), EPSILON[norm], 80
     programs = loop._one._cache_size()
     for rescale in (False, True):
-        recorder.images.clear()
         found = square(
             KEY,
             images,
