@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from attack_helpers import Recorder
 from jax.tree_util import Partial
+from numpy.testing import assert_allclose, assert_array_equal
 
 from uronet_jax.attacks import balls, objectives
 from uronet_jax.attacks.adaptive import without_success
@@ -119,8 +120,8 @@ def test_every_iterate_is_that_of_the_definition(norm, loss, images):
         expected, best = numpy_apgd(images, loss.args[0], norm, epsilon, steps)
         iterates = recorder.calls().reshape(expected.shape)
         # float32; a wrong checkpoint moves an image by more than a hundredth.
-        np.testing.assert_allclose(iterates, expected, atol=1e-5)
-        np.testing.assert_allclose(found, best.reshape(images.shape), atol=1e-5)
+        assert_allclose(iterates, expected, atol=1e-5)
+        assert_allclose(found, best.reshape(images.shape), atol=1e-5)
 
 
 def test_checkpoints_are_those_of_the_paper():
@@ -179,7 +180,7 @@ def test_restarts_draw_other_starts(loss, images):
     origin = images.reshape(BATCH, -1)
     for run in range(3):
         start = np.clip(origin + 0.25 * starts("linf", run), 0, 1)
-        np.testing.assert_allclose(iterates[8 * run], start, atol=1e-6)
+        assert_allclose(iterates[8 * run], start, atol=1e-6)
 
 
 @pytest.mark.parametrize("restarts", [0, 1])
@@ -206,7 +207,7 @@ def test_without_early_stop_the_last_iterate_with_success_counts(
             place = places[-1]
         else:
             place = np.argmax(jax.vmap(loss)(iterates)[:, b])
-        np.testing.assert_array_equal(found[b], iterates[place, b])
+        assert_array_equal(found[b], iterates[place, b])
 
 
 def test_a_random_loss_is_averaged_and_succeeds_in_most_draws(images):
@@ -227,7 +228,7 @@ def test_a_random_loss_is_averaged_and_succeeds_in_most_draws(images):
         return (found - half).mean(axis=(1, 2, 3))[~often].mean(), at_start
 
     many, stopped = gained(64)
-    np.testing.assert_array_equal(stopped, often)
+    assert_array_equal(stopped, often)
     # Signs of means of 64 draws are right in all but four in a thousand.
     assert 0.17 < many <= 0.2 + 1e-6
     assert gained(1)[0] < 0.15
@@ -289,7 +290,7 @@ def test_targeted_is_the_first_success_or_the_highest_margin(
         assert clear.mean() > 1.5 * at_border.mean()
     for b in range(BATCH):
         # The same program, with a budget per image.
-        np.testing.assert_allclose(found[b], candidates[chosen[b]][b], atol=1e-6)
+        assert_allclose(found[b], candidates[chosen[b]][b], atol=1e-6)
 
 
 def test_targets_are_as_many_as_there_are_classes(images, classified):
@@ -297,6 +298,6 @@ def test_targets_are_as_many_as_there_are_classes(images, classified):
     usual = {"norm": "l2", **FEW}
     all_of_them = apgd_targeted(KEY, images, logits_fn, labels, targets=4, **usual)
     more = apgd_targeted(KEY, images, logits_fn, labels, **usual)
-    np.testing.assert_array_equal(all_of_them, more)
+    assert_array_equal(all_of_them, more)
     moved = balls.size(more - images, "l2")
     assert moved.max() <= FEW["epsilon"] + 1e-6 and (moved[:6] > 0).all()

@@ -11,6 +11,7 @@ import pytest
 from attack_helpers import Recorder
 from flax import linen as nn
 from jax.tree_util import Partial
+from numpy.testing import assert_allclose, assert_array_equal
 
 from uronet_jax import sharding
 from uronet_jax.adapters import from_foolbox
@@ -138,13 +139,13 @@ def test_contract(name, problem):
         # Rounding of intensities of at most 1.
         assert (sizes <= EPSILON[attack.norm] + 2e-7 * np.sqrt(48)).all()
         # Without a budget nothing changes, but for one rounding of x + (x - x).
-        np.testing.assert_allclose(adversarial[0], images[0], atol=1e-7)
+        assert_allclose(adversarial[0], images[0], atol=1e-7)
 
 
 @pytest.mark.parametrize("name", ALL)
 def test_an_image_and_its_index_decide_not_its_neighbours(name, problem):
     images, logits_fn, labels = problem
-    np.testing.assert_array_equal(run(name, problem), outcome(name))
+    assert_array_equal(run(name, problem), outcome(name))
     # As many images, so that no program is compiled again; one of them twice.
     chosen = np.array([6, 1, 1, 3, 0, 7, 2, 5])
     some, changes = (images[chosen], logits_fn, labels[chosen]), {}
@@ -156,7 +157,7 @@ def test_an_image_and_its_index_decide_not_its_neighbours(name, problem):
         changes["index"] = chosen
     # Products of matrices may be summed in another order at another row.
     again = run(name, some, **changes)
-    np.testing.assert_allclose(again, outcome(name)[chosen], atol=1e-6)
+    assert_allclose(again, outcome(name)[chosen], atol=1e-6)
 
 
 @pytest.mark.parametrize("name", ONE_NORM)
@@ -181,7 +182,7 @@ def test_inside_jit_on_four_devices_it_is_the_same(name, problem):
     again = attack(batch[0], logits_fn, batch[1], traced)
     assert len(again.sharding.device_set) == 4
     # Sums of 48 products are in another order, which many steps enlarge.
-    np.testing.assert_allclose(again[:4], outcome(name)[order[:4]], atol=1e-4)
+    assert_allclose(again[:4], outcome(name)[order[:4]], atol=1e-4)
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -222,7 +223,7 @@ def test_optimum_of_two_classes_is_reached(name, problem):
     best = epsilon * (np.abs(w).sum() if norm == "linf" else np.linalg.norm(w))
     # No pixel is nearer than .1 to the border: the ball lies in the box.
     # Half-way steps of the last iterate: within one percent.
-    np.testing.assert_allclose(gained, best, rtol=0.01)
+    assert_allclose(gained, best, rtol=0.01)
 
 
 @pytest.mark.parametrize("name", ONE_NORM)
@@ -236,7 +237,7 @@ def test_bfloat16_networks_are_attacked_alike(name, problem):
     ]
     # Sums of 48 products of numbers with 8 bits: logits of some 3 are .03 off.
     sure = np.abs(margins[1]) > 0.05
-    np.testing.assert_array_equal(margins[0][sure] > 0, margins[1][sure] > 0)
+    assert_array_equal(margins[0][sure] > 0, margins[1][sure] > 0)
 
 
 def waves(images):
@@ -278,7 +279,7 @@ def test_an_image_stays_at_its_first_success(name, problem):
     assert success.any(axis=0).tolist() == [False] * 2 + [True] * (BATCH - 2)
     for b in range(2, BATCH):
         first = np.argmax(success[:, b])
-        np.testing.assert_array_equal(found[b], iterates[first, b])
+        assert_array_equal(found[b], iterates[first, b])
     # The batch ends when nothing is left to do.
     assert len(attack(np.full(BATCH, -np.inf))[1]) == 1
 
@@ -449,17 +450,15 @@ def test_attacks_that_take_logits_refuse_a_loss(problem):
 def test_losses_have_known_values():
     logits = jnp.array([[3.0, 1.0, 0.0, -2.0], [1.0, 2.0, 5.0, 4.0]])
     labels = jnp.array([0, 1])
-    np.testing.assert_allclose(objectives.margin(logits, labels), [-2, 3])
-    np.testing.assert_allclose(objectives.dlr(logits, labels), [-2 / 3, 3 / 3])
+    assert_allclose(objectives.margin(logits, labels), [-2, 3])
+    assert_allclose(objectives.dlr(logits, labels), [-2 / 3, 3 / 3])
     targets = jnp.array([3, 3])
-    np.testing.assert_allclose(
+    assert_allclose(
         objectives.targeted_dlr(logits, labels, targets),
         [-5 / (3 - (0 - 2) / 2), 2 / (5 - (2 + 1) / 2)],
     )
     p = np.exp(3) / np.exp([3.0, 1.0, 0.0, -2.0]).sum()
-    np.testing.assert_allclose(
-        objectives.cross_entropy(logits, labels)[0], -np.log(p), rtol=1e-6
-    )
+    assert_allclose(objectives.cross_entropy(logits, labels)[0], -np.log(p), rtol=1e-6)
     assert objectives.is_wrong(logits, labels).tolist() == [False, True]
     assert not objectives.is_wrong(logits * jnp.nan, labels).any()
     with pytest.raises(ValueError, match="DLR needs at least 3 classes.*have 2"):
@@ -473,19 +472,19 @@ def test_losses_have_known_values():
 def test_balls():
     rng = np.random.default_rng(0)
     x = rng.normal(size=(6, 2, 2, 1)).astype(np.float32)
-    np.testing.assert_allclose(
+    assert_allclose(
         balls.size(x, "l2"), np.linalg.norm(x.reshape(6, -1), axis=1), rtol=1e-6
     )
     radius = np.float32([0.5, 1, 2, 3, 4, 0])
     small = np.asarray(balls.project(x, "l2", balls.expand(radius, x)))
     norms = np.linalg.norm(x.reshape(6, -1), axis=1)
     factor = np.minimum(1, radius / norms)[:, None, None, None]
-    np.testing.assert_allclose(small, x * factor, rtol=1e-5, atol=1e-7)
-    np.testing.assert_array_equal(balls.project(x, "linf", 0.5), np.clip(x, -0.5, 0.5))
+    assert_allclose(small, x * factor, rtol=1e-5, atol=1e-7)
+    assert_array_equal(balls.project(x, "linf", 0.5), np.clip(x, -0.5, 0.5))
     # Gradients whose squares underflow still have a direction; those of zero have none.
     tiny = x * np.float32(1e-30)
     unit = np.asarray(balls.direction(tiny, "l2"))
-    np.testing.assert_allclose(unit, balls.direction(x, "l2"), rtol=1e-4, atol=1e-6)
+    assert_allclose(unit, balls.direction(x, "l2"), rtol=1e-4, atol=1e-6)
     assert not np.asarray(balls.direction(0 * x, "l2")).any()
     for norm in balls.NORMS:
         draws = np.asarray(
@@ -520,7 +519,7 @@ def test_flax_classifiers_and_foolbox_models(problem):
             return logits_fn((images + 1) / 4)
 
     theirs = from_foolbox(Model())
-    np.testing.assert_allclose(theirs(images), logits_fn(images), atol=1e-5)
+    assert_allclose(theirs(images), logits_fn(images), atol=1e-5)
     assert jax.tree.structure(theirs) != jax.tree.structure(from_foolbox(Model()))
     with pytest.raises(ValueError, match="has none: pass a function"):
         from_foolbox(lambda x: x)

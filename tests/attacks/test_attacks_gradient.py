@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.tree_util import Partial
+from numpy.testing import assert_allclose
 
 from uronet_jax.attacks import fgsm, ifgsm, pgd
 
@@ -54,10 +55,10 @@ def test_iterates_equal_the_definition(norm, loss, images):
     ours = ifgsm(KEY, images, loss, epsilon=0.25, step_size=0.07, steps=9, norm=norm)
     expected = numpy_pgd(images, loss, norm, 0.25, 0.07, 9)
     # float32 over nine steps.
-    np.testing.assert_allclose(ours, expected, atol=2e-6)
+    assert_allclose(ours, expected, atol=2e-6)
     one = fgsm(KEY, images, loss, epsilon=0.1, norm=norm)
     expected = numpy_pgd(images, loss, norm, 0.1, 0.1, 1)
-    np.testing.assert_allclose(one, expected, atol=1e-6)
+    assert_allclose(one, expected, atol=1e-6)
 
 
 def test_every_image_may_have_its_own_budget(loss, images):
@@ -76,7 +77,7 @@ def test_every_image_may_have_its_own_budget(loss, images):
             norm="l2",
             index=jnp.array([i]),
         )
-        np.testing.assert_allclose(together[i], alone[0], atol=1e-6)
+        assert_allclose(together[i], alone[0], atol=1e-6)
 
 
 def test_without_a_random_start_the_first_run_is_that_of_the_image(images):
@@ -114,7 +115,7 @@ def test_a_random_loss_is_averaged(images):
         return np.asarray((moved - images * 0.5).mean(axis=(1, 2, 3)))
 
     # The mean of 64 draws has a deviation of 3/8: positive but for four in a thousand.
-    np.testing.assert_allclose(gained(64), 0.08, atol=0.021)
+    assert_allclose(gained(64), 0.08, atol=0.021)
     assert gained(1).min() < 0.06  # A sign of its own at every step: a random walk.
 
 

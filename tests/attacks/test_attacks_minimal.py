@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from attack_helpers import norms
 from jax.tree_util import Partial
+from numpy.testing import assert_allclose, assert_array_equal
 from scipy import optimize
 
 from uronet_jax.attacks import balls
@@ -99,7 +100,7 @@ def test_reaches_the_nearest_hyperplane(name, problem):
     assert result.min() >= 0.0 and result.max() <= 1.0
     right = np.arange(COUNT) != WRONG
     assert is_wrong(result, labels, weights, bias).all()
-    np.testing.assert_array_equal(result[WRONG], images[WRONG])
+    assert_array_equal(result[WRONG], images[WRONG])
 
     smallest = distances(images, labels, weights, bias, norm)[right]
     found = norms(np.asarray(result) - images, norm)[right]
@@ -116,7 +117,7 @@ def test_deepfool_takes_the_documented_step(norm, problem):
     expected = 1.02 * (distances(images, labels, weights, bias, norm) + 1e-4)
     expected[WRONG] = 0.0
     # One step: what is left is the rounding of images in float32, 32 values of 3e-8.
-    np.testing.assert_allclose(found, expected, atol=4e-7)
+    assert_allclose(found, expected, atol=4e-7)
 
 
 @every_attack
@@ -131,7 +132,7 @@ def test_stays_in_a_box_that_is_in_the_way(name, problem):
     assert result.min() >= 0.0 and result.max() <= 1.0
     changed = (result != images).any(axis=(1, 2, 3))
     # Nothing is returned that does not misclassify.
-    np.testing.assert_array_equal(changed, is_wrong(result, labels, weights, bias))
+    assert_array_equal(changed, is_wrong(result, labels, weights, bias))
     if not name.startswith("fab"):
         return
     assert changed.all()
@@ -198,51 +199,39 @@ def planes():
     return points, normals, value.astype(np.float32)
 
 
+def project(norm, points, normals, values):
+    images, normals = (x.reshape(-1, *SHAPE) for x in (points, normals))
+    moves = jax.jit(to_hyperplane, static_argnums=3)(images, normals, values, norm)
+    return np.asarray(moves, np.float64).reshape(points.shape)
+
+
 @pytest.mark.parametrize("norm", balls.NORMS)
 def test_to_hyperplane_is_the_solution(norm, planes):
     points, normals, values = planes
-    shape = (-1, *SHAPE)
-    project = jax.jit(functools.partial(to_hyperplane, norm=norm))
-    moves = project(points.reshape(shape), normals.reshape(shape), values)
-    moves = np.asarray(moves, np.float64).reshape(points.shape)
+    moves = project(norm, *planes)
     assert (points + moves >= -1e-7).all() and (points + moves <= 1 + 1e-7).all()
     # Reached to the rounding of 32 terms in float32.
     scale = np.abs(normals).sum(axis=-1)
-    np.testing.assert_allclose(
-        (values + (moves * normals).sum(axis=-1)) / scale, 0.0, atol=1e-6
-    )
+    assert_allclose((values + (moves * normals).sum(axis=-1)) / scale, 0.0, atol=1e-6)
     scale = np.abs(normals).max(axis=-1)[:, None]
-    expected = np.stack(
-        [
-            solve(norm, *x)
-            for x in zip(points, normals / scale, values / scale[:, 0], strict=True)
-        ]
-    )
+    scaled = (points, normals / scale, values / scale[:, 0])
+    expected = np.stack([solve(norm, *x) for x in zip(*scaled, strict=True)])
     # The solver's own tolerance is 1e-7.
-    np.testing.assert_allclose(
-        norms(moves, norm), norms(expected, norm), rtol=1e-5, atol=1e-6
-    )
+    assert_allclose(norms(moves, norm), norms(expected, norm), rtol=1e-5, atol=1e-6)
     if norm == "l2":  # In Linf several perturbations have the smallest norm.
-        np.testing.assert_allclose(moves, expected, atol=1e-5)
+        assert_allclose(moves, expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("norm", balls.NORMS)
 def test_to_hyperplane_outside_the_box_goes_as_near_as_it_can(norm, planes):
     points, normals, _ = planes
-    shape = (-1, *SHAPE)
-    project = jax.jit(functools.partial(to_hyperplane, norm=norm))
     values = np.abs(normals).sum(axis=-1) * 2
-    moves = project(points.reshape(shape), normals.reshape(shape), values)
     corner = np.where(normals > 0, 0.0, 1.0) - points
-    np.testing.assert_allclose(
-        np.asarray(moves).reshape(points.shape),
-        np.where(normals == 0, 0.0, corner),
-        atol=1e-7,  # Both are differences of the same float32 numbers.
-    )
-    none = project(points.reshape(shape), np.zeros((40, *SHAPE), np.float32), values)
-    np.testing.assert_array_equal(none, 0.0)
-    none = project(points.reshape(shape), normals.reshape(shape), 0 * values)
-    np.testing.assert_array_equal(none, 0.0)
+    corner = np.where(normals == 0, 0.0, corner)
+    # Both are differences of the same float32 numbers.
+    assert_allclose(project(norm, points, normals, values), corner, atol=1e-7)
+    assert_array_equal(project(norm, points, 0 * normals, values), 0.0)
+    assert_array_equal(project(norm, points, normals, 0 * values), 0.0)
 
 
 @pytest.mark.parametrize(("norm", "classes"), [("l2", 24), ("linf", 24), ("l2", 125)])
@@ -250,7 +239,7 @@ def test_nearest_boundary_of_many_classes(norm, classes):
     """More classes than are looked at in one go, not a multiple; and with a loop."""
     rng = np.random.default_rng(3)
     weights = rng.normal(size=(SIZE, classes)).astype(np.float32)
-    bias = np.zeros(classes, np.float32)
+    bias, rows = np.zeros(classes, np.float32), np.arange(COUNT)
     images = rng.uniform(size=(COUNT, *SHAPE)).astype(np.float32)
     labels = rng.integers(0, classes, COUNT)
 
@@ -262,24 +251,19 @@ def test_nearest_boundary_of_many_classes(norm, classes):
 
     rivals, boundary = nearest(images, labels)
     logits = images.reshape(COUNT, -1) @ weights
-    differences = logits - logits[np.arange(COUNT), labels][:, None]
+    differences = logits - logits[rows, labels][:, None]
     normals = weights.T[None] - weights.T[labels][:, None]
     dual = np.linalg.norm(normals, 1 if norm == "linf" else 2, axis=-1)
     with np.errstate(invalid="ignore"):
         ratios = np.abs(differences) / dual
-    ratios[np.arange(COUNT), labels] = np.inf
+    ratios[rows, labels] = np.inf
     best = ratios.argmin(axis=-1)
-    rows = np.arange(COUNT)
     order = [[k for k in np.argsort(-logits[i]) if k != labels[i]] for i in rows]
-    np.testing.assert_array_equal(rivals, order)
+    assert_array_equal(rivals, order)
     # Sums of 32 products in float32; a distance may be next to nothing.
-    np.testing.assert_allclose(
-        boundary.distance, ratios[rows, best], rtol=1e-4, atol=1e-6
-    )
-    np.testing.assert_allclose(
-        boundary.difference, differences[rows, best], rtol=1e-4, atol=1e-5
-    )
-    np.testing.assert_allclose(
+    assert_allclose(boundary.distance, ratios[rows, best], rtol=1e-4, atol=1e-6)
+    assert_allclose(boundary.difference, differences[rows, best], rtol=1e-4, atol=1e-5)
+    assert_allclose(
         boundary.gradient.reshape(COUNT, -1), normals[rows, best], atol=1e-6
     )
     assert boundary.finite.all()
@@ -299,7 +283,7 @@ def test_random_directions_leave_a_point_without_gradient(name):
     attack = functools.partial(run, name, images, Partial(bowl, radius), labels)
     restarts = {}
     if name == "fab_l2":
-        np.testing.assert_array_equal(attack(), images)
+        assert_array_equal(attack(), images)
         restarts = {"restarts": 1}
     result = np.asarray(attack(**restarts))
     # Of equal images each goes its own way; as far as `ATTACKS` explains.
@@ -309,7 +293,7 @@ def test_random_directions_leave_a_point_without_gradient(name):
     # The number of an image decides about its direction.
     index = np.array([4, 5, 6, 7, 0, 1, 2, 3])
     again = np.asarray(attack(**restarts, index=index))
-    np.testing.assert_array_equal(again, result[index])
+    assert_array_equal(again, result[index])
     other = np.asarray(attack(**restarts, key=jax.random.key(1)))
     assert (np.abs(other - result).max(axis=(1, 2, 3)) > 1e-3).all()
 
@@ -319,7 +303,7 @@ def test_no_gradient_no_change(name, problem):
     images, labels, weights, bias = problem
     flat = classifier(0 * weights, np.eye(CLASSES, dtype=np.float32)[0])
     labels = np.zeros_like(labels)
-    np.testing.assert_array_equal(run(name, images, flat, labels), images)
+    assert_array_equal(run(name, images, flat, labels), images)
 
 
 def test_fab_stops_within_epsilon(problem):
@@ -332,7 +316,7 @@ def test_fab_stops_within_epsilon(problem):
     found = norms(np.asarray(result) - images, "linf") / smallest
     done = np.arange(COUNT) < 5
     done[WRONG] = False
-    np.testing.assert_allclose(found[done], 1.05, rtol=1e-4)  # Rounding of images.
+    assert_allclose(found[done], 1.05, rtol=1e-4)  # Rounding of images.
     assert (found[5:] < 1.01).all()
 
 

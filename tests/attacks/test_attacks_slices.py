@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
+from numpy.testing import assert_allclose, assert_array_equal
 
 from uronet_jax import sharding
 from uronet_jax.attacks import (
@@ -62,7 +63,7 @@ def test_slices_change_nothing(attack, problem, seen):
         assert [count for count, _ in seen] == [32, 32, 32, COUNT]
         seen.clear()
         # Products of 32 and of 96 rows may add in another order.
-        np.testing.assert_allclose(sliced, whole, atol=1e-6)
+        assert_allclose(sliced, whole, atol=1e-6)
         assert np.abs(sliced - images).max() > 0.1
 
 
@@ -74,7 +75,7 @@ def test_slices_of_the_targeted_attack(problem, seen):
     sliced = attack(KEY, images, logits_fn, labels, **parameters)
     whole = attack(KEY, images, lambda x: logits_fn(x), labels, **parameters)
     # Products of 32 and of 96 rows may add in another order.
-    np.testing.assert_allclose(sliced, whole, atol=1e-6)
+    assert_allclose(sliced, whole, atol=1e-6)
     distance = np.abs(sliced - images).max(axis=(1, 2, 3))
     assert (distance <= budgets + 1e-6).all() and distance.max() > 0.1
     # Two targets, of each two runs of four steps and one more.
@@ -91,7 +92,7 @@ def test_vmap_over_budgets(problem):
 
     together = jax.vmap(run)(jnp.asarray([0.05, 0.2]))
     for epsilon, found in zip((0.05, 0.2), together, strict=True):
-        np.testing.assert_allclose(found, run(epsilon), atol=1e-6)
+        assert_allclose(found, run(epsilon), atol=1e-6)
 
 
 def test_an_uneven_batch_stays_whole(problem, monkeypatch):
@@ -146,8 +147,8 @@ def test_what_cannot_be_split_is_not(problem):
     rows = slice(3, 5)
     loss_fn = targeted_misclassification(logits_fn, labels, (labels + 1) % 5)
     part = take(loss_fn, rows)
-    np.testing.assert_array_equal(part.labels, labels[rows])
-    np.testing.assert_array_equal(part.targets, (labels[rows] + 1) % 5)
+    assert_array_equal(part.labels, labels[rows])
+    assert_array_equal(part.targets, (labels[rows] + 1) % 5)
     plain = misclassification(lambda images: logits_fn(images), labels)
     assert take(plain, rows) is None
     assert take(without_success(plain), rows) is None
@@ -155,7 +156,7 @@ def test_what_cannot_be_split_is_not(problem):
     random = flax_logits(DENSE, {}, rngs={"noise": 0})
     assert take(misclassification(random, labels), rows) is None
     part = take(misclassification(_PerImage(np.arange(len(labels))), labels), rows)
-    np.testing.assert_array_equal(part.logits_fn.shift, [3, 4])
+    assert_array_equal(part.logits_fn.shift, [3, 4])
 
 
 @flax.struct.dataclass

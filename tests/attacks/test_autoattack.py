@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.tree_util import Partial
+from numpy.testing import assert_allclose, assert_array_equal
 
 from uronet_jax import sharding
 from uronet_jax.attacks import AttackStep, MisleadingEvaluation, autoattack, loop
@@ -59,8 +60,8 @@ def usual(problem):
 
 
 def check_equal(result, other):
-    np.testing.assert_array_equal(result.robust, other.robust)
-    np.testing.assert_array_equal(result.images, other.images)
+    assert_array_equal(result.robust, other.robust)
+    assert_array_equal(result.images, other.images)
     assert without_seconds(result.log) == without_seconds(other.log)
 
 
@@ -74,12 +75,12 @@ def test_the_images_are_what_the_flags_and_the_log_say(problem, usual):
     right = np.asarray(logits_fn(images).argmax(axis=1)) == labels
     assert not robust[[3, 20]].any() and 0 < robust.sum() < COUNT - 2
     # Wrong after the attack exactly where the flag says so.
-    np.testing.assert_array_equal(logits_fn(found).argmax(axis=1) == labels, robust)
+    assert_array_equal(logits_fn(found).argmax(axis=1) == labels, robust)
     assert found.dtype == np.float32 and found.min() >= 0 and found.max() <= 1
     # One rounding of x + r - x.
     assert np.abs(found - images).max() <= EPSILON + 1e-6
     untouched = robust | ~right
-    np.testing.assert_array_equal(found[untouched], images[untouched])
+    assert_array_equal(found[untouched], images[untouched])
     names = [row["attack"] for row in log]
     assert names == ["clean", "apgd-ce", "apgd-t", "fab-t", "square"]
     assert log[0]["attacked"] == 0 and log[0]["robust"] == right.sum()
@@ -124,7 +125,7 @@ def test_a_linear_network_is_as_robust_as_its_margins(norm):
     # In L2 the last steps leave half a percent of the way.
     clear = np.abs(distance / epsilon - 1) > (1e-3 if norm == "linf" else 5e-3)
     assert clear.mean() > 0.9
-    np.testing.assert_array_equal(result.robust[clear], distance[clear] > epsilon)
+    assert_array_equal(result.robust[clear], distance[clear] > epsilon)
 
 
 def test_results_do_not_depend_on_batches_or_on_the_mesh(problem):
@@ -138,9 +139,9 @@ def test_results_do_not_depend_on_batches_or_on_the_mesh(problem):
         place=lambda x: sharding.split_batch(x, sharding.data_mesh()),
     )
     plain = run(problem, version=SHORT[:1])
-    np.testing.assert_array_equal(turned.robust, plain.robust[order])
+    assert_array_equal(turned.robust, plain.robust[order])
     # Matrix products of another size are rounded otherwise.
-    np.testing.assert_allclose(turned.images, plain.images[order], atol=1e-5)
+    assert_allclose(turned.images, plain.images[order], atol=1e-5)
 
 
 def test_other_weights_and_images_compile_nothing(problem):
@@ -312,7 +313,7 @@ def test_a_random_classifier_is_judged_by_most_of_its_draws(problem):
         exact = run((images, labels, sure), **steps)
     # Not random, it is attacked as well as by the attack without draws.
     plain = run((images, labels, Partial(noisy, 0.0, KEY)), **steps | {"samples": 0})
-    np.testing.assert_array_equal(exact.robust, plain.robust)
+    assert_array_equal(exact.robust, plain.robust)
     # Images that are robust without noise mostly are with a little.
     assert (exact.robust == result.robust).mean() > 0.8
 

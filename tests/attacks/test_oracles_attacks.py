@@ -8,6 +8,7 @@ import numpy as np
 import optax
 import pytest
 from jax.tree_util import Partial
+from numpy.testing import assert_allclose, assert_array_equal
 
 from uronet_jax.adapters import foolbox_model, from_foolbox
 from uronet_jax.attacks import (
@@ -124,7 +125,7 @@ def trained():
     # Not compiled as a whole, its sums are in the order of the attacks' programs.
     logits_fn = Partial(perceptron, params)
     theirs = twin(to_torch(images)).detach().numpy()
-    np.testing.assert_allclose(logits_fn(images), theirs, atol=1e-4)  # About 10.
+    assert_allclose(logits_fn(images), theirs, atol=1e-4)  # About 10.
     return Problem(logits_fn, twin, images, labels)
 
 
@@ -210,10 +211,10 @@ def check_same_norms(problem, ours, theirs, norm, *, median, each):
     """What was already wrong and what is now is the same; norms nearly so."""
     clean = problem.wrong(problem.images)
     assert 0 < clean.sum() < len(clean)
-    np.testing.assert_array_equal(np.asarray(ours)[clean], problem.images[clean])
-    np.testing.assert_array_equal(problem.wrong(ours), problem.wrong(theirs))
+    assert_array_equal(np.asarray(ours)[clean], problem.images[clean])
+    assert_array_equal(problem.wrong(ours), problem.wrong(theirs))
     ours, theirs = (problem.norms(x, norm)[~clean] for x in (ours, theirs))
-    np.testing.assert_allclose(np.median(ours), np.median(theirs), rtol=median)
+    assert_allclose(np.median(ours), np.median(theirs), rtol=median)
     rtol, share = each
     assert (np.abs(ours / theirs - 1) <= rtol).mean() >= share
 
@@ -412,9 +413,7 @@ def test_foolbox_attacks_a_whole_defence_and_ours_its_model():
         remover, detector, classifier_function(classifier), variables, image_shape=shape
     )
     labels = jnp.argmax(defense.logits_fn(images), axis=-1)
-    np.testing.assert_allclose(
-        defense.logits_fn(images), defense(images).logits, atol=1e-6
-    )
+    assert_allclose(defense.logits_fn(images), defense(images).logits, atol=1e-6)
     model = foolbox_model(defense.logits_fn)
     usual = {"epsilon": 0.1, "step_size": 0.02, "steps": 5, "random_start": False}
     theirs = foolbox.attacks.LinfPGD(abs_stepsize=0.02, steps=5, random_start=False)
@@ -431,7 +430,7 @@ def test_foolbox_attacks_a_whole_defence_and_ours_its_model():
         assert (reached > loss_fn(images)).all()
         # Signs of gradients near zero are chance, and few: the losses are the same.
         expected = loss_fn(jnp.asarray(adversarial))
-        np.testing.assert_allclose(reached, expected, rtol=0.02)
+        assert_allclose(reached, expected, rtol=0.02)
 
 
 def test_models_over_pytorch_are_refused():

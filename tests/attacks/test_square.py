@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from attack_helpers import Recorder
 from jax.tree_util import Partial
+from numpy.testing import assert_allclose, assert_array_equal
 
 from uronet_jax.attacks import loop
 from uronet_jax.attacks.square import square
@@ -153,7 +154,7 @@ def test_every_proposal_is_that_of_the_paper(norm, loss, images):
         for b in (0, 3):
             x = images[b].astype(np.float64)
             best = start(x, epsilon, b)
-            np.testing.assert_allclose(proposals[0, b], best, atol=1e-5)
+            assert_allclose(proposals[0, b], best, atol=1e-5)
             value = float(loss(proposals[0, b][None])[0])
             for query in range(steps):
                 p = share(query, steps if rescale else None)
@@ -161,11 +162,11 @@ def test_every_proposal_is_that_of_the_paper(norm, loss, images):
                 sides.add(side)
                 new = propose(x, best, epsilon, query, side, b)
                 # float32; a window elsewhere changes pixels by epsilon.
-                np.testing.assert_allclose(proposals[query + 1, b], new, atol=2e-5)
+                assert_allclose(proposals[query + 1, b], new, atol=2e-5)
                 reached = float(loss(proposals[query + 1, b][None])[0])
                 if reached > value:
                     best, value = new, reached
-            np.testing.assert_allclose(found[b], best, atol=2e-5)
+            assert_allclose(found[b], best, atol=2e-5)
         assert sides == ({7, 4, 3, 2, 1} if rescale else {7, 5, 4})
     assert loop._one._cache_size() == programs + 1
 
@@ -192,7 +193,7 @@ def test_a_linear_loss_reaches_its_optimum(images):
     small, weights = images[:, :3, :3], weights[:, :3, :3]
     found = square(KEY, small, linear, epsilon=0.1, steps=3000)
     best = np.clip(small + 0.1 * np.sign(weights), 0, 1)
-    np.testing.assert_allclose(found, best, atol=1e-6)
+    assert_allclose(found, best, atol=1e-6)
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
@@ -209,4 +210,4 @@ def test_without_success_the_highest_loss_counts(loss, images):
     recorder = Recorder(loss)
     found = square(KEY, images, recorder, epsilon=0.1, steps=60, restarts=1)
     values = np.stack([loss(x) for x in recorder.calls()])
-    np.testing.assert_array_equal(loss(found), values.max(axis=0))
+    assert_array_equal(loss(found), values.max(axis=0))
