@@ -140,12 +140,6 @@ def apgd_targeted(
     images, index = loop.prepare(images, index, epsilon=epsilon)
     loop.check_count("targets", targets)
     logits_fn, labels, classes = prepare_classifier(logits_fn, labels, images)
-    least = LEAST_CLASSES["targeted_dlr"]
-    if classes < least:
-        raise ValueError(
-            f"targeted APGD needs at least {least} classes, the logits have {classes}: "
-            "use apgd with cross_entropy or margin"
-        )
     best, ranked = _rank(logits_fn, labels, images, min(targets, classes - 1))
     if not stop_early:
         best = best._replace(succeeded=jnp.zeros_like(best.succeeded))

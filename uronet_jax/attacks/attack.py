@@ -96,16 +96,11 @@ class Attack(NamedTuple):
         Like a call otherwise. It is a `ValueError` if the attack takes no loss
         function: if it is a minimal one or takes logits.
         """
-        if self.takes_logits:
+        if self.takes_logits or self.minimal:
             raise ValueError(
-                f"this attack raises {self.loss} of logits and no other loss: call it "
-                "with logits_fn and labels, or choose one that takes a loss function, "
-                "such as apgd_dlr"
-            )
-        if self.minimal:
-            raise ValueError(
-                "a minimal attack changes labels and raises no loss: choose one that "
-                "takes epsilon"
+                "this attack is made of logits and labels and raises no other loss: "
+                "call it with them, or choose one that takes a loss function, such as "
+                "apgd_dlr"
             )
         self._check({**parameters, "epsilon": epsilon}, len(images))
         parameters = {**self.defaults, **parameters}

@@ -69,8 +69,9 @@ def fab(
         steps: How many in a run; may be traced.
         restarts: Runs after the first; may be traced.
         targets: None: each step goes to the nearest of all classes, which takes the
-            gradients of all. Or how many of the likeliest wrong classes get a run, and
-            its restarts, with one gradient in a step; any wrong class counts.
+            gradients of all. Or how many of the likeliest wrong classes, at most all,
+            get a run and its restarts, with one gradient in a step; any wrong class
+            counts.
         epsilon: None, or the norm within which a perturbation is small enough, so that
             its image is done; a scalar or `[B]`, may be traced.
         alpha_max: Largest weight of the clean image, in `[0, 1]`; may be traced.
@@ -97,9 +98,12 @@ def fab(
     loop.check_parameter("alpha_max", alpha_max, high=1.0)
     loop.check_parameter("beta", beta, high=1.0)
     logits_fn, labels, classes = prepare_classifier(logits_fn, labels, images)
-    rivals = _check_targets(targets, classes)
+    rivals = classes - 1
+    if targets is not None:
+        loop.check_count("targets", targets)
+        rivals = min(targets, rivals)
     dtype, count = images.dtype, len(images)
-    runs = (targets or 1) * (restarts + 1)
+    runs = (1 if targets is None else rivals) * (restarts + 1)
     state = loop.iterate(
         _step,
         _Config(norm, targets is not None),
@@ -123,19 +127,6 @@ def fab(
         steps * runs,
     )
     return loop.finish(state.best_images, state.finite)
-
-
-def _check_targets(targets, classes):
-    """Returns how many wrong classes are looked at."""
-    if targets is None:
-        return classes - 1
-    loop.check_count("targets", targets)
-    if targets > classes - 1:
-        raise ValueError(
-            f"targets must be at most {classes - 1}, the wrong ones of {classes} "
-            f"classes: {targets}"
-        )
-    return int(targets)
 
 
 def _step(config: _Config, constants: _Constants, i: jax.Array, state: _State):

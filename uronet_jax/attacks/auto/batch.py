@@ -14,7 +14,6 @@ from uronet_jax.attacks.auto.state import AutoAttackTask
 from uronet_jax.attacks.auto.versions import TARGETED_DLR, AttackStep
 from uronet_jax.attacks.fab import fab
 from uronet_jax.attacks.objectives import (
-    check_classes,
     is_wrong,
     misclassification,
     targeted_misclassification,
@@ -103,16 +102,7 @@ def _apgd(task, batch, parameters, **usual):
 
 
 def _fab(task, batch, parameters, **usual):
-    logits_fn, targets = task.logits_fn, parameters["targets"]
-    if targets is not None:
-        classes = check_classes(logits_fn, batch.labels, batch.images)
-        targets = min(targets, classes - 1)
-    return fab(
-        **usual,
-        logits_fn=logits_fn,
-        labels=batch.labels,
-        **parameters | {"targets": targets},
-    )
+    return fab(**usual, logits_fn=task.logits_fn, labels=batch.labels, **parameters)
 
 
 def _square(task, batch, parameters, **usual):
