@@ -137,7 +137,7 @@ def apgd_targeted(
         Croce & Hein, "Reliable evaluation of adversarial robustness with an ensemble of
         diverse parameter-free attacks", ICML 2020: APGD-T of AutoAttack.
     """
-    images, index = loop.prepare(images, index, epsilon=epsilon)
+    images, index = loop.prepare_images(images, index, epsilon=epsilon)
     loop.check_count("targets", targets)
     logits_fn, labels, classes = prepare_classifier(logits_fn, labels, images)
     best, ranked = _rank(logits_fn, labels, images, min(targets, classes - 1))
@@ -212,7 +212,9 @@ def _ascend(
     stop_early,
 ):
     """Returns the state after all runs; the arguments are those of `apgd`."""
-    images, index = loop.prepare(images, index, norm, epsilon, steps, restarts, samples)
+    images, index = loop.prepare_images(
+        images, index, norm, epsilon, steps, restarts, samples
+    )
     loop.check_parameter("rho", rho)
     loss_fn = loop.check_loss(loss_fn, images)
     count = len(images)

@@ -86,7 +86,7 @@ def carlini_wagner(
         S&P 2017.
     """
     del key
-    images, _ = loop.prepare(images, steps=steps)
+    images, _ = loop.prepare_images(images, steps=steps)
     loop.check_count("binary_search_steps", binary_search_steps)
     loop.check_parameter("step_size", step_size, above=True)
     loop.check_parameter("confidence", confidence)

@@ -54,7 +54,7 @@ def ddn(
         Rony et al., "Decoupling direction and norm for efficient gradient-based L2
         adversarial attacks and defenses", CVPR 2019.
     """
-    images, index = loop.prepare(images, index, steps=steps)
+    images, index = loop.prepare_images(images, index, steps=steps)
     count = len(images)
     loop.check_parameter("initial_epsilon", initial_epsilon, above=True, count=count)
     loop.check_parameter("gamma", gamma, high=1.0)

@@ -88,7 +88,7 @@ def deepfool(
         neural networks", CVPR 2016; the constants are those of foolbox.
     """
     del key
-    images, _ = loop.prepare(images, norm=norm, steps=steps)
+    images, _ = loop.prepare_images(images, norm=norm, steps=steps)
     loop.check_parameter("overshoot", overshoot)
     loop.check_count("candidates", candidates, 2)
     logits_fn, labels, classes = prepare_classifier(logits_fn, labels, images)

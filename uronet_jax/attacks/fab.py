@@ -91,7 +91,7 @@ def fab(
         boundary attack", ICML 2020.
     """
     budget = 0.0 if epsilon is None else epsilon
-    images, index = loop.prepare(images, index, norm, budget, steps, restarts)
+    images, index = loop.prepare_images(images, index, norm, budget, steps, restarts)
     known = epsilon is not None
     start_norm, goal_norm = (epsilon, epsilon) if known else (_START[norm], -1.0)
     loop.check_parameter("eta", eta, 1.0)

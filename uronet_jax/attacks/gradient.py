@@ -104,7 +104,9 @@ def pgd(
         Madry et al., "Towards deep learning models resistant to adversarial attacks",
         ICLR 2018.
     """
-    images, index = loop.prepare(images, index, norm, epsilon, steps, restarts, samples)
+    images, index = loop.prepare_images(
+        images, index, norm, epsilon, steps, restarts, samples
+    )
     count = len(images)
     loop.check_parameter("step_size", step_size, count=count)
     loss_fn = loop.check_loss(loss_fn, images)

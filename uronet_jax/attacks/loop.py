@@ -249,7 +249,7 @@ def _loop(step, config, constants, state, start, steps):
     return jax.lax.while_loop(unfinished, body, (start, state))[1]
 
 
-def prepare(
+def prepare_images(
     images: Any,
     index: Any = None,
     norm: str = "l2",

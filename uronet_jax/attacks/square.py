@@ -88,7 +88,7 @@ def square(
         Andriushchenko et al., "Square Attack: a query-efficient black-box adversarial
         attack via random search", ECCV 2020.
     """
-    images, index = loop.prepare(images, index, norm, epsilon, steps, restarts)
+    images, index = loop.prepare_images(images, index, norm, epsilon, steps, restarts)
     count, height, width = images.shape[:3]
     _check_share(initial_share)
     loss_fn = loop.check_loss(loss_fn, images)
