@@ -13,11 +13,10 @@ from typing import Any
 import flax
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jax.core import Tracer
 from jax.tree_util import Partial
 
 from uronet_jax import batches
+from uronet_jax.attacks import loop
 from uronet_jax.attacks.objectives import (
     LOSSES,
     as_pytree,
@@ -225,8 +224,7 @@ def joint_loss(
     Source:
         Carlini & Wagner, "Adversarial examples are not easily detected", AISec 2017.
     """
-    if not isinstance(weight, Tracer):
-        batches.check_range("weight", weight, 0.0, np.finfo(np.float32).max)
+    loop.check_parameter("weight", weight)
     weight = jnp.asarray(weight, jnp.float32)
     return _evasion(defend, labels, weight, threshold, loss)
 
@@ -257,9 +255,8 @@ def selective_loss(
 
 def _evasion(defend, labels, weight, threshold, loss):
     check_loss_name(loss)
-    return Evasion(
-        as_pytree(defend), check_labels(labels), weight, _threshold(threshold), loss
-    )
+    labels, threshold = check_labels(labels), _threshold(threshold)
+    return Evasion(as_pytree(defend), labels, weight, threshold, loss)
 
 
 def evasion_logits(
@@ -315,6 +312,5 @@ def _judged(defend, labels, images):
 
 
 def _threshold(value):
-    if not isinstance(value, Tracer):
-        batches.check_range("threshold", value, 0.0, 1.0)
+    loop.check_parameter("threshold", value, high=1.0)
     return jnp.asarray(value, jnp.float32)
