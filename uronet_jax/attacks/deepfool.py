@@ -150,15 +150,10 @@ def nearest_boundary(
     rivals: jax.Array,
     norm: str,
 ) -> Boundary:
-    """Returns the linearised boundary to the nearest of some wrong classes.
+    """Returns the linearised boundary to the nearest of some wrong classes, `[B, M]`.
 
-    Args:
-        pull: From the logits' cotangents `[B, K]` to those of the images, as `jax.vjp`
-            returns it: one forward pass serves all classes.
-        logits: `[B, K]`.
-        labels: Integer `[B]`, the right ones.
-        rivals: Integer `[B, M]`, the classes to choose from.
-        norm: In which the distance is measured, `linf` or `l2`.
+    `pull` is what `jax.vjp` of the classifier returns, from cotangents of its logits to
+    those of the images: one forward pass serves all classes.
     """
     count, total = rivals.shape
     chunks = -(-total // _CHUNK)

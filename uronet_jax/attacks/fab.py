@@ -200,18 +200,13 @@ def to_hyperplane(
 ) -> jax.Array:
     """Returns the smallest perturbations from points to hyperplanes within the box.
 
-    They `[B, H, W, C]` solve `min |d|` with `value + <normal, d> = 0` and `points + d`
-    in `[0, 1]`; where the hyperplane misses the box they go as near as it allows. Every
-    coordinate goes the same way relative to `normal`, by `min(t v, room)` with `v = 1`
-    in Linf and `|normal|` in L2. What is gained is piecewise linear and concave in `t`,
-    so Newton's method from 0 rises to the exact solution in finitely many steps: mostly
-    fewer than ten, and cheaper than to sort the coordinates.
-
-    Args:
-        points: `[B, H, W, C]` in `[0, 1]`.
-        normal: `[B, H, W, C]`.
-        value: `[B]`, of the linear function at the points.
-        norm: `linf` or `l2`.
+    They solve `min |d|` with `value + <normal, d> = 0` and `points + d` in `[0, 1]`,
+    all `[B, H, W, C]` but the values `[B]` of the linear function at the points; where
+    the hyperplane misses the box they go as near as it allows. Every coordinate goes
+    the same way relative to `normal`, by `min(t v, room)` with `v = 1` in Linf and
+    `|normal|` in L2. What is gained is piecewise linear and concave in `t`, so Newton's
+    method from 0 rises to the exact solution in finitely many steps: mostly fewer than
+    ten, and cheaper than to sort the coordinates.
     """
     # Squares of small gradients would underflow.
     scale = jnp.maximum(balls.size(normal, "linf"), jnp.finfo(points.dtype).tiny)

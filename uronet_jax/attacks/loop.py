@@ -69,13 +69,9 @@ def evaluate(
 ) -> LossAndGradient:
     """Returns loss, success and gradient of every image.
 
-    Args:
-        loss_fn: Of the images; with `samples`, of a key and the images.
-        images: `[B, H, W, C]`.
-        key: Of the samples.
-        samples: 0 for a loss function that is not random. Otherwise loss and gradient
-            are means over so many draws (expectation over transformation), and success
-            is that of more than half of them.
+    With `samples` the loss function is one of a key and the images: loss and gradient
+    are means over so many draws (expectation over transformation), and success is that
+    of more than half of them.
     """
 
     def total(images, call):
@@ -102,11 +98,7 @@ def evaluate(
 
 
 def loss_and_success(loss_fn: LossFn, images: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Returns loss and success of every image.
-
-    Raises:
-        ValueError: If the loss function does not return one loss per image.
-    """
+    """Returns loss and success of every image, checked to be one of each."""
     result = loss_fn(images)
     loss, success = result if isinstance(result, tuple) else (result, None)
     loss = jnp.asarray(loss)
@@ -258,11 +250,7 @@ def prepare_images(
     restarts: Any = 0,
     samples: Any = 0,
 ) -> tuple[jax.Array, jax.Array]:
-    """Returns images as float32 and the index of each.
-
-    Raises:
-        ValueError: If they, or parameters that several attacks have, are wrong.
-    """
+    """Returns images as float32 and the index of each; checks common parameters."""
     images = jnp.asarray(images)
     index = None if index is None else jnp.asarray(index)
     batches.check_images(images, index)

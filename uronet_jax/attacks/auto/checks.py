@@ -35,12 +35,7 @@ _SAMPLES = 20
 def check_version(
     version: str | Sequence[AttackStep], samples: int | None
 ) -> tuple[tuple[AttackStep, ...], int]:
-    """Returns the steps and the number of draws.
-
-    Raises:
-        ValueError: If a version, a step or the number is wrong, or a step cannot attack
-            a random classifier.
-    """
+    """Returns the checked steps and number of draws."""
     steps = version
     if isinstance(version, str):
         if version not in VERSIONS:
@@ -100,11 +95,7 @@ def _check_step(step):
 def check_data(
     images: Any, labels: Any, index: Any
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Returns the arrays on the host, with an index where none is given.
-
-    Raises:
-        ValueError: If images or labels are wrong, or do not fit each other.
-    """
+    """Returns the checked arrays on the host, with an index where none is given."""
     images = np.asarray(images)
     labels = np.asarray(check_labels(labels))
     index = None if index is None else np.asarray(index)
@@ -116,12 +107,7 @@ def check_data(
 
 
 def check_classifier(task: AutoAttackTask) -> int:
-    """Returns the number of classes; nothing is computed.
-
-    Raises:
-        ValueError: If the logits are of a wrong shape or type, a label is no class, or
-            there are too few classes for a loss.
-    """
+    """Returns the number of classes, enough for all losses; nothing is computed."""
     logits_fn = task.logits_fn
     if task.samples:
         logits_fn = Partial(logits_fn, task.key)

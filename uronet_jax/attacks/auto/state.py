@@ -72,11 +72,7 @@ class StateFile:
         path.parent.mkdir(parents=True, exist_ok=True)
 
     def load(self) -> State | None:
-        """Returns the state, or None if there is no file.
-
-        Raises:
-            ValueError: If the file was begun with other arguments, or holds no state.
-        """
+        """Returns the state, None if there is no file; a wrong file is an error."""
         if not self._path.exists():
             return None
         try:
