@@ -2,15 +2,15 @@
 
 import importlib
 
-import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from attack_helpers import Recorder
 from jax.tree_util import Partial
+from numpy.testing import assert_allclose, assert_array_equal
 
-from uronet_jax import sharding
-from uronet_jax.attacks import balls, objectives
+from uronet_jax.attacks import objectives
 from uronet_jax.attacks.adaptive import without_success
 from uronet_jax.attacks.apgd import apgd, apgd_targeted
 
@@ -19,7 +19,6 @@ KEY = jax.random.key(3)
 # The package has a function of this name.
 apgd_module = importlib.import_module("uronet_jax.attacks.apgd")
 EPSILON = {"linf": 0.25, "l2": 0.6}
-ORDER = np.array([5, 0, 7, 2, 4, 1, 6, 3])
 
 
 def waves(speed, images):
@@ -111,35 +110,18 @@ def numpy_apgd(images, speed, norm, epsilon, steps, rho=0.75):
     return iterates, bests
 
 
-class Recorder:
-    """A loss function that keeps what it is called with."""
-
-    def __init__(self, loss):
-        self.loss, self.images = loss, []
-
-    def __call__(self, images):
-        jax.debug.callback(lambda x: self.images.append(np.array(x)), images)
-        return self.loss(images)
-
-    def iterates(self):
-        jax.effects_barrier()
-        return np.stack(self.images).reshape(len(self.images), BATCH, -1)
-
-
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 def test_every_iterate_is_that_of_the_definition(norm, loss, images):
     if norm == "l2":  # Where a step turns the gradient, rounding grows with each step.
         loss = Partial(waves, loss.args[0] / 3)
     recorder, epsilon = Recorder(loss), EPSILON[norm]
     for steps in (1, 7, 100):
-        recorder.images.clear()
         found = apgd(KEY, images, recorder, epsilon=epsilon, norm=norm, steps=steps)
         expected, best = numpy_apgd(images, loss.args[0], norm, epsilon, steps)
-        iterates = recorder.iterates()
-        assert iterates.shape == expected.shape
+        iterates = recorder.calls().reshape(expected.shape)
         # float32; a wrong checkpoint moves an image by more than a hundredth.
-        np.testing.assert_allclose(iterates, expected, atol=1e-5)
-        np.testing.assert_allclose(found, best.reshape(images.shape), atol=1e-5)
+        assert_allclose(iterates, expected, atol=1e-5)
+        assert_allclose(found, best.reshape(images.shape), atol=1e-5)
 
 
 def test_checkpoints_are_those_of_the_paper():
@@ -191,43 +173,20 @@ def test_a_linear_loss_reaches_its_optimum(norm, images):
     assert (reached <= possible + 1e-5).all()
 
 
-@pytest.mark.parametrize("norm", ["linf", "l2"])
-def test_it_stays_in_ball_and_box_and_each_image_has_its_budget(norm, loss, images):
-    budgets = np.linspace(0, EPSILON[norm], BATCH, dtype=np.float32)
-    adversarial = np.asarray(
-        apgd(KEY, images, loss, epsilon=budgets, norm=norm, steps=7)
-    )
-    assert adversarial.min() >= 0 and adversarial.max() <= 1
-    moved = (adversarial - images).reshape(BATCH, -1)
-    order = np.inf if norm == "linf" else 2
-    # One rounding of x + r - x.
-    assert (np.linalg.norm(moved, order, axis=1) <= budgets + 1e-6).all()
-    np.testing.assert_array_equal(adversarial[0], images[0])
-    same = np.full(BATCH, budgets[5])
-    alone = apgd(KEY, images, loss, epsilon=same, norm=norm, steps=7)
-    np.testing.assert_array_equal(adversarial[5], alone[5])
-
-
-def test_restarts_are_never_weaker_and_draw_other_starts(loss, images):
-    def reached(restarts):
-        adversarial = apgd(KEY, images, loss, epsilon=0.25, steps=7, restarts=restarts)
-        return np.asarray(loss(adversarial))
-
-    losses = [reached(restarts) for restarts in (0, 1, 4)]
-    assert (losses[0] <= losses[1]).all() and (losses[1] <= losses[2]).all()
-    assert (losses[0] < losses[2]).any()
+def test_restarts_draw_other_starts(loss, images):
     recorder = Recorder(loss)
     apgd(KEY, images, recorder, epsilon=0.25, steps=7, restarts=2)
-    iterates = recorder.iterates()
-    assert len(iterates) == 3 * 8
+    iterates = recorder.calls().reshape(3 * 8, BATCH, -1)
     origin = images.reshape(BATCH, -1)
     for run in range(3):
         start = np.clip(origin + 0.25 * starts("linf", run), 0, 1)
-        np.testing.assert_allclose(iterates[8 * run], start, atol=1e-6)
+        assert_allclose(iterates[8 * run], start, atol=1e-6)
 
 
 @pytest.mark.parametrize("restarts", [0, 1])
-def test_of_the_iterates_with_success_the_first_or_last_counts(restarts, loss, images):
+def test_without_early_stop_the_last_iterate_with_success_counts(
+    restarts, loss, images
+):
     goal = np.asarray(loss(apgd(KEY, images, loss, epsilon=0.25, steps=7))) - 1.5
     goal[:2] = 99.0  # Out of reach.
 
@@ -235,15 +194,11 @@ def test_of_the_iterates_with_success_the_first_or_last_counts(restarts, loss, i
         value = loss(images)
         return value, value > goal
 
-    def run(stop_early):
-        recorder = Recorder(with_goal)
-        usual = {"epsilon": 0.25, "steps": 7, "restarts": restarts}
-        found = apgd(KEY, images, recorder, stop_early=stop_early, **usual)
-        iterates = recorder.iterates().astype(np.float32)
-        success = np.stack([with_goal(x)[1] for x in iterates])
-        return np.asarray(found).reshape(BATCH, -1), iterates, success
-
-    found, iterates, success = run(stop_early=False)
+    recorder = Recorder(with_goal)
+    usual = {"epsilon": 0.25, "steps": 7, "restarts": restarts}
+    found = np.asarray(apgd(KEY, images, recorder, stop_early=False, **usual))
+    iterates = recorder.calls()
+    success = np.asarray(jax.vmap(with_goal)(iterates)[1])
     assert success.any(axis=0).tolist() == [False] * 2 + [True] * (BATCH - 2)
     in_first_run = success[:8].any(axis=0)
     for b in range(BATCH):
@@ -251,47 +206,8 @@ def test_of_the_iterates_with_success_the_first_or_last_counts(restarts, loss, i
         if places.size:
             place = places[-1]
         else:
-            place = np.argmax([loss(x)[b] for x in iterates])
-        np.testing.assert_array_equal(found[b], iterates[place, b])
-    found, iterates, success = run(stop_early=True)
-    for b in range(2, BATCH):
-        first = np.flatnonzero(success[:, b])[0]
-        np.testing.assert_array_equal(found[b], iterates[first, b])
-
-
-def test_a_batch_ends_when_all_have_succeeded(loss, images):
-    recorder = Recorder(lambda x: (loss(x), jnp.ones(len(x), bool)))
-    apgd(KEY, images, recorder, epsilon=0.25, steps=7, restarts=3)
-    assert len(recorder.iterates()) == 1
-
-
-def test_images_do_not_depend_on_their_neighbours(loss, images):
-    usual = {"epsilon": 0.25, "steps": 7, "restarts": 1}
-    together = apgd(KEY, images, loss, **usual)
-    chex.assert_trees_all_equal(together, apgd(KEY, images, loss, **usual))
-    turned = apgd(KEY, images[ORDER], loss, index=ORDER, **usual)
-    np.testing.assert_allclose(turned, together[ORDER], atol=1e-6)
-    assert np.abs(np.asarray(turned) - apgd(KEY, images[ORDER], loss, **usual)).max()
-    mesh = sharding.data_mesh()
-    split = apgd(KEY, sharding.split_batch(images, mesh), loss, **usual)
-    np.testing.assert_allclose(split, together, atol=1e-6)
-
-
-def test_one_program_serves_all_steps_and_budgets_also_inside_jit(images, loss):
-    traced = chex.assert_max_traces(waves, n=1)
-    chex.clear_trace_counter()
-    results = [
-        apgd(KEY, images, Partial(traced, loss.args[0]), epsilon=epsilon, steps=steps)
-        for epsilon, steps in ((0.25, 7), (0.1, 31))
-    ]
-
-    @jax.jit
-    def compiled(images, epsilon, steps):
-        return apgd(KEY, images, loss, epsilon=epsilon, steps=steps)
-
-    chex.assert_trees_all_close(compiled(images, 0.25, 7), results[0], atol=1e-6)
-    chex.assert_trees_all_close(compiled(images, 0.1, 31), results[1], atol=1e-6)
-    assert compiled._cache_size() == 1
+            place = np.argmax(jax.vmap(loss)(iterates)[:, b])
+        assert_array_equal(found[b], iterates[place, b])
 
 
 def test_a_random_loss_is_averaged_and_succeeds_in_most_draws(images):
@@ -312,31 +228,10 @@ def test_a_random_loss_is_averaged_and_succeeds_in_most_draws(images):
         return (found - half).mean(axis=(1, 2, 3))[~often].mean(), at_start
 
     many, stopped = gained(64)
-    np.testing.assert_array_equal(stopped, often)
+    assert_array_equal(stopped, often)
     # Signs of means of 64 draws are right in all but four in a thousand.
     assert 0.17 < many <= 0.2 + 1e-6
     assert gained(1)[0] < 0.15
-
-
-def test_arguments_are_checked(loss, images):
-    for changes, message in (
-        ({"epsilon": -0.1}, "epsilon must be finite and at least 0"),
-        ({"epsilon": np.ones(3)}, r"epsilon must be a number or shape \[8\]"),
-        ({"steps": 0}, "steps must be an integer of at least 1: 0"),
-        ({"restarts": 0.5}, "restarts must be an integer"),
-        ({"samples": -1}, "samples must be an integer"),
-        ({"rho": np.nan}, "rho must be finite"),
-        ({"norm": "l1"}, "unknown norm 'l1'"),
-        ({"index": np.arange(2)}, "one integer per image"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            apgd(KEY, images, loss, **({"epsilon": 0.1, "steps": 2} | changes))
-    with pytest.raises(ValueError, match=r"intensities must be in \[0, 1\]"):
-        apgd(KEY, 255 * images, loss, epsilon=0.1)
-    with pytest.raises(ValueError, match="do not average over the batch"):
-        apgd(KEY, images, lambda x: x.mean(), epsilon=0.1)
-    with pytest.raises(ValueError, match=r"not finite at 8 images, the first \[0, 1"):
-        apgd(KEY, images, Partial(waves, loss.args[0] * np.nan), epsilon=0.1)
 
 
 CLASSES, FEW = 5, {"epsilon": 0.06, "steps": 5}
@@ -360,41 +255,24 @@ def classified(images):
     return logits_fn, labels, ranked
 
 
-def runs_of_targets(images, classified, *, targets, stop_early, norm="linf"):
-    """One APGD after the other, as the definition has them: images, margins, wrong."""
-    logits_fn, labels, ranked = classified
-    wrong = [[k for k in row if k != y] for row, y in zip(ranked, labels, strict=True)]
-    for number in range(targets):
-        loss_fn = objectives.targeted_misclassification(
-            logits_fn, labels, np.array(wrong)[:, number]
-        )
-        found = apgd(
-            jax.random.fold_in(KEY, number),
-            images,
-            loss_fn if stop_early else without_success(loss_fn),
-            norm=norm,
-            **FEW,
-        )
-        margins = objectives.margin(logits_fn(found), labels)
-        yield np.asarray(found), np.asarray(margins), np.asarray(loss_fn(found)[1])
-
-
 @pytest.mark.parametrize("stop_early", [True, False])
 def test_targeted_is_the_first_success_or_the_highest_margin(
     stop_early, images, classified
 ):
-    logits_fn, labels, _ = classified
-    found = np.asarray(
-        apgd_targeted(
-            KEY, images, logits_fn, labels, targets=3, stop_early=stop_early, **FEW
-        )
-    )
-    runs = list(runs_of_targets(images, classified, targets=3, stop_early=stop_early))
-    margins = [np.asarray(objectives.margin(logits_fn(images), labels))]
-    margins += [m for _, m, _ in runs]
-    candidates = [images, *(x for x, _, _ in runs)]
-    success = [np.asarray(objectives.is_wrong(logits_fn(images), labels))]
-    success += [s for _, _, s in runs]
+    logits_fn, labels, ranked = classified
+    usual = {"targets": 3, "stop_early": stop_early, **FEW}
+    found = np.asarray(apgd_targeted(KEY, images, logits_fn, labels, **usual))
+    # One APGD after the other, as the definition has them, after the image itself.
+    wrong = [[k for k in row if k != y] for row, y in zip(ranked, labels, strict=True)]
+    candidates = [images]
+    for number, targets in enumerate(np.array(wrong).T[:3]):
+        loss_fn = objectives.targeted_misclassification(logits_fn, labels, targets)
+        loss_fn = loss_fn if stop_early else without_success(loss_fn)
+        key = jax.random.fold_in(KEY, number)
+        candidates.append(np.asarray(apgd(key, images, loss_fn, **FEW)))
+    logits = [logits_fn(x) for x in candidates]
+    margins = [np.asarray(objectives.margin(x, labels)) for x in logits]
+    success = [np.asarray(objectives.is_wrong(x, labels)) for x in logits]
     chosen = np.argmax(margins, axis=0)
     if stop_early:
         first = np.argmax(success, axis=0)
@@ -412,46 +290,4 @@ def test_targeted_is_the_first_success_or_the_highest_margin(
         assert clear.mean() > 1.5 * at_border.mean()
     for b in range(BATCH):
         # The same program, with a budget per image.
-        np.testing.assert_allclose(found[b], candidates[chosen[b]][b], atol=1e-6)
-
-
-def test_targets_are_as_many_as_there_are_classes(images, classified):
-    logits_fn, labels, _ = classified
-    usual = {"norm": "l2", **FEW}
-    all_of_them = apgd_targeted(KEY, images, logits_fn, labels, targets=4, **usual)
-    more = apgd_targeted(KEY, images, logits_fn, labels, **usual)
-    np.testing.assert_array_equal(all_of_them, more)
-    moved = balls.size(more - images, "l2")
-    assert moved.max() <= FEW["epsilon"] + 1e-6 and (moved[:6] > 0).all()
-
-    @jax.jit
-    def compiled(images, labels, epsilon):
-        return apgd_targeted(
-            KEY, images, logits_fn, labels, epsilon=epsilon, steps=5, norm="l2"
-        )
-
-    inside = compiled(images, labels, np.full(BATCH, FEW["epsilon"], np.float32))
-    # Sums in another order.
-    np.testing.assert_allclose(inside, more, atol=1e-5)
-    broken = Partial(network, logits_fn.args[0] * np.nan)
-    with pytest.raises(ValueError, match="not finite at 8 images"):
-        apgd_targeted(KEY, images, broken, labels, **FEW)
-
-
-def test_targeted_needs_four_classes(images):
-    def never(images):
-        raise AssertionError("computed")
-
-    few = Partial(network, np.zeros((18, 3), np.float32))
-    labels = np.zeros(BATCH, int)
-    with pytest.raises(ValueError, match="needs at least 4 classes, the logits have 3"):
-        apgd_targeted(KEY, images, few, labels, **FEW)
-    for changes, message in (
-        ({"targets": 0}, "targets must be an integer of at least 1: 0"),
-        ({"steps": 0}, "steps must be an integer of at least 1"),
-        ({"epsilon": -1.0}, "epsilon must be finite"),
-        ({"norm": "l1"}, "unknown norm 'l1'"),
-    ):
-        more = Partial(network, np.ones((18, 4), np.float32))
-        with pytest.raises(ValueError, match=message):
-            apgd_targeted(KEY, images, more, labels, **(FEW | changes))
+        assert_allclose(found[b], candidates[chosen[b]][b], atol=1e-6)

@@ -1,40 +1,73 @@
 """The family of attacks: what holds for every name of `ATTACKS`, on linear networks."""
 
 import functools
+import inspect
 
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from attack_helpers import Recorder
+from flax import linen as nn
 from jax.tree_util import Partial
+from numpy.testing import assert_allclose, assert_array_equal
 
 from uronet_jax import sharding
-from uronet_jax.attacks import ATTACKS, balls, misclassification, objectives
-from uronet_jax.attacks.auto import ensemble as autoattack
+from uronet_jax.adapters import from_foolbox
+from uronet_jax.attacks import (
+    ATTACKS,
+    autoattack,
+    balls,
+    flax_logits,
+    loop,
+    misclassification,
+    objectives,
+)
 
-BATCH, SHAPE, CLASSES = 8, (4, 4, 3), 5
-EPSILON = {"linf": 0.03, "l2": 0.2}
-# As few steps as still show what an attack does.
+BATCH, SHAPE, CLASSES, KEY = 8, (4, 4, 3), 5, jax.random.key(1)
+# Every image has its own budget, the first none.
+EPSILON = {
+    norm: np.linspace(0, largest, BATCH, dtype=np.float32)
+    for norm, largest in (("linf", 0.03), ("l2", 0.2))
+}
+# As few steps as still show what an attack does; of others, ten.
 FEW = {
     "ifgsm": {"steps": 5},
     "pgd": {"steps": 5, "restarts": 1},
     "apgd": {"steps": 8},
     "square": {"steps": 30},
-    "deepfool": {"steps": 10},
     "ddn": {"steps": 30},
     "carlini": {"steps": 60, "binary_search_steps": 4, "step_size": 0.05},
-    "fab": {"steps": 10},
 }
+# What goes another way through an attack, under a name of its own.
+VARIANTS = {
+    "fab_linf targeted": {"steps": 10, "targets": CLASSES - 1, "restarts": 1},
+    "apgd_ce_linf restarted": {"steps": 8, "restarts": 1},
+}
+ALL = [*ATTACKS, *VARIANTS]
 BUDGET = [name for name, attack in ATTACKS.items() if not attack.minimal]
 TAKES_LOSS = [name for name in BUDGET if not ATTACKS[name].takes_logits]
 # Every family once: the norms differ only in `balls`.
 ONE_NORM = [
-    name
-    for name in ATTACKS
-    if name.endswith("linf") or name.removesuffix("l2") + "linf" not in ATTACKS
+    name for name in ALL if "linf" in name or name[: -len("l2")] + "linf" not in ALL
 ]
-ORDER = np.array([5, 0, 7, 2, 4, 1, 6, 3])
+
+
+def attack_of(name):
+    return ATTACKS[name.split()[0]]
+
+
+def arguments_of(name):
+    return inspect.signature(attack_of(name).function).parameters
+
+
+# With any loss both of APGD are the same.
+RESTARTED = [
+    name
+    for name in TAKES_LOSS
+    if "restarts" in arguments_of(name) and ATTACKS[name].loss != "dlr"
+]
 
 
 def linear(weights, offset, images):
@@ -48,15 +81,19 @@ def linear(weights, offset, images):
     return logits.astype(jnp.float32) + offset
 
 
-@pytest.fixture(scope="module")
-def problem():
-    """Images, a linear network, and labels that are right."""
+@functools.cache
+def make_problem():
     rng = np.random.default_rng(0)
     images = rng.uniform(0.1, 0.9, (BATCH, *SHAPE)).astype(np.float32)
     weights = rng.normal(size=(48, CLASSES)).astype(np.float32)
     logits_fn = network(weights)
-    labels = np.argmax(logits_fn(images), axis=-1)
-    return images, logits_fn, labels
+    return images, logits_fn, np.argmax(logits_fn(images), axis=-1)
+
+
+@pytest.fixture
+def problem():
+    """Images, a linear network, and labels that are right."""
+    return make_problem()
 
 
 def network(weights, offset=0.0):
@@ -65,26 +102,30 @@ def network(weights, offset=0.0):
 
 
 def parameters(name, **changes):
-    """Few steps, and the budget unless the attack is minimal."""
-    few = dict(next((v for k, v in FEW.items() if name.startswith(k)), {}))
-    if not ATTACKS[name].minimal:
-        few["epsilon"] = EPSILON[ATTACKS[name].norm]
+    """Few steps, and the budgets unless the attack is minimal."""
+    few = {"steps": 10} if "steps" in arguments_of(name) else {}
+    few = next((v for k, v in FEW.items() if name.startswith(k)), few)
+    few = dict(VARIANTS.get(name, few))
+    if not attack_of(name).minimal:
+        few["epsilon"] = EPSILON[attack_of(name).norm]
     return few | changes
+
+
+def run(name, problem, **changes):
+    return np.asarray(attack_of(name)(KEY, *problem, **parameters(name, **changes)))
 
 
 @functools.cache
 def outcome(name):
     """Adversarial images of the problem; made once."""
-    images, logits_fn, labels = problem.__wrapped__()
-    return np.asarray(
-        ATTACKS[name](jax.random.key(1), images, logits_fn, labels, **parameters(name))
-    )
+    return run(name, make_problem())
 
 
-@pytest.mark.parametrize("name", ATTACKS)
+@pytest.mark.parametrize("name", ALL)
 def test_contract(name, problem):
     images, logits_fn, labels = problem
-    attack = ATTACKS[name]
+    attack = attack_of(name)
+    assert attack.about and attack.source
     adversarial = outcome(name)
     assert adversarial.shape == images.shape and adversarial.dtype == np.float32
     assert adversarial.min() >= 0.0 and adversarial.max() <= 1.0
@@ -96,38 +137,74 @@ def test_contract(name, problem):
     if not attack.minimal:
         sizes = np.asarray(balls.size(adversarial - images, attack.norm))
         # Rounding of intensities of at most 1.
-        assert sizes.max() <= EPSILON[attack.norm] + 2e-7 * np.sqrt(48)
+        assert (sizes <= EPSILON[attack.norm] + 2e-7 * np.sqrt(48)).all()
+        # Without a budget nothing changes, but for one rounding of x + (x - x).
+        assert_allclose(adversarial[0], images[0], atol=1e-7)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_an_image_and_its_index_decide_not_its_neighbours(name, problem):
+    images, logits_fn, labels = problem
+    assert_array_equal(run(name, problem), outcome(name))
+    # As many images, so that no program is compiled again; one of them twice.
+    chosen = np.array([6, 1, 1, 3, 0, 7, 2, 5])
+    some, changes = (images[chosen], logits_fn, labels[chosen]), {}
+    if not attack_of(name).minimal:
+        changes["epsilon"] = EPSILON[attack_of(name).norm][chosen]
+    if "index" in arguments_of(name):
+        if not attack_of(name).minimal:  # They have random starts.
+            assert np.abs(run(name, some, **changes) - outcome(name)[chosen]).max() > 0
+        changes["index"] = chosen
+    # Products of matrices may be summed in another order at another row.
+    again = run(name, some, **changes)
+    assert_allclose(again, outcome(name)[chosen], atol=1e-6)
 
 
 @pytest.mark.parametrize("name", ONE_NORM)
-def test_images_do_not_depend_on_the_batch_they_are_in(name, problem):
+def test_inside_jit_on_four_devices_it_is_the_same(name, problem):
     images, logits_fn, labels = problem
-    few = parameters(name)
-    if "index" in _arguments(name):
-        few["index"] = jnp.asarray(ORDER)
-    # Other neighbours, in another order, on four devices.
-    mixed, answers = images[ORDER], np.array(labels)[ORDER]
+    few, order = parameters(name), np.array([5, 0, 7, 2, 4, 1, 6, 3])
+    traced = {n: few.pop(n) for n in ("steps", "epsilon") if n in few}
+    if "index" in arguments_of(name):
+        traced["index"] = order
+    if "epsilon" in traced:
+        traced["epsilon"] = traced["epsilon"][order]
+    # Other neighbours, in another order.
+    mixed, answers = images[order], np.array(labels)[order]
     mixed[4:] = 1 - mixed[4:]
     answers[4:] = (answers[4:] + 1) % CLASSES
+
+    @jax.jit
+    def attack(images, logits_fn, labels, traced):
+        return attack_of(name)(KEY, images, logits_fn, labels, **few, **traced)
+
     batch = sharding.split_batch((mixed, answers), sharding.data_mesh())
-    run = functools.partial(ATTACKS[name], **few)
-    again = np.asarray(jax.jit(run)(jax.random.key(1), batch[0], logits_fn, batch[1]))
+    again = attack(batch[0], logits_fn, batch[1], traced)
+    assert len(again.sharding.device_set) == 4
     # Sums of 48 products are in another order, which many steps enlarge.
-    np.testing.assert_allclose(again[:4], outcome(name)[ORDER[:4]], atol=1e-4)
+    assert_allclose(again[:4], outcome(name)[order[:4]], atol=1e-4)
 
 
-@pytest.mark.parametrize("name", BUDGET)
-def test_no_budget_changes_nothing(name, problem):
+@pytest.mark.parametrize("name", ALL)
+def test_one_program_serves_all_steps_budgets_weights_and_labels(name, problem):
     images, logits_fn, labels = problem
-    same = ATTACKS[name](
-        jax.random.key(1), images, logits_fn, labels, **parameters(name, epsilon=0.0)
-    )
-    # One rounding of x + (x - x).
-    np.testing.assert_allclose(same, images, atol=1e-7)
+    outcome(name)
+    before, changes = loop._one._cache_size(), parameters(name)
+    other = network(2 * logits_fn.args[0], np.eye(CLASSES)[0])
+    for parameter, factor in (("steps", 2), ("epsilon", np.float32(0.5))):
+        if parameter in changes:
+            changes[parameter] = changes[parameter] * factor
+    run(name, (images[::-1], other, (labels + 1) % CLASSES), **changes)
+    assert loop._one._cache_size() == before
 
 
 @pytest.mark.parametrize(
-    "name", [n for n in BUDGET if ATTACKS[n].loss == "cross_entropy"]
+    "name",
+    [
+        n
+        for n, a in ATTACKS.items()
+        if a.loss == "cross_entropy" and not a.gradient_free
+    ],
 )
 def test_optimum_of_two_classes_is_reached(name, problem):
     images, logits_fn, _ = problem
@@ -136,73 +213,172 @@ def test_optimum_of_two_classes_is_reached(name, problem):
     weights[:, 2:] = 0
     two = network(weights, [8.0, 0.0, -100.0, -100.0, -100.0])
     labels = np.zeros(BATCH, int)
-    norm, epsilon = ATTACKS[name].norm, 0.05
-    few = parameters(name, epsilon=epsilon)
-    if "step_size" in _arguments(name):
+    norm, epsilon = ATTACKS[name].norm, np.full(BATCH, 0.05, np.float32)
+    few = {"epsilon": epsilon}
+    if "step_size" in arguments_of(name):
         few |= {"steps": 20, "step_size": 0.5 * epsilon}
-    adversarial = ATTACKS[name](jax.random.key(1), images, two, labels, **few)
+    adversarial = run(name, (images, two, labels), **few)
     w = np.asarray(weights[:, 1] - weights[:, 0])
-    gained = np.asarray(adversarial - images).reshape(BATCH, -1) @ w
+    gained = (adversarial - images).reshape(BATCH, -1) @ w
     best = epsilon * (np.abs(w).sum() if norm == "linf" else np.linalg.norm(w))
     # No pixel is nearer than .1 to the border: the ball lies in the box.
     # Half-way steps of the last iterate: within one percent.
-    np.testing.assert_allclose(gained, np.full(BATCH, best), rtol=0.01)
+    assert_allclose(gained, best, rtol=0.01)
 
 
 @pytest.mark.parametrize("name", ONE_NORM)
 def test_bfloat16_networks_are_attacked_alike(name, problem):
     images, logits_fn, labels = problem
-
     rounded = network(logits_fn.args[0].astype(jnp.bfloat16))
-    attack, few = ATTACKS[name], parameters(name)
-    adversarial = attack(jax.random.key(1), images, rounded, labels, **few)
+    adversarial = run(name, (images, rounded, labels))
     margins = [
         np.asarray(objectives.margin(logits_fn(x), labels))
         for x in (adversarial, outcome(name))
     ]
     # Sums of 48 products of numbers with 8 bits: logits of some 3 are .03 off.
     sure = np.abs(margins[1]) > 0.05
-    np.testing.assert_array_equal(margins[0][sure] > 0, margins[1][sure] > 0)
+    assert_array_equal(margins[0][sure] > 0, margins[1][sure] > 0)
 
 
-def _arguments(name):
-    import inspect
+def waves(images):
+    """A loss with many local maxima."""
+    flat = images.reshape(images.shape[0], -1)
+    return jnp.sum(jnp.sin(40 * flat), axis=-1)
 
-    return inspect.signature(ATTACKS[name].function).parameters
+
+@pytest.mark.parametrize("name", RESTARTED)
+def test_restarts_are_never_weaker(name, problem):
+    def reached(restarts):
+        epsilon = 10 * EPSILON[ATTACKS[name].norm]
+        found = ATTACKS[name].on_loss(
+            KEY, problem[0], waves, epsilon=epsilon, steps=4, restarts=restarts
+        )
+        return np.asarray(waves(found))
+
+    losses = [reached(restarts) for restarts in (0, 1, 4)]
+    assert (losses[0] <= losses[1]).all() and (losses[1] <= losses[2]).all()
+    assert (losses[0] < losses[2]).any()
+
+
+@pytest.mark.parametrize("name", RESTARTED)
+def test_an_image_stays_at_its_first_success(name, problem):
+    # In one norm with a restart, and without one in the other.
+    images, usual = problem[0], parameters(name, restarts=int("linf" in name))
+    recorder = Recorder(lambda goal, x: (waves(x), waves(x) > goal))
+
+    def attack(goal):
+        loss_fn = Partial(recorder, np.float32(goal))
+        found = ATTACKS[name].on_loss(KEY, images, loss_fn, **usual)
+        return np.asarray(found), recorder.calls()
+
+    iterates = attack(np.full(BATCH, np.inf))[1]
+    goal = np.median(jax.vmap(waves)(iterates), axis=0) - 0.01
+    goal[:2] = 99.0  # Out of reach.
+    found, iterates = attack(goal)
+    success = np.asarray(jax.vmap(waves)(iterates)) > goal
+    assert success.any(axis=0).tolist() == [False] * 2 + [True] * (BATCH - 2)
+    for b in range(2, BATCH):
+        first = np.argmax(success[:, b])
+        assert_array_equal(found[b], iterates[first, b])
+    # The batch ends when nothing is left to do.
+    assert len(attack(np.full(BATCH, -np.inf))[1]) == 1
 
 
 @pytest.mark.parametrize("name", ATTACKS)
 def test_wrong_inputs_are_reported(name, problem):
     images, logits_fn, labels = problem
-
-    def attack(images=images, logits_fn=logits_fn, labels=labels, **changes):
-        few = parameters(name, **changes)
-        return ATTACKS[name](jax.random.key(1), images, logits_fn, labels, **few)
-
     for changes, message in (
-        ({"images": images * 2}, r"in \[0, 1\]: found"),
-        ({"images": np.uint8(images * 255)}, "/ 255"),
+        ({"images": images * 2}, r"intensities must be in \[0, 1\]: found"),
+        ({"images": np.uint8(images * 255)}, "floating-point.* / 255"),
         ({"images": images[0]}, "B, H, W, C"),
         ({"labels": labels.astype(np.float32)}, "labels must be integers"),
         ({"labels": labels[:3]}, "one row for each of 3 labels"),
         ({"labels": labels + 5}, r"classes 0 to 4: images \[0, 1, 2, 3, 4\] have"),
         ({"logits_fn": lambda x: x[:, 0, 0, 0]}, r"logits must have shape \[B, K\]"),
+        ({"logits_fn": lambda x: x[:, 0, 0, :1]}, "logits of at least 2 classes"),
     ):
+        wrong = {"images": images, "logits_fn": logits_fn, "labels": labels} | changes
+        few = {} if ATTACKS[name].minimal else {"epsilon": 0.1}
         with pytest.raises(ValueError, match=message):
-            attack(**changes)
-    if "steps" in _arguments(name):
-        with pytest.raises(ValueError, match="steps must be an integer .* 1: 0"):
-            attack(steps=0)
+            ATTACKS[name](KEY, **wrong, **few)
     if not ATTACKS[name].minimal:
-        with pytest.raises(ValueError, match="epsilon must be finite and at least 0"):
-            attack(epsilon=-0.1)
         with pytest.raises(ValueError, match="give epsilon"):
-            ATTACKS[name](jax.random.key(1), images, logits_fn, labels)
+            ATTACKS[name](KEY, images, logits_fn, labels)
+    least = ATTACKS[name].least_classes
+    if least > 2:
+        with pytest.raises(ValueError, match=f"needs at least {least} classes"):
+            run(name, (images, lambda x: logits_fn(x)[:, : least - 1], labels % 2))
+
+
+# Values that no attack takes, wherever it has a parameter of the name.
+WRONG = {
+    "epsilon": [
+        (-0.1, "epsilon must be finite and at least 0"),
+        (np.nan, "epsilon must be finite"),
+        ("big", "epsilon must be a number: 'big'"),
+        (np.ones(3), r"epsilon must be a number or shape \[8\]"),
+    ],
+    "steps": [
+        (0, "steps must be an integer of at least 1: 0"),
+        (2.5, "steps must be an integer of at least 1: 2.5"),
+    ],
+    "restarts": [
+        (-1, "restarts must be an integer of at least 0: -1"),
+        (0.5, "restarts must be an integer"),
+    ],
+    "samples": [(-1, "samples must be an integer")],
+    "index": [
+        (np.arange(2), "one integer per image"),
+        (np.zeros(BATCH), "one integer per image"),
+    ],
+    "norm": [("l1", "unknown norm 'l1'")],
+    "step_size": [(-1.0, "step_size must be finite and .* 0: -1.0")],
+    "rho": [(np.nan, "rho must be finite")],
+    "targets": [(0, "targets must be an integer of at least 1: 0")],
+    "initial_share": [
+        (0.0, r"initial_share must be a number in \(0, 1\]"),
+        (1.5, "initial_share must be"),
+    ],
+    "overshoot": [(-0.1, "overshoot must be finite")],
+    "candidates": [(1, "candidates must be an integer of at least 2")],
+    "initial_epsilon": [(0.0, "initial_epsilon must be finite and above 0")],
+    "gamma": [(1.5, "gamma must be finite and at least 0 and at most 1: 1.5")],
+    "binary_search_steps": [(0, "binary_search_steps must be an integer")],
+    "confidence": [(-1.0, "confidence must be finite")],
+    "initial_constant": [(np.nan, "initial_constant must be finite")],
+    "alpha_max": [(1.1, "alpha_max must be finite")],
+    "eta": [(0.9, "eta must be finite and at least 1")],
+    "beta": [(-0.1, "beta must be finite")],
+}
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_wrong_parameters_are_named(name, problem):
+    checked = arguments_of(name).keys() & WRONG.keys()
+    assert checked or name.startswith("fgsm")
+    for parameter in checked:
+        for value, message in WRONG[parameter]:
+            attack = ATTACKS[name]
+            if parameter == "norm":
+                attack = attack._replace(norm=value)
+            changes = parameters(name, **{parameter: value})
+            with pytest.raises(ValueError, match=message):
+                attack(KEY, *problem, **changes)
+
+
+@pytest.mark.parametrize("name", [n for n in ATTACKS if "targets" in arguments_of(n)])
+def test_targets_are_as_many_as_there_are_classes(name, problem):
+    few = run(name, problem, targets=CLASSES - 1)
+    assert_array_equal(run(name, problem, targets=CLASSES), few)
+
+
+def test_a_step_of_adam_is_needed(problem):
+    with pytest.raises(ValueError, match="step_size must be finite and above 0"):
+        run("carlini_wagner_l2", problem, step_size=0.0)
 
 
 def test_usual_mistakes_are_told(problem):
     images, logits_fn, labels = problem
-    key = jax.random.key(0)
     for name, wrong, expected in (
         ("pgd_linf", {"epsilon": 8}, "epsilon 8 allows any image.* are 0.03137"),
         ("fgsm_linf", {"epsilon": 0.1, "steps": 5}, "no parameter steps: it takes eps"),
@@ -211,37 +387,60 @@ def test_usual_mistakes_are_told(problem):
         ("pgd_linf", {"epsilon": 0.1, "norm": "l2"}, "choose the one whose name ends"),
     ):
         with pytest.raises(ValueError, match=expected):
-            ATTACKS[name](key, images, logits_fn, labels, **wrong)
+            ATTACKS[name](KEY, *problem, **wrong)
     with pytest.raises(ValueError, match="swapped"):
-        ATTACKS["pgd_l2"](key, images, labels, logits_fn, epsilon=3.0)
+        ATTACKS["pgd_l2"](KEY, images, labels, logits_fn, epsilon=3.0)
     with pytest.raises(ValueError, match="swapped"):
-        autoattack(key, images, logits_fn, labels, epsilon=0.1)
+        autoattack(KEY, images, logits_fn, labels, epsilon=0.1)
     with pytest.raises(ValueError, match="epsilon 2 allows any image"):
-        autoattack(key, images, labels, logits_fn, epsilon=2)
+        autoattack(KEY, images, labels, logits_fn, epsilon=2)
 
 
-@pytest.mark.parametrize("name", [n for n, a in ATTACKS.items() if not a.gradient_free])
-def test_gradients_that_are_no_numbers_are_reported(name, problem):
+@pytest.mark.parametrize("name", ALL)
+def test_losses_and_gradients_that_are_no_numbers_are_reported(name, problem):
     images, logits_fn, labels = problem
-
     offset = np.zeros((BATCH, 1), np.float32)
     offset[[2, 5]] = np.nan
     broken = network(logits_fn.args[0], offset)
-    few = parameters(name)
     with pytest.raises(ValueError, match=r"not finite at 2 images, the first \[2, 5\]"):
-        ATTACKS[name](jax.random.key(1), images, broken, labels, **few)
+        run(name, (images, broken, labels))
 
 
-def test_a_scalar_loss_is_reported(problem):
+@pytest.mark.parametrize("name", ATTACKS)
+def test_only_gradient_free_attacks_take_no_gradient(name, problem):
     images, logits_fn, labels = problem
+
+    class Differentiated(Exception):
+        pass
+
+    @jax.custom_jvp
+    def guarded(images):
+        return logits_fn(images)
+
+    @guarded.defjvp
+    def _(primals, tangents):
+        raise Differentiated
+
+    def attack(images):
+        return ATTACKS[name](KEY, images, guarded, labels, **parameters(name))
+
+    if ATTACKS[name].gradient_free:
+        jax.eval_shape(attack, images)
+    else:
+        with pytest.raises(Differentiated):
+            jax.eval_shape(attack, images)
+
+
+def test_a_loss_is_one_of_each_image(problem):
+    images, logits_fn, labels = problem
+    whole = misclassification(logits_fn, labels)
     for name in TAKES_LOSS:
-        with pytest.raises(ValueError, match=r"one loss per image.*do not average"):
-            ATTACKS[name].on_loss(
-                jax.random.key(1),
-                images,
-                lambda x: misclassification(logits_fn, labels)(x)[0].mean(),
-                **parameters(name),
-            )
+        for loss_fn, message in (
+            (lambda x: whole(x)[0].mean(), r"one loss per image.*do not average"),
+            (lambda x: (whole(x)[0],) * 2, r"success .* must be bool \[8\]: float32"),
+        ):
+            with pytest.raises(ValueError, match=message):
+                ATTACKS[name].on_loss(KEY, images, loss_fn, **parameters(name))
 
 
 def test_attacks_that_take_logits_refuse_a_loss(problem):
@@ -249,27 +448,21 @@ def test_attacks_that_take_logits_refuse_a_loss(problem):
     loss_fn = misclassification(logits_fn, labels)
     for name in set(ATTACKS) - set(TAKES_LOSS):
         with pytest.raises(ValueError, match="choose one that takes"):
-            ATTACKS[name].on_loss(jax.random.key(1), images, loss_fn, epsilon=0.1)
-    assert {name for name, a in ATTACKS.items() if a.gradient_free} == {
-        "square_linf",
-        "square_l2",
-    }
+            ATTACKS[name].on_loss(KEY, images, loss_fn, epsilon=0.1)
 
 
 def test_losses_have_known_values():
     logits = jnp.array([[3.0, 1.0, 0.0, -2.0], [1.0, 2.0, 5.0, 4.0]])
     labels = jnp.array([0, 1])
-    np.testing.assert_allclose(objectives.margin(logits, labels), [-2, 3])
-    np.testing.assert_allclose(objectives.dlr(logits, labels), [-2 / 3, 3 / 3])
+    assert_allclose(objectives.margin(logits, labels), [-2, 3])
+    assert_allclose(objectives.dlr(logits, labels), [-2 / 3, 3 / 3])
     targets = jnp.array([3, 3])
-    np.testing.assert_allclose(
+    assert_allclose(
         objectives.targeted_dlr(logits, labels, targets),
         [-5 / (3 - (0 - 2) / 2), 2 / (5 - (2 + 1) / 2)],
     )
     p = np.exp(3) / np.exp([3.0, 1.0, 0.0, -2.0]).sum()
-    np.testing.assert_allclose(
-        objectives.cross_entropy(logits, labels)[0], -np.log(p), rtol=1e-6
-    )
+    assert_allclose(objectives.cross_entropy(logits, labels)[0], -np.log(p), rtol=1e-6)
     assert objectives.is_wrong(logits, labels).tolist() == [False, True]
     assert not objectives.is_wrong(logits * jnp.nan, labels).any()
     with pytest.raises(ValueError, match="DLR needs at least 3 classes.*have 2"):
@@ -283,19 +476,19 @@ def test_losses_have_known_values():
 def test_balls():
     rng = np.random.default_rng(0)
     x = rng.normal(size=(6, 2, 2, 1)).astype(np.float32)
-    np.testing.assert_allclose(
+    assert_allclose(
         balls.size(x, "l2"), np.linalg.norm(x.reshape(6, -1), axis=1), rtol=1e-6
     )
     radius = np.float32([0.5, 1, 2, 3, 4, 0])
     small = np.asarray(balls.project(x, "l2", balls.expand(radius, x)))
     norms = np.linalg.norm(x.reshape(6, -1), axis=1)
     factor = np.minimum(1, radius / norms)[:, None, None, None]
-    np.testing.assert_allclose(small, x * factor, rtol=1e-5, atol=1e-7)
-    np.testing.assert_array_equal(balls.project(x, "linf", 0.5), np.clip(x, -0.5, 0.5))
+    assert_allclose(small, x * factor, rtol=1e-5, atol=1e-7)
+    assert_array_equal(balls.project(x, "linf", 0.5), np.clip(x, -0.5, 0.5))
     # Gradients whose squares underflow still have a direction; those of zero have none.
     tiny = x * np.float32(1e-30)
     unit = np.asarray(balls.direction(tiny, "l2"))
-    np.testing.assert_allclose(unit, balls.direction(x, "l2"), rtol=1e-4, atol=1e-6)
+    assert_allclose(unit, balls.direction(x, "l2"), rtol=1e-4, atol=1e-6)
     assert not np.asarray(balls.direction(0 * x, "l2")).any()
     for norm in balls.NORMS:
         draws = np.asarray(
@@ -311,28 +504,7 @@ def test_balls():
         balls.size(x, "l1")
 
 
-def test_one_program_serves_all_steps_budgets_and_labels(problem):
-    images, logits_fn, labels = problem
-    chex.clear_trace_counter()
-
-    @jax.jit
-    @chex.assert_max_traces(n=1)
-    def run(logits_fn, images, labels, epsilon, steps):
-        return ATTACKS["pgd_linf"](
-            jax.random.key(0), images, logits_fn, labels, epsilon=epsilon, steps=steps
-        )
-
-    few = run(logits_fn, images, labels, 0.01, 2)
-    more = run(logits_fn, images, (labels + 1) % CLASSES, 0.02, 5)
-    assert np.abs(few - images).max() < 0.0101 < np.abs(more - images).max()
-
-
 def test_flax_classifiers_and_foolbox_models(problem):
-    from flax import linen as nn
-
-    from uronet_jax.adapters import from_foolbox
-    from uronet_jax.attacks import flax_logits
-
     images, logits_fn, _ = problem
     dense = nn.Sequential([lambda x: x.reshape(x.shape[0], -1), nn.Dense(3)])
     variables = dense.init(jax.random.key(0), images)
@@ -351,7 +523,7 @@ def test_flax_classifiers_and_foolbox_models(problem):
             return logits_fn((images + 1) / 4)
 
     theirs = from_foolbox(Model())
-    np.testing.assert_allclose(theirs(images), logits_fn(images), atol=1e-5)
+    assert_allclose(theirs(images), logits_fn(images), atol=1e-5)
     assert jax.tree.structure(theirs) != jax.tree.structure(from_foolbox(Model()))
     with pytest.raises(ValueError, match="has none: pass a function"):
         from_foolbox(lambda x: x)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
+from numpy.testing import assert_allclose, assert_array_equal
 
 from uronet_jax import sharding
 from uronet_jax.attacks import (
@@ -23,81 +24,75 @@ from uronet_jax.attacks.objectives import take, targeted_misclassification
 
 COUNT = 96
 KEY = jax.random.key(0)
+DENSE = nn.Sequential([lambda x: x.reshape(len(x), -1), nn.Dense(5)])
 
 
 @pytest.fixture(scope="module")
 def problem():
     rng = np.random.default_rng(0)
     images = rng.random((COUNT, 2, 2, 3)).astype(np.float32)
-    module = nn.Sequential([lambda x: x.reshape(len(x), -1), nn.Dense(5)])
-    variables = module.init(KEY, images)
-    return images, rng.integers(0, 5, COUNT), flax_logits(module, variables)
+    logits_fn = flax_logits(DENSE, DENSE.init(KEY, images))
+    return images, rng.integers(0, 5, COUNT), logits_fn
+
+
+@pytest.fixture
+def seen(monkeypatch):
+    """How many images take how many steps together."""
+    seen, inner = [], loop._steps
+
+    def spy(step, config, constants, state, steps):
+        seen.append((len(state.active), int(steps)))
+        return inner(step, config, constants, state, steps)
+
+    monkeypatch.setattr(loop, "_steps", spy)
+    return seen
 
 
 @pytest.mark.parametrize("attack", [pgd, apgd])
-def test_slices_change_nothing(attack, problem, monkeypatch):
+def test_slices_change_nothing(attack, problem, seen):
     images, labels, logits_fn = problem
     budgets = np.linspace(0, 0.3, COUNT, dtype=np.float32)
     parameters = {"steps": 5, "restarts": 1, "epsilon": budgets}
     if attack is pgd:
         parameters["step_size"] = 0.05
-    seen = []
-    inner = loop._steps
-
-    def spy(step, config, constants, state, steps):
-        seen.append(len(state.active))
-        return inner(step, config, constants, state, steps)
-
-    monkeypatch.setattr(loop, "_steps", spy)
     loss_fn = misclassification(logits_fn, labels)
     for loss in (loss_fn, without_success(loss_fn)):
         sliced = attack(KEY, images, loss, **parameters)
-        assert seen == [32, 32, 32]
-        seen.clear()
         # Nobody knows whether a plain function looks at each image alone.
         whole = attack(KEY, images, lambda x, loss=loss: loss(x), **parameters)
-        assert seen == [COUNT]
+        assert [count for count, _ in seen] == [32, 32, 32, COUNT]
         seen.clear()
         # Products of 32 and of 96 rows may add in another order.
-        np.testing.assert_allclose(sliced, whole, atol=1e-6)
+        assert_allclose(sliced, whole, atol=1e-6)
         assert np.abs(sliced - images).max() > 0.1
 
 
-def test_slices_of_the_targeted_attack(problem, monkeypatch):
+def test_slices_of_the_targeted_attack(problem, seen):
     images, labels, logits_fn = problem
-    seen, inner = [], loop._steps
-
-    def spy(step, config, constants, state, steps):
-        seen.append(int(steps))
-        return inner(step, config, constants, state, steps)
-
-    monkeypatch.setattr(loop, "_steps", spy)
     budgets = np.linspace(0, 0.3, COUNT, dtype=np.float32)
     parameters = {"steps": 4, "targets": 2, "restarts": 1, "epsilon": budgets}
     attack = ATTACKS["apgd_t_linf"]
     sliced = attack(KEY, images, logits_fn, labels, **parameters)
     whole = attack(KEY, images, lambda x: logits_fn(x), labels, **parameters)
     # Products of 32 and of 96 rows may add in another order.
-    np.testing.assert_allclose(sliced, whole, atol=1e-6)
+    assert_allclose(sliced, whole, atol=1e-6)
     distance = np.abs(sliced - images).max(axis=(1, 2, 3))
     assert (distance <= budgets + 1e-6).all() and distance.max() > 0.1
-    # Three slices and one batch, two targets, two runs of four steps and one more.
-    assert seen == [2 * 5] * (3 + 1) * 2
+    # Two targets, of each two runs of four steps and one more.
+    assert seen == 2 * [(32, 2 * 5)] * 3 + 2 * [(COUNT, 2 * 5)]
 
 
 def test_vmap_over_budgets(problem):
     images, labels, logits_fn = problem
     images, labels = images[:4], labels[:4]
-    attack = ATTACKS["apgd_t_linf"]
 
     def run(epsilon):
-        return attack(
-            KEY, images, logits_fn, labels, epsilon=epsilon, steps=3, targets=2
-        )
+        usual = {"epsilon": epsilon, "steps": 3, "targets": 2}
+        return ATTACKS["apgd_t_linf"](KEY, images, logits_fn, labels, **usual)
 
     together = jax.vmap(run)(jnp.asarray([0.05, 0.2]))
     for epsilon, found in zip((0.05, 0.2), together, strict=True):
-        np.testing.assert_allclose(found, run(epsilon), atol=1e-6)
+        assert_allclose(found, run(epsilon), atol=1e-6)
 
 
 def test_an_uneven_batch_stays_whole(problem, monkeypatch):
@@ -108,15 +103,8 @@ def test_an_uneven_batch_stays_whole(problem, monkeypatch):
 
 
 @pytest.mark.parametrize("devices", [1, 4])
-def test_one_step_is_compiled_wherever_the_images_are(devices, problem, monkeypatch):
+def test_one_step_is_compiled_wherever_the_images_are(devices, problem, seen):
     images, labels, logits_fn = problem
-    seen, inner = [], loop._steps
-
-    def spy(step, config, constants, state, steps):
-        seen.append(len(state.active))
-        return inner(step, config, constants, state, steps)
-
-    monkeypatch.setattr(loop, "_steps", spy)
     mesh = sharding.data_mesh(jax.devices()[:devices])
     batch = sharding.split_batch((images, labels), mesh)
     # Between them: scalars in the state, and states within states.
@@ -131,7 +119,7 @@ def test_one_step_is_compiled_wherever_the_images_are(devices, problem, monkeypa
         assert found.sharding.device_set == set(mesh.devices.flat)
         # What is split over devices is not sliced as well.
         sliced = devices == 1 and name == "apgd_t_l2"
-        assert set(seen) == ({32} if sliced else {COUNT})
+        assert {count for count, _ in seen} == ({32} if sliced else {COUNT})
 
 
 def test_broken_images_are_named_by_their_place_in_the_batch(problem):
@@ -159,17 +147,16 @@ def test_what_cannot_be_split_is_not(problem):
     rows = slice(3, 5)
     loss_fn = targeted_misclassification(logits_fn, labels, (labels + 1) % 5)
     part = take(loss_fn, rows)
-    np.testing.assert_array_equal(part.labels, labels[rows])
-    np.testing.assert_array_equal(part.targets, (labels[rows] + 1) % 5)
+    assert_array_equal(part.labels, labels[rows])
+    assert_array_equal(part.targets, (labels[rows] + 1) % 5)
     plain = misclassification(lambda images: logits_fn(images), labels)
     assert take(plain, rows) is None
     assert take(without_success(plain), rows) is None
     # Of a random classifier all parts would get the same draw.
-    module = nn.Sequential([lambda x: x.reshape(len(x), -1), nn.Dense(5)])
-    random = flax_logits(module, {}, rngs={"noise": 0})
+    random = flax_logits(DENSE, {}, rngs={"noise": 0})
     assert take(misclassification(random, labels), rows) is None
     part = take(misclassification(_PerImage(np.arange(len(labels))), labels), rows)
-    np.testing.assert_array_equal(part.logits_fn.shift, [3, 4])
+    assert_array_equal(part.logits_fn.shift, [3, 4])
 
 
 @flax.struct.dataclass

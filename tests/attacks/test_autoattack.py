@@ -9,11 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.tree_util import Partial
+from numpy.testing import assert_allclose, assert_array_equal
 
 from uronet_jax import sharding
-from uronet_jax.attacks import AttackStep, MisleadingEvaluation, loop
+from uronet_jax.attacks import AttackStep, MisleadingEvaluation, autoattack, loop
 from uronet_jax.attacks.auto import batch as autoattack_batch
-from uronet_jax.attacks.auto import ensemble as autoattack
 from uronet_jax.attacks.auto.versions import VERSIONS
 
 COUNT, SHAPE, CLASSES, BATCH = 34, (5, 5, 1), 6, 16
@@ -60,8 +60,8 @@ def usual(problem):
 
 
 def check_equal(result, other):
-    np.testing.assert_array_equal(result.robust, other.robust)
-    np.testing.assert_array_equal(result.images, other.images)
+    assert_array_equal(result.robust, other.robust)
+    assert_array_equal(result.images, other.images)
     assert without_seconds(result.log) == without_seconds(other.log)
 
 
@@ -75,12 +75,12 @@ def test_the_images_are_what_the_flags_and_the_log_say(problem, usual):
     right = np.asarray(logits_fn(images).argmax(axis=1)) == labels
     assert not robust[[3, 20]].any() and 0 < robust.sum() < COUNT - 2
     # Wrong after the attack exactly where the flag says so.
-    np.testing.assert_array_equal(logits_fn(found).argmax(axis=1) == labels, robust)
+    assert_array_equal(logits_fn(found).argmax(axis=1) == labels, robust)
     assert found.dtype == np.float32 and found.min() >= 0 and found.max() <= 1
     # One rounding of x + r - x.
     assert np.abs(found - images).max() <= EPSILON + 1e-6
     untouched = robust | ~right
-    np.testing.assert_array_equal(found[untouched], images[untouched])
+    assert_array_equal(found[untouched], images[untouched])
     names = [row["attack"] for row in log]
     assert names == ["clean", "apgd-ce", "apgd-t", "fab-t", "square"]
     assert log[0]["attacked"] == 0 and log[0]["robust"] == right.sum()
@@ -125,7 +125,7 @@ def test_a_linear_network_is_as_robust_as_its_margins(norm):
     # In L2 the last steps leave half a percent of the way.
     clear = np.abs(distance / epsilon - 1) > (1e-3 if norm == "linf" else 5e-3)
     assert clear.mean() > 0.9
-    np.testing.assert_array_equal(result.robust[clear], distance[clear] > epsilon)
+    assert_array_equal(result.robust[clear], distance[clear] > epsilon)
 
 
 def test_results_do_not_depend_on_batches_or_on_the_mesh(problem):
@@ -139,9 +139,9 @@ def test_results_do_not_depend_on_batches_or_on_the_mesh(problem):
         place=lambda x: sharding.split_batch(x, sharding.data_mesh()),
     )
     plain = run(problem, version=SHORT[:1])
-    np.testing.assert_array_equal(turned.robust, plain.robust[order])
+    assert_array_equal(turned.robust, plain.robust[order])
     # Matrix products of another size are rounded otherwise.
-    np.testing.assert_allclose(turned.images, plain.images[order], atol=1e-5)
+    assert_allclose(turned.images, plain.images[order], atol=1e-5)
 
 
 def test_other_weights_and_images_compile_nothing(problem):
@@ -169,21 +169,14 @@ def record_runs(monkeypatch):
     return calls
 
 
+RUNS = {"apgd-ce": 5, "apgd-dlr": 5, "fab": 1, "square": 1, "apgd-t": 5, "fab-t": 1}
+
+
 @pytest.mark.parametrize(
     ("version", "runs"),
     [
         ("standard", {"apgd-ce": 1, "apgd-t": 5, "fab-t": 1, "square": 1}),
-        (
-            "plus",
-            {
-                "apgd-ce": 5,
-                "apgd-dlr": 5,
-                "fab": 1,
-                "square": 1,
-                "apgd-t": 5,
-                "fab-t": 1,
-            },
-        ),
+        ("plus", RUNS),
     ],
 )
 def test_versions_make_their_runs_in_order(version, runs, problem, monkeypatch):
@@ -206,30 +199,20 @@ def test_versions_make_their_runs_in_order(version, runs, problem, monkeypatch):
 
 
 def test_the_parameters_of_the_versions_are_those_of_the_original():
-    plus = {step.name: step.all_parameters for step in VERSIONS["plus"]}
-    assert {name: p["restarts"] for name, p in plus.items()} == {
-        "apgd-ce": 4,
-        "apgd-dlr": 4,
-        "fab": 4,
-        "square": 0,
-        "apgd-t": 0,
-        "fab-t": 0,
+    apgd = {"steps": 100, "restarts": 4, "targets": 9, "rho": 0.75}
+    assert {step.name: step.all_parameters for step in VERSIONS["plus"]} == {
+        "apgd-ce": apgd | {"loss": "cross_entropy"},
+        "apgd-dlr": apgd | {"loss": "dlr"},
+        "fab": {"steps": 100, "restarts": 4, "targets": None},
+        "square": {
+            "steps": 5000,
+            "restarts": 0,
+            "initial_share": 0.8,
+            "rescale_schedule": False,
+        },
+        "apgd-t": apgd | {"loss": "targeted_dlr", "restarts": 0},
+        "fab-t": {"steps": 100, "restarts": 0, "targets": 9},
     }
-    assert plus["square"] == {
-        "steps": 5000,
-        "restarts": 0,
-        "initial_share": 0.8,
-        "rescale_schedule": False,
-    }
-    assert plus["apgd-t"] == {
-        "loss": "targeted_dlr",
-        "steps": 100,
-        "restarts": 0,
-        "targets": 9,
-        "rho": 0.75,
-    }
-    assert plus["fab-t"]["targets"] == 9 and plus["fab"]["targets"] is None
-    assert plus["fab"]["steps"] == 100
 
 
 class Killed(Exception):
@@ -283,9 +266,7 @@ def test_a_file_of_another_run_is_refused(problem, tmp_path, monkeypatch):
     run(problem, path=path)
     with pytest.raises(ValueError, match=r"epsilon \(0.03 in the file, 0.04 now\)"):
         run(problem, path=path, epsilon=0.04)
-    with pytest.raises(
-        ValueError, match=r"arguments: norm .*; steps .*; give the same"
-    ):
+    with pytest.raises(ValueError, match="arguments: norm .*; steps .*; give the same"):
         run(problem, path=path, norm="l2", version=GRADIENT)
     with pytest.raises(ValueError, match="arguments: images"):
         run((images * 0.5, labels, logits_fn), path=path)
@@ -332,7 +313,7 @@ def test_a_random_classifier_is_judged_by_most_of_its_draws(problem):
         exact = run((images, labels, sure), **steps)
     # Not random, it is attacked as well as by the attack without draws.
     plain = run((images, labels, Partial(noisy, 0.0, KEY)), **steps | {"samples": 0})
-    np.testing.assert_array_equal(exact.robust, plain.robust)
+    assert_array_equal(exact.robust, plain.robust)
     # Images that are robust without noise mostly are with a little.
     assert (exact.robust == result.robust).mean() > 0.8
 

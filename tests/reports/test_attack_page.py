@@ -29,8 +29,7 @@ ROW = {
 
 
 def test_page_tells_every_attack():
-    assert set(map(attack_page.family, ATTACKS)) == set(attack_page.ABOUT)
-    page = attack_page.render(None, [])
+    page = attack_page.render_attacks(None, [])
     for name in ATTACKS:
         assert f"| `{name}` |" in page
     assert "steps 40, step_size 2.5 epsilon / steps" in page
@@ -46,7 +45,7 @@ def test_page_shows_agreement_and_speed():
     }
     config = {"classifier": "resnet20", "dataset": "cifar10", "num_images": 32}
     config["threads"] = 1
-    page = attack_page.render(
+    page = attack_page.render_attacks(
         {"config": config, "rows": [ROW]},
         [
             {
@@ -66,7 +65,10 @@ def test_pairs_name_attacks_and_their_parameters():
         command.PAIRS
     )
     compared = {pair.attack for pair in command.PAIRS}
-    assert compared == {*ATTACKS, "autoattack_linf", "autoattack_l2"}
+    both = (*"fgsm ifgsm pgd apgd_ce apgd_dlr apgd_t square deepfool fab".split(),)
+    assert compared >= {f"{name}_{norm}" for name in both for norm in ("linf", "l2")}
+    assert compared >= {"ddn_l2", "carlini_wagner_l2"}
+    assert compared - ATTACKS.keys() == {"autoattack_linf", "autoattack_l2"}
     for pair in command.PAIRS:
         if pair.attack.startswith("autoattack"):
             continue

@@ -3,26 +3,25 @@
 `fgsm`, `ifgsm`, `pgd`, `apgd` and `square` raise a loss function within a budget
 `epsilon`, and `apgd_targeted` one of its own; `deepfool`, `ddn`, `carlini_wagner` and
 `fab` look for the smallest perturbation that changes a label. `ATTACKS` gives all of
-them one signature.
+them one signature: a new one is a file with its entries, and a line there.
+
+Norms are in units of the intensities, which are in `[0, 1]`. An image's result depends
+on its number, `index`, and not on the batch it is in.
 """
 
-import functools
-import inspect
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
-
-import jax
-
-from uronet_jax.attacks import loop
-from uronet_jax.attacks.apgd import apgd, apgd_targeted
-from uronet_jax.attacks.auto.ensemble import AutoAttackResult, autoattack
-from uronet_jax.attacks.auto.state import MisleadingEvaluation
-from uronet_jax.attacks.auto.versions import AttackStep
-from uronet_jax.attacks.carlini_wagner import carlini_wagner
-from uronet_jax.attacks.ddn import ddn
-from uronet_jax.attacks.deepfool import deepfool
-from uronet_jax.attacks.fab import fab
-from uronet_jax.attacks.gradient import fgsm, ifgsm, pgd
+from uronet_jax.attacks.apgd import APGD_ATTACKS, apgd, apgd_targeted
+from uronet_jax.attacks.attack import Attack
+from uronet_jax.attacks.auto import (
+    AttackStep,
+    AutoAttackResult,
+    MisleadingEvaluation,
+    autoattack,
+)
+from uronet_jax.attacks.carlini_wagner import CARLINI_WAGNER_ATTACKS, carlini_wagner
+from uronet_jax.attacks.ddn import DDN_ATTACKS, ddn
+from uronet_jax.attacks.deepfool import DEEPFOOL_ATTACKS, deepfool
+from uronet_jax.attacks.fab import FAB_ATTACKS, fab
+from uronet_jax.attacks.gradient import GRADIENT_ATTACKS, fgsm, ifgsm, pgd
 from uronet_jax.attacks.loop import NonFiniteError
 from uronet_jax.attacks.objectives import (
     LOSSES,
@@ -32,7 +31,7 @@ from uronet_jax.attacks.objectives import (
     misclassification,
     targeted_misclassification,
 )
-from uronet_jax.attacks.square import square
+from uronet_jax.attacks.square import SQUARE_ATTACKS, square
 
 __all__ = [
     "ATTACKS",
@@ -60,170 +59,12 @@ __all__ = [
     "targeted_misclassification",
 ]
 
-
-class Attack(NamedTuple):
-    """An attack on a classifier, with the parameters that are usual for it.
-
-    Attributes:
-        function: `(key, images, loss_fn, *, ...)`, or of an attack that is minimal or
-            takes logits `(key, images, logits_fn, labels, *, ...)`.
-        norm: `linf` or `l2`.
-        minimal: Whether it looks for the smallest perturbation and takes no `epsilon`.
-        loss: That it raises, a key of `LOSSES` or, if it takes logits, the name of its
-            own; empty for a minimal attack.
-        relative_step: If there is one, `step_size` is by default this number times
-            `epsilon / steps`.
-        defaults: Keyword arguments.
-        gradient_free: Whether it looks at no gradient.
-        takes_logits: Whether it takes `epsilon` but no loss function, and makes its own
-            of the logits. With `stop_early=False` it must not stop at a success.
-    """
-
-    function: Callable[..., jax.Array]
-    norm: str
-    minimal: bool = False
-    loss: str = ""
-    relative_step: float | None = None
-    defaults: Mapping[str, Any] = {}
-    gradient_free: bool = False
-    takes_logits: bool = False
-
-    def __call__(
-        self,
-        key: jax.Array,
-        images: jax.Array,
-        logits_fn: LogitsFn,
-        labels: jax.Array,
-        **parameters: Any,
-    ) -> jax.Array:
-        """Returns adversarial images; an image stays at its first wrong label.
-
-        To push every image to the end use `on_loss` with `adaptive.without_success`, or
-        `stop_early=False` of an attack that takes logits.
-
-        Args:
-            key: Typed PRNG key; one serves the whole batch.
-            images: `[B, H, W, C]`, floating point, in `[0, 1]`.
-            logits_fn: `images -> [B, K]`.
-            labels: Integer `[B]`, the right ones.
-            **parameters: Of the attack, `epsilon` among them unless it is minimal.
-
-        Raises:
-            ValueError: If an argument is wrong; outside jit also if a gradient is not
-                finite.
-        """
-        if callable(labels) and not callable(logits_fn):
-            raise ValueError("logits_fn comes before labels: they are swapped")
-        self._check(parameters, len(images))
-        parameters = {**self.defaults, **parameters}
-        if not self.minimal and "epsilon" not in parameters:
-            raise ValueError("give epsilon, the largest norm of the perturbation")
-        if self.minimal or self.takes_logits:
-            return self.function(key, images, logits_fn, labels, **parameters)
-        loss_fn = misclassification(logits_fn, labels, loss=self.loss)
-        return self.on_loss(key, images, loss_fn, **parameters)
-
-    def on_loss(
-        self,
-        key: jax.Array,
-        images: jax.Array,
-        loss_fn: LossFn,
-        *,
-        epsilon: float | jax.Array,
-        **parameters: Any,
-    ) -> jax.Array:
-        """Returns images that raise any loss function, with the usual parameters.
-
-        Args:
-            key: Typed PRNG key.
-            images: `[B, H, W, C]`, floating point, in `[0, 1]`.
-            loss_fn: See `objectives`.
-            epsilon: Largest norm of the perturbation.
-            **parameters: Of the attack.
-
-        Raises:
-            ValueError: If an argument is wrong, or the attack is a minimal one or takes
-                logits.
-        """
-        if self.takes_logits:
-            raise ValueError(
-                f"this attack raises {self.loss} of logits and no other loss: call it "
-                "with logits_fn and labels, or choose one that takes a loss function, "
-                "such as apgd_dlr"
-            )
-        if self.minimal:
-            raise ValueError(
-                "a minimal attack changes labels and raises no loss: choose one that "
-                "takes epsilon"
-            )
-        self._check({**parameters, "epsilon": epsilon}, len(images))
-        parameters = {**self.defaults, **parameters}
-        if self.relative_step is not None and "step_size" not in parameters:
-            loop.check_count("steps", parameters["steps"])
-            parameters["step_size"] = self.relative_step * epsilon / parameters["steps"]
-        return self.function(key, images, loss_fn, epsilon=epsilon, **parameters)
-
-    def _check(self, parameters, count):
-        if parameters.get("norm", self.norm) != self.norm:
-            raise ValueError(
-                f"this attack is of norm {self.norm}: choose the one whose name ends "
-                f"in {parameters['norm']}"
-            )
-        known = inspect.signature(self.function).parameters.keys() - _ARGUMENTS
-        unknown = sorted(parameters.keys() - known)
-        if unknown:
-            raise ValueError(
-                f"this attack has no parameter {', '.join(unknown)}: it takes "
-                f"{', '.join(sorted(known - {'norm'}))}"
-            )
-        if "epsilon" in parameters and not self.minimal:
-            loop.check_budget(parameters["epsilon"], self.norm, count=count)
-
-
-# What an attack takes by position.
-_ARGUMENTS = {"key", "images", "loss_fn", "logits_fn", "labels"}
-
-
-def _norms(name, function, *, norms=("linf", "l2"), **fields):
-    """Returns `<name>_<norm>` of each norm."""
-    return {
-        f"{name}_{norm}": Attack(functools.partial(function, norm=norm), norm, **fields)
-        for norm in norms
-    }
-
-
-# The iterates of PGD can cross the ball; Madry et al. take 2.5 epsilon in all.
 ATTACKS: dict[str, Attack] = {
-    **_norms("fgsm", fgsm, loss="cross_entropy"),
-    **_norms(
-        "ifgsm", ifgsm, loss="cross_entropy", relative_step=2.5, defaults={"steps": 10}
-    ),
-    **_norms(
-        "pgd", pgd, loss="cross_entropy", relative_step=2.5, defaults={"steps": 40}
-    ),
-    **_norms("apgd_ce", apgd, loss="cross_entropy", defaults={"steps": 100}),
-    **_norms("apgd_dlr", apgd, loss="dlr", defaults={"steps": 100}),
-    **_norms(
-        "apgd_t",
-        apgd_targeted,
-        loss="targeted_dlr",
-        defaults={"steps": 100, "targets": 9},
-        takes_logits=True,
-    ),
-    **_norms(
-        "square",
-        square,
-        loss="margin",
-        defaults={"steps": 5000},
-        gradient_free=True,
-    ),
-    **_norms("deepfool", deepfool, minimal=True, defaults={"steps": 50}),
-    "ddn_l2": Attack(ddn, "l2", minimal=True, defaults={"steps": 100}),
-    "carlini_wagner_l2": Attack(
-        carlini_wagner,
-        "l2",
-        minimal=True,
-        defaults={"binary_search_steps": 9, "steps": 10_000, "step_size": 0.01},
-    ),
-    **_norms("fab", fab, minimal=True, defaults={"steps": 100}),
+    **GRADIENT_ATTACKS,
+    **APGD_ATTACKS,
+    **SQUARE_ATTACKS,
+    **DEEPFOOL_ATTACKS,
+    **DDN_ATTACKS,
+    **CARLINI_WAGNER_ATTACKS,
+    **FAB_ATTACKS,
 }

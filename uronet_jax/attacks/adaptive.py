@@ -13,11 +13,10 @@ from typing import Any
 import flax
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jax.core import Tracer
 from jax.tree_util import Partial
 
 from uronet_jax import batches
+from uronet_jax.attacks import loop
 from uronet_jax.attacks.objectives import (
     LOSSES,
     as_pytree,
@@ -25,6 +24,7 @@ from uronet_jax.attacks.objectives import (
     check_classes,
     check_labels,
     check_logits,
+    check_loss_name,
     is_wrong,
     margin,
     take,
@@ -36,13 +36,13 @@ Defend = Callable[[jax.Array], tuple[jax.Array, jax.Array]]
 _EDGE = 1e-7
 
 
-def identity(images: jax.Array) -> jax.Array:
-    """Returns the images."""
-    return images
+def unchanged(argument: Any) -> Any:
+    """Returns what it is given."""
+    return argument
 
 
 def bpda(
-    function: Callable[[Any], Any], backward: Callable[[Any], Any] = identity
+    function: Callable[[Any], Any], backward: Callable[[Any], Any] = unchanged
 ) -> Partial:
     """Returns a function with the value of one and the gradient of another.
 
@@ -99,15 +99,7 @@ def _averaged(logits_fn, keys, images):
 
 @flax.struct.dataclass
 class RandomMisclassification:
-    """The loss function of an untargeted attack on a random classifier.
-
-    It does not tell success: an attack that stopped there would stop at a lucky draw.
-
-    Attributes:
-        logits_fn: `(key, images) -> [B, K]`, a pytree.
-        labels: Integer `[B]`, the right ones.
-        loss: Key of `LOSSES`.
-    """
+    """See `random_misclassification`."""
 
     logits_fn: Any
     labels: jax.Array
@@ -133,19 +125,10 @@ def random_misclassification(
 ) -> RandomMisclassification:
     """Returns the loss function of a random classifier, for attacks with `samples`.
 
-    Args:
-        logits_fn: `(key, images) -> [B, K]`.
-        labels: Integer `[B]`, the right ones.
-        loss: `cross_entropy`, `margin` or `dlr`.
-
-    Returns:
-        `loss_fn(key, images) -> loss`, `[B]`. It does not tell success, so that no
-        attack stops at a lucky draw.
-
-    Raises:
-        ValueError: If the loss is unknown or labels are not integers `[B]`.
+    Like `misclassification` of `(key, images) -> [B, K]`, but `loss_fn(key, images)`
+    does not tell success, so that no attack stops at a lucky draw.
     """
-    _check_loss(loss)
+    check_loss_name(loss)
     return RandomMisclassification(as_pytree(logits_fn), check_labels(labels), loss)
 
 
@@ -160,11 +143,7 @@ def without_success(loss_fn: Callable[[jax.Array], Any]) -> "LossAlone":
 
 @flax.struct.dataclass
 class LossAlone:
-    """A loss function that does not tell success; see `without_success`.
-
-    Attributes:
-        loss_fn: One that may.
-    """
+    """See `without_success`."""
 
     loss_fn: Any
 
@@ -180,22 +159,12 @@ class LossAlone:
 
     def check(self, images: jax.Array) -> None:
         """Makes the check of the loss function, if it has one."""
-        check = getattr(self.loss_fn, "check", None)
-        if check is not None:
-            check(images)
+        getattr(self.loss_fn, "check", lambda images: None)(images)
 
 
 @flax.struct.dataclass
 class Evasion:
-    """A loss function that fools classifier and detector; see `joint_loss`.
-
-    Attributes:
-        defend: `images -> (logits, detector)`, a pytree.
-        labels: Integer `[B]`, the right ones.
-        weight: Of the detector; None takes them one at a time, see `selective_loss`.
-        threshold: Degraded probability above which an image is flagged.
-        loss: Key of `LOSSES`.
-    """
+    """See `joint_loss`, and without a weight `selective_loss`."""
 
     defend: Any
     labels: jax.Array
@@ -255,13 +224,9 @@ def joint_loss(
     Source:
         Carlini & Wagner, "Adversarial examples are not easily detected", AISec 2017.
     """
-    _check_loss(loss)
-    if not isinstance(weight, Tracer):
-        batches.check_range("weight", weight, 0.0, np.finfo(np.float32).max)
+    loop.check_parameter("weight", weight)
     weight = jnp.asarray(weight, jnp.float32)
-    return Evasion(
-        as_pytree(defend), check_labels(labels), weight, _threshold(threshold), loss
-    )
+    return _evasion(defend, labels, weight, threshold, loss)
 
 
 def selective_loss(
@@ -278,27 +243,20 @@ def selective_loss(
     while the label is right, and in `(0, 1]` where it is wrong, rising with P(clean):
     so the largest value is the best image, in attacks that keep one.
 
-    Args:
-        defend: `images -> (logits, detector)`, see the module.
-        labels: Integer `[B]`, the right ones.
-        threshold: Degraded probability above which an image is flagged.
-        loss: Whose gradient is followed: `cross_entropy`, `margin` or `dlr`.
-
-    Returns:
-        `loss_fn(images) -> (loss, success)`; success is a wrong label of an image that
-        is not flagged.
-
-    Raises:
-        ValueError: If an argument is wrong.
+    Arguments, result and errors are those of `joint_loss`; `loss` is that of the
+    classifier whose gradient is followed.
 
     Source:
         The selective attack of Bryniarski et al., "Evading adversarial example
         detection defenses with orthogonal projected gradient descent", ICLR 2022.
     """
-    _check_loss(loss)
-    return Evasion(
-        as_pytree(defend), check_labels(labels), None, _threshold(threshold), loss
-    )
+    return _evasion(defend, labels, None, threshold, loss)
+
+
+def _evasion(defend, labels, weight, threshold, loss):
+    check_loss_name(loss)
+    labels, threshold = check_labels(labels), _threshold(threshold)
+    return Evasion(as_pytree(defend), labels, weight, threshold, loss)
 
 
 def evasion_logits(
@@ -310,16 +268,8 @@ def evasion_logits(
     logit is the larger of the classifier's margin in favour of the label and of the
     detector's log odds above the threshold; that of class 1 is 0.
 
-    Args:
-        defend: `images -> (logits, detector)`, see the module.
-        labels: Integer `[B]`, the right ones.
-        threshold: Degraded probability above which an image is flagged.
-
-    Returns:
-        `images -> [B, 2]`; attack it with labels of 0.
-
-    Raises:
-        ValueError: If the threshold is not in `[0, 1]` or labels are not integers.
+    It maps images to `[B, 2]`: attack it with labels of 0. Arguments and errors are
+    those of `joint_loss`.
     """
     labels = check_labels(labels)
     return Partial(_evasion_logits, as_pytree(defend), labels, _threshold(threshold))
@@ -362,11 +312,5 @@ def _judged(defend, labels, images):
 
 
 def _threshold(value):
-    if not isinstance(value, Tracer):
-        batches.check_range("threshold", value, 0.0, 1.0)
+    loop.check_parameter("threshold", value, high=1.0)
     return jnp.asarray(value, jnp.float32)
-
-
-def _check_loss(loss):
-    if loss not in LOSSES:
-        raise ValueError(f"unknown loss {loss!r}: choose from {', '.join(LOSSES)}")

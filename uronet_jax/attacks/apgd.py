@@ -1,25 +1,22 @@
 """APGD, the gradient attack of AutoAttack: momentum, and step sizes that adapt."""
 
 import functools
-from typing import Any, NamedTuple
+from collections import namedtuple
 
 import jax
 import jax.numpy as jnp
 
-from uronet_jax import batches
 from uronet_jax.attacks import balls, loop
 from uronet_jax.attacks.adaptive import without_success
+from uronet_jax.attacks.attack import in_all_norms
 from uronet_jax.attacks.objectives import (
     LEAST_CLASSES,
     LogitsFn,
     LossFn,
-    as_pytree,
-    check_classes,
-    check_labels,
-    count_classes,
     is_wrong,
     likeliest,
     margin,
+    prepare_classifier,
     targeted_misclassification,
 )
 
@@ -30,42 +27,14 @@ _MOMENTUM = 0.75
 _FIRST, _FEWER, _LEAST = 22, 3, 6
 
 
-class _Config(NamedTuple):
-    norm: str
-    samples: int
-    stop_early: bool
-
-
-class _Constants(NamedTuple):
-    key: jax.Array
-    index: jax.Array
-    origin: jax.Array
-    loss_fn: Any
-    epsilon: jax.Array
-    steps: jax.Array
-    rho: jax.Array
-
-
-class _State(NamedTuple):
-    # Of this run.
-    images: jax.Array
-    before: jax.Array
-    loss: jax.Array
-    best_images: jax.Array
-    best_gradient: jax.Array
-    best_loss: jax.Array
-    step_size: jax.Array
-    rises: jax.Array
-    halved: jax.Array
-    checked_loss: jax.Array
-    period: jax.Array
-    checkpoint: jax.Array
-    # Of all runs.
-    active: jax.Array
-    finite: jax.Array
-    succeeded: jax.Array
-    result: jax.Array
-    result_loss: jax.Array
+_Config = namedtuple("_Config", "norm samples stop_early")
+_Constants = namedtuple("_Constants", "key index origin loss_fn epsilon steps rho")
+# Of this run, and from `active` on of all runs.
+_State = namedtuple(
+    "_State",
+    "images before loss best_images best_gradient best_loss step_size rises halved "
+    "checked_loss period checkpoint active finite succeeded result result_loss",
+)
 
 
 def apgd(
@@ -105,8 +74,7 @@ def apgd(
         key: Typed PRNG key of the starts; one serves the whole batch.
         images: `[B, H, W, C]`, floating point, in `[0, 1]`.
         loss_fn: `images -> [B]`, or `(loss, success)`, raised; see `objectives`.
-        epsilon: Largest norm of the perturbation, in units of the intensities; a scalar
-            or `[B]`, may be traced.
+        epsilon: Largest norm of the perturbation, a scalar or `[B]`; may be traced.
         norm: `linf` or `l2`.
         steps: How many in a run; may be traced. A run evaluates one gradient more.
         restarts: Runs after the first, for images without success.
@@ -116,8 +84,7 @@ def apgd(
         rho: Share of rising steps up to which a step size is halved; may be traced.
         stop_early: Whether an image stays at its first success; otherwise it goes on to
             the end of the run.
-        index: Integer `[B]`, global number of each image: with it, the result does not
-            depend on the batch. Default: `0 .. B-1`.
+        index: Integer `[B]`, number that each image draws with; default `0 .. B-1`.
 
     Returns:
         Adversarial images, `[B, H, W, C]`, float32 in `[0, 1]`.
@@ -129,29 +96,13 @@ def apgd(
         Croce & Hein, "Reliable evaluation of adversarial robustness with an ensemble of
         diverse parameter-free attacks", ICML 2020.
     """
-    state = _ascend(
-        key,
-        images,
-        loss_fn,
-        epsilon=epsilon,
-        norm=norm,
-        steps=steps,
-        restarts=restarts,
-        samples=samples,
-        rho=rho,
-        stop_early=stop_early,
-        index=index,
-    )
+    usual = (index, epsilon, norm, steps, restarts, rho, samples, stop_early)
+    state = _ascend(key, images, loss_fn, *usual)
     return loop.finish(state.result, state.finite)
 
 
-class _Best(NamedTuple):
-    """The best images of all targets so far; arrays `[B]` but the images."""
-
-    images: jax.Array
-    margin: jax.Array
-    succeeded: jax.Array
-    finite: jax.Array
+# The best images of all targets so far; arrays `[B]` but the images.
+_Best = namedtuple("_Best", "images margin succeeded finite")
 
 
 def apgd_targeted(
@@ -172,50 +123,23 @@ def apgd_targeted(
     """Targeted Auto-PGD: `apgd` of the targeted DLR loss, for one class after another.
 
     The targets are the wrong classes of the largest logits at the clean image, in
-    falling order. Any wrong label counts, and an image stays at its first one. Where
-    none is found the image of the largest margin, `max_{k != y} Z_k - Z_y`, is
-    returned, of the clean image and the best of each target.
+    falling order: `targets` of them, or all. Any wrong label counts, and an image stays
+    at its first one, also if it has one already. Where none is found, or without
+    `stop_early`, where every run goes to its end, the image of the largest margin,
+    `max_{k != y} Z_k - Z_y`, is returned, of the clean image and the best of each
+    target.
 
-    Args:
-        key: Typed PRNG key of the starts; one serves the whole batch.
-        images: `[B, H, W, C]`, floating point, in `[0, 1]`.
-        logits_fn: `[B, H, W, C] -> [B, K]`, at least four classes; see `objectives`.
-        labels: Integer `[B]`, the right ones.
-        epsilon: Largest norm of the perturbation, in units of the intensities; a scalar
-            or `[B]`, may be traced.
-        norm: `linf` or `l2`.
-        steps: How many in a run; may be traced. A run evaluates one gradient more.
-        targets: How many; all `K - 1` wrong classes if there are fewer.
-        restarts: Runs to each target after the first, for images without success.
-        rho: Share of rising steps up to which a step size is halved; may be traced.
-        stop_early: Whether an image stays at its first wrong label. Otherwise every run
-            goes to its end, and the largest margin of all counts.
-        index: Integer `[B]`, global number of each image: with it, the result does not
-            depend on the batch. Default: `0 .. B-1`.
-
-    Returns:
-        Adversarial images, `[B, H, W, C]`, float32 in `[0, 1]`. With `stop_early`
-        images that are already misclassified are returned unchanged.
-
-    Raises:
-        ValueError: If an argument is wrong, there are fewer than four classes, or
-            outside jit if a gradient is not finite.
+    `logits_fn` maps images to `[B, K]`, at least four classes; `labels` are the right
+    ones, integer `[B]`. The other arguments, the result and the errors are those of
+    `apgd`, and the restarts are those of each target.
 
     Source:
         Croce & Hein, "Reliable evaluation of adversarial robustness with an ensemble of
         diverse parameter-free attacks", ICML 2020: APGD-T of AutoAttack.
     """
-    images, index = loop.check_batch(images, index)
-    loop.check_number("epsilon", epsilon, 0.0, count=images.shape[0])
+    images, index = loop.prepare_images(images, index, epsilon=epsilon)
     loop.check_count("targets", targets)
-    logits_fn, labels = as_pytree(logits_fn), check_labels(labels)
-    check_classes(logits_fn, labels, images)
-    classes, least = count_classes(logits_fn, images), LEAST_CLASSES["targeted_dlr"]
-    if classes < least:
-        raise ValueError(
-            f"targeted APGD needs at least {least} classes, the logits have {classes}: "
-            "use apgd with cross_entropy or margin"
-        )
+    logits_fn, labels, classes = prepare_classifier(logits_fn, labels, images)
     best, ranked = _rank(logits_fn, labels, images, min(targets, classes - 1))
     if not stop_early:
         best = best._replace(succeeded=jnp.zeros_like(best.succeeded))
@@ -227,14 +151,11 @@ def apgd_targeted(
             # Without a budget an image that has succeeded is done at once.
             balls.where(best.succeeded, best.images, images),
             loss_fn if stop_early else without_success(loss_fn),
-            epsilon=jnp.where(best.succeeded, 0.0, epsilon),
-            norm=norm,
-            steps=steps,
-            restarts=restarts,
+            index,
+            jnp.where(best.succeeded, 0.0, epsilon),
+            *(norm, steps, restarts, rho),
             samples=0,
-            rho=rho,
             stop_early=True,
-            index=index,
         )
         return _better(logits_fn, labels, best, state)
 
@@ -281,26 +202,22 @@ def _ascend(
     key,
     images,
     loss_fn,
-    *,
+    index,
     epsilon,
     norm,
     steps,
     restarts,
-    samples,
     rho,
+    samples,
     stop_early,
-    index,
 ):
     """Returns the state after all runs; the arguments are those of `apgd`."""
-    images, index = loop.check_batch(images, index)
-    balls.check_norm(norm)
-    count = images.shape[0]
-    loop.check_number("epsilon", epsilon, 0.0, count=count)
-    loop.check_number("rho", rho, 0.0)
-    loop.check_count("steps", steps)
-    loop.check_count("restarts", restarts, 0)
-    loop.check_count("samples", samples, 0)
+    images, index = loop.prepare_images(
+        images, index, norm, epsilon, steps, restarts, samples
+    )
+    loop.check_parameter("rho", rho)
     loss_fn = loop.check_loss(loss_fn, images)
+    count = len(images)
     zeros = jnp.zeros(count, images.dtype)
     nothing = jnp.zeros(count, bool)
     return loop.iterate(
@@ -358,7 +275,7 @@ def _begin(config, constants, run, first, state):
 
     def start():
         key = jax.random.fold_in(constants.key, run)
-        draw = _on_sphere(
+        draw = balls.uniform_on_sphere(
             key, constants.index, constants.origin.shape[1:], config.norm
         ).astype(constants.origin.dtype)
         return jnp.clip(constants.origin + constants.epsilon * draw, 0.0, 1.0)
@@ -437,17 +354,30 @@ def _hundredths(steps, share):
     return jnp.maximum(steps * share // 100, 1)
 
 
-def _on_sphere(key, index, shape, norm):
-    """Draws perturbations of norm 1, `[B, *shape]`."""
-    count = 1
-    for side in shape:
-        count *= side
-
-    def draw(key):
-        if norm == "linf":
-            uniform = jax.random.uniform(key, (count,), minval=-1.0, maxval=1.0)
-            return uniform / jnp.max(jnp.abs(uniform))
-        normal = jax.random.normal(key, (count,))
-        return normal / jnp.linalg.norm(normal)
-
-    return batches.per_image(draw, key, index).reshape(-1, *shape)
+_APGD = {"defaults": {"steps": 100}, "source": "Croce & Hein, ICML 2020"}
+APGD_ATTACKS = {
+    **in_all_norms(
+        "apgd_ce",
+        apgd,
+        **_APGD,
+        loss="cross_entropy",
+        about="PGD with momentum that chooses its steps itself, cross-entropy",
+    ),
+    **in_all_norms(
+        "apgd_dlr",
+        apgd,
+        **_APGD,
+        loss="dlr",
+        least_classes=LEAST_CLASSES["dlr"],
+        about="the same with the difference of logits ratio",
+    ),
+    **in_all_norms(
+        "apgd_t",
+        apgd_targeted,
+        **_APGD | {"defaults": {"steps": 100, "targets": 9}},
+        loss="targeted_dlr",
+        takes_logits=True,
+        least_classes=LEAST_CLASSES["targeted_dlr"],
+        about="the same with the targeted DLR loss, once for each likely wrong class",
+    ),
+}

@@ -3,6 +3,7 @@
 Everything is per image: arrays are `[B, H, W, C]` and an image's values are one vector.
 """
 
+import math
 from typing import Any
 
 import jax
@@ -27,7 +28,7 @@ def expand(values: Any, images: jax.Array) -> jax.Array:
     return values.reshape(values.shape + (1,) * (images.ndim - values.ndim))
 
 
-def where(choose: jax.Array, a: jax.Array, b: jax.Array) -> jax.Array:
+def where(choose: jax.Array, a: jax.Array, b: jax.Array | float) -> jax.Array:
     """Returns images of `a` where bool `[B]` `choose`, of `b` elsewhere."""
     return jnp.where(choose.reshape((-1,) + (1,) * (a.ndim - 1)), a, b)
 
@@ -44,13 +45,7 @@ def size(perturbations: jax.Array, norm: str) -> jax.Array:
 
 
 def project(perturbations: jax.Array, norm: str, epsilon: Any) -> jax.Array:
-    """Returns the nearest perturbations whose norm is at most `epsilon`.
-
-    Args:
-        perturbations: `[B, H, W, C]`.
-        norm: `linf` or `l2`.
-        epsilon: Radius, a scalar or one `[B]` per image.
-    """
+    """Returns the nearest perturbations whose norm is at most a scalar or `[B]`."""
     check_norm(norm)
     if norm == "linf":
         radius = expand(epsilon, perturbations)
@@ -87,24 +82,32 @@ def uniform_in_ball(
 ) -> jax.Array:
     """Draws perturbations uniformly from the unit ball, one `shape` per image.
 
-    In L2 these are the first n coordinates of a uniform point of the sphere in n + 2
-    dimensions.
-
-    Args:
-        key: Typed PRNG key, one for the batch.
-        index: Integer `[B]`, the number that an image folds into the key.
-        shape: Of one image.
-        norm: `linf` or `l2`.
+    An image folds its number, `[B]` integers, into the key. In L2 these are the first n
+    coordinates of a uniform point of the sphere in n + 2 dimensions.
     """
     check_norm(norm)
-    count = 1
-    for side in shape:
-        count *= side
+    count = math.prod(shape)
 
     def draw(key):
         if norm == "linf":
             return jax.random.uniform(key, (count,), minval=-1.0, maxval=1.0)
         normal = jax.random.normal(key, (count + 2,))
         return (normal / jnp.linalg.norm(normal))[:count]
+
+    return batches.per_image(draw, key, index).reshape(-1, *shape)
+
+
+def uniform_on_sphere(
+    key: jax.Array, index: jax.Array, shape: tuple[int, ...], norm: str
+) -> jax.Array:
+    """Draws perturbations of norm 1, in random directions; see `uniform_in_ball`."""
+    count = math.prod(shape)
+
+    def draw(key):
+        if norm == "linf":
+            uniform = jax.random.uniform(key, (count,), minval=-1.0, maxval=1.0)
+            return uniform / jnp.max(jnp.abs(uniform))
+        normal = jax.random.normal(key, (count,))
+        return normal / jnp.linalg.norm(normal)
 
     return batches.per_image(draw, key, index).reshape(-1, *shape)

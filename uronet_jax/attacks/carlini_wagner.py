@@ -1,19 +1,18 @@
 """The L2 attack of Carlini and Wagner."""
 
-from typing import Any, NamedTuple
+from collections import namedtuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
 from uronet_jax.attacks import balls, loop
+from uronet_jax.attacks.attack import Attack
 from uronet_jax.attacks.objectives import (
     LogitsFn,
-    as_pytree,
-    check_classes,
-    check_labels,
     is_wrong,
     margin,
+    prepare_classifier,
 )
 
 _LARGEST_CONSTANT = 1e10
@@ -21,38 +20,17 @@ _LARGEST_CONSTANT = 1e10
 _PROGRESS = 0.9999
 
 
-class _Constants(NamedTuple):
-    origin: jax.Array
-    logits_fn: Any
-    labels: jax.Array
-    binary_search_steps: jax.Array
-    steps: jax.Array
-    step_size: jax.Array
-    confidence: jax.Array
-    initial_constant: jax.Array
-    abort_early: jax.Array
-
-
-class _Descent(NamedTuple):
-    """One run of Adam, each image at its own step."""
-
-    step: jax.Array
-    code: jax.Array
-    adam: Any
-    found: jax.Array
-    previous_loss: jax.Array
-
-
-class _State(NamedTuple):
-    active: jax.Array
-    finite: jax.Array
-    descent: _Descent
-    search: jax.Array
-    constant: jax.Array
-    lower: jax.Array
-    upper: jax.Array
-    best_images: jax.Array
-    best_norm: jax.Array
+_Constants = namedtuple(
+    "_Constants",
+    "origin logits_fn labels binary_search_steps steps step_size confidence "
+    "abort_early",
+)
+# One run of Adam, each image at its own step.
+_Descent = namedtuple("_Descent", "step code adam found previous_loss")
+_State = namedtuple(
+    "_State",
+    "active finite descent search constant lower upper best_images best_norm",
+)
 
 
 def carlini_wagner(
@@ -108,14 +86,12 @@ def carlini_wagner(
         S&P 2017.
     """
     del key
-    images, _ = loop.check_batch(images)
+    images, _ = loop.prepare_images(images, steps=steps)
     loop.check_count("binary_search_steps", binary_search_steps)
-    loop.check_count("steps", steps)
-    loop.check_number("step_size", step_size, 0.0, above=True)
-    loop.check_number("confidence", confidence, 0.0)
-    loop.check_number("initial_constant", initial_constant, 0.0, above=True)
-    logits_fn, labels = as_pytree(logits_fn), check_labels(labels)
-    check_classes(logits_fn, labels, images)
+    loop.check_parameter("step_size", step_size, above=True)
+    loop.check_parameter("confidence", confidence)
+    loop.check_parameter("initial_constant", initial_constant, above=True)
+    logits_fn, labels, _ = prepare_classifier(logits_fn, labels, images)
     dtype, count = images.dtype, images.shape[0]
     state = loop.iterate(
         _step,
@@ -124,11 +100,8 @@ def carlini_wagner(
             images,
             logits_fn,
             labels,
-            jnp.asarray(binary_search_steps, jnp.int32),
-            jnp.asarray(steps, jnp.int32),
-            jnp.asarray(step_size, dtype),
-            jnp.asarray(confidence, dtype),
-            jnp.asarray(initial_constant, dtype),
+            *loop.arrays(jnp.int32, binary_search_steps, steps),
+            *loop.arrays(dtype, step_size, confidence),
             jnp.asarray(abort_early, bool),
         ),
         _State(
@@ -227,3 +200,16 @@ def _loss(constants, clean, code, constant):
 def _next(constant, lower, upper):
     larger = jnp.minimum(10 * constant, _LARGEST_CONSTANT)
     return jnp.where(jnp.isinf(upper), larger, (lower + upper) / 2)
+
+
+CARLINI_WAGNER_ATTACKS = {
+    "carlini_wagner_l2": Attack(
+        carlini_wagner,
+        "l2",
+        minimal=True,
+        defaults={"binary_search_steps": 9, "steps": 10_000, "step_size": 0.01},
+        about="Adam on squared norm plus hinge of the logits, with a search for its "
+        "weight",
+        source="Carlini & Wagner, S&P 2017",
+    )
+}

@@ -1,32 +1,17 @@
 """DDN: gradient steps whose length and norm are decided apart."""
 
-from typing import Any, NamedTuple
+from collections import namedtuple
 
 import jax
 import jax.numpy as jnp
-from jax.core import Tracer
 
 from uronet_jax import batches
 from uronet_jax.attacks import balls, loop
+from uronet_jax.attacks.attack import Attack
 from uronet_jax.attacks.objectives import LogitsFn, misclassification
 
-
-class _Constants(NamedTuple):
-    key: jax.Array
-    index: jax.Array
-    origin: jax.Array
-    loss_fn: Any
-    gamma: jax.Array
-    steps: jax.Array
-
-
-class _State(NamedTuple):
-    images: jax.Array
-    active: jax.Array
-    finite: jax.Array
-    epsilon: jax.Array
-    best_images: jax.Array
-    best_norm: jax.Array
+_Constants = namedtuple("_Constants", "key index origin loss_fn gamma steps")
+_State = namedtuple("_State", "images active finite epsilon best_images best_norm")
 
 
 def ddn(
@@ -53,11 +38,9 @@ def ddn(
         logits_fn: `[B, H, W, C] -> [B, K]`; see `objectives`.
         labels: Integer `[B]`, the right ones.
         steps: How many; may be traced.
-        initial_epsilon: First norm, in units of the intensities; a scalar or `[B]`, may
-            be traced.
+        initial_epsilon: First norm, a scalar or `[B]`; may be traced.
         gamma: Share by which the norm changes in a step, in `[0, 1]`; may be traced.
-        index: Integer `[B]`, global number of each image: with it, the result does not
-            depend on the batch. Default: `0 .. B-1`.
+        index: Integer `[B]`, number that each image draws with; default `0 .. B-1`.
 
     Returns:
         Adversarial images, `[B, H, W, C]`, float32 in `[0, 1]`; unlike in the paper
@@ -71,13 +54,10 @@ def ddn(
         Rony et al., "Decoupling direction and norm for efficient gradient-based L2
         adversarial attacks and defenses", CVPR 2019.
     """
-    images, index = loop.check_batch(images, index)
-    count = images.shape[0]
-    loop.check_count("steps", steps)
-    loop.check_number("initial_epsilon", initial_epsilon, 0.0, above=True, count=count)
-    loop.check_number("gamma", gamma, 0.0)
-    if not isinstance(gamma, Tracer):
-        batches.check_range("gamma", gamma, 0.0, 1.0)
+    images, index = loop.prepare_images(images, index, steps=steps)
+    count = len(images)
+    loop.check_parameter("initial_epsilon", initial_epsilon, above=True, count=count)
+    loop.check_parameter("gamma", gamma, high=1.0)
     loss_fn = loop.check_loss(misclassification(logits_fn, labels), images)
     epsilon = jnp.asarray(initial_epsilon, images.dtype)
     state = loop.iterate(
@@ -149,3 +129,15 @@ def _direction(constants, i, gradient):
         return balls.where(zero, normal.reshape(-1, *shape), gradient)
 
     return balls.direction(jax.lax.cond(zero.any(), draw, lambda: gradient), "l2")
+
+
+DDN_ATTACKS = {
+    "ddn_l2": Attack(
+        ddn,
+        "l2",
+        minimal=True,
+        defaults={"steps": 100},
+        about="gradient steps in a ball that shrinks when they succeed",
+        source="Rony et al., CVPR 2019",
+    )
+}

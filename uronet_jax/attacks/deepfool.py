@@ -1,21 +1,20 @@
 """DeepFool, and the linearised decision boundaries that it steps to."""
 
 import functools
+from collections import namedtuple
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from uronet_jax.attacks import balls, loop
+from uronet_jax.attacks.attack import in_all_norms
 from uronet_jax.attacks.objectives import (
     LogitsFn,
-    as_pytree,
-    check_classes,
-    check_labels,
-    count_classes,
     is_wrong,
     likeliest,
+    prepare_classifier,
 )
 
 # Classes whose gradients are computed at once: bounds the memory.
@@ -43,25 +42,8 @@ class Boundary(NamedTuple):
     finite: jax.Array
 
 
-class _Config(NamedTuple):
-    norm: str
-
-
-class _Constants(NamedTuple):
-    origin: jax.Array
-    logits_fn: Any
-    labels: jax.Array
-    overshoot: jax.Array
-    steps: jax.Array
-
-
-class _State(NamedTuple):
-    images: jax.Array
-    active: jax.Array
-    finite: jax.Array
-    success: jax.Array
-    rivals: jax.Array
-    perturbation: jax.Array
+_Constants = namedtuple("_Constants", "origin logits_fn labels overshoot steps")
+_State = namedtuple("_State", "images active finite success rivals perturbation")
 
 
 def deepfool(
@@ -106,17 +88,14 @@ def deepfool(
         neural networks", CVPR 2016; the constants are those of foolbox.
     """
     del key
-    images, _ = loop.check_batch(images)
-    balls.check_norm(norm)
-    loop.check_count("steps", steps)
-    loop.check_number("overshoot", overshoot, 0.0)
+    images, _ = loop.prepare_images(images, norm=norm, steps=steps)
+    loop.check_parameter("overshoot", overshoot)
     loop.check_count("candidates", candidates, 2)
-    logits_fn, labels = as_pytree(logits_fn), check_labels(labels)
-    check_classes(logits_fn, labels, images)
-    count, classes = images.shape[0], count_classes(logits_fn, images)
+    logits_fn, labels, classes = prepare_classifier(logits_fn, labels, images)
+    count = len(images)
     state = loop.iterate(
         _step,
-        _Config(norm),
+        norm,
         _Constants(
             images,
             logits_fn,
@@ -137,17 +116,17 @@ def deepfool(
     return loop.finish(balls.where(state.success, state.images, images), state.finite)
 
 
-def _step(config: _Config, constants: _Constants, i: jax.Array, state: _State):
+def _step(norm: str, constants: _Constants, i: jax.Array, state: _State):
     logits, pull = jax.vjp(constants.logits_fn, state.images)
     labels = constants.labels
     first = likeliest(logits, labels, state.rivals.shape[1])
     rivals = jnp.where(i == 0, first, state.rivals)
     success = is_wrong(logits, labels)
-    nearest = nearest_boundary(pull, logits, labels, rivals, config.norm)
+    nearest = nearest_boundary(pull, logits, labels, rivals, norm)
     finite = state.finite & (nearest.finite | success | ~state.active)
     active = state.active & finite & ~success & (i < constants.steps)
     step = balls.expand(nearest.distance + _MARGIN, state.images)
-    if config.norm == "linf":
+    if norm == "linf":
         step = step * jnp.sign(nearest.gradient)
     else:
         size = balls.size(nearest.gradient, "l2") + _SMALLEST
@@ -171,15 +150,10 @@ def nearest_boundary(
     rivals: jax.Array,
     norm: str,
 ) -> Boundary:
-    """Returns the linearised boundary to the nearest of some wrong classes.
+    """Returns the linearised boundary to the nearest of some wrong classes, `[B, M]`.
 
-    Args:
-        pull: From the logits' cotangents `[B, K]` to those of the images, as `jax.vjp`
-            returns it: one forward pass serves all classes.
-        logits: `[B, K]`.
-        labels: Integer `[B]`, the right ones.
-        rivals: Integer `[B, M]`, the classes to choose from.
-        norm: In which the distance is measured, `linf` or `l2`.
+    `pull` is what `jax.vjp` of the classifier returns, from cotangents of its logits to
+    those of the images: one forward pass serves all classes.
     """
     count, total = rivals.shape
     chunks = -(-total // _CHUNK)
@@ -230,3 +204,13 @@ def _dual_size(gradients, norm):
     if norm == "l2":
         return balls.size(gradients, "l2")
     return jnp.sum(jnp.abs(gradients.reshape(gradients.shape[0], -1)), axis=-1)
+
+
+DEEPFOOL_ATTACKS = in_all_norms(
+    "deepfool",
+    deepfool,
+    minimal=True,
+    defaults={"steps": 50},
+    about="steps to the nearest linearised boundary until it is crossed",
+    source="Moosavi-Dezfooli et al., CVPR 2016",
+)

@@ -1,22 +1,18 @@
 """FAB: steps to linearised boundaries inside the box, biased to the clean image."""
 
-from typing import Any, NamedTuple
+from collections import namedtuple
 
 import jax
 import jax.numpy as jnp
-from jax.core import Tracer
 
-from uronet_jax import batches
 from uronet_jax.attacks import balls, loop
+from uronet_jax.attacks.attack import in_all_norms
 from uronet_jax.attacks.deepfool import nearest_boundary
 from uronet_jax.attacks.objectives import (
     LogitsFn,
-    as_pytree,
-    check_classes,
-    check_labels,
-    count_classes,
     is_wrong,
     likeliest,
+    prepare_classifier,
 )
 
 # Starts lie within half of these where neither epsilon nor a perturbation is known.
@@ -25,33 +21,13 @@ _START = {"linf": 0.3, "l2": 1.0}
 _SMALLEST = 1e-8
 
 
-class _Config(NamedTuple):
-    norm: str
-    targeted: bool
-
-
-class _Constants(NamedTuple):
-    key: jax.Array
-    index: jax.Array
-    origin: jax.Array
-    logits_fn: Any
-    labels: jax.Array
-    steps: jax.Array
-    runs: jax.Array
-    start_norm: jax.Array
-    goal_norm: jax.Array
-    alpha_max: jax.Array
-    eta: jax.Array
-    beta: jax.Array
-
-
-class _State(NamedTuple):
-    images: jax.Array
-    active: jax.Array
-    finite: jax.Array
-    rivals: jax.Array
-    best_images: jax.Array
-    best_norm: jax.Array
+_Config = namedtuple("_Config", "norm targeted")
+_Constants = namedtuple(
+    "_Constants",
+    "key index origin logits_fn labels steps runs start_norm goal_norm alpha_max "
+    "eta beta",
+)
+_State = namedtuple("_State", "images active finite rivals best_images best_norm")
 
 
 def fab(
@@ -93,17 +69,15 @@ def fab(
         steps: How many in a run; may be traced.
         restarts: Runs after the first; may be traced.
         targets: None: each step goes to the nearest of all classes, which takes the
-            gradients of all. `n`: one run, and its restarts, to each of the `n` wrong
-            classes that are likeliest at the clean image, with one gradient in a step;
-            any wrong class counts.
-        epsilon: None: look for the smallest perturbation. Otherwise an image is done as
-            soon as its perturbation is within this norm; the others come back with
-            larger ones. A scalar or `[B]`, may be traced.
+            gradients of all. Or how many of the likeliest wrong classes, at most all,
+            get a run and its restarts, with one gradient in a step; any wrong class
+            counts.
+        epsilon: None, or the norm within which a perturbation is small enough, so that
+            its image is done; a scalar or `[B]`, may be traced.
         alpha_max: Largest weight of the clean image, in `[0, 1]`; may be traced.
         eta: Overshoot, at least 1; may be traced.
         beta: How far back to the clean image, in `[0, 1]`; may be traced.
-        index: Integer `[B]`, global number of each image: with it, the result does not
-            depend on the batch. Default: `0 .. B-1`.
+        index: Integer `[B]`, number that each image draws with; default `0 .. B-1`.
 
     Returns:
         Adversarial images, `[B, H, W, C]`, float32 in `[0, 1]`. Images that are already
@@ -116,25 +90,20 @@ def fab(
         Croce & Hein, "Minimally distorted adversarial examples with a fast adaptive
         boundary attack", ICML 2020.
     """
-    images, index = loop.check_batch(images, index)
-    balls.check_norm(norm)
-    count = images.shape[0]
-    loop.check_count("steps", steps)
-    loop.check_count("restarts", restarts, 0)
-    if epsilon is not None:
-        loop.check_number("epsilon", epsilon, 0.0, count=count)
-    loop.check_number("eta", eta, 1.0)
-    for name, share in (("alpha_max", alpha_max), ("beta", beta)):
-        loop.check_number(name, share, 0.0)
-        if not isinstance(share, Tracer):
-            batches.check_range(name, share, 0.0, 1.0)
-    logits_fn, labels = as_pytree(logits_fn), check_labels(labels)
-    check_classes(logits_fn, labels, images)
-    rivals = _check_targets(targets, count_classes(logits_fn, images))
-    dtype = images.dtype
-    runs = (targets or 1) * (restarts + 1)
-    start_norm = _START[norm] if epsilon is None else epsilon
-    goal_norm = -1.0 if epsilon is None else epsilon
+    budget = 0.0 if epsilon is None else epsilon
+    images, index = loop.prepare_images(images, index, norm, budget, steps, restarts)
+    known = epsilon is not None
+    start_norm, goal_norm = (epsilon, epsilon) if known else (_START[norm], -1.0)
+    loop.check_parameter("eta", eta, 1.0)
+    loop.check_parameter("alpha_max", alpha_max, high=1.0)
+    loop.check_parameter("beta", beta, high=1.0)
+    logits_fn, labels, classes = prepare_classifier(logits_fn, labels, images)
+    rivals = classes - 1
+    if targets is not None:
+        loop.check_count("targets", targets)
+        rivals = min(targets, rivals)
+    dtype, count = images.dtype, len(images)
+    runs = (1 if targets is None else rivals) * (restarts + 1)
     state = loop.iterate(
         _step,
         _Config(norm, targets is not None),
@@ -144,13 +113,8 @@ def fab(
             images,
             logits_fn,
             labels,
-            jnp.asarray(steps, jnp.int32),
-            jnp.asarray(restarts + 1, jnp.int32),
-            jnp.asarray(start_norm, dtype),
-            jnp.asarray(goal_norm, dtype),
-            jnp.asarray(alpha_max, dtype),
-            jnp.asarray(eta, dtype),
-            jnp.asarray(beta, dtype),
+            *loop.arrays(jnp.int32, steps, restarts + 1),
+            *loop.arrays(dtype, start_norm, goal_norm, alpha_max, eta, beta),
         ),
         _State(
             images=images,
@@ -163,19 +127,6 @@ def fab(
         steps * runs,
     )
     return loop.finish(state.best_images, state.finite)
-
-
-def _check_targets(targets, classes):
-    """Returns how many wrong classes are looked at."""
-    if targets is None:
-        return classes - 1
-    loop.check_count("targets", targets)
-    if targets > classes - 1:
-        raise ValueError(
-            f"targets must be at most {classes - 1}, the wrong ones of {classes} "
-            f"classes: {targets}"
-        )
-    return int(targets)
 
 
 def _step(config: _Config, constants: _Constants, i: jax.Array, state: _State):
@@ -249,21 +200,13 @@ def to_hyperplane(
 ) -> jax.Array:
     """Returns the smallest perturbations from points to hyperplanes within the box.
 
-    They solve `min |d|` with `value + <normal, d> = 0` and `points + d` in `[0, 1]`;
-    where the hyperplane misses the box they go as near to it as the box allows. Every
-    coordinate goes the same way relative to `normal`, by `min(t v, room)` with `v = 1`
-    in Linf and `|normal|` in L2. What is gained is piecewise linear and concave in `t`,
-    so Newton's method from 0 rises to the exact solution in finitely many steps: mostly
-    fewer than ten, and cheaper than to sort the coordinates.
-
-    Args:
-        points: `[B, H, W, C]` in `[0, 1]`.
-        normal: `[B, H, W, C]`.
-        value: `[B]`, of the linear function at the points.
-        norm: `linf` or `l2`.
-
-    Returns:
-        Perturbations, `[B, H, W, C]`.
+    They solve `min |d|` with `value + <normal, d> = 0` and `points + d` in `[0, 1]`,
+    all `[B, H, W, C]` but the values `[B]` of the linear function at the points; where
+    the hyperplane misses the box they go as near as it allows. Every coordinate goes
+    the same way relative to `normal`, by `min(t v, room)` with `v = 1` in Linf and
+    `|normal|` in L2. What is gained is piecewise linear and concave in `t`, so Newton's
+    method from 0 rises to the exact solution in finitely many steps: mostly fewer than
+    ten, and cheaper than to sort the coordinates.
     """
     # Squares of small gradients would underflow.
     scale = jnp.maximum(balls.size(normal, "linf"), jnp.finfo(points.dtype).tiny)
@@ -284,12 +227,20 @@ def to_hyperplane(
         higher = rest / jnp.where(rate > 0, rate, 1.0)
         return jnp.where(rate > 0, jnp.maximum(higher, t), t)
 
-    def unfinished(carry):
-        t, before = carry
-        return (t > before).any()
-
     zero = jnp.zeros_like(goal)
     t, _ = jax.lax.while_loop(
-        unfinished, lambda c: (rise(c[0]), c[0]), (rise(zero), zero)
+        lambda carry: (carry[0] > carry[1]).any(),
+        lambda carry: (rise(carry[0]), carry[0]),
+        (rise(zero), zero),
     )
     return way * jnp.minimum(balls.expand(t, points) * speed, room)
+
+
+FAB_ATTACKS = in_all_norms(
+    "fab",
+    fab,
+    minimal=True,
+    defaults={"steps": 100},
+    about="projections to linearised boundaries, drawn towards the image",
+    source="Croce & Hein, ICML 2020",
+)

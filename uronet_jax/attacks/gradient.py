@@ -1,37 +1,20 @@
 """Attacks that follow the gradient: FGSM, IFGSM, PGD."""
 
-from typing import Any, NamedTuple
+from collections import namedtuple
 
 import jax
 import jax.numpy as jnp
 
 from uronet_jax.attacks import balls, loop
+from uronet_jax.attacks.attack import in_all_norms
 from uronet_jax.attacks.objectives import LossFn
 
-
-class _Config(NamedTuple):
-    norm: str
-    random_start: bool
-    runs: int
-    samples: int
-
-
-class _Constants(NamedTuple):
-    key: jax.Array
-    index: jax.Array
-    origin: jax.Array
-    loss_fn: Any
-    epsilon: jax.Array
-    step_size: jax.Array
-    steps: jax.Array
-
-
-class _State(NamedTuple):
-    images: jax.Array
-    active: jax.Array
-    finite: jax.Array
-    best_images: jax.Array
-    best_loss: jax.Array
+_Config = namedtuple("_Config", "norm random_start runs samples")
+_Constants = namedtuple(
+    "_Constants",
+    "key index origin loss_fn epsilon step_size steps",
+)
+_State = namedtuple("_State", "images active finite best_images best_loss")
 
 
 def fgsm(
@@ -42,24 +25,9 @@ def fgsm(
     epsilon: float | jax.Array,
     norm: str = "linf",
 ) -> jax.Array:
-    """Fast gradient sign method: one step of the whole budget.
+    """Fast gradient sign method: `pgd` from the image itself, one step of `epsilon`.
 
-    `clip(x + epsilon * sign(gradient))`; in L2 the gradient at unit length. If
-    `loss_fn` tells success, an image that has succeeded already is left as it is.
-
-    Args:
-        key: Not used: this attack is not random.
-        images: `[B, H, W, C]`, floating point, in `[0, 1]`.
-        loss_fn: `images -> [B]`, raised; see `objectives`.
-        epsilon: Largest norm of the perturbation, in units of the intensities; a scalar
-            or `[B]`, may be traced.
-        norm: `linf` or `l2`.
-
-    Returns:
-        Adversarial images, `[B, H, W, C]`, float32 in `[0, 1]`.
-
-    Raises:
-        ValueError: If an argument is wrong, or outside jit if a gradient is not finite.
+    Arguments, result and errors are those of `pgd`.
 
     Source:
         Goodfellow et al., "Explaining and harnessing adversarial examples", ICLR 2015.
@@ -81,35 +49,14 @@ def ifgsm(
 ) -> jax.Array:
     """Iterative FGSM, also called BIM: `pgd` from the image itself, one run.
 
-    Args:
-        key: Not used: this attack is not random.
-        images: As for `pgd`, and so all others.
-        loss_fn: `images -> [B]`.
-        epsilon: Largest norm of the perturbation.
-        step_size: Norm of one step.
-        steps: How many.
-        norm: `linf` or `l2`.
-
-    Returns:
-        Adversarial images, `[B, H, W, C]`, float32 in `[0, 1]`.
-
-    Raises:
-        ValueError: If an argument is wrong, or outside jit if a gradient is not finite.
+    Arguments, result and errors are those of `pgd`.
 
     Source:
         Kurakin et al., "Adversarial examples in the physical world", ICLR workshops
         2017.
     """
-    return pgd(
-        key,
-        images,
-        loss_fn,
-        epsilon=epsilon,
-        step_size=step_size,
-        steps=steps,
-        norm=norm,
-        random_start=False,
-    )
+    usual = {"epsilon": epsilon, "step_size": step_size, "steps": steps, "norm": norm}
+    return pgd(key, images, loss_fn, **usual, random_start=False)
 
 
 def pgd(
@@ -136,8 +83,7 @@ def pgd(
         key: Typed PRNG key of the starts; one serves the whole batch.
         images: `[B, H, W, C]`, floating point, in `[0, 1]`.
         loss_fn: `images -> [B]`, or `(loss, success)`, raised; see `objectives`.
-        epsilon: Largest norm of the perturbation, in units of the intensities; a scalar
-            or `[B]`, may be traced.
+        epsilon: Largest norm of the perturbation, a scalar or `[B]`; may be traced.
         step_size: Norm of one step, likewise.
         steps: How many in a run; may be traced.
         norm: `linf` or `l2`.
@@ -146,8 +92,7 @@ def pgd(
             the last iterates without success, that of the highest loss is returned.
         samples: 0, or how many draws of a random `loss_fn(key, images)` a gradient is
             averaged over (expectation over transformation).
-        index: Integer `[B]`, global number of each image: with it, the result does not
-            depend on the batch. Default: `0 .. B-1`.
+        index: Integer `[B]`, number that each image draws with; default `0 .. B-1`.
 
     Returns:
         Adversarial images, `[B, H, W, C]`, float32 in `[0, 1]`.
@@ -159,14 +104,11 @@ def pgd(
         Madry et al., "Towards deep learning models resistant to adversarial attacks",
         ICLR 2018.
     """
-    images, index = loop.check_batch(images, index)
-    balls.check_norm(norm)
-    count = images.shape[0]
-    loop.check_number("epsilon", epsilon, 0.0, count=count)
-    loop.check_number("step_size", step_size, 0.0, count=count)
-    loop.check_count("steps", steps)
-    loop.check_count("restarts", restarts, 0)
-    loop.check_count("samples", samples, 0)
+    images, index = loop.prepare_images(
+        images, index, norm, epsilon, steps, restarts, samples
+    )
+    count = len(images)
+    loop.check_parameter("step_size", step_size, count=count)
     loss_fn = loop.check_loss(loss_fn, images)
     # Of several runs the last iterates are compared: one more evaluation in each.
     length = steps if restarts == 0 else steps + 1
@@ -236,3 +178,33 @@ def _step(config: _Config, constants: _Constants, i: jax.Array, state: _State):
         best_images=best_images,
         best_loss=best_loss,
     )
+
+
+# The iterates of PGD can cross the ball; Madry et al. take 2.5 epsilon in all.
+_MANY_STEPS = {"loss": "cross_entropy", "relative_step": 2.5}
+GRADIENT_ATTACKS = {
+    **in_all_norms(
+        "fgsm",
+        fgsm,
+        loss="cross_entropy",
+        about="one step of the whole budget along the gradient (in L-inf its sign)",
+        source="Goodfellow et al., ICLR 2015",
+    ),
+    **in_all_norms(
+        "ifgsm",
+        ifgsm,
+        **_MANY_STEPS,
+        defaults={"steps": 10},
+        about="steps along the gradient (in L-inf its sign) from the image itself "
+        "(BIM)",
+        source="Kurakin et al., ICLR workshops 2017",
+    ),
+    **in_all_norms(
+        "pgd",
+        pgd,
+        **_MANY_STEPS,
+        defaults={"steps": 40},
+        about="the same from random points of the ball, with restarts",
+        source="Madry et al., ICLR 2018",
+    ),
+}

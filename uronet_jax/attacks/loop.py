@@ -6,6 +6,7 @@ state has `active`, bool `[B]`: the loop ends when no image is active any more.
 """
 
 import functools
+import math
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any, NamedTuple
 
@@ -15,7 +16,8 @@ import numpy as np
 from jax.core import Tracer
 
 from uronet_jax import batches
-from uronet_jax.attacks.objectives import LossFn, as_pytree, take
+from uronet_jax.attacks import balls
+from uronet_jax.attacks.objectives import LossFn, as_pytree, is_known, take
 
 # Images that a step takes at once on a CPU, whose caches hold the features of so many:
 # the gradient of a ResNet-20 takes two thirds of the time that it takes of 128.
@@ -43,7 +45,7 @@ class NonFiniteError(ValueError):
         )
 
 
-class Evaluation(NamedTuple):
+class LossAndGradient(NamedTuple):
     """A loss function at a batch of images.
 
     Attributes:
@@ -64,20 +66,16 @@ def evaluate(
     images: jax.Array,
     key: jax.Array | None = None,
     samples: int = 0,
-) -> Evaluation:
+) -> LossAndGradient:
     """Returns loss, success and gradient of every image.
 
-    Args:
-        loss_fn: Of the images; with `samples`, of a key and the images.
-        images: `[B, H, W, C]`.
-        key: Of the samples.
-        samples: 0 for a loss function that is not random. Otherwise loss and gradient
-            are means over so many draws (expectation over transformation), and success
-            is that of more than half of them.
+    With `samples` the loss function is one of a key and the images: loss and gradient
+    are means over so many draws (expectation over transformation), and success is that
+    of more than half of them.
     """
 
     def total(images, call):
-        loss, success = measure(call, images)
+        loss, success = loss_and_success(call, images)
         return loss.sum(), (loss, success)
 
     gradient_of = jax.grad(total, has_aux=True)
@@ -96,15 +94,11 @@ def evaluate(
         success = success > 0.5
     flat = gradient.reshape(gradient.shape[0], -1)
     finite = jnp.isfinite(flat).all(axis=-1) & jnp.isfinite(loss)
-    return Evaluation(loss, success & finite, gradient, finite)
+    return LossAndGradient(loss, success & finite, gradient, finite)
 
 
-def measure(loss_fn: LossFn, images: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Returns loss and success of every image.
-
-    Raises:
-        ValueError: If the loss function does not return one loss per image.
-    """
+def loss_and_success(loss_fn: LossFn, images: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Returns loss and success of every image, checked to be one of each."""
     result = loss_fn(images)
     loss, success = result if isinstance(result, tuple) else (result, None)
     loss = jnp.asarray(loss)
@@ -141,8 +135,8 @@ def iterate(
     look at some images only, see `objectives.take`.
 
     Args:
-        step: See above.
-        config: Static argument of it.
+        step: See the module, as for its arguments.
+        config: Static.
         constants: Named tuple of arrays.
         state: Named tuple; what is no scalar has a row for each image.
         steps: How many at most.
@@ -247,60 +241,75 @@ def _loop(step, config, constants, state, start, steps):
     return jax.lax.while_loop(unfinished, body, (start, state))[1]
 
 
-def check_batch(images: Any, index: Any = None) -> tuple[jax.Array, jax.Array]:
-    """Returns images as float32 and the index of each; raises `ValueError` if wrong."""
+def prepare_images(
+    images: Any,
+    index: Any = None,
+    norm: str = "l2",
+    epsilon: Any = 0.0,
+    steps: Any = 1,
+    restarts: Any = 0,
+    samples: Any = 0,
+) -> tuple[jax.Array, jax.Array]:
+    """Returns images as float32 and the index of each; checks common parameters."""
     images = jnp.asarray(images)
     index = None if index is None else jnp.asarray(index)
     batches.check_images(images, index)
+    balls.check_norm(norm)
+    check_parameter("epsilon", epsilon, count=len(images))
+    check_count("steps", steps)
+    check_count("restarts", restarts, 0)
+    check_count("samples", samples, 0)
     images = images.astype(jnp.promote_types(images.dtype, jnp.float32))
-    return images, jnp.arange(images.shape[0]) if index is None else index
+    return images, jnp.arange(len(images)) if index is None else index
+
+
+def arrays(dtype: Any, *values: Any) -> list[jax.Array]:
+    """Returns values of one type, so that other values are no other program."""
+    return [jnp.asarray(value, dtype) for value in values]
 
 
 def check_loss(loss_fn: LossFn, images: jax.Array) -> Any:
     """Returns a loss function as a pytree, after its own check, if it has one."""
     loss_fn = as_pytree(loss_fn)
-    check = getattr(loss_fn, "check", None)
-    if check is not None:
-        check(images)
+    getattr(loss_fn, "check", lambda images: None)(images)
     return loss_fn
 
 
-def check_number(
-    name: str, value: Any, low: float, *, above: bool = False, count: int | None = None
+def check_parameter(
+    name: str,
+    value: Any,
+    low: float = 0.0,
+    high: float = math.inf,
+    *,
+    above: bool = False,
+    count: int | None = None,
 ) -> None:
-    """Raises `ValueError` unless a value is a finite number from `low` (or above) on.
+    """Raises `ValueError` unless a value is a finite number in a range.
 
-    Args:
-        name: Of the parameter.
-        value: A scalar, which may be traced and is then not looked at; with `count`
-            also one value per image.
-        low: The least value.
-        above: Whether `low` itself is refused.
-        count: Number of images.
+    A value may be traced, and is then not looked at. With `above`, `low` itself is
+    refused; with `count` there may be a value for each of so many images.
     """
     shape = np.shape(value)
     if shape and (count is None or shape != (count,)):
         expected = "a number" if count is None else f"a number or shape [{count}]"
         raise ValueError(f"{name} must be {expected}: shape {list(shape)}")
-    if isinstance(value, Tracer) or not getattr(value, "is_fully_addressable", True):
-        return  # Known inside jit only, or no process sees all of it.
+    if not is_known(value):
+        return
     array = np.asarray(value)
     if array.dtype.kind not in "iuf":
         raise ValueError(f"{name} must be a number: {value!r}")
-    if not (np.isfinite(array) & (array > low if above else array >= low)).all():
-        relation = "above" if above else "at least"
-        raise ValueError(f"{name} must be finite and {relation} {low:g}: {value}")
+    inside = (array > low if above else array >= low) & (array <= high)
+    if not (np.isfinite(array) & inside).all():
+        relation = f"{'above' if above else 'at least'} {low:g}"
+        relation += f" and at most {high:g}" if high < math.inf else ""
+        raise ValueError(f"{name} must be finite and {relation}: {value}")
 
 
 def check_budget(epsilon: Any, norm: str, *, count: int | None = None) -> None:
     """Raises `ValueError` unless `epsilon` is a budget for intensities in `[0, 1]`."""
-    check_number("epsilon", epsilon, 0.0, count=count)
-    if isinstance(epsilon, Tracer) or not getattr(
-        epsilon, "is_fully_addressable", True
-    ):
-        return
-    largest = np.max(epsilon)
-    if norm == "linf" and largest > 1:
+    check_parameter("epsilon", epsilon, count=count)
+    if norm == "linf" and is_known(epsilon) and np.max(epsilon) > 1:
+        largest = np.max(epsilon)
         raise ValueError(
             f"epsilon {largest:g} allows any image: intensities are in [0, 1], so "
             f"{largest:g} of 255 levels are {largest / 255:.4g}"
@@ -328,8 +337,7 @@ def finish(images: jax.Array, finite: jax.Array) -> jax.Array:
         NonFiniteError: Outside jit, with the positions of the images in the batch.
     """
     if isinstance(finite, Tracer):
-        shape = (-1,) + (1,) * (images.ndim - 1)
-        return jnp.where(finite.reshape(shape), images, jnp.nan)
+        return balls.where(finite, images, jnp.nan)
     if not bool(finite.all()):
         if not finite.is_fully_addressable:  # Every process is to know all of it.
             whole = finite.sharding.update(spec=jax.P())

@@ -88,14 +88,7 @@ LEAST_CLASSES = {"dlr": 3, "targeted_dlr": 4}
 
 @flax.struct.dataclass
 class Misclassification:
-    """The loss function of an untargeted attack on a classifier.
-
-    Attributes:
-        logits_fn: `[B, H, W, C] -> [B, K]`, a pytree.
-        labels: Integer `[B]`, the right ones.
-        targets: Integer `[B]`, the wrong ones that are pursued, or None.
-        loss: Key of `LOSSES`, or `targeted_dlr`, which needs the targets.
-    """
+    """See `misclassification`, and with targets `targeted_misclassification`."""
 
     logits_fn: Any
     labels: jax.Array
@@ -145,8 +138,7 @@ def misclassification(
     Raises:
         ValueError: If the loss is unknown or labels are not integers `[B]`.
     """
-    if loss not in LOSSES:
-        raise ValueError(f"unknown loss {loss!r}: choose from {', '.join(LOSSES)}")
+    check_loss_name(loss)
     return Misclassification(as_pytree(logits_fn), check_labels(labels), loss=loss)
 
 
@@ -155,13 +147,8 @@ def targeted_misclassification(
 ) -> Misclassification:
     """Returns the loss function of `targeted_dlr`; success is any wrong label.
 
-    Args:
-        logits_fn: `[B, H, W, C] -> [B, K]`, at least four classes.
-        labels: Integer `[B]`, the right ones.
-        targets: Integer `[B]`, the wrong ones that are pursued.
-
-    Raises:
-        ValueError: If labels or targets are not integers `[B]`.
+    Like `misclassification`, of at least four classes. `targets` are the wrong ones
+    that are pursued, integer `[B]`.
     """
     return Misclassification(
         as_pytree(logits_fn),
@@ -177,14 +164,10 @@ def as_pytree(function: Callable[..., Any]) -> Any:
 
 
 def take(function: Any, rows: slice) -> Any:
-    """Returns a function of images `[B, H, W, C]` for some of them alone.
+    """Returns a function of a batch of images for some of them alone.
 
-    Args:
-        function: With a method `take(rows)`, or made by `flax_logits`.
-        rows: Which images.
-
-    Returns:
-        The same function for images `[n, H, W, C]`; None if it is not known how.
+    None if it is not known how: it has no method `take(rows)` that tells, and was not
+    made by `flax_logits`.
     """
     if isinstance(function, Partial) and isinstance(function.func, _FlaxCall):
         # A random one would draw the same numbers for every part.
@@ -232,21 +215,25 @@ def call(function: Callable[..., Any], *arguments: Any) -> Any:
     return function(*arguments)
 
 
-def count_classes(logits_fn: LogitsFn, images: jax.Array) -> int:
-    """Returns how many logits an image has; nothing is computed."""
-    return jax.eval_shape(call, as_pytree(logits_fn), images).shape[1]
-
-
 def likeliest(logits: jax.Array, labels: jax.Array, count: int) -> jax.Array:
-    """Returns the wrong classes of the largest logits, in falling order, `[B, count]`.
+    """Returns the wrong classes of the largest logits, in falling order.
 
-    Args:
-        logits: `[B, K]`.
-        labels: Integer `[B]`, the right ones.
-        count: At most `K - 1`.
+    Logits are `[B, K]`, labels integer `[B]`, and the classes `[B, count]`.
     """
     right = jax.nn.one_hot(labels, logits.shape[1], dtype=bool)
     return jax.lax.top_k(jnp.where(right, -jnp.inf, logits), count)[1]
+
+
+def is_known(value: Any) -> bool:
+    """Returns whether this process sees all of a value, and not inside jit only."""
+    traced = isinstance(value, Tracer)
+    return not traced and getattr(value, "is_fully_addressable", True)
+
+
+def check_loss_name(loss: str) -> None:
+    """Raises `ValueError` unless it is a key of `LOSSES`."""
+    if loss not in LOSSES:
+        raise ValueError(f"unknown loss {loss!r}: choose from {', '.join(LOSSES)}")
 
 
 def check_labels(labels: Any, name: str = "labels") -> jax.Array:
@@ -283,24 +270,32 @@ def check_logits(logits: jax.Array, labels: jax.Array) -> None:
 
 def check_classes(
     logits_fn: LogitsFn, labels: jax.Array, images: jax.Array, name: str = "labels"
-) -> None:
-    """Raises `ValueError` unless there are logits for every label.
+) -> int:
+    """Returns the number of classes; raises `ValueError` unless each label is one.
 
-    Outside jit the labels themselves are looked at. Nothing is computed.
+    Nothing is computed. Inside jit the labels themselves are not looked at.
     """
     logits = jax.eval_shape(call, as_pytree(logits_fn), images)
     check_logits(logits, labels)
-    if isinstance(labels, Tracer):
-        return
-    if isinstance(labels, jax.Array) and not labels.is_fully_addressable:
-        return  # No process sees all of them.
+    classes = logits.shape[1]
+    if not is_known(labels):
+        return classes
     labels = np.asarray(labels)
-    bad = np.flatnonzero((labels < 0) | (labels >= logits.shape[1]))
+    bad = np.flatnonzero((labels < 0) | (labels >= classes))
     if bad.size:
         raise ValueError(
-            f"{name} must be classes 0 to {logits.shape[1] - 1}: images "
-            f"{bad[:5].tolist()} have {labels[bad[:5]].tolist()}"
+            f"{name} must be classes 0 to {classes - 1}: images {bad[:5].tolist()} "
+            f"have {labels[bad[:5]].tolist()}"
         )
+    return classes
+
+
+def prepare_classifier(
+    logits_fn: LogitsFn, labels: Any, images: jax.Array
+) -> tuple[Any, jax.Array, int]:
+    """Returns a checked classifier as a pytree, its labels, the number of classes."""
+    logits_fn, labels = as_pytree(logits_fn), check_labels(labels)
+    return logits_fn, labels, check_classes(logits_fn, labels, images)
 
 
 def _at(logits, labels):

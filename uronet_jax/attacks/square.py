@@ -1,7 +1,7 @@
 """Square: a random search over square windows, which needs no gradients."""
 
 import math
-from typing import Any, NamedTuple
+from collections import namedtuple
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +10,7 @@ from jax.core import Tracer
 
 from uronet_jax import batches
 from uronet_jax.attacks import balls, loop
+from uronet_jax.attacks.attack import in_all_norms
 from uronet_jax.attacks.objectives import LossFn
 
 # The share of the image that a window covers is halved after each of these proposals,
@@ -22,40 +23,13 @@ _TILES, _LEAST_L2 = 5, 3
 _TINY = 1e-12
 
 
-class _Config(NamedTuple):
-    norm: str
-
-
-class _Constants(NamedTuple):
-    key: jax.Array
-    index: jax.Array
-    origin: jax.Array
-    loss_fn: Any
-    epsilon: jax.Array
-    steps: jax.Array
-    halvings: jax.Array
-    sides: jax.Array
-    bumps: Any
-
-
-class _State(NamedTuple):
-    # Of this run.
-    best_images: jax.Array
-    best_loss: jax.Array
-    # Of all runs.
-    active: jax.Array
-    finite: jax.Array
-    result: jax.Array
-    result_loss: jax.Array
-
-
-class _Tiling(NamedTuple):
-    """The bumps side by side, `[H, W]`, and which tile a row or a column is in."""
-
-    bumps: np.ndarray
-    transposed: np.ndarray
-    rows: np.ndarray
-    columns: np.ndarray
+_Constants = namedtuple(
+    "_Constants",
+    "key index origin loss_fn epsilon steps halvings sides bumps",
+)
+_State = namedtuple("_State", "best_images best_loss active finite result result_loss")
+# The bumps side by side, `[H, W]`, and which tile a row or a column is in.
+_Tiling = namedtuple("_Tiling", "bumps transposed rows columns")
 
 
 def square(
@@ -93,8 +67,7 @@ def square(
         images: `[B, H, W, C]`, floating point, in `[0, 1]`.
         loss_fn: `images -> [B]`, or `(loss, success)`, raised; see `objectives`. The
             margin is the usual one. Its gradient is never taken.
-        epsilon: Largest norm of the perturbation, in units of the intensities; a scalar
-            or `[B]`, may be traced.
+        epsilon: Largest norm of the perturbation, a scalar or `[B]`; may be traced.
         norm: `linf` or `l2`.
         steps: Proposals in a run, each one evaluation after that of the start; may be
             traced.
@@ -103,8 +76,7 @@ def square(
             10,000 otherwise. AutoAttack does not rescale.
         restarts: Runs after the first, for images without success; the highest loss is
             kept.
-        index: Integer `[B]`, global number of each image: with it, the result does not
-            depend on the batch. Default: `0 .. B-1`.
+        index: Integer `[B]`, number that each image draws with; default `0 .. B-1`.
 
     Returns:
         Adversarial images, `[B, H, W, C]`, float32 in `[0, 1]`.
@@ -116,18 +88,14 @@ def square(
         Andriushchenko et al., "Square Attack: a query-efficient black-box adversarial
         attack via random search", ECCV 2020.
     """
-    images, index = loop.check_batch(images, index)
-    balls.check_norm(norm)
+    images, index = loop.prepare_images(images, index, norm, epsilon, steps, restarts)
     count, height, width = images.shape[:3]
-    loop.check_number("epsilon", epsilon, 0.0, count=count)
-    loop.check_count("steps", steps)
-    loop.check_count("restarts", restarts, 0)
     _check_share(initial_share)
     loss_fn = loop.check_loss(loss_fn, images)
     sides = _window_sides(initial_share, height, width, norm)
     state = loop.iterate(
         _step,
-        _Config(norm),
+        norm,
         _Constants(
             key,
             index,
@@ -152,11 +120,11 @@ def square(
     return loop.finish(state.result, state.finite)
 
 
-def _step(config: _Config, constants: _Constants, i: jax.Array, state: _State):
+def _step(norm: str, constants: _Constants, i: jax.Array, state: _State):
     run, j = i // (constants.steps + 1), i % (constants.steps + 1)
     first = j == 0
     key = jax.random.fold_in(jax.random.fold_in(constants.key, run), j)
-    start, start_count, propose, propose_count = _SEARCHES[config.norm]
+    start, start_count, propose, propose_count = _SEARCHES[norm]
     shape = constants.origin.shape[1:]
     # One draw for both: threefry takes a CPU compiler long.
     numbers = _uniform(constants, key, max(start_count(*shape), propose_count(*shape)))
@@ -165,7 +133,7 @@ def _step(config: _Config, constants: _Constants, i: jax.Array, state: _State):
         lambda: start(constants, numbers[:, : start_count(*shape)]),
         lambda: propose(constants, numbers, j - 1, state.best_images),
     )
-    loss, success = loop.measure(constants.loss_fn, images)
+    loss, success = loop.loss_and_success(constants.loss_fn, images)
     finite = jnp.isfinite(loss)
     success = success & finite & state.active
     better = success | first | (loss > state.best_loss)
@@ -271,16 +239,10 @@ def _level(constants, query):
 
 
 def _window(vertical, horizontal, side, images):
-    """Returns 1 inside each image's window, and the coordinates in the window.
+    """Returns each image's window as a mask, and all coordinates relative to it.
 
-    Args:
-        vertical: `[B]`, place of the window, from 0 (top) to 1 (bottom).
-        horizontal: `[B]`, from 0 (left) to 1.
-        side: Of the window, may be traced.
-        images: `[B, H, W, C]`.
-
-    Returns:
-        The mask `[B, H, W, 1]`, the rows `[B, H]` and the columns `[B, W]`.
+    Places `[B]` go from 0 (top, left) to 1. The mask is `[B, H, W, 1]`, rows and
+    columns are `[B, H]` and `[B, W]`.
     """
 
     def along(place, length):
@@ -386,3 +348,14 @@ def _check_share(share):
         raise ValueError(
             f"initial_share must be a number in (0, 1], known when compiling: {share!r}"
         )
+
+
+SQUARE_ATTACKS = in_all_norms(
+    "square",
+    square,
+    loss="margin",
+    defaults={"steps": 5000},
+    gradient_free=True,
+    about="random squares, no gradient; keeps what raises the margin loss",
+    source="Andriushchenko et al., ECCV 2020",
+)

@@ -22,7 +22,6 @@ from uronet_jax.attacks import (
     balls,
     misclassification,
 )
-from uronet_jax.attacks.objectives import LEAST_CLASSES
 from uronet_jax.batches import check_range
 from uronet_jax.defense import DefenseFunction
 from uronet_jax.evaluation import metrics
@@ -122,7 +121,7 @@ class AttackJudge:
         self._attack_key, self._seen_key, self._choice_key, self._final_key = keys
         prepare = sharding.compile_split(prepare_batch, mesh)
         self._batches = [prepare(batch) for batch in batches]
-        self._copy = sharding.compile_replicated(adaptive.identity, mesh)
+        self._copy = sharding.compile_replicated(adaptive.unchanged, mesh)
         self._mask = self._fetch([b["mask"] for b in self._batches])
         self._measure = sharding.compile_replicated(make_measure(defense), mesh)
         self._purify = sharding.compile_replicated(make_purify(defense), mesh)
@@ -157,7 +156,7 @@ class AttackJudge:
 
     def check_run(self, run: AttackRun) -> None:
         """Raises ValueError if the classifier has too few classes for an attack."""
-        least = LEAST_CLASSES.get(run.attack.loss, 2)
+        least = run.attack.least_classes
         if self._num_classes < least:
             raise ValueError(
                 f"the loss of {run.name} needs at least {least} classes, the "

@@ -15,7 +15,6 @@ import jax
 import numpy as np
 
 from uronet_jax.attacks.digests import digest
-from uronet_jax.attacks.objectives import LEAST_CLASSES
 from uronet_jax.checkpoints import locked_workdir
 from uronet_jax.evaluation import misleading
 from uronet_jax.evaluation.attack_judge import AttackJudge
@@ -167,7 +166,7 @@ def _check_classes(runs, subject):
     """Raises ValueError if a loss needs more classes than there are."""
     classes = subject.models["classifier"].num_classes
     for run in runs:
-        least = LEAST_CLASSES.get(run.attack.loss, 2)
+        least = run.attack.least_classes
         if classes < least:
             raise ValueError(
                 f"{run.name} needs at least {least} classes, the classifier has "

@@ -97,7 +97,7 @@ def docs_pages(
         docs / "CORRUPTIONS.md": corruption_page.render_corruptions(
             only("fidelity"), contents("benchmark")
         ),
-        docs / "ATTACKS.md": attack_page.render(
+        docs / "ATTACKS.md": attack_page.render_attacks(
             only("attack_agreement"), contents("benchmark")
         ),
     }

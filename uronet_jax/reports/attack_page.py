@@ -1,78 +1,13 @@
 """docs/ATTACKS.md: what each attack is, how it agrees with its peers; from JSON."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from uronet_jax.attacks import ATTACKS
 from uronet_jax.reports.tables import markdown_table
 
 
-class About(NamedTuple):
-    """What the page says of a family of attacks.
-
-    Attributes:
-        text: What it does.
-        source: Paper.
-    """
-
-    text: str
-    source: str
-
-
-# Name in `ATTACKS` without the norm -> what it is.
-ABOUT = {
-    "fgsm": About(
-        "one step of the whole budget along the gradient (in L-inf its sign)",
-        "Goodfellow et al., ICLR 2015",
-    ),
-    "ifgsm": About(
-        "steps along the gradient (in L-inf its sign) from the image itself (BIM)",
-        "Kurakin et al., ICLR workshops 2017",
-    ),
-    "pgd": About(
-        "the same from random points of the ball, with restarts",
-        "Madry et al., ICLR 2018",
-    ),
-    "apgd_ce": About(
-        "PGD with momentum that chooses its steps itself, cross-entropy",
-        "Croce & Hein, ICML 2020",
-    ),
-    "apgd_dlr": About(
-        "the same with the difference of logits ratio", "Croce & Hein, ICML 2020"
-    ),
-    "apgd_t": About(
-        "the same with the targeted DLR loss, once for each likely wrong class",
-        "Croce & Hein, ICML 2020",
-    ),
-    "square": About(
-        "random squares, no gradient; keeps what raises the margin loss",
-        "Andriushchenko et al., ECCV 2020",
-    ),
-    "deepfool": About(
-        "steps to the nearest linearised boundary until it is crossed",
-        "Moosavi-Dezfooli et al., CVPR 2016",
-    ),
-    "ddn": About(
-        "gradient steps in a ball that shrinks when they succeed",
-        "Rony et al., CVPR 2019",
-    ),
-    "carlini_wagner": About(
-        "Adam on squared norm plus hinge of the logits, with a search for its weight",
-        "Carlini & Wagner, S&P 2017",
-    ),
-    "fab": About(
-        "projections to linearised boundaries, drawn towards the image",
-        "Croce & Hein, ICML 2020",
-    ),
-}
-
-
-def family(name: str) -> str:
-    """Returns the name of an attack without its norm."""
-    return name.rsplit("_", 1)[0]
-
-
-def render(
+def render_attacks(
     agreement: Mapping[str, Any] | None, benchmarks: Sequence[Mapping[str, Any]]
 ) -> str:
     """Returns the page.
@@ -99,9 +34,9 @@ def render(
                 {
                     "name": f"`{name}`",
                     "kind": "minimal" if attack.minimal else "budget",
-                    "text": ABOUT[family(name)].text,
+                    "text": attack.about,
                     "parameters": _parameters(attack),
-                    "source": ABOUT[family(name)].source,
+                    "source": attack.source,
                 }
                 for name, attack in ATTACKS.items()
             ],

@@ -1,7 +1,7 @@
 """What AutoAttack does with one batch: fill it up, attack it, classify it."""
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,12 +10,10 @@ from jax.tree_util import Partial
 
 from uronet_jax.attacks import balls, loop
 from uronet_jax.attacks.apgd import apgd
-from uronet_jax.attacks.auto.state import Task
+from uronet_jax.attacks.auto.state import AutoAttackTask
 from uronet_jax.attacks.auto.versions import TARGETED_DLR, AttackStep
 from uronet_jax.attacks.fab import fab
 from uronet_jax.attacks.objectives import (
-    LossFn,
-    count_classes,
     is_wrong,
     misclassification,
     targeted_misclassification,
@@ -26,8 +24,8 @@ from uronet_jax.attacks.square import square
 _PARTS = (16, 4, 1)
 
 
-class Batch(NamedTuple):
-    """What of the arguments belongs to the rows of one batch."""
+class _Batch(NamedTuple):
+    """What of the task belongs to some rows, filled up to one of few sizes."""
 
     images: jax.Array
     labels: np.ndarray
@@ -35,31 +33,47 @@ class Batch(NamedTuple):
     index: np.ndarray
 
 
-def attack_batch(
-    task: Task, step: AttackStep, key: jax.Array, rows: np.ndarray, targets: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Returns adversarial images of the rows, and which of them are wrong.
+def _take(task, rows, targets=None):
+    """Returns the rows, and the batch of them filled up with the first.
 
-    Args:
-        task: The arguments.
-        step: The attack.
-        key: Typed PRNG key.
-        rows: Integer, which of the images, at most a batch of them.
-        targets: Integer `[N]`, the wrong class that each of all images is to get.
-
-    Raises:
-        NonFiniteError: If a gradient is not finite; with the positions in all images.
+    A copy of an image goes the way of the image, so it holds up no batch.
     """
-    padded = fill_up(rows, task.batch_size)
-    batch = Batch(
-        task.place(task.images[padded]),
-        task.labels[padded],
-        targets[padded],
-        task.index[padded],
+    sizes = [-(-task.batch_size // part) for part in _PARTS]
+    size = min(size for size in sizes if size >= len(rows))
+    rows = np.concatenate([rows, np.repeat(rows[:1], size - len(rows))])
+    return rows, _Batch(
+        task.place(task.images[rows]),
+        task.labels[rows],
+        None if targets is None else targets[rows],
+        task.index[rows],
     )
+
+
+def attack_batch(
+    task: AutoAttackTask,
+    step: AttackStep,
+    key: jax.Array,
+    rows: np.ndarray,
+    targets: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns adversarial images of at most a batch of rows, and which are wrong.
+
+    Targets are the wrong classes `[N]` that all images are to get, if the loss is a
+    targeted one. A `NonFiniteError` has the positions in all images.
+    """
+    padded, batch = _take(task, rows, targets)
     attack_key, check_key = jax.random.split(key)
     try:
-        found = _ATTACKS[step.attack](task, step.all_parameters, attack_key, batch)
+        found = _ATTACKS[step.attack](
+            task,
+            batch,
+            step.all_parameters,
+            key=attack_key,
+            images=batch.images,
+            epsilon=task.epsilon,
+            norm=task.norm,
+            index=batch.index,
+        )
     except loop.NonFiniteError as error:
         # What fills up the batch stands for the image that it is a copy of.
         bad = np.unique(padded[error.positions])
@@ -77,81 +91,37 @@ def attack_batch(
     return np.asarray(found)[: len(rows)], np.asarray(wrong)[: len(rows)]
 
 
-def fill_up(rows: np.ndarray, batch_size: int) -> np.ndarray:
-    """Returns the rows filled up with the first, to one of few sizes.
-
-    A copy of an image goes the way of the image, so it holds up no batch.
-    """
-    sizes = [-(-batch_size // part) for part in _PARTS]
-    size = min(size for size in sizes if size >= len(rows))
-    return np.concatenate([rows, np.repeat(rows[:1], size - len(rows))])
-
-
-def _apgd(task, parameters, key, batch):
-    loss_fn = make_loss(task, parameters["loss"], batch)
+def _apgd(task, batch, parameters, **usual):
     return apgd(
-        key,
-        batch.images,
-        loss_fn,
-        epsilon=task.epsilon,
-        norm=task.norm,
+        **usual,
+        loss_fn=_make_loss(task, parameters["loss"], batch),
         steps=parameters["steps"],
         samples=task.samples,
         rho=parameters["rho"],
-        index=batch.index,
     )
 
 
-def _fab(task, parameters, key, batch):
-    targets = parameters["targets"]
-    if targets is not None:
-        classes = count_classes(task.logits_fn, batch.images)
-        targets = min(targets, classes - 1)
-    return fab(
-        key,
-        batch.images,
-        task.logits_fn,
-        batch.labels,
-        norm=task.norm,
-        steps=parameters["steps"],
-        restarts=parameters["restarts"],
-        targets=targets,
-        epsilon=task.epsilon,
-        index=batch.index,
-    )
+def _fab(task, batch, parameters, **usual):
+    return fab(**usual, logits_fn=task.logits_fn, labels=batch.labels, **parameters)
 
 
-def _square(task, parameters, key, batch):
-    return square(
-        key,
-        batch.images,
-        make_loss(task, "margin", batch),
-        epsilon=task.epsilon,
-        norm=task.norm,
-        steps=parameters["steps"],
-        initial_share=parameters["initial_share"],
-        rescale_schedule=parameters["rescale_schedule"],
-        index=batch.index,
-    )
+def _square(task, batch, parameters, **usual):
+    # A step with restarts comes here once for each of its runs.
+    parameters = parameters | {"restarts": 0}
+    loss_fn = _make_loss(task, "margin", batch)
+    return square(**usual, loss_fn=loss_fn, **parameters)
 
 
 _ATTACKS = {"apgd": _apgd, "fab": _fab, "square": _square}
 
 
-def make_loss(task: Task, loss: str, batch: Batch) -> LossFn:
-    """Returns a loss function of the classifier; of a random one `(key, images) ->`.
-
-    Args:
-        task: The arguments.
-        loss: Key of `LOSSES`, or `targeted_dlr`, which needs the targets.
-        batch: The images.
-    """
+def _make_loss(task, loss, batch) -> Any:
+    """Returns a loss function of the classifier; of a random one `(key, images) ->`."""
+    classifier = task.logits_fn, batch.labels
     if loss == TARGETED_DLR:
-        loss_fn = targeted_misclassification(
-            task.logits_fn, batch.labels, batch.targets
-        )
+        loss_fn = targeted_misclassification(*classifier, batch.targets)
     else:
-        loss_fn = misclassification(task.logits_fn, batch.labels, loss=loss)
+        loss_fn = misclassification(*classifier, loss=loss)
     return Partial(_random_loss, loss_fn) if task.samples else loss_fn
 
 
@@ -186,25 +156,31 @@ def _verify(logits_fn, key, found, images, labels, epsilon, *, norm, samples):
 
 
 def classify_batch(
-    task: Task, rows: np.ndarray, *, anew: bool = False
+    task: AutoAttackTask, rows: np.ndarray, *, anew: bool = False
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns logits of clean images, `[n, K]`, and which of them are wrong.
+    """Returns logits of clean images, at most a batch, and which of them are wrong.
 
-    Args:
-        task: The arguments.
-        rows: Integer `[n]`, which of the images, at most a batch of them.
-        anew: Whether to trace the classifier anew, which shows randomness from outside
-            JAX.
+    The classifier may be traced `anew`, which shows randomness from outside JAX.
     """
-    padded = fill_up(rows, task.batch_size)
+    _, batch = _take(task, rows)
     program = _classify_jit
     if anew:  # No program is known of a new function object.
         program = jax.jit(lambda *args: _classify(*args), static_argnums=4)
-    results = program(
-        task.logits_fn,
-        jax.random.fold_in(task.key, len(task.steps)),
-        task.place(task.images[padded]),
-        task.labels[padded],
-        task.samples,
-    )
+    key = jax.random.fold_in(task.key, len(task.steps))
+    results = program(task.logits_fn, key, batch.images, batch.labels, task.samples)
     return tuple(np.asarray(x)[: len(rows)] for x in results)
+
+
+def has_no_gradient(task: AutoAttackTask, loss: str, rows: np.ndarray) -> np.ndarray:
+    """Returns where, of at most a batch of clean images, a key of `LOSSES` is flat."""
+    _, batch = _take(task, rows)
+    key = jax.random.fold_in(task.key, len(task.steps) + 1)
+    loss_fn = _make_loss(task, loss, batch)
+    zero = _gradient_is_zero(loss_fn, key, batch.images, task.samples)
+    return np.asarray(zero)[: len(rows)]
+
+
+@functools.partial(jax.jit, static_argnums=3)
+def _gradient_is_zero(loss_fn, key, images, samples):
+    gradient = loop.evaluate(loss_fn, images, key, samples).gradient
+    return balls.size(gradient, "linf") == 0

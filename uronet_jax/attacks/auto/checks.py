@@ -1,22 +1,16 @@
 """The checks of AutoAttack: its arguments, and what makes an evaluation misleading."""
 
-import functools
 from collections.abc import Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
+from jax.tree_util import Partial
 
 from uronet_jax import batches
-from uronet_jax.attacks import balls, loop
-from uronet_jax.attacks.auto.batch import (
-    Batch,
-    classify_batch,
-    fill_up,
-    make_loss,
-)
-from uronet_jax.attacks.auto.state import State, Task
+from uronet_jax.attacks import loop
+from uronet_jax.attacks.auto.batch import classify_batch, has_no_gradient
+from uronet_jax.attacks.auto.state import AutoAttackTask, State
 from uronet_jax.attacks.auto.versions import (
     PARAMETERS,
     TARGETED_DLR,
@@ -41,12 +35,7 @@ _SAMPLES = 20
 def check_version(
     version: str | Sequence[AttackStep], samples: int | None
 ) -> tuple[tuple[AttackStep, ...], int]:
-    """Returns the steps and the number of draws.
-
-    Raises:
-        ValueError: If a version, a step or the number is wrong, or a step cannot attack
-            a random classifier.
-    """
+    """Returns the checked steps and number of draws."""
     steps = version
     if isinstance(version, str):
         if version not in VERSIONS:
@@ -106,11 +95,7 @@ def _check_step(step):
 def check_data(
     images: Any, labels: Any, index: Any
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Returns the arrays on the host, with an index where none is given.
-
-    Raises:
-        ValueError: If images or labels are wrong, or do not fit each other.
-    """
+    """Returns the checked arrays on the host, with an index where none is given."""
     images = np.asarray(images)
     labels = np.asarray(check_labels(labels))
     index = None if index is None else np.asarray(index)
@@ -121,35 +106,25 @@ def check_data(
     return images.astype(np.float32), labels, index.astype(np.int32)
 
 
-def check_classifier(task: Task) -> int:
-    """Returns the number of classes; nothing is computed.
-
-    Raises:
-        ValueError: If the logits are of a wrong shape or type, a label is no class, or
-            there are too few classes for a loss.
-    """
+def check_classifier(task: AutoAttackTask) -> int:
+    """Returns the number of classes, enough for all losses; nothing is computed."""
     logits_fn = task.logits_fn
     if task.samples:
-        logits_fn = functools.partial(logits_fn, task.key)
-    check_classes(logits_fn, task.labels, task.images)
-    logits = jax.eval_shape(logits_fn, task.images)
-    if not jnp.issubdtype(logits.dtype, jnp.floating):
-        raise ValueError(
-            f"logits must be floating-point: {logits.dtype}; a decision has no gradient"
-        )
+        logits_fn = Partial(logits_fn, task.key)
+    classes = check_classes(logits_fn, task.labels, task.images)
     for step in task.steps:
         least = LEAST_CLASSES.get(step.all_parameters.get("loss"), 2)
-        if logits.shape[1] < least:
+        if classes < least:
             raise ValueError(
                 f"the loss of {step.name} needs at least {least} classes, the "
-                f"classifier has {logits.shape[1]}: give as version a sequence of "
-                "AttackStep without it, such as apgd with cross_entropy and with "
-                "margin, fab, square"
+                f"classifier has {classes}: give as version a sequence of AttackStep "
+                "without it, such as apgd with cross_entropy and with margin, fab, "
+                "square"
             )
-    return logits.shape[1]
+    return classes
 
 
-def check_clean(task: Task, state: State, logits: np.ndarray) -> None:
+def check_clean(task: AutoAttackTask, state: State, logits: np.ndarray) -> None:
     """Warns of what makes gradients or draws misleading, seen at the clean images."""
     totals = logits.sum(axis=1)
     if logits.min() >= 0 and logits.max() <= 1 and np.allclose(totals, 1, atol=1e-3):
@@ -192,23 +167,9 @@ def _check_gradients(task, state):
     losses = [step.all_parameters.get("loss") for step in task.steps]
     loss = next((name for name in losses if name in LOSSES), "margin")
     rows = np.flatnonzero(state.robust)[: task.batch_size]
-    padded = fill_up(rows, task.batch_size)
-    batch = Batch(
-        task.place(task.images[padded]), task.labels[padded], None, task.index[padded]
-    )
-    key = jax.random.fold_in(task.key, len(task.steps) + 1)
-    zero = _gradient_is_zero(
-        make_loss(task, loss, batch), key, batch.images, task.samples
-    )
-    count = int(np.asarray(zero)[: len(rows)].sum())
+    count = int(has_no_gradient(task, loss, rows).sum())
     if count > _WITHOUT_GRADIENT * len(rows):
         state.warn(
             f"the gradient of {loss} is zero at {count} of {len(rows)} clean images: "
             "attacks that need it are blind there"
         )
-
-
-@functools.partial(jax.jit, static_argnums=3)
-def _gradient_is_zero(loss_fn, key, images, samples):
-    gradient = loop.evaluate(loss_fn, images, key, samples).gradient
-    return balls.size(gradient, "linf") == 0

@@ -23,7 +23,7 @@ from uronet_jax.attacks.auto.checks import (
     check_data,
     check_version,
 )
-from uronet_jax.attacks.auto.state import State, StateFile, Task
+from uronet_jax.attacks.auto.state import AutoAttackTask, State, StateFile
 from uronet_jax.attacks.auto.versions import AttackStep, has_gradients
 from uronet_jax.attacks.objectives import as_pytree, likeliest
 
@@ -129,7 +129,7 @@ def autoattack(
     balls.check_norm(norm)
     loop.check_budget(epsilon, norm)
     loop.check_count("batch_size", batch_size)
-    task = Task(
+    task = AutoAttackTask(
         key,
         images,
         labels,

@@ -22,7 +22,7 @@ class MisleadingEvaluation(UserWarning):
     """Says that the robust accuracy may be higher than the classifier is robust."""
 
 
-class Task(NamedTuple):
+class AutoAttackTask(NamedTuple):
     """The arguments of `autoattack`, checked."""
 
     key: jax.Array
@@ -42,12 +42,7 @@ class State:
     """What was done so far: all that changes."""
 
     def __init__(self, images: np.ndarray, right: np.ndarray):
-        """Begins with the clean images.
-
-        Args:
-            images: float32 `[N, H, W, C]`.
-            right: bool `[N]`, whether the classifier is right on them.
-        """
+        """Begins with the clean images, and whether the classifier is right on them."""
         self.images = images.copy()
         self.right = right
         self.robust = right.copy()
@@ -69,7 +64,7 @@ class State:
 class StateFile:
     """The state on disk, written beside its place and renamed when complete."""
 
-    def __init__(self, path: Path, task: Task):
+    def __init__(self, path: Path, task: AutoAttackTask):
         """Makes the folder of the file."""
         self._path = path
         self._arguments = _arguments(task)
@@ -77,11 +72,7 @@ class StateFile:
         path.parent.mkdir(parents=True, exist_ok=True)
 
     def load(self) -> State | None:
-        """Returns the state, or None if there is no file.
-
-        Raises:
-            ValueError: If the file was begun with other arguments, or holds no state.
-        """
+        """Returns the state, None if there is no file; a wrong file is an error."""
         if not self._path.exists():
             return None
         try:
@@ -89,25 +80,27 @@ class StateFile:
                 arrays = dict(arrays)
             header = json.loads(arrays.pop("header").item())
             differences = _differences(header["arguments"], self._arguments)
-            if differences:
-                raise _OtherArguments("; ".join(differences))
-            state = State(self._images, arrays["right"])
-            state.robust, state.done = arrays["robust"], arrays["done"]
-            state.images[state.right & ~state.robust] = arrays["broken"]
-            for name in _SCALARS:
-                setattr(state, name, header[name])
-        except _OtherArguments as error:
-            raise ValueError(
-                f"{self._path} was begun with other arguments: {error}; give the same, "
-                "another path, or delete the file"
-            ) from None
+            state = None if differences else self._restored(header, arrays)
         except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
             raise ValueError(
                 f"{self._path} holds no state of autoattack ({error}): give another "
                 "path, or delete the file"
             ) from error
+        if state is None:
+            raise ValueError(
+                f"{self._path} was begun with other arguments: {differences}; give the "
+                "same, another path, or delete the file"
+            )
         for message in state.warnings:
             warnings.warn(message, MisleadingEvaluation, stacklevel=2)
+        return state
+
+    def _restored(self, header, arrays):
+        state = State(self._images, arrays["right"])
+        state.robust, state.done = arrays["robust"], arrays["done"]
+        state.images[state.right & ~state.robust] = arrays["broken"]
+        for name in _SCALARS:
+            setattr(state, name, header[name])
         return state
 
     def save(self, state: State) -> None:
@@ -127,13 +120,12 @@ class StateFile:
         os.replace(partial, self._path)
 
 
-class _OtherArguments(Exception):
-    """A file was begun with other arguments."""
-
-
 def _differences(then, now):
-    names = sorted(name for name in now if then.get(name) != now[name])
-    return [f"{name} ({then.get(name)} in the file, {now[name]} now)" for name in names]
+    return "; ".join(
+        f"{name} ({then.get(name)} in the file, {now[name]} now)"
+        for name in sorted(now)
+        if then.get(name) != now[name]
+    )
 
 
 def _arguments(task):

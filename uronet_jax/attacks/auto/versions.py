@@ -46,11 +46,7 @@ class AttackStep(NamedTuple):
         return {**PARAMETERS[self.attack], **self.parameters}
 
     def targets_of_runs(self, wrong_classes: int) -> list[int]:
-        """Returns for each run which of the likeliest wrong classes it pursues, from 0.
-
-        Args:
-            wrong_classes: How many there are.
-        """
+        """Returns which of the likeliest wrong classes, from 0, each run pursues."""
         parameters = self.all_parameters
         if self.attack == "fab":  # It goes through its runs itself.
             return [0]

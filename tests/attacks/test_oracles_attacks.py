@@ -1,0 +1,441 @@
+"""Attacks beside foolbox and torchattacks, on one trained network and its twin."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.tree_util import Partial
+from numpy.testing import assert_allclose, assert_array_equal
+
+from uronet_jax.adapters import foolbox_model, from_foolbox
+from uronet_jax.attacks import (
+    apgd,
+    apgd_targeted,
+    autoattack,
+    carlini_wagner,
+    ddn,
+    deepfool,
+    fab,
+    fgsm,
+    ifgsm,
+    misclassification,
+    pgd,
+    square,
+)
+from uronet_jax.attacks.adaptive import without_success
+from uronet_jax.attacks.auto.versions import VERSIONS
+from uronet_jax.data import open_source
+from uronet_jax.defense import Defense, classifier_function
+from uronet_jax.models import make_classifier, make_remover
+
+REASON = "pip install uronet_jax[oracles]"
+torch = pytest.importorskip("torch", reason=REASON)
+foolbox = pytest.importorskip("foolbox", reason=REASON)
+torchattacks = pytest.importorskip("torchattacks", reason=REASON)
+
+KEY = jax.random.key(0)
+NAMES = {"linf": "Linf", "l2": "L2"}
+# Half of the images withstand a strong attack, so that a weaker one would show.
+EPSILON = {"linf": 0.06, "l2": 0.9}
+every_norm = pytest.mark.parametrize("norm", NAMES)
+
+
+class Problem(NamedTuple):
+    """A network, its twin in PyTorch, images and labels."""
+
+    logits_fn: Any
+    twin: Any
+    images: np.ndarray
+    labels: np.ndarray
+
+    def wrong(self, images):
+        return np.argmax(self.logits_fn(jnp.asarray(images)), axis=-1) != self.labels
+
+    def take(self, rows):
+        return self._replace(images=self.images[rows], labels=self.labels[rows])
+
+    def norms(self, adversarial, norm):
+        flat = (np.asarray(adversarial) - self.images).reshape(len(self.images), -1)
+        return np.linalg.norm(flat, np.inf if norm == "linf" else 2, axis=-1)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Several threads are many times slower on products as small as these."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def perceptron(params, images):
+    first, second = params
+    x = jax.nn.relu(images.reshape(images.shape[0], -1) @ first[0] + first[1])
+    return x @ second[0] + second[1]
+
+
+def train(images, labels, sizes):
+    """Returns parameters after 300 steps of Adam."""
+    rng = np.random.default_rng(0)
+    params = tuple(
+        (
+            rng.normal(0, np.sqrt(2 / a), (a, b)).astype(np.float32),
+            np.zeros((1, b), np.float32),
+        )
+        for a, b in zip(sizes, sizes[1:], strict=False)
+    )
+    optimizer = optax.adam(1e-3)
+
+    @jax.jit
+    def step(params, state, x, y):
+        def loss(params):
+            logits = perceptron(params, x)
+            return optax.softmax_cross_entropy_with_integer_labels(logits, y).mean()
+
+        updates, state = optimizer.update(jax.grad(loss)(params), state)
+        return optax.apply_updates(params, updates), state
+
+    state = optimizer.init(params)
+    for _ in range(300):
+        batch = rng.integers(len(labels), size=128)
+        params, state = step(params, state, images[batch], labels[batch])
+    return params
+
+
+@pytest.fixture(scope="module")
+def trained():
+    images, labels = open_source("mnist5k", "train").arrays()
+    sizes = (784, 48, 10)
+    params = train(images.astype(np.float32) / 255, labels, sizes)
+    twin = torch.nn.Sequential(
+        torch.nn.Flatten(),
+        torch.nn.Linear(*sizes[:2]),
+        torch.nn.ReLU(),
+        torch.nn.Linear(*sizes[1:]),
+    )
+    for layer, (weights, bias) in zip((twin[1], twin[3]), params, strict=True):
+        layer.weight.data = torch.tensor(np.array(weights).T.copy())
+        layer.bias.data = torch.tensor(np.array(bias)[0])
+    twin.eval()
+    images, labels = open_source("mnist5k", "test").read(np.arange(400))
+    images, labels = images.astype(np.float32) / 255, np.asarray(labels)
+    # Not compiled as a whole, its sums are in the order of the attacks' programs.
+    logits_fn = Partial(perceptron, params)
+    theirs = twin(to_torch(images)).detach().numpy()
+    assert_allclose(logits_fn(images), theirs, atol=1e-4)  # About 10.
+    return Problem(logits_fn, twin, images, labels)
+
+
+@pytest.fixture(scope="module")
+def network(trained):
+    """200 images that the network is right on."""
+    right = np.flatnonzero(~trained.wrong(trained.images))
+    assert 0.9 < len(right) / 400 < 1
+    return trained.take(right[:200])
+
+
+@pytest.fixture(scope="module")
+def fewer(network):
+    return network.take(np.arange(96))
+
+
+@pytest.fixture(scope="module")
+def missed(trained):
+    """60 images, of which the network misses three."""
+    wrong = trained.wrong(trained.images)
+    rows = np.concatenate([np.flatnonzero(wrong)[:3], np.flatnonzero(~wrong)])
+    return trained.take(rows[:60])
+
+
+def to_torch(images):
+    # PyTorch's images are [B, C, H, W]; with one channel that is a reshape.
+    return torch.tensor(images.reshape(-1, 1, 28, 28))
+
+
+def last_iterate(problem):
+    """A loss function that does not tell success: the peers go on to the end."""
+    return without_success(misclassification(problem.logits_fn, problem.labels))
+
+
+def run_foolbox(attack, problem, epsilon=None):
+    """Returns what foolbox finds on our network."""
+    _, clipped, _ = attack(
+        foolbox_model(problem.logits_fn),
+        jnp.asarray(problem.images),
+        jnp.asarray(problem.labels),
+        epsilons=epsilon,
+    )
+    return np.asarray(clipped)
+
+
+def run_foolbox_torch(attack, problem):
+    """The same on its twin: thousands of small steps are faster there."""
+    model = foolbox.PyTorchModel(problem.twin, bounds=(0, 1), device="cpu")
+    labels = torch.tensor(problem.labels.astype(np.int64))
+    found, _, _ = attack(model, to_torch(problem.images), labels, epsilons=None)
+    return found.numpy().reshape(problem.images.shape)
+
+
+def run_torch(attack, problem):
+    labels = torch.tensor(problem.labels.astype(np.int64))
+    adversarial = attack(to_torch(problem.images), labels)
+    return adversarial.detach().numpy().reshape(problem.images.shape)
+
+
+def check_same_images(problem, ours, theirs):
+    """Success sets are equal; images too, but where a sign is one of 0."""
+    success, expected = problem.wrong(ours), problem.wrong(theirs)
+    assert 0.05 < expected.mean() < 0.95, "too weak or too strong to compare"
+    assert (success == expected).all()
+    # Gradients of a dead unit are 0 in one sum and 1e-9 in another: sign(0) = 0.
+    assert (np.abs(np.asarray(ours) - theirs) > 1e-4).mean() < 0.01
+
+
+def check_same_share(problem, ours, theirs, *, differ):
+    """The share of robust images is the same within the error of a share."""
+    robust = ours if ours.dtype == bool else ~problem.wrong(ours)
+    others = ~problem.wrong(theirs)
+    rate, expected = robust.mean(), others.mean()
+    assert 0.1 < expected < 0.9, "too weak or too strong to compare"
+    # Three standard deviations of the difference of two shares.
+    error = np.sqrt(2 * expected * (1 - expected) / len(others))
+    assert abs(rate - expected) < 3 * error
+    # The images are the same: only those near the edge of what is found may differ.
+    assert (robust != others).mean() <= differ
+
+
+def check_same_norms(problem, ours, theirs, norm, *, median, each):
+    """What was already wrong and what is now is the same; norms nearly so."""
+    clean = problem.wrong(problem.images)
+    assert 0 < clean.sum() < len(clean)
+    assert_array_equal(np.asarray(ours)[clean], problem.images[clean])
+    assert_array_equal(problem.wrong(ours), problem.wrong(theirs))
+    ours, theirs = (problem.norms(x, norm)[~clean] for x in (ours, theirs))
+    assert_allclose(np.median(ours), np.median(theirs), rtol=median)
+    rtol, share = each
+    assert (np.abs(ours / theirs - 1) <= rtol).mean() >= share
+
+
+def test_fgsm(network):
+    for norm, epsilon, theirs in (
+        ("linf", 0.05, foolbox.attacks.FGSM()),
+        ("l2", 0.8, foolbox.attacks.L2FastGradientAttack()),
+    ):
+        loss_fn = last_iterate(network)
+        ours = fgsm(KEY, network.images, loss_fn, epsilon=epsilon, norm=norm)
+        check_same_images(network, ours, run_foolbox(theirs, network, epsilon))
+    ours = fgsm(KEY, network.images, last_iterate(network), epsilon=0.05)
+    theirs = torchattacks.FGSM(network.twin, eps=0.05)
+    check_same_images(network, ours, run_torch(theirs, network))
+
+
+def test_ifgsm(network):
+    usual = {"epsilon": 0.04, "step_size": 0.008, "steps": 10}
+    ours = ifgsm(KEY, network.images, last_iterate(network), **usual)
+    theirs = foolbox.attacks.LinfBasicIterativeAttack(
+        abs_stepsize=0.008, steps=10, random_start=False
+    )
+    check_same_images(network, ours, run_foolbox(theirs, network, 0.04))
+    theirs = torchattacks.BIM(network.twin, eps=0.04, alpha=0.008, steps=10)
+    check_same_images(network, ours, run_torch(theirs, network))
+
+
+@pytest.mark.parametrize(
+    ("norm", "epsilon", "foolboxs", "torchs"),
+    [("linf", 0.04, "LinfPGD", "PGD"), ("l2", 0.6, "L2PGD", "PGDL2")],
+)
+def test_pgd_without_random_start(norm, epsilon, foolboxs, torchs, network):
+    step, usual = epsilon / 10, {"steps": 20, "random_start": False}
+    budget = {"epsilon": epsilon, "step_size": step, "norm": norm}
+    ours = pgd(KEY, network.images, last_iterate(network), **budget, **usual)
+    theirs = getattr(foolbox.attacks, foolboxs)(abs_stepsize=step, **usual)
+    check_same_images(network, ours, run_foolbox(theirs, network, epsilon))
+    theirs = getattr(torchattacks, torchs)
+    theirs = theirs(network.twin, eps=epsilon, alpha=step, **usual)
+    check_same_images(network, ours, run_torch(theirs, network))
+
+
+def test_pgd_with_random_start(network):
+    logits_fn, twin, images, labels = network
+    usual = {"epsilon": 0.04, "step_size": 0.008, "steps": 20}
+    first = pgd(KEY, images, misclassification(logits_fn, labels), **usual)
+    last = pgd(KEY, images, last_iterate(network), **usual)
+    theirs = torchattacks.PGD(twin, eps=0.04, alpha=0.008, steps=20)
+    # Two starts: near the edge chance decides, but not about the share.
+    check_same_share(network, last, run_torch(theirs, network), differ=1.0)
+    # The first success counts, so that none is lost.
+    assert network.wrong(first).mean() >= network.wrong(last).mean()
+
+
+@every_norm
+@pytest.mark.parametrize(("loss", "name"), [("cross_entropy", "ce"), ("dlr", "dlr")])
+def test_apgd(norm, loss, name, fewer):
+    logits_fn, twin, images, labels = fewer
+    loss_fn = misclassification(logits_fn, labels, loss=loss)
+    found = apgd(KEY, images, loss_fn, epsilon=EPSILON[norm], norm=norm, steps=20)
+    theirs = torchattacks.APGD(
+        twin, norm=NAMES[norm], eps=EPSILON[norm], steps=20, loss=name
+    )
+    check_same_share(fewer, found, run_torch(theirs, fewer), differ=0.04)
+
+
+@every_norm
+def test_targeted_apgd(norm, fewer):
+    logits_fn, twin, images, labels = fewer
+    step = VERSIONS["standard"][1]._replace(
+        parameters={"loss": "targeted_dlr", "targets": 3, "steps": 20}
+    )
+    budget = {"epsilon": EPSILON[norm], "norm": norm}
+    result = autoattack(KEY, images, labels, logits_fn, version=[step], **budget)
+    # It pursues all but one of the number of classes that it is told.
+    theirs = torchattacks.APGDT(
+        twin, norm=NAMES[norm], eps=EPSILON[norm], steps=20, n_classes=4
+    )
+    theirs = run_torch(theirs, fewer)
+    check_same_share(fewer, result.robust, theirs, differ=0.04)
+    found = apgd_targeted(KEY, images, logits_fn, labels, steps=20, targets=3, **budget)
+    check_same_share(fewer, found, theirs, differ=0.04)
+
+
+@every_norm
+@pytest.mark.parametrize("rescale", [False, True])
+def test_square(norm, rescale, fewer):
+    logits_fn, twin, images, labels = fewer
+    # A random search needs more room to succeed as often.
+    epsilon = 2 * EPSILON[norm]
+    found = square(
+        KEY,
+        images,
+        misclassification(logits_fn, labels, loss="margin"),
+        epsilon=epsilon,
+        norm=norm,
+        steps=150,
+        rescale_schedule=rescale,
+    )
+    theirs = torchattacks.Square(
+        twin, norm=NAMES[norm], eps=epsilon, n_queries=150, resc_schedule=rescale
+    )
+    # Both draw at random: near the edge chance decides.
+    check_same_share(fewer, found, run_torch(theirs, fewer), differ=0.15)
+
+
+@every_norm
+def test_standard_autoattack(norm, fewer):
+    logits_fn, twin, images, labels = fewer
+    few = {"apgd": 20, "fab": 10, "square": 100}
+    steps = []
+    for step in VERSIONS["standard"]:
+        parameters = {**step.parameters, "steps": few[step.attack]}
+        if "targets" in parameters:
+            parameters["targets"] = 3
+        steps.append(step._replace(parameters=parameters))
+    result = autoattack(
+        KEY, images, labels, logits_fn, epsilon=EPSILON[norm], norm=norm, version=steps
+    )
+    theirs = torchattacks.AutoAttack(twin, norm=NAMES[norm], eps=EPSILON[norm], seed=0)
+    # Its own numbers of steps are others than those of the paper.
+    for attack in theirs._autoattack.attacks:
+        attack.steps = 10 if attack.attack == "FAB" else 20
+        attack.n_queries = 100
+        attack.n_target_classes = 3
+    check_same_share(fewer, result.robust, run_torch(theirs, fewer), differ=0.04)
+
+
+@every_norm
+def test_deepfool(norm, missed):
+    logits_fn, _, images, labels = missed
+    attack = getattr(foolbox.attacks, f"{norm.capitalize()}DeepFoolAttack")()
+    ours = deepfool(KEY, images, logits_fn, labels, norm=norm)
+    # The same steps, but for rounding: differences of 1e-6 were seen.
+    check_same_norms(
+        missed, ours, run_foolbox(attack, missed), norm, median=1e-4, each=(1e-4, 1)
+    )
+
+
+def test_ddn(missed):
+    logits_fn, _, images, labels = missed
+    ours = ddn(KEY, images, logits_fn, labels)
+    theirs = run_foolbox(foolbox.attacks.DDNAttack(), missed)
+    # Rounding may decide whether an iterate near the boundary counts: 5 % of the norm.
+    check_same_norms(missed, ours, theirs, "l2", median=0.005, each=(0.05, 1))
+
+
+@pytest.mark.parametrize("abort_early", [True, False])
+def test_carlini_wagner(abort_early, missed):
+    logits_fn, _, images, labels = missed
+    # Steps and constants with which few of them do: black pixels have codes of -7.
+    usual = {"binary_search_steps": 4, "steps": 200, "abort_early": abort_early}
+    ours = carlini_wagner(
+        KEY, images, logits_fn, labels, **usual, step_size=0.03, initial_constant=1.0
+    )
+    attack = foolbox.attacks.L2CarliniWagnerAttack(
+        **usual, stepsize=0.03, initial_const=1.0
+    )
+    theirs = run_foolbox_torch(attack, missed)
+    # Rounding may choose another constant; and foolbox ends a run for a whole batch.
+    check_same_norms(missed, ours, theirs, "l2", median=0.02, each=(0.02, 0.9))
+
+
+@every_norm
+@pytest.mark.parametrize("targets", [None, 1])
+def test_fab(norm, targets, missed):
+    logits_fn, twin, images, labels = missed
+    ours = fab(KEY, images, logits_fn, labels, norm=norm, steps=40, targets=targets)
+    theirs = torchattacks.FAB(
+        twin,
+        norm=NAMES[norm],
+        eps=100.0,  # It returns no perturbation that is larger.
+        steps=40,
+        multi_targeted=targets is not None,
+        n_classes=10 if targets is None else targets + 1,
+    )
+    # Differences of 0.3 % were seen.
+    check_same_norms(
+        missed, ours, run_torch(theirs, missed), norm, median=0.005, each=(0.02, 1)
+    )
+
+
+def test_foolbox_attacks_a_whole_defence_and_ours_its_model():
+    shape, key = (16, 16, 3), jax.random.key(4)
+    remover = make_remover("paper", widths=(4,))
+    detector, classifier = (make_classifier("cnn_narrow", n) for n in (2, 10))
+    images = jax.random.uniform(key, (6, *shape))
+    pairs = jnp.concatenate([images, images], axis=-1)
+    variables = {
+        "remover": remover.init(key, images),
+        "detector": detector.init(key, pairs),
+        "classifier": classifier.init(key, images),
+    }
+    defense = Defense(
+        remover, detector, classifier_function(classifier), variables, image_shape=shape
+    )
+    labels = jnp.argmax(defense.logits_fn(images), axis=-1)
+    assert_allclose(defense.logits_fn(images), defense(images).logits, atol=1e-6)
+    model = foolbox_model(defense.logits_fn)
+    usual = {"epsilon": 0.1, "step_size": 0.02, "steps": 5, "random_start": False}
+    theirs = foolbox.attacks.LinfPGD(abs_stepsize=0.02, steps=5, random_start=False)
+    adversarial = np.asarray(theirs.run(model, images, labels, epsilon=0.1))
+    # Our attack on the model that foolbox has, with bounds of its own.
+    wide = foolbox.models.JAXModel(
+        lambda x: defense.logits_fn(x / 255),
+        bounds=(0, 255),
+        data_format="channels_last",
+    )
+    for logits_fn in (defense.logits_fn, from_foolbox(wide)):
+        loss_fn = without_success(misclassification(logits_fn, labels))
+        reached = np.asarray(loss_fn(pgd(KEY, images, loss_fn, **usual)))
+        assert (reached > loss_fn(images)).all()
+        # Signs of gradients near zero are chance, and few: the losses are the same.
+        expected = loss_fn(jnp.asarray(adversarial))
+        assert_allclose(reached, expected, rtol=0.02)
+
+
+def test_models_over_pytorch_are_refused():
+    model = foolbox.models.PyTorchModel(
+        torch.nn.Sequential(torch.nn.Flatten()).eval(), bounds=(0, 1)
+    )
+    with pytest.raises(ValueError, match="JAX cannot differentiate a PyTorchModel"):
+        from_foolbox(model)
