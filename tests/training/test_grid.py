@@ -1,4 +1,4 @@
-"""The grid trainer: one program for all rows, checkpoints, devices, interruptions."""
+"""A grid of models: one program for all rows, checkpoints, devices, interruptions."""
 
 import dataclasses
 import json
@@ -14,17 +14,18 @@ from flax import linen as nn
 from uronet_jax import checkpoints, sharding
 from uronet_jax.data import make_pipeline
 from uronet_jax.data.sources import ArraySource
-from uronet_jax.training import grid, loop
-from uronet_jax.training.run import Task
+from uronet_jax.seeds import named_seed
+from uronet_jax.training import loop, run
 from uronet_jax.training.state import (
     apply_update,
     initial_state,
     masked_sums,
     to_float,
 )
+from uronet_jax.training.task import Task
 
 STEPS = 5
-SCHEDULE = grid.Schedule(
+SCHEDULE = run.Schedule(
     batch_size=4,
     num_steps=STEPS,
     eval_batch_size=4,
@@ -100,10 +101,10 @@ def make_rows(folder, hook=lambda level: None, **config):
         return {"level": np.float32(level)}
 
     return [
-        grid.Row(
+        run.GridRow(
             f"level {level}",
             folder / f"row{i}",
-            grid.row_seed(0, str(level)),
+            named_seed(0, str(level)),
             lambda level=level: frozen(level),
             {"level": level, **config},
         )
@@ -114,7 +115,7 @@ def make_rows(folder, hook=lambda level: None, **config):
 def train(rows, sources, task=None, **options):
     options = {"schedule": SCHEDULE, "progress": False, **options}
     schedule = options.pop("schedule")
-    return grid.train_grid(task or make_task(), rows, *sources, schedule, **options)
+    return run.train_grid(task or make_task(), rows, *sources, schedule, **options)
 
 
 def read(row):
@@ -172,9 +173,9 @@ def test_a_row_is_trained_as_if_it_were_alone(undisturbed, sources):
 def test_rows_differ_in_seed_and_data(undisturbed):
     assert len({read(row) for row in undisturbed}) == len(LEVELS)
     assert len({row.seed for row in undisturbed}) == len(LEVELS)
-    assert grid.row_seed(0, "a", "b") == grid.row_seed(0, "a", "b")
-    others = {grid.row_seed(*x) for x in ((1, "a", "b"), (0, "a", "c"), (0, "b", "a"))}
-    assert len(others | {grid.row_seed(0, "a", "b")}) == 4
+    assert named_seed(0, "a", "b") == named_seed(0, "a", "b")
+    others = {named_seed(*x) for x in ((1, "a", "b"), (0, "a", "c"), (0, "b", "a"))}
+    assert len(others | {named_seed(0, "a", "b")}) == 4
 
 
 def test_nothing_compiles_after_the_first_row(sources, tmp_path):
@@ -208,7 +209,7 @@ def test_a_stopped_grid_goes_on_bit_for_bit(after, undisturbed, sources, tmp_pat
         return len(asked) > after
 
     assert not train(rows, sources, stop=stop)
-    steps = [grid.finished_steps(row.workdir) for row in rows]
+    steps = [run.finished_steps(row.workdir) for row in rows]
     assert 0 < steps[0] and steps[-1] == 0
     assert train(rows, sources)
     assert [read(row) for row in rows] == [read(row) for row in undisturbed]
@@ -222,7 +223,7 @@ def test_a_failure_leaves_the_other_rows_alone(undisturbed, sources, tmp_path):
 
     with pytest.raises(RuntimeError, match="went away"):
         train([rows[0], dataclasses.replace(rows[1], frozen=fail), rows[2]], sources)
-    assert [grid.finished_steps(row.workdir) for row in rows] == [STEPS, 0, 0]
+    assert [run.finished_steps(row.workdir) for row in rows] == [STEPS, 0, 0]
     before = records(rows[0])
     assert train(rows, sources)
     assert records(rows[0]) == before
@@ -252,7 +253,7 @@ def test_devices_share_out_the_rows(undisturbed, sources, tmp_path, monkeypatch)
     assert places == [*devices * 3, *devices[:1] * 3]
     rows = make_rows(tmp_path)
     assert [read(row) for row in rows] == [read(row) for row in undisturbed]
-    assert grid.grid_devices() == jax.devices()[:1]  # Those of a CPU share its cores.
+    assert run.grid_devices() == jax.devices()[:1]  # Those of a CPU share its cores.
 
 
 def test_a_row_of_another_config_is_reported_before_any_work(
@@ -261,9 +262,9 @@ def test_a_row_of_another_config_is_reported_before_any_work(
     def read(*args, **kwargs):
         raise AssertionError("images were read")
 
-    monkeypatch.setattr(grid, "make_pipeline", read)
+    monkeypatch.setattr(run, "make_pipeline", read)
     folder = undisturbed[0].workdir.parent
-    rows = [grid.Row("new", folder / "new", 0, dict, {}), *make_rows(folder, width=3)]
+    rows = [run.GridRow("new", folder / "new", 0, dict, {}), *make_rows(folder, width=3)]
     with pytest.raises(ValueError, match="width: 'absent' there, 3 now"):
         train(rows, sources)
     assert not (folder / "new").exists()
@@ -281,7 +282,7 @@ def test_a_loss_that_is_no_number_names_the_row(sources, tmp_path):
         loop.DivergedError, match="level 0.1: loss is not finite at step 1"
     ):
         train(rows, sources)
-    assert [grid.finished_steps(row.workdir) for row in rows] == [STEPS, 0, 0]
+    assert [run.finished_steps(row.workdir) for row in rows] == [STEPS, 0, 0]
 
 
 def test_a_busy_folder_is_reported(sources, tmp_path):
