@@ -5,11 +5,15 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import linen as nn
 
 from uronet_jax.corruptions import make_degradation
 from uronet_jax.data.augment import flip_crop
 from uronet_jax.models import make_classifier, make_remover
-from uronet_jax.training import pairs, tasks
+from uronet_jax.purifiers import parse_purifier
+from uronet_jax.training import pairs
+from uronet_jax.training.detector import detector_task
+from uronet_jax.training.remover import remover_task
 from uronet_jax.training.state import create_state
 
 
@@ -23,9 +27,9 @@ def without_weights(state):
 
 def test_one_of_several_stored_copies_is_taken_for_each_image(key):
     clean = np.zeros((6, 2, 2, 1), np.uint8)
-    copies = np.stack([np.full_like(clean, 50), np.full_like(clean, 100)])
-    batch = {"image": clean, "index": jnp.arange(6)}
-    made = pairs.stored_pairs(jnp.asarray(copies), jnp.asarray(copies))
+    copies = np.stack([np.full_like(clean, 50), np.full_like(clean, 100)], axis=1)
+    batch = {"image": clean, "degraded": copies, "index": jnp.arange(6)}
+    made = pairs.stored_pairs()
     first = made.validation(key, made.frozen, batch)[1]
     np.testing.assert_allclose(first, 50 / 255, atol=1e-6)
     seen = []
@@ -42,9 +46,9 @@ def test_one_of_several_stored_copies_is_taken_for_each_image(key):
 
 def test_a_share_of_stored_pairs_is_clean(key):
     clean = np.zeros((2000, 1, 1, 1), np.uint8)
-    stored = jnp.full(clean.shape, 255, jnp.uint8)
-    batch = {"image": clean, "index": jnp.arange(2000)}
-    made = pairs.stored_pairs(stored, stored, clean_share=0.25)
+    white = np.full_like(clean, 255)
+    batch = {"image": clean, "degraded": white, "index": jnp.arange(2000)}
+    made = pairs.stored_pairs(clean_share=0.25)
     original, degraded = made.train(key, made.frozen, batch)
     assert not original.any() and set(np.unique(degraded)) == {0, 1}
     # Four standard deviations of a share of 2,000.
@@ -55,12 +59,12 @@ def test_a_share_of_stored_pairs_is_clean(key):
     remover = make_remover("paper", widths=(2,))
     shape = (4, 4, 1)
     white = np.full((3, *shape), 255, np.uint8)
-    batch = {"image": 0 * white, "index": np.arange(3), "mask": np.ones(3, bool)}
+    batch = {"image": 0 * white, "degraded": white, "index": np.arange(3)}
     for share, expected in ((0.0, 0.5**2), (1.0, 0.0)):
-        task = tasks.remover_task(
+        task = remover_task(
             remover,
             optax.sgd(0.0),
-            pairs.stored_pairs(white, white, clean_share=share),
+            pairs.stored_pairs(clean_share=share),
             image_shape=shape,
         )
         state = without_weights(create_state(remover, task.optimizer, key, shape))
@@ -70,28 +74,26 @@ def test_a_share_of_stored_pairs_is_clean(key):
 
 @pytest.mark.parametrize("share", [-0.1, 1.5, float("nan"), True, "0.1"])
 def test_wrong_shares_are_rejected(share):
-    nothing = np.empty((0, 1, 1, 1), np.uint8)
     with pytest.raises(ValueError, match=r"clean_share must be .* in \[0, 1\]: "):
-        pairs.stored_pairs(nothing, nothing, clean_share=share)
+        pairs.stored_pairs(clean_share=share)
 
 
-@pytest.mark.parametrize("kind", ["drawn", "stored"])
+@pytest.mark.parametrize("kind", ["drawn", "stored", "clean"])
 def test_pairs_do_not_depend_on_the_batch(kind, key):
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (12, 8, 8, 3), np.uint8)
-    copies = rng.integers(0, 256, (3, *images.shape), np.uint8)
+    copies = rng.integers(0, 256, (12, 3, 8, 8, 3), np.uint8)
     made = {
-        "drawn": lambda: pairs.drawn_pairs(
+        "drawn": pairs.drawn_pairs(
             make_degradation([("gaussian_noise", 0.1), ("identity", 0.0)]), flip_crop
         ),
-        "stored": lambda: pairs.stored_pairs(
-            jnp.asarray(copies), jnp.asarray(copies[0]), flip_crop, clean_share=0.5
-        ),
-    }[kind]()
+        "stored": pairs.stored_pairs(flip_crop, clean_share=0.5),
+        "clean": pairs.clean_pairs(flip_crop),
+    }[kind]
 
     def train(index):
-        batch = {"image": images[index], "index": jnp.asarray(index)}
-        return made.train(key, made.frozen, batch)
+        batch = {"image": images[index], "degraded": copies[index]}
+        return made.train(key, made.frozen, batch | {"index": jnp.asarray(index)})
 
     whole = train(np.arange(12))
     for index in (rng.permutation(12), np.arange(4, 8)):
@@ -102,11 +104,14 @@ def test_pairs_do_not_depend_on_the_batch(kind, key):
 
 def test_an_image_and_its_stored_copy_are_changed_alike(key):
     images = np.random.default_rng(0).integers(0, 256, (6, 8, 8, 3), np.uint8)
-    made = pairs.stored_pairs(jnp.asarray(images), images, flip_crop)
-    batch = {"image": images, "index": jnp.arange(6)}
-    clean, degraded = made.train(key, made.frozen, batch)
-    np.testing.assert_allclose(clean, degraded, atol=1e-6)
-    assert np.abs(clean - images / 255).max() > 0.1  # And they are changed.
+    batch = {"image": images, "degraded": images, "index": jnp.arange(6)}
+    # Pairs of clean images are both the image itself.
+    for made in (pairs.stored_pairs(flip_crop), pairs.clean_pairs(flip_crop)):
+        clean, degraded = made.train(key, made.frozen, batch)
+        np.testing.assert_allclose(clean, degraded, atol=1e-6)
+        assert np.abs(clean - images / 255).max() > 0.1  # And they are changed.
+        for image in made.validation(key, made.frozen, batch):
+            np.testing.assert_allclose(image, images / 255, atol=1e-6)
 
 
 def test_drawn_pairs_degrade_what_was_augmented(key):
@@ -133,35 +138,28 @@ def test_drawn_pairs_degrade_what_was_augmented(key):
     assert np.abs(other - degraded).max() > 0.05
 
 
-def test_stored_pairs_are_looked_up_by_the_index(key):
-    """The loss of the first step, by hand: zero weights give grey pictures."""
+def test_losses_of_stored_pairs_by_hand(key):
+    """The loss of the first step: zero weights give grey pictures."""
     rng = np.random.default_rng(0)
-    clean, degraded = rng.integers(0, 256, (2, 5, 4, 4, 1), np.uint8)
-    remover = make_remover("paper", widths=(2,))
+    clean, degraded = rng.integers(0, 256, (2, 3, 4, 4, 1), np.uint8)
     shape = (4, 4, 1)
-    task = tasks.remover_task(
-        remover,
+    task = remover_task(
+        make_remover("paper", widths=(2,)),
         optax.sgd(0.0),
-        pairs.stored_pairs(degraded, degraded[::-1].copy()),
+        pairs.stored_pairs(),
         image_shape=shape,
-        noise_weight=0.5,
+        losses={"clean_mse": 1.0, "noise_mse": 0.5},
     )
     state = without_weights(create_state(task.module, task.optimizer, key, shape))
-    index = np.asarray([3, 0, 4])
-    batch = {"image": clean[index], "index": index, "mask": np.asarray([1, 0, 1], bool)}
-
-    def expected(index, degraded):
-        x, y = clean[index] / 255, degraded[index] / 255
-        picture = ((0.5 - x) ** 2).mean(axis=(1, 2, 3))
-        return picture + 0.5 * (((y - x) / 2) ** 2).mean(axis=(1, 2, 3))
-
+    batch = {"image": clean, "degraded": degraded, "index": np.asarray([3, 0, 4])}
+    x, y = clean / 255, degraded / 255
+    expected = ((0.5 - x) ** 2).mean(axis=(1, 2, 3))
+    expected += 0.5 * (((y - x) / 2) ** 2).mean(axis=(1, 2, 3))
     _, sums = jax.jit(task.step)(state, task.frozen, batch)
-    assert float(sums["loss"]) == pytest.approx(
-        expected(index, degraded).sum(), rel=1e-5
-    )
+    assert float(sums["loss"]) == pytest.approx(expected.sum(), rel=1e-5)
+    batch["mask"] = np.asarray([1, 0, 1], bool)
     found = jax.jit(task.evaluation)(state.variables, task.frozen, key, batch)
-    by_hand = expected(index, degraded[::-1])[[0, 2]].sum()
-    assert float(found["loss"]) == pytest.approx(by_hand, rel=1e-5)
+    assert float(found["loss"]) == pytest.approx(expected[[0, 2]].sum(), rel=1e-5)
     assert float(found["count"]) == 2
 
 
@@ -171,18 +169,18 @@ def test_detectors_learn_stored_pairs(key):
     clean = rng.integers(0, 100, (8, 8, 8, 1), np.uint8)
     white = np.full_like(clean, 255)
     remover = make_remover("dcae", widths=(2,))
-    task = tasks.detector_task(
+    task = detector_task(
         make_classifier("cnn_narrow", 2),
         remover,
         remover.init(key, jnp.zeros((1, 8, 8, 1))),
         optax.adam(1e-2),
-        pairs.stored_pairs(white, white),
+        pairs.stored_pairs(),
         image_shape=(8, 8, 1),
         inputs="image_only",
     )
     state = create_state(task.module, task.optimizer, key, task.input_shape)
-    index = np.arange(8)
-    batch = {"image": clean, "index": index, "mask": np.ones(8, bool)}
+    batch = {"image": clean, "degraded": white, "index": np.arange(8)}
+    batch["mask"] = np.ones(8, bool)
     step, accuracy = jax.jit(task.step), []
     for _ in range(30):
         state, sums = step(state, task.frozen, batch)
@@ -191,3 +189,34 @@ def test_detectors_learn_stored_pairs(key):
     assert accuracy[0] < 1.0 and accuracy[-1] == 1.0
     sums = jax.jit(task.evaluation)(state.variables, task.frozen, key, batch)
     assert float(sums["accuracy"] / sums["count"]) == 1.0
+
+
+def test_a_random_purifier_draws_another_noise_than_the_degradation(key):
+    """Where both drew alike, the noise would be there twice, of twice the deviation."""
+    seen = []
+
+    class Spy(nn.Module):
+        """A detector that keeps what it looks at."""
+
+        @nn.compact
+        def __call__(self, images, *, train=False):
+            seen.append(images)
+            return jnp.zeros((len(images), 2)) + self.param("w", nn.zeros, (1, 1))
+
+    task = detector_task(
+        Spy(),
+        parse_purifier("gaussian_noise:scale=0.1"),
+        None,
+        optax.sgd(0.0),
+        pairs.drawn_pairs(make_degradation([("gaussian_noise", 0.1)])),
+        image_shape=(16, 16, 1),
+        inputs="clean",
+    )
+    state = create_state(task.module, task.optimizer, key, task.input_shape)
+    batch = {"image": np.full((4, 16, 16, 1), 128, np.uint8), "index": jnp.arange(4)}
+    batch |= {"label": np.zeros(4, int), "mask": np.ones(4, bool)}
+    del seen[:]
+    task.evaluation(state.variables, task.frozen, key, batch)
+    for features, deviation in zip(seen, (0.1, 0.1 * 2**0.5), strict=True):
+        # 1,024 draws: 2 % each way, of which this is four.
+        assert features[..., 0].std() == pytest.approx(deviation, rel=0.09)
