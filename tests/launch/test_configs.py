@@ -6,7 +6,8 @@ import json
 import numpy as np
 import pytest
 
-from launch import evaluate, wiring
+from uronet_jax.evaluation import defense_table
+from uronet_jax.training import experiment
 
 PHASES = ("remover", "detector", "classifier")
 
@@ -27,7 +28,7 @@ def load(name, preset="smoke", **fields):
 def test_training_config_is_sound(phase, preset):
     config = load(phase, preset)
     assert (config["phase"], config["preset"]) == (phase, preset)
-    wiring.check_config(config)
+    experiment.check_config(config)
     json.dumps(config)  # It is stored with the checkpoints.
     # What chooses the checkpoint was not learned from: no slices overlap.
     data = config["data"]
@@ -43,7 +44,7 @@ def test_training_config_is_sound(phase, preset):
 def test_evaluation_config_is_sound(preset):
     config = load("evaluate", preset)
     json.dumps(config)
-    evaluate.check_suite(config["suite"], config["data"])
+    defense_table.check_suite(config["suite"], config["data"])
     entries = evaluate.make_entries(config["suite"], (32, 32, 3), np.zeros(1, np.int32))
     assert len({(e.noise, e.severity) for e in entries}) == 18
     assert config["data"]["split"] == "test"
@@ -113,10 +114,10 @@ def test_wrong_field_is_reported_before_data_are_read(
     def read(*args, **kwargs):
         raise AssertionError("data were opened")
 
-    monkeypatch.setattr(wiring, "open_source", read)
+    monkeypatch.setattr(experiment, "open_source", read)
     config = load(phase, **{field: value})
     with pytest.raises(ValueError, match=expected) as caught:
-        wiring.build_experiment(config, None)
+        experiment.build_experiment(config, None)
     shown = value[-1] if isinstance(value, tuple) else value
     assert str(shown) in str(caught.value)
 
@@ -133,7 +134,7 @@ def test_wrong_field_is_reported_before_data_are_read(
 def test_wrong_data_are_reported(fields, expected, tmp_path):
     config = load("remover", **{f"data__{k}": v for k, v in fields.items()})
     with pytest.raises((ValueError, FileNotFoundError), match=expected):
-        wiring.build_experiment(config, str(tmp_path / "nowhere"))
+        experiment.build_experiment(config, str(tmp_path / "nowhere"))
 
 
 def test_large_sets_are_sampled_evenly_for_their_statistics():
@@ -148,7 +149,7 @@ def test_large_sets_are_sampled_evenly_for_their_statistics():
             return rows.reshape(-1, 1, 1, 1).astype("uint8"), rows
 
     source = Source()
-    assert len(wiring.sample_images(source)) == 1000
-    assert len(wiring.sample_images(source, max_bytes=40)) == 10
+    assert len(experiment.sample_images(source)) == 1000
+    assert len(experiment.sample_images(source, max_bytes=40)) == 10
     assert source.rows[0] == 0 and source.rows[-1] == 999
     assert set(source.rows[1:] - source.rows[:-1]) == {111}

@@ -15,14 +15,24 @@ import pytest
 from flax import linen as nn
 
 from uronet_jax import sharding
-from uronet_jax.checkpoints import Checkpoints, find_step, locked_workdir
+from uronet_jax.checkpoints import (
+    Checkpoints,
+    find_step,
+    locked_workdir,
+    read_variables,
+)
 from uronet_jax.corruptions import make_degradation
 from uronet_jax.data import evaluation_batches
+from uronet_jax.data.augment import flip_crop
 from uronet_jax.data.sources import ArraySource
 from uronet_jax.models import Separation, make_remover
-from uronet_jax.training import loop, pairs, tasks
+from uronet_jax.training import loop, losses, pairs
+from uronet_jax.training.classifier import classifier_task
+from uronet_jax.training.detector import detector_task
+from uronet_jax.training.experiment import augmenter
 from uronet_jax.training.optimizers import SCHEDULES, make_optimizer
-from uronet_jax.training.pairs import drawn_pairs, stored_pairs
+from uronet_jax.training.pairs import clean_pairs, drawn_pairs, stored_pairs
+from uronet_jax.training.remover import remover_task
 from uronet_jax.training.run import fit
 from uronet_jax.training.state import TrainState
 
@@ -66,14 +76,14 @@ def brighten(key, images, degradation, index):
 def make_task(phase, make_variables):
     optimizer = optax.sgd(0.1 if phase == "detector" else 0.3, momentum=0.5)
     if phase == "classifier":
-        return tasks.classifier_task(Tiny(), optimizer, image_shape=SHAPE)
+        return classifier_task(Tiny(), optimizer, image_shape=SHAPE)
     remover = make_remover("skip", widths=(4,), clean_mean=0.5)
     if phase == "remover":
-        return tasks.remover_task(
+        return remover_task(
             remover, optimizer, drawn_pairs(NOISE), image_shape=SHAPE
         )
     variables = make_variables(remover, SHAPE)
-    return tasks.detector_task(
+    return detector_task(
         Tiny(2), remover, variables, optimizer, drawn_pairs(NOISE), image_shape=SHAPE
     )
 
@@ -226,12 +236,12 @@ class HalfGrey(nn.Module):
 @pytest.mark.parametrize("noise_head", [True, False])
 def test_remover_loss_by_hand(noise_head, make_variables, monkeypatch):
     monkeypatch.setattr(pairs, "degrade", brighten)
-    task = tasks.remover_task(
+    task = remover_task(
         HalfGrey(noise_head),
         optax.sgd(1.0),
         drawn_pairs(NOISE),
         image_shape=SHAPE,
-        noise_weight=3.0,
+        losses={"clean_mse": 1.0, "noise_mse": 3.0},
     )
     batch = batch_of(np.full((BATCH, *SHAPE), 51, np.uint8), LABELS[:BATCH])
     state = first_state(task, make_variables)
@@ -265,40 +275,34 @@ class MeanPixel(nn.Module):
         return jnp.stack([odds, jnp.zeros_like(odds)], axis=-1)
 
 
-def stored_brighter():
-    """Returns stored pairs of the same images, brightened: any copy will do here."""
-    copies = np.full((BATCH, *SHAPE), 153, np.uint8)
-    return stored_pairs(copies, copies)
-
-
-@pytest.mark.parametrize("made", [lambda: drawn_pairs(NOISE), stored_brighter])
+@pytest.mark.parametrize("made", [lambda: drawn_pairs(NOISE), stored_pairs])
 def test_remover_is_held_to_what_a_classifier_says(made, make_variables, monkeypatch):
     monkeypatch.setattr(pairs, "degrade", brighten)
-    weights = {"params": {"scale": jnp.full((1,), 10.0)}}
-    tasks_by_weight = {
-        weight: tasks.remover_task(
-            HalfGrey(),
-            optax.sgd(1.0),
-            made(),
-            image_shape=SHAPE,
-            classifier=MeanPixel(),
-            classifier_variables=weights,
-            consistency_weight=weight,
-        )
+    usual = {"clean_mse": 1.0, "noise_mse": 1.0}
+    held = {
+        "image_shape": SHAPE,
+        "classifier": MeanPixel(),
+        "classifier_variables": {"params": {"scale": jnp.full((1,), 10.0)}},
+    }
+    parts = (HalfGrey(), optax.sgd(1.0), made())
+    tasks = {
+        weight: remover_task(*parts, losses=usual | {"inconsistency": weight}, **held)
         for weight in (0.0, 0.5)
     }
     batch = batch_of(np.full((BATCH, *SHAPE), 51, np.uint8), LABELS[:BATCH])
-    state = first_state(tasks_by_weight[0.5], make_variables)
+    batch["degraded"] = np.full((BATCH, *SHAPE), 153, np.uint8)
+    state = first_state(tasks[0.5], make_variables)
     state = state.replace(params={"value": jnp.full((1, 1, 1, 1), 0.5)})
-    found = {}
-    for weight, task in tasks_by_weight.items():
-        assert ("classifier" in task.frozen) == (weight > 0)
-        found[weight] = jax.jit(task.step)(state, task.frozen, batch)
+    found = {
+        weight: jax.jit(task.step)(state, task.frozen, batch)
+        for weight, task in tasks.items()
+    }
     # Log odds of 2 on the clean picture, of 5 on the purified one.
     clean, purified = (1 / (1 + np.exp(-odds)) for odds in (2.0, 5.0))
     expected = clean * np.log(clean / purified)
     expected += (1 - clean) * np.log((1 - clean) / (1 - purified))
     without, metrics = found[0.0][1], found[0.5][1]
+    assert "inconsistency" not in without
     np.testing.assert_allclose(metrics["inconsistency"] / BATCH, expected, rtol=1e-4)
     np.testing.assert_allclose(
         metrics["loss"] - without["loss"], 0.5 * BATCH * expected, rtol=1e-3
@@ -309,13 +313,69 @@ def test_remover_is_held_to_what_a_classifier_says(made, make_variables, monkeyp
     np.testing.assert_allclose(values[0] - values[1], slope, rtol=1e-3)
     # What is frozen has not moved, and validation needs no classifier.
     assert found[0.5][0].params.keys() == {"value"}
-    with pytest.raises(ValueError, match="needs a frozen classifier: give one"):
-        tasks.remover_task(
-            HalfGrey(),
+    sums = jax.eval_shape(
+        tasks[0.5].evaluation,
+        {"params": state.params},
+        {k: v for k, v in tasks[0.5].frozen.items() if k != "classifier"},
+        state.key,
+        batch | {"mask": np.ones(BATCH, bool)},
+    )
+    assert sums.keys() == {"loss", "clean_mse", "noise_mse", "psnr", "count"}
+
+
+def test_losses_by_hand():
+    """Two images of one pixel: picture 0.5 and 0.9, patterns of 0.2 and 0."""
+
+    def pixels(values):
+        return np.reshape(values, (2, 1, 1, 1))
+
+    inputs = losses.LossInputs(
+        Separation(pixels([0.5, 0.9]), pixels([0.2, 0.0])),
+        clean=pixels([0.1, 0.8]),
+        degraded=pixels([0.5, 0.2]),
+        classify=lambda x: jnp.concatenate([x, 1 - x], axis=-1)[:, 0, 0],
+    )
+    found = losses.weigh({"clean_mse": 2.0, "inconsistency": 10.0}, inputs)
+    expected = {"clean_mse": [0.16, 0.01], "noise_mse": [0.01, 0.09]}
+    # Log odds of 2 x - 1: -0.8 and 0.6 where it should answer, 0 and 0.8 where it does.
+    p, q = (1 / (1 + np.exp(-np.array(x))) for x in ([-0.8, 0.6], [0.0, 0.8]))
+    kl = p * np.log(p / q) + (1 - p) * np.log((1 - p) / (1 - q))
+    expected["inconsistency"] = kl
+    expected["loss"] = 2 * np.array(expected["clean_mse"]) + 10 * kl
+    assert found.keys() == expected.keys()
+    for name, values in expected.items():
+        np.testing.assert_allclose(found[name], values, rtol=1e-3, err_msg=name)
+    # Who asks a classifier is left out where there is none, or no weight.
+    for weight, asked in ((1.0, inputs._replace(classify=None)), (0.0, inputs)):
+        weights = {"noise_mse": 1.0, "inconsistency": weight}
+        found = losses.weigh(weights, asked)
+        assert found.keys() == {"loss", "clean_mse", "noise_mse"}
+        np.testing.assert_allclose(found["loss"], found["noise_mse"])
+
+
+@pytest.mark.parametrize(
+    "weights, message",
+    [
+        ({"ssim": 1.0}, "unknown loss 'ssim': choose from clean_mse, noise_mse, inc"),
+        ({"clean_mse": -1.0}, r"loss.clean_mse must be .* in \[0, inf\]: -1.0"),
+        ({"clean_mse": math.nan}, "loss.clean_mse must be a finite number.*nan"),
+        ({"clean_mse": 0.0}, "needs a weight above 0: {'clean_mse': 0.0}"),
+        ({}, "needs a weight above 0"),
+        # Its validation, which asks no classifier, could not tell states apart.
+        ({"inconsistency": 1.0}, "needs a weight above 0"),
+        ({"clean_mse": 1.0, "inconsistency": 0.5}, "needs a frozen classifier: give"),
+        # There is no head to learn the noise.
+        ({"noise_mse": 1.0}, "needs a weight above 0"),
+    ],
+)
+def test_wrong_losses_are_rejected(weights, message):
+    with pytest.raises(ValueError, match=message):
+        remover_task(
+            HalfGrey(noise_head=False),
             optax.sgd(1.0),
             drawn_pairs(NOISE),
             image_shape=SHAPE,
-            consistency_weight=0.5,
+            losses=weights,
         )
 
 
@@ -332,7 +392,7 @@ class BrightPixels(nn.Module):
 def test_detector_sees_every_image_clean_and_degraded(make_variables, monkeypatch):
     monkeypatch.setattr(pairs, "degrade", brighten)
     variables = {"params": {"value": jnp.full((1, 1, 1, 1), 0.5)}}
-    task = tasks.detector_task(
+    task = detector_task(
         BrightPixels(), HalfGrey(), variables, optax.sgd(1.0), drawn_pairs(NOISE),
         image_shape=SHAPE, inputs="image_only",
     )  # fmt: skip
@@ -372,7 +432,7 @@ def test_means_divide_once():
 
 def test_unknown_augmentation_is_rejected():
     with pytest.raises(ValueError, match="unknown augmentation 'mixup'.*flip_crop"):
-        tasks.augmenter("mixup")
+        augmenter("mixup")
 
 
 # Optimizers
@@ -454,11 +514,11 @@ def run(tmp_path, make_variables):
     """Returns `run(folder, **changes) -> FitResult` of a small deterministic run."""
 
     def run(folder=None, task=None, **changes):
-        task = task or tasks.classifier_task(
+        task = task or classifier_task(
             Tiny(),
             make_optimizer("adam", peak_rate=0.01, num_steps=8),
+            clean_pairs(flip_crop),
             image_shape=SHAPE,
-            augmentation="flip_crop",
         )
         settings = dict(
             batch_size=BATCH,
@@ -536,12 +596,31 @@ def broken(task, change):
     return dataclasses.replace(task, step=step)
 
 
-def test_loss_that_is_not_finite_ends_the_run(run, tmp_path, make_variables):
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (
+            lambda state, m: (state, m | {"loss": m["loss"] * jnp.nan}),
+            "loss is not finite at step 7",
+        ),
+        # The loss of step 7 is computed before its update: only the validation tells.
+        (
+            lambda state, m: (
+                state.replace(params=jax.tree.map(lambda x: x * jnp.nan, state.params)),
+                m,
+            ),
+            "validation is not finite at step 7",
+        ),
+    ],
+)
+def test_a_run_that_diverges_keeps_what_was_good(
+    run, change, message, tmp_path, make_variables
+):
     task = make_task("classifier", make_variables)
-    bad = broken(task, lambda state, m: (state, m | {"loss": m["loss"] * jnp.nan}))
-    with pytest.raises(loop.DivergedError, match="loss is not finite at step 7"):
-        run("run", task=bad)
+    with pytest.raises(loop.DivergedError, match=message):
+        run("run", task=broken(task, change), num_steps=7)
     assert find_step(tmp_path / "run", "last").name == "6"
+    assert find_step(tmp_path / "run", "best").name == "4"
     store = Checkpoints(tmp_path / "run", best_metric="accuracy", best_mode="max")
     state, _, _ = store.restore(first_state(task, make_variables))
     store.close()
@@ -549,21 +628,43 @@ def test_loss_that_is_not_finite_ends_the_run(run, tmp_path, make_variables):
     chex.assert_tree_all_finite(raw(state))
 
 
-def test_update_that_breaks_the_network_is_not_saved(run, tmp_path, make_variables):
+def test_training_starts_from_the_weights_it_is_given(run, tmp_path, make_variables):
+    given = make_variables(Tiny(), SHAPE)
+    before = jax.tree.map(np.copy, given)
+    still = classifier_task(Tiny(), optax.set_to_zero(), image_shape=SHAPE)
+    still = dataclasses.replace(still, initial=given)
+
+    def params(folder=None, **changes):
+        task = dataclasses.replace(still, **changes)
+        return jax.device_get(run(folder, task=task, num_steps=2).state.params)
+
+    chex.assert_trees_all_equal(params("run"), given["params"])
+    saved = read_variables(tmp_path / "run", given, "last")
+    chex.assert_trees_all_equal(saved["params"], given["params"])
+    # They are not written over; a run that is resumed goes on from its own.
+    chex.assert_trees_all_equal(given, before)
+    other = jax.tree.map(lambda x: x + 1, given)
+    chex.assert_trees_all_equal(params("run", initial=other), given["params"])
+    chex.assert_trees_all_equal(params(initial=other), other["params"])
+    drawn = params(initial=None)["Dense_0"]["kernel"]
+    assert np.abs(drawn - given["params"]["Dense_0"]["kernel"]).min() > 0
+
+
+def test_initial_weights_of_other_shapes_are_rejected(run, make_variables):
     task = make_task("classifier", make_variables)
-    nan = jnp.nan
-    bad = broken(
-        task,
-        lambda state, m: (
-            state.replace(params=jax.tree.map(lambda x: x * nan, state.params)),
-            m,
-        ),
+    other = make_variables(Tiny(5), SHAPE)
+    other["params"]["Dense_1"] = {"bias": np.zeros(1)}
+    other["batch_stats"] = {}
+    with pytest.raises(ValueError) as caught:
+        run(task=dataclasses.replace(task, initial=other))
+    assert str(caught.value).startswith(
+        "batch_stats/BatchNorm_0/mean has shape None in the checkpoint and (1,) in the "
+        "model; batch_stats/BatchNorm_0/var has shape None"
     )
-    # The loss of step 7 is computed before its update: only the validation tells.
-    with pytest.raises(loop.DivergedError, match="validation is not finite at step 7"):
-        run("run", task=bad, num_steps=7)
-    assert find_step(tmp_path / "run", "last").name == "6"
-    assert find_step(tmp_path / "run", "best").name == "4"
+    assert "params/Dense_0/bias has shape (5,) in the checkpoint and (3,)" in str(
+        caught.value
+    )
+    assert str(caught.value).endswith("; and 2 more")
 
 
 def test_pipelines_train_the_same_network(run, make_variables):

@@ -68,15 +68,21 @@ OF_CLASSIFIER = ("inconsistency",)
 
 
 def check_weights(weights: Mapping[str, Any]) -> None:
-    """Raises ValueError unless the weights are numbers from 0 on of known losses."""
+    """Raises ValueError unless the weights are numbers from 0 on of known losses.
+
+    One that asks no classifier must have a weight: the validation knows no other.
+    """
     for name, weight in weights.items():
         if name not in PURIFIER_LOSSES:
             raise ValueError(
                 f"unknown loss {name!r}: choose from {', '.join(PURIFIER_LOSSES)}"
             )
         check_number(f"loss.{name}", weight, 0.0)
-    if not any(weights.values()):
-        raise ValueError(f"at least one loss needs a weight above 0: {dict(weights)}")
+    judged = [name for name in PURIFIER_LOSSES if name not in OF_CLASSIFIER]
+    if not any(weights.get(name) for name in judged):
+        raise ValueError(
+            f"one of {', '.join(judged)} needs a weight above 0: {dict(weights)}"
+        )
 
 
 def asks_classifier(weights: Mapping[str, float]) -> bool:

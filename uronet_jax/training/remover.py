@@ -64,10 +64,10 @@ def make_remover_step(
         ValueError: If a weight is wrong, or a loss asks for a classifier and there is
             none.
     """
+    losses = _of_heads(remover, losses)
     check_weights(losses)
     if asks_classifier(losses) and classifier is None:
         raise ValueError("a consistency term needs a frozen classifier: give one")
-    losses = _of_heads(remover, losses)
 
     def step(state: TrainState, frozen: Any, batch: Batch):
         key = jax.random.fold_in(state.key, state.step)
