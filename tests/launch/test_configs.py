@@ -3,13 +3,15 @@
 import importlib
 import json
 
-import numpy as np
 import pytest
 
 from uronet_jax.evaluation import defense_table
 from uronet_jax.training import experiment
 
 PHASES = ("remover", "detector", "classifier")
+PRESETS = ("full", "small", "smoke")
+# What the models of each phase are in a defence.
+ROLES = {"purifier": "remover", "detector": "detector", "classifier": "classifier"}
 
 
 def load(name, preset="smoke", **fields):
@@ -23,11 +25,21 @@ def load(name, preset="smoke", **fields):
     return config.to_dict()
 
 
-@pytest.mark.parametrize("preset", ["full", "small", "smoke"])
-@pytest.mark.parametrize("phase", PHASES)
+UNIVERSAL = {
+    "universal": "full",
+    "universal_small": "small",
+    "universal_smoke": "smoke",
+}
+
+
+@pytest.mark.parametrize(
+    ("phase", "preset"),
+    [(x, y) for x in PHASES for y in PRESETS] + [("remover", x) for x in UNIVERSAL],
+)
 def test_training_config_is_sound(phase, preset):
     config = load(phase, preset)
-    assert (config["phase"], config["preset"]) == (phase, preset)
+    size = UNIVERSAL.get(preset, preset)
+    assert (config["phase"], config["preset"]) == (phase, size)
     experiment.check_config(config)
     json.dumps(config)  # It is stored with the checkpoints.
     # What chooses the checkpoint was not learned from: no slices overlap.
@@ -38,41 +50,41 @@ def test_training_config_is_sound(phase, preset):
     # The best checkpoint must be one that was judged.
     assert 0 < config["eval_every"] <= config["num_steps"]
     assert config["checkpoint_every"] % config["eval_every"] == 0
+    if preset in UNIVERSAL:
+        assert config["model"]["mirror"] and config["loss"]["inconsistency"] > 0
+        assert config["classifier"] == f"runs/{size}/classifier"
+    if size == "smoke":  # Needs no data and four steps.
+        assert (data["name"], config["num_steps"]) == ("generated", 4)
 
 
-@pytest.mark.parametrize("preset", ["full", "small", "smoke"])
+@pytest.mark.parametrize("preset", PRESETS)
 def test_evaluation_config_is_sound(preset):
     config = load("evaluate", preset)
     json.dumps(config)
     defense_table.check_suite(config["suite"], config["data"])
-    entries = evaluate.make_entries(config["suite"], (32, 32, 3), np.zeros(1, np.int32))
+    entries = defense_table.make_entries(config["suite"], None)
     assert len({(e.noise, e.severity) for e in entries}) == 18
     assert config["data"]["split"] == "test"
     # The gate is set on images that no model learned from.
     first = load("remover", preset)["data"]["train_split"].removeprefix("train[:")
     gate = config["data"]["validation_split"].removeprefix("train[")
     assert int(first.rstrip("]")) <= int(gate.split(":")[0])
-    for phase in PHASES:
-        assert config[phase] == f"runs/{preset}/{phase}"
-    assert load("detector", preset)["remover"] == config["remover"]
-
-
-def test_smoke_needs_no_data_and_four_steps():
-    for phase in PHASES:
-        config = load(phase)
-        assert (config["data"]["name"], config["num_steps"]) == ("generated", 4)
-    assert load("evaluate")["data"]["name"] == "generated"
+    for role, phase in ROLES.items():
+        assert config[role] == f"runs/{preset}/{phase}"
+    assert load("detector", preset)["purifier"] == config["purifier"]
+    assert (config["data"]["name"] == "generated") == (preset == "smoke")
 
 
 @pytest.mark.parametrize("name", [*PHASES, "evaluate"])
 def test_unknown_preset_is_rejected(name):
-    with pytest.raises(ValueError, match="'tiny': choose from full, small, smoke"):
-        load(name, "tiny")
+    for preset in ("tiny", "universal_tiny"):
+        with pytest.raises(ValueError, match="tiny': choose from full, small, smoke"):
+            load(name, preset)
 
 
 # Phase, field, value -> what the message must hold besides the value.
 WRONG = [
-    ("remover", "phase", "removr", "remover, detector or classifier"),
+    ("remover", "phase", "removr", "remover, detector, classifier"),
     ("remover", "phase", "detector", "configs/detector.py"),
     ("remover", "dtype", "float16", "float32, bfloat16"),
     ("remover", "model__variant", "unet", "residual, skip, skip_dcae"),
@@ -92,6 +104,19 @@ WRONG = [
     ("remover", "degradation__spn_reading", "per_row", "per_pixel, per_channel"),
     ("remover", "degradation__un_reading", "per_row", "per_element"),
     ("remover", "degradation__clean_entries", -1, "clean_entries"),
+    (
+        "remover",
+        "degradation__suite",
+        "cifar_c",
+        "takes too long .*degradation.copies",
+    ),
+    ("remover", "degradation__suite", "", "learns on degraded images: set degrad"),
+    ("detector", "degradation__suite", "", "learns on degraded images: set degrad"),
+    ("remover", "degradation__copies", -1, "degradation.copies must be an integer"),
+    ("remover", "degradation__clean_share", 0.1, "degradation.clean_entries"),
+    ("remover", "loss__clean_mse", -1.0, "loss.clean_mse must be"),
+    ("remover", "loss__inconsistency", 0.1, "set config.classifier"),
+    ("detector", "purifier", "", "set config.purifier"),
     ("remover", "data__augmentation", "mixup", "flip_crop"),
     ("remover", "data__pipeline", "grain", "auto, on_device or streamed"),
     ("remover", "data__train_split", "test", "split off a part of train"),
@@ -119,7 +144,7 @@ def test_wrong_field_is_reported_before_data_are_read(
     with pytest.raises(ValueError, match=expected) as caught:
         experiment.build_experiment(config, None)
     shown = value[-1] if isinstance(value, tuple) else value
-    assert str(shown) in str(caught.value)
+    assert field == "loss__inconsistency" or str(shown) in str(caught.value)
 
 
 @pytest.mark.parametrize(

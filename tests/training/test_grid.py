@@ -264,7 +264,10 @@ def test_a_row_of_another_config_is_reported_before_any_work(
 
     monkeypatch.setattr(run, "make_pipeline", read)
     folder = undisturbed[0].workdir.parent
-    rows = [run.GridRow("new", folder / "new", 0, dict, {}), *make_rows(folder, width=3)]
+    rows = [
+        run.GridRow("new", folder / "new", 0, dict, {}),
+        *make_rows(folder, width=3),
+    ]
     with pytest.raises(ValueError, match="width: 'absent' there, 3 now"):
         train(rows, sources)
     assert not (folder / "new").exists()

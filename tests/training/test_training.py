@@ -79,9 +79,7 @@ def make_task(phase, make_variables):
         return classifier_task(Tiny(), optimizer, image_shape=SHAPE)
     remover = make_remover("skip", widths=(4,), clean_mean=0.5)
     if phase == "remover":
-        return remover_task(
-            remover, optimizer, drawn_pairs(NOISE), image_shape=SHAPE
-        )
+        return remover_task(remover, optimizer, drawn_pairs(NOISE), image_shape=SHAPE)
     variables = make_variables(remover, SHAPE)
     return detector_task(
         Tiny(2), remover, variables, optimizer, drawn_pairs(NOISE), image_shape=SHAPE

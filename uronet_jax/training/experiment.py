@@ -114,22 +114,30 @@ def make_pairs(config: Config) -> Pairs:
 
 def _check_degradation(config: Config) -> None:
     fields = config["degradation"]
-    if not has_copies(config):
-        try:
-            build_degradation(fields)
-        except ValueError as error:
-            if fields["suite"] == "uronet":
-                raise
-            raise ValueError(
-                f"{error}. Corruptions take too long to be drawn in every step: set "
-                "degradation.copies to how many copies of the training set are to be "
-                "made beforehand"
-            ) from error
-    elif not fields["folder"]:
+    if fields["folder"]:
+        return
+    for name in _names(fields):
+        for severity in _severities(fields):
+            find_corruption(fields["suite"], name, severity)
+    if fields["copies"]:
         check_whole("degradation.copies", fields["copies"], 1, 1000)
-        for name in _names(fields):
-            for severity in _severities(fields):
-                find_corruption(fields["suite"], name, severity)
+        return
+    if fields["clean_share"]:
+        raise ValueError(
+            f"degradation.clean_share ({fields['clean_share']}) is for stored copies; "
+            "where degradations are drawn, degradation.clean_entries says how many "
+            "entries of the mix are clean"
+        )
+    try:
+        build_degradation(fields)
+    except ValueError as error:
+        if fields["suite"] == "uronet":
+            raise
+        raise ValueError(
+            f"{fields['suite']} takes too long to be drawn in every step: set "
+            "degradation.copies to how many copies of the training set are to be "
+            f"made beforehand ({error})"
+        ) from error
 
 
 def _names(fields):
