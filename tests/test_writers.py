@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from uronet_jax.writers import Writer, progress_bar
+from uronet_jax.progress import Progress, StoppedError, progress_bar
+from uronet_jax.writers import Writer
 
 
 def lines(folder):
@@ -71,6 +72,12 @@ def test_progress_bar_starts_where_a_resumed_run_stands(capsys):
         bar.update(2)
         assert (bar.n, bar.total, bar.initial) == (6, 10, 4)
     assert "remover" in capsys.readouterr().err
-    with progress_bar(10, description="remover", shown=False) as bar:
+    with Progress(shown=False).bar(10, "remover", "step") as bar:
         bar.update(1)
     assert capsys.readouterr().err == ""
+
+
+def test_progress_stops_when_it_is_asked_to():
+    Progress().stopping()
+    with pytest.raises(StoppedError):
+        Progress(lambda: True).stopping()

@@ -260,9 +260,12 @@ def read_variables(
     with _explained(folder):
         reader = ocp.PyTreeCheckpointHandler()
         stored = reader.metadata(folder / "state").tree
-        like = {"params": like["params"], "batch_stats": like["batch_stats"]}
+    try:
         check_same_shapes(stored, like)
-        wanted = {name: stored[name] for name in like}
+    except ValueError as error:
+        raise ValueError(f"{folder} holds another model: {error}") from error
+    with _explained(folder):
+        wanted = {name: stored[name] for name in ("params", "batch_stats")}
         return reader.restore(
             folder / "state",
             args=ocp.args.PyTreeRestore(

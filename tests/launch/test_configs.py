@@ -5,8 +5,11 @@ import json
 
 import pytest
 
+from uronet_jax import checkpoints
 from uronet_jax.evaluation import defense_table
 from uronet_jax.training import experiment
+from uronet_jax.training.phases import PHASES as KNOWN
+from uronet_jax.training.phases import find_phase
 
 PHASES = ("remover", "detector", "classifier")
 PRESETS = ("full", "small", "smoke")
@@ -23,6 +26,30 @@ def load(name, preset="smoke", **fields):
             {field.replace("__", "."): value for field, value in fields.items()}
         )
     return config.to_dict()
+
+
+# The fastest networks there are.
+TINY = {
+    "remover": {"variant": "dcae", "widths": (2,)},
+    "detector": {"name": "cnn_narrow", "inputs": "image"},
+    "classifier": {"name": "cnn_narrow"},
+}
+
+
+def save_untrained(phase, folder, make_variables):
+    """Writes the run of a tiny network that knows nothing; returns its folder."""
+    shape = (32, 32, 3)
+    resolved = {"image_shape": shape, "num_classes": 10, "clean_mean": 0.5}
+    config = {
+        **{"phase": phase, "model": TINY[phase], "dtype": "float32"},
+        "resolved": resolved | {"mean": [0.5] * 3, "std": [0.25] * 3},
+    }
+    found = find_phase(phase)
+    variables = make_variables(found.build(config), found.input_shape(config, shape))
+    store = checkpoints.Checkpoints(folder)
+    store.save(1, {"batch_stats": {}, **variables}, config, {}, {})
+    store.close()
+    return str(folder)
 
 
 UNIVERSAL = {
@@ -73,6 +100,16 @@ def test_evaluation_config_is_sound(preset):
         assert config[role] == f"runs/{preset}/{phase}"
     assert load("detector", preset)["purifier"] == config["purifier"]
     assert (config["data"]["name"] == "generated") == (preset == "smoke")
+
+
+def test_phases_are_known_by_name():
+    """Each has a config of its name, which `test_launch` trains and loads."""
+    assert tuple(KNOWN) == PHASES
+    assert {phase: KNOWN[phase].role for phase in PHASES} == {
+        phase: role for role, phase in ROLES.items()
+    }
+    with pytest.raises(ValueError, match="unknown phase 'gan': choose from remover, d"):
+        find_phase("gan")
 
 
 @pytest.mark.parametrize("name", [*PHASES, "evaluate"])

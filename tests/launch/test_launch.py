@@ -11,11 +11,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_configs import PHASES, load
+from test_configs import PHASES, ROLES, load
 
 from launch import evaluate, train
 from uronet_jax import checkpoints
 from uronet_jax.data import corrupted, open_source
+from uronet_jax.data.sources import ArraySource
+from uronet_jax.evaluation.defense_table import make_entries
 from uronet_jax.loading import load_defense, load_model
 
 ROOT = Path(__file__).parent.parent.parent
@@ -40,15 +42,20 @@ def runs(tmp_path_factory):
     for phase in PHASES:
         config = load(phase)
         if phase == "detector":
-            config["remover"] = str(folder / "remover")
+            config["purifier"] = str(folder / "remover")
         results[phase] = train.train(config, folder / phase)
     return folder, results
 
 
 def evaluation(folder, **fields):
     """Returns the config that judges the smoke runs, with some fields changed."""
-    models = {phase: str(folder / phase) for phase in PHASES}
+    models = {role: str(folder / phase) for role, phase in ROLES.items()}
     return load("evaluate", **models | fields)
+
+
+def judge(config):
+    """Judges what a config names, without a folder."""
+    return evaluate.evaluate(config, None)
 
 
 @pytest.mark.parametrize("phase", PHASES)
@@ -65,7 +72,9 @@ def test_smoke_run_trains_and_can_be_loaded(runs, phase):
         (4, "validation"),
     ]
     assert records[-1].items() >= result.metrics.items()
-    model = load_model(folder / phase, phase=phase, which="last")
+    (role,) = (role for role, trained in ROLES.items() if trained == phase)
+    model = load_model(folder / phase, role=role, which="last")
+    assert model.role == role
     assert (model.image_shape, model.num_classes) == ((32, 32, 3), 10)
     for name, stored in model.variables["params"].items():
         trained = result.state.params[name]
@@ -136,24 +145,23 @@ def test_evaluation_over_a_suite(runs, tmp_path):
     stored = {"suite__name": "cifar_c", "suite__folder": str(tmp_path / "set")}
     config = evaluation(folder, **stored)
     config["data"]["num_examples"] = 8
-    for row, other in zip(
-        result["rows"], evaluate.evaluate(config, None)["rows"], strict=True
-    ):
+    for row, other in zip(result["rows"], judge(config)["rows"], strict=True):
         row.pop("suite")
         assert row == pytest.approx(other)
     config["data"]["split"] = "train"
     with pytest.raises(ValueError, match="holds images of split test.*not to train"):
-        evaluate.evaluate(config, None)
+        judge(config)
     with pytest.raises(ValueError, match="are not those of the clean images"):
-        labels = 1 - open_source("generated", "test").arrays()[1]
-        evaluate.make_entries(config["suite"], (32, 32, 3), labels)
+        images, labels = open_source("generated", "test[:8]").arrays()
+        other = ArraySource("generated", "test", images, labels[::-1], "0123456789")
+        make_entries(config["suite"], other)
     config["data"]["split"] = "test"
     config["suite"]["noises"] = ("fog",)
     with pytest.raises(ValueError, match="holds no fog.*contrast"):
-        evaluate.evaluate(config, None)
+        judge(config)
     config["suite"]["frost_dir"] = "photographs"
     with pytest.raises(ValueError, match="made already"):
-        evaluate.evaluate(config, None)
+        judge(config)
 
 
 @pytest.mark.parametrize(
@@ -175,33 +183,36 @@ def test_evaluation_over_a_suite(runs, tmp_path):
         ({"classifier": ""}, "name a classifier"),
         ({"classifier": "nowhere"}, "no checkpoint under nowhere.*launch.train"),
         ({"classifier": "nowhere.npz"}, "no classifier weights at nowhere.npz"),
-        ({"remover": ""}, "name a remover"),
+        ({"purifier": ""}, "name a purifier"),
+        ({"purifier": "jpg:quality=50"}, "unknown transformation 'jpg'"),
     ],
 )
 def test_wrong_evaluations_are_reported(runs, fields, expected):
     config = evaluation(runs[0], **fields)
     with pytest.raises((ValueError, FileNotFoundError), match=expected):
-        evaluate.evaluate(config, None)
+        judge(config)
 
 
-def test_models_of_another_phase_are_reported(runs):
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"purifier": "classifier"}, "holds a classifier, expected a purifier"),
+        ({"purifier": "new"}, "no checkpoint under"),
+        (
+            {"purifier": "remover", "data__name": "generated_grey"},
+            r"\[32, 32, 3\], generated_grey has \[28, 28, 1\]",
+        ),
+    ],
+)
+def test_models_that_do_not_fit_are_reported(runs, fields, expected):
     folder, _ = runs
-    config = evaluation(folder) | {"classifier": str(folder / "remover")}
-    with pytest.raises(ValueError, match="holds a remover, expected a classifier"):
-        evaluate.evaluate(config, None)
-    config = load("detector", remover=str(folder / "classifier"))
-    with pytest.raises(ValueError, match="holds a classifier, expected a remover"):
-        train.train(config, folder / "new")
-    config = load("detector", remover=str(folder / "new"))
-    with pytest.raises(FileNotFoundError, match="no checkpoint under"):
-        train.train(config, folder / "new")
-    config["remover"], config["data"]["name"] = (
-        str(folder / "remover"),
-        "generated_grey",
-    )
-    with pytest.raises(ValueError, match=r"\[32, 32, 3\], generated_grey has"):
-        train.train(config, folder / "new")
+    fields = fields | {"purifier": str(folder / fields["purifier"])}
+    with pytest.raises((ValueError, FileNotFoundError), match=expected):
+        train.train(load("detector", **fields), folder / "new")
     assert not (folder / "new").exists()
+    config = evaluation(folder, classifier=str(folder / "remover"))
+    with pytest.raises(ValueError, match="holds a purifier, expected a classifier"):
+        judge(config)
 
 
 @pytest.fixture
@@ -219,20 +230,20 @@ def classifier(runs, tmp_path):
     return run, change
 
 
-def test_other_class_count_is_reported(runs, classifier):
+@pytest.mark.parametrize(
+    ("field", "key", "value", "expected"),
+    [
+        ("resolved", "num_classes", 7, r"Dense_0/.*\(10,\).*\(7,\)"),
+        ("model", "name", "cnn_narrow", "has shape .* in the checkpoint and"),
+    ],
+)
+def test_checkpoint_of_another_architecture_is_reported(
+    runs, classifier, field, key, value, expected
+):
     run, change = classifier
-    change("resolved", "num_classes", 7)
-    config = evaluation(runs[0]) | {"classifier": str(run)}
-    with pytest.raises(ValueError, match=r"Dense_0/.*\(10,\).*\(7,\)"):
-        evaluate.evaluate(config, None)
-
-
-def test_checkpoint_of_another_architecture_is_reported(runs, classifier):
-    run, change = classifier
-    change("model", "name", "cnn_narrow")
-    config = evaluation(runs[0]) | {"classifier": str(run)}
-    with pytest.raises(ValueError, match="has shape .* in the checkpoint and"):
-        evaluate.evaluate(config, None)
+    change(field, key, value)
+    with pytest.raises(ValueError, match=expected):
+        judge(evaluation(runs[0], classifier=str(run)))
 
 
 # Orbax leaves an event loop behind when a read fails.
@@ -241,9 +252,8 @@ def test_truncated_checkpoint_is_reported(runs, classifier):
     run, _ = classifier
     for path in run.glob("checkpoints/*/state/**/d/*"):
         path.write_bytes(path.read_bytes()[:100])
-    config = evaluation(runs[0]) | {"classifier": str(run)}
     with pytest.raises(ValueError, match="damaged.*delete that folder"):
-        evaluate.evaluate(config, None)
+        judge(evaluation(runs[0], classifier=str(run)))
     with pytest.raises(ValueError, match="damaged.*delete that folder"):
         train.train(load("classifier"), run)
     gc.collect()

@@ -9,20 +9,19 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from test_configs import PHASES, load
+from test_configs import PRESETS, ROLES, load, save_untrained
 
-from launch import attack, wiring
-from uronet_jax import checkpoints
+from launch import attack
 from uronet_jax.attacks import ATTACKS, MisleadingEvaluation
 from uronet_jax.data import open_source
-from uronet_jax.defense import detector_channels
+from uronet_jax.evaluation import subject
 from uronet_jax.evaluation.attack_judge import AttackJudge
+from uronet_jax.evaluation.attack_run import check_attack_config, make_runs
 from uronet_jax.evaluation.threat_models import THREAT_MODELS
-from uronet_jax.loading import build_module, load_defense
+from uronet_jax.loading import load_defense
 from uronet_jax.papers.pages import docs_pages
 from uronet_jax.reports import results
 
-PRESETS = ("full", "small", "smoke")
 THREATS = ["grey_box", "white_box", "detector_aware", "adaptive"]
 
 
@@ -30,32 +29,10 @@ THREATS = ["grey_box", "white_box", "detector_aware", "adaptive"]
 def models(tmp_path_factory, make_variables):
     """Returns the folders of three runs whose networks are tiny and know nothing."""
     folder = tmp_path_factory.mktemp("runs")
-    resolved = {
-        "image_shape": [32, 32, 3],
-        "num_classes": 10,
-        "clean_mean": 0.5,
-        "mean": [0.5] * 3,
-        "std": [0.25] * 3,
+    return {
+        role: save_untrained(phase, folder / phase, make_variables)
+        for role, phase in ROLES.items()
     }
-    model = {
-        "remover": {"variant": "dcae", "widths": (2,)},
-        "detector": {"name": "cnn_narrow", "inputs": "image"},
-        "classifier": {"name": "cnn_narrow"},
-    }
-    for phase in PHASES:
-        config = {
-            "phase": phase,
-            "model": model[phase],
-            "dtype": "float32",
-            "resolved": resolved,
-        }
-        channels = detector_channels(3) if phase == "detector" else 3
-        variables = make_variables(build_module(config), (32, 32, channels))
-        store = checkpoints.Checkpoints(folder / phase)
-        store.save(1, {"batch_stats": {}, **variables}, config, {}, {})
-        store.wait()
-        store.close()
-    return {phase: str(folder / phase) for phase in PHASES}
 
 
 def run(config, workdir):
@@ -83,7 +60,7 @@ def test_smoke_run(whole, models):
     folder, stored = whole
     assert stored["config"] == json.loads(json.dumps(load("attack", **models)))
     assert {"versions", "device", "models", "warnings"} <= stored.keys()
-    assert stored["digests"].keys() == {*PHASES, "images"}
+    assert stored["digests"].keys() == {*ROLES, "images"}
     assert all(row["gradient_free"] is False for row in stored["rows"])
     rows = stored["rows"]
     assert [(r["threat"], "sanity" in r) for r in rows] == [
@@ -97,7 +74,7 @@ def test_smoke_run(whole, models):
         assert row["robust_or_detected_accuracy"] >= row["robust_accuracy"]
     # The library gives what the command counted.
     images, labels = open_source("generated", "test[:6]").arrays()
-    prediction = load_defense(*(models[phase] for phase in PHASES))(images)
+    prediction = load_defense(*models.values())(images)
     right = np.argmax(prediction.logits, axis=-1) == labels
     assert rows[-1]["clean_accuracy"] == pytest.approx(right.mean())
     flagged = prediction.degraded_probability > stored["threshold"]
@@ -154,23 +131,21 @@ def test_a_run_of_other_weights_is_refused(whole, models, tmp_path, monkeypatch)
         content = {k: v for k, v in (stored | changes).items() if v is not None}
         (workdir / "attack.json").write_text(json.dumps(content))
 
-    load_model = wiring.load_model
+    load_purifier = subject.load_purifier
 
-    def trained_on(path, *, phase, which):
-        model = load_model(path, phase=phase, which=which)
-        if phase != "remover":
-            return model
+    def trained_on(path, *, which):
+        model = load_purifier(path, which=which)
         leaves, structure = jax.tree.flatten(model.variables)
         leaves[-1] = np.nextafter(leaves[-1], np.float32(np.inf))
         return dataclasses.replace(model, variables=structure.unflatten(leaves))
 
-    monkeypatch.setattr(wiring, "load_model", trained_on)
+    monkeypatch.setattr(subject, "load_purifier", trained_on)
     half = {"finished": False, "rows": stored["rows"][:4]}
     for changes in ({}, half):
         write(**changes)
         with pytest.raises(
             ValueError,
-            match=r"attack.json holds rows of others than the remover in \S+ "
+            match=r"attack.json holds rows of others than the purifier in \S+ "
             r"\(\w+ there, \w+ now\): choose another --workdir",
         ):
             run(config, workdir)
@@ -186,7 +161,7 @@ def test_a_run_of_other_weights_is_refused(whole, models, tmp_path, monkeypatch)
     write()
     assert run(config, workdir) == stored
     # What is finished can be shown without the models, what is not cannot.
-    gone = config | {"remover": str(workdir / "gone")}
+    gone = config | {"purifier": str(workdir / "gone")}
     stored_config = json.loads(json.dumps(gone))
     write(config=stored_config)
     assert run(gone, workdir)["rows"] == stored["rows"]
@@ -215,11 +190,11 @@ def test_results_get_a_page(whole, tmp_path):
 def test_config_is_sound(preset):
     config = load("attack", preset)
     json.dumps(config)
-    runs, threats = attack.check_config(config | {"batch_size": 4})
+    runs, threats = check_attack_config(config | {"batch_size": 4})
     assert {run.name for run in runs} == set(config["attacks"])
     assert [threat.name for threat in threats] == list(THREAT_MODELS)
     evaluation = load("evaluate", preset)
-    for field in (*PHASES, "checkpoint", "seed"):
+    for field in (*ROLES, "checkpoint", "seed"):
         assert config[field] == evaluation[field]
     for field in ("name", "split", "validation_split"):
         assert config["data"][field] == evaluation["data"][field]
@@ -227,7 +202,7 @@ def test_config_is_sound(preset):
 
 def test_every_attack_can_be_chosen():
     config = load("attack", attacks=tuple(ATTACKS), steps=(5, 20), restarts=2)
-    runs = attack.make_runs(config)
+    runs = make_runs(config)
     efforts = {(run.name, run.parameters.get("steps")) for run in runs}
     assert len(efforts) == len(runs)
     assert {run.name for run in runs} == set(ATTACKS)
@@ -266,7 +241,7 @@ def test_every_attack_can_be_chosen():
         ({"data__num_examples": -2}, "num_examples cannot be negative: -2"),
         ({"data__validation_split": "test"}, "threshold must not be set on test"),
         ({"classifier": ""}, "name a classifier"),
-        ({"remover": ""}, "name a remover too"),
+        ({"purifier": ""}, "name a purifier too"),
         ({"detector": ""}, "detector_aware needs a detector"),
         (
             {"detector": "", "threats": ("white_box",), "gated": True},
@@ -281,7 +256,7 @@ def test_wrong_fields_are_reported_before_any_work(
     def read(*args, **kwargs):
         raise AssertionError("data were opened")
 
-    monkeypatch.setattr("launch.wiring.open_source", read)
+    monkeypatch.setattr("uronet_jax.evaluation.subject.open_source", read)
     with pytest.raises((ValueError, FileNotFoundError), match=expected):
         attack.run(load("attack", **fields), tmp_path / "new")
     assert not (tmp_path / "new" / "attack.json").exists()

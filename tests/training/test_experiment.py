@@ -1,0 +1,184 @@
+"""What a config can ask for: degraded images, frozen models, initial weights."""
+
+import json
+
+import chex
+import jax
+import numpy as np
+import pytest
+from test_configs import TINY, load, save_untrained
+
+from launch import train
+from uronet_jax.checkpoints import read_config
+from uronet_jax.data import open_source
+from uronet_jax.loading import load_defense, load_model
+from uronet_jax.progress import StoppedError
+from uronet_jax.training.experiment import build_experiment
+
+# Two steps on 16 images.
+FEW = {
+    **{"data__train_split": "train[:16]", "data__validation_split": "train[252:]"},
+    **{"batch_size": 8, "eval_batch_size": 4, "num_steps": 2, "checkpoint_every": 1},
+    **{"steps_per_dispatch": 1, "log_every": 1, "eval_every": 1},
+}
+
+
+def few(phase, preset="smoke", **fields):
+    """Returns the config of a short run of the tiny network of a phase."""
+    tiny = {} if preset != "smoke" else TINY[phase]
+    model = {f"model__{name}": value for name, value in tiny.items()}
+    return load(phase, preset, **FEW | model | fields)
+
+
+def raw(state):
+    return jax.device_get(state.replace(key=jax.random.key_data(state.key)))
+
+
+def stop_after(count):
+    """Returns a question that is answered with yes from the `count + 1`th time on."""
+    asked = []
+    return lambda: asked.append(None) or len(asked) > count
+
+
+@pytest.fixture
+def classifier(tmp_path, make_variables):
+    return save_untrained("classifier", tmp_path / "classifier", make_variables)
+
+
+def test_a_classifier_learns_on_drawn_noise(tmp_path):
+    states = [
+        train.train(few("classifier", **degraded), tmp_path / str(number)).state
+        for number, degraded in enumerate(
+            [
+                {},
+                {"degradation__suite": "uronet", "degradation__noises": ("GN",)},
+            ]
+        )
+    ]
+    # From the same start it has learned something else.
+    kernels = [state.params["Conv_0"]["kernel"] for state in states]
+    assert np.abs(kernels[0] - kernels[1]).max() > 1e-4
+    model = load_model(tmp_path / "1", role="classifier")
+    assert model.config["degradation"]["suite"] == "uronet"
+
+
+def test_a_classifier_learns_on_stored_corruptions(tmp_path):
+    """They are made once, in the folder of the run; a run that is stopped goes on."""
+    fields = {"suite": "cifar_c", "noises": ("contrast",), "severities": (1, 5)}
+    fields = {f"degradation__{k}": v for k, v in (fields | {"copies": 2}).items()}
+    config = few("classifier", **fields)
+    whole = train.train(config, tmp_path / "whole")
+    # 32 copies in batches of 4: the first corruption has at most 7 of these.
+    with pytest.raises(StoppedError):
+        train.train(config, tmp_path / "parts", stop=stop_after(7))
+    path = tmp_path / "parts" / "copies" / "train.json"
+    begun = json.loads(path.read_text())
+    assert begun["done"] == [[0, 0]] and not begun["finished"]
+    resumed = train.train(config, tmp_path / "parts")
+    assert json.loads(path.read_text())["done"] == [[0, 0], [0, 1]]
+    chex.assert_trees_all_equal(raw(resumed.state), raw(whole.state))
+    images, _ = open_source("generated", "train[:16]").arrays()
+    for part, count in (("train", (16, 2)), ("validation", (4, 1))):
+        copies, other = (
+            np.load(tmp_path / x / "copies" / f"{part}.npy") for x in ("whole", "parts")
+        )
+        np.testing.assert_array_equal(copies, other)
+        assert (copies.shape, copies.dtype) == ((*count, 32, 32, 3), np.uint8)
+    # Less contrast, each image at one of two severities.
+    copies = np.load(path.with_suffix(".npy"))
+    share = copies.std(axis=(2, 3, 4)) / images.std(axis=(1, 2, 3))[:, None]
+    assert share.max() < 0.9 and share.max() / share.min() > 2
+    config["degradation"]["severities"] = (1, 4)
+    with pytest.raises(
+        ValueError, match="train.npy was made with other weights or set"
+    ):
+        train.train(config, tmp_path / "parts")
+    with pytest.raises(ValueError, match="are kept in the work folder: name one"):
+        build_experiment(config, None)
+
+
+def test_a_classifier_learns_on_copies_from_a_folder(tmp_path):
+    def learn(name, **fields):
+        fields = {"degradation__folder": str(tmp_path)} | fields
+        return raw(train.train(few("classifier", **fields), tmp_path / name).state)
+
+    clean = {}
+    for part, split in (("train", "train[:16]"), ("validation", "train[252:]")):
+        with pytest.raises(FileNotFoundError, match=f"no degraded copies at .*{part}"):
+            learn("lacking")
+        clean[part], _ = open_source("generated", split).arrays()
+        np.save(tmp_path / f"{part}.npy", clean[part])
+    # Copies that are the images themselves are as good as none, but for rounding.
+    undegraded = learn("none", degradation__folder="")
+    chex.assert_trees_all_close(learn("same").params, undegraded.params, atol=1e-5)
+    np.save(tmp_path / "train.npy", 257 * np.flip(clean["train"].astype(np.uint16), 2))
+    other = learn("mirrored").params["Conv_0"]["kernel"]
+    assert np.abs(other - undegraded.params["Conv_0"]["kernel"]).max() > 1e-4
+    np.save(tmp_path / "train.npy", clean["train"][:8])
+    with pytest.raises(ValueError, match=r"uint8 or uint16 \[16, 32, 32, 3\].*\[8, 32"):
+        learn("short")
+
+
+def test_the_universal_remover_is_stopped_resumed_and_served(tmp_path, classifier):
+    fields = {"classifier": classifier, "degradation__noises": ("GN",)}
+    config = few("remover", "universal_smoke", **fields)
+    whole = train.train(config, tmp_path / "whole")
+    stopped = train.train(config, tmp_path / "parts", stop=stop_after(0))
+    assert not stopped.finished and int(stopped.state.step) == 1
+    resumed = train.train(config, tmp_path / "parts")
+    assert resumed.finished and resumed.metrics == whole.metrics
+    chex.assert_trees_all_equal(raw(resumed.state), raw(whole.state))
+    lines = (tmp_path / "parts" / "metrics.jsonl").read_text().splitlines()
+    assert all(line["inconsistency"] > 0 for line in map(json.loads, lines[::2]))
+    assert read_config(tmp_path / "parts")["resolved"]["classifier_step"] == 1
+
+    model = load_model(tmp_path / "parts", role="purifier")
+    images, _ = open_source("generated", "test[:4]").arrays()
+    found = load_defense(tmp_path / "parts", None, classifier, batch_size=4)(images)
+    assert model.module.mirror and found.degraded_probability is None
+    apply = jax.jit(model.module.clone(mirror=False).apply)
+    pixels = images.astype(np.float32) / 255
+    one, other = (apply(model.variables, x) for x in (pixels, pixels[:, :, ::-1]))
+    expected = (one.clean + other.clean[:, :, ::-1]) / 2
+    np.testing.assert_allclose(found.clean, expected, atol=1e-5)
+    assert np.abs(found.clean - one.clean).max() > 1e-4
+    by_hand = model.module.clone(mirror=True).apply(model.variables, pixels)
+    np.testing.assert_allclose(found.clean, by_hand.clean, atol=1e-5)
+
+
+@pytest.mark.parametrize("purifier", ["gaussian_noise:scale=0.1", "jpeg:quality=50"])
+def test_a_detector_learns_behind_a_transformation(purifier, tmp_path, classifier):
+    config = few("detector", purifier=purifier, degradation__noises=("GN",))
+    result = train.train(config, tmp_path / "detector")
+    assert result.finished and np.isfinite(result.metrics["loss"])
+    defense = load_defense(purifier, tmp_path / "detector", classifier, batch_size=4)
+    images, _ = open_source("generated", "test[:4]").arrays()
+    found = defense(images, jax.random.key(0))
+    np.testing.assert_allclose(found.clean + found.noise, images / 255, atol=1e-6)
+    assert found.degraded_probability.shape == (4,)
+
+
+def test_training_starts_from_a_run_or_from_a_file(
+    tmp_path, classifier, models_dir, make_variables
+):
+    # The rate of the first step of a warm-up is zero.
+    fields = {"initial": classifier, "num_steps": 1, "optimizer__warmup_steps": 1}
+    train.train(few("classifier", **fields), tmp_path / "run")
+    given, saved = (load_model(x) for x in (classifier, tmp_path / "run"))
+    chex.assert_trees_all_equal(saved.variables["params"], given.variables["params"])
+    remover = save_untrained("remover", tmp_path / "remover", make_variables)
+    with pytest.raises(
+        ValueError, match="holds another model: params/.* shape .*more$"
+    ):
+        build_experiment(few("classifier", initial=remover), None)
+
+    path = f"{models_dir}/cifar10_resnet20.npz"
+    fields = {"initial": path, "model__name": "resnet20"}
+    task = build_experiment(few("classifier", **fields), None).task
+    with np.load(path) as file:
+        bias = file["linear.bias" if "linear.bias" in file else "fc.bias"]
+    np.testing.assert_array_equal(task.initial["params"]["Dense_0"]["bias"], bias)
+    with pytest.raises(
+        ValueError, match="resnet20.npz does not fit the model: .*shape"
+    ):
+        build_experiment(few("classifier", initial=path, model__name="resnet8"), None)
