@@ -11,20 +11,24 @@ import jax
 import numpy as np
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
-from test_reproduction import load
+from test_configs import load
 
-from launch import reproduce
+from configs.reproduce import get_config
 from uronet_jax import checkpoints
-from uronet_jax.papers.progress import StoppedError
-from uronet_jax.papers.store import Zoo
-from uronet_jax.papers.uronet.experiments import EXPERIMENTS
-from uronet_jax.training import grid
-from uronet_jax.training.state import TrainState
+from uronet_jax.loading import load_defense
+from uronet_jax.papers import runner
+from uronet_jax.papers.runner import choose_experiments
+from uronet_jax.papers.store import Store
+from uronet_jax.papers.uronet.experiments import EXPERIMENTS, check_needs
+from uronet_jax.progress import StoppedError
+from uronet_jax.training import run as trainer
+from uronet_jax.training.state import TrainState, initial_state
 
 ROOT = Path(__file__).parent.parent.parent
 # The noises that some experiment names, so that all of them run.
-FEW = {"noises": ("GN", "UN", "SPN"), "severities": (1, 3)}
-FEWEST = {"noises": ("GN", "SN"), "severities": (2,)}
+FEW = {"suite__noises": ("GN", "UN", "SPN"), "suite__severities": (1, 3)}
+FEWEST = {"suite__noises": ("GN", "SN"), "suite__severities": (2,)}
+PRESET = get_config("smoke").to_dict()
 TABLES = ("table2", "table7")
 
 
@@ -47,7 +51,8 @@ def quick_compilation(tmp_path_factory):
 
 
 def run(config, experiments, workdir, **options):
-    return reproduce.run(config, experiments, workdir, progress=False, **options)
+    options = {"preset": PRESET, "progress": False, **options}
+    return runner.reproduce(config, experiments, workdir, **options)
 
 
 def read(workdir, name):
@@ -60,7 +65,7 @@ def read(workdir, name):
 @pytest.fixture(scope="module")
 def smoke(tmp_path_factory):
     """Returns config and folder of two tables that were trained and measured."""
-    config = load(suite=FEWEST, data={"other_classifier": ""})
+    config = load("reproduce", **FEWEST, data__other_classifier="")
     workdir = tmp_path_factory.mktemp("smoke")
     assert run(config, TABLES, workdir) == {}
     return config, workdir
@@ -101,8 +106,6 @@ NAMES = ("GN_2", "SN_2")
 
 
 def test_models_are_those_that_other_commands_load(smoke):
-    from uronet_jax.loading import load_defense
-
     folder = smoke[1] / "models" / "generated"
     defense = load_defense(
         folder / "remover" / "GN_2",
@@ -140,15 +143,15 @@ def test_killed_runs_end_with_the_results_of_an_undisturbed_one(
         run(config, TABLES, tmp_path)
     monkeypatch.undo()
     folder = tmp_path / "models" / "generated" / "remover"
-    assert [grid.finished_steps(folder / name) for name in NAMES] == [2, 1]
-    die_at(1, reproduce.tables, "write_json")
+    assert [trainer.finished_steps(folder / name) for name in NAMES] == [2, 1]
+    die_at(1, runner, "write_json")
     with pytest.raises(Killed):
         run(config, TABLES, tmp_path)
     monkeypatch.undo()
     written = []
-    write = reproduce.tables.write_json
+    write = runner.write_json
     monkeypatch.setattr(
-        reproduce.tables,
+        runner,
         "write_json",
         lambda path, value: (written.append(path.name), write(path, value)),
     )
@@ -166,7 +169,7 @@ def test_what_is_finished_is_left_alone_unless_forced(smoke, monkeypatch):
         return {p: p.stat().st_mtime_ns for p in found}
 
     before, results = files(), [read(workdir, name) for name in TABLES]
-    monkeypatch.setattr(grid, "make_pipeline", None)  # Nothing is trained.
+    monkeypatch.setattr(trainer, "make_pipeline", None)  # Nothing is trained.
     run(config, TABLES, workdir)
     assert files() == before
     run(config, ["table2"], workdir, force=True)
@@ -179,7 +182,7 @@ def test_fields_that_a_result_does_not_depend_on_may_change(smoke, monkeypatch):
     config, workdir = smoke
     other = json.loads(json.dumps(config)) | {"log_every": 1, "pipeline": "streamed"}
     other["universal"]["num_steps"] = 5
-    monkeypatch.setattr(grid, "make_pipeline", None)  # Nothing is trained.
+    monkeypatch.setattr(trainer, "make_pipeline", None)  # Nothing is trained.
     assert run(other, TABLES, workdir) == {}
     other["detector"]["num_steps"] = 5
     with pytest.raises(ValueError, match=r"table2.json: .*detector.num_steps: 2 there"):
@@ -187,13 +190,13 @@ def test_fields_that_a_result_does_not_depend_on_may_change(smoke, monkeypatch):
     # Without a result the models are looked at, before anything is trained.
     path, away = workdir / "table2.json", workdir / "away.json"
     path.rename(away)
-    with pytest.raises(ValueError, match=r"detector/GN_2: .*schedule.num_steps: 2"):
+    with pytest.raises(ValueError, match=r"detector/GN_2: .* num_steps: 2 there, 5"):
         run(other, ["table2"], workdir)
     away.rename(path)
 
 
 def test_a_picture_that_is_missing_is_drawn(untrained, tmp_path):
-    config = load(suite=FEW)
+    config = load("reproduce", **FEW)
     run(config, ["figure4"], tmp_path)
     picture = tmp_path / "figure4.png"
     picture.unlink()
@@ -212,7 +215,7 @@ def test_results_of_other_weights_are_left_alone(smoke, monkeypatch):
     assert result["classifiers"] == {
         "data": {"ResNet": "models/generated/cnn/cnn_narrow"}
     }
-    monkeypatch.setattr(Zoo, "_identity", lambda *args: "another digest")
+    monkeypatch.setattr(Store, "_identity", lambda *args: "another digest")
     with pytest.raises(ValueError, match="table7.json was measured with other weights"):
         run(config, ["table7"], workdir)
     assert read(workdir, "table7") == result
@@ -256,31 +259,31 @@ def test_a_signal_stops_between_parts(smoke, tmp_path):
 def untrained(monkeypatch, make_variables):
     """Makes every model one of random weights, which takes no time."""
 
-    def check(task, frozen, images, size):
+    def check(task, row, source, size):
         """Traces a step: that finds what does not fit together."""
         state = jax.eval_shape(
-            lambda key: grid.initial_state(
+            lambda key: initial_state(
                 task.module, task.optimizer, key, task.input_shape
             ),
             jax.random.key(0),
         )
-        batch = {
-            "image": jax.ShapeDtypeStruct((size, *images.shape[1:]), np.uint8),
-            "label": jax.ShapeDtypeStruct((size,), np.int32),
-            "index": jax.ShapeDtypeStruct((size,), np.int32),
-        }
-        after, sums = jax.eval_shape(task.step, state, frozen, batch)
+        source = row.sources()[0] if row.sources else source
+        index = np.arange(size)
+        batch = dict(zip(("image", "label"), source.read(index), strict=True))
+        if row.sources:
+            batch["degraded"] = source.read_degraded(index)
+        batch["index"] = index.astype(np.int32)
+        after, sums = jax.eval_shape(task.step, state, row.frozen(), batch)
         assert jax.tree.structure(after) == jax.tree.structure(state)
         assert {"loss", "count"} <= sums.keys()
 
     def write(task, rows, train_source, validation_source, schedule, **options):
         kind = rows[0].config["kind"]
         if kind not in ("cnn", "remover", "detector"):  # The other tests train these.
-            images, _ = train_source.arrays()
-            check(task, rows[0].frozen(), images, schedule.batch_size)
+            check(task, rows[0], train_source, schedule.batch_size)
         variables = make_variables(task.module, task.input_shape)
         for row in rows:
-            if grid.finished_steps(row.workdir) == schedule.num_steps:
+            if trainer.finished_steps(row.workdir) == schedule.num_steps:
                 continue
             state = TrainState(
                 step=np.int32(schedule.num_steps),
@@ -294,14 +297,14 @@ def untrained(monkeypatch, make_variables):
             run.close()
         return True
 
-    monkeypatch.setattr(grid, "train_grid", write)
+    monkeypatch.setattr(trainer, "train_grid", write)
 
 
 def test_every_experiment_runs(untrained, tmp_path):
     # Both classifiers of one architecture: half as much to compile.
-    narrow = {"other_classifier": "train:cnn_narrow"}
-    config = load(suite=FEW, ablations={"noises": ("GN",)}, data=narrow, second=narrow)
-    assert run(config, reproduce.choose_experiments("all"), tmp_path) == {}
+    narrow = {f"{x}__other_classifier": "train:cnn_narrow" for x in ("data", "second")}
+    config = load("reproduce", **FEW, **narrow, ablations__noises=("GN",))
+    assert run(config, choose_experiments("all"), tmp_path) == {}
     for name in EXPERIMENTS:
         result = read(tmp_path, name)
         assert result["finished"] and result["rows"], name
@@ -368,8 +371,8 @@ def test_what_lacks_data_is_left_out_of_all_and_said(smoke, tmp_path):
         )
     assert not (tmp_path / "third").exists()
     # When the data come, the other half is added and nothing is measured again.
-    zoo = Zoo(config, tmp_path, data_dir=nowhere)
-    lacks = reproduce.check_needs(zoo, "table5")
+    store = Store(config, tmp_path, data_dir=nowhere)
+    lacks = check_needs(store, "table5")
     assert lacks["second"].what == "the training images of CIFAR-100 (train[:48])"
 
 
@@ -404,11 +407,11 @@ def test_a_folder_of_another_config_or_schema_is_left_alone(smoke, tmp_path):
 
 
 def test_experiments_are_chosen_by_name():
-    assert reproduce.choose_experiments("all") == list(EXPERIMENTS)
-    assert reproduce.choose_experiments("table7, table2,table7") == ["table7", "table2"]
+    assert choose_experiments("all") == list(EXPERIMENTS)
+    assert choose_experiments("table7, table2,table7") == ["table7", "table2"]
     for wrong in ("table1", "", "table2,all"):
         with pytest.raises(ValueError, match="unknown experiment.*table2: detection"):
-            reproduce.choose_experiments(wrong)
+            choose_experiments(wrong)
 
 
 def test_the_command_reports_one_line(tmp_path):
