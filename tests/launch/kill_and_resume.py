@@ -1,12 +1,14 @@
-"""Kills training runs at random moments; they must end as if nothing had happened.
+"""Kills runs at random moments; they must end as if nothing had happened.
 
-  python tests/launch/kill_and_resume.py --trials=10
+  python tests/launch/kill_and_resume.py --what=train --trials=10
 
-A small run on generated images is made once undisturbed. Every trial makes the same
-run, kills it (SIGKILL) one to three times, at a random step or while a checkpoint is
-being written, starts it again each time, and compares the state at the end bit for
-bit: parameters, batch statistics, optimizer state, key and step. The validation
-metrics along the way must be the same as well. Exit status 1 if one differs.
+A small run on generated images is made once undisturbed: a training, or Tables 2, 6 and
+7 and Figure 4. Every trial makes the same run, kills it (SIGKILL) one to three times,
+at a random moment or while a checkpoint is being written, starts it again each time,
+and compares what it leaves. Of a training that is the last state, bit for bit
+(parameters, batch statistics, optimizer state, key and step), and the metrics along the
+way; of tables the JSON files, all but the seconds, and the images. Exit status 1 if
+something differs, or a run was never killed.
 """
 
 import argparse
@@ -18,34 +20,43 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-from killing import finish, start
 
+from uronet_jax.attacks.digests import digest
+
+ROOT = Path(__file__).parent.parent.parent
 NUM_STEPS = 24
-COMMAND = [
-    *(sys.executable, "-m", "launch.train", "--config=configs/classifier.py:smoke"),
-    # Batch statistics, optimizer state, augmentation and order: all must come back.
-    *("--config.data.augmentation=flip_crop", "--config.batch_size=8"),
-    f"--config.num_steps={NUM_STEPS}",
-    *("--config.checkpoint_every=4", "--config.eval_every=8"),
-    *("--config.steps_per_dispatch=1", "--config.log_every=1"),
-]
+EXPERIMENTS = ("table2", "table6", "table7", "figure4")
 
 
-def read_metrics(workdir: Path) -> dict:
-    """Returns (step, kind) -> values; what was done again counts as it came last."""
+class Kind(NamedTuple):
+    """A kind of run: its command, how far it is, and what it leaves, by name."""
+
+    command: tuple[str, ...]
+    count: Callable[[Path], int]
+    read: Callable[[Path], dict[str, Any]]
+    at_a_time: int
+
+
+def count_lines(workdir: Path) -> int:
+    """Returns how often a training has logged."""
+    metrics = workdir / "metrics.jsonl"
+    return len(metrics.read_text().splitlines()) if metrics.exists() else 0
+
+
+def read_training(workdir: Path) -> dict[str, Any]:
+    """Returns metrics and the arrays of the last checkpoint."""
     lines = (workdir / "metrics.jsonl").read_text().splitlines()
     records = [json.loads(line) for line in lines]
-    return {(record["step"], record["kind"]): record for record in records}
-
-
-def read_state(workdir: Path) -> dict:
-    """Returns the last checkpoint as path -> array."""
+    # What was done again counts as it came last.
+    found: dict[str, Any] = {f"{x['kind']} {x['step']}": x for x in records}
     folder = workdir / "checkpoints" / str(NUM_STEPS) / "state"
     handler = ocp.PyTreeCheckpointHandler()
     like = handler.metadata(folder).tree
@@ -53,85 +64,165 @@ def read_state(workdir: Path) -> dict:
     state = handler.restore(
         folder, args=ocp.args.PyTreeRestore(item=like, restore_args=as_numpy)
     )
-    leaves = jax.tree_util.tree_leaves_with_path(state)
-    return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(state):
+        leaf = np.asarray(leaf)
+        found[jax.tree_util.keystr(path)] = (leaf.dtype, leaf.shape, leaf.tobytes())
+    return found
 
 
-def kill_somewhere(run: subprocess.Popen, workdir: Path, rng: random.Random) -> str:
-    """Kills the run at a random moment; returns where, or "" if it ended before."""
+def count_parts(workdir: Path) -> int:
+    """Returns how many steps are logged, and images and parts finished."""
+    done = sum(count_lines(path.parent) for path in workdir.glob("**/metrics.jsonl"))
+    for path in workdir.glob("attacked/*/*.json"):
+        done += json.loads(path.read_text())["finished"]
+    for path in (workdir / f"{name}.json" for name in EXPERIMENTS):
+        done += len(json.loads(path.read_text())["parts"]) if path.exists() else 0
+    return done
+
+
+def read_tables(workdir: Path) -> dict[str, Any]:
+    """Returns results and images, without what differs between equal runs."""
+    found: dict[str, Any] = {}
+    for path in [*workdir.glob("*.npz"), *workdir.glob("attacked/*/*.npy")]:
+        arrays = np.load(path)
+        found[path.name] = digest(dict(arrays) if path.suffix == ".npz" else arrays)
+    for name in EXPERIMENTS:
+        result = json.loads((workdir / f"{name}.json").read_text())
+        for field in ("seconds", "training_seconds", "sessions"):
+            result.pop(field)
+        found[name] = result
+    return found
+
+
+KINDS = {
+    "train": Kind(
+        (
+            *("launch.train", "--config=configs/classifier.py:smoke"),
+            # Batch statistics, optimizer state, augmentation, order: all must come back
+            *("--config.data.augmentation=flip_crop", "--config.batch_size=8"),
+            f"--config.num_steps={NUM_STEPS}",
+            *("--config.checkpoint_every=4", "--config.eval_every=8"),
+            *("--config.steps_per_dispatch=1", "--config.log_every=1"),
+        ),
+        count_lines,
+        read_training,
+        at_a_time=os.cpu_count() or 1,
+    ),
+    "reproduce": Kind(
+        (
+            *("launch.reproduce", "--config=configs/reproduce.py:smoke"),
+            f"--experiment={','.join(EXPERIMENTS)}",
+            "--config.suite.noises=('GN','SN','SPN')",
+            "--config.suite.severities=(1,2)",
+            *("--config.remover.num_steps=6", "--config.remover.checkpoint_every=2"),
+            *("--config.detector.num_steps=6", "--config.detector.checkpoint_every=2"),
+        ),
+        count_parts,
+        read_tables,
+        at_a_time=1,
+    ),
+}
+
+
+def start(kind: Kind, workdir: Path) -> subprocess.Popen:
+    """Starts a run where it stands; programs are compiled once for all trials."""
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "JAX_PLATFORMS": "cpu",
+        "JAX_COMPILATION_CACHE_DIR": str(workdir.parent / "cache"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+    }
+    with open(workdir.with_suffix(".log"), "ab") as log:
+        return subprocess.Popen(
+            [sys.executable, "-m", *kind.command, f"--workdir={workdir}"],
+            cwd=ROOT,
+            env=environment,
+            stdout=log,
+            stderr=log,
+        )
+
+
+def finish(kind: Kind, workdir: Path) -> dict[str, Any]:
+    """Lets a run go on to its end and returns what it leaves."""
+    run = start(kind, workdir)
+    if run.wait() != 0:
+        log = workdir.with_suffix(".log").read_text(errors="replace")
+        raise RuntimeError(
+            f"the run ended with status {run.returncode}:\n{log[-4000:]}"
+        )
+    return kind.read(workdir)
+
+
+def kill_somewhere(kind: Kind, workdir: Path, total: int, rng: random.Random) -> str:
+    """Starts a run and kills it; returns where, or "" if it ended before."""
     writing = rng.random() < 0.5
-    # Not before the step from which this run goes on.
-    metrics = workdir / "metrics.jsonl"
-    done = len(metrics.read_text().splitlines()) if metrics.exists() else 0
-    step = rng.randrange(1, NUM_STEPS // 2)
+    # Not before the point from which this run goes on.
+    target = kind.count(workdir) + rng.randrange(1, total // 2)
+    run = start(kind, workdir)
     while run.poll() is None:
-        lines = metrics.read_text().splitlines() if metrics.exists() else []
-        if len(lines) - done >= step and (
-            not writing or any((workdir / "checkpoints").glob("*/*-tmp"))
+        done = kind.count(workdir)
+        # Where no checkpoint comes, as when it measures, it is killed soon anyway.
+        if done >= target and (
+            not writing
+            or done >= target + total // 4
+            or any(workdir.glob("**/checkpoints/*/*-tmp"))
         ):
             time.sleep(rng.uniform(0.0, 0.05))
             run.send_signal(signal.SIGKILL)
-            run.wait()
-            if run.returncode == 0:
+            if run.wait() == 0:
                 return ""
-            place = "writing a checkpoint" if writing else "training"
-            return f"while {place} after step {json.loads(lines[-1])['step']}"
+            return f"after {done}{', writing a checkpoint' if writing else ''}"
         time.sleep(0.002)
     return ""
 
 
-def run_trial(trial: int, folder: Path, expected: tuple[dict, dict], seed: int) -> bool:
+def run_trial(
+    kind: Kind, workdir: Path, expected: dict[str, Any], total: int, rng: random.Random
+) -> bool:
     """Makes one disturbed run and prints how it went; returns whether it is equal."""
-    rng = random.Random(f"{seed}/{trial}")
-    workdir = folder / f"trial{trial}"
     kills, began = [], time.perf_counter()
     for _ in range(rng.randint(1, 3)):
-        run = start(COMMAND, workdir, folder / "cache")
-        kills.append(kill_somewhere(run, workdir, rng))
+        kills.append(kill_somewhere(kind, workdir, total, rng))
         if not kills[-1]:
             break
-    finish(start(COMMAND, workdir, folder / "cache"), workdir)
-    state, metrics = read_state(workdir), read_metrics(workdir)
+    found = finish(kind, workdir)
     differing = [
         name
-        for name in sorted(state.keys() | expected[0].keys())
-        if name not in state
-        or name not in expected[0]
-        or state[name].dtype != expected[0][name].dtype
-        or not np.array_equal(state[name], expected[0][name])
-    ] + [f"metrics {k}" for k in expected[1] if metrics.get(k) != expected[1][k]]
+        for name in sorted(found | expected)
+        if name not in found or found[name] != expected.get(name)
+    ]
     verdict = f"{len(differing)} differ: {differing[:3]}" if differing else "equal"
+    killed = "; ".join(kill for kill in kills if kill) or "never"
     seconds = time.perf_counter() - began
-    killed = ", ".join(kill for kill in kills if kill) or "never"
-    print(f"trial {trial}: {verdict}; killed {killed}; {seconds:.1f} s", flush=True)
-    return not differing
+    print(f"{workdir.name}: {verdict}; killed {killed}; {seconds:.1f} s", flush=True)
+    return not differing and any(kills)
 
 
 def main() -> int:
-    """Runs all trials, as many at a time as there are cores."""
+    """Runs all trials."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--trials", type=int, default=10)
+    parser.add_argument("--what", choices=KINDS, default="train")
+    parser.add_argument("--trials", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
+    kind = KINDS[arguments.what]
     with tempfile.TemporaryDirectory() as folder:
-        folder = Path(folder)
-        began = time.perf_counter()
-        undisturbed = folder / "undisturbed"
-        finish(start(COMMAND, undisturbed, folder / "cache"), undisturbed)
-        expected = (
-            read_state(folder / "undisturbed"),
-            read_metrics(folder / "undisturbed"),
-        )
-        seconds = time.perf_counter() - began
-        print(f"undisturbed: {len(expected[0])} arrays; {seconds:.1f} s", flush=True)
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            equal = list(
-                pool.map(
-                    lambda trial: run_trial(trial, folder, expected, arguments.seed),
-                    range(1, arguments.trials + 1),
-                )
+        undisturbed = Path(folder) / "undisturbed"
+        expected = finish(kind, undisturbed)
+        total = kind.count(undisturbed)
+        print(f"undisturbed: {len(expected)} results in {total} steps", flush=True)
+
+        def trial(number):
+            rng = random.Random(f"{arguments.seed}/{number}")
+            return run_trial(
+                kind, Path(folder) / f"trial{number}", expected, total, rng
             )
-    print(f"{sum(equal)} of {len(equal)} runs ended bit for bit as the undisturbed one")
+
+        with ThreadPoolExecutor(kind.at_a_time) as pool:
+            equal = list(pool.map(trial, range(1, arguments.trials + 1)))
+    print(f"{sum(equal)} of {len(equal)} runs ended as the undisturbed one")
     return 0 if all(equal) else 1
 
 
