@@ -12,6 +12,7 @@ something differs, or a run was never killed.
 """
 
 import argparse
+import glob
 import json
 import os
 import random
@@ -72,7 +73,8 @@ def read_training(workdir: Path) -> dict[str, Any]:
 
 def count_parts(workdir: Path) -> int:
     """Returns how many steps are logged, and images and parts finished."""
-    done = sum(count_lines(path.parent) for path in workdir.glob("**/metrics.jsonl"))
+    models = workdir.glob("models/*/*/*/metrics.jsonl")
+    done = sum(count_lines(path.parent) for path in models)
     for path in workdir.glob("attacked/*/*.json"):
         done += json.loads(path.read_text())["finished"]
     for path in (workdir / f"{name}.json" for name in EXPERIMENTS):
@@ -167,7 +169,8 @@ def kill_somewhere(kind: Kind, workdir: Path, total: int, rng: random.Random) ->
         if done >= target and (
             not writing
             or done >= target + total // 4
-            or any(workdir.glob("**/checkpoints/*/*-tmp"))
+            # Not pathlib's, which minds folders that go while it looks.
+            or glob.glob(f"{workdir}/**/checkpoints/*/*-tmp", recursive=True)
         ):
             time.sleep(rng.uniform(0.0, 0.05))
             run.send_signal(signal.SIGKILL)

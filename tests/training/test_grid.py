@@ -26,12 +26,7 @@ from uronet_jax.training.task import Task
 
 STEPS = 5
 SCHEDULE = run.Schedule(
-    batch_size=4,
-    num_steps=STEPS,
-    eval_batch_size=4,
-    steps_per_dispatch=2,
-    log_every=2,
-    checkpoint_every=2,
+    4, STEPS, eval_batch_size=4, steps_per_dispatch=2, log_every=2, checkpoint_every=2
 )
 LEVELS = (0.0, 0.1, 0.2)
 
@@ -44,7 +39,9 @@ class Scale(nn.Module):
         return images * self.param("scale", nn.initializers.normal(), ())
 
 
-def error(params, images, noisy):
+def error(params, key, images, level):
+    """Returns what a model makes of noisy images, its squared error `[B]`."""
+    noisy = images + level * jax.random.normal(key, images.shape)
     return jnp.mean(jnp.square(params["scale"] * noisy - images), axis=(1, 2, 3))
 
 
@@ -52,16 +49,11 @@ def make_task():
     """Learns to undo noise whose level is an argument."""
     optimizer = optax.adam(0.1)
 
-    def add_noise(key, images, level):
-        return images + level * jax.random.normal(key, images.shape)
-
     def step(state, frozen, batch):
         key = jax.random.fold_in(state.key, state.step)
-        images = to_float(batch["image"])
-        noisy = add_noise(key, images, frozen["level"])
 
         def loss_fn(params):
-            loss = error(params, images, noisy)
+            loss = error(params, key, to_float(batch["image"]), frozen["level"])
             sums = masked_sums({"loss": loss}, jnp.ones(len(loss), bool))
             return loss.mean(), ({}, sums)
 
@@ -69,19 +61,11 @@ def make_task():
 
     def evaluate(variables, frozen, key, batch):
         images = to_float(batch["image"])
-        noisy = add_noise(key, images, frozen["level"])
-        loss = error(variables["params"], images, noisy)
+        loss = error(variables["params"], key, images, frozen["level"])
         return masked_sums({"loss": loss}, batch["mask"])
 
-    return Task(
-        name="scale",
-        module=Scale(),
-        input_shape=(2, 2, 1),
-        optimizer=optimizer,
-        step=step,
-        evaluation=evaluate,
-        best_metric=("loss", "min"),
-    )
+    best = ("loss", "min")
+    return Task("scale", Scale(), (2, 2, 1), optimizer, step, evaluate, best)
 
 
 @pytest.fixture(scope="module")
@@ -96,26 +80,22 @@ def sources():
 
 
 def make_rows(folder, hook=lambda level: None, **config):
-    def frozen(level):
-        hook(level)
-        return {"level": np.float32(level)}
+    def make(i, level):
+        def frozen():
+            hook(level)
+            return {"level": np.float32(level)}
 
-    return [
-        run.GridRow(
-            f"level {level}",
-            folder / f"row{i}",
-            named_seed(0, str(level)),
-            lambda level=level: frozen(level),
-            {"level": level, **config},
+        workdir, seed = folder / f"row{i}", named_seed(0, str(level))
+        return run.GridRow(
+            f"level {level}", workdir, seed, frozen, {"level": level, **config}
         )
-        for i, level in enumerate(LEVELS)
-    ]
+
+    return [make(i, level) for i, level in enumerate(LEVELS)]
 
 
 def train(rows, sources, task=None, **options):
     options = {"schedule": SCHEDULE, "progress": False, **options}
-    schedule = options.pop("schedule")
-    return run.train_grid(task or make_task(), rows, *sources, schedule, **options)
+    return run.train_grid(task or make_task(), rows, *sources, **options)
 
 
 def read(row):
@@ -162,10 +142,7 @@ def test_a_row_is_trained_as_if_it_were_alone(undisturbed, sources):
     images = to_float(sources[1].arrays()[0])
     level, key = LEVELS[1], jax.random.key(0)
     padded = np.concatenate([images[4:], np.zeros_like(images[:2])])
-    losses = [
-        error(state.params, x, x + level * jax.random.normal(key, x.shape))
-        for x in (images[:4], padded)
-    ]
+    losses = [error(state.params, key, x, level) for x in (images[:4], padded)]
     expected = float(np.concatenate(losses)[:6].mean())
     assert found[-1]["loss"] == pytest.approx(expected, rel=1e-5)
 
@@ -215,14 +192,27 @@ def test_a_stopped_grid_goes_on_bit_for_bit(after, undisturbed, sources, tmp_pat
     assert [read(row) for row in rows] == [read(row) for row in undisturbed]
 
 
-def test_a_failure_leaves_the_other_rows_alone(undisturbed, sources, tmp_path):
+def fail():
+    raise RuntimeError("the disk went away")
+
+
+@pytest.mark.parametrize(
+    ("frozen", "error", "message"),
+    [
+        (fail, RuntimeError, "the disk went away"),
+        (
+            lambda: {"level": np.float32("nan")},
+            loop.DivergedError,
+            "level 0.1: loss is not finite at step 1",
+        ),
+    ],
+)
+def test_a_failure_leaves_the_other_rows_alone(
+    frozen, error, message, undisturbed, sources, tmp_path
+):
     rows = make_rows(tmp_path)
-
-    def fail():
-        raise RuntimeError("the disk went away")
-
-    with pytest.raises(RuntimeError, match="went away"):
-        train([rows[0], dataclasses.replace(rows[1], frozen=fail), rows[2]], sources)
+    with pytest.raises(error, match=message):
+        train([rows[0], dataclasses.replace(rows[1], frozen=frozen), rows[2]], sources)
     assert [run.finished_steps(row.workdir) for row in rows] == [STEPS, 0, 0]
     before = records(rows[0])
     assert train(rows, sources)
@@ -256,8 +246,8 @@ def test_devices_share_out_the_rows(undisturbed, sources, tmp_path, monkeypatch)
     assert run.grid_devices() == jax.devices()[:1]  # Those of a CPU share its cores.
 
 
-def test_a_row_of_another_config_is_reported_before_any_work(
-    undisturbed, sources, monkeypatch
+def test_what_cannot_be_trained_is_reported_before_any_work(
+    undisturbed, sources, tmp_path, monkeypatch
 ):
     def read(*args, **kwargs):
         raise AssertionError("images were read")
@@ -276,19 +266,7 @@ def test_a_row_of_another_config_is_reported_before_any_work(
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     with pytest.raises(ValueError, match="runs in one process, and this is one of 2"):
         train(rows, sources)
-
-
-def test_a_loss_that_is_no_number_names_the_row(sources, tmp_path):
-    rows = make_rows(tmp_path)
-    rows[1] = dataclasses.replace(rows[1], frozen=lambda: {"level": np.float32("nan")})
-    with pytest.raises(
-        loop.DivergedError, match="level 0.1: loss is not finite at step 1"
-    ):
-        train(rows, sources)
-    assert [run.finished_steps(row.workdir) for row in rows] == [STEPS, 0, 0]
-
-
-def test_a_busy_folder_is_reported(sources, tmp_path):
+    monkeypatch.undo()
     rows = make_rows(tmp_path)
     with (
         checkpoints.locked_workdir(rows[0].workdir),
