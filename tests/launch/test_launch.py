@@ -40,10 +40,8 @@ def runs(tmp_path_factory):
     """Returns the folder of the three smoke runs and their results."""
     folder, results = tmp_path_factory.mktemp("runs"), {}
     for phase in PHASES:
-        config = load(phase)
-        if phase == "detector":
-            config["purifier"] = str(folder / "remover")
-        results[phase] = train.train(config, folder / phase)
+        behind = {"purifier": str(folder / "remover")} if phase == "detector" else {}
+        results[phase] = train.train(load(phase, **behind), folder / phase)
     return folder, results
 
 
@@ -66,10 +64,7 @@ def test_smoke_run_trains_and_can_be_loaded(runs, phase):
     lines = (folder / phase / "metrics.jsonl").read_text().splitlines()
     records = [json.loads(line) for line in lines]
     assert [(r["step"], r["kind"]) for r in records] == [
-        (2, "train"),
-        (2, "validation"),
-        (4, "train"),
-        (4, "validation"),
+        (step, kind) for step in (2, 4) for kind in ("train", "validation")
     ]
     assert records[-1].items() >= result.metrics.items()
     (role,) = (role for role, trained in ROLES.items() if trained == phase)
@@ -134,17 +129,11 @@ def test_evaluation_over_a_suite(runs, tmp_path):
     assert (tmp_path / "made" / "accuracy.png").stat().st_size > 3_000
     assert "| contrast | 5 |" in (tmp_path / "made" / "evaluation.md").read_text()
 
-    corrupted.write(
-        open_source("generated", "test"),
-        tmp_path / "set",
-        suite="cifar_c",
-        names=["contrast"],
-        seed=config["seed"],
-        progress=False,
-    )
+    test, chosen = open_source("generated", "test"), {"names": ["contrast"]}
+    chosen |= {"suite": "cifar_c", "seed": config["seed"], "progress": False}
+    corrupted.write(test, tmp_path / "set", **chosen)
     stored = {"suite__name": "cifar_c", "suite__folder": str(tmp_path / "set")}
-    config = evaluation(folder, **stored)
-    config["data"]["num_examples"] = 8
+    config = evaluation(folder, **stored, data__num_examples=8)
     for row, other in zip(result["rows"], judge(config)["rows"], strict=True):
         row.pop("suite")
         assert row == pytest.approx(other)
@@ -295,36 +284,35 @@ def test_unusable_workdirs_are_reported_before_any_work(tmp_path, monkeypatch):
         train.train(config, tmp_path / "full")
 
 
-TRAIN = ("-m", "launch.train", "--config=configs/remover.py:smoke", "--workdir=unused")
-
-
 @pytest.mark.parametrize(
-    ("arguments", "expected"),
+    ("argument", "expected"),
     [
         (
-            (*TRAIN, "--config.modle.variant=paper"),
+            "--config.modle.variant=paper",
             'unknown config field \'modle\': Did you mean "model" instead of "modle"?',
         ),
         (
-            (*TRAIN, "--config.batch_size=abc"),
+            "--config.batch_size=abc",
             "flag --config.batch_size=abc: invalid literal for int() with base 10: "
             "'abc' (--help lists the flags)",
         ),
         (
-            (*TRAIN, "--wrokdir=runs/x"),
+            "--wrokdir=runs/x",
             "Unknown command line flag 'wrokdir'. Did you mean: workdir ? (--help "
             "lists the flags)",
         ),
         (
-            (*TRAIN, "--config.data.name=cifar11", "--data_dir=nowhere"),
+            "--config.data.name=cifar11",
             "no data set 'cifar11'. Built in: mnist5k, generated, generated_grey. "
             "Prepared in nowhere: none. To prepare it there: python -m "
             "launch.prepare_data --name=cifar11 --data_dir=nowhere",
         ),
     ],
 )
-def test_commands_report_one_line(arguments, expected):
-    process = command(*arguments)
+def test_commands_report_one_line(argument, expected):
+    config = "--config=configs/remover.py:smoke"
+    rest = ("--workdir=unused", "--data_dir=nowhere")
+    process = command("-m", "launch.train", config, *rest, argument)
     output, errors = process.communicate()
     assert (process.returncode, output) == (2, "")
     assert errors == f"error: {expected}\n"

@@ -143,11 +143,8 @@ def test_a_run_of_other_weights_is_refused(whole, models, tmp_path, monkeypatch)
     half = {"finished": False, "rows": stored["rows"][:4]}
     for changes in ({}, half):
         write(**changes)
-        with pytest.raises(
-            ValueError,
-            match=r"attack.json holds rows of others than the purifier in \S+ "
-            r"\(\w+ there, \w+ now\): choose another --workdir",
-        ):
+        other = r"holds rows of others than the purifier in \S+ \(\w+ there, \w+ now\)"
+        with pytest.raises(ValueError, match=f"attack.json {other}: choose another --"):
             run(config, workdir)
     # A file of an earlier version can be shown, but not added to.
     write(digests=None)

@@ -27,6 +27,7 @@ from uronet_jax.training.state import TrainState, initial_state
 ROOT = Path(__file__).parent.parent.parent
 # The noises that some experiment names, so that all of them run.
 FEW = {"suite__noises": ("GN", "UN", "SPN"), "suite__severities": (1, 3)}
+NAMES = ("GN_2", "SN_2")
 FEWEST = {"suite__noises": ("GN", "SN"), "suite__severities": (2,)}
 PRESET = get_config("smoke").to_dict()
 TABLES = ("table2", "table7")
@@ -58,8 +59,9 @@ def run(config, experiments, workdir, **options):
 def read(workdir, name):
     """Returns a result without what differs between equal runs."""
     result = json.loads((workdir / f"{name}.json").read_text())
-    differing = ("seconds", "training_seconds", "sessions")
-    return {k: v for k, v in result.items() if k not in differing}
+    for field in ("seconds", "training_seconds", "sessions"):
+        result.pop(field)
+    return result
 
 
 @pytest.fixture(scope="module")
@@ -100,19 +102,10 @@ def test_results_say_what_they_are(smoke):
         "generated/cnn/cnn_narrow",
         *(f"generated/{k}/{n}" for k in ("remover", "detector") for n in NAMES),
     }
-
-
-NAMES = ("GN_2", "SN_2")
-
-
-def test_models_are_those_that_other_commands_load(smoke):
-    folder = smoke[1] / "models" / "generated"
-    defense = load_defense(
-        folder / "remover" / "GN_2",
-        folder / "detector" / "GN_2",
-        folder / "cnn" / "cnn_narrow",
-        batch_size=4,
-    )
+    # They are those that other commands load.
+    parts = ("remover/GN_2", "detector/GN_2", "cnn/cnn_narrow")
+    folders = [workdir / "models" / "generated" / part for part in parts]
+    defense = load_defense(*folders, batch_size=4)
     assert defense(np.zeros((1, 32, 32, 3), np.uint8)).logits.shape == (1, 10)
 
 
@@ -148,13 +141,13 @@ def test_killed_runs_end_with_the_results_of_an_undisturbed_one(
     with pytest.raises(Killed):
         run(config, TABLES, tmp_path)
     monkeypatch.undo()
-    written = []
-    write = runner.write_json
-    monkeypatch.setattr(
-        runner,
-        "write_json",
-        lambda path, value: (written.append(path.name), write(path, value)),
-    )
+    written, write = [], runner.write_json
+
+    def spy(path, value):
+        written.append(path.name)
+        write(path, value)
+
+    monkeypatch.setattr(runner, "write_json", spy)
     run(config, TABLES, tmp_path)
     assert written.count("table2.json") == 2 and written.count("table7.json") == 3
     for name in TABLES:
@@ -317,29 +310,18 @@ def test_every_experiment_runs(untrained, tmp_path):
     assert noise["UN"] == pytest.approx(0.05, abs=0.003)
     assert noise["GN"] == pytest.approx(0.064, abs=0.004)
     assert 0.01 < noise["IFGSM"] <= 0.0205
-    with (
-        np.load(tmp_path / "figure1.npz") as shown,
-        np.load(tmp_path / "figure2.npz") as images,
-    ):
-        pattern = images["GN_1"] - images["clean"]
-        expected = np.clip(0.5 + 10 * pattern / 2, 0, 1)
-        np.testing.assert_allclose(shown["GN_1"], expected, atol=1e-6)
-    gains = read(tmp_path, "figure6")["rows"]
-    attacked = {
-        (r["classifier"], r["attacked_classifier"], r["attack"]): r["value"]
-        for r in gains
-        if r["metric"] == "adversarial_accuracy"
-    }
+    shown, images = (dict(np.load(tmp_path / f"figure{x}.npz")) for x in (1, 2))
+    expected = np.clip(0.5 + 10 * (images["GN_1"] - images["clean"]) / 2, 0, 1)
+    np.testing.assert_allclose(shown["GN_1"], expected, atol=1e-6)
     where = ("classifier", "attacked_classifier", "attack", "train_noise")
-    robust = {
-        tuple(r[c] for c in where): r["value"]
-        for r in gains
-        if r["metric"] == "robust_accuracy"
-    }
-    for row in gains:
-        if row["metric"] == "accuracy_gain":
-            key = tuple(row[c] for c in where)
-            assert row["value"] == pytest.approx(robust[key] - attacked[key[:3]])
+    found = {"adversarial_accuracy": {}, "robust_accuracy": {}, "accuracy_gain": {}}
+    for row in read(tmp_path, "figure6")["rows"]:
+        found[row["metric"]][tuple(row.get(c) for c in where)] = row["value"]
+    attacked, robust, gains = found.values()
+    attacked = {key[:3]: value for key, value in attacked.items()}
+    assert gains
+    for key, gain in gains.items():
+        assert gain == pytest.approx(robust[key] - attacked[key[:3]])
 
 
 def test_what_lacks_data_is_left_out_of_all_and_said(smoke, tmp_path):
@@ -350,25 +332,14 @@ def test_what_lacks_data_is_left_out_of_all_and_said(smoke, tmp_path):
     with pytest.raises(FileNotFoundError, match="table3 lacks the training images of"):
         run(config, ["table2", "table3"], tmp_path / "new", data_dir=nowhere)
     assert not (tmp_path / "new").exists()
-    left_out = run(
-        config,
-        ["figure4", "table3"],
-        tmp_path / "new",
-        data_dir=nowhere,
-        skip_missing=True,
-    )
+    some = {"data_dir": nowhere, "skip_missing": True}
+    left_out = run(config, ["figure4", "table3"], tmp_path / "new", **some)
     assert list(left_out) == ["table3"]
     assert (tmp_path / "new" / "figure4.json").exists()
     # A classifier that is named is no data that may be missing.
     named = config | {"data": config["data"] | {"classifier": "runs/none.npz"}}
     with pytest.raises(FileNotFoundError, match="runs/none.npz.*data.classifier to"):
-        run(
-            named,
-            ["figure4", "table7"],
-            tmp_path / "third",
-            data_dir=nowhere,
-            skip_missing=True,
-        )
+        run(named, ["figure4", "table7"], tmp_path / "third", **some)
     assert not (tmp_path / "third").exists()
     # When the data come, the other half is added and nothing is measured again.
     store = Store(config, tmp_path, data_dir=nowhere)

@@ -45,23 +45,6 @@ def classifier(tmp_path, make_variables):
     return save_untrained("classifier", tmp_path / "classifier", make_variables)
 
 
-def test_a_classifier_learns_on_drawn_noise(tmp_path):
-    states = [
-        train.train(few("classifier", **degraded), tmp_path / str(number)).state
-        for number, degraded in enumerate(
-            [
-                {},
-                {"degradation__suite": "uronet", "degradation__noises": ("GN",)},
-            ]
-        )
-    ]
-    # From the same start it has learned something else.
-    kernels = [state.params["Conv_0"]["kernel"] for state in states]
-    assert np.abs(kernels[0] - kernels[1]).max() > 1e-4
-    model = load_model(tmp_path / "1", role="classifier")
-    assert model.config["degradation"]["suite"] == "uronet"
-
-
 def test_a_classifier_learns_on_stored_corruptions(tmp_path):
     """They are made once, in the folder of the run; a run that is stopped goes on."""
     fields = {"suite": "cifar_c", "noises": ("contrast",), "severities": (1, 5)}
@@ -97,7 +80,7 @@ def test_a_classifier_learns_on_stored_corruptions(tmp_path):
         build_experiment(config, None)
 
 
-def test_a_classifier_learns_on_copies_from_a_folder(tmp_path):
+def test_a_classifier_learns_on_drawn_noise_or_copies_from_a_folder(tmp_path):
     def learn(name, **fields):
         fields = {"degradation__folder": str(tmp_path)} | fields
         return raw(train.train(few("classifier", **fields), tmp_path / name).state)
@@ -111,9 +94,15 @@ def test_a_classifier_learns_on_copies_from_a_folder(tmp_path):
     # Copies that are the images themselves are as good as none, but for rounding.
     undegraded = learn("none", degradation__folder="")
     chex.assert_trees_all_close(learn("same").params, undegraded.params, atol=1e-5)
+    # From the same start it learns something else of noise, or other images.
+    noise = {"degradation__suite": "uronet", "degradation__noises": ("GN",)}
+    noisy = learn("noisy", degradation__folder="", **noise)
     np.save(tmp_path / "train.npy", 257 * np.flip(clean["train"].astype(np.uint16), 2))
-    other = learn("mirrored").params["Conv_0"]["kernel"]
-    assert np.abs(other - undegraded.params["Conv_0"]["kernel"]).max() > 1e-4
+    for other in (noisy, learn("mirrored")):
+        kernels = (x.params["Conv_0"]["kernel"] for x in (other, undegraded))
+        assert np.abs(np.subtract(*kernels)).max() > 1e-4
+    model = load_model(tmp_path / "noisy", role="classifier")
+    assert model.config["degradation"]["suite"] == "uronet"
     np.save(tmp_path / "train.npy", clean["train"][:8])
     with pytest.raises(ValueError, match=r"uint8 or uint16 \[16, 32, 32, 3\].*\[8, 32"):
         learn("short")

@@ -1,10 +1,10 @@
 """Training: the three steps, optimizers, evaluation, and runs that stop and resume."""
 
 import dataclasses
-import functools
 import itertools
 import json
 import math
+from typing import NamedTuple
 
 import chex
 import jax
@@ -107,9 +107,8 @@ def raw(state):
     return jax.device_get(state.replace(key=jax.random.key_data(state.key)))
 
 
-@dataclasses.dataclass
-class Trace:
-    """What thirty steps on one batch left behind."""
+class Trace(NamedTuple):
+    """What some steps on one batch left behind."""
 
     first: TrainState
     metrics: dict
@@ -126,35 +125,35 @@ def phase(request):
 def run_steps(phase, make_variables):
     """Returns `run(mesh, count) -> Trace` of one phase; the remover's noise is real."""
     task = make_task(phase, make_variables)
+
+    def run(mesh, count):
+        traces, history = [], []
+
+        def step(state, frozen, batch):
+            traces.append(None)
+            return task.step(state, frozen, batch)
+
+        advance = sharding.compile_steps(step, lambda resident, batch: batch, mesh)
+        state, frozen = sharding.replicate(
+            (first_state(task, make_variables), task.frozen), mesh
+        )
+        before = jax.device_get(frozen)
+        batch = batch_of(IMAGES[:BATCH], LABELS[:BATCH])
+        batch = jax.tree.map(lambda x: x[None], batch)
+        inputs = sharding.split_batch(batch, mesh, axis=1)
+        for i in range(count):
+            state, metrics = advance(state, frozen, (), inputs)
+            history.append(jax.device_get(metrics))
+            if i == 0:
+                first = raw(state)
+        metrics = {k: np.concatenate([m[k] for m in history]) for k in history[0]}
+        assert int(state.step) == count
+        return Trace(first, metrics, len(traces), (before, jax.device_get(frozen)))
+
     with pytest.MonkeyPatch.context() as patch:
         if phase != "remover":
             patch.setattr(pairs, "degrade", brighten)
-        yield functools.partial(_run_steps, task, make_variables)
-
-
-def _run_steps(task, make_variables, mesh, count):
-    traces = []
-
-    def step(state, frozen, batch):
-        traces.append(None)
-        return task.step(state, frozen, batch)
-
-    advance = sharding.compile_steps(step, lambda resident, batch: batch, mesh)
-    state, frozen = sharding.replicate(
-        (first_state(task, make_variables), task.frozen), mesh
-    )
-    before = jax.device_get(frozen)
-    batch = batch_of(IMAGES[:BATCH], LABELS[:BATCH])
-    inputs = sharding.split_batch(jax.tree.map(lambda x: x[None], batch), mesh, axis=1)
-    history = []
-    for i in range(count):
-        state, metrics = advance(state, frozen, (), inputs)
-        history.append(jax.device_get(metrics))
-        if i == 0:
-            first = raw(state)
-    metrics = {k: np.concatenate([m[k] for m in history]) for k in history[0]}
-    assert int(state.step) == count
-    return Trace(first, metrics, len(traces), (before, jax.device_get(frozen)))
+        yield run
 
 
 @pytest.fixture(scope="module")
@@ -210,10 +209,8 @@ def test_padding_of_an_evaluation_does_not_count(phase, make_variables, monkeypa
     other = {name: np.array(x) for name, x in batch.items()}
     other["image"][5:] = IMAGES[10:13]
     other["label"][5:] = 2
-    other = jax.device_get(
-        evaluate(variables, frozen, key, sharding.split_batch(other, mesh))
-    )
-    chex.assert_trees_all_equal(sums, other)
+    other = evaluate(variables, frozen, key, sharding.split_batch(other, mesh))
+    chex.assert_trees_all_equal(sums, jax.device_get(other))
 
 
 # Known values from stand-in networks
@@ -557,12 +554,10 @@ def test_stopped_and_resumed_run_is_the_whole_run(run, tmp_path):
 
     # And its folder is no place for another one.
     changed = {"rate": 0.02, "data": {"name": "stripes", "split": "all"}}
-    with pytest.raises(ValueError, match="another config.*data.split: 'absent' there, "
-                       "'all' now; rate: 0.01 there, 0.02 now"):  # fmt: skip
+    differing = "data.split: 'absent' there, 'all' now; rate: 0.01 there, 0.02 now"
+    with pytest.raises(ValueError, match=f"another config.*{differing}"):
         run("parts", config=changed)
-    with pytest.raises(
-        ValueError, match="other training data: batch_size is 4, in the"
-    ):
+    with pytest.raises(ValueError, match="other training data: batch_size is 4, in"):
         run("parts", batch_size=4)
     with locked_workdir(tmp_path / "parts"):
         with pytest.raises(OSError, match="another run is using workdir"):
