@@ -53,7 +53,7 @@ def quick_compilation(tmp_path_factory):
 
 def run(config, experiments, workdir, **options):
     options = {"preset": PRESET, "progress": False, **options}
-    return runner.reproduce(config, experiments, workdir, **options)
+    return runner.run_experiments(config, experiments, workdir, **options)
 
 
 def read(workdir, name):
