@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from uronet_jax.corruptions import degrade, make_degradation
 from uronet_jax.purifiers import (
     TransformationPurifier,
     chain,
@@ -98,3 +99,11 @@ def test_a_chain_of_one_is_that_one(key):
     assert float(both.noise.std()) == pytest.approx(0.1 * np.sqrt(2), rel=0.05)
     with pytest.raises(ValueError, match="at least one purifier"):
         chain()
+
+
+def test_a_random_purifier_does_not_draw_the_noise_of_the_degradation_again(key):
+    grey, index = jnp.full((4, 32, 32, 3), 0.5), jnp.arange(4)
+    noisy = degrade(key, grey, make_degradation([("gaussian_noise", 0.1)]), index)
+    added = make_transformation("gaussian_noise")(None, noisy, key, index).noise
+    # 12,288 draws: the correlation of independent ones deviates by .009.
+    assert abs(np.corrcoef((noisy - grey).ravel(), added.ravel())[0, 1]) < 0.05

@@ -21,6 +21,10 @@ from flax import linen as nn
 from uronet_jax.models import Separation
 from uronet_jax.transformations import TRANSFORMATIONS
 
+# Folded into every key, and no image's number: else a random purifier that is given
+# the key of a degradation would draw its very noise once more.
+_OWN_DRAWS = 2**32 - 1
+
 
 class Purifier(Protocol):
     """See the head of this module."""
@@ -49,10 +53,10 @@ class NetworkPurifier:
         """Applies the module to its variables."""
         rngs = None
         if key is not None:
+            key = jax.random.fold_in(key, _OWN_DRAWS)
             # Batches of one set differ in their images' numbers, not in the key.
-            rngs = {
-                "defense": key if index is None else jax.random.fold_in(key, index[0])
-            }
+            key = key if index is None else jax.random.fold_in(key, index[0])
+            rngs = {"defense": key}
         found = self.module.apply(variables, images, rngs=rngs)
         return found if isinstance(found, Separation) else _separate(images, found)
 
@@ -75,8 +79,9 @@ class TransformationPurifier:
         transformation = TRANSFORMATIONS[self.name]
         if transformation.random and key is None:
             raise ValueError(f"the purifier {self.name} is random: give it a key")
-        if transformation.random and index is None:
-            index = jnp.arange(len(images))
+        if transformation.random:
+            key = jax.random.fold_in(key, _OWN_DRAWS)
+            index = jnp.arange(len(images)) if index is None else index
         clean = transformation(images, key=key, index=index, **dict(self.parameters))
         return _separate(images, clean)
 

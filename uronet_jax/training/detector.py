@@ -23,10 +23,6 @@ from uronet_jax.training.state import (
 )
 from uronet_jax.training.task import Config, Ingredients, Phase, Shape, Task
 
-# No image has this number, so a random purifier does not draw the noise that degraded
-# the image once more.
-_PURIFIER = 2**32 - 1
-
 
 def make_detector_step(
     detector: nn.Module,
@@ -63,7 +59,6 @@ def make_detector_step(
         images = jnp.stack([clean, degraded], axis=1).reshape(-1, *clean.shape[1:])
         labels = jnp.tile(jnp.asarray([0, 1], jnp.int32), clean.shape[0])
         index = jnp.repeat(2 * batch["index"], 2) + labels
-        key = jax.random.fold_in(key, _PURIFIER)
         separation = purifier(frozen["purifier"], images, key, index)
         features = detector_input(images, separation, inputs)
         return update_by_labels(state, optimizer, detector, features, labels)
@@ -85,9 +80,8 @@ def make_detector_evaluation(
 
     def evaluate(variables: Any, frozen: Any, key: jax.Array, batch: Batch) -> Metrics:
         values, index = [], batch["index"]
-        own = jax.random.fold_in(key, _PURIFIER)
         for label, images in enumerate(pairs.validation(key, frozen, batch)):
-            separation = purifier(frozen["purifier"], images, own, index)
+            separation = purifier(frozen["purifier"], images, key, index)
             features = detector_input(images, separation, inputs)
             logits = detector.apply(variables, features, train=False)
             labels = jnp.full(images.shape[0], label, jnp.int32)
