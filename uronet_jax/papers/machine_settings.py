@@ -14,9 +14,6 @@ def without_machine_settings(config: Mapping[str, Any]) -> dict[str, Any]:
 
     That is how often models are saved and logged, how data reach the devices, and how
     many images are judged or attacked at once.
-
-    Args:
-        config: The config or some of its sections; it is left as it is.
     """
     found = {}
     for name, value in config.items():

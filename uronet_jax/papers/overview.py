@@ -339,13 +339,7 @@ def render_overview(
     groups: Sequence[Group],
     links: Mapping[str, Sequence[str]],
 ) -> str:
-    """Returns the first page as Markdown.
-
-    Args:
-        results: All there are.
-        groups: Those of `launch.reproduce`, grouped.
-        links: Heading -> links to the other pages.
-    """
+    """Returns the first page; `links` are heading -> links to the other pages."""
     known = _Groups(groups)
     rows = _undefended(results) + _reproduced(known) + _evaluated(results)
     parts = [

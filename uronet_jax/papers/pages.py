@@ -53,18 +53,11 @@ def _claims_page(groups: Sequence[Group]) -> str:
 def docs_pages(
     folder: str | os.PathLike, docs: str | os.PathLike
 ) -> tuple[dict[Path, str], dict[Path, Picture]]:
-    """Returns what the results of a folder give.
+    """Returns path -> text of the pages, and path -> picture.
 
-    Args:
-        folder: Of the JSON files. The pages of single results lie in `results` beside
-            the overview, where it usually is.
-        docs: Folder of the pages.
-
-    Returns:
-        Path -> text of the pages, and path -> picture.
+    The pages of single results lie in `docs/results`, where `folder` usually is.
 
     Raises:
-        ValueError: See `load_folder` and `lay_beside`.
         FileNotFoundError: If `docs` lacks a picture that no JSON can give.
     """
     results, docs = load_folder(folder), Path(docs)

@@ -10,16 +10,10 @@ from uronet_jax.reports import figures
 
 
 def sample_photographs(side: int) -> np.ndarray:
-    """Returns two photographs, of a temple and a flower, that scikit-learn brings.
+    """Returns scikit-learn's photographs of a temple and a flower, cut to squares.
 
-    Args:
-        side: Height and width, to which their central squares are scaled.
-
-    Returns:
-        float32 `[2, side, side, 3]` in `[0, 1]`.
-
-    Raises:
-        ModuleNotFoundError: If scikit-learn is absent; the extra `quickstart` has it.
+    They are float32 `[2, side, side, 3]` in `[0, 1]`. The extra `quickstart` brings
+    scikit-learn.
     """
     from PIL import Image
     from sklearn.datasets import load_sample_images
@@ -54,9 +48,6 @@ def draw_corruptions(
         severities: Default: all.
         seed: Of the randomness.
         cell_inches: Wanted width of an image.
-
-    Raises:
-        ValueError: If a name is unknown, or `image` is no image.
     """
     names = list_corruptions(suite) if names is None else names
     severities = list_severities(suite) if severities is None else severities

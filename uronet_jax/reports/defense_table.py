@@ -35,11 +35,7 @@ _SUMMARY = {
 
 
 def defense_rows_table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Returns the rows as a Markdown table, with their mean as the last line.
-
-    Accuracies are of the classifier on degraded, purified and gated images; PSNR is
-    in dB.
-    """
+    """Returns the rows as a Markdown table, with their mean as the last line."""
     columns = {c: heading for c, (heading, _) in _COLUMNS.items() if c in rows[0]}
     measured = [c for c in columns if c not in ("noise", "severity")]
     mean = {c: sum(row[c] for row in rows) / len(rows) for c in measured}

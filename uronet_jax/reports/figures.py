@@ -17,18 +17,7 @@ _TITLE = {"fontsize": 11, "weight": "bold"}
 
 
 def show_noise(noise: np.ndarray, amplify: float = 1.0) -> np.ndarray:
-    """Returns a noise pattern as a picture: mid-grey where there is none.
-
-    Args:
-        noise: Signed, in `[-1, 1]`, any shape.
-        amplify: Factor that makes faint patterns visible, above 0.
-
-    Returns:
-        `0.5 + amplify * noise / 2`, clipped to `[0, 1]`.
-
-    Raises:
-        ValueError: If `amplify` is not above 0.
-    """
+    """Returns noise in `[-1, 1]` as a picture: mid-grey where there is none."""
     if not amplify > 0:
         raise ValueError(f"amplify must be above 0: {amplify}")
     return np.clip(0.5 + amplify * np.asarray(noise, np.float32) / 2.0, 0.0, 1.0)
@@ -42,22 +31,18 @@ def gallery(
     title: str = "",
     cell_inches: float = 1.0,
 ) -> None:
-    """Writes a grid of images: one column per kind of picture, one row per example.
+    """Writes a PNG: one column per kind of picture, one row per example.
 
     Every pixel becomes a whole number of pixels of the file, so small images stay
-    crisp.
+    crisp. Headings and labels may contain line breaks.
 
     Args:
-        path: Of the PNG file; missing folders are created.
-        columns: Heading -> images `[N, H, W, C]` in `[0, 1]`, C = 1 (grey) or 3. All
-            columns have the same N, H and W; headings may contain line breaks.
-        row_labels: `N` texts to the left of the rows; they may contain line breaks.
+        path: Missing folders are created.
+        columns: Heading -> images `[N, H, W, C]` in `[0, 1]`, C = 1 (grey) or 3; all
+            columns have the same N, H and W.
+        row_labels: `N` texts to the left of the rows.
         title: Above the whole figure.
         cell_inches: Wanted width of an image.
-
-    Raises:
-        ValueError: If the columns differ in N, H or W, are empty or not images, or
-            the number of labels is not N.
     """
     images = {name: _as_images(name, value) for name, value in columns.items()}
     shapes = {x.shape[:3] for x in images.values()}
@@ -105,16 +90,8 @@ def gallery(
 def attention_overlay(images: np.ndarray, maps: np.ndarray) -> np.ndarray:
     """Returns images dimmed, with a map of importance laid over them in colour.
 
-    Args:
-        images: `[N, H, W, 1 or 3]` in `[0, 1]`.
-        maps: `[N, H, W]` in `[0, 1]`, as `evaluation.grad_cam` returns; the brighter
-            the yellow, the more important.
-
-    Returns:
-        `[N, H, W, 3]` in `[0, 1]`.
-
-    Raises:
-        ValueError: If the two do not belong together or leave `[0, 1]`.
+    Images are `[N, H, W, 1 or 3]` and maps `[N, H, W]`, both in `[0, 1]`; the brighter
+    the yellow, the more important.
     """
     from matplotlib import colormaps
 
@@ -137,11 +114,7 @@ def attention_gallery(
     title: str = "",
     cell_inches: float = 1.0,
 ) -> None:
-    """Writes images beside where a classifier looked in them, as Figure 5 of URoNet.
-
-    Args and errors are those of `gallery`, but `columns` maps a heading to images and
-    their maps, see `attention_overlay`.
-    """
+    """Writes a `gallery` of images beside `attention_overlay` of their maps."""
     pictures = {}
     for heading, (images, maps) in columns.items():
         pictures[heading] = images
@@ -169,13 +142,10 @@ def heat_map(
         row_labels: One text per row.
         column_labels: One text per column, above the cells.
         title: Above the figure.
-        number_format: Format specification of the numbers in the cells.
+        number_format: Of the numbers in the cells.
         low: Value of the lightest colour. Default: the smallest value.
         high: Value of the darkest colour. Default: the largest value.
         description: Kept in the file's metadata, see `description_of`.
-
-    Raises:
-        ValueError: If the numbers of labels do not match, or no value is finite.
     """
     values = _check_cells(values, row_labels, column_labels)
     finite = values[np.isfinite(values)]
@@ -201,12 +171,10 @@ def difference_map(
     full: float = 10.0,
     description: str = "",
 ) -> None:
-    """Writes a table of numbers, coloured by how far they are from others.
+    """Writes a `heat_map` coloured by `differences`, which stand below the numbers.
 
-    Blue is above, red below: a pair that colour-blind readers tell apart. Every cell
-    holds the number and, below it, the difference, of `differences`, `[rows, columns]`
-    (grey without one). `full` is the difference of the fullest colour, above 0; all
-    else and the errors are those of `heat_map`.
+    Blue is above, red below: a pair that colour-blind readers tell apart; `full` is the
+    difference of the fullest colour.
     """
     values = _check_cells(values, row_labels, column_labels)
     differences = np.asarray(differences, np.float64)
@@ -306,14 +274,7 @@ def accuracy_heat_map(
 ) -> None:
     """Writes accuracies as a heat map of corruption x severity, in percent.
 
-    Args:
-        path: Of the PNG file; missing folders are created.
-        rows: Mappings with `corruption`, `severity` and `accuracy`, a fraction.
-            Corruptions keep their order; what was not measured is left grey.
-        title: Above the figure.
-
-    Raises:
-        ValueError: If there is no row, or one is twice there.
+    Rows hold `corruption`, `severity` and `accuracy`, a fraction.
     """
     corruptions = list(dict.fromkeys(row["corruption"] for row in rows))
     severities = sorted({row["severity"] for row in rows})

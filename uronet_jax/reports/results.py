@@ -51,13 +51,7 @@ _NO_TEST_SET = ("figure1", "figure2", "figure4", "figure5", "universal_trials")
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """A stored result.
-
-    Attributes:
-        name: Of its file, without the ending.
-        kind: A key of `_KINDS`.
-        content: The JSON.
-    """
+    """A stored result: its file's name without ending, a key of `_KINDS`, the JSON."""
 
     name: str
     kind: str
@@ -111,14 +105,9 @@ def _is_harmless(field: str) -> bool:
 def load_result(path: str | os.PathLike) -> Result:
     """Reads one result.
 
-    Args:
-        path: A JSON file of `launch.evaluate`, `launch.attack`, `launch.quickstart`,
-            `launch.benchmark`, `launch.fidelity` or `launch.reproduce`.
-
     Raises:
-        ValueError: If it is none of these or of another version of the schema, if it
-            comes from a smoke run or from one that has not finished, or if its models
-            or test set are small and its name does not say so.
+        ValueError: If it is none, or of another version of the schema, comes from a
+            smoke run or an unfinished one, or is small without saying so in its name.
     """
     path = Path(path)
     try:
@@ -161,12 +150,7 @@ def load_result(path: str | os.PathLike) -> Result:
 
 
 def load_folder(folder: str | os.PathLike) -> list[Result]:
-    """Reads every JSON file of a folder, in the order of their names.
-
-    Raises:
-        FileNotFoundError: If there is no such folder.
-        ValueError: See `load_result`.
-    """
+    """Reads every JSON file of a folder, in the order of their names."""
     if not Path(folder).is_dir():
         raise FileNotFoundError(f"no folder of results at {folder}")
     return [load_result(path) for path in sorted(Path(folder).glob("*.json"))]
@@ -202,11 +186,7 @@ def _duration(seconds: float) -> str:
 
 
 def render_benchmark(content: Mapping[str, Any]) -> str:
-    """Returns a benchmark's ratios and values as Markdown, without absolute times.
-
-    Args:
-        content: JSON of `launch.benchmark`.
-    """
+    """Returns a benchmark's ratios and values, without absolute times."""
     comparisons, values, lines = [], [], []
     for name, row in sorted(content["rows"].items()):
         lines.append(f"- {name}: {'; '.join([row['work'], *row['notes']])}.\n")

@@ -41,11 +41,7 @@ def published_cifar10_c() -> dict[str, dict[int, float]]:
 
 
 def render_suite(content: Mapping[str, Any]) -> str:
-    """Returns an evaluation over a suite as Markdown.
-
-    Args:
-        content: JSON of `launch.evaluate` whose suite is not the paper's noises.
-    """
+    """Returns an evaluation over a suite of corruptions as Markdown."""
     suite, data = content["config"]["suite"], content["config"]["data"]
     published = {}
     if (data["name"], suite["name"]) == ("cifar10", "cifar_c"):

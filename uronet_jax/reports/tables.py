@@ -17,19 +17,14 @@ def markdown_table(
     number_format: str = ".2f",
     missing: str = "-",
 ) -> str:
-    """Writes rows as a GitHub table.
+    """Writes rows as a GitHub table; columns without text are aligned to the right.
 
     Args:
         rows: One mapping of column name to value per line.
         columns: The columns to show, in order; a mapping also gives their headings.
         formats: Column -> format specification of its numbers, such as `".1%"`.
-        number_format: For the numbers of all other columns. Whole numbers (`int`)
-            are printed as they are.
+        number_format: Of all other numbers that are not whole.
         missing: Printed where a row lacks the column, or its value is None or NaN.
-
-    Returns:
-        The table, one line per row, with a newline at the end. Columns without text
-        are aligned to the right.
 
     Raises:
         ValueError: If there is no row or column, or a column that is in no row.

@@ -43,13 +43,7 @@ def experiment_title(experiment: str) -> str:
 
 
 def render_experiment(group: Group, groups: Sequence[Group] = ()) -> str:
-    """Returns the page of an experiment as Markdown.
-
-    Args:
-        group: What is shown.
-        groups: All there are: the universal models are shown beside those of single
-            noises.
-    """
+    """Returns the page of an experiment, one of all `groups`, as Markdown."""
     size = " (small models)" if group.small else ""
     title = f"# {experiment_title(group.experiment)}{size}\n"
     parts = [title, origin_line(group.runs), _summary(group)]
@@ -153,12 +147,7 @@ def _advantage(config: Mapping[str, Any]) -> str:
 
 
 def best_detector(cells: Iterable[Mapping[str, Any]], field: str) -> dict[str, float]:
-    """Returns degradation -> detection by the detector with the highest mean.
-
-    Args:
-        cells: Of Table 2.
-        field: `ours` or `published`.
-    """
+    """Returns degradation -> detection by Table 2's best detector on average."""
     found: dict[tuple, dict[str, float]] = {}
     for cell in cells:
         if cell["metric"] == "detection_accuracy" and cell[field] is not None:
@@ -170,13 +159,7 @@ def best_detector(cells: Iterable[Mapping[str, Any]], field: str) -> dict[str, f
 def best_removers(
     cells: Iterable[Mapping[str, Any]], field: str, classifier: str
 ) -> dict[str, float]:
-    """Returns degradation -> accuracy behind the best of its noise's removers.
-
-    Args:
-        cells: Of Table 7.
-        field: `ours` or `published`.
-        classifier: Of the paper.
-    """
+    """Returns degradation -> accuracy behind the best of its noise's removers."""
     best: dict[str, float] = {}
     for cell in cells:
         if (cell["condition"], cell["classifier"]) == ("mitigated", classifier):

@@ -11,7 +11,7 @@ _Cell = Mapping[str, Any]
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """The tables of an experiment.
+    """The tables of an experiment: which block, row and column a cell is in.
 
     Attributes:
         title: What they show.
@@ -21,12 +21,10 @@ class Layout:
         published: File of the published numbers, or none.
         counted: Whether the cell is the paper's own achievement.
         counted_name: What such cells are called.
-        metrics: Quantities that are in the tables. Default: the published ones, or
-            all without a file.
+        metrics: Quantities in the tables. Default: the published ones, or all.
         derived: Quantities that follow from these and are not shown.
         context: Whether published cells without a counterpart are shown.
-        first: Names of the lines that stand first; the others follow in the order of
-            the published table, then of ours.
+        first: Names of the lines that stand first; the others keep their order.
     """
 
     title: str

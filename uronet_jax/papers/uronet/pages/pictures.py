@@ -79,13 +79,7 @@ def table_blocks(group: Group) -> dict[str, list[dict[str, Any]]]:
 def table_lines(
     layout: Layout, cells: Sequence[Mapping[str, Any]], *, context: bool
 ) -> dict[str, dict[str, Mapping[str, Any]]]:
-    """Returns line -> column -> cell of a table.
-
-    Args:
-        layout: Of its experiment.
-        cells: Of the table.
-        context: Whether cells are shown that only the paper has.
-    """
+    """Returns line -> column -> cell; `context` shows what only the paper has."""
     shown = cells if context else [c for c in cells if c["ours"] is not None]
     names = {layout.row(cell) for cell in shown}
     lines: dict[str, dict] = {name: {} for name in layout.first if name in names}
