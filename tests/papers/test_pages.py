@@ -6,7 +6,16 @@ import sys
 from pathlib import Path
 
 import pytest
-from made_up_results import PROVENANCE, detection, run, store, universal
+from made_up_results import (
+    PROVENANCE,
+    SPN_1,
+    UN_3,
+    detection,
+    evaluation,
+    run,
+    store,
+    universal,
+)
 
 from uronet_jax.papers.pages import docs_pages
 from uronet_jax.papers.uronet.pages.paper import published_rows
@@ -18,28 +27,7 @@ from uronet_jax.papers.uronet.pages.readings import (
 
 ROOT = Path(__file__).parent.parent.parent
 DOCS = ROOT / "docs"
-SPN_1, UN_3 = 20.48, 18.19  # Published for ResNet, severities 1 and 3.
 PAGES = [DOCS / "RESULTS.md", *sorted((DOCS / "results").glob("*.md"))]
-
-
-def evaluation(spn=SPN_1, un=UN_3, *, preset="full", models=(), **suite):
-    readings = {"spn_reading": "per_pixel", "un_reading": "per_element"}
-    rows = (("GN", 1, 32.97), ("SPN", 1, spn), ("UN", 3, un))
-    return PROVENANCE | {
-        "config": {
-            "preset": preset,
-            "seed": 1,
-            "classifier": "runs/full/classifier",
-            "data": {"name": "cifar10", "split": "test", "num_examples": 0},
-            "suite": {"name": "uronet"} | readings | suite,
-        },
-        "models": {"classifier": {"name": "resnet20"}, **dict(models)},
-        "summary": {"num_images": 10_000, "clean_accuracy": 0.9173},
-        "rows": [
-            {"noise": noise, "severity": severity, "undefended_accuracy": value / 100}
-            for noise, severity, value in rows
-        ],
-    }
 
 
 def overview(tmp_path, **contents):

@@ -1,12 +1,10 @@
 """The figures of a reproduction: which are drawn, and when again."""
 
-import numpy as np
 import pytest
 from made_up_results import one_group, run, store
 
 from uronet_jax.papers.pages import docs_pages, out_of_date, write_pages
 from uronet_jax.papers.uronet.pages.experiment_page import render_experiment
-from uronet_jax.reports import figures
 
 
 def test_pictures_of_images_are_copied_not_drawn(tmp_path):
@@ -65,25 +63,3 @@ def test_pages_without_a_result_are_deleted(tmp_path):
     assert old in out_of_date(folder, tmp_path)
     write_pages(folder, tmp_path)
     assert not old.exists() and not out_of_date(folder, tmp_path)
-
-
-def test_difference_map_colours_follow_the_differences(tmp_path):
-    image = pytest.importorskip("matplotlib.image")
-    colormaps = pytest.importorskip("matplotlib").colormaps
-    path = tmp_path / "map.png"
-    values, nan = [[90.0, 50.0], [70.0, float("nan")]], float("nan")
-    figures.difference_map(
-        path, values, [[20.0, -5.0], [nan, nan]], "ab", "xy", "T", description="d"
-    )
-    picture = np.round(image.imread(path)[..., :3] * 255).astype(np.uint8)
-    # Beyond the full difference: the last colour; -5 of 10: a quarter of the way.
-    for shade in (1.0, 0.25):
-        colour = colormaps["RdBu"](shade, bytes=True)[:3]
-        assert np.all(picture == colour, axis=-1).mean() > 0.02
-    assert np.all(np.abs(picture - 229.5) < 1, axis=-1).mean() > 0.04  # Two grey cells.
-    assert figures.description_of(path) == "d"
-    assert figures.description_of(tmp_path / "absent.png") is None
-    with pytest.raises(ValueError, match="one difference for each"):
-        figures.difference_map(path, values, [[1.0]], "ab", "xy")
-    with pytest.raises(ValueError, match="above 0"):
-        figures.difference_map(path, values, values, "ab", "xy", full=0)

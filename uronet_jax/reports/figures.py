@@ -14,6 +14,7 @@ _DPI = 160
 _TEXT = "#222222"
 _FONT = {"fontsize": 9}
 _TITLE = {"fontsize": 11, "weight": "bold"}
+_FULL_DIFFERENCE = 10.0
 
 
 def show_noise(noise: np.ndarray, amplify: float = 1.0) -> np.ndarray:
@@ -109,17 +110,13 @@ def attention_overlay(images: np.ndarray, maps: np.ndarray) -> np.ndarray:
 def attention_gallery(
     path: str | os.PathLike,
     columns: Mapping[str, tuple[np.ndarray, np.ndarray]],
-    row_labels: Sequence[str] | None = None,
-    *,
-    title: str = "",
-    cell_inches: float = 1.0,
 ) -> None:
     """Writes a `gallery` of images beside `attention_overlay` of their maps."""
     pictures = {}
     for heading, (images, maps) in columns.items():
         pictures[heading] = images
         pictures[f"{heading},\nGrad-CAM"] = attention_overlay(images, maps)
-    gallery(path, pictures, row_labels, title=title, cell_inches=cell_inches)
+    gallery(path, pictures)
 
 
 def heat_map(
@@ -168,13 +165,12 @@ def difference_map(
     column_labels: Sequence[str],
     title: str = "",
     *,
-    full: float = 10.0,
     description: str = "",
 ) -> None:
     """Writes a `heat_map` coloured by `differences`, which stand below the numbers.
 
-    Blue is above, red below: a pair that colour-blind readers tell apart; `full` is the
-    difference of the fullest colour.
+    Blue is above, red below: a pair that colour-blind readers tell apart. From
+    `_FULL_DIFFERENCE` on the colour is full.
     """
     values = _check_cells(values, row_labels, column_labels)
     differences = np.asarray(differences, np.float64)
@@ -183,8 +179,6 @@ def difference_map(
             f"need one difference for each of {values.shape} values: "
             f"{differences.shape}"
         )
-    if not full > 0:
-        raise ValueError(f"the difference of the full colour must be above 0: {full}")
 
     def text(value, difference):
         if not np.isfinite(value):
@@ -197,7 +191,7 @@ def difference_map(
         [text(v, d) for v, d in zip(*pair, strict=True)]
         for pair in zip(values, differences, strict=True)
     ]
-    shades = np.clip(0.5 + differences / (2.0 * full), 0.0, 1.0)
+    shades = np.clip(0.5 + differences / (2.0 * _FULL_DIFFERENCE), 0.0, 1.0)
     figure = _cells(texts, shades, "RdBu", row_labels, column_labels, title)
     _save(figure, path, description)
 

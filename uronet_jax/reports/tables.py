@@ -3,9 +3,9 @@
 import csv
 import importlib.resources
 import math
-import numbers
 import textwrap
 from collections.abc import Mapping, Sequence
+from numbers import Integral, Real
 from typing import Any
 
 
@@ -34,25 +34,24 @@ def markdown_table(
             f"a table needs rows and columns: {len(rows)} rows, {len(columns)} columns"
         )
     headings = columns if isinstance(columns, Mapping) else {c: c for c in columns}
-    formats = {} if formats is None else formats
+    formats = formats or {}
     unknown = {*headings, *formats} - {key for row in rows for key in row}
     if unknown:
         raise ValueError(f"columns {sorted(unknown)} are in no row")
 
     def cell(row, column):
         value = row.get(column)
-        if value is None or (isinstance(value, numbers.Real) and math.isnan(value)):
+        if value is None or (isinstance(value, Real) and math.isnan(value)):
             return missing
-        if isinstance(value, numbers.Real) and not isinstance(value, bool):
-            whole = isinstance(value, numbers.Integral)
+        if isinstance(value, Real) and not isinstance(value, bool):
+            whole = isinstance(value, Integral)
             return format(value, formats.get(column, "d" if whole else number_format))
         return _escape(value)
 
     def is_text(column):
-        values = (row.get(column) for row in rows)
         return any(
-            v is not None and (not isinstance(v, numbers.Real) or isinstance(v, bool))
-            for v in values
+            isinstance(v, bool) or not isinstance(v, Real | None)
+            for v in (row.get(column) for row in rows)
         )
 
     lines = [
@@ -61,6 +60,17 @@ def markdown_table(
         *([cell(row, column) for column in headings] for row in rows),
     ]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def labelled_list(
+    numbers: Mapping[str, Any], labels: Mapping[str, tuple[str, str]]
+) -> str:
+    """Writes the numbers that are there as a list; `labels` are text and format."""
+    return "".join(
+        f"- {label}: {format(numbers[name], spec)}\n"
+        for name, (label, spec) in labels.items()
+        if name in numbers
+    )
 
 
 def wrap_markdown(text: str, width: int = 110) -> str:
