@@ -107,8 +107,7 @@ def summarize(
 def mean_corruption_error(rows: Rows) -> float:
     """Returns the plain mean error over the common corruptions and severities.
 
-    This is the mCE of the CIFAR-10-C and CIFAR-100-C literature: not normalised by the
-    errors of any network, so 1 minus the mean accuracy.
+    The mCE of the CIFAR-10-C and CIFAR-100-C literature, not normalised by any network.
 
     Raises:
         ValueError: See `summarize`; or if a common corruption or a severity is missing.
@@ -119,11 +118,8 @@ def mean_corruption_error(rows: Rows) -> float:
 def alexnet_mce(rows: Rows) -> float:
     """Returns the mCE of ImageNet-C: errors relative to AlexNet's, in percent.
 
-    `100 mean_c(E_c / E_c(AlexNet))`, where `E_c` is the error summed over severities:
-    AlexNet has 100.
-
-    Raises:
-        ValueError: See `mean_corruption_error`.
+    `100 mean_c(E_c / E_c(AlexNet))`, where `E_c` is the error summed over severities.
+    Errors are those of `mean_corruption_error`.
     """
     errors = _common_errors(rows)
     return 100.0 * mean(errors[name] / ALEXNET_ERRORS[name] for name in COMMON)
@@ -133,10 +129,7 @@ def alexnet_relative_mce(rows: Rows, *, clean_accuracy: float) -> float:
     """Returns the relative mCE of ImageNet-C, in percent.
 
     As `alexnet_mce`, with the error on clean images subtracted above and below the
-    line: what the corruptions add. AlexNet has 100.
-
-    Raises:
-        ValueError: See `mean_corruption_error`.
+    line: what the corruptions add.
     """
     _check_fraction("clean_accuracy", clean_accuracy)
     errors = _common_errors(rows)

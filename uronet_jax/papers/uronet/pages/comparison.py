@@ -70,14 +70,20 @@ def place_of(cell: Mapping[str, Any]) -> str:
     return noise if noise == "clean" else f"{noise}-{cell.get('test_severity')}"
 
 
+def noisy_values(numbers: Mapping[str, float]) -> list[float]:
+    """Returns the numbers of a mapping by degradation that are not of clean images."""
+    return [value for place, value in numbers.items() if place != "clean"]
+
+
 def group_runs(results: Iterable[Result]) -> list[Group]:
     """Groups the runs of `launch.reproduce` among results.
 
     In the order of `PAGE_LAYOUTS`, then of their names; full before small.
     """
     groups: dict[tuple, list[Result]] = {}
-    reproductions = [result for result in results if result.kind == "reproduction"]
-    for result in sorted(reproductions, key=lambda result: result.name):
+    for result in sorted(results, key=lambda result: result.name):
+        if result.kind != "reproduction":
+            continue
         content = result.content
         config = without_machine_settings(content["config"])
         config = {k: v for k, v in config.items() if k not in _NOT_CONFIG}
