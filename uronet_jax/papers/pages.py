@@ -29,8 +29,13 @@ from uronet_jax.reports.results import Result, load_folder
 from uronet_jax.reports.tables import wrap_markdown
 
 _FIGURES = "figures"
-# Kinds of results that have a page of their own.
-_PAGES = ("evaluation", "attack", "quickstart", "benchmark")
+# Kinds of results that have a page of their own -> the heading above the links.
+_PAGES = {
+    "evaluation": "Evaluations",
+    "attack": "Attacks",
+    "quickstart": "Quickstart",
+    "benchmark": "Benchmarks",
+}
 
 
 def _claims_page(groups: Sequence[Group]) -> str:
@@ -114,20 +119,14 @@ def _links(results: Sequence[Result], groups: Sequence[Group]) -> dict[str, list
         return f"[{text}](results/{name}.md)"
 
     found: dict[str, list[str]] = {}
+    if groups:
+        found["The paper's experiments"] = [link("claims", "all claims of the paper")]
     for group in groups:
         text, colon, _ = experiment_title(group.experiment).partition(":")
         heading = "The paper's experiments" if colon else "Universal models"
         text = text if colon else group.experiment.replace("_", " ")
         found.setdefault(heading, []).append(link(group.name, text))
-    if groups:
-        claims = link("claims", "all claims of the paper")
-        found["The paper's experiments"] = [
-            claims,
-            *found.get("The paper's experiments", []),
-        ]
-    headings = {"evaluation": "Evaluations", "attack": "Attacks"}
-    headings |= {"quickstart": "Quickstart", "benchmark": "Benchmarks"}
-    for kind, heading in headings.items():
+    for kind, heading in _PAGES.items():
         for result in results:
             if result.kind == kind:
                 found.setdefault(heading, []).append(link(result.name, result.name))

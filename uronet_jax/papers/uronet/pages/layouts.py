@@ -11,13 +11,11 @@ _Cell = Mapping[str, Any]
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """The tables of an experiment: which block, row and column a cell is in.
+    """The tables of an experiment: the block, row and column that a cell is in.
 
     Attributes:
         title: What they show.
-        block: Cell -> the table it is in.
-        row: Cell -> the line it is in.
-        column: Cell -> the column it is in.
+        block: Cell -> the table it is in; likewise `row` and `column`.
         published: File of the published numbers, or none.
         counted: Whether the cell is the paper's own achievement.
         counted_name: What such cells are called.

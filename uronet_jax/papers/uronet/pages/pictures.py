@@ -18,15 +18,9 @@ from uronet_jax.reports import figures
 class Picture:
     """A table as a picture.
 
-    Attributes:
-        name: Of its file.
-        block: The table it shows, a key of `table_blocks`.
-        title: Above it.
-        rows: Names of the lines.
-        columns: Names of the columns.
-        values: Ours, `[rows, columns]`, NaN where not measured.
-        differences: Ours less published, NaN where there is none; None if most cells
-            have none, then the colours show our numbers.
+    `block` is the key of `table_blocks` that it shows; `values` and `differences` from
+    the paper are `[rows, columns]`, NaN where there is none. Without `differences` the
+    colours show our numbers.
     """
 
     name: str
