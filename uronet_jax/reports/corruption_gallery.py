@@ -40,14 +40,8 @@ def draw_corruptions(
 ) -> None:
     """Writes a PNG with one row per corruption and one column per severity.
 
-    Args:
-        path: Of the file.
-        image: `[H, W, C]` in `[0, 1]`.
-        suite: Whose parameters.
-        names: Corruptions of the suite. Default: all.
-        severities: Default: all.
-        seed: Of the randomness.
-        cell_inches: Wanted width of an image.
+    The image is `[H, W, C]` in `[0, 1]`; by default all corruptions and severities of
+    the suite are shown.
     """
     names = list_corruptions(suite) if names is None else names
     severities = list_severities(suite) if severities is None else severities

@@ -34,16 +34,9 @@ def gallery(
 ) -> None:
     """Writes a PNG: one column per kind of picture, one row per example.
 
-    Every pixel becomes a whole number of pixels of the file, so small images stay
-    crisp. Headings and labels may contain line breaks.
-
-    Args:
-        path: Missing folders are created.
-        columns: Heading -> images `[N, H, W, C]` in `[0, 1]`, C = 1 (grey) or 3; all
-            columns have the same N, H and W.
-        row_labels: `N` texts to the left of the rows.
-        title: Above the whole figure.
-        cell_inches: Wanted width of an image.
+    `columns` are heading -> images `[N, H, W, 1 or 3]` in `[0, 1]`, all of the same N,
+    H and W. Every pixel becomes a whole number of pixels of the file, so small images
+    stay crisp. Headings and the `N` labels may contain line breaks.
     """
     images = {name: _as_images(name, value) for name, value in columns.items()}
     shapes = {x.shape[:3] for x in images.values()}
@@ -131,18 +124,11 @@ def heat_map(
     high: float | None = None,
     description: str = "",
 ) -> None:
-    """Writes a table of numbers as coloured cells, dark = high.
+    """Writes a table of numbers as coloured cells, dark = high; NaN is a grey dash.
 
-    Args:
-        path: Of the PNG file; missing folders are created.
-        values: `[rows, columns]`; NaN cells are left grey, with a dash.
-        row_labels: One text per row.
-        column_labels: One text per column, above the cells.
-        title: Above the figure.
-        number_format: Of the numbers in the cells.
-        low: Value of the lightest colour. Default: the smallest value.
-        high: Value of the darkest colour. Default: the largest value.
-        description: Kept in the file's metadata, see `description_of`.
+    `values` are `[rows, columns]`; `low` and `high` have the lightest and the darkest
+    colour, by default the smallest and the largest value. The description is kept in
+    the file's metadata, see `description_of`.
     """
     values = _check_cells(values, row_labels, column_labels)
     finite = values[np.isfinite(values)]
