@@ -142,5 +142,3 @@ def test_accuracy_heat_map(tmp_path, monkeypatch):
     expected = [[77.78, 57.88, 39.19, 32.61, 27.67], [85.04, 75.73] + 3 * [np.nan]]
     np.testing.assert_allclose(values, expected)
     assert limits == {"low": 0.0, "high": 100.0}
-    with pytest.raises(ValueError, match="twice"):
-        figures.accuracy_heat_map("a.png", ROBUSTBENCH + ROBUSTBENCH[:1])

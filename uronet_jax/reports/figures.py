@@ -256,16 +256,10 @@ def accuracy_heat_map(
 
     Rows hold `corruption`, `severity` and `accuracy`, a fraction.
     """
-    corruptions = list(dict.fromkeys(row["corruption"] for row in rows))
-    severities = sorted({row["severity"] for row in rows})
-    values = np.full((len(corruptions), len(severities)), np.nan)
-    for row in rows:
-        cell = corruptions.index(row["corruption"]), severities.index(row["severity"])
-        if np.isfinite(values[cell]):
-            raise ValueError(
-                f"{row['corruption']} at severity {row['severity']} is there twice"
-            )
-        values[cell] = 100.0 * row["accuracy"]
+    table = {(r["corruption"], r["severity"]): 100.0 * r["accuracy"] for r in rows}
+    corruptions = list(dict.fromkeys(corruption for corruption, _ in table))
+    severities = sorted({severity for _, severity in table})
+    values = [[table.get((c, s), np.nan) for s in severities] for c in corruptions]
     labels = [f"severity {severity}" for severity in severities]
     heat_map(path, values, corruptions, labels, title, low=0.0, high=100.0)
 
