@@ -8,6 +8,7 @@ import dataclasses
 import os
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +94,12 @@ def train(settings: QuickstartSettings) -> QuickstartModels:
     mean, std = pixel_statistics(source.arrays()[0])
     shape = source.image_shape
 
-    def learn(task: Any, num_steps: int) -> dict[str, Any]:
+    def learn(
+        make_task: Callable[[Any], Any], num_steps: int, peak_rate: float
+    ) -> dict[str, Any]:
+        task = make_task(
+            make_optimizer("adam", peak_rate=peak_rate, num_steps=num_steps)
+        )
         result = fit(
             task,
             source,
@@ -105,48 +111,46 @@ def train(settings: QuickstartSettings) -> QuickstartModels:
             progress=settings.progress,
         )
         if settings.progress:
-            print(f"{task.name}: {_format(result.metrics)}", file=sys.stderr)
+            numbers = ", ".join(f"{k} {x:.4g}" for k, x in result.metrics.items())
+            print(f"{task.name}: {numbers}", file=sys.stderr)
         return result.state.variables
 
     classifier = make_classifier(
         settings.classifier, source.num_classes, mean=mean, std=std
     )
-    optimizer = make_optimizer(
-        "adam", peak_rate=3e-3, num_steps=settings.classifier_steps
-    )
-    task = classifier_task(classifier, optimizer, image_shape=shape)
-    variables = {"classifier": learn(task, settings.classifier_steps)}
+    variables = {
+        "classifier": learn(
+            lambda optimizer: classifier_task(classifier, optimizer, image_shape=shape),
+            settings.classifier_steps,
+            peak_rate=3e-3,
+        )
+    }
 
     degradations = [(e.kind, e.parameter) for e in suite_degradations("uronet")]
+    clean = [("identity", 0.0)] * settings.clean_entries
+    pairs = drawn_pairs(make_degradation(degradations + clean))
     remover = make_remover(
         "skip", widths=settings.remover_widths, clean_mean=float(np.mean(mean))
     )
-    optimizer = make_optimizer("adam", peak_rate=2e-3, num_steps=settings.remover_steps)
-    task = remover_task(
-        remover,
-        optimizer,
-        drawn_pairs(
-            make_degradation(
-                degradations + [("identity", 0.0)] * settings.clean_entries
-            )
-        ),
-        image_shape=shape,
+    variables["purifier"] = learn(
+        lambda optimizer: remover_task(remover, optimizer, pairs, image_shape=shape),
+        settings.remover_steps,
+        peak_rate=2e-3,
     )
-    variables["purifier"] = learn(task, settings.remover_steps)
 
-    optimizer = make_optimizer(
-        "adam", peak_rate=5e-3, num_steps=settings.detector_steps
-    )
     detector = make_classifier(settings.detector, 2)
-    task = detector_task(
-        detector,
-        remover,
-        variables["purifier"],
-        optimizer,
-        drawn_pairs(make_degradation(degradations)),
-        image_shape=shape,
+    variables["detector"] = learn(
+        lambda optimizer: detector_task(
+            detector,
+            remover,
+            variables["purifier"],
+            optimizer,
+            drawn_pairs(make_degradation(degradations)),
+            image_shape=shape,
+        ),
+        settings.detector_steps,
+        peak_rate=5e-3,
     )
-    variables["detector"] = learn(task, settings.detector_steps)
     return QuickstartModels(classifier, remover, detector, variables)
 
 
@@ -179,12 +183,7 @@ FALSE_ALARMS = 0.05
 
 
 def attack(settings: QuickstartSettings, models: QuickstartModels) -> dict[str, Any]:
-    """Attacks the models under every threat model.
-
-    Returns:
-        `rows` and `warnings` of `robustness.attack_table`, `threshold` of the detector,
-        and `config`.
-    """
+    """Attacks the models under every threat model, see `robustness.attack_table`."""
     variables = sharding.replicate(models.variables, one_device())
     validation = _judge_of(settings, "train[90%:]", 400)
     threshold = choose_gate(validation, models.defense, variables, FALSE_ALARMS)
@@ -230,17 +229,15 @@ def draw_gallery(
     # One image of each of the first classes, so that the rows differ.
     chosen = [int(np.flatnonzero(labels == k)[0]) for k in range(len(entries))]
     clean = images[np.asarray(chosen)].astype(np.float32) / 255.0
-    noisy = np.concatenate(
-        [
-            degrade(
-                jax.random.key(settings.seed),
-                clean[i : i + 1],
-                make_degradation([(entry.kind, entry.parameter)]),
-                np.asarray([i], np.int32),
-            )
-            for i, entry in enumerate(entries)
-        ]
-    )
+    noisy = [
+        degrade(
+            jax.random.key(settings.seed),
+            clean[i : i + 1],
+            make_degradation([(entry.kind, entry.parameter)]),
+            np.asarray([i], np.int32),
+        )
+        for i, entry in enumerate(entries)
+    ]
     defend = Defense(
         models.remover,
         models.detector,
@@ -249,6 +246,7 @@ def draw_gallery(
         image_shape=clean.shape[1:],
         batch_size=len(clean),
     )
+    noisy = np.concatenate(noisy)
     prediction = defend(noisy)
     figures.gallery(
         path,
@@ -298,20 +296,12 @@ def check(report: dict[str, Any]) -> None:
         raise HarmfulDefenseError("the defence makes things worse: " + "; ".join(worse))
 
 
-def _format(values: dict[str, float]) -> str:
-    return ", ".join(f"{name} {value:.4g}" for name, value in values.items())
-
-
 def run_quickstart(
     settings: QuickstartSettings, workdir: str | os.PathLike, *, attacked: bool = False
 ) -> dict[str, Any]:
-    """Trains, judges, and writes report.json, report.md and gallery.png.
+    """Trains, judges, writes report.json, report.md and gallery.png to `workdir`.
 
-    Args:
-        settings: Sizes and seed.
-        workdir: Existing folder to write to.
-        attacked: Whether the models are attacked too, which takes some minutes more and
-            writes attack.json and attack.md.
+    `attacked` takes some minutes more, and writes attack.json and attack.md.
 
     Returns:
         The report.

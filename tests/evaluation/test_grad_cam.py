@@ -1,5 +1,7 @@
 """Grad-CAM: closed forms, and that it finds the place that matters."""
 
+import functools
+
 import jax
 import numpy as np
 import pytest
@@ -31,6 +33,20 @@ POOLED = {
         "Dense_0": {"kernel": np.array([[1, -1], [0, 2]], np.float32)},
     }
 }
+
+
+def maps_and_features(module, last):
+    """Returns a function of variables, images and labels: maps, a layer's output."""
+
+    @jax.jit
+    def run(variables, images, labels):
+        _, state = module.apply(
+            variables, images, capture_intermediates=True, mutable=["intermediates"]
+        )
+        features = state["intermediates"][last]["__call__"][0]
+        return grad_cam(module, variables, images, labels), features
+
+    return run
 
 
 def coloured_squares():
@@ -78,16 +94,7 @@ def test_mean_and_dense_give_class_activation_maps(name, last, side, make_variab
     variables = make_variables(module, (side, side, 3))
     images = np.kron(IMAGES, np.ones((1, side // SIDE, side // SIDE, 1), np.float32))
     labels = np.array([0, 1, 3])
-
-    @jax.jit
-    def run(variables, images, labels):
-        _, state = module.apply(
-            variables, images, capture_intermediates=True, mutable=["intermediates"]
-        )
-        features = state["intermediates"][last]["__call__"][0]
-        return grad_cam(module, variables, images, labels), features
-
-    maps, features = run(variables, images, labels)
+    maps, features = maps_and_features(module, last)(variables, images, labels)
     kernel = np.asarray(variables["params"]["Dense_0"]["kernel"])[:, labels]
     cam = np.einsum("bhwk,kb->bhw", np.maximum(features, 0.0), kernel)
     cam = jax.image.resize(np.maximum(cam, 0.0), images.shape[:3], "bilinear")
@@ -103,15 +110,7 @@ def cnn(make_variables):
     """Returns the CNN's variables, `maps(images, labels)` and its last features."""
     module = make_classifier("cnn_narrow", 4)
     variables = make_variables(module, (SIDE, SIDE, 3), seed=3)
-
-    @jax.jit
-    def run(images, labels):
-        _, state = module.apply(
-            variables, images, capture_intermediates=True, mutable=["intermediates"]
-        )
-        last = state["intermediates"]["Conv_2"]["__call__"][0]
-        return grad_cam(module, variables, images, labels), last
-
+    run = functools.partial(maps_and_features(module, "Conv_2"), variables)
     return jax.tree.map(np.asarray, variables["params"]), run
 
 

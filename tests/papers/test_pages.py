@@ -1,4 +1,4 @@
-"""The pages of docs: the overview and the readings on made-up results, and ours."""
+"""The pages of docs, of made-up results, small ones among them, and ours."""
 
 import re
 import subprocess
@@ -6,40 +6,32 @@ import sys
 from pathlib import Path
 
 import pytest
-from made_up_results import PROVENANCE, detection, run, store, universal
+from made_up_results import (
+    PROVENANCE,
+    SPN_1,
+    UN_3,
+    detection,
+    evaluation,
+    one_group,
+    other_classifier,
+    run,
+    store,
+    universal,
+)
 
-from uronet_jax.papers.pages import docs_pages
+from uronet_jax.papers.pages import docs_pages, out_of_date, write_pages
+from uronet_jax.papers.uronet.pages.experiment_page import render_experiment
 from uronet_jax.papers.uronet.pages.paper import published_rows
 from uronet_jax.papers.uronet.pages.readings import (
     comparable_evaluations,
     compare_readings,
     render_readings,
 )
+from uronet_jax.reports.results import Result
 
 ROOT = Path(__file__).parent.parent.parent
 DOCS = ROOT / "docs"
-SPN_1, UN_3 = 20.48, 18.19  # Published for ResNet, severities 1 and 3.
 PAGES = [DOCS / "RESULTS.md", *sorted((DOCS / "results").glob("*.md"))]
-
-
-def evaluation(spn=SPN_1, un=UN_3, *, preset="full", models=(), **suite):
-    readings = {"spn_reading": "per_pixel", "un_reading": "per_element"}
-    rows = (("GN", 1, 32.97), ("SPN", 1, spn), ("UN", 3, un))
-    return PROVENANCE | {
-        "config": {
-            "preset": preset,
-            "seed": 1,
-            "classifier": "runs/full/classifier",
-            "data": {"name": "cifar10", "split": "test", "num_examples": 0},
-            "suite": {"name": "uronet"} | readings | suite,
-        },
-        "models": {"classifier": {"name": "resnet20"}, **dict(models)},
-        "summary": {"num_images": 10_000, "clean_accuracy": 0.9173},
-        "rows": [
-            {"noise": noise, "severity": severity, "undefended_accuracy": value / 100}
-            for noise, severity, value in rows
-        ],
-    }
 
 
 def overview(tmp_path, **contents):
@@ -186,6 +178,146 @@ def test_readings_are_compared_with_the_paper(tmp_path):
     assert len(values) == 2 * (1 + 18) and values["ResNet", "", ""] == 91.81
     assert values["ResNet", "UN", "3"] == UN_3
     assert values["Wide-ResNet16-8", "SPKN", "3"] == 26.0
+
+
+def is_small(content):
+    return Result("a", "reproduction", content).small
+
+
+def test_small_results_say_so(tmp_path):
+    with pytest.raises(
+        ValueError, match=r"a\.json is of small .* its name must say so"
+    ):
+        store(tmp_path, a=run("table5", preset="small"))
+    (tmp_path / "a.json").unlink()
+    few = [detection("PGD", 50.0, num_images=2000)]
+    stored = store(
+        tmp_path,
+        a_small=run("table5", preset="small"),
+        b_small=run("table5", rows=few),
+        c_small=run("table2", preset="small"),
+    )
+    assert all(r.small for r in stored)
+    pages = {
+        path.name: text for path, text in docs_pages(tmp_path, tmp_path)[0].items()
+    }
+    for name in ("a_small.md", "b_small.md", "c_small.md"):
+        assert "**Small: an indication, not comparable" in pages[name]
+        assert pages[name].splitlines()[0].endswith("(small models)")
+    # Small models hold 8 claims of Tables 2 and 5, and the page says that they are.
+    assert pages["claims.md"].count("| yes (small) |") == 8
+    assert "| yes |" not in pages["claims.md"]
+    text = " ".join(pages["RESULTS.md"].split())
+    assert "8 hold, 0 do not, 26 are open; 0 were judged at full size" in text
+
+
+@pytest.mark.parametrize(
+    ("overridden", "small"),
+    [
+        ([], False),
+        (["data.classifier", "data.other_classifier_title", "seed", "dtype"], False),
+        (["remover.checkpoint_every", "pipeline", "evaluation.batch_size"], False),
+        (["suite.un_reading", "attack.batch_size", "data_dir"], False),
+        (["remover.num_steps"], True),
+        (["seed", "evaluation.num_images"], True),
+        (["remover.batch_size"], True),
+        (["data.train_split"], True),
+        (["suite.severities"], True),
+        (["detector.name"], True),
+        (["data.name"], True),
+        (["grey.title"], True),
+    ],
+)
+def test_a_changed_preset_is_small(overridden, small):
+    assert is_small(run("table5", overridden=overridden)) is small
+    assert is_small(run("figure4", rows=[], overridden=overridden)) is small
+
+
+def test_a_result_that_hides_its_changes_is_small():
+    content = run("table5")
+    del content["overridden"]
+    assert is_small(content)
+    # Judged on validation images, of which there are fewer.
+    rows = [{"metric": "accuracy", "value": 1.0, "num_images": 5000}]
+    assert not is_small(run("universal_trials", rows=rows))
+    assert is_small(run("universal", rows=rows))
+
+
+@pytest.mark.parametrize(
+    "keep",
+    [
+        lambda row: row["classifier"] == "ResNet-8",
+        lambda row: row["condition"] == "noisy",
+        lambda row: row["condition"] == "mitigated",
+        lambda row: row["noise"] == "UN" and row["remover_train_severity"] == 2,
+        lambda row: row["condition"] == "clean",
+    ],
+)
+def test_any_small_table_7_gives_a_page(tmp_path, keep):
+    rows = list(filter(keep, other_classifier(run("table7", shift=20.0)["rows"])))
+    folder = tmp_path / "results"
+    store(folder, a_small=run("table7", preset="small", rows=rows))
+    write_pages(folder, tmp_path)
+    page = (folder / "a_small.md").read_text()
+    assert page.startswith("# Table 7") and "| yes |" not in page
+
+
+def test_pictures_of_images_are_copied_not_drawn(tmp_path):
+    rows = [
+        {"dataset": "CIFAR-10", "noise": "GN", "severity": 1, "num_images": 5}
+        | {"metric": "mean_absolute_noise", "value": 0.06}
+    ]
+    folder = tmp_path / "results"
+    stored = store(folder, patterns=run("figure1", rows=rows))
+    assert not stored[0].small  # Five images are what the figure shows.
+    figure5 = [
+        {**rows[0], "metric": "attention_shift", "images": images, "value": 0.1}
+        for images in ("clean", "noisy", "purified")
+    ]
+    page = render_experiment(one_group("figure5", rows=figure5))
+    assert "![a](../figures/a.png)" in page
+    assert "| attention shift, clean | attention shift, noisy |" in page
+    with pytest.raises(
+        FileNotFoundError, match=r"patterns\.png: copy the figure1\.png"
+    ):
+        docs_pages(folder, tmp_path)
+    (tmp_path / "figures").mkdir()
+    (tmp_path / "figures" / "patterns.png").touch()
+    pages, _ = docs_pages(folder, tmp_path)
+    assert "![patterns](../figures/patterns.png)" in pages[folder / "patterns.md"]
+
+
+def test_pictures_follow_the_numbers(tmp_path):
+    folder = tmp_path / "results"
+    few = run("table4", shift=-1.0)
+    store(folder, a=few)
+    drawn = [
+        tmp_path / "figures" / f"a_{name}.png"
+        for name in ("cifar_10_to_cifar_100", "cifar_100_to_cifar_10")
+    ]
+    assert write_pages(folder, tmp_path)[-2:] == drawn
+    assert not out_of_date(folder, tmp_path)
+    text = (folder / "a.md").read_text()
+    assert all(f"](../figures/{path.name})" in text for path in drawn)
+    before = [path.stat().st_mtime_ns for path in drawn]
+    few["rows"][0]["value"] += 0.5
+    store(folder, a=few)
+    old = [folder / "a.md", drawn[0]]
+    assert set(out_of_date(folder, tmp_path)) == set(old)
+    assert write_pages(folder, tmp_path)[-1:] == drawn[:1]
+    assert drawn[1].stat().st_mtime_ns == before[1]
+    drawn[1].unlink()
+    assert out_of_date(folder, tmp_path) == drawn[1:]
+
+
+def test_pages_without_a_result_are_deleted(tmp_path):
+    folder = tmp_path / "results"
+    store(folder, a=run("table6"))
+    old = folder / "gone.md"
+    old.write_text("# Gone\n")
+    assert old in out_of_date(folder, tmp_path)
+    write_pages(folder, tmp_path)
+    assert not old.exists() and not out_of_date(folder, tmp_path)
 
 
 def test_check_command_fails_on_an_old_page(tmp_path):

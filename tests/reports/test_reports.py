@@ -3,11 +3,13 @@
 import json
 import os
 import sys
+from unittest import mock
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from uronet_jax.records import write_json
 from uronet_jax.reports import figures, tables
 
 ROWS = [
@@ -53,36 +55,25 @@ def test_bad_tables_are_rejected(rows, columns, message):
 def test_json_is_sorted_and_plain(tmp_path):
     path = tmp_path / "new" / "result.json"
     value = {"b": np.float64(0.5), "a": jnp.arange(2), "c": (None, "µ")}
-    tables.write_json(path, value)
+    write_json(path, value)
     first = path.read_bytes()
     assert json.loads(first) == {"a": [0, 1], "b": 0.5, "c": [None, "µ"]}
-    tables.write_json(path, dict(reversed(value.items())))
+    write_json(path, dict(reversed(value.items())))
     assert path.read_bytes() == first and first.endswith(b"}\n")
     assert os.listdir(path.parent) == ["result.json"]
 
 
 @pytest.mark.parametrize(
-    ("value", "error"), [(float("nan"), ValueError), (object(), TypeError)]
+    ("value", "error"),
+    [(float("nan"), ValueError), (object(), TypeError), (2, KeyboardInterrupt)],
 )
-def test_failed_write_keeps_the_old_file(value, error, tmp_path):
+def test_failed_write_keeps_the_old_file(value, error, tmp_path, monkeypatch):
     path = tmp_path / "result.json"
-    tables.write_json(path, {"a": 1})
+    write_json(path, {"a": 1})
+    # What cannot be written fails before the old file is touched.
+    monkeypatch.setattr(os, "replace", mock.Mock(side_effect=KeyboardInterrupt))
     with pytest.raises(error):
-        tables.write_json(path, {"a": value})
-    assert json.loads(path.read_text()) == {"a": 1}
-    assert os.listdir(tmp_path) == ["result.json"]
-
-
-def test_interrupted_write_keeps_the_old_file(tmp_path, monkeypatch):
-    path = tmp_path / "result.json"
-    tables.write_json(path, {"a": 1})
-
-    def interrupt(source, target):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(os, "replace", interrupt)
-    with pytest.raises(KeyboardInterrupt):
-        tables.write_json(path, {"a": 2})
+        write_json(path, {"a": value})
     assert json.loads(path.read_text()) == {"a": 1}
     assert os.listdir(tmp_path) == ["result.json"]
 
@@ -131,16 +122,30 @@ def test_nothing_is_cut_off(title, tmp_path):
         assert not np.all(picture == 255)
 
 
-def test_heat_map_colours_follow_the_values(tmp_path):
-    path = tmp_path / "map.png"
-    values = np.array([[0.0, 100.0], [50.0, np.nan]])
-    figures.heat_map(path, values, ["GN", "UN"], ["clean", "1"], "Accuracy")
+@pytest.mark.parametrize(
+    ("differences", "palette", "shades", "grey"),
+    [
+        (None, "YlGnBu", (0.0, 0.5, 1.0), 0.02),
+        # Beyond the full difference: the last colour; -5 of 10: a quarter of the way.
+        ([[20.0, -5.0], [np.nan, np.nan]], "RdBu", (1.0, 0.25), 0.04),
+    ],
+)
+def test_colours_follow_the_numbers(differences, palette, shades, grey, tmp_path):
+    path, values = tmp_path / "map.png", [[0.0, 100.0], [50.0, np.nan]]
+    labels = ["GN", "UN"], ["clean", "1"], "Accuracy"
+    if differences is None:
+        figures.heat_map(path, values, *labels, description="d")
+    else:
+        figures.difference_map(path, values, differences, *labels, description="d")
     picture = read_png(path)
     colormaps = pytest.importorskip("matplotlib").colormaps
-    for value in (0.0, 0.5, 1.0):
-        colour = colormaps["YlGnBu"](value, bytes=True)[:3]
+    for shade in shades:
+        colour = colormaps[palette](shade, bytes=True)[:3]
         assert np.all(picture == colour, axis=-1).mean() > 0.02
-    assert np.all(np.abs(picture - 229.5) < 1, axis=-1).mean() > 0.02  # NaN: grey 0.9.
+    # Cells without a number or a difference.
+    assert np.all(np.abs(picture - 229.5) < 1, axis=-1).mean() > grey
+    assert figures.description_of(path) == "d"
+    assert figures.description_of(tmp_path / "absent.png") is None
 
 
 def test_figures_leave_pyplot_alone(tmp_path):
@@ -173,3 +178,8 @@ def test_bad_galleries_are_rejected(columns, labels, message, tmp_path):
 def test_bad_heat_maps_are_rejected(values, message, tmp_path):
     with pytest.raises(ValueError, match=message):
         figures.heat_map(tmp_path / "a.png", values, ["row"], ["column"])
+
+
+def test_a_difference_for_each_value(tmp_path):
+    with pytest.raises(ValueError, match="one difference for each"):
+        figures.difference_map(tmp_path / "a.png", [[1.0, 2.0]], [[1.0]], "a", "xy")

@@ -1,7 +1,7 @@
 """Averages over the corruptions of a benchmark, as the papers report them.
 
-Every function takes tidy rows: mappings with `corruption`, `severity` and `accuracy`
-(a fraction); what else they hold is ignored. Hendrycks & Dietterich, "Benchmarking
+Rows are mappings with `corruption`, `severity` and `accuracy` (a fraction); what else
+they hold is ignored. Hendrycks & Dietterich, "Benchmarking
 Neural Network Robustness to Common Corruptions and Perturbations", ICLR 2019, define
 15 common corruptions at 5 severities; no average here stands for a set with gaps.
 """
@@ -62,10 +62,15 @@ def summarize(
 
         Only if the rows hold all of `COMMON` at severities 1 to 5, and over these:
         `common_mean_accuracy`; `common_mean_accuracy_without_noises`, of the 12 others;
-        `accuracy_by_category`; `mean_corruption_error`, see there; and with `alexnet`,
-        `alexnet_mce` and `alexnet_relative_mce`.
+        `accuracy_by_category`; and `mean_corruption_error`, the mCE of the CIFAR-10-C
+        literature: 1 minus the mean accuracy, not normalised by any network.
 
-        Fractions in `[0, 1]`, apart from the last two, which are 100 for AlexNet.
+        With `alexnet`, in percent, 100 for AlexNet: `alexnet_mce`,
+        `mean_c(E_c / E_c(AlexNet))` of the errors summed over severities, and
+        `alexnet_relative_mce`, the same with the error on clean images subtracted
+        above and below the line: what the corruptions add.
+
+        All else are fractions in `[0, 1]`.
 
     Raises:
         ValueError: If there is no row, one is twice there or has no accuracy in
@@ -82,69 +87,37 @@ def summarize(
         "mean_accuracy": mean(accuracy.values()),
         "accuracy_by_corruption": accuracy,
     }
-    if not _gaps(table):
-        error = mean_corruption_error(rows)
-        others = [name for name in COMMON if name not in CATEGORIES["noise"]]
-        summary |= {
-            "common_mean_accuracy": 1.0 - error,
-            "common_mean_accuracy_without_noises": mean(accuracy[n] for n in others),
-            "accuracy_by_category": {
-                category: mean(accuracy[name] for name in names)
-                for category, names in CATEGORIES.items()
-            },
-            "mean_corruption_error": error,
-        }
+    gaps = _gaps(table)
+    if gaps and alexnet:
+        raise ValueError(
+            f"an mCE needs the {len(COMMON)} common corruptions at severities "
+            f"{SEVERITIES[0]} to {SEVERITIES[-1]}: no {gaps}"
+        )
+    if gaps:
+        return summary
+    errors = {name: 1.0 - mean(table[name][s] for s in SEVERITIES) for name in COMMON}
+    error = mean(errors.values())
+    others = [name for name in COMMON if name not in CATEGORIES["noise"]]
+    summary |= {
+        "common_mean_accuracy": 1.0 - error,
+        "common_mean_accuracy_without_noises": mean(accuracy[n] for n in others),
+        "accuracy_by_category": {
+            category: mean(accuracy[name] for name in names)
+            for category, names in CATEGORIES.items()
+        },
+        "mean_corruption_error": error,
+    }
     if alexnet:
+        added = [
+            (errors[name] - (1.0 - clean_accuracy))
+            / (ALEXNET_ERRORS[name] - ALEXNET_CLEAN_ERROR)
+            for name in COMMON
+        ]
         summary |= {
-            "alexnet_mce": alexnet_mce(rows),
-            "alexnet_relative_mce": alexnet_relative_mce(
-                rows, clean_accuracy=clean_accuracy
-            ),
+            "alexnet_mce": 100.0 * mean(errors[n] / ALEXNET_ERRORS[n] for n in COMMON),
+            "alexnet_relative_mce": 100.0 * mean(added),
         }
     return summary
-
-
-def mean_corruption_error(rows: Rows) -> float:
-    """Returns the plain mean error over the common corruptions and severities.
-
-    This is the mCE of the CIFAR-10-C and CIFAR-100-C literature: not normalised by the
-    errors of any network, so 1 minus the mean accuracy.
-
-    Raises:
-        ValueError: See `summarize`; or if a common corruption or a severity is missing.
-    """
-    return mean(_common_errors(rows).values())
-
-
-def alexnet_mce(rows: Rows) -> float:
-    """Returns the mCE of ImageNet-C: errors relative to AlexNet's, in percent.
-
-    `100 mean_c(E_c / E_c(AlexNet))`, where `E_c` is the error summed over severities:
-    AlexNet has 100.
-
-    Raises:
-        ValueError: See `mean_corruption_error`.
-    """
-    errors = _common_errors(rows)
-    return 100.0 * mean(errors[name] / ALEXNET_ERRORS[name] for name in COMMON)
-
-
-def alexnet_relative_mce(rows: Rows, *, clean_accuracy: float) -> float:
-    """Returns the relative mCE of ImageNet-C, in percent.
-
-    As `alexnet_mce`, with the error on clean images subtracted above and below the
-    line: what the corruptions add. AlexNet has 100.
-
-    Raises:
-        ValueError: See `mean_corruption_error`.
-    """
-    _check_fraction("clean_accuracy", clean_accuracy)
-    errors = _common_errors(rows)
-    return 100.0 * mean(
-        (errors[name] - (1.0 - clean_accuracy))
-        / (ALEXNET_ERRORS[name] - ALEXNET_CLEAN_ERROR)
-        for name in COMMON
-    )
 
 
 def _table(rows):
@@ -176,17 +149,6 @@ def _gaps(table, names=COMMON, severities=SEVERITIES):
         elif missing:
             gaps.append(f"{name} at severity {', '.join(map(str, missing))}")
     return "; ".join(gaps)
-
-
-def _common_errors(rows):
-    table = _table(rows)
-    gaps = _gaps(table)
-    if gaps:
-        raise ValueError(
-            f"an mCE needs the {len(COMMON)} common corruptions at severities "
-            f"{SEVERITIES[0]} to {SEVERITIES[-1]}: no {gaps}"
-        )
-    return {name: 1.0 - mean(table[name][s] for s in SEVERITIES) for name in COMMON}
 
 
 def _check_fraction(name, value):

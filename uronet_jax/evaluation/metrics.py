@@ -7,7 +7,7 @@ import numpy as np
 
 
 def auroc(scores_negative: np.ndarray, scores_positive: np.ndarray) -> float:
-    """Returns the area under the ROC curve.
+    """Returns the area under the ROC curve, in `[0, 1]`; 0.5 is chance.
 
     The probability that a positive example scores higher than a negative one; a tie
     counts one half.
@@ -15,9 +15,6 @@ def auroc(scores_negative: np.ndarray, scores_positive: np.ndarray) -> float:
     Args:
         scores_negative: `[N]`, finite or infinite scores of clean examples.
         scores_positive: `[M]`, scores of degraded examples; higher = more suspicious.
-
-    Returns:
-        A number in `[0, 1]`; 0.5 is chance.
 
     Raises:
         ValueError: If a list is empty, not one-dimensional, or contains NaN.
@@ -34,17 +31,14 @@ def threshold_at_fpr(scores_negative: np.ndarray, fpr: float) -> float:
 
     An example is flagged if its score is *strictly above* the threshold. Of `N`
     negatives, at most `floor(fpr * N)` are flagged; ties can make it fewer, never more.
+    The threshold is one of the scores, or minus infinity if all may be flagged.
 
     Args:
         scores_negative: `[N]`, scores of clean examples.
         fpr: Allowed fraction of flagged negatives, in `[0, 1]`.
 
-    Returns:
-        One of the scores, or minus infinity if every negative may be flagged.
-
     Raises:
-        ValueError: If the scores are empty, not one-dimensional, or contain NaN, or
-            `fpr` is out of range.
+        ValueError: As `auroc`, or if `fpr` is out of range.
     """
     if not 0.0 <= fpr <= 1.0:
         raise ValueError(f"fpr must be in [0, 1]: {fpr}")
@@ -59,14 +53,7 @@ def tpr_at_fpr(
 ) -> float:
     """Returns the fraction of positives flagged at `threshold_at_fpr`.
 
-    Args:
-        scores_negative: `[N]`, scores of clean examples.
-        scores_positive: `[M]`, scores of degraded examples; higher = more suspicious.
-        fpr: Allowed fraction of flagged negatives, in `[0, 1]`.
-
-    Raises:
-        ValueError: If a list is empty, not one-dimensional, or contains NaN, or `fpr`
-            is out of range.
+    Args and errors are those of `auroc` and `threshold_at_fpr`.
     """
     threshold = threshold_at_fpr(scores_negative, fpr)
     positive = _scores(scores_positive, "scores_positive")
@@ -77,15 +64,12 @@ def tpr_at_fpr(
 def binomial_interval(
     successes: int, count: int, level: float = 0.95
 ) -> tuple[float, float]:
-    """Returns the Wilson score interval of a success rate.
+    """Returns lower and upper Wilson score bounds of a success rate, in `[0, 1]`.
 
     Args:
         successes: Number of successes, `0 .. count`.
         count: Number of independent trials, 1 or more.
         level: Coverage, in `(0, 1)`.
-
-    Returns:
-        Lower and upper bound of the rate, in `[0, 1]`.
 
     Raises:
         ValueError: If the counts or the level are out of range.

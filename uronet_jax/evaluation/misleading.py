@@ -143,11 +143,7 @@ def _best_of_both(
 
 def _effort_is_weaker(rows: Sequence[_Row]) -> Iterator[dict[str, Any]]:
     for a, b in combinations(rows, 2):
-        if (a["threat"], a["norm"], a["epsilon"]) != (
-            b["threat"],
-            b["norm"],
-            b["epsilon"],
-        ):
+        if any(a[x] != b[x] for x in ("threat", "norm", "epsilon")):
             continue
         less, more, what = _order(a, b)
         if what and _is_weaker(more, more["not_found"], less["not_found"]):
@@ -246,9 +242,5 @@ def _spoken(column: str) -> str:
 
 
 def _warning(kind: str, row: _Row, message: str) -> dict[str, Any]:
-    fields = ("threat", "attack", "epsilon", "parameters")
-    return {
-        "kind": kind,
-        "message": message,
-        "where": {field: row[field] for field in fields},
-    }
+    where = {x: row[x] for x in ("threat", "attack", "epsilon", "parameters")}
+    return {"kind": kind, "message": message, "where": where}

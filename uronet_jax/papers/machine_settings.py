@@ -14,16 +14,10 @@ def without_machine_settings(config: Mapping[str, Any]) -> dict[str, Any]:
 
     That is how often models are saved and logged, how data reach the devices, and how
     many images are judged or attacked at once.
-
-    Args:
-        config: The config or some of its sections; it is left as it is.
     """
-    found = {}
-    for name, value in config.items():
-        if name in _FIELDS:
-            continue
-        if isinstance(value, Mapping):
+    found = {k: v for k, v in config.items() if k not in _FIELDS}
+    for name, section in found.items():
+        if isinstance(section, Mapping):
             left_out = (*_FIELDS, "batch_size") if name in _LOOKED_AT else _FIELDS
-            value = {k: v for k, v in value.items() if k not in left_out}
-        found[name] = value
+            found[name] = {k: v for k, v in section.items() if k not in left_out}
     return found

@@ -5,6 +5,7 @@ measured. Full results go before small ones.
 """
 
 import math
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from statistics import mean
 from typing import Any
@@ -14,6 +15,7 @@ from uronet_jax.papers.uronet.pages.comparison import (
     Group,
     compared_cells,
     distance_from_paper,
+    noisy_values,
 )
 from uronet_jax.papers.uronet.pages.experiment_page import (
     MEAN_ACCURACY,
@@ -46,21 +48,17 @@ _HEADINGS = {
     "found": "detected",
     "alarms": "false alarms",
 }
-_NO_GROUP = Group("", (), [])
+_Groups = Mapping[str, Group]
 
 
-class _Groups(dict):
+def _by_experiment(groups: Sequence[Group]) -> _Groups:
     """Experiment -> its first group, full ones first; an empty one without a run."""
-
-    def __init__(self, groups: Sequence[Group]):
-        super().__init__((group.experiment, group) for group in reversed(groups))
-
-    def __missing__(self, experiment):
-        return _NO_GROUP
+    known = {group.experiment: group for group in reversed(groups)}
+    return defaultdict(lambda: Group("", (), []), known)
 
 
 def _mean(numbers: Mapping[str, float]) -> float | None:
-    found = [value for place, value in numbers.items() if place != "clean"]
+    found = noisy_values(numbers)
     return mean(found) if found else None
 
 
@@ -69,8 +67,9 @@ def _row(defence: str, results: Sequence[Result], **values: Any) -> dict[str, An
     counts = sorted({count for result in results for count in result.counts})
     images = " to ".join(f"{x:,}" for x in dict.fromkeys(counts[:1] + counts[-1:]))
     small = ", small" if any(result.small for result in results) else ""
-    noises = {k: v for k, v in values.pop("noises", {}).items() if k != "clean"}
-    values |= {"noises": _mean(noises), "worst": min(noises.values(), default=None)}
+    noises = values.pop("noises", {})
+    worst = min(noisy_values(noises), default=None)
+    values |= {"noises": _mean(noises), "worst": worst}
     for name, value in values.items():
         values[name] = f"{value:.1f}" if isinstance(value, float) else value
     return {"defence": defence, "images": images + small, **values}
@@ -151,9 +150,11 @@ def _network(result: Result) -> str:
 
 def _undefended(results: Sequence[Result]) -> list[dict[str, Any]]:
     """The same ResNet-20 on all test images."""
-    whole = [x for x in results if x.kind == "evaluation" and not x.small]
-    whole = [x for x in whole if _network(x) == "resnet20"]
-    whole.sort(key=lambda x: len(x.content["rows"]))
+    whole = [
+        x
+        for x in sorted(results, key=lambda x: len(x.content["rows"]))
+        if x.kind == "evaluation" and not x.small and _network(x) == "resnet20"
+    ]
     by_suite = {x.content["config"]["suite"]["name"]: x for x in whole}
     if "uronet" not in by_suite:
         return []
@@ -179,9 +180,12 @@ def _pgd(results: Sequence[Result], of: Result) -> tuple[list[Result], dict[str,
         return [result.content["config"].get(name) for name in models]
 
     found = [x for x in results if x.kind == "attack" and made(x) == made(of)]
-    rows = [row for x in found for row in x.content["rows"]]
-    chosen = [r for r in rows if r["attack"] == "pgd_linf" and not r.get("sanity")]
-    return found, {row["threat"]: row for row in chosen}
+    return found, {
+        row["threat"]: row
+        for x in found
+        for row in x.content["rows"]
+        if row["attack"] == "pgd_linf" and not row.get("sanity")
+    }
 
 
 def _evaluated(results: Sequence[Result]) -> list[dict[str, Any]]:
@@ -231,19 +235,15 @@ def _evaluated(results: Sequence[Result]) -> list[dict[str, Any]]:
 def _changes(group: Group) -> dict[str, float]:
     """Returns degradation -> points that its remover gives the ResNet."""
     before, after = (group.numbers(**x) for x in (_NOISY, _PURIFIED))
-    return {k: after[k] - before[k] for k in before.keys() & after if k != "clean"}
+    return {k: after[k] - before[k] for k in before if k in after and k != "clean"}
 
 
 def _failures(results: Sequence[Result], groups: Sequence[Group]) -> list[str]:
     """Returns what goes wrong, in sentences with the results' numbers."""
-    known, found = _Groups(groups), []
+    known, found = _by_experiment(groups), []
     for result in results:
         aware = _pgd([result], result)[1].get("detector_aware")
-        if (
-            result.kind == "attack"
-            and aware
-            and abs(aware["epsilon"] - _EPSILON) < 1e-3
-        ):
+        if aware and abs(aware["epsilon"] - _EPSILON) < 1e-3:
             found.append(
                 "Attackers who know the defence break it. Under PGD within 8/255 "
                 f"{100 * aware['robust_accuracy']:.0f} % stay right, and "
@@ -280,14 +280,12 @@ def _failures(results: Sequence[Result], groups: Sequence[Group]) -> list[str]:
         )
     if groups:
         verdicts = judge_all(groups)
-        yes, no, open_ = (
-            sum(verdict.answer == answer for verdict in verdicts)
-            for answer in ("yes", "no", "open")
-        )
+        answers = Counter(verdict.answer for verdict in verdicts)
         full = sum(v.measured > 0 and not v.small for v in verdicts)
         text = (
-            f"Of the paper's {len(verdicts)} claims {yes} hold, {no} do not, {open_} "
-            f"are open; {full} were judged at full size."
+            f"Of the paper's {len(verdicts)} claims {answers['yes']} hold, "
+            f"{answers['no']} do not, {answers['open']} are open; {full} were judged "
+            "at full size."
         )
         if compared_cells(known["table7"]):
             distance = distance_from_paper(known["table7"])["mean_difference"]
@@ -299,7 +297,7 @@ def _failures(results: Sequence[Result], groups: Sequence[Group]) -> list[str]:
 
 def overview_pictures(groups: Sequence[Group]) -> list[Picture]:
     """Returns the pictures of the overview that are drawn from results."""
-    known = _Groups(groups)
+    known = _by_experiment(groups)
     noises, corruptions = known["universal"], known["universal_corruptions"]
     found = []
     lines = {
@@ -339,14 +337,8 @@ def render_overview(
     groups: Sequence[Group],
     links: Mapping[str, Sequence[str]],
 ) -> str:
-    """Returns the first page as Markdown.
-
-    Args:
-        results: All there are.
-        groups: Those of `launch.reproduce`, grouped.
-        links: Heading -> links to the other pages.
-    """
-    known = _Groups(groups)
+    """Returns the first page; `links` are heading -> links to the other pages."""
+    known = _by_experiment(groups)
     rows = _undefended(results) + _reproduced(known) + _evaluated(results)
     parts = [
         "# Results\n\nA remover in front of an unchanged classifier undoes most of the "

@@ -29,8 +29,13 @@ from uronet_jax.reports.results import Result, load_folder
 from uronet_jax.reports.tables import wrap_markdown
 
 _FIGURES = "figures"
-# Kinds of results that have a page of their own.
-_PAGES = ("evaluation", "attack", "quickstart", "benchmark")
+# Kinds of results that have a page of their own -> the heading above the links.
+_PAGES = {
+    "evaluation": "Evaluations",
+    "attack": "Attacks",
+    "quickstart": "Quickstart",
+    "benchmark": "Benchmarks",
+}
 
 
 def _claims_page(groups: Sequence[Group]) -> str:
@@ -53,18 +58,11 @@ def _claims_page(groups: Sequence[Group]) -> str:
 def docs_pages(
     folder: str | os.PathLike, docs: str | os.PathLike
 ) -> tuple[dict[Path, str], dict[Path, Picture]]:
-    """Returns what the results of a folder give.
+    """Returns path -> text of the pages, and path -> picture.
 
-    Args:
-        folder: Of the JSON files. The pages of single results lie in `results` beside
-            the overview, where it usually is.
-        docs: Folder of the pages.
-
-    Returns:
-        Path -> text of the pages, and path -> picture.
+    The pages of single results lie in `docs/results`, where `folder` usually is.
 
     Raises:
-        ValueError: See `load_folder` and `lay_beside`.
         FileNotFoundError: If `docs` lacks a picture that no JSON can give.
     """
     results, docs = load_folder(folder), Path(docs)
@@ -121,20 +119,14 @@ def _links(results: Sequence[Result], groups: Sequence[Group]) -> dict[str, list
         return f"[{text}](results/{name}.md)"
 
     found: dict[str, list[str]] = {}
+    if groups:
+        found["The paper's experiments"] = [link("claims", "all claims of the paper")]
     for group in groups:
         text, colon, _ = experiment_title(group.experiment).partition(":")
         heading = "The paper's experiments" if colon else "Universal models"
         text = text if colon else group.experiment.replace("_", " ")
         found.setdefault(heading, []).append(link(group.name, text))
-    if groups:
-        claims = link("claims", "all claims of the paper")
-        found["The paper's experiments"] = [
-            claims,
-            *found.get("The paper's experiments", []),
-        ]
-    headings = {"evaluation": "Evaluations", "attack": "Attacks"}
-    headings |= {"quickstart": "Quickstart", "benchmark": "Benchmarks"}
-    for kind, heading in headings.items():
+    for kind, heading in _PAGES.items():
         for result in results:
             if result.kind == kind:
                 found.setdefault(heading, []).append(link(result.name, result.name))

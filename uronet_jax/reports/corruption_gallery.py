@@ -10,16 +10,10 @@ from uronet_jax.reports import figures
 
 
 def sample_photographs(side: int) -> np.ndarray:
-    """Returns two photographs, of a temple and a flower, that scikit-learn brings.
+    """Returns scikit-learn's photographs of a temple and a flower, cut to squares.
 
-    Args:
-        side: Height and width, to which their central squares are scaled.
-
-    Returns:
-        float32 `[2, side, side, 3]` in `[0, 1]`.
-
-    Raises:
-        ModuleNotFoundError: If scikit-learn is absent; the extra `quickstart` has it.
+    They are float32 `[2, side, side, 3]` in `[0, 1]`. The extra `quickstart` brings
+    scikit-learn.
     """
     from PIL import Image
     from sklearn.datasets import load_sample_images
@@ -46,17 +40,8 @@ def draw_corruptions(
 ) -> None:
     """Writes a PNG with one row per corruption and one column per severity.
 
-    Args:
-        path: Of the file.
-        image: `[H, W, C]` in `[0, 1]`.
-        suite: Whose parameters.
-        names: Corruptions of the suite. Default: all.
-        severities: Default: all.
-        seed: Of the randomness.
-        cell_inches: Wanted width of an image.
-
-    Raises:
-        ValueError: If a name is unknown, or `image` is no image.
+    The image is `[H, W, C]` in `[0, 1]`; by default all corruptions and severities of
+    the suite are shown.
     """
     names = list_corruptions(suite) if names is None else names
     severities = list_severities(suite) if severities is None else severities

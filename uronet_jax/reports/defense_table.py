@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from uronet_jax.reports.tables import markdown_table
+from uronet_jax.reports.tables import labelled_list, markdown_table
 
 # Column -> heading and number format.
 _COLUMNS = {
@@ -35,11 +35,7 @@ _SUMMARY = {
 
 
 def defense_rows_table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Returns the rows as a Markdown table, with their mean as the last line.
-
-    Accuracies are of the classifier on degraded, purified and gated images; PSNR is
-    in dB.
-    """
+    """Returns the rows as a Markdown table, with their mean as the last line."""
     columns = {c: heading for c, (heading, _) in _COLUMNS.items() if c in rows[0]}
     measured = [c for c in columns if c not in ("noise", "severity")]
     mean = {c: sum(row[c] for row in rows) / len(rows) for c in measured}
@@ -53,8 +49,4 @@ def defense_rows_table(rows: Sequence[Mapping[str, Any]]) -> str:
 
 def summary_list(summary: Mapping[str, Any]) -> str:
     """Returns the clean images' numbers as a Markdown list."""
-    return "".join(
-        f"- {label}: {format(summary[name], spec)}\n"
-        for name, (label, spec) in _SUMMARY.items()
-        if name in summary
-    )
+    return labelled_list(summary, _SUMMARY)

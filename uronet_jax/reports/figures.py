@@ -14,21 +14,11 @@ _DPI = 160
 _TEXT = "#222222"
 _FONT = {"fontsize": 9}
 _TITLE = {"fontsize": 11, "weight": "bold"}
+_FULL_DIFFERENCE = 10.0
 
 
 def show_noise(noise: np.ndarray, amplify: float = 1.0) -> np.ndarray:
-    """Returns a noise pattern as a picture: mid-grey where there is none.
-
-    Args:
-        noise: Signed, in `[-1, 1]`, any shape.
-        amplify: Factor that makes faint patterns visible, above 0.
-
-    Returns:
-        `0.5 + amplify * noise / 2`, clipped to `[0, 1]`.
-
-    Raises:
-        ValueError: If `amplify` is not above 0.
-    """
+    """Returns noise in `[-1, 1]` as a picture: mid-grey where there is none."""
     if not amplify > 0:
         raise ValueError(f"amplify must be above 0: {amplify}")
     return np.clip(0.5 + amplify * np.asarray(noise, np.float32) / 2.0, 0.0, 1.0)
@@ -42,22 +32,11 @@ def gallery(
     title: str = "",
     cell_inches: float = 1.0,
 ) -> None:
-    """Writes a grid of images: one column per kind of picture, one row per example.
+    """Writes a PNG: one column per kind of picture, one row per example.
 
-    Every pixel becomes a whole number of pixels of the file, so small images stay
-    crisp.
-
-    Args:
-        path: Of the PNG file; missing folders are created.
-        columns: Heading -> images `[N, H, W, C]` in `[0, 1]`, C = 1 (grey) or 3. All
-            columns have the same N, H and W; headings may contain line breaks.
-        row_labels: `N` texts to the left of the rows; they may contain line breaks.
-        title: Above the whole figure.
-        cell_inches: Wanted width of an image.
-
-    Raises:
-        ValueError: If the columns differ in N, H or W, are empty or not images, or
-            the number of labels is not N.
+    `columns` are heading -> images `[N, H, W, 1 or 3]` in `[0, 1]`, all of the same N,
+    H and W. Every pixel becomes a whole number of pixels of the file, so small images
+    stay crisp. Headings and the `N` labels may contain line breaks.
     """
     images = {name: _as_images(name, value) for name, value in columns.items()}
     shapes = {x.shape[:3] for x in images.values()}
@@ -105,16 +84,8 @@ def gallery(
 def attention_overlay(images: np.ndarray, maps: np.ndarray) -> np.ndarray:
     """Returns images dimmed, with a map of importance laid over them in colour.
 
-    Args:
-        images: `[N, H, W, 1 or 3]` in `[0, 1]`.
-        maps: `[N, H, W]` in `[0, 1]`, as `evaluation.grad_cam` returns; the brighter
-            the yellow, the more important.
-
-    Returns:
-        `[N, H, W, 3]` in `[0, 1]`.
-
-    Raises:
-        ValueError: If the two do not belong together or leave `[0, 1]`.
+    Images are `[N, H, W, 1 or 3]` and maps `[N, H, W]`, both in `[0, 1]`; the brighter
+    the yellow, the more important.
     """
     from matplotlib import colormaps
 
@@ -132,21 +103,13 @@ def attention_overlay(images: np.ndarray, maps: np.ndarray) -> np.ndarray:
 def attention_gallery(
     path: str | os.PathLike,
     columns: Mapping[str, tuple[np.ndarray, np.ndarray]],
-    row_labels: Sequence[str] | None = None,
-    *,
-    title: str = "",
-    cell_inches: float = 1.0,
 ) -> None:
-    """Writes images beside where a classifier looked in them, as Figure 5 of URoNet.
-
-    Args and errors are those of `gallery`, but `columns` maps a heading to images and
-    their maps, see `attention_overlay`.
-    """
+    """Writes a `gallery` of images beside `attention_overlay` of their maps."""
     pictures = {}
     for heading, (images, maps) in columns.items():
         pictures[heading] = images
         pictures[f"{heading},\nGrad-CAM"] = attention_overlay(images, maps)
-    gallery(path, pictures, row_labels, title=title, cell_inches=cell_inches)
+    gallery(path, pictures)
 
 
 def heat_map(
@@ -161,21 +124,11 @@ def heat_map(
     high: float | None = None,
     description: str = "",
 ) -> None:
-    """Writes a table of numbers as coloured cells, dark = high.
+    """Writes a table of numbers as coloured cells, dark = high; NaN is a grey dash.
 
-    Args:
-        path: Of the PNG file; missing folders are created.
-        values: `[rows, columns]`; NaN cells are left grey, with a dash.
-        row_labels: One text per row.
-        column_labels: One text per column, above the cells.
-        title: Above the figure.
-        number_format: Format specification of the numbers in the cells.
-        low: Value of the lightest colour. Default: the smallest value.
-        high: Value of the darkest colour. Default: the largest value.
-        description: Kept in the file's metadata, see `description_of`.
-
-    Raises:
-        ValueError: If the numbers of labels do not match, or no value is finite.
+    `values` are `[rows, columns]`; `low` and `high` have the lightest and the darkest
+    colour, by default the smallest and the largest value. The description is kept in
+    the file's metadata, see `description_of`.
     """
     values = _check_cells(values, row_labels, column_labels)
     finite = values[np.isfinite(values)]
@@ -198,15 +151,12 @@ def difference_map(
     column_labels: Sequence[str],
     title: str = "",
     *,
-    full: float = 10.0,
     description: str = "",
 ) -> None:
-    """Writes a table of numbers, coloured by how far they are from others.
+    """Writes a `heat_map` coloured by `differences`, which stand below the numbers.
 
-    Blue is above, red below: a pair that colour-blind readers tell apart. Every cell
-    holds the number and, below it, the difference, of `differences`, `[rows, columns]`
-    (grey without one). `full` is the difference of the fullest colour, above 0; all
-    else and the errors are those of `heat_map`.
+    Blue is above, red below: a pair that colour-blind readers tell apart. From
+    `_FULL_DIFFERENCE` on the colour is full.
     """
     values = _check_cells(values, row_labels, column_labels)
     differences = np.asarray(differences, np.float64)
@@ -215,8 +165,6 @@ def difference_map(
             f"need one difference for each of {values.shape} values: "
             f"{differences.shape}"
         )
-    if not full > 0:
-        raise ValueError(f"the difference of the full colour must be above 0: {full}")
 
     def text(value, difference):
         if not np.isfinite(value):
@@ -229,7 +177,7 @@ def difference_map(
         [text(v, d) for v, d in zip(*pair, strict=True)]
         for pair in zip(values, differences, strict=True)
     ]
-    shades = np.clip(0.5 + differences / (2.0 * full), 0.0, 1.0)
+    shades = np.clip(0.5 + differences / (2.0 * _FULL_DIFFERENCE), 0.0, 1.0)
     figure = _cells(texts, shades, "RdBu", row_labels, column_labels, title)
     _save(figure, path, description)
 
@@ -306,25 +254,12 @@ def accuracy_heat_map(
 ) -> None:
     """Writes accuracies as a heat map of corruption x severity, in percent.
 
-    Args:
-        path: Of the PNG file; missing folders are created.
-        rows: Mappings with `corruption`, `severity` and `accuracy`, a fraction.
-            Corruptions keep their order; what was not measured is left grey.
-        title: Above the figure.
-
-    Raises:
-        ValueError: If there is no row, or one is twice there.
+    Rows hold `corruption`, `severity` and `accuracy`, a fraction.
     """
-    corruptions = list(dict.fromkeys(row["corruption"] for row in rows))
-    severities = sorted({row["severity"] for row in rows})
-    values = np.full((len(corruptions), len(severities)), np.nan)
-    for row in rows:
-        cell = corruptions.index(row["corruption"]), severities.index(row["severity"])
-        if np.isfinite(values[cell]):
-            raise ValueError(
-                f"{row['corruption']} at severity {row['severity']} is there twice"
-            )
-        values[cell] = 100.0 * row["accuracy"]
+    table = {(r["corruption"], r["severity"]): 100.0 * r["accuracy"] for r in rows}
+    corruptions = list(dict.fromkeys(corruption for corruption, _ in table))
+    severities = sorted({severity for _, severity in table})
+    values = [[table.get((c, s), np.nan) for s in severities] for c in corruptions]
     labels = [f"severity {severity}" for severity in severities]
     heat_map(path, values, corruptions, labels, title, low=0.0, high=100.0)
 

@@ -14,34 +14,26 @@ _LEGEND = (
 )
 
 
-def result_title(result: Result) -> str:
-    """Returns what a result is of, in a few words."""
-    content, config = result.content, result.content["config"]
-    if result.kind == "quickstart":
-        return f"Quickstart on {content['dataset']}"
-    if result.kind == "benchmark":
-        return f"Benchmark on {content['device']['kind']}"
-    what = "Under attack" if result.kind == "attack" else "Evaluation"
-    title = f"{what}: {config['data']['name']}"
-    if result.kind == "evaluation" and config["suite"]["name"] != "uronet":
-        title += f", {config['suite']['name']}"
-    preset = config.get("preset", "")
-    return f"{title} ({preset} models)" if preset else title
-
-
 def render_result(result: Result) -> str:
     """Returns the page of an evaluation, an attack, a quickstart or a benchmark."""
-    content = result.content
-    parts = [f"# {result_title(result)}\n", origin_line([result])]
-    if result.kind == "attack":
-        parts += [robustness.render_attack(content), robustness.LEGEND]
+    content, config = result.content, result.content["config"]
+    if result.kind == "quickstart":
+        title = f"Quickstart on {content['dataset']}"
+        parts = [summary_list(content), defense_rows_table(content["rows"]), _LEGEND]
     elif result.kind == "benchmark":
-        parts.append(render_benchmark(content))
-    elif result.kind == "quickstart":
-        parts += [summary_list(content), defense_rows_table(content["rows"]), _LEGEND]
-    elif content["config"]["suite"]["name"] == "uronet":
-        parts.append(summary_list(content["summary"]))
-        parts += [defense_rows_table(content["rows"]), _LEGEND]
+        title = f"Benchmark on {content['device']['kind']}"
+        parts = [render_benchmark(content)]
+    elif result.kind == "attack":
+        title = f"Under attack: {config['data']['name']}"
+        parts = [robustness.render_attack(content), robustness.LEGEND]
     else:
-        parts += [summary_list(content["summary"]), suites.render_suite(content)]
-    return "\n".join(parts)
+        title = f"Evaluation: {config['data']['name']}"
+        parts = [summary_list(content["summary"])]
+        if config["suite"]["name"] == "uronet":
+            parts += [defense_rows_table(content["rows"]), _LEGEND]
+        else:
+            title += f", {config['suite']['name']}"
+            parts.append(suites.render_suite(content))
+    if result.kind in ("evaluation", "attack") and config.get("preset"):
+        title += f" ({config['preset']} models)"
+    return "\n".join([f"# {title}\n", origin_line([result]), *parts])

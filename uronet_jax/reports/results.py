@@ -16,23 +16,15 @@ ATTACK_AGREEMENT = "uronet_jax.attack_agreement"
 ATTACK = "uronet_jax.attack"
 REPRODUCTION = "uronet_jax.reproduction"
 REPRODUCTION_VERSION = 1
-# Value of a file's field `schema` -> kind of result.
-_SCHEMAS = {
-    BENCHMARK: "benchmark",
-    FIDELITY: "fidelity",
-    ATTACK_AGREEMENT: "attack_agreement",
-    ATTACK: "attack",
-    REPRODUCTION: "reproduction",
-}
-# Kind of result -> the fields by which its files are known.
+# Kind of result -> its files' field `schema`, and the fields by which they are known.
 _KINDS = {
-    "benchmark": {"schema", "rows"},
-    "fidelity": {"schema", "rows"},
-    "attack_agreement": {"schema", "rows"},
-    "attack": {"schema", "rows", "warnings", "threshold", "finished"},
-    "reproduction": {"schema", "experiment", "rows"},
-    "evaluation": {"summary", "rows"},
-    "quickstart": {"dataset", "clean_accuracy", "rows"},
+    "benchmark": (BENCHMARK, {"rows"}),
+    "fidelity": (FIDELITY, {"rows"}),
+    "attack_agreement": (ATTACK_AGREEMENT, {"rows"}),
+    "attack": (ATTACK, {"rows", "warnings", "threshold", "finished"}),
+    "reproduction": (REPRODUCTION, {"experiment", "rows"}),
+    "evaluation": (None, {"summary", "rows"}),
+    "quickstart": (None, {"dataset", "clean_accuracy", "rows"}),
 }
 _PROVENANCE = {"config", "versions", "device", "seconds"}
 
@@ -51,13 +43,7 @@ _NO_TEST_SET = ("figure1", "figure2", "figure4", "figure5", "universal_trials")
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """A stored result.
-
-    Attributes:
-        name: Of its file, without the ending.
-        kind: A key of `_KINDS`.
-        content: The JSON.
-    """
+    """A stored result: its file's name without ending, a key of `_KINDS`, the JSON."""
 
     name: str
     kind: str
@@ -93,14 +79,11 @@ class Result:
     @property
     def counts(self) -> list[int]:
         """How many images its numbers are of, each count once, in order."""
-        content = self.content
-        known = [
-            content.get("num_images"),
-            content.get("summary", {}).get("num_images"),
-        ]
-        if not isinstance(content["rows"], Mapping):
+        content, rows = self.content, self.content["rows"]
+        known = [x.get("num_images") for x in (content, content.get("summary", {}))]
+        if not isinstance(rows, Mapping):
             whole = TEST_IMAGES if self.kind == "reproduction" else None
-            known += [row.get("num_images", whole) for row in content["rows"]]
+            known += [row.get("num_images", whole) for row in rows]
         return sorted({count for count in known if count})
 
 
@@ -111,32 +94,28 @@ def _is_harmless(field: str) -> bool:
 def load_result(path: str | os.PathLike) -> Result:
     """Reads one result.
 
-    Args:
-        path: A JSON file of `launch.evaluate`, `launch.attack`, `launch.quickstart`,
-            `launch.benchmark`, `launch.fidelity` or `launch.reproduce`.
-
     Raises:
-        ValueError: If it is none of these or of another version of the schema, if it
-            comes from a smoke run or from one that has not finished, or if its models
-            or test set are small and its name does not say so.
+        ValueError: If it is none, or of another version of the schema, comes from a
+            smoke run or an unfinished one, or is small without saying so in its name.
     """
     path = Path(path)
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{path} is not a JSON file: {error}") from error
-    fields = content.keys() if isinstance(content, dict) else set()
-    if "schema" in fields and content["schema"] == REPRODUCTION:
-        found = content.get("schema_version")
-        if found != REPRODUCTION_VERSION:
-            raise ValueError(
-                f"{path} is of version {found} of the schema {REPRODUCTION}, expected "
-                f"{REPRODUCTION_VERSION}: compute it anew with launch.reproduce, or "
-                "read it with the release that wrote it"
-            )
-    kinds = [kind for kind, own in _KINDS.items() if own | _PROVENANCE <= fields]
-    if "schema" in fields:
-        kinds = [k for k in [_SCHEMAS.get(content["schema"])] if k in kinds]
+    fields = content if isinstance(content, dict) else {}
+    found = fields.get("schema"), fields.get("schema_version")
+    if found[0] == REPRODUCTION and found[1] != REPRODUCTION_VERSION:
+        raise ValueError(
+            f"{path} is of version {found[1]} of the schema {REPRODUCTION}, expected "
+            f"{REPRODUCTION_VERSION}: compute it anew with launch.reproduce, or "
+            "read it with the release that wrote it"
+        )
+    kinds = [
+        kind
+        for kind, (schema, own) in _KINDS.items()
+        if found[0] == schema and own | _PROVENANCE <= fields.keys()
+    ]
     if not kinds:
         raise ValueError(
             f"{path} has an unknown form: expected evaluation.json of launch.evaluate, "
@@ -161,12 +140,7 @@ def load_result(path: str | os.PathLike) -> Result:
 
 
 def load_folder(folder: str | os.PathLike) -> list[Result]:
-    """Reads every JSON file of a folder, in the order of their names.
-
-    Raises:
-        FileNotFoundError: If there is no such folder.
-        ValueError: See `load_result`.
-    """
+    """Reads every JSON file of a folder, in the order of their names."""
     if not Path(folder).is_dir():
         raise FileNotFoundError(f"no folder of results at {folder}")
     return [load_result(path) for path in sorted(Path(folder).glob("*.json"))]
@@ -202,37 +176,21 @@ def _duration(seconds: float) -> str:
 
 
 def render_benchmark(content: Mapping[str, Any]) -> str:
-    """Returns a benchmark's ratios and values as Markdown, without absolute times.
-
-    Args:
-        content: JSON of `launch.benchmark`.
-    """
+    """Returns a benchmark's ratios and values, without absolute times."""
     comparisons, values, lines = [], [], []
     for name, row in sorted(content["rows"].items()):
         lines.append(f"- {name}: {'; '.join([row['work'], *row['notes']])}.\n")
         for ratio in row["comparisons"]:
             low, high = ratio["ratio_min"], ratio["ratio_max"]
-            agreement = ratio.get("agreement")
-            comparisons.append(
-                {
-                    "row": name,
-                    **ratio,
-                    "range": f"{low:.3f} to {high:.3f}",
-                    "agreement": None if agreement is None else f"{agreement:.1e}",
-                    "met": _yes_or_no(ratio.get("met")),
-                }
-            )
+            line = {"row": name, **ratio, "range": f"{low:.3f} to {high:.3f}"}
+            if ratio.get("agreement") is not None:
+                line["agreement"] = f"{ratio['agreement']:.1e}"
+            comparisons.append(line | {"met": _yes_or_no(ratio.get("met"))})
         for quantity, value in row["values"].items():
             limit = row["limits"].get(quantity, {})
-            values.append(
-                {
-                    "row": name,
-                    "quantity": quantity,
-                    "value": value,
-                    "at_most": limit.get("at_most"),
-                    "met": _yes_or_no(limit.get("met")),
-                }
-            )
+            line = {"row": name, "quantity": quantity, "value": value}
+            line |= {"at_most": limit.get("at_most")}
+            values.append(line | {"met": _yes_or_no(limit.get("met"))})
     parts = ["".join(lines)]
     limits = {"at_most": "at most", "met": "met"}
     if comparisons:

@@ -38,11 +38,7 @@ LEGEND = (
 
 
 def render_attack(content: Mapping[str, Any]) -> str:
-    """Returns an evaluation under attack as Markdown, without a heading.
-
-    Args:
-        content: JSON of `launch.attack`.
-    """
+    """Returns JSON of `launch.attack` as Markdown, without a heading."""
     rows = content["rows"]
     proper = [row for row in rows if not row.get("sanity")]
     sanity = [row for row in rows if row.get("sanity")]

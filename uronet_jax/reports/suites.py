@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from statistics import mean
 from typing import Any
 
-from uronet_jax.reports.tables import markdown_table, read_published
+from uronet_jax.reports.tables import labelled_list, markdown_table, read_published
 
 # What `evaluation.corruption_errors.summarize` gives -> text and format.
 _FIGURES = {
@@ -41,11 +41,7 @@ def published_cifar10_c() -> dict[str, dict[int, float]]:
 
 
 def render_suite(content: Mapping[str, Any]) -> str:
-    """Returns an evaluation over a suite as Markdown.
-
-    Args:
-        content: JSON of `launch.evaluate` whose suite is not the paper's noises.
-    """
+    """Returns an evaluation over a suite of corruptions as Markdown."""
     suite, data = content["config"]["suite"], content["config"]["data"]
     published = {}
     if (data["name"], suite["name"]) == ("cifar10", "cifar_c"):
@@ -59,7 +55,7 @@ def render_suite(content: Mapping[str, Any]) -> str:
             parts += [
                 f"Accuracy of {who}, in percent{f' ({reduced})' if reduced else ''}:\n",
                 _table(content["rows"], f"{column}_accuracy", published, reduced),
-                _figures(content["summary"]["corruptions"][column]),
+                labelled_list(content["summary"]["corruptions"][column], _FIGURES),
             ]
     if any(row.get("textures") == "procedural" for row in content["rows"]):
         parts.append(
@@ -89,11 +85,3 @@ def _table(
     if any("published" in line for line in table.values()):
         headings["published"] = "mean of RobustBench's plain WRN-28-10"
     return markdown_table(list(table.values()), headings, missing="")
-
-
-def _figures(summary: Mapping[str, Any]) -> str:
-    return "".join(
-        f"- {label}: {format(summary[name], spec)}\n"
-        for name, (label, spec) in _FIGURES.items()
-        if name in summary
-    )

@@ -3,9 +3,9 @@
 import csv
 import importlib.resources
 import math
-import numbers
 import textwrap
 from collections.abc import Mapping, Sequence
+from numbers import Integral, Real
 from typing import Any
 
 
@@ -17,19 +17,14 @@ def markdown_table(
     number_format: str = ".2f",
     missing: str = "-",
 ) -> str:
-    """Writes rows as a GitHub table.
+    """Writes rows as a GitHub table; columns without text are aligned to the right.
 
     Args:
         rows: One mapping of column name to value per line.
         columns: The columns to show, in order; a mapping also gives their headings.
         formats: Column -> format specification of its numbers, such as `".1%"`.
-        number_format: For the numbers of all other columns. Whole numbers (`int`)
-            are printed as they are.
+        number_format: Of all other numbers that are not whole.
         missing: Printed where a row lacks the column, or its value is None or NaN.
-
-    Returns:
-        The table, one line per row, with a newline at the end. Columns without text
-        are aligned to the right.
 
     Raises:
         ValueError: If there is no row or column, or a column that is in no row.
@@ -39,25 +34,24 @@ def markdown_table(
             f"a table needs rows and columns: {len(rows)} rows, {len(columns)} columns"
         )
     headings = columns if isinstance(columns, Mapping) else {c: c for c in columns}
-    formats = {} if formats is None else formats
+    formats = formats or {}
     unknown = {*headings, *formats} - {key for row in rows for key in row}
     if unknown:
         raise ValueError(f"columns {sorted(unknown)} are in no row")
 
     def cell(row, column):
         value = row.get(column)
-        if value is None or (isinstance(value, numbers.Real) and math.isnan(value)):
+        if value is None or (isinstance(value, Real) and math.isnan(value)):
             return missing
-        if isinstance(value, numbers.Real) and not isinstance(value, bool):
-            whole = isinstance(value, numbers.Integral)
+        if isinstance(value, Real) and not isinstance(value, bool):
+            whole = isinstance(value, Integral)
             return format(value, formats.get(column, "d" if whole else number_format))
         return _escape(value)
 
     def is_text(column):
-        values = (row.get(column) for row in rows)
         return any(
-            v is not None and (not isinstance(v, numbers.Real) or isinstance(v, bool))
-            for v in values
+            isinstance(v, bool) or not isinstance(v, Real | None)
+            for v in (row.get(column) for row in rows)
         )
 
     lines = [
@@ -66,6 +60,17 @@ def markdown_table(
         *([cell(row, column) for column in headings] for row in rows),
     ]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def labelled_list(
+    numbers: Mapping[str, Any], labels: Mapping[str, tuple[str, str]]
+) -> str:
+    """Writes the numbers that are there as a list; `labels` are text and format."""
+    return "".join(
+        f"- {label}: {format(numbers[name], spec)}\n"
+        for name, (label, spec) in labels.items()
+        if name in numbers
+    )
 
 
 def wrap_markdown(text: str, width: int = 110) -> str:

@@ -18,11 +18,7 @@ AMPLIFY = 10.0  # Of perturbations, in the figure.
 
 
 def evaluation_text(result: dict[str, Any]) -> str:
-    """Returns an evaluation as Markdown.
-
-    Args:
-        result: What `evaluation.defense_table.evaluate_defense` returns, with `config`.
-    """
+    """Returns what `evaluate_defense` returns, with `config`, as Markdown."""
     config = result["config"]
     parts = [
         f"# Evaluation on {config['data']['name']} ({config['preset']})\n",
@@ -68,14 +64,7 @@ def attack_text(content: Mapping[str, Any]) -> str:
 
 
 def draw_attack(content: Mapping[str, Any], workdir: Path) -> None:
-    """Draws attack.png: what the most successful attack did under each threat model.
-
-    Of the attacks that there are under most threat models.
-
-    Args:
-        content: What attack.json holds.
-        workdir: With the examples of every row.
-    """
+    """Draws what the best attack did, of those under most threat models."""
     proper = [
         (i, row) for i, row in enumerate(content["rows"]) if not row.get("sanity")
     ]

@@ -66,15 +66,9 @@ CLAIMS = _read()
 class Verdict:
     """What our numbers say of a claim.
 
-    Attributes:
-        claim: The paper's.
-        held: How many numbers are on the side that it says.
-        numbers: How many there are: one for each measured cell, or each mean of them.
-        measured: How many of the cells that it names are measured.
-        named: How many it names.
-        worst: The number that is furthest on the wrong side, or nearest to it.
-        seeds: Of the cell with the fewest.
-        small: Whether they are of small models or part of a test set.
+    Of `numbers` (one for each measured cell, or each mean of them) `held` are on the
+    side that it says. The `worst` is furthest on the wrong side, or nearest to it;
+    `seeds` are those of the cell with the fewest.
     """
 
     claim: Claim
@@ -197,11 +191,7 @@ def judge_claim(claim: Claim, group: Group) -> Verdict:
 
 
 def judge_all(groups: Sequence[Group]) -> list[Verdict]:
-    """Judges every claim by the first result that measured something, full ones first.
-
-    Args:
-        groups: From `comparison.group_runs`.
-    """
+    """Judges every claim by the first group that measured something."""
     verdicts = []
     for claim in CLAIMS:
         own = [group for group in groups if group.experiment == claim.experiment]

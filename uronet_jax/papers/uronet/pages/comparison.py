@@ -29,13 +29,7 @@ _SAME_NOISE = 10.0
 
 @dataclasses.dataclass(frozen=True)
 class Group:
-    """Runs of one experiment that differ in their seeds at most.
-
-    Attributes:
-        experiment: What was run.
-        runs: The results; the group has the first one's name, size and config.
-        cells: See `lay_beside`.
-    """
+    """Runs of one experiment that differ in their seeds at most."""
 
     experiment: str
     runs: Sequence[Result]
@@ -76,21 +70,20 @@ def place_of(cell: Mapping[str, Any]) -> str:
     return noise if noise == "clean" else f"{noise}-{cell.get('test_severity')}"
 
 
+def noisy_values(numbers: Mapping[str, float]) -> list[float]:
+    """Returns the numbers of a mapping by degradation that are not of clean images."""
+    return [value for place, value in numbers.items() if place != "clean"]
+
+
 def group_runs(results: Iterable[Result]) -> list[Group]:
-    """Puts runs of `launch.reproduce` together that differ in their seeds at most.
+    """Groups the runs of `launch.reproduce` among results.
 
-    Args:
-        results: Others than those of `launch.reproduce` are left out.
-
-    Returns:
-        In the order of `PAGE_LAYOUTS`, then of their names; full before small.
-
-    Raises:
-        ValueError: See `lay_beside`.
+    In the order of `PAGE_LAYOUTS`, then of their names; full before small.
     """
     groups: dict[tuple, list[Result]] = {}
-    reproductions = [result for result in results if result.kind == "reproduction"]
-    for result in sorted(reproductions, key=lambda result: result.name):
+    for result in sorted(results, key=lambda result: result.name):
+        if result.kind != "reproduction":
+            continue
         content = result.content
         config = without_machine_settings(content["config"])
         config = {k: v for k, v in config.items() if k not in _NOT_CONFIG}
@@ -112,20 +105,11 @@ def group_runs(results: Iterable[Result]) -> list[Group]:
 
 
 def lay_beside(experiment: str, runs: Sequence[Result]) -> list[dict[str, Any]]:
-    """Lays the numbers of one experiment beside the published ones.
-
-    Args:
-        experiment: A key of `PAGE_LAYOUTS`, or one without published numbers.
-        runs: That differ in their seeds.
+    """Lays the numbers of one experiment beside the published ones, which come first.
 
     Returns:
-        One row per cell: its columns as texts, empty where they do not apply, `ours`
-        (mean over the seeds, None if not measured), `seeds`, `spread` (their standard
-        deviation, None for one seed), `published` and `difference` (None where there
-        is none). Published cells first, in their order. Besides, None where it does
-        not apply: `num_images` (the fewest of a seed), `steps` of the attack, `own`
-        (whether an ablation's detector is the usual one), `auroc` and
-        `true_positive_rate` at 5 % false alarms (means, in `[0, 1]`).
+        One row per cell: its columns as texts, empty where they do not apply, and what
+        `_joined` says of it.
 
     Raises:
         ValueError: If a number is there twice, in one run or in two of one seed, or
@@ -167,7 +151,11 @@ def _twice(name: str, other: str, seed: Any, key: Mapping[str, str]) -> str:
 
 
 def _joined(cell: Mapping[str, Any], rows: Sequence[Mapping]) -> dict[str, Any]:
-    """What `lay_beside` says of a cell that was measured with some seeds."""
+    """What `lay_beside` says of a cell; None is what was not measured or published.
+
+    Numbers are means over the seeds, `spread` is their standard deviation, and
+    `own` whether an ablation's detector is the usual one.
+    """
     values = [float(row["value"]) for row in rows]
     ours, published = mean(values) if values else None, cell.get("published")
     both = ours is not None and published is not None
@@ -231,16 +219,8 @@ def compared_cells(group: Group) -> list[dict[str, Any]]:
 def distance_from_paper(group: Group) -> dict[str, Any]:
     """Returns how far the numbers of an experiment are from the published ones.
 
-    Args:
-        group: Of an experiment in `PAGE_LAYOUTS`.
-
-    Returns:
-        `published` and `measured`, numbers of published cells and of those that we
-        have too; `compared`, those of `compared_cells`; `at_or_above`, how many of
-        these are not below the paper when rounded to two decimals; `mean_difference`
-        of these, in points (None without any); `seeds`, the largest number of runs of
-        a cell; `mean_spread` and `max_spread` of the cells with several, in points
-        (None without any).
+    `at_or_above` are those of `compared_cells` that are not below the paper when
+    rounded to two decimals; `seeds` is the largest number of runs of a cell.
     """
     published = [cell for cell in group.cells if cell["published"] is not None]
     differences = [cell["difference"] for cell in compared_cells(group)]

@@ -12,6 +12,7 @@ from uronet_jax.papers.uronet.pages.comparison import (
     Group,
     distance_from_paper,
     noise_footnote,
+    noisy_values,
     place_of,
 )
 from uronet_jax.papers.uronet.pages.layouts import PAGE_LAYOUTS, PICTURES, Layout
@@ -43,13 +44,7 @@ def experiment_title(experiment: str) -> str:
 
 
 def render_experiment(group: Group, groups: Sequence[Group] = ()) -> str:
-    """Returns the page of an experiment as Markdown.
-
-    Args:
-        group: What is shown.
-        groups: All there are: the universal models are shown beside those of single
-            noises.
-    """
+    """Returns the page of an experiment, one of all `groups`, as Markdown."""
     size = " (small models)" if group.small else ""
     title = f"# {experiment_title(group.experiment)}{size}\n"
     parts = [title, origin_line(group.runs), _summary(group)]
@@ -77,9 +72,7 @@ def render_experiment(group: Group, groups: Sequence[Group] = ()) -> str:
     rest = [
         cell
         for cell in group.measured()
-        if layout is None
-        or not layout.has_place(cell)
-        and cell["metric"] not in layout.derived
+        if not (layout and (layout.has_place(cell) or cell["metric"] in layout.derived))
     ]
     if rest:
         parts += ["Also measured:\n"] if layout else []
@@ -114,17 +107,16 @@ def _gains(group: Group) -> str:
     """What a defence changes for each classifier, on average and on clean images."""
     texts = []
     for name in dict.fromkeys(c["classifier"] for c in group.measured()):
-        numbers = [
+        before, after = (
             group.numbers(metric="accuracy", classifier=name, condition=condition)
             for condition in ("noisy", "mitigated")
-        ]
-        clean = [x.pop("clean", None) for x in numbers]
-        if not name or not all(numbers):
+        )
+        noisy = [noisy_values(x) for x in (before, after)]
+        if not name or not all(noisy):
             continue
-        before, after = (mean(x.values()) for x in numbers)
-        text = f"{name}: {before:.1f} to {after:.1f} % on average"
-        if None not in clean:
-            text += f", {clean[0]:.1f} to {clean[1]:.1f} % on clean images"
+        text = f"{name}: {mean(noisy[0]):.1f} to {mean(noisy[1]):.1f} % on average"
+        if "clean" in before.keys() & after:
+            text += f", {before['clean']:.1f} to {after['clean']:.1f} % on clean images"
         texts.append(text)
     return f"Undefended to purified: {'; '.join(texts)}." if texts else ""
 
@@ -153,12 +145,7 @@ def _advantage(config: Mapping[str, Any]) -> str:
 
 
 def best_detector(cells: Iterable[Mapping[str, Any]], field: str) -> dict[str, float]:
-    """Returns degradation -> detection by the detector with the highest mean.
-
-    Args:
-        cells: Of Table 2.
-        field: `ours` or `published`.
-    """
+    """Returns degradation -> detection by Table 2's best detector on average."""
     found: dict[tuple, dict[str, float]] = {}
     for cell in cells:
         if cell["metric"] == "detection_accuracy" and cell[field] is not None:
@@ -170,13 +157,7 @@ def best_detector(cells: Iterable[Mapping[str, Any]], field: str) -> dict[str, f
 def best_removers(
     cells: Iterable[Mapping[str, Any]], field: str, classifier: str
 ) -> dict[str, float]:
-    """Returns degradation -> accuracy behind the best of its noise's removers.
-
-    Args:
-        cells: Of Table 7.
-        field: `ours` or `published`.
-        classifier: Of the paper.
-    """
+    """Returns degradation -> accuracy behind the best of its noise's removers."""
     best: dict[str, float] = {}
     for cell in cells:
         if (cell["condition"], cell["classifier"]) == ("mitigated", classifier):
@@ -230,7 +211,7 @@ def _beside_single_noises(group: Group, groups: Sequence[Group]) -> str:
                 columns[f"{name}: best single"] = best
             best = best_removers(table_7, "published", name)
             columns[f"{name}: the paper's best"] = best
-        noisy = [value for place, value in purified.items() if place != "clean"]
+        noisy = noisy_values(purified)
         if noisy and name in MEAN_ACCURACY:
             goal = f"mean accuracy of {name}"
             goals.append(_goal(goal, mean(noisy), MEAN_ACCURACY[name]))
@@ -243,15 +224,10 @@ def _beside_single_noises(group: Group, groups: Sequence[Group]) -> str:
         for place in places
     ]
     noisy = [place for place in places if place != "clean"]
+    whole = {k: x for k, x in columns.items() if x.keys() >= set(noisy)}
     for label, summary in (("**mean**", mean), ("**lowest**", min)):
-        rows.append(
-            {"": label}
-            | {
-                heading: summary(x[place] for place in noisy)
-                for heading, x in columns.items()
-                if all(place in x for place in noisy)
-            }
-        )
+        numbers = {k: summary(x[place] for place in noisy) for k, x in whole.items()}
+        rows.append({"": label, **numbers})
     used = [f"`{single[x].name}`" for x in ("table2", "table7") if x in single]
     return (
         "Beside the detector of a single noise that is best on average, and for each "
@@ -323,13 +299,10 @@ def _remarks(layout: Layout, cells: Sequence[Mapping[str, Any]]) -> str:
             f"AUROC: mean {mean(cell['auroc'] for cell in ranked):.4f}, lowest "
             f"{worst['auroc']:.4f} ({layout.row(worst)}, {layout.column(worst)})"
         )
-        rates = [cell["true_positive_rate"] for cell in ranked]
-        rates = [rate for rate in rates if rate is not None]
-        if rates:
-            text += (
-                "; true positive rate at 5 % false alarms: mean "
-                f"{100.0 * mean(rates):.2f} %"
-            )
+        found = [cell["true_positive_rate"] for cell in ranked]
+        if rates := [rate for rate in found if rate is not None]:
+            text += "; true positive rate at 5 % false alarms: mean "
+            text += f"{100.0 * mean(rates):.2f} %"
         remarks.append(f"{text}.")
     return " ".join(remarks) + "\n" if remarks else ""
 

@@ -11,22 +11,18 @@ _Cell = Mapping[str, Any]
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """The tables of an experiment.
+    """The tables of an experiment: the block, row and column that a cell is in.
 
     Attributes:
         title: What they show.
-        block: Cell -> the table it is in.
-        row: Cell -> the line it is in.
-        column: Cell -> the column it is in.
+        block: Cell -> the table it is in; likewise `row` and `column`.
         published: File of the published numbers, or none.
         counted: Whether the cell is the paper's own achievement.
         counted_name: What such cells are called.
-        metrics: Quantities that are in the tables. Default: the published ones, or
-            all without a file.
+        metrics: Quantities in the tables. Default: the published ones, or all.
         derived: Quantities that follow from these and are not shown.
         context: Whether published cells without a counterpart are shown.
-        first: Names of the lines that stand first; the others follow in the order of
-            the published table, then of ours.
+        first: Names of the lines that stand first; the others keep their order.
     """
 
     title: str

@@ -15,9 +15,3 @@ _PACKAGE = "uronet_jax.papers.uronet"
 def published_rows(name: str) -> tuple[dict[str, str], ...]:
     """Returns the rows of a file such as `uronet_table02.csv`, every field as text."""
     return tuple(read_published(_PACKAGE, name))
-
-
-def published_source(name: str) -> str:
-    """Returns where the numbers of a file come from."""
-    rows = published_rows("sources.csv")
-    return next(row["source"] for row in rows if row["file"] == name)

@@ -18,15 +18,9 @@ from uronet_jax.reports import figures
 class Picture:
     """A table as a picture.
 
-    Attributes:
-        name: Of its file.
-        block: The table it shows, a key of `table_blocks`.
-        title: Above it.
-        rows: Names of the lines.
-        columns: Names of the columns.
-        values: Ours, `[rows, columns]`, NaN where not measured.
-        differences: Ours less published, NaN where there is none; None if most cells
-            have none, then the colours show our numbers.
+    `block` is the key of `table_blocks` that it shows; `values` and `differences` from
+    the paper are `[rows, columns]`, NaN where there is none. Without `differences` the
+    colours show our numbers.
     """
 
     name: str
@@ -79,13 +73,7 @@ def table_blocks(group: Group) -> dict[str, list[dict[str, Any]]]:
 def table_lines(
     layout: Layout, cells: Sequence[Mapping[str, Any]], *, context: bool
 ) -> dict[str, dict[str, Mapping[str, Any]]]:
-    """Returns line -> column -> cell of a table.
-
-    Args:
-        layout: Of its experiment.
-        cells: Of the table.
-        context: Whether cells are shown that only the paper has.
-    """
+    """Returns line -> column -> cell; `context` shows what only the paper has."""
     shown = cells if context else [c for c in cells if c["ours"] is not None]
     names = {layout.row(cell) for cell in shown}
     lines: dict[str, dict] = {name: {} for name in layout.first if name in names}

@@ -38,14 +38,8 @@ def _family(result: Result) -> str | None:
 def compare_readings(evaluations: Sequence[Result]) -> list[dict[str, Any]]:
     """Lays undefended accuracies beside those of URoNet's Table 7, in percent.
 
-    Args:
-        evaluations: Of one classifier on the same images, which may differ in their
-            readings of SPN and UN.
-
-    Returns:
-        Rows with `noise`, `severity`, `reading` (None where the paper leaves none
-        open), `ours`, `published` and their `difference` in points. What several
-        evaluations measured alike is averaged.
+    The evaluations are of one classifier and may differ in their readings of SPN and
+    UN; what several measured alike is averaged. `reading` is None where none is open.
     """
     published = {
         (row["noise"] or "clean", int(row["test_severity"] or 0)): float(row["value"])
