@@ -41,11 +41,9 @@ class FrostTextures:
 
 
 def stack_textures(pictures: Sequence[np.ndarray], source: str) -> FrostTextures:
-    """Collects pictures of frost, which may differ in size.
+    """Collects pictures of frost, float `[H, W, 3]` in `[0, 1]` or uint8, of any sizes.
 
-    Args:
-        pictures: float `[H, W, 3]` in `[0, 1]`, or uint8.
-        source: Where they come from, for error messages.
+    The source says in error messages where they come from.
 
     Raises:
         ValueError: If there is none, or one is not such an array.
@@ -121,12 +119,8 @@ def cover(
 ) -> jax.Array:
     """Lays given crops of frost over images; see `frost`. Does not clip.
 
-    Args:
-        images: float32 `[B, H, W, C]`, in `[0, 1]`.
-        weights: `[2]`, of image and frost.
-        pictures: float32 `[K, H', W', 3]`, in `[0, 1]`.
-        picture: Integer `[B]`, which picture.
-        corner: Integer `[B, 2]`, first row and column of the crop.
+    The weights `[2]` are those of image and frost; `picture` `[B]` says which of the
+    pictures `[K, H', W', 3]`, `corner` `[B, 2]` the first row and column of the crop.
     """
     height, width, channels = images.shape[1:]
 
@@ -170,15 +164,8 @@ def procedural_frost(
     """Grows frost: fern-like ice crystals on bluish glass. Deterministic.
 
     A fern is a bent stem with twigs at 60 degrees that carry smaller twigs, all
-    shorter towards their tips. Between the ferns lies fine-grained ice.
-
-    Args:
-        seed: Of NumPy's generator.
-        size: Height and width in pixels.
-        count: Number of textures.
-
-    Returns:
-        Textures that continue seamlessly across opposite borders.
+    shorter towards their tips. Between the ferns lies fine-grained ice. The `count`
+    textures of `size` pixels continue seamlessly across opposite borders.
     """
     rng = np.random.default_rng(seed)
     pictures = [_grow(rng, *size) for _ in range(count)]

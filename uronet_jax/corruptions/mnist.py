@@ -4,6 +4,8 @@ They are defined for 28x28 images. Stripes and lines take other sizes by stretch
 28x28 drawing over the image; every channel gets the same drawing.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,8 +16,8 @@ from uronet_jax.corruptions.operation import Constants, Operation, column
 _SIDE = 28
 # A line fades to black this far from its middle, in pixels of a 28x28 image.
 _REACH = 2.3
-# Rows where lines start and end are drawn from 0 to 26, as in the original.
-_END_ROWS = range(27)
+# Lines start and end in a row from 0 to 26, as in the original.
+_END_ROWS = 27
 # A zigzag goes from one column to the other, climbs by this much, and has teeth of this
 # half length and height.
 _ZIGZAG_COLUMNS = (2, 25)
@@ -31,14 +33,10 @@ def _prepare_nothing(shape, settings):
     return Constants(())
 
 
-def _apply_identity(key, images, constants, shared, index):
-    return images
-
-
 identity = Operation(
     """Changes nothing: the clean images among the corruptions. Differentiable.""",
     _prepare_nothing,
-    _apply_identity,
+    lambda key, images, constants, shared, index: images,
     formula="x",
     source="MG",
     example={},
@@ -85,9 +83,7 @@ def draw_dotted_line(images: jax.Array, ends: jax.Array) -> jax.Array:
 
 
 def _apply_dotted_line(key, images, constants, shared, index):
-    def draw(key):
-        return jax.random.randint(key, (2,), _END_ROWS.start, _END_ROWS.stop)
-
+    draw = functools.partial(jax.random.randint, shape=(2,), minval=0, maxval=_END_ROWS)
     return draw_dotted_line(images, batches.per_image(draw, key, index))
 
 
@@ -113,11 +109,9 @@ def draw_zigzag(
 ) -> jax.Array:
     """Does what `zigzag` does, for given rows of the ends; does not clip.
 
-    Args:
-        images: float32 `[B, H, W, C]`.
-        start: `[B]`, row of the left end in a 28x28 image.
-        climb: Integer `[B]`, -5 to 4, by how many rows the right end is lower.
-        segments: Of `zigzag_segments(W)`.
+    `start` `[B]` is the row of the left end in a 28x28 image, `climb`, integer `[B]`
+    from -5 to 4, by how many rows the right end is lower; `zigzag_segments(W)` gives
+    the segments.
     """
     middle = segments[climb - _CLIMBS[0]] + start.astype(jnp.float32)[:, None, None]
     # What is added is never negative: clipping once is the same as after each segment.
@@ -166,12 +160,11 @@ def _prepare_zigzag(shape, settings):
 
 
 def _apply_zigzag(key, images, constants, segments, index):
-    def draw(key):
-        ends = np.asarray([(r.start, r.stop) for r in (_END_ROWS, _CLIMBS)])
-        return jax.random.randint(key, (2,), *ends.T)
-
-    drawn = batches.per_image(draw, key, index)
-    return draw_zigzag(images, drawn[:, 0], drawn[:, 1], segments)
+    lowest = np.array([0, _CLIMBS.start])
+    ends = np.array([_END_ROWS, _CLIMBS.stop])
+    draw = functools.partial(jax.random.randint, shape=(2,), minval=lowest, maxval=ends)
+    start, climb = batches.per_image(draw, key, index).T
+    return draw_zigzag(images, start, climb, segments)
 
 
 zigzag = Operation(
@@ -230,24 +223,16 @@ def _apply_canny(key, images, constants, shared, index):
     (row_derivative, row_average), (column_derivative, column_average) = constants
     planes = jnp.moveaxis(jax.lax.stop_gradient(images), -1, 1)
 
-    def filter_planes(rows, columns):
-        return jnp.einsum(
-            "yi,bcij,xj->bcyx", rows, planes, columns, precision="highest"
-        )
-
-    dy = filter_planes(row_derivative, column_average)
-    dx = filter_planes(row_average, column_derivative)
+    product = functools.partial(jnp.einsum, "yi,bcij,xj->bcyx", precision="highest")
+    dy = product(row_derivative, planes, column_average)
+    dx = product(row_average, planes, column_derivative)
     magnitude = jnp.sqrt(dy * dy + dx * dx)
     possible = _is_maximum(dy, dx, magnitude) & (magnitude >= _LOW_THRESHOLD)
-    possible &= _inside(*planes.shape[2:])
+    inside = np.zeros((1, 1, *planes.shape[2:]), bool)
+    inside[..., 1:-1, 1:-1] = True
+    possible &= inside
     edges = _grow(possible & (magnitude >= _HIGH_THRESHOLD), possible)
     return jnp.moveaxis(edges, 1, -1).astype(jnp.float32)
-
-
-def _inside(height, width):
-    inside = np.zeros((1, 1, height, width), bool)
-    inside[..., 1:-1, 1:-1] = True
-    return inside
 
 
 def _is_maximum(dy, dx, magnitude):

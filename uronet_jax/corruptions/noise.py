@@ -54,11 +54,7 @@ def uniform_draw(
         float32 `[B, H, W, C]`, uniform in `[0, 1)`, multiples of `2^-23`.
     """
     index = jnp.arange(shape[0]) if index is None else index
-    size = (math.prod(shape[1:]),)
-
-    def draw(key):
-        return jax.random.uniform(key, size, jnp.float32)
-
+    draw = functools.partial(jax.random.uniform, shape=(math.prod(shape[1:]),))
     uniform = batches.per_image(draw, key, index)
     return uniform.reshape(index.shape[0], *shape[1:])
 
@@ -66,10 +62,6 @@ def uniform_draw(
 def _signed(uniform):
     # Odd multiples of 2^-23: symmetric about 0, and never 1, whose erfinv is infinite.
     return 2.0 * uniform - (1.0 - 2.0**-23)
-
-
-def _identity(uniform, images, parameter):
-    return images
 
 
 def _normal(uniform):
@@ -120,18 +112,18 @@ def _shot(uniform, images, rate):
     return from_counts(poisson_quantile(uniform, mean, jnp.max(rate)), rate)
 
 
+_impulse = functools.partial(_salt_and_pepper, per_channel=True)
+
 # What `degrade` can select. Maps `(uniform, images, parameter)` to images that are not
 # yet clipped to [0, 1]. The order is the meaning of `Degradation.kind`.
 NOISES: dict[str, Core] = {
-    "identity": _identity,
+    "identity": lambda uniform, images, parameter: images,
     "gaussian_noise": _gaussian,
     "shot_noise": _shot,
-    "impulse_noise": functools.partial(_salt_and_pepper, per_channel=True),
+    "impulse_noise": _impulse,
     "speckle_noise": _speckle,
     "salt_and_pepper_noise": _salt_and_pepper,
-    "salt_and_pepper_noise_per_channel": functools.partial(
-        _salt_and_pepper, per_channel=True
-    ),
+    "salt_and_pepper_noise_per_channel": _impulse,
     "uniform_noise": _uniform,
     "uniform_noise_shared": functools.partial(_uniform, shared_channels=True),
     "uniform_noise_positive": functools.partial(_uniform, positive=True),
@@ -165,12 +157,8 @@ class Degradation:
 def make_degradation(entries: Sequence[tuple[str, float]]) -> Degradation:
     """Builds a `Degradation` from `(name in NOISES, parameter)` pairs.
 
-    Args:
-        entries: One pair for a fixed noise, several for a mix. The parameter of
-            `"identity"` is ignored.
-
-    Returns:
-        Scalars for one entry, arrays `[N]` for `N > 1` entries.
+    One pair gives scalars, several a mix, arrays `[N]`. The parameter of `"identity"`
+    is ignored.
 
     Raises:
         ValueError: If there is no entry, a name is unknown, or a parameter is out of
@@ -178,17 +166,17 @@ def make_degradation(entries: Sequence[tuple[str, float]]) -> Degradation:
     """
     if not entries:
         raise ValueError("a degradation needs at least one (name, parameter) entry")
-    names, values = zip(*entries, strict=True)
+    names = list(NOISES)
     for name, value in entries:
         if name not in NOISES:
-            raise ValueError(f"unknown noise {name!r}: expected one of {list(NOISES)}")
+            raise ValueError(f"unknown noise {name!r}: expected one of {names}")
         if name != "identity":
             _check_parameter(_PARAMETERS[name.split("_noise")[0]], value)
-    kind = np.asarray([list(NOISES).index(name) for name in names], np.int32)
-    parameter = np.asarray(values, np.float32)
+    kind = jnp.asarray([names.index(name) for name, _ in entries], jnp.int32)
+    parameter = jnp.asarray([value for _, value in entries], jnp.float32)
     if len(entries) == 1:
         kind, parameter = kind[0], parameter[0]
-    return Degradation(jnp.asarray(kind), jnp.asarray(parameter))
+    return Degradation(kind, parameter)
 
 
 def choose_entries(
@@ -196,10 +184,7 @@ def choose_entries(
 ) -> jax.Array:
     """Returns int32 `[B]`: the entry of a mix that `degrade` takes for each image.
 
-    Args:
-        key: The key that `degrade` gets.
-        degradation: A mix of `N` entries. A fixed noise has one entry, number 0.
-        index: Integer `[B]`, global number of each image.
+    The arguments are those of `degrade`. A fixed noise has one entry, number 0.
     """
     entries = degradation.kind.size
     # Images use fold_in(key, index >= 0), so the largest word is a stream of its own.
@@ -279,16 +264,13 @@ def poisson_quantile(
     The search walks from the mode (from 0 for small means), where probability and
     distribution function are known in closed form, up or down along the recurrence
     `p(k+1) = p(k) mean / (k+1)`. Errors of float32 move a step of the distribution
-    function by less than 1e-6 for means up to 10,000.
+    function by less than 1e-6 for means up to 10,000. The gradient is zero.
 
     Args:
         uniform: float32, in `[0, 1)`, a multiple of `2^-23`.
         mean: float32, same shape, 0 or more.
         largest_mean: Scalar, at least `max(mean)`; it sets the number of steps and
             nothing else, so that a result does not depend on its neighbours.
-
-    Returns:
-        Whole numbers, float32, of the shape of `mean`. The gradient is zero.
 
     Source:
         Temme's uniform expansion of the incomplete gamma function, DLMF 8.12(i), with
@@ -297,19 +279,17 @@ def poisson_quantile(
     mean, largest_mean = jax.lax.stop_gradient((mean, largest_mean))
     blocks = jnp.ceil(_poisson_steps(largest_mean) / _UNROLL).astype(jnp.int32)
 
+    search = functools.partial(_search_poisson, blocks)
+
     def search_by_chunk(uniform, mean):
         # The loop is bound by memory on a CPU unless its arrays stay in the cache.
-        chunks = -(-uniform.size // _CHUNK)
-        padding = chunks * _CHUNK - uniform.size
+        padding = -uniform.size % _CHUNK
         flat = [
-            jnp.pad(x.ravel(), (0, padding)).reshape(chunks, _CHUNK)
+            jnp.pad(x.ravel(), (0, padding)).reshape(-1, _CHUNK)
             for x in (uniform, mean)
         ]
-        counts = jax.lax.map(lambda chunk: _search_poisson(*chunk, blocks), flat)
+        counts = jax.lax.map(lambda chunk: search(*chunk), flat)
         return counts.ravel()[: uniform.size].reshape(uniform.shape)
-
-    def search(uniform, mean):
-        return _search_poisson(uniform, mean, blocks)
 
     if uniform.size <= _CHUNK:
         return search(uniform, mean)
@@ -318,7 +298,7 @@ def poisson_quantile(
     )
 
 
-def _search_poisson(uniform, mean, blocks):
+def _search_poisson(blocks, uniform, mean):
     mode, probability, below = _poisson_start(mean)
     up = uniform > below
     # What is left to walk: positive while the answer lies beyond the current count,
@@ -469,7 +449,7 @@ shot_noise = _noise(
     example={"rate": 25.0},
 )
 impulse_noise = _noise(
-    NOISES["impulse_noise"],
+    _impulse,
     """Sets random elements to 0 or 1, each with probability `amount / 2`.
 
     Each channel of each pixel is hit independently: a pixel can lose one channel. This

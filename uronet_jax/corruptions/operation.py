@@ -174,14 +174,9 @@ class Operation:
     ) -> jax.Array:
         """Applies one of several settings; compiles once for all.
 
-        Args:
-            key: See `__call__`, as for `images` and `index`.
-            images: Any float dtype.
-            settings: Physical parameters, one dictionary per severity.
-            choice: Which setting, from 0; may be traced.
-            index: As above.
-            uint8: Return `truncate(images)` as the benchmarks' files do.
-            **options: Static options.
+        As `__call__`, but `settings` holds the physical parameters of each severity,
+        `choice` says which, from 0, and may be traced, and `uint8` asks for
+        `truncate(images)`, as the benchmarks' files are. The options are static.
         """
         images = jnp.asarray(images)
         index = None if index is None else jnp.asarray(index)
@@ -211,6 +206,13 @@ def column(
     return values
 
 
+def whole_column(settings: Sequence[Setting], name: str, low: int, high: int) -> list:
+    """Returns a parameter at every severity; ValueError if no integer in the range."""
+    for setting in settings:
+        batches.check_whole(name, setting[name], low, high)
+    return [setting[name] for setting in settings]
+
+
 def one_number(name: str, low: float = -math.inf, high: float = math.inf) -> Callable:
     """Returns `Operation.prepare` where all that `apply` needs is one parameter."""
 
@@ -228,9 +230,8 @@ def check_colours(channels: int) -> None:
 
 @functools.lru_cache(maxsize=256)
 def _prepare(operation, shape, settings):
-    return operation.prepare(
-        shape, [{name: value for name, value, _ in setting} for setting in settings]
-    )
+    settings = [{name: value for name, value, _ in setting} for setting in settings]
+    return operation.prepare(shape, settings)
 
 
 def _freeze(name, value):

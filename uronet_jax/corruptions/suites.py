@@ -46,11 +46,11 @@ class SuiteEntry(NamedTuple):
         return {"kind": self.kind, "parameter": self.parameter}
 
 
-def _corruption(function: str, names: str, values: Sequence) -> Corruption:
+def _corruption(function: str, names: str, values: Sequence, **fixed) -> Corruption:
     """Names the parameters of each severity; a single one needs no tuple."""
     keys = names.split()
     rows = values if len(keys) > 1 else [(value,) for value in values]
-    settings = (dict(zip(keys, row, strict=True)) for row in rows)
+    settings = (dict(zip(keys, row, strict=True)) | fixed for row in rows)
     return Corruption(function, tuple(map(types.MappingProxyType, settings)))
 
 
@@ -78,8 +78,12 @@ _COMMON = {
 }
 
 
+def _common(name: str, values: Sequence, **fixed) -> Corruption:
+    return _corruption(name, _COMMON[name], values, **fixed)
+
+
 def _common_suite(**values: tuple) -> dict[str, Corruption]:
-    return {name: _corruption(name, _COMMON[name], values[name]) for name in _COMMON}
+    return {name: _common(name, values[name]) for name in _COMMON}
 
 
 def _zooms(*severities: tuple[int, float]) -> tuple[tuple[float, ...], ...]:
@@ -247,13 +251,8 @@ SUITES["mnist_c"] = {
     "shot_noise": _fixed("shot_noise", rate=3.0),  # 5
     "impulse_noise": _fixed("impulse_noise", amount=0.17),  # 4
     # On 2-D arrays the pixels are really swapped; a fair coin decides on each.
-    "glass_blur": _fixed(  # 1
-        "glass_blur",
-        sigma=0.7,
-        max_delta=1,
-        iterations=2,
-        swap=True,
-        move_probability=0.5,
+    "glass_blur": _common(  # 1
+        "glass_blur", [(0.7, 1, 2)], swap=True, move_probability=0.5
     ),
     "motion_blur": _fixed("motion_blur", radius=10, sigma=3.0),  # 1
     "shear": _fixed("shear", shear=0.4),
@@ -263,15 +262,7 @@ SUITES["mnist_c"] = {
     "translate": _fixed("translate", distance=3),
     "stripe": _fixed("stripe"),
     "fog": _fixed("fog", amount=3.0, decay=1.4, map_size=256),  # 5
-    "spatter": _fixed(  # 4
-        "spatter",
-        loc=0.65,
-        scale=0.3,
-        sigma=1.0,
-        threshold=0.65,
-        strength=1.5,
-        liquid="mud",
-    ),
+    "spatter": _common("spatter", [(0.65, 0.3, 1.0, 0.65, 1.5, "mud")]),  # 4
     "dotted_line": _fixed("dotted_line"),
     "zigzag": _fixed("zigzag"),
     "canny_edges": _fixed("canny_edges", sigma=1.0),
@@ -310,15 +301,7 @@ def list_severities(suite: str = "uronet") -> tuple[int, ...]:
 def find_corruption(
     suite: str, noise: str, severity: int
 ) -> tuple[str, dict[str, Any]]:
-    """Looks up one corruption.
-
-    Args:
-        suite: Name in `SUITES`.
-        noise: Name in that suite.
-        severity: Whole number, one of `list_severities(suite)`.
-
-    Returns:
-        Name in `CORRUPTIONS` and its keyword arguments.
+    """Returns the name in `CORRUPTIONS`, and its keyword arguments, of one severity.
 
     Raises:
         ValueError: If one of the three is unknown; the message lists what exists.
@@ -346,15 +329,10 @@ def suite_settings(suite: str, noise: str) -> Corruption:
 
 
 def entry_key(seed: int, name: str, severity: int) -> jax.Array:
-    """Returns the key of one corruption at one severity in a corrupted set.
+    """Returns the key of `"<suite>/<corruption>"` at one severity in a corrupted set.
 
     Every program that makes such a set uses it, so that the same seed gives the same
     images, and no two corruptions or severities share their random numbers.
-
-    Args:
-        seed: Of the set.
-        name: `"<suite>/<corruption>"`.
-        severity: 1 or more.
     """
     key = jax.random.fold_in(jax.random.key(seed), zlib.crc32(name.encode()))
     return jax.random.fold_in(key, severity)
@@ -370,15 +348,14 @@ def suite_degradations(
 ) -> list[SuiteEntry]:
     """Lists the noises of a suite in the form that `make_degradation` takes.
 
+    One entry per noise and severity, by default all, noise by noise.
+
     Args:
         suite: Name in `SUITES`.
-        noises: Names in that suite. Default: all.
-        severities: Default: all.
+        noises: Names in that suite.
+        severities: Of that suite.
         spn_reading: What SPN means, a key of `SPN_READINGS`.
         un_reading: What UN means, a key of `UN_READINGS`.
-
-    Returns:
-        One entry per noise and severity, noise by noise.
 
     Raises:
         ValueError: If a name, severity or reading is unknown, or if a corruption
@@ -386,12 +363,9 @@ def suite_degradations(
     """
     noises = list_corruptions(suite) if noises is None else noises
     severities = list_severities(suite) if severities is None else severities
-    kinds = {
-        "salt_and_pepper_noise": SPN_READINGS[
-            known_name("SPN reading", spn_reading, SPN_READINGS)
-        ],
-        "uniform_noise": UN_READINGS[known_name("UN reading", un_reading, UN_READINGS)],
-    }
+    spn = SPN_READINGS[known_name("SPN reading", spn_reading, SPN_READINGS)]
+    un = UN_READINGS[known_name("UN reading", un_reading, UN_READINGS)]
+    kinds = {"salt_and_pepper_noise": spn, "uniform_noise": un}
     entries = []
     for noise in noises:
         for severity in severities:
