@@ -15,6 +15,11 @@ def strict_promotion():
         yield
 
 
+@pytest.fixture(scope="session")
+def images():
+    return np.random.default_rng(0).uniform(size=(2, 32, 32, 3)).astype(np.float32)
+
+
 @pytest.fixture(params=ARCHIVES)
 def originals(request, golden):
     """Returns `load(name)`: setting, image, draws and output of each severity."""

@@ -21,6 +21,7 @@ from uronet_jax.corruptions import (
     list_severities,
 )
 
+NOISES = [entry.function for entry in SUITES["uronet"].values()]
 COMMON = 15
 ORDER = np.array([2, 0, 3, 1])
 
@@ -110,6 +111,12 @@ def test_contract(name, images):
         lambda x: entry.run(key, x, settings, 0), images.astype(jnp.bfloat16)
     )
     assert half.dtype == jnp.bfloat16 and half.shape == images.shape
+
+
+@pytest.mark.parametrize("name", [*NOISES, "contrast", "saturate", "pixelate"])
+def test_half_precision_stays_in_range(name, images, key):
+    half = corrupt(key, images.astype(jnp.bfloat16), name, **CORRUPTIONS[name].example)
+    assert half.dtype == jnp.bfloat16 and half.min() >= 0 and half.max() <= 1
 
 
 @pytest.mark.parametrize("name", CORRUPTIONS)
