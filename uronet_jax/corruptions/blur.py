@@ -137,7 +137,7 @@ def _gaussian_matrices(shape, settings):
 
     def stack(side):
         matrices = [filters.gaussian_matrix(side, s["sigma"]) for s in settings]
-        return filters.band(np.asarray(matrices)).astype(np.float32)
+        return filters.band(np.asarray(matrices))
 
     return stack(shape[0]), stack(shape[1])
 
@@ -184,9 +184,7 @@ def _prepare_defocus(shape, settings):
         offsets = np.arange(len(kernel)) - len(kernel) // 2
         rows, columns = (_cosines(offsets, side) for side in shape[:2])
         gains.append(rows.T @ kernel @ columns - 1.0)
-    analysis = [np.linalg.inv(w).astype(np.float32) for w in waves]
-    synthesis = [w.astype(np.float32) for w in waves]
-    return Constants(np.asarray(gains, np.float32), (analysis, synthesis))
+    return Constants(np.asarray(gains), (list(map(np.linalg.inv, waves)), waves))
 
 
 def _cosines(positions, side):
@@ -235,14 +233,10 @@ def _prepare_glass(shape, settings):
     if len(swaps) > 1:
         raise ValueError("all severities must agree on swap")
     move_probability = column(settings, "move_probability", 0.0, 1.0)
-    constants = (
-        _gaussian_matrices(shape, settings),
-        np.asarray(iterations, np.int32),
-        np.asarray(max_delta, np.int32),
-        np.asarray(move_probability, np.float32),
-    )
+    matrices = _gaussian_matrices(shape, settings)
     # The structure is static in `apply`, values are not.
-    return Constants(constants, {"swap": ()} if True in swaps else {})
+    shared = {"swap": ()} if True in swaps else {}
+    return Constants((matrices, iterations, max_delta, move_probability), shared)
 
 
 def _apply_glass(key, images, constants, shared, index, *, straight_through=False):
@@ -293,10 +287,9 @@ glass_blur = Operation(
 
 
 def _prepare_motion(shape, settings):
-    radii = whole_column(settings, "radius", 0, max(shape[:2]))
-    taps = [2 * radius + 1 for radius in radii]
+    taps = 2 * whole_column(settings, "radius", 0, max(shape[:2])) + 1
     weights = [filters.motion_weights(**s, taps=max(taps)) for s in settings]
-    return Constants((np.asarray(weights, np.float32), np.asarray(taps, np.int32)))
+    return Constants((np.asarray(weights), taps))
 
 
 def _apply_motion(key, images, constants, shared, index, *, straight_through=False):
@@ -340,14 +333,14 @@ def _prepare_zoom(shape, settings):
 
     def samples(side):
         start = np.zeros((len(settings), max(counts), side), np.int32)
-        share = np.zeros(start.shape, np.float32)
+        share = np.zeros(start.shape)
         for i, setting in enumerate(settings):
             for j, factor in enumerate(setting["factors"]):
                 start[i, j], share[i, j] = filters.clipped_zoom_samples(side, factor)
         return start, share
 
     rows, columns = map(samples, shape[:2])
-    return Constants((rows, columns, np.asarray(counts, np.int32)))
+    return Constants((rows, columns, np.asarray(counts)))
 
 
 def _apply_zoom(key, images, constants, shared, index):

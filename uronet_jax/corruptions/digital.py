@@ -44,7 +44,7 @@ contrast = Operation(
 def _prepare_saturate(shape, settings):
     check_colours(shape[2])
     constants = column(settings, "factor", 0.0), column(settings, "offset", -1.0, 1.0)
-    return Constants(np.asarray(constants, np.float32).T)
+    return Constants(np.transpose(constants))
 
 
 def _apply_saturate(key, images, constants, shared, index):
@@ -130,8 +130,9 @@ def _apply_pixelate(key, images, constants, shared, index, *, straight_through=F
         total = jnp.einsum(spec, boxes, levels, precision=jax.lax.Precision.HIGHEST)
         fixed = total.astype(jnp.int32) * weights + (1 << (_WEIGHT_BITS - 1))
         rounded = (fixed >> _WEIGHT_BITS).astype(jnp.float32)
-        exact = total * (weights * 2.0**-_WEIGHT_BITS)
-        return batches.straight(rounded, exact) if straight_through else rounded
+        if straight_through:
+            return batches.straight(rounded, total * (weights * 2.0**-_WEIGHT_BITS))
+        return rounded
 
     (row_boxes, row_weights, row_cells), (boxes, weights, cells) = constants
     levels = mean("xw,bhwc->bhxc", boxes, levels, weights[None, None, :, None])

@@ -86,7 +86,7 @@ def _prepare(shape, settings):
             f"frost pictures from {textures.source} must be at least {height}x{width}, "
             f"as the images are: found sizes {textures.sizes.tolist()}"
         )
-    return Constants(np.asarray(weights, np.float32).T, _on_device(textures))
+    return Constants(np.transpose(weights), _on_device(textures))
 
 
 @functools.lru_cache(maxsize=8)

@@ -164,10 +164,9 @@ def _prepare_elastic(shape, settings):
     def matrices(size):
         # The original filters its fields with a support of 3 standard deviations.
         options = {"truncate": 3.0, "border": "reflect"}
-        stacked = [gaussian_matrix(size, sigma, **options) for sigma in sigmas]
-        return np.asarray(stacked, np.float32)
+        return np.stack([gaussian_matrix(size, sigma, **options) for sigma in sigmas])
 
-    strengths = np.asarray([alpha, affine], np.float32).T
+    strengths = np.stack([alpha, affine], axis=1)
     return Constants((strengths, matrices(height), matrices(width)))
 
 

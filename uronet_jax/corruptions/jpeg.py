@@ -27,50 +27,41 @@ _CONST_BITS = 13  # of those of the transform,
 _PASS_BITS = 2  # and of what its first pass hands to the second.
 
 # Annex K, Tables K.1 (luminance) and K.2 (chrominance).
-_BASE_TABLES = np.array(
-    [
-        [
-            [16, 11, 10, 16, 24, 40, 51, 61],
-            [12, 12, 14, 19, 26, 58, 60, 55],
-            [14, 13, 16, 24, 40, 57, 69, 56],
-            [14, 17, 22, 29, 51, 87, 80, 62],
-            [18, 22, 37, 56, 68, 109, 103, 77],
-            [24, 35, 55, 64, 81, 104, 113, 92],
-            [49, 64, 78, 87, 103, 121, 120, 101],
-            [72, 92, 95, 98, 112, 100, 103, 99],
-        ],
-        [
-            [17, 18, 24, 47, 99, 99, 99, 99],
-            [18, 21, 26, 66, 99, 99, 99, 99],
-            [24, 26, 56, 99, 99, 99, 99, 99],
-            [47, 66, 99, 99, 99, 99, 99, 99],
-            [99, 99, 99, 99, 99, 99, 99, 99],
-            [99, 99, 99, 99, 99, 99, 99, 99],
-            [99, 99, 99, 99, 99, 99, 99, 99],
-            [99, 99, 99, 99, 99, 99, 99, 99],
-        ],
-    ]
-)
+_BASE_TABLES = np.full((2, _SIDE, _SIDE), 99)
+_BASE_TABLES[0] = [
+    [16, 11, 10, 16, 24, 40, 51, 61],
+    [12, 12, 14, 19, 26, 58, 60, 55],
+    [14, 13, 16, 24, 40, 57, 69, 56],
+    [14, 17, 22, 29, 51, 87, 80, 62],
+    [18, 22, 37, 56, 68, 109, 103, 77],
+    [24, 35, 55, 64, 81, 104, 113, 92],
+    [49, 64, 78, 87, 103, 121, 120, 101],
+    [72, 92, 95, 98, 112, 100, 103, 99],
+]
+_BASE_TABLES[1, :4, :4] = [
+    [17, 18, 24, 47],
+    [18, 21, 26, 66],
+    [24, 26, 56, 99],
+    [47, 66, 99, 99],
+]
 
 # The exact transform. Each pass of libjpeg's "islow" is linear up to its final shift,
 # so it is a product with a matrix of whole numbers: 2^13 sqrt(8) times the orthonormal
 # one, where sums of rounded constants have moved some entries by 1. This is its left
 # half; row k holds frequency k, which is symmetric for even k.
-_HALF_TRANSFORM = np.array(
-    [
-        [8192, 8192, 8192, 8192],
-        [11363, 9633, 6437, 2260],
-        [10703, 4433, -4433, -10703],
-        [9633, -2259, -11362, -6436],
-        [8192, -8192, -8192, 8192],
-        [6437, -11362, 2261, 9633],
-        [4433, -10704, 10704, -4433],
-        [2260, -6436, 9633, -11363],
-    ],
-    np.int32,
-)
-_SYMMETRY = np.array([1, -1] * 4, np.int32)[:, None]
-_TRANSFORM = np.hstack([_HALF_TRANSFORM, _SYMMETRY * _HALF_TRANSFORM[:, ::-1]])
+_TRANSFORM = np.zeros((_SIDE, _SIDE), np.int32)
+_TRANSFORM[:, :4] = [
+    [8192, 8192, 8192, 8192],
+    [11363, 9633, 6437, 2260],
+    [10703, 4433, -4433, -10703],
+    [9633, -2259, -11362, -6436],
+    [8192, -8192, -8192, 8192],
+    [6437, -11362, 2261, 9633],
+    [4433, -10704, 10704, -4433],
+    [2260, -6436, 9633, -11363],
+]
+_TRANSFORM[0::2, 4:] = _TRANSFORM[0::2, 3::-1]
+_TRANSFORM[1::2, 4:] = -_TRANSFORM[1::2, 3::-1]
 
 _FREQUENCIES = np.arange(_SIDE)[:, None]
 _COSINES = np.cos(np.pi / _SIDE * _FREQUENCIES * (np.arange(_SIDE) + 0.5))

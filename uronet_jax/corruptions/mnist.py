@@ -122,7 +122,7 @@ def draw_zigzag(
 def zigzag_segments(width: int) -> np.ndarray:
     """Returns the rows of the segments of a zigzag that starts in row 0.
 
-    float32 `[10, 2, width]`: per climb from -5 to 4 the row of the line at each column,
+    `[10, 2, width]`: per climb from -5 to 4 the row of the line at each column,
     far away where there is none. A column in which one segment ends and the next begins
     has two lines, hence the second axis.
     """
@@ -138,7 +138,7 @@ def zigzag_segments(width: int) -> np.ndarray:
             slope = (y[j + 1] - y[j]) / (x[j + 1] - x[j])
             line = y[j] + slope * (column - x[j])
             rows[i, j % 2, inside] = line[inside]
-    return rows.astype(np.float32)
+    return rows
 
 
 def _zigzag_corners(run, climb):
@@ -205,7 +205,7 @@ def _prepare_canny(shape, settings):
         padded = np.pad(np.eye(size), ((1, 1), (0, 0)), mode="edge")
         before, here, after = padded[:-2], padded[1:-1], padded[2:]
         derivative, average = after - before, before + 2.0 * here + after
-        return tuple((m @ smooth).astype(np.float32) for m in (derivative, average))
+        return derivative @ smooth, average @ smooth
 
     return Constants((matrices(height), matrices(width)))
 

@@ -130,13 +130,14 @@ NOISES: dict[str, Core] = {
     "uniform_noise_low_contrast": functools.partial(_uniform, contrast=_LOW_CONTRAST),
 }
 _SHOT = list(NOISES).index("shot_noise")
+# Kind of noise -> its parameter and the range of that.
 _PARAMETERS = {
-    "gaussian": "scale",
-    "shot": "rate",
-    "impulse": "amount",
-    "speckle": "scale",
-    "salt_and_pepper": "amount",
-    "uniform": "half_width",
+    "gaussian": ("scale", 0.0, math.inf),
+    "shot": ("rate", 1e-3, 1e6),  # Counts above 2^24 are not exact in float32.
+    "impulse": ("amount", 0.0, 1.0),
+    "speckle": ("scale", 0.0, math.inf),
+    "salt_and_pepper": ("amount", 0.0, 1.0),
+    "uniform": ("half_width", 0.0, math.inf),
 }
 
 
@@ -171,7 +172,8 @@ def make_degradation(entries: Sequence[tuple[str, float]]) -> Degradation:
         if name not in NOISES:
             raise ValueError(f"unknown noise {name!r}: expected one of {names}")
         if name != "identity":
-            _check_parameter(_PARAMETERS[name.split("_noise")[0]], value)
+            parameter, *ends = _PARAMETERS[name.split("_noise")[0]]
+            batches.check_range(parameter, value, *ends)
     kind = jnp.asarray([names.index(name) for name, _ in entries], jnp.int32)
     parameter = jnp.asarray([value for _, value in entries], jnp.float32)
     if len(entries) == 1:
@@ -369,16 +371,18 @@ class _Noise(Operation):
     """A noise: called directly, its parameter may be traced or differ by image."""
 
     core: Core
+    parameter: tuple[str, float, float]
 
     def __call__(self, key, images, *, index=None, **parameters):
         setting, options = self.split(parameters)
         self.check_complete(setting)
-        ((name, parameter),) = setting.items()
         images = jnp.asarray(images)  # Without x64 a float64 array becomes float32.
         index = None if index is None else jnp.asarray(index)
         batches.check_images(images, index)
-        _check_parameter(name, parameter)
-        parameter = jnp.asarray(parameter, jnp.float32)
+        name, *ends = self.parameter
+        if not isinstance(setting[name], Tracer):
+            batches.check_range(name, setting[name], *ends)
+        parameter = jnp.asarray(setting[name], jnp.float32)
         if parameter.shape not in ((), (images.shape[0], 1, 1, 1)):
             raise ValueError(
                 f"{name} must be a scalar or [B, 1, 1, 1] for {images.shape[0]} "
@@ -388,40 +392,25 @@ class _Noise(Operation):
         return _render(core, key, images, parameter, index)
 
 
-_RANGES = {
-    "scale": (0.0, math.inf),
-    "half_width": (0.0, math.inf),
-    "amount": (0.0, 1.0),
-    "rate": (1e-3, 1e6),  # Counts above 2^24 are not exact in float32.
-}
-
-
-def _check_parameter(name, value):
-    if not isinstance(value, Tracer):
-        batches.check_range(name, value, *_RANGES[name])
-
-
 def _render(core, key, images, parameter, index):
     uniform = uniform_draw(key, images.shape, index)
     noisy = core(uniform, images.astype(jnp.float32), parameter)
     return jnp.clip(noisy, 0.0, 1.0).astype(images.dtype)
 
 
-def _noise(core: Core, text: str, *, example: dict[str, float], **entry) -> _Noise:
-    (name,) = example
-    prepare = one_number(name, *_RANGES[name])
+def _noise(kind: str, text: str, **entry) -> _Noise:
+    core, described = NOISES[f"{kind}_noise"], _PARAMETERS[kind]
 
     def apply(key, images, parameter, shared, index, **options):
         uniform = uniform_draw(key, images.shape, index)
         return core(uniform, images, parameter, **options)
 
-    return _Noise(
-        text, prepare, apply, core=core, example=example, smallest_side=1, **entry
-    )
+    entry |= {"core": core, "parameter": described, "smallest_side": 1}
+    return _Noise(text, one_number(*described), apply, **entry)
 
 
 gaussian_noise = _noise(
-    _gaussian,
+    "gaussian",
     """Adds normal noise, independent over pixels and channels: `clip(x + N(0, scale))`.
 
     Differentiable in `images` and `scale`.
@@ -434,7 +423,7 @@ gaussian_noise = _noise(
     example={"scale": 0.1},
 )
 shot_noise = _noise(
-    _shot,
+    "shot",
     """Counts photons: `clip(Poisson(rate * x) / rate)`, independent over elements.
 
     Counts are integers: the gradient with respect to `images` is zero everywhere (not
@@ -449,7 +438,7 @@ shot_noise = _noise(
     example={"rate": 25.0},
 )
 impulse_noise = _noise(
-    _impulse,
+    "impulse",
     """Sets random elements to 0 or 1, each with probability `amount / 2`.
 
     Each channel of each pixel is hit independently: a pixel can lose one channel. This
@@ -465,7 +454,7 @@ impulse_noise = _noise(
     example={"amount": 0.1},
 )
 speckle_noise = _noise(
-    _speckle,
+    "speckle",
     """Adds noise in proportion to the intensity: `clip(x + x * N(0, scale))`.
 
     Differentiable in `images` and `scale`.
@@ -478,7 +467,7 @@ speckle_noise = _noise(
     example={"scale": 0.2},
 )
 uniform_noise = _noise(
-    _uniform,
+    "uniform",
     """Adds uniform noise: `clip(x + U(-half_width, half_width))`.
 
     The URoNet paper names this noise without defining it, hence the switches, which are
@@ -499,7 +488,7 @@ uniform_noise = _noise(
     options=("shared_channels", "positive", "contrast"),
 )
 salt_and_pepper_noise = _noise(
-    _salt_and_pepper,
+    "salt_and_pepper",
     """Sets random pixels to black or white, each with probability `amount / 2`.
 
     The colour analogue of the noise of Geirhos et al., NeurIPS 2018. Gradients pass

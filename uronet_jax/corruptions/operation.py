@@ -31,7 +31,7 @@ Setting = Mapping[str, Any]
 
 
 class Constants(NamedTuple):
-    """What `Operation.prepare` computes.
+    """What `Operation.prepare` computes; it goes on in 32 bits.
 
     Attributes:
         stacked: Pytree of NumPy arrays with a leading axis over the settings.
@@ -199,27 +199,25 @@ def column(
     name: str,
     low: float = -math.inf,
     high: float = math.inf,
-) -> list:
+) -> np.ndarray:
     """Returns a parameter at every severity; ValueError if not finite, in the range."""
     values = [setting[name] for setting in settings]
     batches.check_range(name, values, low, high)
-    return values
+    return np.asarray(values, np.float64)
 
 
-def whole_column(settings: Sequence[Setting], name: str, low: int, high: int) -> list:
+def whole_column(
+    settings: Sequence[Setting], name: str, low: int, high: int
+) -> np.ndarray:
     """Returns a parameter at every severity; ValueError if no integer in the range."""
     for setting in settings:
         batches.check_whole(name, setting[name], low, high)
-    return [setting[name] for setting in settings]
+    return np.asarray([setting[name] for setting in settings])
 
 
 def one_number(name: str, low: float = -math.inf, high: float = math.inf) -> Callable:
     """Returns `Operation.prepare` where all that `apply` needs is one parameter."""
-
-    def prepare(shape, settings):
-        return Constants(np.asarray(column(settings, name, low, high), np.float32))
-
-    return prepare
+    return lambda shape, settings: Constants(column(settings, name, low, high))
 
 
 def check_colours(channels: int) -> None:
@@ -231,7 +229,12 @@ def check_colours(channels: int) -> None:
 @functools.lru_cache(maxsize=256)
 def _prepare(operation, shape, settings):
     settings = [{name: value for name, value, _ in setting} for setting in settings]
-    return operation.prepare(shape, settings)
+    return jax.tree.map(_to_32_bits, operation.prepare(shape, settings))
+
+
+def _to_32_bits(array):
+    wide = array.dtype.itemsize == 8
+    return array.astype(f"{array.dtype.kind}4") if wide else array
 
 
 def _freeze(name, value):

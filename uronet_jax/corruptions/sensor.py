@@ -4,7 +4,6 @@ import functools
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from uronet_jax import batches
 from uronet_jax.corruptions.operation import (
@@ -43,8 +42,7 @@ banding = Operation(
 
 
 def _prepare_dead_columns(shape, settings):
-    counts = whole_column(settings, "count", 0, shape[1])
-    return Constants(np.asarray(counts, np.int32))
+    return Constants(whole_column(settings, "count", 0, shape[1]))
 
 
 def _apply_dead_columns(key, images, count, shared, index):

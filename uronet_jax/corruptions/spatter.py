@@ -63,10 +63,9 @@ def _prepare(shape, settings):
         "mud_rows": [gaussian_matrix(height, strength) for strength in strengths],
         "mud_columns": [gaussian_matrix(width, strength) for strength in strengths],
         "colour": np.asarray([_COLOURS[name, channels] for name in liquids]) / 255.0,
+        "is_mud": [liquid == "mud" for liquid in liquids],
     }
-    constants = {name: np.asarray(v, np.float32) for name, v in constants.items()}
-    is_mud = np.asarray([liquid == "mud" for liquid in liquids])
-    return Constants({**constants, "is_mud": is_mud})
+    return Constants({name: np.asarray(v) for name, v in constants.items()})
 
 
 def _apply(key, images, constants, shared, index):

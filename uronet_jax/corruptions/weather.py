@@ -75,11 +75,10 @@ def _prepare_fog(shape, settings):
             f"map_size must be a power of two and at least {largest}, the larger side "
             f"of the images: {size}"
         )
-    amounts = np.asarray(column(settings, "amount", 0.0), np.float32)
-    decays = np.asarray(column(settings, "decay", 0.1, 1000.0), np.float64)
+    amounts = column(settings, "amount", 0.0)
+    decays = column(settings, "decay", 0.1, 1000.0)
     # The original multiplies by its decreasing factor twice, hence the square.
-    amplitudes = decays[:, None] ** (-2.0 * np.arange(levels))
-    return Constants((amounts, amplitudes.astype(np.float32)))
+    return Constants((amounts, decays[:, None] ** (-2.0 * np.arange(levels))))
 
 
 def _apply_fog(key, images, constants, shared, index):
@@ -155,10 +154,8 @@ def _prepare_snow(shape, settings):
     height, width, channels = shape
     check_colours(channels)
     zooms = column(settings, "zoom", 1.0)
-    radii = whole_column(settings, "radius", 0, max(height, width))
-    taps = [2 * radius + 1 for radius in radii]
-    sigmas = [setting["sigma"] for setting in settings]
-    blurs = zip(radii, sigmas, strict=True)
+    taps = 2 * whole_column(settings, "radius", 0, max(height, width)) + 1
+    weights = [motion_weights(s["radius"], s["sigma"], max(taps)) for s in settings]
     constants = {
         "loc": column(settings, "loc"),
         "scale": column(settings, "scale", 0.0),
@@ -166,10 +163,10 @@ def _prepare_snow(shape, settings):
         "blend": column(settings, "blend", 0.0, 1.0),
         "rows": [clipped_zoom_matrix(height, zoom) for zoom in zooms],
         "columns": [clipped_zoom_matrix(width, zoom) for zoom in zooms],
-        "weights": [motion_weights(*blur, max(taps)) for blur in blurs],
+        "weights": weights,
+        "taps": taps,
     }
-    constants = {name: np.asarray(v, np.float32) for name, v in constants.items()}
-    return Constants({**constants, "taps": np.asarray(taps, np.int32)})
+    return Constants({name: np.asarray(v) for name, v in constants.items()})
 
 
 def _apply_snow(key, images, constants, shared, index):
