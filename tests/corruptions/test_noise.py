@@ -11,8 +11,6 @@ from scipy import stats
 from uronet_jax import corruptions, sharding
 from uronet_jax.corruptions import CORRUPTIONS, NOISES, noise
 
-NAMES = corruptions.list_corruptions()
-
 # A parameter in the middle of the range, for each entry of NOISES.
 PARAMETERS = {name: 0.25 for name in NOISES} | {"shot_noise": 20.0}
 traces = []
@@ -35,29 +33,33 @@ def grey():
     return jnp.full((64, 16, 16, 3), 0.5)
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_parameters_may_be_traced_and_severities_are_in_order(name, key, images):
-    function, settings = corruptions.SUITES["uronet"][name]
-    chex.clear_trace_counter()
+def test_one_program_serves_every_noise_and_severity(key, images):
+    traces.clear()
+    for name, (function, settings) in corruptions.SUITES["uronet"].items():
+        chex.clear_trace_counter()
 
-    @jax.jit
-    @chex.assert_max_traces(n=1)
-    def run(parameters):
-        return CORRUPTIONS[function](key, images, **parameters)
+        @jax.jit
+        @chex.assert_max_traces(n=1)
+        def run(parameters, function=CORRUPTIONS[function]):
+            return function(key, images, **parameters)
 
-    changes = []
-    with jax.numpy_dtype_promotion("strict"):
-        for severity, setting in enumerate(settings, start=1):
-            out = run(dict(setting))
-            eager = corruptions.corrupt(
-                key, images, f"uronet/{name}", severity=severity
-            )
+        changes = []
+        for entry in corruptions.suite_degradations(noises=[name]):
+            severity, fixed = entry.severity, corruptions.make_degradation([entry[2:]])
+            with jax.numpy_dtype_promotion("strict"):
+                corrupted = corruptions.corrupt(
+                    key, images, f"uronet/{name}", severity=severity
+                )
+                traced = run(dict(settings[severity - 1]))
+            degraded = degrade(key, images, fixed, jnp.arange(8))
             # Fused multiply-adds round differently under jit.
-            chex.assert_trees_all_close(out, eager, atol=1e-6)
-            changes.append(float(jnp.mean(jnp.abs(out - images))))
-    # The published UN runs from its strongest to its weakest level.
-    assert changes == sorted(changes, reverse=name == "UN")
-    assert len(set(changes)) == 3 and min(changes) > 0.0
+            chex.assert_trees_all_close(traced, corrupted, atol=1e-6)
+            chex.assert_trees_all_close(degraded, corrupted, atol=1e-6)
+            changes.append(float(jnp.mean(jnp.abs(corrupted - images))))
+        # The published UN runs from its strongest to its weakest level.
+        assert changes == sorted(changes, reverse=name == "UN")
+        assert len(set(changes)) == 3 and min(changes) > 0.0
+    assert len(traces) <= 1  # None if an earlier test has compiled it.
 
 
 @pytest.mark.parametrize("name", NOISES)
@@ -82,7 +84,7 @@ def test_images_and_keys_get_different_noise(key, grey):
 
 
 def test_gaussian_noise_is_normal_and_independent_over_channels(key, grey):
-    out = corruptions.gaussian_noise(key, grey, scale=0.08)  # Never clips at 0.5.
+    out = noise.gaussian_noise(key, grey, scale=0.08)  # Never clips at 0.5.
     z = (np.asarray(out, np.float64) - 0.5) / 0.08
     # Kolmogorov-Smirnov distance: 1.95 / sqrt(n) is exceeded in 0.1 % of all seeds.
     assert stats.kstest(z.ravel(), "norm").statistic < 1.95 / np.sqrt(z.size)
@@ -108,7 +110,7 @@ def test_extreme_uniforms_give_finite_symmetric_normals():
     ],
 )
 def test_uniform_noise_readings(options, low, high, centre, key, grey):
-    out = corruptions.uniform_noise(key, grey - 0.1, half_width=0.3, **options)
+    out = noise.uniform_noise(key, grey - 0.1, half_width=0.3, **options)
     added = np.asarray(out, np.float64) - centre
     independent = added if "shared_channels" not in options else added[..., 0]
     distance = stats.kstest(independent.ravel(), "uniform", (low, high - low)).statistic
@@ -141,14 +143,14 @@ def test_replaced_fraction(function, per_channel, amount, key, grey):
 
 def test_replacing_none_or_all(key, grey):
     for amount, values in ((0.0, {0.5}), (1.0, {0.0, 1.0})):
-        out = corruptions.impulse_noise(key, grey, amount=amount)
+        out = noise.impulse_noise(key, grey, amount=amount)
         assert set(np.unique(out)) == values
 
 
 def test_speckle_noise_scales_with_the_intensity(key, grey):
     levels = np.repeat([0.0, 0.2, 0.4, 0.5], 16).reshape(-1, 1, 1, 1)
     images = jnp.asarray(levels * np.ones(grey.shape), jnp.float32)
-    out = np.asarray(corruptions.speckle_noise(key, images, scale=0.15))
+    out = np.asarray(noise.speckle_noise(key, images, scale=0.15))
     assert np.all(out[:16] == 0.0)
     # Standard deviation of an estimated standard deviation s: s / sqrt(2 n).
     for level, part in ((0.2, out[16:32]), (0.4, out[32:48]), (0.5, out[48:])):
@@ -179,7 +181,7 @@ def test_poisson_quantile_inverts_the_distribution_function(mean):
 
 @pytest.mark.parametrize("rate", (3.0, 500.0))
 def test_shot_noise_has_poisson_moments(rate, key, grey):
-    out = np.asarray(corruptions.shot_noise(key, grey * 0.2, rate=rate), np.float64)
+    out = np.asarray(noise.shot_noise(key, grey * 0.2, rate=rate), np.float64)
     np.testing.assert_allclose(out * rate, np.round(out * rate), atol=1e-4)
     # At intensity 0.1 the clip at 1 is never reached. Standard deviations: of the mean
     # sqrt(v / n); of the variance v sqrt((2 + 1 / mean count) / n).
@@ -187,7 +189,7 @@ def test_shot_noise_has_poisson_moments(rate, key, grey):
     assert abs(out.mean() - 0.1) < 5 * np.sqrt(variance / n)
     bound = 5 * variance * np.sqrt((2 + 10 / rate) / n)
     assert abs(out.var() - variance) < bound
-    black = corruptions.shot_noise(key, jnp.zeros_like(grey), rate=rate)
+    black = noise.shot_noise(key, jnp.zeros_like(grey), rate=rate)
     assert np.all(np.asarray(black) == 0.0)
 
 
@@ -206,28 +208,15 @@ def test_gradient_passes_where_the_result_depends_on_the_image(key, images):
     def gradient(function, **parameters):
         return jax.grad(lambda x: function(key, x, **parameters).sum())(images)
 
-    kept = corruptions.impulse_noise(key, images, amount=0.25) == images
-    replaced = gradient(corruptions.impulse_noise, amount=0.25)
+    kept = noise.impulse_noise(key, images, amount=0.25) == images
+    replaced = gradient(noise.impulse_noise, amount=0.25)
     np.testing.assert_array_equal(replaced, kept.astype(jnp.float32))
-    assert np.all(np.asarray(gradient(corruptions.shot_noise, rate=20.0)) == 0.0)
+    assert np.all(np.asarray(gradient(noise.shot_noise, rate=20.0)) == 0.0)
 
 
 def test_gradient_through_a_mix_is_finite(key, images, mix):
     loss = jax.jit(jax.grad(lambda x: corruptions.degrade(key, x, mix).sum()))
     chex.assert_tree_all_finite(loss(images))
-
-
-def test_one_program_serves_every_noise_and_severity(key, images):
-    traces.clear()
-    for entry in corruptions.suite_degradations():
-        degradation = corruptions.make_degradation([(entry.kind, entry.parameter)])
-        expected = corruptions.corrupt(
-            key, images, f"uronet/{entry.noise}", severity=entry.severity
-        )
-        out = degrade(key, images, degradation, jnp.arange(8))
-        # Fused multiply-adds round differently under jit.
-        chex.assert_trees_all_close(out, expected, atol=1e-6)
-    assert len(traces) <= 1  # None if an earlier test has compiled it.
 
 
 @pytest.fixture(scope="module")

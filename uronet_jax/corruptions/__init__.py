@@ -25,20 +25,11 @@ from uronet_jax.corruptions.noise import (
     Degradation,
     choose_entries,
     degrade,
-    gaussian_noise,
-    impulse_noise,
     make_degradation,
-    salt_and_pepper_noise,
-    shot_noise,
-    speckle_noise,
-    uniform_draw,
-    uniform_noise,
 )
 from uronet_jax.corruptions.operation import Operation, quantize, truncate
 from uronet_jax.corruptions.suites import (
-    SPN_READINGS,
     SUITES,
-    UN_READINGS,
     Corruption,
     SuiteEntry,
     entry_key,
@@ -53,9 +44,7 @@ from uronet_jax.corruptions.suites import (
 __all__ = [
     "CORRUPTIONS",
     "NOISES",
-    "SPN_READINGS",
     "SUITES",
-    "UN_READINGS",
     "Corruption",
     "Degradation",
     "FrostTextures",
@@ -66,21 +55,14 @@ __all__ = [
     "degrade",
     "entry_key",
     "find_corruption",
-    "gaussian_noise",
-    "impulse_noise",
     "list_corruptions",
     "list_severities",
     "make_degradation",
     "procedural_frost",
     "quantize",
-    "salt_and_pepper_noise",
-    "shot_noise",
-    "speckle_noise",
     "stack_textures",
     "suite_degradations",
     "truncate",
-    "uniform_draw",
-    "uniform_noise",
 ]
 
 # Every corruption. Call one as `f(key, images, *, index=None, **parameters)`.
