@@ -12,6 +12,7 @@ import numpy as np
 
 from uronet_jax import batches
 from uronet_jax.corruptions.operation import Constants, Operation, column
+from uronet_jax.corruptions.spatter import link_edges, neighbours
 
 _SIDE = 28
 # A line fades to black this far from its middle, in pixels of a 28x28 image.
@@ -25,8 +26,6 @@ _CLIMBS = range(-5, 5)
 _TOOTH = 2.0
 # Of a 0..1 image: an edge is kept from the lower on if the higher is reached along it.
 _LOW_THRESHOLD, _HIGH_THRESHOLD = 0.1, 0.2
-# Steps between two looks at whether edges still grow: looking costs as much as a step.
-_GROWTH = 4
 
 
 def _prepare_nothing(shape, settings):
@@ -221,28 +220,29 @@ def _inner_gaussian(size, sigma):
 
 def _apply_canny(key, images, constants, shared, index):
     (row_derivative, row_average), (column_derivative, column_average) = constants
+    batch, height, width, channels = images.shape
     planes = jnp.moveaxis(jax.lax.stop_gradient(images), -1, 1)
 
-    product = functools.partial(jnp.einsum, "yi,bcij,xj->bcyx", precision="highest")
-    dy = product(row_derivative, planes, column_average)
-    dx = product(row_average, planes, column_derivative)
+    def derivative(rows, columns):  # [H, W, planes].
+        spec = "yi,bcij,xj->bcyx"
+        product = jnp.einsum(spec, rows, planes, columns, precision="highest")
+        return product.reshape(-1, height, width).transpose(1, 2, 0)
+
+    dy = derivative(row_derivative, column_average)
+    dx = derivative(row_average, column_derivative)
     magnitude = jnp.sqrt(dy * dy + dx * dx)
     possible = _is_maximum(dy, dx, magnitude) & (magnitude >= _LOW_THRESHOLD)
-    inside = np.zeros((1, 1, *planes.shape[2:]), bool)
-    inside[..., 1:-1, 1:-1] = True
+    inside = np.zeros((height, width, 1), bool)
+    inside[1:-1, 1:-1] = True
     possible &= inside
-    edges = _grow(possible & (magnitude >= _HIGH_THRESHOLD), possible)
-    return jnp.moveaxis(edges, 1, -1).astype(jnp.float32)
+    edges = link_edges(possible, possible & (magnitude >= _HIGH_THRESHOLD))
+    edges = edges.reshape(height, width, batch, channels).transpose(2, 0, 1, 3)
+    return edges.astype(jnp.float32)
 
 
 def _is_maximum(dy, dx, magnitude):
     """Says where the magnitude is a maximum along the gradient."""
-    height, width = magnitude.shape[2:]
-    padded = jnp.pad(magnitude, ((0, 0), (0, 0), (1, 1), (1, 1)))
-
-    def neighbour(down, right):
-        return padded[..., 1 + down : 1 + down + height, 1 + right : 1 + right + width]
-
+    at = functools.partial(neighbours, jnp.pad(magnitude, ((1, 1), (1, 1), (0, 0))))
     steep = jnp.abs(dy) > jnp.abs(dx)
     # Whether the gradient points to the lower right or upper left, or along an axis.
     falling = ((dy >= 0.0) & (dx >= 0.0)) | ((dy <= 0.0) & (dx <= 0.0))
@@ -250,30 +250,12 @@ def _is_maximum(dy, dx, magnitude):
     share = jnp.minimum(jnp.abs(dy), jnp.abs(dx)) / jnp.maximum(longer, 1e-12)
 
     def exceeds(side):
-        beside = jnp.where(falling, neighbour(0, side), neighbour(0, -side))
-        straight = jnp.where(steep, neighbour(side, 0), beside)
-        diagonal = jnp.where(falling, neighbour(side, side), neighbour(side, -side))
+        beside = jnp.where(falling, at(0, side), at(0, -side))
+        straight = jnp.where(steep, at(side, 0), beside)
+        diagonal = jnp.where(falling, at(side, side), at(side, -side))
         return straight + share * (diagonal - straight) <= magnitude
 
     return exceeds(1) & exceeds(-1)
-
-
-def _grow(edges, possible):
-    """Extends edges over all possible pixels that are linked to them."""
-
-    def step(edges):
-        height, width = edges.shape[2:]
-        rows = jnp.pad(edges, ((0, 0), (0, 0), (1, 1), (0, 0)))
-        rows = rows[:, :, :height] | rows[:, :, 1:-1] | rows[:, :, 2:]
-        both = jnp.pad(rows, ((0, 0), (0, 0), (0, 0), (1, 1)))
-        return possible & (both[..., :width] | both[..., 1:-1] | both[..., 2:])
-
-    def grow(state):
-        edges, _ = state
-        grown = jax.lax.fori_loop(0, _GROWTH, lambda _, e: step(e), edges)
-        return grown, jnp.any(grown != edges)
-
-    return jax.lax.while_loop(lambda state: state[1], grow, (edges, True))[0]
 
 
 canny_edges = Operation(

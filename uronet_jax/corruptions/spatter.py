@@ -118,7 +118,7 @@ def water_film(levels: jax.Array) -> jax.Array:
     distance = edge_distances(edges(levels))
     relief = _equalize(jnp.floor(_box_sum(distance) / 9.0).astype(jnp.int32))
     padded = jnp.pad(relief, ((1, 1), (1, 1), (0, 0)), mode="reflect")
-    at = functools.partial(_neighbours, padded)
+    at = functools.partial(neighbours, padded)
     relief = relief + at(0, 1) - at(0, -1) + at(1, 0) - at(-1, 0)
     relief = relief + 2.0 * (at(1, 1) - at(-1, -1))
     relief = jnp.clip(relief, 0.0, 255.0)
@@ -126,8 +126,8 @@ def water_film(levels: jax.Array) -> jax.Array:
     return levels[1:-1, 1:-1] * relief
 
 
-def _neighbours(padded, down, right):
-    """Returns what lies that far from each pixel, given images padded by one pixel."""
+def neighbours(padded: jax.Array, down: int, right: int) -> jax.Array:
+    """Returns what lies that far from each pixel of `[H, W, B]`, padded by 1 pixel."""
     height, width, _ = padded.shape
     return padded[1 + down : height - 1 + down, 1 + right : width - 1 + right]
 
@@ -153,7 +153,7 @@ def edges(levels: jax.Array) -> jax.Array:
     size = jnp.abs(right) + jnp.abs(down)
     # Not a pad, which XLA would recompute at each of its uses.
     padded = jax.lax.dynamic_update_slice(jnp.zeros(levels.shape), size, (1, 1, 0))
-    at = functools.partial(_neighbours, padded)
+    at = functools.partial(neighbours, padded)
     # An edge is as large as any along its gradient, whose direction is rounded to
     # multiples of 45 degrees. Of two equal neighbours, the first is the edge.
     across = (size > at(0, -1)) & (size >= at(0, 1))
@@ -166,23 +166,19 @@ def edges(levels: jax.Array) -> jax.Array:
     steep = _ONE * (y - 2.0 * x) > _TAN * x
     peak = jnp.where(_ONE * y < _TAN * x, across, jnp.where(steep, along, diagonal))
     weak = peak & (size > _WEAK_EDGE)
-    strong = weak & (size > _STRONG_EDGE)
-    return _connect(weak.astype(jnp.uint8) + strong.astype(jnp.uint8))
+    return link_edges(weak, weak & (size > _STRONG_EDGE))
 
 
-def _connect(edges):
-    """Returns what of the edges (1 or 2) hangs together with strong ones (2)."""
-    height, width, batch = edges.shape
+def link_edges(weak: jax.Array, strong: jax.Array) -> jax.Array:
+    """Returns which weak edges hang together with strong ones; all bool `[H, W, B]`."""
+    height, width, batch = weak.shape
     words = -(-width // 32)
-    edges = jnp.pad(edges, ((0, 0), (0, 32 * words - width), (0, 0)))
     bit = jnp.arange(32, dtype=jnp.uint32)[None, :, None]
 
-    def pack(row):
-        row = row.reshape(words, 32, batch)
-        return tuple(
-            jnp.sum((row >= least).astype(jnp.uint32) << bit, 1, dtype=jnp.uint32)
-            for least in (1, 2)
-        )
+    def pack(rows):
+        padded = jnp.pad(rows, ((0, 0), (0, 32 * words - width), (0, 0)))
+        bits = padded.reshape(2, words, 32, batch).astype(jnp.uint32) << bit[None]
+        return jnp.sum(bits, 2, dtype=jnp.uint32)
 
     def grow(state):
         found, _ = state
@@ -195,7 +191,8 @@ def _connect(edges):
         return grown, jnp.any(grown != found)
 
     # 32 columns in a word make this loop, which may be long, cheap.
-    weak, strong = jax.lax.map(pack, edges)
+    packed = jax.lax.map(pack, jnp.stack([weak, strong], 1))
+    weak, strong = packed[:, 0], packed[:, 1]
     found, _ = jax.lax.while_loop(lambda state: state[1], grow, (strong, True))
     found = (found[:, :, None] >> bit[None]) & 1
     return found.reshape(height, 32 * words, batch)[:, :width] > 0
