@@ -12,15 +12,12 @@ from uronet_jax.corruptions import CORRUPTIONS, frost, operation, weather
 from uronet_jax.corruptions.suites import SUITES
 from uronet_jax.data.frost import load_frost, load_suite_frost, shrink
 
+CIFAR = SUITES["cifar_c"]
 brighten = jax.jit(weather.brighten)
 add_fog = jax.jit(weather.add_fog)
 add_snow = jax.jit(weather.add_snow)
 plasma = jax.jit(weather.plasma)
 cover = jax.jit(frost.cover)
-
-
-def settings_of(name, suite="cifar_c"):
-    return SUITES[suite][name].settings
 
 
 def constants(name, shape, setting):
@@ -150,7 +147,7 @@ def slow_snow(image, layer, angle, setting):
 def test_snow_is_as_defined(images, channels):
     rng = np.random.default_rng(2)
     images = images[..., :channels]
-    setting = settings_of("snow")[2]
+    setting = CIFAR["snow"].settings[2]
     layer = rng.normal(setting["loc"], setting["scale"], (2, 32, 32))
     angles = rng.uniform(-135, -45, 2)
     values = constants("snow", (32, 32, channels), setting)
@@ -167,7 +164,7 @@ def test_gradients_are_those_of_the_result(name, images):
     rng = np.random.default_rng(3)
     images = 0.1 + 0.4 * images
     images[:, 5, 5, 0] = 0.7  # One maximum, whatever the step.
-    values = constants(name, (32, 32, 3), settings_of(name)[0])
+    values = constants(name, (32, 32, 3), CIFAR[name].settings[0])
     layer = rng.uniform(size=(2, 32, 32)).astype(np.float32)
     angles = np.float32([-100.0, -60.0])
     corners = np.arange(2), np.zeros((2, 2), int)

@@ -142,14 +142,6 @@ def _gaussian_matrices(shape, settings):
     return stack(shape[0]), stack(shape[1])
 
 
-def _prepare_gaussian(shape, settings):
-    return Constants(_gaussian_matrices(shape, settings))
-
-
-def _apply_gaussian(key, images, matrices, shared, index):
-    return filters.filter_rows_columns(images, *matrices)
-
-
 gaussian_blur = Operation(
     """Blurs with a Gaussian: weights `exp(-k^2 / (2 sigma^2))`, normalised, both axes.
 
@@ -159,8 +151,8 @@ gaussian_blur = Operation(
     Parameters:
         sigma: Standard deviation in pixels, 0 or more.
     """,
-    _prepare_gaussian,
-    _apply_gaussian,
+    lambda shape, settings: Constants(_gaussian_matrices(shape, settings)),
+    lambda key, images, matrices, *_: filters.filter_rows_columns(images, *matrices),
     formula="G(sigma) x",
     source="HD",
     example={"sigma": 0.7},

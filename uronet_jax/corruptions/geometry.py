@@ -230,7 +230,7 @@ def affine_map(
     return linear, value * signs * (1.0 if name == "translate" else 0.0)
 
 
-def _affine(name: str, low: float, high: float, text: str, **entry) -> Operation:
+def _affine(name: str, ends: tuple[float, float], text: str, **entry) -> Operation:
     draw = functools.partial(jax.random.rademacher, shape=(2,), dtype=jnp.float32)
 
     def apply(key, images, value, shared, index):
@@ -240,14 +240,13 @@ def _affine(name: str, low: float, high: float, text: str, **entry) -> Operation
         return warp_affine(images, linear, offset, centre, "zero")
 
     (parameter,) = entry["example"]
-    prepare = one_number(parameter, low, high)
+    prepare = one_number(parameter, *ends)
     return Operation(text, prepare, apply, source="MG", **entry)
 
 
 shear = _affine(
     "shear",
-    0.0,
-    1.5,
+    (0.0, 1.5),
     """Slants the image to the left or right. Linear in `images`.
 
     About the centre, output `(x, y)` is read at `(x - y sin(s), y cos(s))`, which is
@@ -262,8 +261,7 @@ shear = _affine(
 )
 rotate = _affine(
     "rotate",
-    0.0,
-    math.pi,
+    (0.0, math.pi),
     """Rotates the image about its centre, either way with equal probability.
 
     Black where there is no input. Linear in `images`.
@@ -276,8 +274,7 @@ rotate = _affine(
 )
 scale = _affine(
     "scale",
-    0.01,
-    100.0,
+    (0.01, 100.0),
     """Shrinks or enlarges the image about its centre. Not random.
 
     Black where there is no input. Linear in `images`.
@@ -291,8 +288,7 @@ scale = _affine(
 )
 translate = _affine(
     "translate",
-    0.0,
-    math.inf,
+    (0.0, math.inf),
     """Moves the image along both axes, each way with equal probability.
 
     Black where there is no input. Linear in `images`.

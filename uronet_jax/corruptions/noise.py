@@ -84,14 +84,6 @@ def from_counts(counts: jax.Array, rate: jax.Array) -> jax.Array:
     return counts / jnp.maximum(rate, 1e-6)
 
 
-def _gaussian(uniform, images, scale):
-    return add_gaussian(images, scale * _normal(uniform))
-
-
-def _speckle(uniform, images, scale):
-    return add_speckle(images, scale * _normal(uniform))
-
-
 def _uniform(
     uniform, images, half_width, *, shared_channels=False, positive=False, contrast=1.0
 ):
@@ -118,10 +110,10 @@ _impulse = functools.partial(_salt_and_pepper, per_channel=True)
 # yet clipped to [0, 1]. The order is the meaning of `Degradation.kind`.
 NOISES: dict[str, Core] = {
     "identity": lambda uniform, images, parameter: images,
-    "gaussian_noise": _gaussian,
+    "gaussian_noise": lambda u, images, scale: add_gaussian(images, scale * _normal(u)),
     "shot_noise": _shot,
     "impulse_noise": _impulse,
-    "speckle_noise": _speckle,
+    "speckle_noise": lambda u, images, scale: add_speckle(images, scale * _normal(u)),
     "salt_and_pepper_noise": _salt_and_pepper,
     "salt_and_pepper_noise_per_channel": _impulse,
     "uniform_noise": _uniform,
