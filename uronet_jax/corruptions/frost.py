@@ -27,17 +27,11 @@ _FORK = math.radians(60.0)  # Ice crystals are hexagonal.
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class FrostTextures:
-    """Pictures of frost, to be made by `stack_textures`. Compared by identity.
+    """Pictures of frost, to be made by `stack_textures`. Compared by identity."""
 
-    Attributes:
-        images: float32 `[K, H, W, 3]`, in `[0, 1]`, filled up at the right and below.
-        sizes: int32 `[K, 2]`, height and width of each picture.
-        source: Where they come from, for error messages.
-    """
-
-    images: np.ndarray
-    sizes: np.ndarray
-    source: str
+    images: np.ndarray  # float32 [K, H, W, 3], in [0, 1], filled up right and below.
+    sizes: np.ndarray  # int32 [K, 2], height and width of each picture.
+    source: str  # Where they come from, for error messages.
 
 
 def stack_textures(pictures: Sequence[np.ndarray], source: str) -> FrostTextures:

@@ -154,10 +154,6 @@ def _zigzag_corners(run, climb):
     return cosine * along - sine * across, sine * along + cosine * across
 
 
-def _prepare_zigzag(shape, settings):
-    return Constants((), zigzag_segments(shape[1]))
-
-
 def _apply_zigzag(key, images, constants, segments, index):
     lowest = np.array([0, _CLIMBS.start])
     ends = np.array([_END_ROWS, _CLIMBS.stop])
@@ -174,7 +170,7 @@ zigzag = Operation(
     the straight line between them it has teeth of half length and height 2. Its
     segments have the profile of `dotted_line`. Differentiable in `images`.
     """,
-    _prepare_zigzag,
+    lambda shape, settings: Constants((), zigzag_segments(shape[1])),
     _apply_zigzag,
     formula="plus a zigzag line between random rows",
     source="MG",

@@ -31,15 +31,10 @@ Setting = Mapping[str, Any]
 
 
 class Constants(NamedTuple):
-    """What `Operation.prepare` computes; it goes on in 32 bits.
+    """What `Operation.prepare` computes: pytrees of arrays, which go on in 32 bits."""
 
-    Attributes:
-        stacked: Pytree of NumPy arrays with a leading axis over the settings.
-        shared: Pytree of arrays that serve every setting.
-    """
-
-    stacked: Any
-    shared: Any = ()
+    stacked: Any  # With a leading axis over the settings.
+    shared: Any = ()  # For every setting.
 
 
 # What `Operation.source` may abbreviate.

@@ -41,10 +41,6 @@ banding = Operation(
 )
 
 
-def _prepare_dead_columns(shape, settings):
-    return Constants(whole_column(settings, "count", 0, shape[1]))
-
-
 def _apply_dead_columns(key, images, count, shared, index):
     draw = functools.partial(jax.random.permutation, x=images.shape[2])
     dead = batches.per_image(draw, key, index) < count
@@ -60,7 +56,7 @@ dead_columns = Operation(
         count: How many columns of each image, drawn without replacement; whole
             number, from 0 to the width.
     """,
-    _prepare_dead_columns,
+    lambda shape, settings: Constants(whole_column(settings, "count", 0, shape[1])),
     _apply_dead_columns,
     formula="count random columns become black",
     source="this project",

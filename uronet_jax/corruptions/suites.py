@@ -14,32 +14,19 @@ from uronet_jax.corruptions.registry import CORRUPTIONS
 
 
 class Corruption(NamedTuple):
-    """A corruption as a suite uses it.
+    """A corruption as a suite uses it."""
 
-    Attributes:
-        function: Its name in `uronet_jax.corruptions.CORRUPTIONS`.
-        settings: Keyword arguments of that function, one mapping per severity,
-            beginning with severity 1.
-    """
-
-    function: str
-    settings: tuple[Mapping[str, Any], ...]
+    function: str  # Its name in `uronet_jax.corruptions.CORRUPTIONS`.
+    settings: tuple[Mapping[str, Any], ...]  # Its parameters, from severity 1 on.
 
 
 class SuiteEntry(NamedTuple):
-    """One noise at one severity, ready for `make_degradation([(kind, parameter)])`.
+    """One noise at one severity, ready for `make_degradation([(kind, parameter)])`."""
 
-    Attributes:
-        noise: Name in the suite, such as "GN".
-        severity: 1 or more.
-        kind: Name in `uronet_jax.corruptions.NOISES`.
-        parameter: Scale, half-width, amount or rate.
-    """
-
-    noise: str
-    severity: int
-    kind: str
-    parameter: float
+    noise: str  # Name in the suite, such as "GN".
+    severity: int  # 1 or more.
+    kind: str  # Name in `uronet_jax.corruptions.NOISES`.
+    parameter: float  # Scale, half-width, amount or rate.
 
     @property
     def fields(self) -> dict[str, Any]:
