@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 from test_reproduction import load
 
-from uronet_jax.corruptions import corrupt, entry_key
-from uronet_jax.corruptions.noise import gaussian_noise
+from uronet_jax.corruptions import corrupt, entry_key, gaussian_noise
 from uronet_jax.data import evaluation_batches
 from uronet_jax.data.mixed_corruptions import corrupt_mixed
 from uronet_jax.data.sources import ArraySource
