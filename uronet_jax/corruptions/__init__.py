@@ -13,6 +13,7 @@ from uronet_jax.corruptions.noise import (
     Degradation,
     choose_entries,
     degrade,
+    gaussian_noise,
     make_degradation,
 )
 from uronet_jax.corruptions.operation import Operation, quantize, truncate
@@ -44,6 +45,7 @@ __all__ = [
     "degrade",
     "entry_key",
     "find_corruption",
+    "gaussian_noise",
     "list_corruptions",
     "list_severities",
     "make_degradation",
