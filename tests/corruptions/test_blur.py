@@ -10,6 +10,7 @@ from skimage.filters import gaussian
 from uronet_jax.corruptions import CORRUPTIONS, blur, filters, operation
 from uronet_jax.corruptions.suites import SUITES
 
+motion_of = jax.jit(filters.blur_along_line)
 LINEAR = ["gaussian_blur", "defocus_blur", "zoom_blur"]
 BLURS = [*LINEAR, "glass_blur", "motion_blur"]
 
@@ -18,11 +19,9 @@ def settings_of(name, suite="cifar_c"):
     return SUITES[suite][name].settings
 
 
-def run(name, images, choice=2, *, suite="cifar_c", key=0, **options):
+def run(name, images, choice=2, *, suite="cifar_c"):
     settings = settings_of(name, suite)
-    return CORRUPTIONS[name].run(
-        jax.random.key(key), images, settings, choice, **options
-    )
+    return CORRUPTIONS[name].run(jax.random.key(0), images, settings, choice)
 
 
 @pytest.fixture(scope="module")
@@ -34,12 +33,6 @@ def images():
 def oblong():
     """Returns grey images that are not square."""
     return np.random.default_rng(2).random((2, 28, 36, 1), np.float32)
-
-
-# Independent code.
-
-
-motion_of = jax.jit(filters.blur_along_line)
 
 
 @pytest.mark.parametrize("choice", range(5))
@@ -56,11 +49,8 @@ def test_gaussian_blur_equals_scikit_image(images, choice):
 def test_gaussian_matrix_equals_scipy(border, sigma, truncate):
     signal = np.random.default_rng(0).random(28)
     matrix = filters.gaussian_matrix(28, sigma, truncate=truncate, border=border)
-    expected = signal
-    if sigma > 0:
-        expected = ndimage.gaussian_filter1d(
-            signal, sigma, mode=border, truncate=truncate
-        )
+    options = {"mode": border, "truncate": truncate}
+    expected = ndimage.gaussian_filter(signal, sigma, **options)  # A copy at 0.
     np.testing.assert_allclose(matrix @ signal, expected, atol=1e-12)
 
 
@@ -137,10 +127,7 @@ def test_motion_blur_equals_the_formula():
             y, x = (rows + dy).clip(0, height - 1), (columns + dx).clip(0, width - 1)
             expected[image] += weight * levels[image, y, x]
     assert not weights[31:].any()
-    output = motion_of(
-        levels.astype(np.float32), angles.astype(np.float32),
-        weights.astype(np.float32), 31,
-    )  # fmt: skip
+    output = motion_of(*map(np.float32, (levels, angles, weights)), 31)
     # A sum that is a whole number but for rounding may go either way.
     either = (output == np.floor(expected)) | (output == np.floor(expected + 2e-4))
     # float32 may see a direction that is a tie between two pixels otherwise.
@@ -168,30 +155,19 @@ def test_glass_blur_equals_a_scan(swap):
                         x[there] = here
     flat = offsets[:, :, 0] * width + offsets[:, :, 1]
     flat = jnp.asarray(flat.reshape(iterations, 2, -1), jnp.int32)
-
-    @jax.jit
-    def moved(images):
-        output = blur.frosted_glass(
-            images, np.eye(height), np.eye(width), lambda i: flat[i], iterations,
-            swap=swap,
-        )  # fmt: skip
-        return operation.truncate(output)
-
-    output = moved(levels.astype(np.float32) / 255)
+    same = np.eye(height), np.eye(width)
+    moved = jax.jit(
+        lambda x: blur.frosted_glass(x, *same, lambda i: flat[i], iterations, swap=swap)
+    )
+    output = operation.truncate(moved(levels.astype(np.float32) / 255))
     np.testing.assert_array_equal(output, expected)
-
-
-# Random draws.
-
-
-draw_displacements = jax.jit(blur.draw_displacements, static_argnums=(2, 3))
 
 
 @pytest.mark.parametrize("probability", [1.0, 0.5])
 def test_displacements_are_uniform(key, probability):
     side, delta = 36, 2
-    index = np.arange(64)
-    moves = draw_displacements(key, index, side, side, delta, probability)
+    draw = jax.jit(blur.draw_displacements, static_argnums=(2, 3))
+    moves = draw(key, np.arange(64), side, side, delta, probability)
     moves = np.asarray(moves).reshape(64, side, side)
     inside = moves[:, delta + 1 : side - delta + 1, delta + 1 : side - delta + 1]
     assert np.count_nonzero(moves) == np.count_nonzero(inside)
@@ -216,13 +192,10 @@ def test_mnist_glass_swaps():
     assert 0.3 < np.mean(after != before) < 0.9
 
 
-# Invariants.
-
-
 @pytest.mark.parametrize("suite", ["cifar_c", "imagenet_c"])
 def test_motion_blur_keeps_constant_images(suite):
-    levels = np.zeros((256, 28, 36, 1), np.float32)
-    levels += np.arange(256, dtype=np.float32)[:, None, None, None]
+    grey = np.arange(256, dtype=np.float32)[:, None, None, None]
+    levels = np.broadcast_to(grey, (256, 28, 36, 1))
     angles = np.linspace(-135, 45, 256, dtype=np.float32)
     for setting in settings_of("motion_blur", suite):
         weights = filters.motion_weights(**setting, taps=41).astype(np.float32)
@@ -242,9 +215,6 @@ def test_constant_images_and_severities(images, name):
     assert operation._apply._cache_size() <= programs + 1
 
 
-# Gradients.
-
-
 @pytest.mark.parametrize("name", LINEAR)
 def test_gradient_of_linear_blurs(oblong, name):
     weights = np.random.default_rng(3).normal(size=oblong.shape).astype(np.float32)
@@ -253,34 +223,30 @@ def test_gradient_of_linear_blurs(oblong, name):
     np.testing.assert_allclose(np.vdot(gradient, oblong), expected, atol=1e-3)
 
 
-def glass_total(images, straight_through):
-    rows, columns = (filters.gaussian_matrix(n, 0.7) for n in images.shape[1:3])
+def glass_total(images, **options):
+    matrices = [filters.gaussian_matrix(n, 0.7) for n in images.shape[1:3]]
     position = jnp.arange(images[0].size)
     shift = jnp.broadcast_to(-(position > 0).astype(jnp.int32), (2, position.size))
-    return blur.frosted_glass(
-        images, rows, columns, lambda i: shift, 2, straight_through=straight_through
-    ).sum()
+    return blur.frosted_glass(images, *matrices, lambda i: shift, 2, **options).sum()
 
 
-def motion_total(images, straight_through):
-    return filters.blur_along_line(
-        operation.grey_levels(images, straight_through=straight_through),
-        jnp.asarray([-30.0, 10.0]), filters.motion_weights(3, 2.0, 9), 7,
-        straight_through=straight_through,
-    ).sum() / 255  # fmt: skip
+def motion_total(images, **options):
+    line = jnp.asarray([-30.0, 10.0]), filters.motion_weights(3, 2.0, 9), 7
+    levels = operation.grey_levels(images, **options)
+    return filters.blur_along_line(levels, *line, **options).sum() / 255
 
 
 @pytest.mark.parametrize("total", [glass_total, motion_total])
 def test_gradient_of_truncating_blurs(oblong, total):
-    gradient = jax.jit(jax.grad(total), static_argnums=1)
-    assert not np.any(gradient(oblong, False))
-    passed = np.asarray(gradient(oblong, True))
+    gradient = jax.jit(jax.grad(total), static_argnames="straight_through")
+    assert not np.any(gradient(oblong, straight_through=False))
+    passed = np.asarray(gradient(oblong, straight_through=True))
     # All outputs are means of pixels: each passes on a gradient of 1.
     np.testing.assert_allclose(passed.sum(), oblong.size, rtol=1e-4)
     assert passed.min() >= 0 and passed.max() > 1
 
 
-def test_severities_must_agree_on_swap(images):
+def test_severities_must_agree_on_swap():
     setting = {"sigma": 1.0, "max_delta": 1, "iterations": 1}
     settings = [setting, {**setting, "swap": True}]
     with pytest.raises(ValueError, match="swap"):

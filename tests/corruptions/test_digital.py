@@ -1,5 +1,7 @@
 """Contrast, saturation and coarse pixels against the originals and other libraries."""
 
+import functools
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -9,8 +11,6 @@ from PIL import Image
 from skimage import color
 
 from uronet_jax.corruptions import CORRUPTIONS, digital
-
-NAMES = ["contrast", "saturate", "pixelate"]
 
 
 def random_levels(shape, seed=0):
@@ -27,10 +27,8 @@ def unit(levels):
 
 def corrupt(name, levels, settings, choice=0, **options):
     """Returns int arrays of grey levels."""
-    images = unit(levels)
-    out = CORRUPTIONS[name].run(
-        jax.random.key(0), images, settings, choice, uint8=True, **options
-    )
+    run, key = CORRUPTIONS[name].run, jax.random.key(0)
+    out = run(key, unit(levels), settings, choice, uint8=True, **options)
     return np.asarray(out).astype(int)
 
 
@@ -50,18 +48,16 @@ def pillow_boxes(image, factor):
     return np.asarray(picture).reshape(image.shape)
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_equals_the_original(originals, name):
-    for setting, image, _, expected in originals(name):
-        out = corrupt(name, image[None], [setting])[0]
-        if name == "saturate":
-            # Half of these results are whole numbers before the truncation. In float64
-            # some come out just below, and the original loses a level: that is not
-            # our error. All others are equal.
-            levels = saturate_in_hsv(image, **setting)
-            whole = np.abs(levels - np.rint(levels)) < 1e-9
-            np.testing.assert_array_equal(out, np.floor(levels + 1e-9))
-            expected = np.where(whole & (expected == out - 1), out, expected)
+def test_saturate_equals_the_original(originals):
+    for setting, image, _, expected in originals("saturate"):
+        out = corrupt("saturate", image[None], [setting])[0]
+        # Half of these results are whole numbers before the truncation. In float64
+        # some come out just below, and the original loses a level: that is not our
+        # error. All others are equal.
+        levels = saturate_in_hsv(image, **setting)
+        whole = np.abs(levels - np.rint(levels)) < 1e-9
+        np.testing.assert_array_equal(out, np.floor(levels + 1e-9))
+        expected = np.where(whole & (expected == out - 1), out, expected)
         np.testing.assert_array_equal(out, expected)
 
 
@@ -84,12 +80,6 @@ def test_saturate_is_that_of_hsv(factor, offset, key):
     np.testing.assert_allclose(out, expected, atol=1e-6)
 
 
-def test_saturate_leaves_grey_images_alone(key):
-    images = unit(random_levels((2, 32, 32, 1)))
-    out = digital.saturate(key, images, factor=5.0, offset=0.2)
-    np.testing.assert_array_equal(out, images)
-
-
 @pytest.mark.parametrize(
     "shape", [(1, 28, 28, 1), (1, 32, 32, 3), (2, 33, 47, 3), (1, 224, 224, 3)]
 )
@@ -107,25 +97,17 @@ def test_pixelate_equals_pillow(shape):
 
 
 @pytest.mark.parametrize(
-    ("name", "setting"),
+    ("name", "setting", "channels"),
     [
-        ("contrast", {"factor": 1.0}),
-        ("saturate", {"factor": 1.0, "offset": 0.0}),
-        ("pixelate", {"factor": 1.0}),
+        ("contrast", {"factor": 1.0}, 3),
+        ("saturate", {"factor": 1.0, "offset": 0.0}, 3),
+        ("saturate", {"factor": 5.0, "offset": 0.2}, 1),  # Grey has no saturation.
+        ("pixelate", {"factor": 1.0}, 3),
     ],
 )
-def test_neutral_setting_changes_nothing(name, setting):
-    levels = random_levels((2, 32, 32, 3))
+def test_neutral_setting_changes_nothing(name, setting, channels):
+    levels = random_levels((2, 32, 32, channels))
     np.testing.assert_array_equal(corrupt(name, levels, [setting]), levels)
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_half_precision_stays_in_range(name, key):
-    entry = CORRUPTIONS[name]
-    images = jnp.asarray(unit(random_levels((2, 32, 32, 3))), jnp.bfloat16)
-    half = entry(key, images, **entry.example)
-    assert half.dtype == jnp.bfloat16 and half.shape == images.shape
-    assert half.min() >= 0 and half.max() <= 1
 
 
 @pytest.mark.parametrize("name", ["contrast", "saturate"])
@@ -153,14 +135,11 @@ def test_pixelate_gradient_is_zero_or_straight_through(key):
     levels = random_levels((1, 32, 32, 3))
     images = jnp.asarray(unit(levels))
 
-    def corrupted(x, **options):
-        return digital.pixelate(key, x, factor=0.5, **options)
-
+    corrupted = functools.partial(digital.pixelate, key, factor=0.5)
     zero = jax.grad(lambda x: corrupted(x).sum())(images)
     np.testing.assert_array_equal(zero, 0)
-    out, tangent = jax.jvp(
-        lambda x: corrupted(x, straight_through=True), [images], [images]
-    )
+    through = functools.partial(corrupted, straight_through=True)
+    out, tangent = jax.jvp(through, [images], [images])
     np.testing.assert_allclose(out, corrupted(images), atol=1e-7)
     # Without rounding it is linear: means of blocks of 2x2, spread over the block.
     blocks = unit(levels).reshape(1, 16, 2, 16, 2, 3)

@@ -16,16 +16,15 @@ warp_elastically = jax.jit(geometry.warp_elastically)
 
 @pytest.fixture(scope="module")
 def images():
-    smooth = ndimage.gaussian_filter(
-        np.random.default_rng(0).random((2, 32, 32, 3)), (0, 1, 1, 0)
-    )
+    noise = np.random.default_rng(0).random((2, 32, 32, 3))
+    smooth = ndimage.gaussian_filter(noise, (0, 1, 1, 0))
     smooth -= smooth.min()
     return jnp.asarray(smooth / smooth.max(), jnp.float32)
 
 
 def elastic_oracle(image, displacements, fields, alpha, sigma):
     """The definition step by step, in float64 with SciPy."""
-    height, width, channels = image.shape
+    height, width, _ = image.shape
     centre, q = np.array([width // 2, height // 2]), min(height, width) // 3
     old = centre + q * np.array([(1, 1), (1, -1), (-1, -1)])
     new = old + displacements
@@ -36,14 +35,14 @@ def elastic_oracle(image, displacements, fields, alpha, sigma):
         alpha * ndimage.gaussian_filter(field, sigma, mode="reflect", truncate=3)
         for field in np.moveaxis(fields, -1, 0)
     )
-    planes = []
-    for c in range(channels):
-        plane = ndimage.map_coordinates(
-            image[..., c], [read_y, read_x], order=1, mode="mirror"
-        )
-        planes.append(
-            ndimage.map_coordinates(plane, [y + dy, x + dx], order=1, mode="reflect")
-        )
+
+    def read(plane, where, mode):
+        return ndimage.map_coordinates(plane, where, order=1, mode=mode)
+
+    planes = [
+        read(read(plane, [read_y, read_x], "mirror"), [y + dy, x + dx], "reflect")
+        for plane in np.moveaxis(image, -1, 0)
+    ]
     return np.stack(planes, -1)
 
 
@@ -57,9 +56,8 @@ def test_elastic_transform_of_other_shapes(alpha, sigma, affine):
     setting = {"alpha": alpha, "sigma": sigma, "affine": affine}
     prepared = geometry.elastic_transform.constants((48, 30, 1), [setting])
     _, rows, columns = (t[0] for t in prepared.stacked)
-    ours = warp_elastically(
-        image[None], displacements[None], fields[None], alpha, rows, columns
-    )
+    drawn = displacements[None], fields[None]
+    ours = warp_elastically(image[None], *drawn, alpha, rows, columns)
     expected = elastic_oracle(image, displacements, fields, alpha, sigma)
     # White noise has slopes up to 1 per pixel; coordinates have errors of 1e-5.
     np.testing.assert_allclose(ours[0], expected, atol=1e-3)
@@ -70,16 +68,13 @@ def test_elastic_transform_without_strength_changes_nothing(key, images):
     np.testing.assert_array_equal(out, images)
 
 
-def test_elastic_displacements_have_the_stated_size(key, images):
+def test_elastic_displacements_have_the_stated_size(key):
     # A ramp shows the displacement of each pixel: here of the field alone.
     ramp = jnp.linspace(0, 1, 32)[None, None, :, None]
-    ramp = jnp.broadcast_to(ramp, images.shape)
+    ramp = jnp.broadcast_to(ramp, (80, 32, 32, 1))
     parameters = {"alpha": 4.0, "sigma": 2.0, "affine": 0.0}
-    moved = []
-    for i in range(40):
-        index = jnp.array([2 * i, 2 * i + 1])
-        out = geometry.elastic_transform(key, ramp, **parameters, index=index)
-        moved.append(31 * np.asarray(out - ramp)[:, :, 8:-8, 0])
+    out = geometry.elastic_transform(key, ramp, **parameters)
+    moved = 31 * np.asarray(out - ramp)[:, :, 8:-8, 0]
     # The variance of U(-1, 1) is 1/3; filtering divides it by 4 pi sigma^2 and leaves
     # 80 * 512 / (4 pi sigma^2) = 800 independent values: standard errors below 4 %.
     expected = 4.0 / np.sqrt(3 * 4 * np.pi * 2.0**2)
@@ -98,12 +93,10 @@ def test_sample_bilinear_equals_scipy(border, mode):
     # Also on the pixels and half-way between them, far outside too.
     y[0], x[0] = np.round(2 * y[0]) / 2, np.round(2 * x[0]) / 2
     ours = jax.jit(geometry.sample_bilinear, static_argnums=3)(image, y, x, border)
-    for b in range(2):
-        for c in range(2):
-            expected = ndimage.map_coordinates(
-                image[b, ..., c].astype(float), [y[b], x[b]], order=1, mode=mode
-            )
-            np.testing.assert_allclose(ours[b, ..., c], expected, atol=1e-5)
+    for b, c in np.ndindex(2, 2):
+        plane = image[b, ..., c].astype(float)
+        expected = ndimage.map_coordinates(plane, [y[b], x[b]], order=1, mode=mode)
+        np.testing.assert_allclose(ours[b, ..., c], expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("shape", [(28, 28, 1), (40, 30, 3)])
@@ -111,22 +104,21 @@ def test_sample_bilinear_equals_scipy(border, mode):
 def test_affine_maps_equal_scikit_image(shape, sign):
     height, width, _ = shape
     image = np.random.default_rng(3).random(shape).astype(np.float32)
-    turn, slant = 0.4 * sign, 0.4 * sign
+    sine, cosine = np.sin(0.4 * sign), np.cos(0.4)
     maps = {
-        "rotate": [[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]],
-        "shear": [[1, -np.sin(slant)], [0, np.cos(slant)]],
-        "scale": [[1 / 0.7, 0], [0, 1 / 0.7]],
-        "translate": np.eye(2),
+        "rotate": (0.4, [[cosine, -sine], [sine, cosine]]),
+        "shear": (0.4, [[1, -sine], [0, cosine]]),
+        "scale": (0.7, np.eye(2) / 0.7),
+        "translate": (3.0, np.eye(2)),
     }
-    values = {"rotate": 0.4, "shear": 0.4, "scale": 0.7, "translate": 3.0}
     centre = np.array([width - 1, height - 1]) / 2
     signs = jnp.asarray([[sign, -sign]], jnp.float32)
-    for name, linear in maps.items():
+    for name, (value, linear) in maps.items():
         offset = 3.0 * np.array([sign, -sign]) if name == "translate" else 0.0
         matrix = np.eye(3)
         matrix[:2, :2] = linear
         matrix[:2, 2] = centre - linear @ centre + offset
-        linear, offset = geometry.affine_map(name, jnp.float32(values[name]), signs)
+        linear, offset = geometry.affine_map(name, jnp.float32(value), signs)
         ours = warp_affine(image[None], linear, offset, tuple(centre), "zero")
         expected = warp(image.astype(float), matrix, order=1, mode="constant")
         np.testing.assert_allclose(ours[0], expected, atol=1e-5, err_msg=name)
@@ -140,22 +132,16 @@ def test_gradient(name, key, images):
     weights = jax.random.uniform(key, images.shape)
     # The map is linear in the images, so its derivative is the map itself.
     (gradient,) = transpose(weights)
-    np.testing.assert_allclose(
-        np.vdot(gradient, images), np.vdot(weights, out), rtol=1e-5
-    )
+    expected = np.vdot(weights, out)
+    np.testing.assert_allclose(np.vdot(gradient, images), expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize("name, outcomes", [("rotate", 2), ("translate", 4)])
 def test_signs_are_drawn_per_image(name, outcomes, key, images):
     entry = CORRUPTIONS[name]
-    same = jnp.stack([images[0], images[0]])
-    out = np.stack(
-        [
-            entry(key, same, **entry.example, index=jnp.array([i, i + 16]))
-            for i in range(16)
-        ]
-    )
-    different, counts = np.unique(out.reshape(32, -1), axis=0, return_counts=True)
+    same = jnp.broadcast_to(images[0], (32, *images[0].shape))
+    out = np.asarray(entry(key, same, **entry.example)).reshape(32, -1)
+    different, counts = np.unique(out, axis=0, return_counts=True)
     # Each of four outcomes is missed with probability 4 (3/4)^32 < 1e-3.
     assert len(different) == outcomes
     assert counts.min() >= 2

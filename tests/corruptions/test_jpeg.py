@@ -1,5 +1,6 @@
 """JPEG compression against Pillow, that is libjpeg-turbo, bit for bit."""
 
+import functools
 import io
 
 import jax
@@ -10,23 +11,12 @@ from PIL import Image
 
 from uronet_jax.corruptions import jpeg, suites
 
-QUALITIES = sorted(
-    {1, 50, 95, 100}
-    | {
-        setting["quality"]
-        for suite in ("cifar_c", "tiny_c", "imagenet_c")
-        for setting in suites.suite_settings(suite, "jpeg_compression")[1]
-    }
-)
+QUALITIES = {1, 50, 95, 100}
+for suite in ("cifar_c", "tiny_c", "imagenet_c"):
+    settings = suites.suite_settings(suite, "jpeg_compression").settings
+    QUALITIES |= {setting["quality"] for setting in settings}
+QUALITIES = sorted(QUALITIES)
 SETTINGS = [{"quality": quality} for quality in QUALITIES]
-
-
-def make_noise(rng, shape):
-    return rng.integers(0, 256, shape, dtype=np.uint8)
-
-
-def make_black_and_white(rng, shape):
-    return rng.integers(0, 2, shape, dtype=np.uint8) * np.uint8(255)
 
 
 def make_waves(rng, shape):
@@ -42,8 +32,8 @@ def make_waves(rng, shape):
 
 
 KINDS = {
-    "noise": make_noise,
-    "black_and_white": make_black_and_white,
+    "noise": lambda rng, shape: rng.integers(0, 256, shape, np.uint8),
+    "black_and_white": lambda rng, shape: 255 * rng.integers(0, 2, shape, np.uint8),
     "waves": make_waves,
 }
 
@@ -55,39 +45,28 @@ def make_images(shape, kinds=KINDS):
 
 def through_pillow(image, quality):
     buffer = io.BytesIO()
-    grey = image.shape[2] == 1
-    Image.fromarray(image[..., 0] if grey else image).save(
-        buffer, "JPEG", quality=quality
-    )
+    picture = Image.fromarray(image[..., 0] if image.shape[2] == 1 else image)
+    picture.save(buffer, "JPEG", quality=quality)
     return np.asarray(Image.open(buffer)).reshape(image.shape)
 
 
 def compress(images, settings, choice=0, **options):
     """Returns int arrays of grey levels."""
+    run, key = jpeg.jpeg_compression.run, jax.random.key(0)
     images = images.astype(np.float32) / 255
-    key = jax.random.key(0)
-    out = jpeg.jpeg_compression.run(
-        key, images, settings, choice, uint8=True, **options
-    )
+    out = run(key, images, settings, choice, uint8=True, **options)
     return np.asarray(out).astype(int)
 
 
-# Whole blocks of 16; odd sides; sides whose halves are odd; a single component.
+# Whole blocks of 16; odd sides; sides whose halves are odd.
+SIDES = [(32, 32), (28, 28), (33, 47), (50, 34), (224, 224)]
+
+
 @pytest.mark.parametrize(
-    "shape",
-    [
-        (32, 32, 3),
-        (28, 28, 3),
-        (33, 47, 3),
-        (50, 34, 3),
-        (224, 224, 3),
-        (28, 28, 1),
-        (47, 33, 1),
-    ],
-    ids=str,
+    ("sides", "channels"), [*((s, 3) for s in SIDES), ((28, 28), 1), ((47, 33), 1)]
 )
-def test_equals_pillow(shape):
-    images = make_images(shape)
+def test_equals_pillow(sides, channels):
+    images = make_images((*sides, channels))
     for choice, quality in enumerate(QUALITIES):
         expected = [through_pillow(image, quality) for image in images]
         out = compress(images, SETTINGS, choice)
@@ -127,17 +106,15 @@ def test_gradients(fidelity, channels, key):
     # The same in every channel: chroma, which is averaged, does not change.
     direction = jnp.broadcast_to(grey, images.shape)
 
-    def corrupted(x, through):
-        return jpeg.jpeg_compression(
-            key, x, quality=90, fidelity=fidelity, straight_through=through
-        )
-
-    plain, zero = jax.jvp(lambda x: corrupted(x, False), [images], [direction])
+    options = {"quality": 90, "fidelity": fidelity}
+    corrupted = functools.partial(jpeg.jpeg_compression, key, **options)
+    through = functools.partial(corrupted, straight_through=True)
+    plain, zero = jax.jvp(corrupted, [images], [direction])
     np.testing.assert_array_equal(zero, 0)
-    value, tangent = jax.jvp(lambda x: corrupted(x, True), [images], [direction])
+    value, tangent = jax.jvp(through, [images], [direction])
     np.testing.assert_allclose(value, plain, atol=1e-6)
     # With the quantiser passed straight through, the transforms undo each other.
     np.testing.assert_allclose(tangent, direction, atol=2e-4)
-    gradient = jax.grad(lambda x: jnp.sum(weights * corrupted(x, True)))(images)
+    gradient = jax.grad(lambda x: jnp.sum(weights * through(x)))(images)
     expected = jnp.sum(weights * direction)
     np.testing.assert_allclose(jnp.vdot(gradient, direction), expected, rtol=1e-3)

@@ -38,19 +38,13 @@ def write(source, folder, **changes):
 def expected(source):
     """Returns what `corrupt` makes of the whole set at once."""
     images = source.arrays()[0].astype(np.float32) / 255
-    return {
-        (name, s): np.asarray(
-            corruptions.corrupt(
-                corruptions.entry_key(0, f"uronet/{name}", s),
-                images,
-                f"uronet/{name}",
-                severity=s,
-                uint8=True,
-            )
-        )  # fmt: skip
-        for name in NAMES
-        for s in SEVERITIES
-    }
+
+    def make(name, severity):
+        key = corruptions.entry_key(0, name, severity)
+        made = corruptions.corrupt(key, images, name, severity=severity, uint8=True)
+        return np.asarray(made)
+
+    return {(n, s): make(f"uronet/{n}", s) for n in NAMES for s in SEVERITIES}
 
 
 def read_files(folder):
@@ -166,9 +160,7 @@ def test_frost_says_where_its_textures_come_from(source, tmp_path):
 def test_damage_is_found(source, tmp_path, layout, count):
     write(source, tmp_path, names=["GN"], severities=[1], layout=layout)
     assert corrupted.verify(tmp_path) == count
-    damaged = next(
-        path for path in tmp_path.rglob("*") if path.suffix in (".npy", ".JPEG")
-    )
+    damaged = next(iter([*tmp_path.rglob("*.npy"), *tmp_path.rglob("*.JPEG")]))
     damaged.write_bytes(damaged.read_bytes()[:-1] + b"?")
     with pytest.raises(ValueError, match=f"1 files in .* damaged.*{damaged.name}"):
         corrupted.verify(tmp_path)

@@ -7,18 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from uronet_jax.corruptions import (
-    blur,
-    digital,
-    frost,
-    geometry,
-    jpeg,
-    mnist,
-    noise,
-    sensor,
-    spatter,
-    weather,
-)
 from uronet_jax.corruptions.frost import FrostTextures, procedural_frost, stack_textures
 from uronet_jax.corruptions.noise import (
     NOISES,
@@ -26,19 +14,12 @@ from uronet_jax.corruptions.noise import (
     choose_entries,
     degrade,
     gaussian_noise,
-    impulse_noise,
     make_degradation,
-    salt_and_pepper_noise,
-    shot_noise,
-    speckle_noise,
-    uniform_draw,
-    uniform_noise,
 )
 from uronet_jax.corruptions.operation import Operation, quantize, truncate
+from uronet_jax.corruptions.registry import CORRUPTIONS
 from uronet_jax.corruptions.suites import (
-    SPN_READINGS,
     SUITES,
-    UN_READINGS,
     Corruption,
     SuiteEntry,
     entry_key,
@@ -53,9 +34,7 @@ from uronet_jax.corruptions.suites import (
 __all__ = [
     "CORRUPTIONS",
     "NOISES",
-    "SPN_READINGS",
     "SUITES",
-    "UN_READINGS",
     "Corruption",
     "Degradation",
     "FrostTextures",
@@ -67,57 +46,15 @@ __all__ = [
     "entry_key",
     "find_corruption",
     "gaussian_noise",
-    "impulse_noise",
     "list_corruptions",
     "list_severities",
     "make_degradation",
     "procedural_frost",
     "quantize",
-    "salt_and_pepper_noise",
-    "shot_noise",
-    "speckle_noise",
     "stack_textures",
     "suite_degradations",
     "truncate",
-    "uniform_draw",
-    "uniform_noise",
 ]
-
-# Every corruption. Call one as `f(key, images, *, index=None, **parameters)`.
-CORRUPTIONS: dict[str, Operation] = {
-    "gaussian_noise": noise.gaussian_noise,
-    "shot_noise": noise.shot_noise,
-    "impulse_noise": noise.impulse_noise,
-    "speckle_noise": noise.speckle_noise,
-    "uniform_noise": noise.uniform_noise,
-    "salt_and_pepper_noise": noise.salt_and_pepper_noise,
-    "gaussian_blur": blur.gaussian_blur,
-    "defocus_blur": blur.defocus_blur,
-    "glass_blur": blur.glass_blur,
-    "motion_blur": blur.motion_blur,
-    "zoom_blur": blur.zoom_blur,
-    "snow": weather.snow,
-    "frost": frost.frost,
-    "fog": weather.fog,
-    "brightness": weather.brightness,
-    "spatter": spatter.spatter,
-    "contrast": digital.contrast,
-    "saturate": digital.saturate,
-    "pixelate": digital.pixelate,
-    "jpeg_compression": jpeg.jpeg_compression,
-    "elastic_transform": geometry.elastic_transform,
-    "identity": mnist.identity,
-    "shear": geometry.shear,
-    "scale": geometry.scale,
-    "rotate": geometry.rotate,
-    "translate": geometry.translate,
-    "stripe": mnist.stripe,
-    "dotted_line": mnist.dotted_line,
-    "zigzag": mnist.zigzag,
-    "canny_edges": mnist.canny_edges,
-    "banding": sensor.banding,
-    "dead_columns": sensor.dead_columns,
-}
 
 
 def corrupt(

@@ -1,8 +1,8 @@
 """Blur corruptions: Gaussian, defocus, frosted glass, motion and zoom."""
 
+import functools
 import math
 from collections.abc import Callable
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +10,13 @@ import numpy as np
 
 from uronet_jax import batches
 from uronet_jax.corruptions import filters
-from uronet_jax.corruptions.operation import Constants, Operation, column, grey_levels
+from uronet_jax.corruptions.operation import (
+    Constants,
+    Operation,
+    column,
+    grey_levels,
+    whole_column,
+)
 
 
 def disk_kernel(radius: float, alias_blur: float) -> np.ndarray:
@@ -39,16 +45,10 @@ def frosted_glass(
 ) -> jax.Array:
     """Applies `glass_blur` with given random draws.
 
-    Args:
-        images: float32 `[B, H, W, C]` in `[0, 1]`.
-        rows: `[H, H]`, the Gaussian filter along the height, or a `filters.band`.
-        columns: `[W, W]`, the same along the width.
-        displacements: Maps the number of a scan to int32 `[B, H * W]`: how far from
-            each pixel, in flat positions, the one lies that it copies or is swapped
-            with, inside the image.
-        iterations: Number of scans; may be traced.
-        swap: See `glass_blur`, as for `straight_through`.
-        straight_through: Whether gradients pass.
+    `rows` `[H, H]` and `columns` `[W, W]` are the Gaussian filters, or a `filters.band`
+    of them. `displacements` maps the number of a scan to int32 `[B, H * W]`: how far
+    from each pixel, in flat positions, the one lies that it copies or is swapped with,
+    inside the image. The number of scans may be traced.
     """
     blurred = filters.filter_rows_columns(images, rows, columns)
     levels = grey_levels(blurred, straight_through=straight_through)
@@ -61,9 +61,8 @@ def frosted_glass(
         return scan(sources, position + displacements(i))
 
     # Only positions go through the loop: the pixels are read once, differentiably.
-    sources = jax.lax.fori_loop(
-        0, iterations, move, jnp.broadcast_to(position, pixels.shape[:2])
-    )
+    start = jnp.broadcast_to(position, pixels.shape[:2])
+    sources = jax.lax.fori_loop(0, iterations, move, start)
     moved = _take(pixels, sources[..., None]).reshape(images.shape)
     return filters.filter_rows_columns(moved / 255.0, rows, columns)
 
@@ -76,16 +75,11 @@ def draw_displacements(
     max_delta: int | jax.Array,
     move_probability: float | jax.Array,
 ) -> jax.Array:
-    """Draws the displacements of `frosted_glass` for one scan.
+    """Draws the displacements of `frosted_glass` for one scan, whose key is given.
 
-    `key` is of the scan, `index` `[B]` the global numbers of the images; `max_delta` (1
-    or more) and `move_probability` are those of `glass_blur`, and may be traced.
-    Returns int32 `[B, H * W]`; zero where a pixel stays.
+    int32 `[B, H * W]`, zero where a pixel stays; the last two arguments may be traced.
     """
-
-    def draw(key):
-        return jax.random.uniform(key, (height * width,), jnp.float32)
-
+    draw = functools.partial(jax.random.uniform, shape=(height * width,))
     # One number decides on all: below the probability it is uniform once more.
     uniform = batches.per_image(draw, key, index)
     side = jnp.asarray(2 * max_delta, jnp.int32)
@@ -138,38 +132,14 @@ def _take(values, positions):
     return jnp.take_along_axis(values, positions, axis=1, mode="promise_in_bounds")
 
 
-class _Matrices(NamedTuple):
-    rows: np.ndarray  # [H, H] or a band of it, see `filters.band`.
-    columns: np.ndarray  # [W, W], likewise.
-
-
-class _Glass(NamedTuple):
-    matrices: _Matrices
-    iterations: np.ndarray
-    max_delta: np.ndarray
-    move_probability: np.ndarray
-
-
-class _Zoom(NamedTuple):
-    start: tuple[np.ndarray, np.ndarray]  # [factors, H], [factors, W]
-    share: tuple[np.ndarray, np.ndarray]
-    count: np.ndarray
-
-
 def _gaussian_matrices(shape, settings):
+    """Returns the filters along the height and the width, or bands of them."""
+
     def stack(side):
         matrices = [filters.gaussian_matrix(side, s["sigma"]) for s in settings]
-        return filters.band(np.asarray(matrices)).astype(np.float32)
+        return filters.band(np.asarray(matrices))
 
-    return _Matrices(stack(shape[0]), stack(shape[1]))
-
-
-def _prepare_gaussian(shape, settings):
-    return Constants(_gaussian_matrices(shape, settings))
-
-
-def _apply_gaussian(key, images, matrices, shared, index):
-    return filters.filter_rows_columns(images, *matrices)
+    return stack(shape[0]), stack(shape[1])
 
 
 gaussian_blur = Operation(
@@ -181,8 +151,8 @@ gaussian_blur = Operation(
     Parameters:
         sigma: Standard deviation in pixels, 0 or more.
     """,
-    _prepare_gaussian,
-    _apply_gaussian,
+    lambda shape, settings: Constants(_gaussian_matrices(shape, settings)),
+    lambda key, images, matrices, *_: filters.filter_rows_columns(images, *matrices),
     formula="G(sigma) x",
     source="HD",
     example={"sigma": 0.7},
@@ -206,9 +176,7 @@ def _prepare_defocus(shape, settings):
         offsets = np.arange(len(kernel)) - len(kernel) // 2
         rows, columns = (_cosines(offsets, side) for side in shape[:2])
         gains.append(rows.T @ kernel @ columns - 1.0)
-    analysis = _Matrices(*(np.linalg.inv(w).astype(np.float32) for w in waves))
-    synthesis = _Matrices(*(w.astype(np.float32) for w in waves))
-    return Constants(np.asarray(gains, np.float32), (analysis, synthesis))
+    return Constants(np.asarray(gains), (list(map(np.linalg.inv, waves)), waves))
 
 
 def _cosines(positions, side):
@@ -251,30 +219,26 @@ defocus_blur = Operation(
 
 
 def _prepare_glass(shape, settings):
-    largest = (min(shape[:2]) - 1) // 2
-    for setting in settings:
-        batches.check_whole("max_delta", setting["max_delta"], 1, largest)
-        batches.check_whole("iterations", setting["iterations"], 1, 2**31 - 1)
+    max_delta = whole_column(settings, "max_delta", 1, (min(shape[:2]) - 1) // 2)
+    iterations = whole_column(settings, "iterations", 1, 2**31 - 1)
     swaps = {setting["swap"] for setting in settings}
     if len(swaps) > 1:
         raise ValueError("all severities must agree on swap")
-    constants = _Glass(
-        _gaussian_matrices(shape, settings),
-        np.asarray([setting["iterations"] for setting in settings], np.int32),
-        np.asarray([setting["max_delta"] for setting in settings], np.int32),
-        np.asarray(column(settings, "move_probability", 0.0, 1.0), np.float32),
-    )
+    move_probability = column(settings, "move_probability", 0.0, 1.0)
+    matrices = _gaussian_matrices(shape, settings)
     # The structure is static in `apply`, values are not.
-    return Constants(constants, {"swap": ()} if True in swaps else {})
+    shared = {"swap": ()} if True in swaps else {}
+    return Constants((matrices, iterations, max_delta, move_probability), shared)
 
 
 def _apply_glass(key, images, constants, shared, index, *, straight_through=False):
-    _, height, width, _ = images.shape
     matrices, iterations, *parameters = constants
+    sides = images.shape[1:3]
 
     def displacements(i):
-        of_scan = jax.random.fold_in(key, i)
-        return draw_displacements(of_scan, index, height, width, *parameters)
+        return draw_displacements(
+            jax.random.fold_in(key, i), index, *sides, *parameters
+        )
 
     return frosted_glass(
         images, *matrices, displacements, iterations,
@@ -315,22 +279,17 @@ glass_blur = Operation(
 
 
 def _prepare_motion(shape, settings):
-    for setting in settings:
-        batches.check_whole("radius", setting["radius"], 0, max(shape[:2]))
-    taps = [2 * setting["radius"] + 1 for setting in settings]
+    taps = 2 * whole_column(settings, "radius", 0, max(shape[:2])) + 1
     weights = [filters.motion_weights(**s, taps=max(taps)) for s in settings]
-    return Constants((np.asarray(weights, np.float32), np.asarray(taps, np.int32)))
+    return Constants((np.asarray(weights), taps))
 
 
 def _apply_motion(key, images, constants, shared, index, *, straight_through=False):
-    def draw(key):
-        return jax.random.uniform(key, (), minval=-45.0, maxval=45.0)
-
+    draw = functools.partial(jax.random.uniform, minval=-45.0, maxval=45.0)
+    angles = batches.per_image(draw, key, index)
+    levels = grey_levels(images, straight_through=straight_through)
     levels = filters.blur_along_line(
-        grey_levels(images, straight_through=straight_through),
-        batches.per_image(draw, key, index),
-        *constants,
-        straight_through=straight_through,
+        levels, angles, *constants, straight_through=straight_through
     )
     return levels / 255.0
 
@@ -363,49 +322,48 @@ def _prepare_zoom(shape, settings):
     counts = [len(setting["factors"]) for setting in settings]
     if not min(counts):
         raise ValueError("factors must hold at least one number")
-    starts, shares = [], []
-    for side in shape[:2]:
+
+    def samples(side):
         start = np.zeros((len(settings), max(counts), side), np.int32)
-        share = np.zeros(start.shape, np.float32)
+        share = np.zeros(start.shape)
         for i, setting in enumerate(settings):
             for j, factor in enumerate(setting["factors"]):
                 start[i, j], share[i, j] = filters.clipped_zoom_samples(side, factor)
-        starts.append(start)
-        shares.append(share)
-    constants = _Zoom(tuple(starts), tuple(shares), np.asarray(counts, np.int32))
-    return Constants(constants)
+        return start, share
+
+    rows, columns = map(samples, shape[:2])
+    return Constants((rows, columns, np.asarray(counts)))
 
 
 def _apply_zoom(key, images, constants, shared, index):
+    rows, columns, count = constants
     batch, height, width, channels = images.shape
     # With batch and channels last the interpolation reads contiguous runs of numbers.
     # The batch is the first of the two, so that it may be sharded.
     still = images.transpose(1, 2, 0, 3).reshape(height, width, -1)
 
-    def zoom(start, share):
-        row, column = share[0][:, None, None], share[1][None, :, None]
-        above, below = _read(still, start[0], 0), _read(still, start[0] + 1, 0)
-        rows = above + row * (below - above)
-        left, right = _read(rows, start[1], 1), _read(rows, start[1] + 1, 1)
-        return left + column * (right - left)
+    def enlarge(values, samples, axis):
+        start, share = samples
+        first, second = (
+            jnp.take(values, position, axis=axis, mode="clip")
+            for position in (start, start + 1)
+        )
+        return first + jnp.expand_dims(share, (1 - axis, 2)) * (second - first)
 
     def add(total, step):
-        i, start, share = step
+        i, rows, columns = step
         # A loop of `count` steps could not be differentiated.
         total = jax.lax.cond(
-            i < constants.count, lambda: total + zoom(start, share), lambda: total
+            i < count,
+            lambda: total + enlarge(enlarge(still, rows, 0), columns, 1),
+            lambda: total,
         )
         return total, None
 
-    most = constants.start[0].shape[0]
-    steps = (jnp.arange(most), constants.start, constants.share)
+    steps = (jnp.arange(len(rows[0])), rows, columns)
     total, _ = jax.lax.scan(add, still, steps)
-    mean = total / (constants.count + 1).astype(jnp.float32)
+    mean = total / (count + 1).astype(jnp.float32)
     return mean.reshape(height, width, batch, channels).transpose(2, 0, 1, 3)
-
-
-def _read(values, positions, axis):
-    return jnp.take(values, positions, axis=axis, mode="clip")
 
 
 zoom_blur = Operation(

@@ -43,9 +43,8 @@ contrast = Operation(
 
 def _prepare_saturate(shape, settings):
     check_colours(shape[2])
-    factors = column(settings, "factor", 0.0)
-    offsets = column(settings, "offset", -1.0, 1.0)
-    return Constants(np.asarray([factors, offsets], np.float32).T)
+    constants = column(settings, "factor", 0.0), column(settings, "offset", -1.0, 1.0)
+    return Constants(np.transpose(constants))
 
 
 def _apply_saturate(key, images, constants, shared, index):

@@ -19,20 +19,12 @@ def gaussian_matrix(
     """Returns the Gaussian filter along one axis: float64 `[size, size]`.
 
     The weights are `exp(-k^2 / (2 sigma^2))`, `k = -r .. r`, with sum 1 and
-    `r = floor(truncate * sigma + 0.5)`, which may exceed the size.
-
-    Args:
-        size: Samples along the axis.
-        sigma: Standard deviation in samples, 0 or more; 0 gives the identity.
-        truncate: Radius of the support, in standard deviations.
-        border: What lies outside: `"nearest"`, the edge sample (`aaa|abc|ccc`), or
-            `"reflect"`, the mirror image (`cba|abc|cba`).
-
-    Raises:
-        ValueError: If sigma or truncate are out of range or the border is unknown.
+    `r = floor(truncate * sigma + 0.5)`, which may exceed the size. Sigma, in samples,
+    is 0 or more (else ValueError), and 0 gives the identity. Outside lies the edge
+    sample (border `"nearest"`, `aaa|abc|ccc`) or the mirror image (`"reflect"`,
+    `cba|abc|cba`; anything else is a ValueError).
     """
     batches.check_range("sigma", sigma, 0.0, math.inf)
-    batches.check_range("truncate", truncate, 0.0, math.inf)
     radius = int(truncate * sigma + 0.5)
     if radius == 0:
         return np.eye(size)
@@ -84,13 +76,9 @@ def clipped_zoom_matrix(size: int, factor: float) -> np.ndarray:
 def band(matrices: np.ndarray) -> np.ndarray:
     """Leaves out what is zero far from the diagonals, where that saves half or more.
 
-    Args:
-        matrices: `[..., n, n]`.
-
-    Returns:
-        What `filter_rows_columns` takes in their place: the matrices, or
-        `[..., blocks, 32, width]`. Block `b` makes samples `32 b` to `32 b + 31` from
-        `width` samples around them, as far as there are.
+    Returns what `filter_rows_columns` takes in place of matrices `[..., n, n]`: these,
+    or `[..., blocks, 32, width]`, where block `b` makes samples `32 b` to `32 b + 31`
+    from `width` samples around them, as far as there are.
     """
     size = matrices.shape[-1]
     i, j = np.nonzero(matrices.reshape(-1, size, size).any(axis=0))
@@ -117,11 +105,8 @@ def filter_rows_columns(
 ) -> jax.Array:
     """Applies a separable linear filter to every channel of float32 `[B, H, W, C]`.
 
-    Args:
-        images: float32 `[B, H, W, C]`.
-        rows: `[H, H]`, acts along the height: `out[y] = sum_i rows[y, i] in[i]`; or a
-            `band` of it.
-        columns: `[W, W]`, acts along the width, likewise.
+    `rows` `[H, H]` acts along the height, `out[y] = sum_i rows[y, i] in[i]`, `columns`
+    `[W, W]` along the width; each may be a `band`.
     """
     rows, columns = jnp.asarray(rows, jnp.float32), jnp.asarray(columns, jnp.float32)
     # Transposing to planes and back inside the products is the fastest way on CPU.
@@ -133,18 +118,12 @@ def _multiply(images, matrix, axis, product, result_axis):
     if matrix.ndim == 2:
         return jnp.einsum(product, images, matrix, precision="highest")
     size, width = images.shape[axis], matrix.shape[2]
-    parts = [
-        jnp.einsum(
-            product,
-            jax.lax.slice_in_dim(images, start, start + width, axis=axis),
-            block,
-            precision="highest",
-        )
-        for start, block in zip(_band_starts(size, width), matrix, strict=True)
-    ]
-    return jax.lax.slice_in_dim(
-        jnp.concatenate(parts, result_axis), 0, size, axis=result_axis
-    )
+    parts = []
+    for start, block in zip(_band_starts(size, width), matrix, strict=True):
+        samples = jax.lax.slice_in_dim(images, start, start + width, axis=axis)
+        parts.append(jnp.einsum(product, samples, block, precision="highest"))
+    whole = jnp.concatenate(parts, result_axis)
+    return jax.lax.slice_in_dim(whole, 0, size, axis=result_axis)
 
 
 def motion_weights(radius: int, sigma: float, taps: int) -> np.ndarray:
@@ -172,18 +151,9 @@ def blur_along_line(
 
     `out[y, x] = floor(sum_i weights[i] in[y + dy_i, x + dx_i])` with coordinates
     clamped to the image, `dx_i = ceil(i cos(angle) - 1/2)` and
-    `dy_i = ceil(i sin(angle) - 1/2)`.
-
-    Args:
-        levels: float32 `[B, H, W, C]`, whole numbers 0 to 255.
-        angles: `[B]`, degrees.
-        weights: `[taps]`.
-        taps_used: How many of the weights are used; may be traced.
-        straight_through: Pass gradients as if the result was not rounded down.
-            Otherwise the gradient is zero.
-
-    Returns:
-        Whole numbers, same shape.
+    `dy_i = ceil(i sin(angle) - 1/2)`. Levels, float32 `[B, H, W, C]`, are whole
+    numbers 0 to 255 before and after, angles `[B]` are in degrees. Only the first
+    `taps_used` of the weights, a number that may be traced, are not zero.
     """
     weights = jnp.asarray(weights, jnp.float32)
     height, width, channels = levels.shape[1:]

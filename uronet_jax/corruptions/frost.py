@@ -27,25 +27,17 @@ _FORK = math.radians(60.0)  # Ice crystals are hexagonal.
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class FrostTextures:
-    """Pictures of frost, to be made by `stack_textures`. Compared by identity.
+    """Pictures of frost, to be made by `stack_textures`. Compared by identity."""
 
-    Attributes:
-        images: float32 `[K, H, W, 3]`, in `[0, 1]`, filled up at the right and below.
-        sizes: int32 `[K, 2]`, height and width of each picture.
-        source: Where they come from, for error messages.
-    """
-
-    images: np.ndarray
-    sizes: np.ndarray
-    source: str
+    images: np.ndarray  # float32 [K, H, W, 3], in [0, 1], filled up right and below.
+    sizes: np.ndarray  # int32 [K, 2], height and width of each picture.
+    source: str  # Where they come from, for error messages.
 
 
 def stack_textures(pictures: Sequence[np.ndarray], source: str) -> FrostTextures:
-    """Collects pictures of frost, which may differ in size.
+    """Collects pictures of frost, float `[H, W, 3]` in `[0, 1]` or uint8, of any sizes.
 
-    Args:
-        pictures: float `[H, W, 3]` in `[0, 1]`, or uint8.
-        source: Where they come from, for error messages.
+    The source says in error messages where they come from.
 
     Raises:
         ValueError: If there is none, or one is not such an array.
@@ -88,7 +80,7 @@ def _prepare(shape, settings):
             f"frost pictures from {textures.source} must be at least {height}x{width}, "
             f"as the images are: found sizes {textures.sizes.tolist()}"
         )
-    return Constants(np.asarray(weights, np.float32).T, _on_device(textures))
+    return Constants(np.transpose(weights), _on_device(textures))
 
 
 @functools.lru_cache(maxsize=8)
@@ -121,12 +113,8 @@ def cover(
 ) -> jax.Array:
     """Lays given crops of frost over images; see `frost`. Does not clip.
 
-    Args:
-        images: float32 `[B, H, W, C]`, in `[0, 1]`.
-        weights: `[2]`, of image and frost.
-        pictures: float32 `[K, H', W', 3]`, in `[0, 1]`.
-        picture: Integer `[B]`, which picture.
-        corner: Integer `[B, 2]`, first row and column of the crop.
+    The weights `[2]` are those of image and frost; `picture` `[B]` says which of the
+    pictures `[K, H', W', 3]`, `corner` `[B, 2]` the first row and column of the crop.
     """
     height, width, channels = images.shape[1:]
 
@@ -170,15 +158,8 @@ def procedural_frost(
     """Grows frost: fern-like ice crystals on bluish glass. Deterministic.
 
     A fern is a bent stem with twigs at 60 degrees that carry smaller twigs, all
-    shorter towards their tips. Between the ferns lies fine-grained ice.
-
-    Args:
-        seed: Of NumPy's generator.
-        size: Height and width in pixels.
-        count: Number of textures.
-
-    Returns:
-        Textures that continue seamlessly across opposite borders.
+    shorter towards their tips. Between the ferns lies fine-grained ice. The `count`
+    textures of `size` pixels continue seamlessly across opposite borders.
     """
     rng = np.random.default_rng(seed)
     pictures = [_grow(rng, *size) for _ in range(count)]

@@ -4,6 +4,7 @@ All of them read every output pixel from a position between input pixels, by bil
 interpolation. Points and vectors are in `(x, y)` order, pixel centres are integers.
 """
 
+import functools
 import math
 
 import jax
@@ -14,8 +15,6 @@ from uronet_jax import batches
 from uronet_jax.corruptions.filters import filter_rows_columns, gaussian_matrix
 from uronet_jax.corruptions.operation import Constants, Operation, column, one_number
 
-# The original filters its displacement fields with a support of 3 standard deviations.
-_TRUNCATE = 3.0
 # Anchors moved onto one line have no inverse map; this keeps coordinates finite.
 _SMALLEST_DETERMINANT = 1e-6
 
@@ -25,19 +24,11 @@ def sample_bilinear(
 ) -> jax.Array:
     """Reads images at positions between pixels, by bilinear interpolation.
 
-    Args:
-        images: float32 `[B, H, W, C]`, at least 2 pixels high and wide.
-        y: float32 `[B, H', W']`, rows in pixels; may lie outside.
-        x: float32 `[B, H', W']`, columns.
-        border: What lies outside: `"reflect-101"`, the mirror image without the edge
-            (`dcb|abcd|cba`, OpenCV's default); `"reflect"`, with the edge
-            (`cba|abc|cba`, SciPy's default); or `"zero"`.
-
-    Returns:
-        float32 `[B, H', W', C]`. Differentiable in all three.
-
-    Raises:
-        ValueError: If the border is unknown.
+    From float32 `[B, H, W, C]`, of at least 2x2 pixels, and rows y and columns x,
+    float32 `[B, H', W']`, to float32 `[B, H', W', C]`; differentiable in all three.
+    Outside lies the mirror image without the edge (border `"reflect-101"`,
+    `dcb|abcd|cba`, OpenCV's default), with the edge (`"reflect"`, `cba|abc|cba`,
+    SciPy's default), or nothing (`"zero"`); any other border is a ValueError.
     """
     if border == "zero":
         images = jnp.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)))
@@ -109,12 +100,7 @@ def warp_affine(
 ) -> jax.Array:
     """Reads output pixel `p` at `centre + linear (p - centre) + offset`.
 
-    Args:
-        images: float32 `[B, H, W, C]`.
-        linear: `[B, 2, 2]`, acts on `(x, y)` columns.
-        offset: `[B, 2]`, `(x, y)` in pixels.
-        centre: `(x, y)`.
-        border: See `sample_bilinear`.
+    `linear` `[B, 2, 2]` acts on `(x, y)` columns, `offset` is `[B, 2]`, in pixels.
     """
     _, height, width, _ = images.shape
     x = jnp.arange(width, dtype=jnp.float32)[None, None, :] - centre[0]
@@ -138,13 +124,9 @@ def warp_elastically(
 ) -> jax.Array:
     """Does what `elastic_transform` does, for given random numbers.
 
-    Args:
-        images: float32 `[B, H, W, C]`.
-        displacements: `[B, 3, 2]`, of the anchors in the order above, `(x, y)`.
-        fields: `[B, H, W, 2]`, in `[-1, 1]`: what becomes `dx` and `dy`.
-        alpha: Scalar.
-        rows: `[H, H]`, Gaussian filter along the height.
-        columns: `[W, W]`, along the width.
+    `displacements` `[B, 3, 2]` are of the anchors in the order there; `fields`
+    `[B, H, W, 2]`, in `[-1, 1]`, become `dx` and `dy`; `rows` `[H, H]` and `columns`
+    `[W, W]` are the Gaussian filters.
     """
     _, height, width, _ = images.shape
     linear, offset = _invert_anchors(displacements, min(height, width) // 3)
@@ -166,9 +148,8 @@ def _invert_anchors(displacements, q):
     a, c = 1.0 + along_x[:, 0], along_x[:, 1]
     b, d = along_y[:, 0], 1.0 + along_y[:, 1]
     determinant = a * d - b * c
-    determinant = jnp.where(determinant < 0.0, -1.0, 1.0) * jnp.maximum(
-        jnp.abs(determinant), _SMALLEST_DETERMINANT
-    )
+    size = jnp.maximum(jnp.abs(determinant), _SMALLEST_DETERMINANT)
+    determinant = jnp.where(determinant < 0.0, -1.0, 1.0) * size
     adjugate = jnp.stack([jnp.stack([d, -b], -1), jnp.stack([-c, a], -1)], -2)
     inverse = adjugate / determinant[:, None, None]
     shift = 0.5 * (first + third)
@@ -177,16 +158,15 @@ def _invert_anchors(displacements, q):
 
 def _prepare_elastic(shape, settings):
     height, width, _ = shape
-    alpha, sigmas, affine = (
-        column(settings, name, 0.0) for name in ("alpha", "sigma", "affine")
-    )
+    names = ("alpha", "sigma", "affine")
+    alpha, sigmas, affine = (column(settings, name, 0.0) for name in names)
 
     def matrices(size):
-        options = {"truncate": _TRUNCATE, "border": "reflect"}
-        stacked = np.stack([gaussian_matrix(size, s, **options) for s in sigmas])
-        return stacked.astype(np.float32)
+        # The original filters its fields with a support of 3 standard deviations.
+        options = {"truncate": 3.0, "border": "reflect"}
+        return np.stack([gaussian_matrix(size, sigma, **options) for sigma in sigmas])
 
-    strengths = np.asarray([alpha, affine], np.float32).T
+    strengths = np.stack([alpha, affine], axis=1)
     return Constants((strengths, matrices(height), matrices(width)))
 
 
@@ -194,9 +174,8 @@ def _apply_elastic(key, images, constants, shared, index):
     (alpha, affine), rows, columns = constants
     batch, height, width, _ = images.shape
 
-    def draw(key):
-        return jax.random.uniform(key, (6 + 2 * height * width,), minval=-1.0)
-
+    draws = 6 + 2 * height * width
+    draw = functools.partial(jax.random.uniform, shape=(draws,), minval=-1.0)
     uniform = batches.per_image(draw, key, index)
     displacements = affine * uniform[:, :6].reshape(batch, 3, 2)
     fields = uniform[:, 6:].reshape(batch, height, width, 2)
@@ -233,15 +212,10 @@ elastic_transform = Operation(
 def affine_map(
     name: str, value: jax.Array, signs: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """Returns where output pixels are read, relative to the centre of the image.
+    """Returns `linear` and `offset` for `warp_affine` about the centre of the image.
 
-    Args:
-        name: `"shear"`, `"rotate"`, `"scale"` or `"translate"`.
-        value: Scalar, the parameter.
-        signs: `[B, 2]`, 1 or -1. Shear and rotate use the first, scale none.
-
-    Returns:
-        `linear` `[B, 2, 2]` and `offset` `[B, 2]` for `warp_affine`.
+    The name is that of the corruption, the value its parameter, and `signs` `[B, 2]`
+    are 1 or -1: shear and rotate use the first, scale none.
     """
     angle = value * signs[:, 0]
     sine, cosine = jnp.sin(angle), jnp.cos(angle)
@@ -256,30 +230,23 @@ def affine_map(
     return linear, value * signs * (1.0 if name == "translate" else 0.0)
 
 
-def _affine(
-    name: str, text: str, formula: str, example: dict, low: float, high: float
-) -> Operation:
-    (parameter,) = example
-    prepare = one_number(parameter, low, high)
+def _affine(name: str, ends: tuple[float, float], text: str, **entry) -> Operation:
+    draw = functools.partial(jax.random.rademacher, shape=(2,), dtype=jnp.float32)
 
     def apply(key, images, value, shared, index):
-        def draw(key):
-            return jax.random.rademacher(key, (2,), jnp.float32)
-
-        signs = batches.per_image(draw, key, index)
+        linear, offset = affine_map(name, value, batches.per_image(draw, key, index))
         _, height, width, _ = images.shape
         centre = ((width - 1) / 2, (height - 1) / 2)
-        linear, offset = affine_map(name, value, signs)
         return warp_affine(images, linear, offset, centre, "zero")
 
-    return Operation(
-        text, prepare, apply, formula=formula, source="MG", example=example,
-        is_random=name != "scale",
-    )  # fmt: skip
+    (parameter,) = entry["example"]
+    prepare = one_number(parameter, *ends)
+    return Operation(text, prepare, apply, source="MG", **entry)
 
 
 shear = _affine(
     "shear",
+    (0.0, 1.5),
     """Slants the image to the left or right. Linear in `images`.
 
     About the centre, output `(x, y)` is read at `(x - y sin(s), y cos(s))`, which is
@@ -289,13 +256,12 @@ shear = _affine(
     Parameters:
         shear: Angle in radians, in `[0, 1.5]`.
     """,
-    "sheared by a random sign times shear",
-    {"shear": 0.4},
-    0.0,
-    1.5,
+    formula="sheared by a random sign times shear",
+    example={"shear": 0.4},
 )
 rotate = _affine(
     "rotate",
+    (0.0, math.pi),
     """Rotates the image about its centre, either way with equal probability.
 
     Black where there is no input. Linear in `images`.
@@ -303,13 +269,12 @@ rotate = _affine(
     Parameters:
         angle: In radians, in `[0, pi]`.
     """,
-    "rotated by a random sign times the angle, in radians",
-    {"angle": 0.4},
-    0.0,
-    math.pi,
+    formula="rotated by a random sign times the angle, in radians",
+    example={"angle": 0.4},
 )
 scale = _affine(
     "scale",
+    (0.01, 100.0),
     """Shrinks or enlarges the image about its centre. Not random.
 
     Black where there is no input. Linear in `images`.
@@ -317,13 +282,13 @@ scale = _affine(
     Parameters:
         factor: Size of the result, in `[0.01, 100]`; below 1 the image shrinks.
     """,
-    "shrunk about its centre to the factor",
-    {"factor": 0.7},
-    0.01,
-    100.0,
+    formula="shrunk about its centre to the factor",
+    example={"factor": 0.7},
+    is_random=False,
 )
 translate = _affine(
     "translate",
+    (0.0, math.inf),
     """Moves the image along both axes, each way with equal probability.
 
     Black where there is no input. Linear in `images`.
@@ -331,8 +296,6 @@ translate = _affine(
     Parameters:
         distance: Along each axis, 0 or more, in pixels; need not be whole.
     """,
-    "moved by a random sign times the distance along each axis, in pixels",
-    {"distance": 2.5},
-    0.0,
-    math.inf,
+    formula="moved by a random sign times the distance along each axis, in pixels",
+    example={"distance": 2.5},
 )

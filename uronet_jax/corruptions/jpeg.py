@@ -27,56 +27,46 @@ _CONST_BITS = 13  # of those of the transform,
 _PASS_BITS = 2  # and of what its first pass hands to the second.
 
 # Annex K, Tables K.1 (luminance) and K.2 (chrominance).
-_BASE_TABLES = np.array(
-    [
-        [
-            [16, 11, 10, 16, 24, 40, 51, 61],
-            [12, 12, 14, 19, 26, 58, 60, 55],
-            [14, 13, 16, 24, 40, 57, 69, 56],
-            [14, 17, 22, 29, 51, 87, 80, 62],
-            [18, 22, 37, 56, 68, 109, 103, 77],
-            [24, 35, 55, 64, 81, 104, 113, 92],
-            [49, 64, 78, 87, 103, 121, 120, 101],
-            [72, 92, 95, 98, 112, 100, 103, 99],
-        ],
-        [
-            [17, 18, 24, 47, 99, 99, 99, 99],
-            [18, 21, 26, 66, 99, 99, 99, 99],
-            [24, 26, 56, 99, 99, 99, 99, 99],
-            [47, 66, 99, 99, 99, 99, 99, 99],
-            [99, 99, 99, 99, 99, 99, 99, 99],
-            [99, 99, 99, 99, 99, 99, 99, 99],
-            [99, 99, 99, 99, 99, 99, 99, 99],
-            [99, 99, 99, 99, 99, 99, 99, 99],
-        ],
-    ]
-)
+_BASE_TABLES = np.full((2, _SIDE, _SIDE), 99)
+_BASE_TABLES[0] = [
+    [16, 11, 10, 16, 24, 40, 51, 61],
+    [12, 12, 14, 19, 26, 58, 60, 55],
+    [14, 13, 16, 24, 40, 57, 69, 56],
+    [14, 17, 22, 29, 51, 87, 80, 62],
+    [18, 22, 37, 56, 68, 109, 103, 77],
+    [24, 35, 55, 64, 81, 104, 113, 92],
+    [49, 64, 78, 87, 103, 121, 120, 101],
+    [72, 92, 95, 98, 112, 100, 103, 99],
+]
+_BASE_TABLES[1, :4, :4] = [
+    [17, 18, 24, 47],
+    [18, 21, 26, 66],
+    [24, 26, 56, 99],
+    [47, 66, 99, 99],
+]
 
 # The exact transform. Each pass of libjpeg's "islow" is linear up to its final shift,
 # so it is a product with a matrix of whole numbers: 2^13 sqrt(8) times the orthonormal
 # one, where sums of rounded constants have moved some entries by 1. This is its left
 # half; row k holds frequency k, which is symmetric for even k.
-_HALF_TRANSFORM = np.array(
-    [
-        [8192, 8192, 8192, 8192],
-        [11363, 9633, 6437, 2260],
-        [10703, 4433, -4433, -10703],
-        [9633, -2259, -11362, -6436],
-        [8192, -8192, -8192, 8192],
-        [6437, -11362, 2261, 9633],
-        [4433, -10704, 10704, -4433],
-        [2260, -6436, 9633, -11363],
-    ],
-    np.int32,
-)
-_SYMMETRY = np.array([1, -1] * 4, np.int32)[:, None]
-_TRANSFORM = np.hstack([_HALF_TRANSFORM, _SYMMETRY * _HALF_TRANSFORM[:, ::-1]])
+_TRANSFORM = np.zeros((_SIDE, _SIDE), np.int32)
+_TRANSFORM[:, :4] = [
+    [8192, 8192, 8192, 8192],
+    [11363, 9633, 6437, 2260],
+    [10703, 4433, -4433, -10703],
+    [9633, -2259, -11362, -6436],
+    [8192, -8192, -8192, 8192],
+    [6437, -11362, 2261, 9633],
+    [4433, -10704, 10704, -4433],
+    [2260, -6436, 9633, -11363],
+]
+_TRANSFORM[0::2, 4:] = _TRANSFORM[0::2, 3::-1]
+_TRANSFORM[1::2, 4:] = -_TRANSFORM[1::2, 3::-1]
 
 _FREQUENCIES = np.arange(_SIDE)[:, None]
-_COSINES = np.where(_FREQUENCIES == 0, math.sqrt(1 / _SIDE), math.sqrt(2 / _SIDE))
-_COSINES = (
-    _COSINES * np.cos(np.pi / _SIDE * _FREQUENCIES * (np.arange(_SIDE) + 0.5))
-).astype(np.float32)
+_COSINES = np.cos(np.pi / _SIDE * _FREQUENCIES * (np.arange(_SIDE) + 0.5))
+_COSINES *= np.where(_FREQUENCIES == 0, math.sqrt(1 / _SIDE), math.sqrt(2 / _SIDE))
+_COSINES = _COSINES.astype(np.float32)
 
 
 def quantisation_tables(quality: int) -> np.ndarray:
@@ -104,9 +94,13 @@ def _apply(
     through = straight_through and fidelity == "fast"
     levels = grey_levels(images, straight_through=through)
     floor = functools.partial(_floor, straight_through=through)
-    transcode = functools.partial(_TRANSCODERS[fidelity], floor=floor)
+
+    def transcode(planes, table):
+        decoded = _TRANSCODERS[fidelity](_pad_edge(planes, _SIDE, _SIDE), table, floor)
+        return decoded[:, : planes.shape[1], : planes.shape[2]]
+
     if images.shape[-1] == 1:
-        decoded = _transcode_grey(levels, tables[0], transcode)
+        decoded = transcode(levels[..., 0], tables[0])[..., None]
     else:
         decoded = _transcode_rgb(levels, tables, transcode, floor)
     decoded = decoded / 255.0
@@ -120,23 +114,16 @@ def _floor(x, *, straight_through):
     return batches.straight(floored, x) if straight_through else floored
 
 
-def _transcode_grey(levels, table, transcode):
-    height, width = levels.shape[1:3]
-    plane = _pad_edge(levels[..., 0], _SIDE, _SIDE)
-    return transcode(plane, table)[:, :height, :width, None]
-
-
 def _transcode_rgb(levels, tables, transcode, floor):
     height, width = levels.shape[1:3]
     luma, chroma = _to_ycc(levels, floor)
-    luma = transcode(_pad_edge(luma, _SIDE, _SIDE), tables[0])
+    luma = transcode(luma, tables[0])
     # A row is padded before it is halved, a column (up to an odd last row) afterwards.
     small = _halve(_pad_edge(chroma, 2, 2 * _SIDE), floor)
-    rows, columns = small.shape[1], -(-width // 2)
-    small = transcode(_pad_edge(small, _SIDE, _SIDE), tables[1])
+    small = transcode(small, tables[1])[:, :, : -(-width // 2)]
     # Without a barrier XLA would compute it anew for each of the three colours.
-    chroma = jax.lax.optimization_barrier(_double(small[:, :rows, :columns], floor))
-    return _to_rgb(luma[:, :height, :width], chroma[:, :height, :width], floor)
+    chroma = jax.lax.optimization_barrier(_double(small, floor))
+    return _to_rgb(luma, chroma[:, :height, :width], floor)
 
 
 def _pad_edge(planes, row_multiple, column_multiple):
@@ -182,12 +169,8 @@ def _to_rgb(luma, chroma, floor):
 
 def _halve(planes, floor):
     """Averages 2x2 pixels; ties are rounded down and up in turn along a row."""
-    total = (
-        planes[:, 0::2, 0::2]
-        + planes[:, 0::2, 1::2]
-        + planes[:, 1::2, 0::2]
-        + planes[:, 1::2, 1::2]
-    )
+    above, below = planes[:, 0::2], planes[:, 1::2]
+    total = above[..., 0::2] + above[..., 1::2] + below[..., 0::2] + below[..., 1::2]
     bias = 1.0 + np.arange(total.shape[2], dtype=np.float32) % 2
     return _scale_down(total + bias[None, None], floor, bits=2)
 
@@ -196,14 +179,10 @@ def _double(planes, floor):
     """Doubles both sides: 3/4 of the nearer and 1/4 of the farther pixel per axis."""
 
     def weigh(x, axis):
-        before, after = ([(0, 0)] * 3 for _ in range(2))
-        before[axis], after[axis] = (1, 0), (0, 1)
-        size = x.shape[axis]
-        last = jax.lax.slice_in_dim(jnp.pad(x, before, mode="edge"), 0, size, axis=axis)
-        following = jax.lax.slice_in_dim(
-            jnp.pad(x, after, mode="edge"), 1, size + 1, axis=axis
-        )
-        return 3.0 * x + last, 3.0 * x + following
+        padded = jnp.pad(x, [(int(a == axis),) * 2 for a in range(3)], mode="edge")
+        before = jax.lax.slice_in_dim(padded, 0, x.shape[axis], axis=axis)
+        after = jax.lax.slice_in_dim(padded, 2, None, axis=axis)
+        return 3.0 * x + before, 3.0 * x + after
 
     batch, height, width = planes.shape
     tall = jnp.stack(weigh(planes, 1), axis=2).reshape(batch, 2 * height, width)
@@ -225,8 +204,7 @@ def _from_blocks(blocks, shape):
     return blocks.transpose(2, 3, 0, 4, 1).reshape(shape)
 
 
-def _transcode_exact(planes, table, *, floor):
-    del floor
+def _transcode_exact(planes, table, floor):
     blocks = _to_blocks(planes).astype(jnp.int32) - 128
     blocks = _pass(_TRANSFORM, blocks, 1, _CONST_BITS - _PASS_BITS)
     blocks = _pass(_TRANSFORM, blocks, 0, _CONST_BITS + _PASS_BITS)
@@ -239,9 +217,8 @@ def _transcode_exact(planes, table, *, floor):
     blocks = _pass(_TRANSFORM.T, blocks, 0, _CONST_BITS - _PASS_BITS)
     blocks = _pass(_TRANSFORM.T, blocks, 1, _CONST_BITS + _PASS_BITS + 3)
     # libjpeg-turbo clips here in its vector code, and wraps far beyond in plain C.
-    return _from_blocks(
-        jnp.clip(blocks + 128, 0, 255).astype(jnp.float32), planes.shape
-    )
+    decoded = jnp.clip(blocks + 128, 0, 255).astype(jnp.float32)
+    return _from_blocks(decoded, planes.shape)
 
 
 def _pass(matrix, blocks, axis, shift):
@@ -249,14 +226,13 @@ def _pass(matrix, blocks, axis, shift):
     return (jnp.einsum(equation, matrix, blocks) + (1 << (shift - 1))) >> shift
 
 
-def _transcode_fast(planes, table, *, floor):
-    equation = "ky,lx,yxn->kln"
-    multiply = functools.partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST)
+def _transcode_fast(planes, table, floor):
+    multiply = functools.partial(jnp.einsum, "ky,lx,yxn->kln", precision="highest")
     blocks = _to_blocks(planes) - 128.0
     step = table[:, :, None]
-    levels = multiply(equation, _COSINES, _COSINES, blocks) / step
+    levels = multiply(_COSINES, _COSINES, blocks) / step
     levels = jnp.sign(levels) * floor(jnp.abs(levels) + 0.5)
-    blocks = multiply(equation, _COSINES.T, _COSINES.T, levels * step)
+    blocks = multiply(_COSINES.T, _COSINES.T, levels * step)
     decoded = floor(jnp.clip(blocks + 128.5, 0.0, 255.0))
     return _from_blocks(decoded, planes.shape)
 

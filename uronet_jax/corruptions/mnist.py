@@ -4,18 +4,21 @@ They are defined for 28x28 images. Stripes and lines take other sizes by stretch
 28x28 drawing over the image; every channel gets the same drawing.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from uronet_jax import batches
 from uronet_jax.corruptions.operation import Constants, Operation, column
+from uronet_jax.corruptions.spatter import link_edges, neighbours
 
 _SIDE = 28
 # A line fades to black this far from its middle, in pixels of a 28x28 image.
 _REACH = 2.3
-# Rows where lines start and end are drawn from 0 to 26, as in the original.
-_END_ROWS = range(27)
+# Lines start and end in a row from 0 to 26, as in the original.
+_END_ROWS = 27
 # A zigzag goes from one column to the other, climbs by this much, and has teeth of this
 # half length and height.
 _ZIGZAG_COLUMNS = (2, 25)
@@ -23,22 +26,16 @@ _CLIMBS = range(-5, 5)
 _TOOTH = 2.0
 # Of a 0..1 image: an edge is kept from the lower on if the higher is reached along it.
 _LOW_THRESHOLD, _HIGH_THRESHOLD = 0.1, 0.2
-# Steps between two looks at whether edges still grow: looking costs as much as a step.
-_GROWTH = 4
 
 
 def _prepare_nothing(shape, settings):
     return Constants(())
 
 
-def _apply_identity(key, images, constants, shared, index):
-    return images
-
-
 identity = Operation(
     """Changes nothing: the clean images among the corruptions. Differentiable.""",
     _prepare_nothing,
-    _apply_identity,
+    lambda key, images, constants, shared, index: images,
     formula="x",
     source="MG",
     example={},
@@ -85,9 +82,7 @@ def draw_dotted_line(images: jax.Array, ends: jax.Array) -> jax.Array:
 
 
 def _apply_dotted_line(key, images, constants, shared, index):
-    def draw(key):
-        return jax.random.randint(key, (2,), _END_ROWS.start, _END_ROWS.stop)
-
+    draw = functools.partial(jax.random.randint, shape=(2,), minval=0, maxval=_END_ROWS)
     return draw_dotted_line(images, batches.per_image(draw, key, index))
 
 
@@ -113,11 +108,9 @@ def draw_zigzag(
 ) -> jax.Array:
     """Does what `zigzag` does, for given rows of the ends; does not clip.
 
-    Args:
-        images: float32 `[B, H, W, C]`.
-        start: `[B]`, row of the left end in a 28x28 image.
-        climb: Integer `[B]`, -5 to 4, by how many rows the right end is lower.
-        segments: Of `zigzag_segments(W)`.
+    `start` `[B]` is the row of the left end in a 28x28 image, `climb`, integer `[B]`
+    from -5 to 4, by how many rows the right end is lower; `zigzag_segments(W)` gives
+    the segments.
     """
     middle = segments[climb - _CLIMBS[0]] + start.astype(jnp.float32)[:, None, None]
     # What is added is never negative: clipping once is the same as after each segment.
@@ -128,7 +121,7 @@ def draw_zigzag(
 def zigzag_segments(width: int) -> np.ndarray:
     """Returns the rows of the segments of a zigzag that starts in row 0.
 
-    float32 `[10, 2, width]`: per climb from -5 to 4 the row of the line at each column,
+    `[10, 2, width]`: per climb from -5 to 4 the row of the line at each column,
     far away where there is none. A column in which one segment ends and the next begins
     has two lines, hence the second axis.
     """
@@ -144,7 +137,7 @@ def zigzag_segments(width: int) -> np.ndarray:
             slope = (y[j + 1] - y[j]) / (x[j + 1] - x[j])
             line = y[j] + slope * (column - x[j])
             rows[i, j % 2, inside] = line[inside]
-    return rows.astype(np.float32)
+    return rows
 
 
 def _zigzag_corners(run, climb):
@@ -161,17 +154,12 @@ def _zigzag_corners(run, climb):
     return cosine * along - sine * across, sine * along + cosine * across
 
 
-def _prepare_zigzag(shape, settings):
-    return Constants((), zigzag_segments(shape[1]))
-
-
 def _apply_zigzag(key, images, constants, segments, index):
-    def draw(key):
-        ends = np.asarray([(r.start, r.stop) for r in (_END_ROWS, _CLIMBS)])
-        return jax.random.randint(key, (2,), *ends.T)
-
-    drawn = batches.per_image(draw, key, index)
-    return draw_zigzag(images, drawn[:, 0], drawn[:, 1], segments)
+    lowest = np.array([0, _CLIMBS.start])
+    ends = np.array([_END_ROWS, _CLIMBS.stop])
+    draw = functools.partial(jax.random.randint, shape=(2,), minval=lowest, maxval=ends)
+    start, climb = batches.per_image(draw, key, index).T
+    return draw_zigzag(images, start, climb, segments)
 
 
 zigzag = Operation(
@@ -182,7 +170,7 @@ zigzag = Operation(
     the straight line between them it has teeth of half length and height 2. Its
     segments have the profile of `dotted_line`. Differentiable in `images`.
     """,
-    _prepare_zigzag,
+    lambda shape, settings: Constants((), zigzag_segments(shape[1])),
     _apply_zigzag,
     formula="plus a zigzag line between random rows",
     source="MG",
@@ -212,7 +200,7 @@ def _prepare_canny(shape, settings):
         padded = np.pad(np.eye(size), ((1, 1), (0, 0)), mode="edge")
         before, here, after = padded[:-2], padded[1:-1], padded[2:]
         derivative, average = after - before, before + 2.0 * here + after
-        return tuple((m @ smooth).astype(np.float32) for m in (derivative, average))
+        return derivative @ smooth, average @ smooth
 
     return Constants((matrices(height), matrices(width)))
 
@@ -228,36 +216,29 @@ def _inner_gaussian(size, sigma):
 
 def _apply_canny(key, images, constants, shared, index):
     (row_derivative, row_average), (column_derivative, column_average) = constants
+    batch, height, width, channels = images.shape
     planes = jnp.moveaxis(jax.lax.stop_gradient(images), -1, 1)
 
-    def filter_planes(rows, columns):
-        return jnp.einsum(
-            "yi,bcij,xj->bcyx", rows, planes, columns, precision="highest"
-        )
+    def derivative(rows, columns):  # [H, W, planes].
+        spec = "yi,bcij,xj->bcyx"
+        product = jnp.einsum(spec, rows, planes, columns, precision="highest")
+        return product.reshape(-1, height, width).transpose(1, 2, 0)
 
-    dy = filter_planes(row_derivative, column_average)
-    dx = filter_planes(row_average, column_derivative)
+    dy = derivative(row_derivative, column_average)
+    dx = derivative(row_average, column_derivative)
     magnitude = jnp.sqrt(dy * dy + dx * dx)
     possible = _is_maximum(dy, dx, magnitude) & (magnitude >= _LOW_THRESHOLD)
-    possible &= _inside(*planes.shape[2:])
-    edges = _grow(possible & (magnitude >= _HIGH_THRESHOLD), possible)
-    return jnp.moveaxis(edges, 1, -1).astype(jnp.float32)
-
-
-def _inside(height, width):
-    inside = np.zeros((1, 1, height, width), bool)
-    inside[..., 1:-1, 1:-1] = True
-    return inside
+    inside = np.zeros((height, width, 1), bool)
+    inside[1:-1, 1:-1] = True
+    possible &= inside
+    edges = link_edges(possible, possible & (magnitude >= _HIGH_THRESHOLD))
+    edges = edges.reshape(height, width, batch, channels).transpose(2, 0, 1, 3)
+    return edges.astype(jnp.float32)
 
 
 def _is_maximum(dy, dx, magnitude):
     """Says where the magnitude is a maximum along the gradient."""
-    height, width = magnitude.shape[2:]
-    padded = jnp.pad(magnitude, ((0, 0), (0, 0), (1, 1), (1, 1)))
-
-    def neighbour(down, right):
-        return padded[..., 1 + down : 1 + down + height, 1 + right : 1 + right + width]
-
+    at = functools.partial(neighbours, jnp.pad(magnitude, ((1, 1), (1, 1), (0, 0))))
     steep = jnp.abs(dy) > jnp.abs(dx)
     # Whether the gradient points to the lower right or upper left, or along an axis.
     falling = ((dy >= 0.0) & (dx >= 0.0)) | ((dy <= 0.0) & (dx <= 0.0))
@@ -265,30 +246,12 @@ def _is_maximum(dy, dx, magnitude):
     share = jnp.minimum(jnp.abs(dy), jnp.abs(dx)) / jnp.maximum(longer, 1e-12)
 
     def exceeds(side):
-        beside = jnp.where(falling, neighbour(0, side), neighbour(0, -side))
-        straight = jnp.where(steep, neighbour(side, 0), beside)
-        diagonal = jnp.where(falling, neighbour(side, side), neighbour(side, -side))
+        beside = jnp.where(falling, at(0, side), at(0, -side))
+        straight = jnp.where(steep, at(side, 0), beside)
+        diagonal = jnp.where(falling, at(side, side), at(side, -side))
         return straight + share * (diagonal - straight) <= magnitude
 
     return exceeds(1) & exceeds(-1)
-
-
-def _grow(edges, possible):
-    """Extends edges over all possible pixels that are linked to them."""
-
-    def step(edges):
-        height, width = edges.shape[2:]
-        rows = jnp.pad(edges, ((0, 0), (0, 0), (1, 1), (0, 0)))
-        rows = rows[:, :, :height] | rows[:, :, 1:-1] | rows[:, :, 2:]
-        both = jnp.pad(rows, ((0, 0), (0, 0), (0, 0), (1, 1)))
-        return possible & (both[..., :width] | both[..., 1:-1] | both[..., 2:])
-
-    def grow(state):
-        edges, _ = state
-        grown = jax.lax.fori_loop(0, _GROWTH, lambda _, e: step(e), edges)
-        return grown, jnp.any(grown != edges)
-
-    return jax.lax.while_loop(lambda state: state[1], grow, (edges, True))[0]
 
 
 canny_edges = Operation(

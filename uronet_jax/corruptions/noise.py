@@ -54,11 +54,7 @@ def uniform_draw(
         float32 `[B, H, W, C]`, uniform in `[0, 1)`, multiples of `2^-23`.
     """
     index = jnp.arange(shape[0]) if index is None else index
-    size = (math.prod(shape[1:]),)
-
-    def draw(key):
-        return jax.random.uniform(key, size, jnp.float32)
-
+    draw = functools.partial(jax.random.uniform, shape=(math.prod(shape[1:]),))
     uniform = batches.per_image(draw, key, index)
     return uniform.reshape(index.shape[0], *shape[1:])
 
@@ -66,10 +62,6 @@ def uniform_draw(
 def _signed(uniform):
     # Odd multiples of 2^-23: symmetric about 0, and never 1, whose erfinv is infinite.
     return 2.0 * uniform - (1.0 - 2.0**-23)
-
-
-def _identity(uniform, images, parameter):
-    return images
 
 
 def _normal(uniform):
@@ -92,14 +84,6 @@ def from_counts(counts: jax.Array, rate: jax.Array) -> jax.Array:
     return counts / jnp.maximum(rate, 1e-6)
 
 
-def _gaussian(uniform, images, scale):
-    return add_gaussian(images, scale * _normal(uniform))
-
-
-def _speckle(uniform, images, scale):
-    return add_speckle(images, scale * _normal(uniform))
-
-
 def _uniform(
     uniform, images, half_width, *, shared_channels=False, positive=False, contrast=1.0
 ):
@@ -120,31 +104,32 @@ def _shot(uniform, images, rate):
     return from_counts(poisson_quantile(uniform, mean, jnp.max(rate)), rate)
 
 
+_impulse = functools.partial(_salt_and_pepper, per_channel=True)
+
 # What `degrade` can select. Maps `(uniform, images, parameter)` to images that are not
 # yet clipped to [0, 1]. The order is the meaning of `Degradation.kind`.
 NOISES: dict[str, Core] = {
-    "identity": _identity,
-    "gaussian_noise": _gaussian,
+    "identity": lambda uniform, images, parameter: images,
+    "gaussian_noise": lambda u, images, scale: add_gaussian(images, scale * _normal(u)),
     "shot_noise": _shot,
-    "impulse_noise": functools.partial(_salt_and_pepper, per_channel=True),
-    "speckle_noise": _speckle,
+    "impulse_noise": _impulse,
+    "speckle_noise": lambda u, images, scale: add_speckle(images, scale * _normal(u)),
     "salt_and_pepper_noise": _salt_and_pepper,
-    "salt_and_pepper_noise_per_channel": functools.partial(
-        _salt_and_pepper, per_channel=True
-    ),
+    "salt_and_pepper_noise_per_channel": _impulse,
     "uniform_noise": _uniform,
     "uniform_noise_shared": functools.partial(_uniform, shared_channels=True),
     "uniform_noise_positive": functools.partial(_uniform, positive=True),
     "uniform_noise_low_contrast": functools.partial(_uniform, contrast=_LOW_CONTRAST),
 }
 _SHOT = list(NOISES).index("shot_noise")
+# Kind of noise -> its parameter and the range of that.
 _PARAMETERS = {
-    "gaussian": "scale",
-    "shot": "rate",
-    "impulse": "amount",
-    "speckle": "scale",
-    "salt_and_pepper": "amount",
-    "uniform": "half_width",
+    "gaussian": ("scale", 0.0, math.inf),
+    "shot": ("rate", 1e-3, 1e6),  # Counts above 2^24 are not exact in float32.
+    "impulse": ("amount", 0.0, 1.0),
+    "speckle": ("scale", 0.0, math.inf),
+    "salt_and_pepper": ("amount", 0.0, 1.0),
+    "uniform": ("half_width", 0.0, math.inf),
 }
 
 
@@ -165,12 +150,8 @@ class Degradation:
 def make_degradation(entries: Sequence[tuple[str, float]]) -> Degradation:
     """Builds a `Degradation` from `(name in NOISES, parameter)` pairs.
 
-    Args:
-        entries: One pair for a fixed noise, several for a mix. The parameter of
-            `"identity"` is ignored.
-
-    Returns:
-        Scalars for one entry, arrays `[N]` for `N > 1` entries.
+    One pair gives scalars, several a mix, arrays `[N]`. The parameter of `"identity"`
+    is ignored.
 
     Raises:
         ValueError: If there is no entry, a name is unknown, or a parameter is out of
@@ -178,17 +159,18 @@ def make_degradation(entries: Sequence[tuple[str, float]]) -> Degradation:
     """
     if not entries:
         raise ValueError("a degradation needs at least one (name, parameter) entry")
-    names, values = zip(*entries, strict=True)
+    names = list(NOISES)
     for name, value in entries:
         if name not in NOISES:
-            raise ValueError(f"unknown noise {name!r}: expected one of {list(NOISES)}")
+            raise ValueError(f"unknown noise {name!r}: expected one of {names}")
         if name != "identity":
-            _check_parameter(_PARAMETERS[name.split("_noise")[0]], value)
-    kind = np.asarray([list(NOISES).index(name) for name in names], np.int32)
-    parameter = np.asarray(values, np.float32)
+            parameter, *ends = _PARAMETERS[name.split("_noise")[0]]
+            batches.check_range(parameter, value, *ends)
+    kind = jnp.asarray([names.index(name) for name, _ in entries], jnp.int32)
+    parameter = jnp.asarray([value for _, value in entries], jnp.float32)
     if len(entries) == 1:
         kind, parameter = kind[0], parameter[0]
-    return Degradation(jnp.asarray(kind), jnp.asarray(parameter))
+    return Degradation(kind, parameter)
 
 
 def choose_entries(
@@ -196,10 +178,7 @@ def choose_entries(
 ) -> jax.Array:
     """Returns int32 `[B]`: the entry of a mix that `degrade` takes for each image.
 
-    Args:
-        key: The key that `degrade` gets.
-        degradation: A mix of `N` entries. A fixed noise has one entry, number 0.
-        index: Integer `[B]`, global number of each image.
+    The arguments are those of `degrade`. A fixed noise has one entry, number 0.
     """
     entries = degradation.kind.size
     # Images use fold_in(key, index >= 0), so the largest word is a stream of its own.
@@ -279,16 +258,13 @@ def poisson_quantile(
     The search walks from the mode (from 0 for small means), where probability and
     distribution function are known in closed form, up or down along the recurrence
     `p(k+1) = p(k) mean / (k+1)`. Errors of float32 move a step of the distribution
-    function by less than 1e-6 for means up to 10,000.
+    function by less than 1e-6 for means up to 10,000. The gradient is zero.
 
     Args:
         uniform: float32, in `[0, 1)`, a multiple of `2^-23`.
         mean: float32, same shape, 0 or more.
         largest_mean: Scalar, at least `max(mean)`; it sets the number of steps and
             nothing else, so that a result does not depend on its neighbours.
-
-    Returns:
-        Whole numbers, float32, of the shape of `mean`. The gradient is zero.
 
     Source:
         Temme's uniform expansion of the incomplete gamma function, DLMF 8.12(i), with
@@ -297,19 +273,17 @@ def poisson_quantile(
     mean, largest_mean = jax.lax.stop_gradient((mean, largest_mean))
     blocks = jnp.ceil(_poisson_steps(largest_mean) / _UNROLL).astype(jnp.int32)
 
+    search = functools.partial(_search_poisson, blocks)
+
     def search_by_chunk(uniform, mean):
         # The loop is bound by memory on a CPU unless its arrays stay in the cache.
-        chunks = -(-uniform.size // _CHUNK)
-        padding = chunks * _CHUNK - uniform.size
+        padding = -uniform.size % _CHUNK
         flat = [
-            jnp.pad(x.ravel(), (0, padding)).reshape(chunks, _CHUNK)
+            jnp.pad(x.ravel(), (0, padding)).reshape(-1, _CHUNK)
             for x in (uniform, mean)
         ]
-        counts = jax.lax.map(lambda chunk: _search_poisson(*chunk, blocks), flat)
+        counts = jax.lax.map(lambda chunk: search(*chunk), flat)
         return counts.ravel()[: uniform.size].reshape(uniform.shape)
-
-    def search(uniform, mean):
-        return _search_poisson(uniform, mean, blocks)
 
     if uniform.size <= _CHUNK:
         return search(uniform, mean)
@@ -318,7 +292,7 @@ def poisson_quantile(
     )
 
 
-def _search_poisson(uniform, mean, blocks):
+def _search_poisson(blocks, uniform, mean):
     mode, probability, below = _poisson_start(mean)
     up = uniform > below
     # What is left to walk: positive while the answer lies beyond the current count,
@@ -389,16 +363,18 @@ class _Noise(Operation):
     """A noise: called directly, its parameter may be traced or differ by image."""
 
     core: Core
+    parameter: tuple[str, float, float]
 
     def __call__(self, key, images, *, index=None, **parameters):
         setting, options = self.split(parameters)
         self.check_complete(setting)
-        ((name, parameter),) = setting.items()
         images = jnp.asarray(images)  # Without x64 a float64 array becomes float32.
         index = None if index is None else jnp.asarray(index)
         batches.check_images(images, index)
-        _check_parameter(name, parameter)
-        parameter = jnp.asarray(parameter, jnp.float32)
+        name, *ends = self.parameter
+        if not isinstance(setting[name], Tracer):
+            batches.check_range(name, setting[name], *ends)
+        parameter = jnp.asarray(setting[name], jnp.float32)
         if parameter.shape not in ((), (images.shape[0], 1, 1, 1)):
             raise ValueError(
                 f"{name} must be a scalar or [B, 1, 1, 1] for {images.shape[0]} "
@@ -408,40 +384,25 @@ class _Noise(Operation):
         return _render(core, key, images, parameter, index)
 
 
-_RANGES = {
-    "scale": (0.0, math.inf),
-    "half_width": (0.0, math.inf),
-    "amount": (0.0, 1.0),
-    "rate": (1e-3, 1e6),  # Counts above 2^24 are not exact in float32.
-}
-
-
-def _check_parameter(name, value):
-    if not isinstance(value, Tracer):
-        batches.check_range(name, value, *_RANGES[name])
-
-
 def _render(core, key, images, parameter, index):
     uniform = uniform_draw(key, images.shape, index)
     noisy = core(uniform, images.astype(jnp.float32), parameter)
     return jnp.clip(noisy, 0.0, 1.0).astype(images.dtype)
 
 
-def _noise(core: Core, text: str, *, example: dict[str, float], **entry) -> _Noise:
-    (name,) = example
-    prepare = one_number(name, *_RANGES[name])
+def _noise(kind: str, text: str, **entry) -> _Noise:
+    core, described = NOISES[f"{kind}_noise"], _PARAMETERS[kind]
 
     def apply(key, images, parameter, shared, index, **options):
         uniform = uniform_draw(key, images.shape, index)
         return core(uniform, images, parameter, **options)
 
-    return _Noise(
-        text, prepare, apply, core=core, example=example, smallest_side=1, **entry
-    )
+    entry |= {"core": core, "parameter": described, "smallest_side": 1}
+    return _Noise(text, one_number(*described), apply, **entry)
 
 
 gaussian_noise = _noise(
-    _gaussian,
+    "gaussian",
     """Adds normal noise, independent over pixels and channels: `clip(x + N(0, scale))`.
 
     Differentiable in `images` and `scale`.
@@ -454,7 +415,7 @@ gaussian_noise = _noise(
     example={"scale": 0.1},
 )
 shot_noise = _noise(
-    _shot,
+    "shot",
     """Counts photons: `clip(Poisson(rate * x) / rate)`, independent over elements.
 
     Counts are integers: the gradient with respect to `images` is zero everywhere (not
@@ -469,7 +430,7 @@ shot_noise = _noise(
     example={"rate": 25.0},
 )
 impulse_noise = _noise(
-    NOISES["impulse_noise"],
+    "impulse",
     """Sets random elements to 0 or 1, each with probability `amount / 2`.
 
     Each channel of each pixel is hit independently: a pixel can lose one channel. This
@@ -485,7 +446,7 @@ impulse_noise = _noise(
     example={"amount": 0.1},
 )
 speckle_noise = _noise(
-    _speckle,
+    "speckle",
     """Adds noise in proportion to the intensity: `clip(x + x * N(0, scale))`.
 
     Differentiable in `images` and `scale`.
@@ -498,7 +459,7 @@ speckle_noise = _noise(
     example={"scale": 0.2},
 )
 uniform_noise = _noise(
-    _uniform,
+    "uniform",
     """Adds uniform noise: `clip(x + U(-half_width, half_width))`.
 
     The URoNet paper names this noise without defining it, hence the switches, which are
@@ -519,7 +480,7 @@ uniform_noise = _noise(
     options=("shared_channels", "positive", "contrast"),
 )
 salt_and_pepper_noise = _noise(
-    _salt_and_pepper,
+    "salt_and_pepper",
     """Sets random pixels to black or white, each with probability `amount / 2`.
 
     The colour analogue of the noise of Geirhos et al., NeurIPS 2018. Gradients pass

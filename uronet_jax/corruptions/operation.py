@@ -31,15 +31,10 @@ Setting = Mapping[str, Any]
 
 
 class Constants(NamedTuple):
-    """What `Operation.prepare` computes.
+    """What `Operation.prepare` computes: pytrees of arrays, which go on in 32 bits."""
 
-    Attributes:
-        stacked: Pytree of NumPy arrays with a leading axis over the settings.
-        shared: Pytree of arrays that serve every setting.
-    """
-
-    stacked: Any
-    shared: Any = ()
+    stacked: Any  # With a leading axis over the settings.
+    shared: Any = ()  # For every setting.
 
 
 # What `Operation.source` may abbreviate.
@@ -174,14 +169,9 @@ class Operation:
     ) -> jax.Array:
         """Applies one of several settings; compiles once for all.
 
-        Args:
-            key: See `__call__`, as for `images` and `index`.
-            images: Any float dtype.
-            settings: Physical parameters, one dictionary per severity.
-            choice: Which setting, from 0; may be traced.
-            index: As above.
-            uint8: Return `truncate(images)` as the benchmarks' files do.
-            **options: Static options.
+        As `__call__`, but `settings` holds the physical parameters of each severity,
+        `choice` says which, from 0, and may be traced, and `uint8` asks for
+        `truncate(images)`, as the benchmarks' files are. The options are static.
         """
         images = jnp.asarray(images)
         index = None if index is None else jnp.asarray(index)
@@ -204,20 +194,25 @@ def column(
     name: str,
     low: float = -math.inf,
     high: float = math.inf,
-) -> list:
+) -> np.ndarray:
     """Returns a parameter at every severity; ValueError if not finite, in the range."""
     values = [setting[name] for setting in settings]
     batches.check_range(name, values, low, high)
-    return values
+    return np.asarray(values, np.float64)
+
+
+def whole_column(
+    settings: Sequence[Setting], name: str, low: int, high: int
+) -> np.ndarray:
+    """Returns a parameter at every severity; ValueError if no integer in the range."""
+    for setting in settings:
+        batches.check_whole(name, setting[name], low, high)
+    return np.asarray([setting[name] for setting in settings])
 
 
 def one_number(name: str, low: float = -math.inf, high: float = math.inf) -> Callable:
     """Returns `Operation.prepare` where all that `apply` needs is one parameter."""
-
-    def prepare(shape, settings):
-        return Constants(np.asarray(column(settings, name, low, high), np.float32))
-
-    return prepare
+    return lambda shape, settings: Constants(column(settings, name, low, high))
 
 
 def check_colours(channels: int) -> None:
@@ -228,9 +223,13 @@ def check_colours(channels: int) -> None:
 
 @functools.lru_cache(maxsize=256)
 def _prepare(operation, shape, settings):
-    return operation.prepare(
-        shape, [{name: value for name, value, _ in setting} for setting in settings]
-    )
+    settings = [{name: value for name, value, _ in setting} for setting in settings]
+    return jax.tree.map(_to_32_bits, operation.prepare(shape, settings))
+
+
+def _to_32_bits(array):
+    wide = array.dtype.itemsize == 8
+    return array.astype(f"{array.dtype.kind}4") if wide else array
 
 
 def _freeze(name, value):

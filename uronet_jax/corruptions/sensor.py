@@ -1,17 +1,21 @@
 """Faults of a camera's sensor: bands and dead columns."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from uronet_jax import batches
-from uronet_jax.corruptions.operation import Constants, Operation, one_number
+from uronet_jax.corruptions.operation import (
+    Constants,
+    Operation,
+    one_number,
+    whole_column,
+)
 
 
 def _apply_banding(key, images, amplitude, shared, index):
-    def draw(key):
-        return jax.random.uniform(key, (2,))
-
+    draw = functools.partial(jax.random.uniform, shape=(2,))
     phase, waves = jnp.moveaxis(batches.per_image(draw, key, index), -1, 0)
     rows = jnp.arange(images.shape[1]) / images.shape[1]
     turns = (2.0 + 4.0 * waves)[:, None] * rows[None, :] + phase[:, None]
@@ -37,19 +41,8 @@ banding = Operation(
 )
 
 
-def _prepare_dead_columns(shape, settings):
-    counts = [setting["count"] for setting in settings]
-    for count in counts:
-        batches.check_whole("count", count, 0, shape[1])
-    return Constants(np.asarray(counts, np.int32))
-
-
 def _apply_dead_columns(key, images, count, shared, index):
-    width = images.shape[2]
-
-    def draw(key):
-        return jax.random.permutation(key, width)
-
+    draw = functools.partial(jax.random.permutation, x=images.shape[2])
     dead = batches.per_image(draw, key, index) < count
     return jnp.where(dead[:, None, :, None], 0.0, images)
 
@@ -63,7 +56,7 @@ dead_columns = Operation(
         count: How many columns of each image, drawn without replacement; whole
             number, from 0 to the width.
     """,
-    _prepare_dead_columns,
+    lambda shape, settings: Constants(whole_column(settings, "count", 0, shape[1])),
     _apply_dead_columns,
     formula="count random columns become black",
     source="this project",

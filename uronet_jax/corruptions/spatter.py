@@ -7,8 +7,8 @@ Water follows OpenCV step by step (`Canny`, `distanceTransform`, `blur`, `equali
 `filter2D`): from the same 8-bit layer it gets the same film.
 """
 
+import functools
 from collections.abc import Callable
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -39,80 +39,54 @@ _FARTHEST = 20
 _STRAIGHT, _DIAGONAL, _KNIGHT = (np.float32(length) for length in (1.0, 1.4, 2.1969))
 
 
-class SpatterConstants(NamedTuple):
-    """What `spatter` computes from its parameters; see there."""
-
-    loc: jax.typing.ArrayLike  # Mean of the layer.
-    scale: jax.typing.ArrayLike  # Standard deviation of the layer.
-    rows: jax.typing.ArrayLike  # [H + 2, H], smooths it and repeats its border.
-    columns: jax.typing.ArrayLike  # [W + 2, W].
-    threshold: jax.typing.ArrayLike  # The layer counts from here on.
-    strength: jax.typing.ArrayLike  # Of the water.
-    is_mud: jax.typing.ArrayLike
-    mud_rows: jax.typing.ArrayLike  # [H, H], smooths the mud.
-    mud_columns: jax.typing.ArrayLike  # [W, W].
-    colour: jax.typing.ArrayLike  # [C], in [0, 1].
-
-
 def _prepare(shape, settings):
     height, width, channels = shape
     check_colours(channels)
-    column(settings, "loc")
-    for name in ("scale", "sigma", "threshold", "strength"):
-        column(settings, name, 0.0)
-    constants = []
-    for setting in settings:
-        liquid, sigma, strength = (setting[n] for n in ("liquid", "sigma", "strength"))
+    sigmas, strengths = (column(settings, n, 0.0) for n in ("sigma", "strength"))
+    liquids = [setting["liquid"] for setting in settings]
+    for liquid in liquids:
         if (liquid, channels) not in _COLOURS:
             raise ValueError(f"liquid must be 'water' or 'mud': {liquid!r}")
+
+    def smooth(side):  # [side + 2, side], repeats the border.
+        matrices = [gaussian_matrix(side, sigma) for sigma in sigmas]
+        return np.pad(matrices, ((0, 0), (1, 1), (0, 0)), "edge")
+
+    constants = {
+        "loc": column(settings, "loc"),
+        "scale": column(settings, "scale", 0.0),
+        "rows": smooth(height),
+        "columns": smooth(width),
+        "threshold": column(settings, "threshold", 0.0),
+        "strength": strengths,
         # For water the filters of the mud go unused.
-        constants.append(
-            SpatterConstants(
-                loc=setting["loc"],
-                scale=setting["scale"],
-                rows=np.pad(gaussian_matrix(height, sigma), ((1, 1), (0, 0)), "edge"),
-                columns=np.pad(gaussian_matrix(width, sigma), ((1, 1), (0, 0)), "edge"),
-                threshold=setting["threshold"],
-                strength=strength,
-                is_mud=liquid == "mud",
-                mud_rows=gaussian_matrix(height, strength),
-                mud_columns=gaussian_matrix(width, strength),
-                colour=np.asarray(_COLOURS[liquid, channels]) / 255.0,
-            )
-        )
-    stacked = jax.tree.map(lambda *values: np.stack(values), *constants)
-    stacked = jax.tree.map(
-        lambda v: v if v.dtype == bool else v.astype(np.float32), stacked
-    )
-    return Constants(stacked)
+        "mud_rows": [gaussian_matrix(height, strength) for strength in strengths],
+        "mud_columns": [gaussian_matrix(width, strength) for strength in strengths],
+        "colour": np.asarray([_COLOURS[name, channels] for name in liquids]) / 255.0,
+        "is_mud": [liquid == "mud" for liquid in liquids],
+    }
+    return Constants({name: np.asarray(v) for name, v in constants.items()})
 
 
 def _apply(key, images, constants, shared, index):
     batch, height, width, _ = images.shape
-
-    def draw(key):
-        return jax.random.normal(key, (height * width,))
-
+    draw = functools.partial(jax.random.normal, shape=(height * width,))
     normal = batches.per_image(draw, key, index).reshape(batch, height, width)
-    return splash(images, constants.loc + constants.scale * normal, constants)
+    return splash(images, constants["loc"] + constants["scale"] * normal, constants)
 
 
-def splash(
-    images: jax.Array, layer: jax.Array, constants: SpatterConstants
-) -> jax.Array:
+def splash(images: jax.Array, layer: jax.Array, constants: dict) -> jax.Array:
     """Spatters images with a given layer; see `spatter`. Does not clip.
 
-    Args:
-        images: float32 `[B, H, W, C]`, in `[0, 1]`.
-        layer: float32 `[B, H, W]`, normal numbers of mean `loc` and deviation `scale`.
-        constants: At one severity.
+    `layer`, float32 `[B, H, W]`, holds normal numbers of mean `loc` and deviation
+    `scale`; `constants` are those of one severity.
     """
     layer = layer.transpose(1, 2, 0)
-    smooth = _filter(layer, constants.rows, constants.columns)
-    weight = jax.lax.cond(constants.is_mud, _mud, _water, smooth, constants)
+    smooth = _filter(layer, constants["rows"], constants["columns"])
+    weight = jax.lax.cond(constants["is_mud"], _mud, _water, smooth, constants)
     weight = weight.transpose(2, 0, 1)[..., None]
-    cover = jnp.where(constants.is_mud, weight, 0.0)
-    return (1.0 - cover) * images + weight * constants.colour[None, None, None]
+    cover = jnp.where(constants["is_mud"], weight, 0.0)
+    return (1.0 - cover) * images + weight * constants["colour"][None, None, None]
 
 
 def _filter(layer, rows, columns):
@@ -120,18 +94,18 @@ def _filter(layer, rows, columns):
 
 
 def _mud(smooth, constants):
-    drops = (smooth[1:-1, 1:-1] > constants.threshold).astype(jnp.float32)
-    weight = _filter(drops, constants.mud_rows, constants.mud_columns)
+    drops = (smooth[1:-1, 1:-1] > constants["threshold"]).astype(jnp.float32)
+    weight = _filter(drops, constants["mud_rows"], constants["mud_columns"])
     return jnp.where(weight < _THINNEST_MUD, 0.0, weight)
 
 
 def _water(smooth, constants):
-    smooth = jnp.where(smooth < constants.threshold, 0.0, smooth)
+    smooth = jnp.where(smooth < constants["threshold"], 0.0, smooth)
     # Drops brighter than white turn black: the original's cast to 8 bits wraps around.
     levels = jnp.floor(255.0 * smooth)
     film = water_film(levels - 256.0 * jnp.floor(levels / 256.0))
     largest = jnp.maximum(film.max((0, 1), keepdims=True), 1.0)
-    return film * (constants.strength / largest)
+    return film * (constants["strength"] / largest)
 
 
 def water_film(levels: jax.Array) -> jax.Array:
@@ -143,17 +117,19 @@ def water_film(levels: jax.Array) -> jax.Array:
     """
     distance = edge_distances(edges(levels))
     relief = _equalize(jnp.floor(_box_sum(distance) / 9.0).astype(jnp.int32))
-    height, width, _ = relief.shape
     padded = jnp.pad(relief, ((1, 1), (1, 1), (0, 0)), mode="reflect")
-
-    def at(down, right):
-        return padded[1 + down :, 1 + right :][:height, :width]
-
+    at = functools.partial(neighbours, padded)
     relief = relief + at(0, 1) - at(0, -1) + at(1, 0) - at(-1, 0)
     relief = relief + 2.0 * (at(1, 1) - at(-1, -1))
     relief = jnp.clip(relief, 0.0, 255.0)
     relief = jnp.floor(_box_sum(relief) / 9.0 + 0.5)
     return levels[1:-1, 1:-1] * relief
+
+
+def neighbours(padded: jax.Array, down: int, right: int) -> jax.Array:
+    """Returns what lies that far from each pixel of `[H, W, B]`, padded by 1 pixel."""
+    height, width, _ = padded.shape
+    return padded[1 + down : height - 1 + down, 1 + right : width - 1 + right]
 
 
 def _box_sum(images):
@@ -175,15 +151,9 @@ def edges(levels: jax.Array) -> jax.Array:
     columns = levels[:, :-2] + 2.0 * levels[:, 1:-1] + levels[:, 2:]
     down = columns[2:] - columns[:-2]
     size = jnp.abs(right) + jnp.abs(down)
-    height, width, batch = size.shape
     # Not a pad, which XLA would recompute at each of its uses.
-    padded = jax.lax.dynamic_update_slice(
-        jnp.zeros((height + 2, width + 2, batch)), size, (1, 1, 0)
-    )
-
-    def at(down, right):
-        return padded[1 + down :, 1 + right :][:height, :width]
-
+    padded = jax.lax.dynamic_update_slice(jnp.zeros(levels.shape), size, (1, 1, 0))
+    at = functools.partial(neighbours, padded)
     # An edge is as large as any along its gradient, whose direction is rounded to
     # multiples of 45 degrees. Of two equal neighbours, the first is the edge.
     across = (size > at(0, -1)) & (size >= at(0, 1))
@@ -196,23 +166,19 @@ def edges(levels: jax.Array) -> jax.Array:
     steep = _ONE * (y - 2.0 * x) > _TAN * x
     peak = jnp.where(_ONE * y < _TAN * x, across, jnp.where(steep, along, diagonal))
     weak = peak & (size > _WEAK_EDGE)
-    strong = weak & (size > _STRONG_EDGE)
-    return _connect(weak.astype(jnp.uint8) + strong.astype(jnp.uint8))
+    return link_edges(weak, weak & (size > _STRONG_EDGE))
 
 
-def _connect(edges):
-    """Returns what of the edges (1 or 2) hangs together with strong ones (2)."""
-    height, width, batch = edges.shape
+def link_edges(weak: jax.Array, strong: jax.Array) -> jax.Array:
+    """Returns which weak edges hang together with strong ones; all bool `[H, W, B]`."""
+    height, width, batch = weak.shape
     words = -(-width // 32)
-    edges = jnp.pad(edges, ((0, 0), (0, 32 * words - width), (0, 0)))
     bit = jnp.arange(32, dtype=jnp.uint32)[None, :, None]
 
-    def pack(row):
-        row = row.reshape(words, 32, batch)
-        return tuple(
-            jnp.sum((row >= least).astype(jnp.uint32) << bit, 1, dtype=jnp.uint32)
-            for least in (1, 2)
-        )
+    def pack(rows):
+        padded = jnp.pad(rows, ((0, 0), (0, 32 * words - width), (0, 0)))
+        bits = padded.reshape(2, words, 32, batch).astype(jnp.uint32) << bit[None]
+        return jnp.sum(bits, 2, dtype=jnp.uint32)
 
     def grow(state):
         found, _ = state
@@ -225,7 +191,8 @@ def _connect(edges):
         return grown, jnp.any(grown != found)
 
     # 32 columns in a word make this loop, which may be long, cheap.
-    weak, strong = jax.lax.map(pack, edges)
+    packed = jax.lax.map(pack, jnp.stack([weak, strong], 1))
+    weak, strong = packed[:, 0], packed[:, 1]
     found, _ = jax.lax.while_loop(lambda state: state[1], grow, (strong, True))
     found = (found[:, :, None] >> bit[None]) & 1
     return found.reshape(height, 32 * words, batch)[:, :width] > 0

@@ -10,35 +10,23 @@ from typing import Any, NamedTuple
 import jax
 
 from uronet_jax.corruptions.noise import NOISES
+from uronet_jax.corruptions.registry import CORRUPTIONS
 
 
 class Corruption(NamedTuple):
-    """A corruption as a suite uses it.
+    """A corruption as a suite uses it."""
 
-    Attributes:
-        function: Its name in `uronet_jax.corruptions.CORRUPTIONS`.
-        settings: Keyword arguments of that function, one mapping per severity,
-            beginning with severity 1.
-    """
-
-    function: str
-    settings: tuple[Mapping[str, Any], ...]
+    function: str  # Its name in `uronet_jax.corruptions.CORRUPTIONS`.
+    settings: tuple[Mapping[str, Any], ...]  # Its parameters, from severity 1 on.
 
 
 class SuiteEntry(NamedTuple):
-    """One noise at one severity, ready for `make_degradation([(kind, parameter)])`.
+    """One noise at one severity, ready for `make_degradation([(kind, parameter)])`."""
 
-    Attributes:
-        noise: Name in the suite, such as "GN".
-        severity: 1 or more.
-        kind: Name in `uronet_jax.corruptions.NOISES`.
-        parameter: Scale, half-width, amount or rate.
-    """
-
-    noise: str
-    severity: int
-    kind: str
-    parameter: float
+    noise: str  # Name in the suite, such as "GN".
+    severity: int  # 1 or more.
+    kind: str  # Name in `uronet_jax.corruptions.NOISES`.
+    parameter: float  # Scale, half-width, amount or rate.
 
     @property
     def fields(self) -> dict[str, Any]:
@@ -46,40 +34,20 @@ class SuiteEntry(NamedTuple):
         return {"kind": self.kind, "parameter": self.parameter}
 
 
-def _corruption(function: str, names: str, values: Sequence) -> Corruption:
-    """Names the parameters of each severity; a single one needs no tuple."""
-    keys = names.split()
-    rows = values if len(keys) > 1 else [(value,) for value in values]
-    settings = (dict(zip(keys, row, strict=True)) for row in rows)
+def _corruption(function: str, *values: Any) -> Corruption:
+    """Names what each severity sets, in the order of the example and the defaults.
+
+    A value is a tuple, unless there is a single parameter to set.
+    """
+    operation = CORRUPTIONS[function]
+    names = [*operation.example, *operation.defaults]
+    rows = values if len(names) != 1 else [(value,) for value in values]
+    settings = (dict(zip(names[: len(row)], row, strict=True)) for row in rows)
     return Corruption(function, tuple(map(types.MappingProxyType, settings)))
 
 
-# The 19 corruptions of the common suites, and what each severity sets of them.
-_COMMON = {
-    "gaussian_noise": "scale",
-    "shot_noise": "rate",
-    "impulse_noise": "amount",
-    "defocus_blur": "radius alias_blur",
-    "glass_blur": "sigma max_delta iterations",
-    "motion_blur": "radius sigma",
-    "zoom_blur": "factors",
-    "snow": "loc scale zoom threshold radius sigma blend",
-    "frost": "image_weight frost_weight",
-    "fog": "amount decay",
-    "brightness": "amount",
-    "contrast": "factor",
-    "elastic_transform": "alpha sigma affine",
-    "pixelate": "factor",
-    "jpeg_compression": "quality",
-    "speckle_noise": "scale",
-    "gaussian_blur": "sigma",
-    "spatter": "loc scale sigma threshold strength liquid",
-    "saturate": "factor offset",
-}
-
-
-def _common_suite(**values: tuple) -> dict[str, Corruption]:
-    return {name: _corruption(name, _COMMON[name], values[name]) for name in _COMMON}
+def _suite(**corruptions: Sequence) -> dict[str, Corruption]:
+    return {name: _corruption(name, *values) for name, values in corruptions.items()}
 
 
 def _zooms(*severities: tuple[int, float]) -> tuple[tuple[float, ...], ...]:
@@ -101,21 +69,19 @@ _CIFAR_ZOOM = _zooms(*((n, 0.01) for n in (7, 12, 16, 21, 26)))
 SUITES: dict[str, dict[str, Corruption]] = {
     # URoNet paper, Table 1. Severity 1 of UN is its strongest, as printed.
     "uronet": {
-        "GN": _corruption("gaussian_noise", "scale", (0.08, 0.12, 0.18)),
-        "UN": _corruption("uniform_noise", "half_width", (0.5, 0.3, 0.1)),
-        "SPN": _corruption("salt_and_pepper_noise", "amount", (0.1, 0.3, 0.5)),
-        "SN": _corruption("shot_noise", "rate", (60.0, 25.0, 12.0)),
-        "IN": _corruption("impulse_noise", "amount", (0.03, 0.06, 0.09)),
-        "SPKN": _corruption("speckle_noise", "scale", (0.15, 0.2, 0.35)),
+        "GN": _corruption("gaussian_noise", 0.08, 0.12, 0.18),
+        "UN": _corruption("uniform_noise", 0.5, 0.3, 0.1),
+        "SPN": _corruption("salt_and_pepper_noise", 0.1, 0.3, 0.5),
+        "SN": _corruption("shot_noise", 60.0, 25.0, 12.0),
+        "IN": _corruption("impulse_noise", 0.03, 0.06, 0.09),
+        "SPKN": _corruption("speckle_noise", 0.15, 0.2, 0.35),
     },
     # Hendrycks & Dietterich 2019: make_cifar_c.py, for 32x32 images. Some severities
     # are milder than the one before in one parameter (glass blur); that is so there.
-    "cifar_c": _common_suite(
+    "cifar_c": _suite(
         gaussian_noise=(0.04, 0.06, 0.08, 0.09, 0.10),
         shot_noise=(500.0, 250.0, 100.0, 75.0, 50.0),
         impulse_noise=(0.01, 0.02, 0.03, 0.05, 0.07),
-        speckle_noise=(0.06, 0.1, 0.12, 0.16, 0.2),
-        gaussian_blur=(0.4, 0.6, 0.7, 0.8, 1.0),
         defocus_blur=((0.3, 0.4), (0.4, 0.5), (0.5, 0.6), (1.0, 0.2), (1.5, 0.1)),
         glass_blur=((0.05, 1, 1), (0.25, 1, 1), (0.4, 1, 1), (0.25, 1, 2), (0.4, 1, 2)),
         motion_blur=((6, 1.0), (6, 1.5), (6, 2.0), (8, 2.0), (9, 2.5)),
@@ -130,17 +96,7 @@ SUITES: dict[str, dict[str, Corruption]] = {
         frost=((1.0, 0.2), (1.0, 0.3), (0.9, 0.4), (0.85, 0.4), (0.75, 0.45)),
         fog=((0.2, 3.0), (0.5, 3.0), (0.75, 2.5), (1.0, 2.0), (1.5, 1.75)),
         brightness=(0.05, 0.1, 0.15, 0.2, 0.3),
-        spatter=(
-            (0.62, 0.1, 0.7, 0.7, 0.5, "water"),
-            (0.65, 0.1, 0.8, 0.7, 0.5, "water"),
-            (0.65, 0.3, 1.0, 0.69, 0.5, "water"),
-            (0.65, 0.1, 0.7, 0.69, 0.6, "mud"),
-            (0.65, 0.1, 0.5, 0.68, 0.6, "mud"),
-        ),
         contrast=(0.75, 0.5, 0.4, 0.3, 0.15),
-        saturate=((0.3, 0.0), (0.1, 0.0), (1.5, 0.0), (2.0, 0.1), (2.5, 0.2)),
-        jpeg_compression=(80, 65, 58, 50, 40),
-        pixelate=(0.95, 0.9, 0.85, 0.75, 0.65),
         elastic_transform=_times(
             32,
             (0.0, 0.0, 0.08),
@@ -149,14 +105,24 @@ SUITES: dict[str, dict[str, Corruption]] = {
             (0.1, 0.04, 0.05),
             (0.1, 0.03, 0.03),
         ),
+        pixelate=(0.95, 0.9, 0.85, 0.75, 0.65),
+        jpeg_compression=(80, 65, 58, 50, 40),
+        speckle_noise=(0.06, 0.1, 0.12, 0.16, 0.2),
+        gaussian_blur=(0.4, 0.6, 0.7, 0.8, 1.0),
+        spatter=(
+            (0.62, 0.1, 0.7, 0.7, 0.5, "water"),
+            (0.65, 0.1, 0.8, 0.7, 0.5, "water"),
+            (0.65, 0.3, 1.0, 0.69, 0.5, "water"),
+            (0.65, 0.1, 0.7, 0.69, 0.6, "mud"),
+            (0.65, 0.1, 0.5, 0.68, 0.6, "mud"),
+        ),
+        saturate=((0.3, 0.0), (0.1, 0.0), (1.5, 0.0), (2.0, 0.1), (2.5, 0.2)),
     ),
     # The same authors' make_tinyimagenet_c.py, for 64x64 images.
-    "tiny_c": _common_suite(
+    "tiny_c": _suite(
         gaussian_noise=(0.04, 0.08, 0.12, 0.15, 0.18),
         shot_noise=(250.0, 100.0, 50.0, 30.0, 15.0),
         impulse_noise=(0.01, 0.02, 0.05, 0.08, 0.14),
-        speckle_noise=(0.15, 0.2, 0.25, 0.3, 0.35),
-        gaussian_blur=(0.5, 0.75, 1.0, 1.25, 1.5),
         defocus_blur=((0.5, 0.6), (1.0, 0.1), (1.5, 0.1), (2.5, 0.01), (3.0, 0.1)),
         glass_blur=((0.1, 1, 1), (0.5, 1, 1), (0.6, 1, 2), (0.7, 2, 1), (0.9, 2, 2)),
         motion_blur=((10, 1.0), (10, 1.5), (10, 2.0), (10, 2.5), (12, 3.0)),
@@ -171,17 +137,7 @@ SUITES: dict[str, dict[str, Corruption]] = {
         frost=((1.0, 0.3), (0.9, 0.4), (0.8, 0.45), (0.75, 0.5), (0.7, 0.55)),
         fog=((0.4, 3.0), (0.7, 3.0), (1.0, 2.5), (1.5, 2.0), (2.0, 1.75)),
         brightness=(0.1, 0.2, 0.3, 0.4, 0.5),
-        spatter=(
-            (0.62, 0.1, 0.7, 0.7, 0.6, "water"),
-            (0.65, 0.1, 0.8, 0.7, 0.6, "water"),
-            (0.65, 0.3, 1.0, 0.69, 0.6, "water"),
-            (0.65, 0.1, 0.7, 0.68, 0.6, "mud"),
-            (0.65, 0.1, 0.5, 0.67, 0.6, "mud"),
-        ),
         contrast=(0.4, 0.3, 0.2, 0.1, 0.05),
-        saturate=((0.3, 0.0), (0.1, 0.0), (2.0, 0.0), (5.0, 0.1), (30.0, 0.2)),
-        jpeg_compression=(65, 58, 50, 40, 25),
-        pixelate=(0.9, 0.8, 0.7, 0.6, 0.5),
         elastic_transform=_times(
             64,
             (0.0, 0.0, 0.08),
@@ -190,15 +146,25 @@ SUITES: dict[str, dict[str, Corruption]] = {
             (0.1, 0.03, 0.03),
             (0.16, 0.03, 0.02),
         ),
+        pixelate=(0.9, 0.8, 0.7, 0.6, 0.5),
+        jpeg_compression=(65, 58, 50, 40, 25),
+        speckle_noise=(0.15, 0.2, 0.25, 0.3, 0.35),
+        gaussian_blur=(0.5, 0.75, 1.0, 1.25, 1.5),
+        spatter=(
+            (0.62, 0.1, 0.7, 0.7, 0.6, "water"),
+            (0.65, 0.1, 0.8, 0.7, 0.6, "water"),
+            (0.65, 0.3, 1.0, 0.69, 0.6, "water"),
+            (0.65, 0.1, 0.7, 0.68, 0.6, "mud"),
+            (0.65, 0.1, 0.5, 0.67, 0.6, "mud"),
+        ),
+        saturate=((0.3, 0.0), (0.1, 0.0), (2.0, 0.0), (5.0, 0.1), (30.0, 0.2)),
     ),
     # The same authors' make_imagenet_c.py, for 224x224 images. The 244 of the elastic
     # transform is a misprint there that the published files contain.
-    "imagenet_c": _common_suite(
+    "imagenet_c": _suite(
         gaussian_noise=(0.08, 0.12, 0.18, 0.26, 0.38),
         shot_noise=(60.0, 25.0, 12.0, 5.0, 3.0),
         impulse_noise=(0.03, 0.06, 0.09, 0.17, 0.27),
-        speckle_noise=(0.15, 0.2, 0.35, 0.45, 0.6),
-        gaussian_blur=(1.0, 2.0, 3.0, 4.0, 6.0),
         defocus_blur=((3.0, 0.1), (4.0, 0.5), (6.0, 0.5), (8.0, 0.5), (10.0, 0.5)),
         glass_blur=((0.7, 1, 2), (0.9, 2, 1), (1.0, 2, 3), (1.1, 3, 2), (1.5, 4, 2)),
         motion_blur=((10, 3.0), (15, 5.0), (15, 8.0), (15, 12.0), (20, 15.0)),
@@ -213,17 +179,7 @@ SUITES: dict[str, dict[str, Corruption]] = {
         frost=((1.0, 0.4), (0.8, 0.6), (0.7, 0.7), (0.65, 0.7), (0.6, 0.75)),
         fog=((1.5, 2.0), (2.0, 2.0), (2.5, 1.7), (2.5, 1.5), (3.0, 1.4)),
         brightness=(0.1, 0.2, 0.3, 0.4, 0.5),
-        spatter=(
-            (0.65, 0.3, 4.0, 0.69, 0.6, "water"),
-            (0.65, 0.3, 3.0, 0.68, 0.6, "water"),
-            (0.65, 0.3, 2.0, 0.68, 0.5, "water"),
-            (0.65, 0.3, 1.0, 0.65, 1.5, "mud"),
-            (0.67, 0.4, 1.0, 0.65, 1.5, "mud"),
-        ),
         contrast=(0.4, 0.3, 0.2, 0.1, 0.05),
-        saturate=((0.3, 0.0), (0.1, 0.0), (2.0, 0.0), (5.0, 0.1), (20.0, 0.2)),
-        jpeg_compression=(25, 18, 15, 10, 7),
-        pixelate=(0.6, 0.5, 0.4, 0.3, 0.25),
         elastic_transform=_times(
             244,
             (2.0, 0.7, 0.1),
@@ -232,56 +188,48 @@ SUITES: dict[str, dict[str, Corruption]] = {
             (0.07, 0.01, 0.02),
             (0.12, 0.01, 0.02),
         ),
+        pixelate=(0.6, 0.5, 0.4, 0.3, 0.25),
+        jpeg_compression=(25, 18, 15, 10, 7),
+        speckle_noise=(0.15, 0.2, 0.35, 0.45, 0.6),
+        gaussian_blur=(1.0, 2.0, 3.0, 4.0, 6.0),
+        spatter=(
+            (0.65, 0.3, 4.0, 0.69, 0.6, "water"),
+            (0.65, 0.3, 3.0, 0.68, 0.6, "water"),
+            (0.65, 0.3, 2.0, 0.68, 0.5, "water"),
+            (0.65, 0.3, 1.0, 0.65, 1.5, "mud"),
+            (0.67, 0.4, 1.0, 0.65, 1.5, "mud"),
+        ),
+        saturate=((0.3, 0.0), (0.1, 0.0), (2.0, 0.0), (5.0, 0.1), (20.0, 0.2)),
     ),
 }
-
-
-def _fixed(function: str, **parameters: Any) -> Corruption:
-    return Corruption(function, (types.MappingProxyType(parameters),))
 
 
 # Mu & Gilmer 2019: one severity per corruption. Where ImageNet-C has a corruption of
 # the same name, the comment says which of its severities this one is.
-SUITES["mnist_c"] = {
-    "identity": _fixed("identity"),
-    "shot_noise": _fixed("shot_noise", rate=3.0),  # 5
-    "impulse_noise": _fixed("impulse_noise", amount=0.17),  # 4
-    # On 2-D arrays the pixels are really swapped; a fair coin decides on each.
-    "glass_blur": _fixed(  # 1
-        "glass_blur",
-        sigma=0.7,
-        max_delta=1,
-        iterations=2,
-        swap=True,
-        move_probability=0.5,
-    ),
-    "motion_blur": _fixed("motion_blur", radius=10, sigma=3.0),  # 1
-    "shear": _fixed("shear", shear=0.4),
-    "scale": _fixed("scale", factor=0.7),
-    "rotate": _fixed("rotate", angle=0.4),
-    "brightness": _fixed("brightness", amount=0.5),  # 5
-    "translate": _fixed("translate", distance=3),
-    "stripe": _fixed("stripe"),
-    "fog": _fixed("fog", amount=3.0, decay=1.4, map_size=256),  # 5
-    "spatter": _fixed(  # 4
-        "spatter",
-        loc=0.65,
-        scale=0.3,
-        sigma=1.0,
-        threshold=0.65,
-        strength=1.5,
-        liquid="mud",
-    ),
-    "dotted_line": _fixed("dotted_line"),
-    "zigzag": _fixed("zigzag"),
-    "canny_edges": _fixed("canny_edges", sigma=1.0),
-}
+SUITES["mnist_c"] = _suite(
+    identity=((),),
+    shot_noise=(3.0,),  # 5
+    impulse_noise=(0.17,),  # 4
+    # 1. On 2-D arrays the pixels are really swapped; a fair coin decides on each.
+    glass_blur=((0.7, 1, 2, True, 0.5),),
+    motion_blur=((10, 3.0),),  # 1
+    shear=(0.4,),
+    scale=(0.7,),
+    rotate=(0.4,),
+    brightness=(0.5,),  # 5
+    translate=(3,),
+    stripe=((),),
+    fog=((3.0, 1.4, 256),),  # 5, on a map of this size.
+    spatter=((0.65, 0.3, 1.0, 0.65, 1.5, "mud"),),  # 4
+    dotted_line=((),),
+    zigzag=((),),
+    canny_edges=(1.0,),
+)
 
 # This project: faults of a camera's sensor, which no remover is trained on.
-SUITES["sensor"] = {
-    "banding": _corruption("banding", "amplitude", (0.02, 0.04, 0.06, 0.09, 0.12)),
-    "dead_columns": _corruption("dead_columns", "count", (1, 2, 3, 4, 6)),
-}
+SUITES["sensor"] = _suite(
+    banding=(0.02, 0.04, 0.06, 0.09, 0.12), dead_columns=(1, 2, 3, 4, 6)
+)
 
 # The paper does not define SPN and UN. Reading -> kind in NOISES.
 SPN_READINGS = {
@@ -310,15 +258,7 @@ def list_severities(suite: str = "uronet") -> tuple[int, ...]:
 def find_corruption(
     suite: str, noise: str, severity: int
 ) -> tuple[str, dict[str, Any]]:
-    """Looks up one corruption.
-
-    Args:
-        suite: Name in `SUITES`.
-        noise: Name in that suite.
-        severity: Whole number, one of `list_severities(suite)`.
-
-    Returns:
-        Name in `CORRUPTIONS` and its keyword arguments.
+    """Returns the name in `CORRUPTIONS`, and its keyword arguments, of one severity.
 
     Raises:
         ValueError: If one of the three is unknown; the message lists what exists.
@@ -346,15 +286,10 @@ def suite_settings(suite: str, noise: str) -> Corruption:
 
 
 def entry_key(seed: int, name: str, severity: int) -> jax.Array:
-    """Returns the key of one corruption at one severity in a corrupted set.
+    """Returns the key of `"<suite>/<corruption>"` at one severity in a corrupted set.
 
     Every program that makes such a set uses it, so that the same seed gives the same
     images, and no two corruptions or severities share their random numbers.
-
-    Args:
-        seed: Of the set.
-        name: `"<suite>/<corruption>"`.
-        severity: 1 or more.
     """
     key = jax.random.fold_in(jax.random.key(seed), zlib.crc32(name.encode()))
     return jax.random.fold_in(key, severity)
@@ -370,15 +305,14 @@ def suite_degradations(
 ) -> list[SuiteEntry]:
     """Lists the noises of a suite in the form that `make_degradation` takes.
 
+    One entry per noise and severity, by default all, noise by noise.
+
     Args:
         suite: Name in `SUITES`.
-        noises: Names in that suite. Default: all.
-        severities: Default: all.
+        noises: Names in that suite.
+        severities: Of that suite.
         spn_reading: What SPN means, a key of `SPN_READINGS`.
         un_reading: What UN means, a key of `UN_READINGS`.
-
-    Returns:
-        One entry per noise and severity, noise by noise.
 
     Raises:
         ValueError: If a name, severity or reading is unknown, or if a corruption
@@ -386,12 +320,9 @@ def suite_degradations(
     """
     noises = list_corruptions(suite) if noises is None else noises
     severities = list_severities(suite) if severities is None else severities
-    kinds = {
-        "salt_and_pepper_noise": SPN_READINGS[
-            known_name("SPN reading", spn_reading, SPN_READINGS)
-        ],
-        "uniform_noise": UN_READINGS[known_name("UN reading", un_reading, UN_READINGS)],
-    }
+    spn = SPN_READINGS[known_name("SPN reading", spn_reading, SPN_READINGS)]
+    un = UN_READINGS[known_name("UN reading", un_reading, UN_READINGS)]
+    kinds = {"salt_and_pepper_noise": spn, "uniform_noise": un}
     entries = []
     for noise in noises:
         for severity in severities:

@@ -21,10 +21,8 @@ from uronet_jax.corruptions.operation import (
     column,
     grey_levels,
     one_number,
+    whole_column,
 )
-
-# Degrees: snow falls downwards.
-_SNOW_ANGLES = (-135.0, -45.0)
 
 
 def luma(images: jax.Array) -> jax.Array:
@@ -32,10 +30,6 @@ def luma(images: jax.Array) -> jax.Array:
     # By slices: XLA's CPU backend is 15 times slower at sums over three channels.
     red, green, blue = jnp.split(images, 3, axis=-1)
     return 0.299 * red + 0.587 * green + 0.114 * blue
-
-
-def _apply_brightness(key, images, amount, shared, index):
-    return brighten(images, amount)
 
 
 def brighten(images: jax.Array, amount: jax.Array) -> jax.Array:
@@ -59,7 +53,7 @@ brightness = Operation(
         amount: In `[0, 1]`, units of the intensity range.
     """,
     one_number("amount", 0.0, 1.0),
-    _apply_brightness,
+    lambda key, images, amount, shared, index: brighten(images, amount),
     formula="the value of HSV plus amount",
     source="HD",
     example={"amount": 0.2},
@@ -81,20 +75,16 @@ def _prepare_fog(shape, settings):
             f"map_size must be a power of two and at least {largest}, the larger side "
             f"of the images: {size}"
         )
-    amounts = np.asarray(column(settings, "amount", 0.0), np.float32)
-    decays = np.asarray(column(settings, "decay", 0.1, 1000.0), np.float64)
+    amounts = column(settings, "amount", 0.0)
+    decays = column(settings, "decay", 0.1, 1000.0)
     # The original multiplies by its decreasing factor twice, hence the square.
-    amplitudes = decays[:, None] ** (-2.0 * np.arange(levels))
-    return Constants((amounts, amplitudes.astype(np.float32)))
+    return Constants((amounts, decays[:, None] ** (-2.0 * np.arange(levels))))
 
 
 def _apply_fog(key, images, constants, shared, index):
     amount, amplitudes = constants
     draws = 4 ** amplitudes.shape[0] - 1
-
-    def draw(key):
-        return jax.random.uniform(key, (draws,), minval=-1.0)
-
+    draw = functools.partial(jax.random.uniform, shape=(draws,), minval=-1.0)
     clouds = plasma(batches.per_image(draw, key, index), amplitudes)
     return add_fog(images, clouds[:, : images.shape[1], : images.shape[2]], amount)
 
@@ -112,27 +102,20 @@ def plasma(uniform: jax.Array, amplitudes: jax.Array) -> jax.Array:
 
     Each level halves the grid: the centre of a square gets the mean of its corners,
     then the middle of an edge the mean of its ends and of the two nearest centres,
-    each plus `amplitude * uniform`. In the end the map is scaled to `[0, 1]`.
+    each plus `amplitude * uniform`. In the end the map, float32
+    `[B, 2^levels, 2^levels]`, is scaled to `[0, 1]`. Fournier, Fussell & Carpenter,
+    "Computer rendering of stochastic models", 1982.
 
-    Args:
-        uniform: float32 `[B, 4^levels - 1]`, in `[-1, 1)`: level by level the draws
-            of the centres, of the horizontal and of the vertical edges, row by row.
-        amplitudes: `[levels]`; only their ratios matter.
-
-    Returns:
-        float32 `[B, 2^levels, 2^levels]`.
-
-    Source:
-        Fournier, Fussell & Carpenter, "Computer rendering of stochastic models", 1982.
+    `uniform`, float32 `[B, 4^levels - 1]` in `[-1, 1)`, holds level by level the draws
+    of the centres, of the horizontal and of the vertical edges, row by row. Of
+    `amplitudes` `[levels]` only the ratios matter.
     """
     batch = uniform.shape[0]
     grid = jnp.zeros((batch, 1, 1))
-    used = 0
-    for level in range(amplitudes.shape[0]):
+    for level in range(len(amplitudes)):
         side = 2**level
-        noise = uniform[:, used : used + 3 * side**2].reshape(batch, 3, side, side)
-        noise *= amplitudes[level]
-        used += 3 * side**2
+        draws = uniform[:, side**2 - 1 : 4 * side**2 - 1]
+        noise = draws.reshape(batch, 3, side, side) * amplitudes[level]
         below = grid + jnp.roll(grid, -1, axis=1)
         right = grid + jnp.roll(grid, -1, axis=2)
         centres = (below + jnp.roll(below, -1, axis=2)) / 4.0 + noise[:, 0]
@@ -170,25 +153,20 @@ fog = Operation(
 def _prepare_snow(shape, settings):
     height, width, channels = shape
     check_colours(channels)
-    ranges = {
-        "loc": (-math.inf, math.inf),
-        "scale": (0.0, math.inf),
-        "threshold": (-math.inf, math.inf),
-        "blend": (0.0, 1.0),
-        "zoom": (1.0, math.inf),
+    zooms = column(settings, "zoom", 1.0)
+    taps = 2 * whole_column(settings, "radius", 0, max(height, width)) + 1
+    weights = [motion_weights(s["radius"], s["sigma"], max(taps)) for s in settings]
+    constants = {
+        "loc": column(settings, "loc"),
+        "scale": column(settings, "scale", 0.0),
+        "threshold": column(settings, "threshold"),
+        "blend": column(settings, "blend", 0.0, 1.0),
+        "rows": [clipped_zoom_matrix(height, zoom) for zoom in zooms],
+        "columns": [clipped_zoom_matrix(width, zoom) for zoom in zooms],
+        "weights": weights,
+        "taps": taps,
     }
-    constants = {name: column(settings, name, *ends) for name, ends in ranges.items()}
-    zooms = constants.pop("zoom")
-    for setting in settings:
-        batches.check_whole("radius", setting["radius"], 0, max(height, width))
-    counts = [2 * setting["radius"] + 1 for setting in settings]
-    constants["rows"] = [clipped_zoom_matrix(height, zoom) for zoom in zooms]
-    constants["columns"] = [clipped_zoom_matrix(width, zoom) for zoom in zooms]
-    constants["weights"] = [
-        motion_weights(s["radius"], s["sigma"], max(counts)) for s in settings
-    ]
-    constants = {name: np.asarray(v, np.float32) for name, v in constants.items()}
-    return Constants({**constants, "taps": np.asarray(counts, np.int32)})
+    return Constants({name: np.asarray(v) for name, v in constants.items()})
 
 
 def _apply_snow(key, images, constants, shared, index):
@@ -196,8 +174,7 @@ def _apply_snow(key, images, constants, shared, index):
 
     def draw(key):
         key_layer, key_angle = jax.random.split(key)
-        low, high = _SNOW_ANGLES
-        angle = jax.random.uniform(key_angle, (), minval=low, maxval=high)
+        angle = jax.random.uniform(key_angle, minval=-135.0, maxval=-45.0)  # Downwards.
         return jax.random.normal(key_layer, (height * width,)), angle
 
     normal, angles = batches.per_image(draw, key, index)
@@ -210,11 +187,8 @@ def add_snow(
 ) -> jax.Array:
     """Lets given snow fall; see `snow`. Does not clip.
 
-    Args:
-        images: float32 `[B, H, W, C]`, in `[0, 1]`.
-        layer: float32 `[B, H, W]`, normal numbers of mean `loc` and deviation `scale`.
-        angles: `[B]`, degrees.
-        constants: What the operation prepares, at one severity.
+    `layer`, float32 `[B, H, W]`, holds normal numbers of mean `loc` and deviation
+    `scale`, `angles` `[B]` degrees; `constants` are those of one severity.
     """
     flakes = filter_rows_columns(
         layer[..., None], constants["rows"], constants["columns"]

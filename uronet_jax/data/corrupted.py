@@ -17,12 +17,13 @@ import functools
 import hashlib
 import importlib.metadata
 import io
+import itertools
 import json
 import math
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -36,7 +37,7 @@ from tqdm import tqdm
 import uronet_jax
 from uronet_jax import corruptions, sharding
 from uronet_jax.checkpoints import locked_workdir
-from uronet_jax.data.pipelines import Batch, evaluation_batches
+from uronet_jax.data.pipelines import evaluation_batches
 from uronet_jax.data.sources import Source
 
 MANIFEST = "manifest.json"
@@ -105,16 +106,20 @@ def write(
         batch_size = 256 if max(source.image_shape[:2]) <= _LARGEST_ARRAY_SIDE else 64
         batch_size = math.ceil(min(batch_size, len(source)) / mesh.size) * mesh.size
     sharding.check_batch_size(batch_size, mesh)
-    wanted = _describe(
-        source, suite, names, severities, seed, layout, frost_textures is not None
-    )
+    photographs = frost_textures is not None
+    wanted = _describe(source, suite, names, severities, seed, layout, photographs)
     _join(folder, wanted)  # Raises before any work.
+    batch = {
+        "image": jax.ShapeDtypeStruct((batch_size, *source.image_shape), jnp.uint8),
+        "index": jax.ShapeDtypeStruct((batch_size,), jnp.int32),
+    }
     corrupters = {}
     for name in wanted["corruptions"]:
-        frost = name == "frost" and frost_textures is not None
+        frost = name == "frost" and photographs
         changes = (("textures", frost_textures),) if frost else ()
         corrupters[name] = make_corrupter(f"{suite}/{name}", changes, mesh)
-        _check_corrupter(corrupters[name], (batch_size, *source.image_shape))
+        # A ValueError now, and not after hours, if it cannot take these images.
+        corrupters[name].eval_shape(jax.random.key(0), jnp.int32(1), batch)
     with locked_workdir(folder):
         manifest = _join(folder, wanted)
         _save_manifest(folder, manifest)
@@ -154,15 +159,10 @@ def make_corrupter(
 ) -> Any:
     """Compiles a corruption for batches on a mesh; the same arguments compile once.
 
-    Args:
-        name: `"<suite>/<corruption>"`.
-        changes: Parameters and options that `corrupt` takes, as sorted items.
-        mesh: Where the batches are.
-
-    Returns:
-        `corrupter(key, severity, batch) -> uint8 images`, split over the mesh, for
-        batches of `evaluation_batches` with uint8 images. Key and severity, an int32
-        scalar, are to be replicated.
+    `name` is `"<suite>/<corruption>"`, `changes` the sorted items of parameters and
+    options that `corrupt` takes. Returns `corrupter(key, severity, batch) -> images`,
+    uint8 and split over the mesh, for batches of `evaluation_batches` with uint8
+    images. Key and severity, an int32 scalar, are to be replicated.
     """
 
     def run(key, severity, batch):
@@ -174,13 +174,10 @@ def make_corrupter(
 
 
 def load_stored(folder: str | os.PathLike, name: str, severity: int) -> StoredExamples:
-    """Reads one corruption at one severity.
+    """Reads one corruption at one severity (1 or more).
 
-    Args:
-        folder: Of `write`; or of the published CIFAR-10-C or CIFAR-100-C, or of another
-            set in one of the layouts, which have no manifest.
-        name: Name of the corruption.
-        severity: 1 or more.
+    The folder is one of `write`; or of the published CIFAR-10-C or CIFAR-100-C, or of
+    another set in one of the layouts, which have no manifest.
 
     Returns:
         Images, uint8 `[N, H, W, C]`, memory-mapped in the layout `arrays`, and labels,
@@ -255,10 +252,7 @@ def read_manifest(folder: str | os.PathLike) -> Manifest:
 
 
 def verify(folder: str | os.PathLike) -> int:
-    """Compares the files of a set by `write` with the checksums in its manifest.
-
-    Returns:
-        Number of files that were compared.
+    """Compares the files of a set by `write` with its checksums; returns their number.
 
     Raises:
         ValueError: If files are missing or damaged, which it names; or if there is no
@@ -267,12 +261,12 @@ def verify(folder: str | os.PathLike) -> int:
     folder = Path(folder)
     if not (folder / MANIFEST).exists():
         raise ValueError(f"{folder} has no {MANIFEST}: its files cannot be verified")
-    sums = dict(_parse_manifest(folder / MANIFEST)["files"])
-    for name in [name for name in sums if Path(name).name == _CHECKSUMS]:
-        if (folder / name).exists():
-            for line in (folder / name).read_text().splitlines():
+    sums = _parse_manifest(folder / MANIFEST)["files"]
+    for path in [folder / name for name in sums]:
+        if path.name == _CHECKSUMS and path.exists():
+            for line in path.read_text().splitlines():
                 digest, file = line.split("  ", 1)
-                sums[str(Path(name).parent / file)] = digest
+                sums[str(path.parent.relative_to(folder) / file)] = digest
     damaged = [
         name
         for name, digest in sums.items()
@@ -286,15 +280,7 @@ def verify(folder: str | os.PathLike) -> int:
     return len(sums)
 
 
-def _describe(
-    source: Source,
-    suite: str,
-    names: Sequence[str] | None,
-    severities: Sequence[int] | None,
-    seed: int,
-    layout: str | None,
-    photographs: bool,
-) -> Manifest:
+def _describe(source, suite, names, severities, seed, layout, photographs) -> Manifest:
     """Returns the manifest of a set of which nothing is written."""
     names = list(corruptions.list_corruptions(suite) if names is None else names)
     if severities is None:
@@ -347,21 +333,14 @@ def _describe(
 
 def _digest(source: Source) -> str:
     """Tells two sets of the same name apart by their first and last examples."""
-    digest = hashlib.sha256()
-    ends = {*range(min(_DIGESTED, len(source)))}
-    ends |= {*range(max(0, len(source) - _DIGESTED), len(source))}
-    images, labels = source.read(np.array(sorted(ends)))
-    for array in (images, labels.astype("<i4")):
-        digest.update(np.ascontiguousarray(array).tobytes())
-    return digest.hexdigest()
+    index = np.arange(len(source))
+    ends = np.union1d(index[:_DIGESTED], index[-_DIGESTED:])
+    images, labels = source.read(ends)
+    return hashlib.sha256(images.tobytes() + labels.astype("<i4").tobytes()).hexdigest()
 
 
 def _join(folder: Path, wanted: Manifest) -> Manifest:
-    """Returns the manifest in `folder`, with what is wanted added.
-
-    Raises:
-        ValueError: If the folder holds another set, or files without a manifest.
-    """
+    """Returns the manifest in `folder`, if of the same set, with what is wanted."""
     if not (folder / MANIFEST).exists():
         # What a writer leaves that was killed before it had a manifest.
         own = {".lock", MANIFEST + _PARTIAL}
@@ -389,36 +368,17 @@ def _join(folder: Path, wanted: Manifest) -> Manifest:
     return {**found, "corruptions": found["corruptions"] | wanted["corruptions"]}
 
 
-def _check_corrupter(corrupter: Any, shape: tuple[int, ...]) -> None:
-    """Raises ValueError, now and not after hours, if it cannot take these images."""
-    batch = {
-        "image": jax.ShapeDtypeStruct(shape, jnp.uint8),
-        "index": jax.ShapeDtypeStruct(shape[:1], jnp.int32),
-    }
-    corrupter.eval_shape(jax.random.key(0), jnp.int32(1), batch)
-
-
-def _corrupt(
-    corrupter: Callable,
-    key: jax.Array,
-    severity: int,
-    batches: Iterable[Batch],
-    mesh: jax.sharding.Mesh,
-) -> Iterator[StoredExamples]:
+def _corrupt(corrupter, key, severity, batches, mesh) -> Iterator[StoredExamples]:
     key, traced_severity = sharding.replicate((key, np.int32(severity)), mesh)
 
     def fetch(images, batch):
         mask = np.asarray(batch["mask"])
         return np.asarray(images)[mask], np.asarray(batch["label"])[mask]
 
-    waiting = None
-    for batch in batches:
-        # The devices work on this one while the one before it is written.
-        dispatched = corrupter(key, traced_severity, batch), batch
-        if waiting is not None:
-            yield fetch(*waiting)
-        waiting = dispatched
-    yield fetch(*waiting)
+    # The devices work on a batch while the one before it is written.
+    dispatched = ((corrupter(key, traced_severity, batch), batch) for batch in batches)
+    for waiting, _ in itertools.pairwise(itertools.chain(dispatched, [None])):
+        yield fetch(*waiting)
 
 
 def _count(examples: Iterable[StoredExamples], bar: tqdm) -> Iterator[StoredExamples]:
@@ -454,10 +414,8 @@ class _Arrays(_Store):
         return path.stat().st_size > len(severities) * self._block_bytes()
 
     def is_done(self, name: str, severity: int) -> bool:
-        done = self._manifest["unfinished"].get(name, ())
-        return self.is_complete(name) or (
-            severity in done and self._partial(name).exists()
-        )
+        done = severity in self._manifest["unfinished"].get(name, ())
+        return self.is_complete(name) or (done and self._partial(name).exists())
 
     def check_space(self, num_blocks: int) -> None:
         needed = num_blocks * self._block_bytes()
@@ -471,9 +429,7 @@ class _Arrays(_Store):
     def _block_bytes(self) -> int:
         return self._manifest["num_images"] * math.prod(self._manifest["image_shape"])
 
-    def write(
-        self, name: str, severity: int, examples: Iterable[StoredExamples]
-    ) -> None:
+    def write(self, name: str, severity: int, examples: Iterable) -> None:
         severities = self._manifest["severities"]
         unfinished = self._manifest["unfinished"]
         partial = self._partial(name)
@@ -504,8 +460,7 @@ class _Arrays(_Store):
         return [self._path(name).name, _LABELS]
 
     def read(self, name: str, severity: int) -> StoredExamples:
-        images = _load_npy(self._path(name))
-        labels = _load_npy(self._folder / _LABELS)
+        images, labels = _load_npy(self._path(name)), _load_npy(self._folder / _LABELS)
         severities, count = self._manifest["severities"], self._manifest["num_images"]
         shape = self._manifest["image_shape"] or images.shape[1:]
         if (
@@ -544,9 +499,7 @@ class _Folders(_Store):
     def check_space(self, num_blocks: int) -> None:
         """Does nothing: how far the images compress is not known."""
 
-    def write(
-        self, name: str, severity: int, examples: Iterable[StoredExamples]
-    ) -> None:
+    def write(self, name: str, severity: int, examples: Iterable) -> None:
         final = self._path(name, severity)
         partial = final.with_name(final.name + _PARTIAL)
         if partial.exists():
@@ -576,14 +529,13 @@ class _Folders(_Store):
 
     def read(self, name: str, severity: int) -> StoredExamples:
         folder, count = self._path(name, severity), self._manifest["num_images"]
-        files = [path for path in folder.glob("*/*") if path.suffix == ".JPEG"]
+        files = sorted(folder.glob("*/*.JPEG"))
         if not files or len(files) != (count or len(files)):
             raise FileNotFoundError(
                 f"{folder} holds {len(files)} of {count or 'some'} images"
             )
         classes = self._manifest["classes"]
         if classes is None:
-            files.sort()
             classes = sorted({path.parent.name for path in files})
         else:
             files.sort(key=lambda path: path.name)
@@ -631,10 +583,8 @@ def _parse_manifest(path: Path) -> Manifest:
         manifest = json.loads(path.read_text())
         if manifest["layout"] not in FILE_LAYOUTS:
             raise ValueError(f"layout {manifest['layout']!r}")
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(
-            f"{path} is damaged or not of a corrupted set: {error!r}"
-        ) from error
+    except (ValueError, KeyError, TypeError) as e:
+        raise ValueError(f"{path} is damaged or not of a corrupted set: {e!r}") from e
     return manifest
 
 

@@ -14,16 +14,13 @@ FROST_SCALES = {"imagenet_c": 1.0, "tiny_c": 0.3, "cifar_c": 0.2}
 
 
 def load_frost(frost_dir: str | Path, *, scale: float = 1.0) -> FrostTextures:
-    """Reads the photographs for the corruption `frost`.
+    """Reads the photographs for `textures` of the corruption `frost`.
 
     Args:
         frost_dir: Folder with `frost1.png` to `frost6.jpg` of
             github.com/hendrycks/robustness. The first five names that begin with
             "frost" are used, as there.
         scale: What they are shrunk by, in `(0, 1]`; see `FROST_SCALES`.
-
-    Returns:
-        For the argument `textures` of `uronet_jax.corruptions.frost`.
 
     Raises:
         ValueError: If the folder or the pictures in it are missing or unreadable, or
@@ -35,8 +32,7 @@ def load_frost(frost_dir: str | Path, *, scale: float = 1.0) -> FrostTextures:
     folder = Path(frost_dir)
     if not folder.is_dir():
         raise ValueError(f"no folder {folder}: {expected}")
-    files = sorted(folder.glob("frost*.png")) + sorted(folder.glob("frost*.jp*g"))
-    files = sorted(files)[:_USED]
+    files = sorted([*folder.glob("frost*.png"), *folder.glob("frost*.jp*g")])[:_USED]
     if not files:
         raise ValueError(f"no frost pictures in {folder}: {expected}")
     pictures = []
@@ -69,12 +65,7 @@ def shrink(picture: np.ndarray, scale: float) -> np.ndarray:
     This is `cv2.resize(picture, (0, 0), fx=scale, fy=scale)` with its default
     interpolation, up to 1 grey level.
 
-    Args:
-        picture: uint8 `[H, W, C]`.
-        scale: Above 0.
-
-    Returns:
-        uint8 `[round(scale * H), round(scale * W), C]`.
+    From uint8 `[H, W, C]` to uint8 `[round(scale * H), round(scale * W), C]`.
     """
     resized = picture.astype(np.float64)
     for axis in (0, 1):

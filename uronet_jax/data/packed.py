@@ -41,30 +41,18 @@ FASHION_CLASSES = (
 
 @dataclasses.dataclass(frozen=True)
 class PackedSet:
-    """Where a packed set lies and how to read it.
+    """Where a packed set lies and how to read it."""
 
-    Attributes:
-        files: Split to names of its files, in order.
-        read: `(path, split) -> (images, labels)` of one file.
-        class_names: `path -> names`, given the first file.
-        optional: Splits that may be missing.
-    """
-
-    files: Mapping[str, Sequence[str]]
-    read: Callable[[Path, str], PackedArrays]
-    class_names: Callable[[Path], Sequence[str]]
-    optional: Sequence[str] = ()
+    files: Mapping[str, Sequence[str]]  # Of each split, in order.
+    read: Callable[[Path, str], PackedArrays]  # One file: `(path, split)`.
+    class_names: Callable[[Path], Sequence[str]]  # Given the first file.
+    optional: Sequence[str] = ()  # Splits that may be missing.
 
 
 def load_packed(
     name: str, folder: str | Path, *, splits: Sequence[str] | None = None
 ) -> tuple[dict[str, PackedArrays], tuple[str, ...]]:
-    """Reads a packed data set into memory.
-
-    Args:
-        name: A key of `SETS`.
-        folder: Folder of the packed files.
-        splits: Splits to read, by default all.
+    """Reads a packed data set (a key of `SETS`) into memory, by default all splits.
 
     Returns:
         `{split: (images uint8 [N, H, W, C], labels int32 [N])}` and the class names.
@@ -104,18 +92,14 @@ def load_packed(
 
 
 def _read_cifar(path: Path, split: str, *, label_file: str) -> PackedArrays:
-    del split  # One file holds one split.
     with zipfile.ZipFile(path) as archive:
         strips = sorted(n for n in archive.namelist() if n.endswith(".webp"))
-        images = [
-            np.asarray(Image.open(io.BytesIO(archive.read(strip)))) for strip in strips
-        ]
-        labels = np.load(io.BytesIO(archive.read(label_file)))
-    return np.concatenate(images).reshape(-1, 32, 32, 3), labels
+        files = [io.BytesIO(archive.read(name)) for name in (*strips, label_file)]
+    images = [np.asarray(Image.open(strip)) for strip in files[:-1]]
+    return np.concatenate(images).reshape(-1, 32, 32, 3), np.load(files[-1])
 
 
 def _read_npz(path: Path, split: str) -> PackedArrays:
-    del split
     with np.load(path) as arrays:
         return arrays["images"][..., None], arrays["labels"]
 
@@ -151,28 +135,19 @@ def _read_tar(path: Path, split: str) -> PackedArrays:
 
 def _cifar(name: str, label_file: str, class_names: Sequence[str], **kwargs):
     train = [f"{name}_train_{k}.zip" for k in range(1, 6)]
-    return PackedSet(
-        files={"train": train, "test": [f"{name}_test.zip"]},
-        read=functools.partial(_read_cifar, label_file=label_file),
-        class_names=lambda path: class_names,
-        **kwargs,
-    )
+    files = {"train": train, "test": [f"{name}_test.zip"]}
+    read = functools.partial(_read_cifar, label_file=label_file)
+    return PackedSet(files, read, lambda path: class_names, **kwargs)
 
 
 def _mnist(name: str, class_names: Sequence[str]) -> PackedSet:
-    return PackedSet(
-        files={"train": [f"{name}_train.npz"], "test": [f"{name}_test.npz"]},
-        read=_read_npz,
-        class_names=lambda path: class_names,
-    )
+    files = {"train": [f"{name}_train.npz"], "test": [f"{name}_test.npz"]}
+    return PackedSet(files, _read_npz, lambda path: class_names)
 
 
 def _imagenet(file: str) -> PackedSet:
-    return PackedSet(
-        files={"train": [file], "validation": [file]},
-        read=_read_tar,
-        class_names=lambda path: list(_tar_classes(path).values()),
-    )
+    files = {"train": [file], "validation": [file]}
+    return PackedSet(files, _read_tar, lambda path: list(_tar_classes(path).values()))
 
 
 SETS: dict[str, PackedSet] = {

@@ -29,17 +29,11 @@ _SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 
 @dataclasses.dataclass(frozen=True)
 class SplitImages:
-    """The images of one split, read one by one.
+    """The images of one split, read one by one."""
 
-    Attributes:
-        labels: int `[N]`.
-        read: `i -> PIL image`.
-        shapes: Every `(H, W, C)` that occurs, with the name of an image that has it.
-    """
-
-    labels: np.ndarray
+    labels: np.ndarray  # int [N].
     read: Callable[[int], Image.Image]
-    shapes: dict[tuple[int, int, int], str]
+    shapes: dict[tuple[int, int, int], str]  # Each (H, W, C), and an image that has it.
 
 
 _Splits = tuple[dict[str, SplitImages], Sequence[str]]  # With the class names.
@@ -121,9 +115,7 @@ def prepare(
     return _write(name, folder, splits, class_names, shape, progress)
 
 
-def _common_shape(
-    splits: dict[str, SplitImages], resize: tuple[int, int] | None
-) -> tuple[int, int, int]:
+def _common_shape(splits, resize) -> tuple[int, int, int]:
     """Returns `(H, W, C)` for all images; grey becomes colour if both occur."""
     shapes = {s: n for images in splits.values() for s, n in images.shapes.items()}
     sizes = {shape[:2]: example for shape, example in shapes.items()}
@@ -137,14 +129,7 @@ def _common_shape(
     return height, width, max(shape[2] for shape in shapes)
 
 
-def _write(
-    name: str,
-    folder: Path,
-    splits: dict[str, SplitImages],
-    class_names: Sequence[str],
-    shape: tuple[int, int, int],
-    progress: bool,
-) -> Path:
+def _write(name, folder, splits, class_names, shape, progress) -> Path:
     import tensorflow_datasets as tfds
 
     mode = "RGB" if shape[2] == 3 else "L"
@@ -164,22 +149,15 @@ def _write(
     with tempfile.TemporaryDirectory(prefix="incomplete.", dir=final.parent) as temp:
         complete = os.path.join(temp, "data")
         os.mkdir(complete)
-        identity = tfds.core.DatasetIdentity(
-            name=name,
-            version=tfds.core.Version(VERSION),
-            data_dir=complete,
-            module_name=__name__,
-        )
-        features = tfds.features.FeaturesDict(
-            {
-                "image": tfds.features.Image(shape=shape, encoding_format="png"),
-                "label": tfds.features.ClassLabel(names=list(class_names)),
-            }
-        )
+        features = {
+            "image": tfds.features.Image(shape=shape, encoding_format="png"),
+            "label": tfds.features.ClassLabel(names=list(class_names)),
+        }
+        version = tfds.core.Version(VERSION)
         info = tfds.core.DatasetInfo(
-            builder=identity,
+            builder=tfds.core.DatasetIdentity(name, version, complete, __name__),
             description="Images with class labels, prepared by uronet_jax.",
-            features=features,
+            features=tfds.features.FeaturesDict(features),
             supervised_keys=("image", "label"),
         )
         # Unlike a builder it keeps the order of the examples.
@@ -225,11 +203,8 @@ def _prepare_official(name: str, folder: Path, overwrite: bool) -> Path:
             f"TFDS has no data set {name!r}"
             + (f": did you mean {' or '.join(near)}?" if near else "")
         ) from error
-    modes = tfds.GenerateMode
-    mode = modes.REUSE_DATASET_IF_EXISTS
-    if overwrite:
-        mode = modes.REUSE_CACHE_IF_EXISTS
-    config = tfds.download.DownloadConfig(download_mode=mode)
+    kept = "REUSE_CACHE_IF_EXISTS" if overwrite else "REUSE_DATASET_IF_EXISTS"
+    config = tfds.download.DownloadConfig(download_mode=tfds.GenerateMode[kept])
     builder.download_and_prepare(download_config=config)
     return Path(builder.data_path)
 
@@ -239,11 +214,8 @@ def _images_of_arrays(images: np.ndarray, labels: np.ndarray, what: str) -> Spli
     if images.ndim == 4 and images.shape[-1] == 1:
         images = images[..., 0]
     height, width, channels = (*images.shape[1:], 1)[:3]
-    return SplitImages(
-        labels=labels,
-        read=lambda index: Image.fromarray(images[index]),
-        shapes={(height, width, channels): what},
-    )
+    shapes = {(height, width, channels): what}
+    return SplitImages(labels, lambda i: Image.fromarray(images[i]), shapes)
 
 
 def _read_packed(name: str, folder: Path) -> _Splits:
@@ -256,7 +228,6 @@ def _read_packed(name: str, folder: Path) -> _Splits:
 
 
 def _read_arrays(name: str, path: Path) -> _Splits:
-    del name
     arrays: dict[str, Any]
     if path.is_dir():
         files = [path / "images.npy", path / "labels.npy"]
@@ -287,10 +258,9 @@ def _read_arrays(name: str, path: Path) -> _Splits:
         splits[split] = _images_of_arrays(arrays[x], labels, f"{path.name} {split}")
     count = 1 + max(int(images.labels.max()) for images in splits.values())
     class_names = [str(n) for n in arrays.get("class_names", range(count))]
-    if len(class_names) < count:
-        raise ValueError(
-            f"{path}: {len(class_names)} class names, labels to {count - 1}"
-        )
+    names = len(class_names)
+    if names < count:
+        raise ValueError(f"{path}: {names} class names, labels to {count - 1}")
     return splits, class_names
 
 
@@ -303,12 +273,9 @@ def _open_image(path: Path) -> Image.Image:
 
 
 def _read_folder(name: str, root: Path) -> _Splits:
-    del name
-
     def folders(path):
-        return sorted(
-            p for p in path.iterdir() if p.is_dir() and not p.name.startswith(".")
-        )
+        found = sorted(p for p in path.iterdir() if p.is_dir())
+        return [p for p in found if not p.name.startswith(".")]
 
     def files(path):
         return sorted(p for p in path.iterdir() if p.suffix.lower() in _SUFFIXES)
@@ -330,8 +297,8 @@ def _read_folder(name: str, root: Path) -> _Splits:
         )
     class_names = sorted({f.name for top in roots.values() for f in folders(top)})
     label_of = {class_name: label for label, class_name in enumerate(class_names)}
-    splits = {}
-    for split, found in paths.items():
+
+    def images(found):
         labels = np.array([label_of[path.parent.name] for path in found])
         order = sources.spread_classes(labels)
         found = [found[i] for i in order]
@@ -340,12 +307,9 @@ def _read_folder(name: str, root: Path) -> _Splits:
             with _open_image(path) as image:
                 channels = 1 if image.mode in ("1", "L", "LA") else 3
                 shapes.setdefault((image.height, image.width, channels), str(path))
-        splits[split] = SplitImages(
-            labels=labels[order],
-            read=lambda index, found=found: _open_image(found[index]),
-            shapes=shapes,
-        )
-    return splits, class_names
+        return SplitImages(labels[order], lambda i: _open_image(found[i]), shapes)
+
+    return {split: images(found) for split, found in paths.items()}, class_names
 
 
 _INPUTS = {

@@ -1,0 +1,51 @@
+"""Every corruption by name."""
+
+from uronet_jax.corruptions import (
+    blur,
+    digital,
+    frost,
+    geometry,
+    jpeg,
+    mnist,
+    noise,
+    sensor,
+    spatter,
+    weather,
+)
+from uronet_jax.corruptions.operation import Operation
+
+# Every corruption. Call one as `f(key, images, *, index=None, **parameters)`.
+CORRUPTIONS: dict[str, Operation] = {
+    "gaussian_noise": noise.gaussian_noise,
+    "shot_noise": noise.shot_noise,
+    "impulse_noise": noise.impulse_noise,
+    "speckle_noise": noise.speckle_noise,
+    "uniform_noise": noise.uniform_noise,
+    "salt_and_pepper_noise": noise.salt_and_pepper_noise,
+    "gaussian_blur": blur.gaussian_blur,
+    "defocus_blur": blur.defocus_blur,
+    "glass_blur": blur.glass_blur,
+    "motion_blur": blur.motion_blur,
+    "zoom_blur": blur.zoom_blur,
+    "snow": weather.snow,
+    "frost": frost.frost,
+    "fog": weather.fog,
+    "brightness": weather.brightness,
+    "spatter": spatter.spatter,
+    "contrast": digital.contrast,
+    "saturate": digital.saturate,
+    "pixelate": digital.pixelate,
+    "jpeg_compression": jpeg.jpeg_compression,
+    "elastic_transform": geometry.elastic_transform,
+    "identity": mnist.identity,
+    "shear": geometry.shear,
+    "scale": geometry.scale,
+    "rotate": geometry.rotate,
+    "translate": geometry.translate,
+    "stripe": mnist.stripe,
+    "dotted_line": mnist.dotted_line,
+    "zigzag": mnist.zigzag,
+    "canny_edges": mnist.canny_edges,
+    "banding": sensor.banding,
+    "dead_columns": sensor.dead_columns,
+}
