@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from uronet_jax.writers import Writer, progress_bar
+from uronet_jax.progress import progress_bar
+from uronet_jax.writers import Writer
 
 
 def lines(folder):
