@@ -34,14 +34,11 @@ _CARRY = 0.88
 
 
 class CleanHead(NamedTuple):
-    """What the clean decoder predicts.
+    """What the clean decoder predicts."""
 
-    Attributes:
-        start: `(channels, clean_mean) ->` where its output channels start, in (0, 1).
-        picture: `(output, images) ->` the clean picture it means, `[B, H, W, C]`.
-    """
-
+    # (channels, clean_mean) -> where its output channels start, in (0, 1).
     start: Callable[[int, float], list[float]]
+    # (output, images) -> the clean picture it means, [B, H, W, C].
     picture: Callable[[jax.Array, jax.Array], jax.Array]
 
 
@@ -205,10 +202,8 @@ def _pad_to_multiple(images: jax.Array, multiple: int) -> tuple[jax.Array, tuple
             )
         padding.append((before, after))
         crop.append(slice(before, before + size))
-    if all(pad == (0, 0) for pad in padding):
-        return images, (slice(None),) * 4
     padded = jnp.pad(images, [*padding, (0, 0)], mode="reflect")
-    return padded, (*crop, slice(None))
+    return padded, tuple(crop)
 
 
 # Variant -> the fields in which it differs from the others.
