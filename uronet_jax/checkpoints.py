@@ -66,25 +66,20 @@ class Checkpoints:
             raise ValueError(f"best_mode must be min or max: {best_mode!r}")
         self.folder = Path(workdir).absolute() / _FOLDER
         sign = 1.0 if best_mode == "max" else -1.0
-        self._manager = ocp.CheckpointManager(
-            self.folder,
-            options=ocp.CheckpointManagerOptions(
-                preservation_policy=policies.AnyPreservationPolicy(
-                    [
-                        # Two, so that one damaged on disk is not the only one.
-                        policies.LatestN(2),
-                        policies.BestN(
-                            n=1,
-                            get_metric_fn=lambda m: sign * m[best_metric],
-                            keep_checkpoints_without_metrics=False,
-                        ),
-                    ]
-                ),
-                best_fn=lambda m: m[best_metric],
-                best_mode=best_mode,
-                cleanup_tmp_directories=True,
-            ),
+        best = policies.BestN(
+            n=1,
+            get_metric_fn=lambda m: sign * m[best_metric],
+            keep_checkpoints_without_metrics=False,
         )
+        # Two, so that one damaged on disk is not the only one.
+        kept = policies.AnyPreservationPolicy([policies.LatestN(2), best])
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=kept,
+            best_fn=lambda m: m[best_metric],
+            best_mode=best_mode,
+            cleanup_tmp_directories=True,
+        )
+        self._manager = ocp.CheckpointManager(self.folder, options=options)
 
     def latest_step(self) -> int | None:
         """Returns the step of the newest checkpoint, None where there is none."""
@@ -111,16 +106,13 @@ class Checkpoints:
         """
         if step in self._manager.all_steps():
             return
+        parts = ocp.args.Composite(
+            state=ocp.args.StandardSave(_to_storable(state)),
+            config=ocp.args.JsonSave(config),
+            data=ocp.args.JsonSave(data),
+        )
         with self._writing():
-            self._manager.save(
-                step,
-                args=ocp.args.Composite(
-                    state=ocp.args.StandardSave(_to_storable(state)),
-                    config=ocp.args.JsonSave(config),
-                    data=ocp.args.JsonSave(data),
-                ),
-                metrics=metrics or None,
-            )
+            self._manager.save(step, args=parts, metrics=metrics or None)
 
     def restore(self, state: Any) -> tuple[Any, dict, dict[str, float]]:
         """Reads the newest checkpoint.
@@ -135,18 +127,12 @@ class Checkpoints:
             ValueError: If the files are damaged or hold another structure.
         """
         step = self.latest_step()
+        like = jax.tree.map(ocp.utils.to_shape_dtype_struct, _to_storable(state))
+        parts = ocp.args.Composite(
+            state=ocp.args.StandardRestore(like), data=ocp.args.JsonRestore()
+        )
         with _explained(self.folder / str(step)):
-            restored = self._manager.restore(
-                step,
-                args=ocp.args.Composite(
-                    state=ocp.args.StandardRestore(
-                        jax.tree.map(
-                            ocp.utils.to_shape_dtype_struct, _to_storable(state)
-                        )
-                    ),
-                    data=ocp.args.JsonRestore(),
-                ),
-            )
+            restored = self._manager.restore(step, args=parts)
         metrics = self._manager.metrics(step) or {}
         return _from_storable(restored.state, state), restored.data, metrics
 
@@ -168,9 +154,9 @@ class Checkpoints:
         try:
             yield
         except Exception as error:  # Orbax and TensorStore raise many kinds.
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise OSError(
-                f"cannot write a checkpoint to {self.folder} (...{reason[-100:]}): "
+                f"cannot write a checkpoint to {self.folder} "
+                f"(...{_first_line(error)[-100:]}): "
                 "mend that, and run the same again to go on from the last one"
             ) from error
 
@@ -185,19 +171,19 @@ def _explained(folder: Path):
     try:
         yield
     except Exception as error:  # Orbax and TensorStore raise many kinds.
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
         raise ValueError(
-            f"checkpoint {folder} cannot be read ({reason}): it is damaged or of "
-            "another architecture; delete that folder to go on from an older one"
+            f"checkpoint {folder} cannot be read ({_first_line(error)[:300]}): it is "
+            "damaged or of another architecture; delete that folder to go on from an "
+            "older one"
         ) from error
 
 
-def find_step(workdir: str | os.PathLike, which: str = "best") -> Path:
-    """Returns the folder of a finished run's checkpoint.
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
-    Args:
-        workdir: Folder of the run.
-        which: `best`, `last`, or a step number.
+
+def find_step(workdir: str | os.PathLike, which: str = "best") -> Path:
+    """Returns the folder of a run's checkpoint: `best`, `last`, or a step number.
 
     Raises:
         FileNotFoundError: If there is no such checkpoint.
@@ -213,10 +199,12 @@ def find_step(workdir: str | os.PathLike, which: str = "best") -> Path:
     if which == "last":
         return folder / str(steps[-1])
     if which == "best":
-        ranked = [(step, _read_metrics(folder / str(step))) for step in steps]
         config = _read_config(folder / str(steps[-1]))
         name, mode = config.get("best_metric", ["loss", "min"])
-        ranked = [(metrics[name], step) for step, metrics in ranked if name in metrics]
+        measured = [(_read_metrics(folder / str(step)), step) for step in steps]
+        ranked = [
+            (metrics[name], step) for metrics, step in measured if name in metrics
+        ]
         if not ranked:
             return folder / str(steps[-1])
         return folder / str((min if mode == "min" else max)(ranked)[1])
@@ -263,28 +251,23 @@ def read_variables(
         like = {"params": like["params"], "batch_stats": like["batch_stats"]}
         check_same_shapes(stored, like)
         wanted = {name: stored[name] for name in like}
-        return reader.restore(
-            folder / "state",
-            args=ocp.args.PyTreeRestore(
-                item=wanted,
-                restore_args=jax.tree.map(
-                    lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted
-                ),
-                partial_restore=True,
-            ),
+        as_numpy = ocp.RestoreArgs(restore_type=np.ndarray)
+        args = ocp.args.PyTreeRestore(
+            item=wanted,
+            restore_args=jax.tree.map(lambda _: as_numpy, wanted),
+            partial_restore=True,
         )
+        return reader.restore(folder / "state", args=args)
 
 
 def check_same_shapes(stored: Any, like: Any) -> None:
     """Raises ValueError that names the first three weights whose shapes differ."""
 
     def shapes(tree):
+        tree = {name: tree.get(name, {}) for name in ("params", "batch_stats")}
         return {
             jax.tree_util.keystr(path, simple=True, separator="/"): tuple(x.shape)
-            for name in ("params", "batch_stats")
-            for path, x in jax.tree_util.tree_leaves_with_path(
-                {name: tree.get(name, {})}
-            )
+            for path, x in jax.tree_util.tree_leaves_with_path(tree)
         }
 
     stored, like = shapes(stored), shapes(like)

@@ -37,8 +37,7 @@ def detector_input(
     Args:
         images: `[B, H, W, C]` in `[0, 1]`.
         separation: What the purifier made of them.
-        inputs: `image` (image and noise pattern), `clean` (purified image and noise
-            pattern) or `image_only`.
+        inputs: A key of `DETECTOR_INPUTS`.
 
     Returns:
         `[B, H, W, 2C]`, or `[B, H, W, C]` for `image_only`.
@@ -81,17 +80,11 @@ Classify = Callable[[Any, jax.Array], jax.Array]
 
 
 class Answer(NamedTuple):
-    """What attackers work on: `Prediction` before it is made readable.
+    """What attackers work on: `Prediction` before it is made readable."""
 
-    Attributes:
-        logits: `[B, K]`.
-        detector_logits: `[B, 2]`; None without a detector.
-        separation: What the purifier made of the images.
-    """
-
-    logits: jax.Array
-    detector_logits: jax.Array | None
-    separation: Separation
+    logits: jax.Array  # [B, K]
+    detector_logits: jax.Array | None  # [B, 2]; None without a detector.
+    separation: Separation  # What the purifier made of the images.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -158,8 +151,7 @@ class DefenseFunction:
         layers.check_float_images(images)
         classify = functools.partial(self.classify, variables["classifier"])
         if self.purifier is None:
-            untouched = Separation(images, jnp.zeros_like(images))
-            return Answer(classify(images), None, untouched)
+            return Answer(classify(images), None, _nothing_to_remove(images))
 
         def separate(images):
             return self.purifier(variables.get("purifier"), images, key, index)
@@ -216,18 +208,8 @@ def make_defense(
 ) -> DefenseFunction:
     """Builds the defence as one pure function, to be jitted by the caller.
 
-    Args:
-        purifier: A Flax module such as `Remover`, any `purifiers.Purifier`, or None.
-        detector: Two-class module, or None; see `DefenseFunction`, likewise the rest.
-        classify: `(variables, images) -> logits`.
-        inputs: What the detector looks at.
-        gate: Threshold of the gate, or None.
-
-    Returns:
-        `defend(variables, images, key=None, index=None) -> Prediction`.
-
-    Raises:
-        ValueError: See `DefenseFunction`.
+    It is `defend(variables, images, key=None, index=None) -> Prediction`; see
+    `DefenseFunction`. The purifier may also be a Flax module such as `Remover`.
     """
     return DefenseFunction(classify, purifier, detector, inputs, gate)
 
@@ -345,12 +327,11 @@ def validate_images(
     """
     images = np.asarray(images)
     if images.ndim != 4:
-        hint = "add a batch axis with images[None]" if images.ndim == 3 else ""
+        hint = ": add a batch axis with images[None]" if images.ndim == 3 else ""
         if images.ndim == 3 and images.shape[-1] not in (1, 3):
-            hint = "add a channel axis with images[..., None]"
+            hint = ": add a channel axis with images[..., None]"
         raise ValueError(
-            f"images must have shape [N, H, W, C], got {list(images.shape)}"
-            + (f": {hint}" if hint else "")
+            f"images must have shape [N, H, W, C], got {list(images.shape)}{hint}"
         )
     if len(images) == 0:
         raise ValueError("got 0 images, need at least one")

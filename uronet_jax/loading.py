@@ -15,7 +15,7 @@ from uronet_jax import checkpoints
 from uronet_jax.defense import Defense, classifier_function
 from uronet_jax.models import ResNet
 from uronet_jax.models.pytorch import resnet_depth, resnet_variables
-from uronet_jax.purifiers import Purifier, as_purifier, chain, parse_purifier
+from uronet_jax.purifiers import Purifier, chain, parse_purifier
 from uronet_jax.training.phases import find_phase
 
 # The statistics that PyTorch's CIFAR ResNets are usually normalised with.
@@ -65,11 +65,8 @@ def load_model(
         )
     module = phase.build(config)
     shape = tuple(config["resolved"]["image_shape"])
-    like = jax.eval_shape(
-        module.init,
-        jax.random.key(0),
-        jnp.zeros((1, *phase.input_shape(config, shape))),
-    )
+    images = jnp.zeros((1, *phase.input_shape(config, shape)))
+    like = jax.eval_shape(module.init, jax.random.key(0), images)
     variables = checkpoints.read_variables(workdir, {"batch_stats": {}, **like}, which)
     classes = config["resolved"]["num_classes"]
     return LoadedModel(phase.role, module, variables, shape, classes, config)
@@ -95,10 +92,10 @@ def load_purifier(spec: str | os.PathLike, *, which: str = "best") -> LoadedMode
         return loaded[0]
     shapes = list(dict.fromkeys(x.image_shape for x in loaded if x.image_shape))
     if len(shapes) > 1:
+        listed = ", ".join(str(list(shape)) for shape in shapes)
         raise ValueError(
-            f"the purifiers of {text} were trained on images of shapes "
-            f"{', '.join(str(list(shape)) for shape in shapes)}: choose some of one "
-            "data set"
+            f"the purifiers of {text} were trained on images of shapes {listed}: "
+            "choose some of one data set"
         )
     return LoadedModel(
         "purifier",
@@ -137,13 +134,11 @@ def load_classifier(path: str | os.PathLike, *, which: str = "best") -> LoadedMo
         return load_model(path, role="classifier", which=which)
     weights = read_pytorch(path)
     variables = resnet_variables(weights)
-    num_classes = int(variables["params"]["Dense_0"]["bias"].size)
+    classes = int(variables["params"]["Dense_0"]["bias"].size)
     depth = resnet_depth(weights)
-    module = ResNet(depth, num_classes, mean=IMAGENET_MEAN, std=IMAGENET_STD)
+    module = ResNet(depth, num_classes=classes, mean=IMAGENET_MEAN, std=IMAGENET_STD)
     config = {"model": {"name": f"resnet{depth}"}}
-    return LoadedModel(
-        "classifier", module, variables, (32, 32, 3), num_classes, config
-    )
+    return LoadedModel("classifier", module, variables, (32, 32, 3), classes, config)
 
 
 def read_pytorch(path: str | os.PathLike) -> dict[str, np.ndarray]:
@@ -236,7 +231,7 @@ def load_defense(
     check_models_match(*models.values())
     found = models.get("detector")
     return Defense(
-        as_purifier(models["purifier"].module),
+        models["purifier"].module,
         found.module if found else None,
         classifier_function(models["classifier"].module),
         {name: model.variables for name, model in models.items()},

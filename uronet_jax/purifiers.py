@@ -11,7 +11,6 @@ compiled programs. Modules of Flax and `transformations` become purifiers by
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import jax
@@ -47,24 +46,17 @@ class NetworkPurifier:
 
     def __call__(self, variables, images, key=None, index=None) -> Separation:
         """Applies the module to its variables."""
-        rngs = None
-        if key is not None:
+        if key is not None and index is not None:
             # Batches of one set differ in their images' numbers, not in the key.
-            rngs = {
-                "defense": key if index is None else jax.random.fold_in(key, index[0])
-            }
+            key = jax.random.fold_in(key, index[0])
+        rngs = None if key is None else {"defense": key}
         found = self.module.apply(variables, images, rngs=rngs)
         return found if isinstance(found, Separation) else _separate(images, found)
 
 
 @dataclasses.dataclass(frozen=True)
 class TransformationPurifier:
-    """An input transformation with fixed parameters.
-
-    Attributes:
-        name: A key of `TRANSFORMATIONS`.
-        parameters: Name and value of those that are not the usual ones.
-    """
+    """An input transformation by name; `parameters` are those that are not usual."""
 
     name: str
     parameters: tuple[tuple[str, Any], ...] = ()
@@ -154,7 +146,3 @@ def parse_purifier(text: str) -> TransformationPurifier:
                 "jpeg:quality=75"
             )
     return make_transformation(name.strip(), **parameters)
-
-
-Separate = Callable[[jax.Array], Separation]
-PurifierVariables = Mapping[str, Any] | tuple | None
