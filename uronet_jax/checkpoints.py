@@ -54,13 +54,8 @@ class Checkpoints:
     ):
         """Opens (and makes) the checkpoint folder of `workdir`.
 
-        Args:
-            workdir: Folder of the run.
-            best_metric: Validation metric that ranks the checkpoints.
-            best_mode: `min` or `max`.
-
-        Raises:
-            ValueError: If `best_mode` is unknown.
+        `best_metric` of the validation ranks the checkpoints; `best_mode` is `min` or
+        `max`, anything else a ValueError.
         """
         if best_mode not in ("min", "max"):
             raise ValueError(f"best_mode must be min or max: {best_mode!r}")
@@ -115,13 +110,7 @@ class Checkpoints:
             self._manager.save(step, args=parts, metrics=metrics or None)
 
     def restore(self, state: Any) -> tuple[Any, dict, dict[str, float]]:
-        """Reads the newest checkpoint.
-
-        Args:
-            state: A state of the same structure, shapes and placement.
-
-        Returns:
-            The stored state (placed like `state`), data position and metrics.
+        """Reads state (placed like `state`), position and metrics of the newest one.
 
         Raises:
             ValueError: If the files are damaged or hold another structure.
@@ -201,13 +190,10 @@ def find_step(workdir: str | os.PathLike, which: str = "best") -> Path:
     if which == "best":
         config = _read_config(folder / str(steps[-1]))
         name, mode = config.get("best_metric", ["loss", "min"])
-        measured = [(_read_metrics(folder / str(step)), step) for step in steps]
-        ranked = [
-            (metrics[name], step) for metrics, step in measured if name in metrics
-        ]
-        if not ranked:
-            return folder / str(steps[-1])
-        return folder / str((min if mode == "min" else max)(ranked)[1])
+        measured = ((_read_metrics(folder / str(step)), step) for step in steps)
+        ranked = [(found[name], step) for found, step in measured if name in found]
+        best = (min if mode == "min" else max)(ranked, default=(None, steps[-1]))
+        return folder / str(best[1])
     if not which.isdigit() or int(which) not in steps:
         raise FileNotFoundError(
             f"no checkpoint {which!r} under {workdir}: choose best, last or one of "
@@ -229,15 +215,12 @@ def read_config(workdir: str | os.PathLike, which: str = "best") -> dict:
 def read_variables(
     workdir: str | os.PathLike, like: Any, which: str = "best"
 ) -> dict[str, Any]:
-    """Reads the model of a checkpoint, without the optimizer.
+    """Reads the model of a checkpoint, without the optimizer, as NumPy arrays.
 
     Args:
         workdir: Folder of the run.
         like: `{"params", "batch_stats"}` with the expected shapes and types.
-        which: `best`, `last`, or a step number.
-
-    Returns:
-        `{"params", "batch_stats"}` of NumPy arrays.
+        which: See `find_step`.
 
     Raises:
         FileNotFoundError: If there is no checkpoint.
@@ -286,14 +269,8 @@ def check_same_shapes(stored: Any, like: Any) -> None:
 def locked_workdir(workdir: str | os.PathLike, *, needed_bytes: int = 0):
     """Makes a run's folder and holds it, so that no second run writes into it.
 
-    Of several processes of one run only the first does so.
-
-    Args:
-        workdir: The folder.
-        needed_bytes: Space that the run's checkpoints will take.
-
-    Raises:
-        OSError: If the folder cannot be written, lacks space, or another run has it.
+    Of several processes of one run only the first does so. OSError if the folder cannot
+    be written, has fewer than `needed_bytes` left, or another run has it.
     """
     if jax.process_index() != 0:
         yield

@@ -238,20 +238,11 @@ class Defense:
         gate: float | None = None,
         batch_size: int = 128,
     ):
-        """Takes parts and their variables, see `make_defense`.
+        """Takes the parts of a `DefenseFunction`, and likewise raises ValueError.
 
-        Args:
-            purifier: As for `make_defense`, and likewise the next two.
-            detector: Two-class module, or None.
-            classify: `(variables, images) -> logits`.
-            variables: `{"purifier", "detector", "classifier"}`, of those there are.
-            image_shape: `(H, W, C)` of the images it will be shown.
-            inputs: What the detector looks at.
-            gate: Threshold of the gate, or None.
-            batch_size: Images in a compiled call; a shorter rest is padded.
-
-        Raises:
-            ValueError: If `batch_size` is out of range; see `DefenseFunction`.
+        `variables` are `{"purifier", "detector", "classifier"}`, of those there are;
+        `image_shape` is `(H, W, C)` of the images it will be shown. `batch_size` images
+        are a compiled call; a shorter rest is padded.
         """
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1: {batch_size}")
@@ -270,8 +261,7 @@ class Defense:
     def logits_fn(self) -> Partial:
         """The defence as a pure function, float images `[B, H, W, C]` to logits.
 
-        For attacks on it end to end, under jit and grad: it checks nothing. Its gate,
-        if there is one, has no gradient.
+        For attacks end to end: it checks nothing, and a gate has no gradient.
         """
         return Partial(self._logits, self.variables)
 
@@ -287,15 +277,15 @@ class Defense:
         """Defends a batch.
 
         Args:
-            images: `[N, H, W, C]`, uint8 in 0..255 or float in `[0, 1]`.
+            images: As for `validate_images`.
             key: Typed PRNG key, which a random purifier needs.
 
         Returns:
             A `Prediction` of NumPy arrays.
 
         Raises:
-            ValueError: If shape, type or range of the images is wrong, or one holds
-                NaN; or if the purifier is random and there is no key.
+            ValueError: See `validate_images`; or if the purifier is random and there
+                is no key.
         """
         images = validate_images(images, self.image_shape)
         parts = []

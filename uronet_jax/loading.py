@@ -73,17 +73,13 @@ def load_model(
 
 
 def load_purifier(spec: str | os.PathLike, *, which: str = "best") -> LoadedModel:
-    """Loads a purifier.
+    """Loads a purifier; `which` and errors are those of `load_model`.
 
     Args:
         spec: Folder of a run; `name:parameter=value,...` of an input transformation,
             such as `jpeg:quality=75`; or several of these, joined by `+`, one after
             the other.
-        which: Which checkpoint of a run.
-
-    Raises:
-        FileNotFoundError: If there is no such run.
-        ValueError: If a run holds no purifier, or a name or parameter is unknown.
+        which: Checkpoint of a run.
     """
     text = os.fspath(spec)
     parts = [text] if Path(text).exists() else text.split("+")
@@ -119,15 +115,9 @@ def _load_stage(text: str, which: str) -> LoadedModel:
 def load_classifier(path: str | os.PathLike, *, which: str = "best") -> LoadedModel:
     """Loads a classifier: one of ours, or a PyTorch CIFAR ResNet as `.npz`.
 
-    Args:
-        path: Folder of a run, or a `.npz` file with PyTorch's names and layouts, see
-            `models.pytorch`. Such a classifier is taken to normalise its 32x32
-            colour input with ImageNet's statistics.
-        which: Which checkpoint of a run.
-
-    Raises:
-        FileNotFoundError: If there is nothing.
-        ValueError: If it is damaged or not a classifier.
+    The latter has PyTorch's names and layouts (see `models.pytorch`) and is taken to
+    normalise its 32x32 colour input with ImageNet's statistics. `which` and errors are
+    those of `load_model`.
     """
     path = Path(path)
     if path.suffix != ".npz":
@@ -142,12 +132,7 @@ def load_classifier(path: str | os.PathLike, *, which: str = "best") -> LoadedMo
 
 
 def read_pytorch(path: str | os.PathLike) -> dict[str, np.ndarray]:
-    """Reads a `.npz` file of PyTorch weights.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If it is damaged.
-    """
+    """Reads a `.npz` file; FileNotFoundError without one, ValueError if damaged."""
     if not Path(path).is_file():
         raise FileNotFoundError(f"no classifier weights at {path}")
     try:
@@ -164,7 +149,7 @@ def load_initial(path: str | os.PathLike, like: Any, which: str = "best") -> Any
         path: Folder of a run with a model of the same shapes, or a `.npz` file of
             PyTorch weights of a CIFAR ResNet.
         like: `{"params", "batch_stats"}` with the shapes of the module to be trained.
-        which: Which checkpoint of a run.
+        which: Checkpoint of a run, see `load_model`.
 
     Raises:
         FileNotFoundError: If there is nothing.
@@ -208,17 +193,11 @@ def load_defense(
     """Loads a whole defence.
 
     Args:
-        purifier: Folder of a remover's run, or anything else that `load_purifier`
-            reads.
-        detector: Folder of the detector's run, trained behind that purifier; None for
-            no detector.
-        classifier: Folder of a classifier's run, or a `.npz` file, see
-            `load_classifier`.
+        purifier: What `load_purifier` reads, such as the folder of a remover's run.
+        detector: Folder of a detector's run behind that purifier; None for none.
+        classifier: What `load_classifier` reads.
         gate: Threshold above which an image is purified; None purifies all.
         batch_size: Images in a compiled call.
-
-    Returns:
-        `defense(images) -> Prediction`.
 
     Raises:
         FileNotFoundError: If a run has no checkpoint.

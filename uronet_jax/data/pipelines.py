@@ -30,7 +30,9 @@ Batch = dict[str, jax.Array]
 class _Pipeline:
     """What both pipelines share: checks, the order of examples, the position."""
 
-    def __init__(self, source, *, batch_size, seed, mesh):
+    def __init__(
+        self, source: Source, *, batch_size: int, seed: int, mesh: jax.sharding.Mesh
+    ):
         sharding.check_batch_size(batch_size, mesh)
         if batch_size > len(source):
             raise ValueError(
@@ -60,11 +62,7 @@ class _Pipeline:
         return {"step": step, **self._identity}
 
     def check_state(self, state: dict[str, Any]) -> None:
-        """Checks that a checkpoint was written by a run on the same batches.
-
-        Raises:
-            ValueError: If a field of `state`, other than its step, differs.
-        """
+        """Raises ValueError if a checkpoint is of a run on other batches."""
         differ = [
             f"{field} is {now!r}, in the checkpoint {state.get(field)!r}"
             for field, now in self._identity.items()
@@ -85,11 +83,10 @@ class OnDevice(_Pipeline):
             an argument; a closure would copy them into the program.
     """
 
-    def __init__(
-        self, source: Source, *, batch_size: int, seed: int, mesh: jax.sharding.Mesh
-    ):
+    def __init__(self, source: Source, **order: Any):
         """Reads all images and places them on the devices; see `make_pipeline`."""
-        super().__init__(source, batch_size=batch_size, seed=seed, mesh=mesh)
+        super().__init__(source, **order)
+        mesh = self._mesh
         images, labels = source.arrays()
         padded = -(-len(source) // mesh.size) * mesh.size
         # Rows past the end, which no batch asks for, repeat the last example.
@@ -108,15 +105,10 @@ class OnDevice(_Pipeline):
         return sharding.replicate(rows, self._mesh)
 
     def fetch(self, resident: Any, x: jax.Array) -> Batch:
-        """Returns one batch, split over the mesh. Pure; call it inside jit.
+        """Returns the batch of one row of `inputs`. Pure; call it inside jit.
 
-        Args:
-            resident: The attribute `resident`.
-            x: One row of `inputs`.
-
-        Returns:
-            `image` uint8 `[B, H, W, C]`, `label` int32 `[B]`, `index` int32 `[B]`, and
-            `degraded` of a `PairedSource`.
+        It is split over the mesh: `image` uint8 `[B, H, W, C]`, `label` int32 `[B]`,
+        `index` int32 `[B]`, and `degraded` of a `PairedSource`.
         """
         # XLA gathers on each device the rows that it holds and sums over devices:
         # one batch travels, never the data set.
@@ -142,22 +134,14 @@ class Streamed(_Pipeline):
 
     resident = ()
 
-    def __init__(
-        self,
-        source: Source,
-        *,
-        batch_size: int,
-        seed: int,
-        mesh: jax.sharding.Mesh,
-        num_threads: int = 4,
-    ):
+    def __init__(self, source: Source, *, num_threads: int = 4, **order: Any):
         """Reading starts with the first `inputs`; see `make_pipeline`."""
         if num_threads < 1:
             raise ValueError(f"need at least 1 reading thread: {num_threads}")
-        super().__init__(source, batch_size=batch_size, seed=seed, mesh=mesh)
+        super().__init__(source, **order)
         import grain
 
-        rows = _local_rows(batch_size, mesh)
+        rows = _local_rows(order["batch_size"], self._mesh)
 
         def read(indices):
             return {**_read(source, indices[rows]), "index": indices[rows]}
@@ -235,10 +219,10 @@ def make_pipeline(
     if kind == "auto":
         size = source_bytes(source)
         kind = "on_device" if size <= max_resident_bytes else "streamed"
-    options = {"num_threads": num_threads} if kind == "streamed" else {}
-    return PIPELINES[kind](
-        source, batch_size=batch_size, seed=seed, mesh=mesh, **options
-    )
+    options: dict[str, Any] = {"batch_size": batch_size, "seed": seed, "mesh": mesh}
+    if kind == "streamed":
+        options["num_threads"] = num_threads
+    return PIPELINES[kind](source, **options)
 
 
 def evaluation_batches(

@@ -38,7 +38,6 @@ class Source(Protocol):
         split: Split, as given to `open_source`, slice included.
         image_shape: `(H, W, C)` of every image; C is 1 or 3.
         class_names: Name of each class, in label order.
-        num_classes: Number of classes.
     """
 
     name: str
@@ -87,12 +86,12 @@ class ArraySource(Source):
         Args:
             name: Name of the data set.
             split: Name of the split.
-            images: uint8 `[N, H, W, C]`.
+            images: uint8 `[N, H, W, C]`, N at least 1.
             labels: Integer `[N]`, each in `0 .. len(class_names) - 1`.
             class_names: Name of each class, in label order.
 
         Raises:
-            ValueError: If shapes, dtypes or labels are not as above, or N is 0.
+            ValueError: If the arrays are not as above.
         """
         check_arrays(images, labels, f"{name}, split {split}")
         if images.ndim != 4 or labels.max() >= len(class_names):
