@@ -224,6 +224,13 @@ class Defense:
     """The defence ready for use on arrays of any length, uint8 or float.
 
     Compiles once for a batch size and runs every input in batches of that size.
+
+    Attributes:
+        logits_fn: The defence as a pure function, float images `[B, H, W, C]` to
+            logits, for attacks end to end: it checks nothing, and a gate has no
+            gradient.
+        random_logits_fn: The same with a random purifier: `(key, images) -> logits`.
+            For `attacks.adaptive.averaged_logits` and `random_misclassification`.
     """
 
     def __init__(
@@ -250,28 +257,11 @@ class Defense:
         self.image_shape = tuple(image_shape)
         self.batch_size = batch_size
         function = make_defense(purifier, detector, classify, inputs=inputs, gate=gate)
-        self._defend = jax.jit(function)
-        # Objects of their own, so that attacks compile once.
-        self._logits = lambda variables, images: self._defend(variables, images).logits
-        self._random_logits = lambda variables, key, images: (
-            self._defend(variables, images, key).logits
+        self._defend = defend = jax.jit(function)
+        self.logits_fn = Partial(lambda v, x: defend(v, x).logits, self.variables)
+        self.random_logits_fn = Partial(
+            lambda v, key, x: defend(v, x, key).logits, self.variables
         )
-
-    @property
-    def logits_fn(self) -> Partial:
-        """The defence as a pure function, float images `[B, H, W, C]` to logits.
-
-        For attacks end to end: it checks nothing, and a gate has no gradient.
-        """
-        return Partial(self._logits, self.variables)
-
-    @property
-    def random_logits_fn(self) -> Partial:
-        """The same of a defence with a random purifier: `(key, images) -> logits`.
-
-        For `attacks.adaptive.averaged_logits` and `random_misclassification`.
-        """
-        return Partial(self._random_logits, self.variables)
 
     def __call__(self, images: Any, key: jax.Array | None = None) -> Prediction:
         """Defends a batch.

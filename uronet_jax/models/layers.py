@@ -14,6 +14,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from jax import lax
 
@@ -67,16 +68,11 @@ def _matmul_kernel_gradient(x, gradient, kernel_shape, padding):
     if inputs <= _FEW_CHANNELS:
         height, width = gradient.shape[1:3]
         x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
-        patches = jnp.concatenate(
-            [
-                x[:, i : i + height, j : j + width]
-                for i in range(rows)
-                for j in range(columns)
-            ],
-            axis=-1,
-        )
+        shifts = [
+            x[:, i : i + height, j : j + width] for i, j in np.ndindex(rows, columns)
+        ]
         return lax.dot_general(
-            patches.reshape(-1, rows * columns * inputs),
+            jnp.concatenate(shifts, axis=-1).reshape(-1, rows * columns * inputs),
             gradient.reshape(-1, outputs),
             (((0,), (0,)), ((), ())),
         ).reshape(kernel_shape)
@@ -161,20 +157,16 @@ def upsample_conv(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """
     batch, height, width, inputs = x.shape
     outputs = kernel.shape[-1]
+
     # Axis -> (tap, parity): an even output sees tap 1 of its own input pixel, an odd
     # one tap 2 of its own and tap 0 of the next.
-    zero = jnp.zeros_like(kernel[0])
-    split = jnp.stack(
-        [jnp.stack([kernel[1], kernel[2]]), jnp.stack([zero, kernel[0]])]
-    )  # [tap, parity, 3, I, O]
-    zero = jnp.zeros_like(split[:, :, 0])
-    split = jnp.stack(
-        [
-            jnp.stack([split[:, :, 1], split[:, :, 2]]),
-            jnp.stack([zero, split[:, :, 0]]),
-        ]
-    )  # [column tap, column parity, row tap, row parity, I, O]
-    sub_pixel = split.transpose(2, 0, 4, 3, 1, 5).reshape(2, 2, inputs, 4 * outputs)
+    def split(k):
+        taps = jnp.stack([k[1], k[2], jnp.zeros_like(k[0]), k[0]])
+        return taps.reshape(2, 2, *k.shape[1:])
+
+    # [column tap, column parity, row tap, row parity, I, O]
+    taps = split(jnp.moveaxis(split(kernel), 2, 0))
+    sub_pixel = taps.transpose(2, 0, 4, 3, 1, 5).reshape(2, 2, inputs, 4 * outputs)
     out = conv(x, sub_pixel, padding=((0, 1), (0, 1)))
     out = out.reshape(batch, height, width, 2, 2, outputs)
     return out.transpose(0, 1, 3, 2, 4, 5).reshape(
