@@ -22,22 +22,20 @@ from orbax.checkpoint import checkpoint_managers as policies
 _FOLDER = "checkpoints"
 
 
+def _is_key(x: Any) -> bool:
+    return jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key)
+
+
 def _to_storable(state: Any) -> Any:
     """Typed keys become their raw data; everything else stays."""
-
-    def store(x):
-        if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
-            return jax.random.key_data(x)
-        return x
-
-    return jax.tree.map(store, state)
+    return jax.tree.map(lambda x: jax.random.key_data(x) if _is_key(x) else x, state)
 
 
 def _from_storable(stored: Any, like: Any) -> Any:
     def restore(x, like):
-        if jax.dtypes.issubdtype(like.dtype, jax.dtypes.prng_key):
-            return jax.random.wrap_key_data(x, impl=jax.random.key_impl(like))
-        return x
+        if not _is_key(like):
+            return x
+        return jax.random.wrap_key_data(x, impl=jax.random.key_impl(like))
 
     return jax.tree.map(restore, stored, like)
 

@@ -103,9 +103,8 @@ def test_streamed_equals_on_device_after_any_jump(source, mesh):
 def test_one_device_gives_the_same_batches(source, mesh):
     single = sharding.data_mesh(jax.devices()[:1])
     for kind in PIPELINES:
-        chex.assert_trees_all_equal(
-            run(make(kind, source, mesh), 2, 3), run(make(kind, source, single), 2, 3)
-        )
+        batches = (run(make(kind, source, where), 2, 3) for where in (mesh, single))
+        chex.assert_trees_all_equal(*batches)
 
 
 @pytest.mark.parametrize("kind", sorted(PIPELINES))
@@ -116,10 +115,9 @@ def test_batches_are_split_over_the_devices(kind, source, mesh):
     x = jax.tree.map(lambda array: array[0], pipeline.inputs(0, 1))
     compiled = jax.jit(pipeline.fetch).lower(pipeline.resident, x).compile()
     batch = compiled(pipeline.resident, x)
+    split = sharding.batch_sharding(mesh)
     for array in jax.tree.leaves(batch):
-        assert array.sharding.is_equivalent_to(
-            sharding.batch_sharding(mesh), array.ndim
-        )
+        assert array.sharding.is_equivalent_to(split, array.ndim)
     # The data set itself, 24 images, never travels.
     assert "u8[24," not in compiled.as_text()
     pipeline.close()
@@ -151,6 +149,13 @@ def test_state_round_trips_and_names_what_differs(source, mesh):
         pipeline.check_state({})
 
 
+def paired(source, copies=(), dtype=np.uint8):
+    shape = (len(source), *copies, *source.image_shape)
+    high = np.iinfo(dtype).max + 1
+    degraded = np.random.default_rng(1).integers(0, high, shape, dtype)
+    return PairedSource(source, degraded)
+
+
 def test_kind_is_chosen_by_size(source, mesh):
     clean = SIZE * 4 * 3
     assert isinstance(make("auto", source, mesh), OnDevice)
@@ -160,13 +165,6 @@ def test_kind_is_chosen_by_size(source, mesh):
         assert isinstance(at_limit, OnDevice)
         beyond = make("auto", data, mesh, max_resident_bytes=size - 1)
         assert isinstance(beyond, Streamed)
-
-
-def paired(source, copies=(), dtype=np.uint8):
-    shape = (len(source), *copies, *source.image_shape)
-    high = np.iinfo(dtype).max + 1
-    degraded = np.random.default_rng(1).integers(0, high, shape, dtype)
-    return PairedSource(source, degraded)
 
 
 @pytest.mark.parametrize(
