@@ -10,30 +10,9 @@ from configs import common
 
 def get_config(preset: str = "full") -> config_dict.ConfigDict:
     """Returns the evaluation of the `full`, `small` or `smoke` models."""
-    common.check_preset(preset)
-    config = config_dict.ConfigDict()
-    config.preset = preset
-    config.seed = 1  # Of the attacks' random starts; training uses 0.
-    # Folders of the runs. The classifier may also be a .npz file of PyTorch weights.
-    # The purifier may also be a transformation such as jpeg:quality=75, or several of
-    # these joined by +. An empty one attacks the bare classifier, an empty detector
-    # the other two.
-    config.classifier = f"runs/{preset}/classifier"
-    config.purifier = f"runs/{preset}/remover"
-    config.detector = f"runs/{preset}/detector"
-    config.checkpoint = "best"  # last
-    config.data = config_dict.create(
-        name="generated" if preset == "smoke" else "cifar10",
-        split="test",
-        # The threshold is set on images that neither remover nor detector learned from.
-        validation_split={
-            "full": "train[45000:]",
-            "small": "train[45000:]",
-            "smoke": "train[192:]",
-        }[preset],
-        # The first so many of the split; 0 for all.
-        num_examples={"full": 1000, "small": 100, "smoke": 6}[preset],
-    )
+    config = common.judged(preset)
+    # The first so many of the split; 0 for all.
+    config.data.num_examples = {"full": 1000, "small": 100, "smoke": 6}[preset]
     # Threat models; detector_aware needs a detector.
     config.threats = ("grey_box", "white_box", "detector_aware", "adaptive")
     config.attacks = {

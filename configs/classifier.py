@@ -22,14 +22,5 @@ def get_config(preset: str = "full") -> config_dict.ConfigDict:
     common.add_degradation(config, clean_entries=0, suite="")
     # full: 200 epochs of 45,000; small: 6 epochs of 10,000.
     common.set_length(config, 70_400 if preset == "full" else 480, every=160)
-    config.optimizer = config_dict.create(
-        name="sgd",
-        peak_rate=0.1,
-        schedule="cosine",
-        warmup_steps=0 if preset == "smoke" else 100,
-        weight_decay=5e-4,
-        momentum=0.9,
-        nesterov=True,
-        clip_norm=0.0,
-    )
+    config.optimizer = common.sgd(warmup_steps=0 if preset == "smoke" else 100)
     return config

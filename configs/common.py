@@ -6,12 +6,10 @@ PRESETS = ("full", "small", "smoke")
 
 
 def base(phase: str, preset: str) -> config_dict.ConfigDict:
-    """Returns the fields that every phase has.
+    """Returns the fields that every phase of training has.
 
-    Args:
-        phase: `remover`, `detector` or `classifier`.
-        preset: `full` (the paper's data and sizes), `small` (10,000 images and narrow
-            networks, for a CPU) or `smoke` (a few steps on generated images).
+    Presets are `full` (the paper's data and sizes), `small` (10,000 images and narrow
+    networks, for a CPU) and `smoke` (a few steps on generated images).
     """
     check_preset(preset)
     config = config_dict.ConfigDict()
@@ -45,6 +43,51 @@ def base(phase: str, preset: str) -> config_dict.ConfigDict:
     # ResNet, a .npz file of PyTorch weights. Empty: random ones.
     config.initial = ""
     return config
+
+
+def judged(preset: str) -> config_dict.ConfigDict:
+    """Returns what launch.evaluate and launch.attack share: the models and images."""
+    check_preset(preset)
+    config = config_dict.ConfigDict()
+    config.preset = preset
+    config.seed = 1  # Of noises and of attacks' random starts; training uses 0.
+    # Folders of the runs. The classifier may also be a .npz file of PyTorch weights.
+    # The purifier may also be a transformation such as jpeg:quality=75, or several of
+    # these joined by +. Without one the classifier is bare; an empty detector leaves
+    # the other two.
+    config.classifier = f"runs/{preset}/classifier"
+    config.purifier = f"runs/{preset}/remover"
+    config.detector = f"runs/{preset}/detector"
+    config.checkpoint = "best"  # last
+    config.data = config_dict.create(
+        name="generated" if preset == "smoke" else "cifar10",
+        split="test",
+        # Thresholds are set on images that neither remover nor detector learned from.
+        validation_split="train[192:]" if preset == "smoke" else "train[45000:]",
+        num_examples=0,  # The first so many of the split; 0 for all.
+    )
+    return config
+
+
+def adam() -> config_dict.ConfigDict:
+    """Returns the optimizer of removers and detectors."""
+    return config_dict.create(
+        name="adam", peak_rate=1e-3, schedule="cosine", warmup_steps=0, clip_norm=0.0
+    )
+
+
+def sgd(warmup_steps: int) -> config_dict.ConfigDict:
+    """Returns the optimizer of classifiers, the Wide-ResNet recipe."""
+    return config_dict.create(
+        name="sgd",
+        peak_rate=0.1,
+        schedule="cosine",
+        warmup_steps=warmup_steps,
+        weight_decay=5e-4,
+        momentum=0.9,
+        nesterov=True,
+        clip_norm=0.0,
+    )
 
 
 def check_preset(preset: str) -> None:

@@ -26,7 +26,5 @@ def get_config(preset: str = "full") -> config_dict.ConfigDict:
     )
     # full: 14 epochs of 45,000; small: 2 epochs of 10,000.
     common.set_length(config, 10_000 if preset == "full" else 320, every=160)
-    config.optimizer = config_dict.create(
-        name="adam", peak_rate=1e-3, schedule="cosine", warmup_steps=0, clip_norm=0.0
-    )
+    config.optimizer = common.adam()
     return config

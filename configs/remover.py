@@ -32,9 +32,7 @@ def get_config(preset: str = "full") -> config_dict.ConfigDict:
     config.classifier = ""
     # full: 50 epochs of 45,000; small: 15 epochs of 10,000.
     common.set_length(config, 17_600 if preset == "full" else 1_200, every=240)
-    config.optimizer = config_dict.create(
-        name="adam", peak_rate=1e-3, schedule="cosine", warmup_steps=0, clip_norm=0.0
-    )
+    config.optimizer = common.adam()
     return config
 
 

@@ -27,19 +27,11 @@ _PROCESS_ID = flags.DEFINE_integer("process_id", None, "Number of this process."
 
 
 def define_experiment_flags(configs: str) -> None:
-    """Defines --config, --workdir and --data_dir of a command that runs a config.
-
-    Args:
-        configs: What --config looks like, for its help.
-    """
+    """Defines --config (`configs` is its help), --workdir and --data_dir."""
     config_flags.DEFINE_config_file("config", None, configs, lock_config=True)
     flags.DEFINE_string("workdir", None, "Folder to write to.")
-    flags.DEFINE_string(
-        "data_dir",
-        None,
-        "Folder of the prepared data sets. Default: $URONET_DATA_DIR, else "
-        "~/tensorflow_datasets.",
-    )
+    folder = "Folder of the prepared data sets. Default: $URONET_DATA_DIR, else "
+    flags.DEFINE_string("data_dir", None, folder + "~/tensorflow_datasets.")
     flags.mark_flags_as_required(["config", "workdir"])
 
 
@@ -102,25 +94,18 @@ def _guarded(main: Callable[[list[str]], None]) -> Callable[[list[str]], None]:
 
 
 def connect_processes() -> None:
-    """Connects the processes of a run: from the flags, else from the cluster manager.
-
-    Raises:
-        ValueError: If only some of the three flags are given.
-    """
+    """Connects the processes of a run: from the flags, else the cluster manager."""
     import jax
 
-    given = [
-        flag.value is not None for flag in (_COORDINATOR, _NUM_PROCESSES, _PROCESS_ID)
-    ]
+    values = [flag.value for flag in (_COORDINATOR, _NUM_PROCESSES, _PROCESS_ID)]
+    given = [value is not None for value in values]
     if any(given) and not all(given):
         raise ValueError(
             "give all of --coordinator_address, --num_processes and --process_id, "
             "or none of them"
         )
     if all(given):
-        jax.distributed.initialize(
-            _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value
-        )
+        jax.distributed.initialize(*values)
     elif any(int(os.environ.get(name, "1")) > 1 for name in _CLUSTER_SIZES):
         jax.distributed.initialize()
 

@@ -7,6 +7,8 @@ import jax
 import numpy as np
 import pytest
 
+from uronet_jax import sharding
+
 jax.config.update("jax_num_cpu_devices", 4)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 # Test time is compile time: XLA compiles twice as fast without its optimisations. The
@@ -53,6 +55,12 @@ def optimisations(request):
     """Compiles a file of tests with or without XLA's optimisations."""
     optimised = request.path.stem.startswith(OPTIMISED)
     jax.config.update("jax_disable_most_optimizations", not optimised)
+
+
+@pytest.fixture(scope="session")
+def mesh():
+    """Returns the mesh of all four devices."""
+    return sharding.data_mesh()
 
 
 @pytest.fixture

@@ -73,10 +73,19 @@ def test_gate_shows_the_purified_picture_above_its_threshold(gate, purified):
     np.testing.assert_allclose(prediction.noise, images / 2, atol=1e-6)
 
 
-@pytest.mark.parametrize("gate", [-0.1, 1.5])
-def test_gate_must_be_a_probability(gate):
-    with pytest.raises(ValueError, match=rf"in \[0, 1\] or None: {gate}"):
-        make_defense(Dimmer(), Brightness(), show, gate=gate)
+@pytest.mark.parametrize(
+    "parts, message",
+    [
+        ({"purifier": None}, "give a purifier"),
+        ({"detector": None, "gate": 0.5}, "a gate asks the detector"),
+        ({"gate": -0.1}, r"in \[0, 1\] or None: -0.1"),
+        ({"gate": 1.5}, r"in \[0, 1\] or None: 1.5"),
+    ],
+)
+def test_parts_must_suit_each_other(parts, message):
+    fitting = {"purifier": Dimmer(), "detector": Brightness()}
+    with pytest.raises(ValueError, match=message):
+        DefenseFunction(show, **{**fitting, **parts})
 
 
 def test_float_images_only_inside():
@@ -110,10 +119,8 @@ def test_short_batches_are_padded_and_nothing_shows():
         return show(variables, images)
 
     def make(batch_size):
-        return Defense(
-            Dimmer(), Brightness(), classify, NOTHING,
-            image_shape=SHAPE, batch_size=batch_size,
-        )  # fmt: skip
+        options = {"image_shape": SHAPE, "batch_size": batch_size}
+        return Defense(Dimmer(), Brightness(), classify, NOTHING, **options)
 
     pixels = np.random.default_rng(0).integers(1, 255, (7, *SHAPE), dtype=np.uint8)
     defense = make(4)
@@ -126,15 +133,9 @@ def test_short_batches_are_padded_and_nothing_shows():
     chex.assert_trees_all_close(defense(pixels / 255), prediction, atol=1e-6)
     assert traces == [(4, *SHAPE)]
     chex.assert_trees_all_close(make(16)(pixels), prediction, atol=1e-6)
-
-
-@pytest.mark.parametrize("batch_size", [0, -1])
-def test_batch_size_must_be_positive(batch_size):
-    with pytest.raises(ValueError, match=f"at least 1: {batch_size}"):
-        Defense(
-            Dimmer(), Brightness(), show, NOTHING,
-            image_shape=SHAPE, batch_size=batch_size,
-        )  # fmt: skip
+    for wrong in (0, -1):
+        with pytest.raises(ValueError, match=f"batch_size must be at least 1: {wrong}"):
+            make(wrong)
 
 
 ONE = np.full((2, 4, 5, 3), 0.5)
@@ -234,10 +235,9 @@ def runs(networks, tmp_path_factory):
     folders = {}
     for role, model in MODELS.items():
         folders[role] = tmp_path_factory.mktemp(role)
-        phase = {"purifier": "remover"}.get(role, role)
-        config = {
-            "phase": phase, "model": model, "dtype": "float32", "resolved": RESOLVED
-        }  # fmt: skip
+        phase = "remover" if role == "purifier" else role
+        config = {"phase": phase, "model": model, "dtype": "float32"}
+        config["resolved"] = RESOLVED
         store = Checkpoints(folders[role])
         state = {"batch_stats": {}, **networks[3][role], "step": np.int32(7)}
         store.save(7, state, config, {}, {"loss": 1.0})
@@ -282,18 +282,6 @@ def test_a_defence_without_detector(networks, runs):
     bare = make_defense(None, None, show)(NOTHING, IMAGES)
     np.testing.assert_array_equal(bare.clean, IMAGES)
     assert not bare.noise.any()
-
-
-@pytest.mark.parametrize(
-    "parts, message",
-    [
-        ({"detector": Brightness()}, "give a purifier"),
-        ({"purifier": Dimmer(), "gate": 0.5}, "a gate asks the detector"),
-    ],
-)
-def test_parts_must_suit_each_other(parts, message):
-    with pytest.raises(ValueError, match=message):
-        DefenseFunction(show, **parts)
 
 
 # Any purifier, by name or as a chain

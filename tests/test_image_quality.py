@@ -25,17 +25,12 @@ def pair():
 
 def test_ssim_equals_scikit_image(pair):
     skimage_metrics = pytest.importorskip("skimage.metrics")
+    options = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
     expected = [
         skimage_metrics.structural_similarity(
-            x.astype(np.float64),
-            y.astype(np.float64),
-            channel_axis=-1,
-            gaussian_weights=True,
-            sigma=1.5,
-            use_sample_covariance=False,
-            data_range=1.0,
+            *np.float64(images), channel_axis=-1, data_range=1.0, **options
         )
-        for x, y in zip(*pair, strict=True)
+        for images in zip(*pair, strict=True)
     ]
     with jax.numpy_dtype_promotion("strict"):
         got = ssim(*pair)
@@ -55,7 +50,7 @@ def test_psnr_equals_scikit_image(pair):
     skimage_metrics = pytest.importorskip("skimage.metrics")
     got = image_quality.psnr(*pair)
     for i in (0, 1, 3):
-        x, y = pair[0][i].astype(np.float64), pair[1][i].astype(np.float64)
+        x, y = np.float64([pair[0][i], pair[1][i]])
         expected = skimage_metrics.peak_signal_noise_ratio(x, y, data_range=1.0)
         np.testing.assert_allclose(got[i], expected, rtol=1e-5)  # float32
     assert got[2] == pytest.approx(image_quality.PSNR_CAP, rel=1e-6)
@@ -65,10 +60,8 @@ def test_psnr_known_value_and_cap():
     black = jnp.zeros((1, 64, 64, 3))
     np.testing.assert_allclose(image_quality.psnr(black, black + 0.1), 20.0, rtol=1e-5)
     # One grey level in one channel of one pixel stays below the cap.
-    assert (
-        image_quality.psnr(black, black.at[0, 0, 0, 0].set(1 / 255))
-        < image_quality.PSNR_CAP
-    )
+    changed = black.at[0, 0, 0, 0].set(1 / 255)
+    assert image_quality.psnr(black, changed) < image_quality.PSNR_CAP
 
 
 @pytest.mark.parametrize("metric", (image_quality.psnr, ssim))

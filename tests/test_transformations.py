@@ -57,9 +57,8 @@ def test_bit_depth_keeps_its_levels(key):
 
 def test_jpeg_is_that_of_pillow():
     levels = np.rint(IMAGES * 255).astype(np.uint8)
-    clean = make_transformation("jpeg", quality=40)(
-        None, levels / np.float32(255)
-    ).clean
+    jpeg = make_transformation("jpeg", quality=40)
+    clean = jpeg(None, levels / np.float32(255)).clean
     for image, found in zip(levels, clean, strict=True):
         file = io.BytesIO()
         Image.fromarray(image).save(file, "JPEG", quality=40)
@@ -75,9 +74,8 @@ def test_gaussian_noise_has_its_deviation(key):
 
 
 def test_purifiers_are_read_from_text():
-    assert parse_purifier("jpeg:quality=60") == TransformationPurifier(
-        "jpeg", (("quality", 60),)
-    )
+    jpeg = TransformationPurifier("jpeg", (("quality", 60),))
+    assert parse_purifier("jpeg:quality=60") == jpeg
     assert parse_purifier("bit_depth") == make_transformation("bit_depth")
     for text, message in (
         ("blur", "unknown transformation 'blur': choose from jpeg"),

@@ -54,13 +54,12 @@ def _offenders(images):
 
 
 def _extremes(images):
-    if isinstance(images, jax.Array) and (
-        not images.is_fully_addressable
-        or any(device.platform != "cpu" for device in images.devices())
+    if not isinstance(images, jax.Array) or (
+        images.is_fully_addressable
+        and all(device.platform == "cpu" for device in images.devices())
     ):
-        return float(images.min()), float(images.max())
-    # XLA's reductions to one number are slow on a CPU; NumPy reads the same memory.
-    images = np.asarray(images)
+        # XLA's reductions to one number are slow on a CPU; NumPy reads the same memory.
+        images = np.asarray(images)
     return float(images.min()), float(images.max())
 
 

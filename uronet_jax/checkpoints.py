@@ -22,22 +22,20 @@ from orbax.checkpoint import checkpoint_managers as policies
 _FOLDER = "checkpoints"
 
 
+def _is_key(x: Any) -> bool:
+    return jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key)
+
+
 def _to_storable(state: Any) -> Any:
     """Typed keys become their raw data; everything else stays."""
-
-    def store(x):
-        if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
-            return jax.random.key_data(x)
-        return x
-
-    return jax.tree.map(store, state)
+    return jax.tree.map(lambda x: jax.random.key_data(x) if _is_key(x) else x, state)
 
 
 def _from_storable(stored: Any, like: Any) -> Any:
     def restore(x, like):
-        if jax.dtypes.issubdtype(like.dtype, jax.dtypes.prng_key):
-            return jax.random.wrap_key_data(x, impl=jax.random.key_impl(like))
-        return x
+        if not _is_key(like):
+            return x
+        return jax.random.wrap_key_data(x, impl=jax.random.key_impl(like))
 
     return jax.tree.map(restore, stored, like)
 
@@ -54,37 +52,27 @@ class Checkpoints:
     ):
         """Opens (and makes) the checkpoint folder of `workdir`.
 
-        Args:
-            workdir: Folder of the run.
-            best_metric: Validation metric that ranks the checkpoints.
-            best_mode: `min` or `max`.
-
-        Raises:
-            ValueError: If `best_mode` is unknown.
+        `best_metric` of the validation ranks the checkpoints; `best_mode` is `min` or
+        `max`, anything else a ValueError.
         """
         if best_mode not in ("min", "max"):
             raise ValueError(f"best_mode must be min or max: {best_mode!r}")
         self.folder = Path(workdir).absolute() / _FOLDER
         sign = 1.0 if best_mode == "max" else -1.0
-        self._manager = ocp.CheckpointManager(
-            self.folder,
-            options=ocp.CheckpointManagerOptions(
-                preservation_policy=policies.AnyPreservationPolicy(
-                    [
-                        # Two, so that one damaged on disk is not the only one.
-                        policies.LatestN(2),
-                        policies.BestN(
-                            n=1,
-                            get_metric_fn=lambda m: sign * m[best_metric],
-                            keep_checkpoints_without_metrics=False,
-                        ),
-                    ]
-                ),
-                best_fn=lambda m: m[best_metric],
-                best_mode=best_mode,
-                cleanup_tmp_directories=True,
-            ),
+        best = policies.BestN(
+            n=1,
+            get_metric_fn=lambda m: sign * m[best_metric],
+            keep_checkpoints_without_metrics=False,
         )
+        # Two, so that one damaged on disk is not the only one.
+        kept = policies.AnyPreservationPolicy([policies.LatestN(2), best])
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=kept,
+            best_fn=lambda m: m[best_metric],
+            best_mode=best_mode,
+            cleanup_tmp_directories=True,
+        )
+        self._manager = ocp.CheckpointManager(self.folder, options=options)
 
     def latest_step(self) -> int | None:
         """Returns the step of the newest checkpoint, None where there is none."""
@@ -111,42 +99,27 @@ class Checkpoints:
         """
         if step in self._manager.all_steps():
             return
+        parts = ocp.args.Composite(
+            state=ocp.args.StandardSave(_to_storable(state)),
+            config=ocp.args.JsonSave(config),
+            data=ocp.args.JsonSave(data),
+        )
         with self._writing():
-            self._manager.save(
-                step,
-                args=ocp.args.Composite(
-                    state=ocp.args.StandardSave(_to_storable(state)),
-                    config=ocp.args.JsonSave(config),
-                    data=ocp.args.JsonSave(data),
-                ),
-                metrics=metrics or None,
-            )
+            self._manager.save(step, args=parts, metrics=metrics or None)
 
     def restore(self, state: Any) -> tuple[Any, dict, dict[str, float]]:
-        """Reads the newest checkpoint.
-
-        Args:
-            state: A state of the same structure, shapes and placement.
-
-        Returns:
-            The stored state (placed like `state`), data position and metrics.
+        """Reads state (placed like `state`), position and metrics of the newest one.
 
         Raises:
             ValueError: If the files are damaged or hold another structure.
         """
         step = self.latest_step()
+        like = jax.tree.map(ocp.utils.to_shape_dtype_struct, _to_storable(state))
+        parts = ocp.args.Composite(
+            state=ocp.args.StandardRestore(like), data=ocp.args.JsonRestore()
+        )
         with _explained(self.folder / str(step)):
-            restored = self._manager.restore(
-                step,
-                args=ocp.args.Composite(
-                    state=ocp.args.StandardRestore(
-                        jax.tree.map(
-                            ocp.utils.to_shape_dtype_struct, _to_storable(state)
-                        )
-                    ),
-                    data=ocp.args.JsonRestore(),
-                ),
-            )
+            restored = self._manager.restore(step, args=parts)
         metrics = self._manager.metrics(step) or {}
         return _from_storable(restored.state, state), restored.data, metrics
 
@@ -168,9 +141,9 @@ class Checkpoints:
         try:
             yield
         except Exception as error:  # Orbax and TensorStore raise many kinds.
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise OSError(
-                f"cannot write a checkpoint to {self.folder} (...{reason[-100:]}): "
+                f"cannot write a checkpoint to {self.folder} "
+                f"(...{_first_line(error)[-100:]}): "
                 "mend that, and run the same again to go on from the last one"
             ) from error
 
@@ -185,19 +158,19 @@ def _explained(folder: Path):
     try:
         yield
     except Exception as error:  # Orbax and TensorStore raise many kinds.
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
         raise ValueError(
-            f"checkpoint {folder} cannot be read ({reason}): it is damaged or of "
-            "another architecture; delete that folder to go on from an older one"
+            f"checkpoint {folder} cannot be read ({_first_line(error)[:300]}): it is "
+            "damaged or of another architecture; delete that folder to go on from an "
+            "older one"
         ) from error
 
 
-def find_step(workdir: str | os.PathLike, which: str = "best") -> Path:
-    """Returns the folder of a finished run's checkpoint.
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
-    Args:
-        workdir: Folder of the run.
-        which: `best`, `last`, or a step number.
+
+def find_step(workdir: str | os.PathLike, which: str = "best") -> Path:
+    """Returns the folder of a run's checkpoint: `best`, `last`, or a step number.
 
     Raises:
         FileNotFoundError: If there is no such checkpoint.
@@ -213,13 +186,12 @@ def find_step(workdir: str | os.PathLike, which: str = "best") -> Path:
     if which == "last":
         return folder / str(steps[-1])
     if which == "best":
-        ranked = [(step, _read_metrics(folder / str(step))) for step in steps]
         config = _read_config(folder / str(steps[-1]))
         name, mode = config.get("best_metric", ["loss", "min"])
-        ranked = [(metrics[name], step) for step, metrics in ranked if name in metrics]
-        if not ranked:
-            return folder / str(steps[-1])
-        return folder / str((min if mode == "min" else max)(ranked)[1])
+        measured = ((_read_metrics(folder / str(step)), step) for step in steps)
+        ranked = [(found[name], step) for found, step in measured if name in found]
+        best = (min if mode == "min" else max)(ranked, default=(None, steps[-1]))
+        return folder / str(best[1])
     if not which.isdigit() or int(which) not in steps:
         raise FileNotFoundError(
             f"no checkpoint {which!r} under {workdir}: choose best, last or one of "
@@ -241,15 +213,12 @@ def read_config(workdir: str | os.PathLike, which: str = "best") -> dict:
 def read_variables(
     workdir: str | os.PathLike, like: Any, which: str = "best"
 ) -> dict[str, Any]:
-    """Reads the model of a checkpoint, without the optimizer.
+    """Reads the model of a checkpoint, without the optimizer, as NumPy arrays.
 
     Args:
         workdir: Folder of the run.
         like: `{"params", "batch_stats"}` with the expected shapes and types.
-        which: `best`, `last`, or a step number.
-
-    Returns:
-        `{"params", "batch_stats"}` of NumPy arrays.
+        which: See `find_step`.
 
     Raises:
         FileNotFoundError: If there is no checkpoint.
@@ -266,28 +235,23 @@ def read_variables(
         raise ValueError(f"{folder} holds another model: {error}") from error
     with _explained(folder):
         wanted = {name: stored[name] for name in ("params", "batch_stats")}
-        return reader.restore(
-            folder / "state",
-            args=ocp.args.PyTreeRestore(
-                item=wanted,
-                restore_args=jax.tree.map(
-                    lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted
-                ),
-                partial_restore=True,
-            ),
+        as_numpy = ocp.RestoreArgs(restore_type=np.ndarray)
+        args = ocp.args.PyTreeRestore(
+            item=wanted,
+            restore_args=jax.tree.map(lambda _: as_numpy, wanted),
+            partial_restore=True,
         )
+        return reader.restore(folder / "state", args=args)
 
 
 def check_same_shapes(stored: Any, like: Any) -> None:
     """Raises ValueError that names the first three weights whose shapes differ."""
 
     def shapes(tree):
+        tree = {name: tree.get(name, {}) for name in ("params", "batch_stats")}
         return {
             jax.tree_util.keystr(path, simple=True, separator="/"): tuple(x.shape)
-            for name in ("params", "batch_stats")
-            for path, x in jax.tree_util.tree_leaves_with_path(
-                {name: tree.get(name, {})}
-            )
+            for path, x in jax.tree_util.tree_leaves_with_path(tree)
         }
 
     stored, like = shapes(stored), shapes(like)
@@ -306,14 +270,8 @@ def check_same_shapes(stored: Any, like: Any) -> None:
 def locked_workdir(workdir: str | os.PathLike, *, needed_bytes: int = 0):
     """Makes a run's folder and holds it, so that no second run writes into it.
 
-    Of several processes of one run only the first does so.
-
-    Args:
-        workdir: The folder.
-        needed_bytes: Space that the run's checkpoints will take.
-
-    Raises:
-        OSError: If the folder cannot be written, lacks space, or another run has it.
+    Of several processes of one run only the first does so. OSError if the folder cannot
+    be written, has fewer than `needed_bytes` left, or another run has it.
     """
     if jax.process_index() != 0:
         yield

@@ -37,8 +37,7 @@ def detector_input(
     Args:
         images: `[B, H, W, C]` in `[0, 1]`.
         separation: What the purifier made of them.
-        inputs: `image` (image and noise pattern), `clean` (purified image and noise
-            pattern) or `image_only`.
+        inputs: A key of `DETECTOR_INPUTS`.
 
     Returns:
         `[B, H, W, 2C]`, or `[B, H, W, C]` for `image_only`.
@@ -81,17 +80,11 @@ Classify = Callable[[Any, jax.Array], jax.Array]
 
 
 class Answer(NamedTuple):
-    """What attackers work on: `Prediction` before it is made readable.
+    """What attackers work on: `Prediction` before it is made readable."""
 
-    Attributes:
-        logits: `[B, K]`.
-        detector_logits: `[B, 2]`; None without a detector.
-        separation: What the purifier made of the images.
-    """
-
-    logits: jax.Array
-    detector_logits: jax.Array | None
-    separation: Separation
+    logits: jax.Array  # [B, K]
+    detector_logits: jax.Array | None  # [B, 2]; None without a detector.
+    separation: Separation  # What the purifier made of the images.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -158,8 +151,7 @@ class DefenseFunction:
         layers.check_float_images(images)
         classify = functools.partial(self.classify, variables["classifier"])
         if self.purifier is None:
-            untouched = Separation(images, jnp.zeros_like(images))
-            return Answer(classify(images), None, untouched)
+            return Answer(classify(images), None, _nothing_to_remove(images))
 
         def separate(images):
             return self.purifier(variables.get("purifier"), images, key, index)
@@ -216,18 +208,8 @@ def make_defense(
 ) -> DefenseFunction:
     """Builds the defence as one pure function, to be jitted by the caller.
 
-    Args:
-        purifier: A Flax module such as `Remover`, any `purifiers.Purifier`, or None.
-        detector: Two-class module, or None; see `DefenseFunction`, likewise the rest.
-        classify: `(variables, images) -> logits`.
-        inputs: What the detector looks at.
-        gate: Threshold of the gate, or None.
-
-    Returns:
-        `defend(variables, images, key=None, index=None) -> Prediction`.
-
-    Raises:
-        ValueError: See `DefenseFunction`.
+    It is `defend(variables, images, key=None, index=None) -> Prediction`; see
+    `DefenseFunction`. The purifier may also be a Flax module such as `Remover`.
     """
     return DefenseFunction(classify, purifier, detector, inputs, gate)
 
@@ -242,6 +224,13 @@ class Defense:
     """The defence ready for use on arrays of any length, uint8 or float.
 
     Compiles once for a batch size and runs every input in batches of that size.
+
+    Attributes:
+        logits_fn: The defence as a pure function, float images `[B, H, W, C]` to
+            logits, for attacks end to end: it checks nothing, and a gate has no
+            gradient.
+        random_logits_fn: The same with a random purifier: `(key, images) -> logits`.
+            For `attacks.adaptive.averaged_logits` and `random_misclassification`.
     """
 
     def __init__(
@@ -256,20 +245,11 @@ class Defense:
         gate: float | None = None,
         batch_size: int = 128,
     ):
-        """Takes parts and their variables, see `make_defense`.
+        """Takes the parts of a `DefenseFunction`, and likewise raises ValueError.
 
-        Args:
-            purifier: As for `make_defense`, and likewise the next two.
-            detector: Two-class module, or None.
-            classify: `(variables, images) -> logits`.
-            variables: `{"purifier", "detector", "classifier"}`, of those there are.
-            image_shape: `(H, W, C)` of the images it will be shown.
-            inputs: What the detector looks at.
-            gate: Threshold of the gate, or None.
-            batch_size: Images in a compiled call; a shorter rest is padded.
-
-        Raises:
-            ValueError: If `batch_size` is out of range; see `DefenseFunction`.
+        `variables` are `{"purifier", "detector", "classifier"}`, of those there are;
+        `image_shape` is `(H, W, C)` of the images it will be shown. `batch_size` images
+        are a compiled call; a shorter rest is padded.
         """
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1: {batch_size}")
@@ -277,43 +257,25 @@ class Defense:
         self.image_shape = tuple(image_shape)
         self.batch_size = batch_size
         function = make_defense(purifier, detector, classify, inputs=inputs, gate=gate)
-        self._defend = jax.jit(function)
-        # Objects of their own, so that attacks compile once.
-        self._logits = lambda variables, images: self._defend(variables, images).logits
-        self._random_logits = lambda variables, key, images: (
-            self._defend(variables, images, key).logits
+        self._defend = defend = jax.jit(function)
+        self.logits_fn = Partial(lambda v, x: defend(v, x).logits, self.variables)
+        self.random_logits_fn = Partial(
+            lambda v, key, x: defend(v, x, key).logits, self.variables
         )
-
-    @property
-    def logits_fn(self) -> Partial:
-        """The defence as a pure function, float images `[B, H, W, C]` to logits.
-
-        For attacks on it end to end, under jit and grad: it checks nothing. Its gate,
-        if there is one, has no gradient.
-        """
-        return Partial(self._logits, self.variables)
-
-    @property
-    def random_logits_fn(self) -> Partial:
-        """The same of a defence with a random purifier: `(key, images) -> logits`.
-
-        For `attacks.adaptive.averaged_logits` and `random_misclassification`.
-        """
-        return Partial(self._random_logits, self.variables)
 
     def __call__(self, images: Any, key: jax.Array | None = None) -> Prediction:
         """Defends a batch.
 
         Args:
-            images: `[N, H, W, C]`, uint8 in 0..255 or float in `[0, 1]`.
+            images: As for `validate_images`.
             key: Typed PRNG key, which a random purifier needs.
 
         Returns:
             A `Prediction` of NumPy arrays.
 
         Raises:
-            ValueError: If shape, type or range of the images is wrong, or one holds
-                NaN; or if the purifier is random and there is no key.
+            ValueError: See `validate_images`; or if the purifier is random and there
+                is no key.
         """
         images = validate_images(images, self.image_shape)
         parts = []
@@ -345,12 +307,11 @@ def validate_images(
     """
     images = np.asarray(images)
     if images.ndim != 4:
-        hint = "add a batch axis with images[None]" if images.ndim == 3 else ""
+        hint = ": add a batch axis with images[None]" if images.ndim == 3 else ""
         if images.ndim == 3 and images.shape[-1] not in (1, 3):
-            hint = "add a channel axis with images[..., None]"
+            hint = ": add a channel axis with images[..., None]"
         raise ValueError(
-            f"images must have shape [N, H, W, C], got {list(images.shape)}"
-            + (f": {hint}" if hint else "")
+            f"images must have shape [N, H, W, C], got {list(images.shape)}{hint}"
         )
     if len(images) == 0:
         raise ValueError("got 0 images, need at least one")

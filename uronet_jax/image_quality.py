@@ -17,9 +17,9 @@ _RADIUS = 5
 def psnr(a: jax.Array, b: jax.Array) -> jax.Array:
     """Returns the peak signal-to-noise ratio of each pair of images.
 
-    `10 log10(1 / MSE)`, at most `PSNR_CAP`: identical images would give infinity,
-    and a single one would make the mean over a data set infinite. Only pairs with
-    an MSE below 1e-10 are affected, far less than one grey level in one pixel.
+    `10 log10(1 / MSE)`, at most `PSNR_CAP`, so that identical images do not make the
+    mean over a data set infinite. An MSE of less than 1e-10 is concerned, far below one
+    grey level in one pixel.
 
     Args:
         a: `[B, H, W, C]`, floating point, intensities in `[0, 1]`.

@@ -15,7 +15,7 @@ from uronet_jax import checkpoints
 from uronet_jax.defense import Defense, classifier_function
 from uronet_jax.models import ResNet
 from uronet_jax.models.pytorch import resnet_depth, resnet_variables
-from uronet_jax.purifiers import Purifier, as_purifier, chain, parse_purifier
+from uronet_jax.purifiers import Purifier, chain, parse_purifier
 from uronet_jax.training.phases import find_phase
 
 # The statistics that PyTorch's CIFAR ResNets are usually normalised with.
@@ -65,28 +65,21 @@ def load_model(
         )
     module = phase.build(config)
     shape = tuple(config["resolved"]["image_shape"])
-    like = jax.eval_shape(
-        module.init,
-        jax.random.key(0),
-        jnp.zeros((1, *phase.input_shape(config, shape))),
-    )
+    images = jnp.zeros((1, *phase.input_shape(config, shape)))
+    like = jax.eval_shape(module.init, jax.random.key(0), images)
     variables = checkpoints.read_variables(workdir, {"batch_stats": {}, **like}, which)
     classes = config["resolved"]["num_classes"]
     return LoadedModel(phase.role, module, variables, shape, classes, config)
 
 
 def load_purifier(spec: str | os.PathLike, *, which: str = "best") -> LoadedModel:
-    """Loads a purifier.
+    """Loads a purifier; `which` and errors are those of `load_model`.
 
     Args:
         spec: Folder of a run; `name:parameter=value,...` of an input transformation,
             such as `jpeg:quality=75`; or several of these, joined by `+`, one after
             the other.
-        which: Which checkpoint of a run.
-
-    Raises:
-        FileNotFoundError: If there is no such run.
-        ValueError: If a run holds no purifier, or a name or parameter is unknown.
+        which: Checkpoint of a run.
     """
     text = os.fspath(spec)
     parts = [text] if Path(text).exists() else text.split("+")
@@ -95,10 +88,10 @@ def load_purifier(spec: str | os.PathLike, *, which: str = "best") -> LoadedMode
         return loaded[0]
     shapes = list(dict.fromkeys(x.image_shape for x in loaded if x.image_shape))
     if len(shapes) > 1:
+        listed = ", ".join(str(list(shape)) for shape in shapes)
         raise ValueError(
-            f"the purifiers of {text} were trained on images of shapes "
-            f"{', '.join(str(list(shape)) for shape in shapes)}: choose some of one "
-            "data set"
+            f"the purifiers of {text} were trained on images of shapes {listed}: "
+            "choose some of one data set"
         )
     return LoadedModel(
         "purifier",
@@ -122,37 +115,24 @@ def _load_stage(text: str, which: str) -> LoadedModel:
 def load_classifier(path: str | os.PathLike, *, which: str = "best") -> LoadedModel:
     """Loads a classifier: one of ours, or a PyTorch CIFAR ResNet as `.npz`.
 
-    Args:
-        path: Folder of a run, or a `.npz` file with PyTorch's names and layouts, see
-            `models.pytorch`. Such a classifier is taken to normalise its 32x32
-            colour input with ImageNet's statistics.
-        which: Which checkpoint of a run.
-
-    Raises:
-        FileNotFoundError: If there is nothing.
-        ValueError: If it is damaged or not a classifier.
+    The latter has PyTorch's names and layouts (see `models.pytorch`) and is taken to
+    normalise its 32x32 colour input with ImageNet's statistics. `which` and errors are
+    those of `load_model`.
     """
     path = Path(path)
     if path.suffix != ".npz":
         return load_model(path, role="classifier", which=which)
     weights = read_pytorch(path)
     variables = resnet_variables(weights)
-    num_classes = int(variables["params"]["Dense_0"]["bias"].size)
+    classes = int(variables["params"]["Dense_0"]["bias"].size)
     depth = resnet_depth(weights)
-    module = ResNet(depth, num_classes, mean=IMAGENET_MEAN, std=IMAGENET_STD)
+    module = ResNet(depth, num_classes=classes, mean=IMAGENET_MEAN, std=IMAGENET_STD)
     config = {"model": {"name": f"resnet{depth}"}}
-    return LoadedModel(
-        "classifier", module, variables, (32, 32, 3), num_classes, config
-    )
+    return LoadedModel("classifier", module, variables, (32, 32, 3), classes, config)
 
 
 def read_pytorch(path: str | os.PathLike) -> dict[str, np.ndarray]:
-    """Reads a `.npz` file of PyTorch weights.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If it is damaged.
-    """
+    """Reads a `.npz` file; FileNotFoundError without one, ValueError if damaged."""
     if not Path(path).is_file():
         raise FileNotFoundError(f"no classifier weights at {path}")
     try:
@@ -169,7 +149,7 @@ def load_initial(path: str | os.PathLike, like: Any, which: str = "best") -> Any
         path: Folder of a run with a model of the same shapes, or a `.npz` file of
             PyTorch weights of a CIFAR ResNet.
         like: `{"params", "batch_stats"}` with the shapes of the module to be trained.
-        which: Which checkpoint of a run.
+        which: Checkpoint of a run, see `load_model`.
 
     Raises:
         FileNotFoundError: If there is nothing.
@@ -213,17 +193,11 @@ def load_defense(
     """Loads a whole defence.
 
     Args:
-        purifier: Folder of a remover's run, or anything else that `load_purifier`
-            reads.
-        detector: Folder of the detector's run, trained behind that purifier; None for
-            no detector.
-        classifier: Folder of a classifier's run, or a `.npz` file, see
-            `load_classifier`.
+        purifier: What `load_purifier` reads, such as the folder of a remover's run.
+        detector: Folder of a detector's run behind that purifier; None for none.
+        classifier: What `load_classifier` reads.
         gate: Threshold above which an image is purified; None purifies all.
         batch_size: Images in a compiled call.
-
-    Returns:
-        `defense(images) -> Prediction`.
 
     Raises:
         FileNotFoundError: If a run has no checkpoint.
@@ -236,7 +210,7 @@ def load_defense(
     check_models_match(*models.values())
     found = models.get("detector")
     return Defense(
-        as_purifier(models["purifier"].module),
+        models["purifier"].module,
         found.module if found else None,
         classifier_function(models["classifier"].module),
         {name: model.variables for name, model in models.items()},

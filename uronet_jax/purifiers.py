@@ -11,7 +11,6 @@ compiled programs. Modules of Flax and `transformations` become purifiers by
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import jax
@@ -51,24 +50,18 @@ class NetworkPurifier:
 
     def __call__(self, variables, images, key=None, index=None) -> Separation:
         """Applies the module to its variables."""
-        rngs = None
         if key is not None:
             key = jax.random.fold_in(key, _OWN_DRAWS)
             # Batches of one set differ in their images' numbers, not in the key.
             key = key if index is None else jax.random.fold_in(key, index[0])
-            rngs = {"defense": key}
+        rngs = None if key is None else {"defense": key}
         found = self.module.apply(variables, images, rngs=rngs)
         return found if isinstance(found, Separation) else _separate(images, found)
 
 
 @dataclasses.dataclass(frozen=True)
 class TransformationPurifier:
-    """An input transformation with fixed parameters.
-
-    Attributes:
-        name: A key of `TRANSFORMATIONS`.
-        parameters: Name and value of those that are not the usual ones.
-    """
+    """An input transformation by name; `parameters` are those that are not usual."""
 
     name: str
     parameters: tuple[tuple[str, Any], ...] = ()
@@ -159,7 +152,3 @@ def parse_purifier(text: str) -> TransformationPurifier:
                 "jpeg:quality=75"
             )
     return make_transformation(name.strip(), **parameters)
-
-
-Separate = Callable[[jax.Array], Separation]
-PurifierVariables = Mapping[str, Any] | tuple | None

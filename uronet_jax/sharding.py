@@ -20,12 +20,8 @@ DATA_AXIS = "data"
 def data_mesh(devices: Sequence[jax.Device] | None = None) -> jax.sharding.Mesh:
     """Returns a one-axis mesh over `devices`, by default all devices of all hosts."""
     devices = jax.devices() if devices is None else list(devices)
-    return jax.make_mesh(
-        (len(devices),),
-        (DATA_AXIS,),
-        axis_types=(jax.sharding.AxisType.Auto,),
-        devices=devices,
-    )
+    axis_types = (jax.sharding.AxisType.Auto,)
+    return jax.make_mesh((len(devices),), (DATA_AXIS,), axis_types, devices=devices)
 
 
 def batch_sharding(
@@ -85,11 +81,8 @@ def compile_replicated(
     Arguments keep the placement they come with: place them with `replicate` or
     `split_batch` first, or the first two calls compile twice.
     """
-    return jax.jit(
-        function,
-        out_shardings=replicated_sharding(mesh),
-        donate_argnums=tuple(donate_argnums),
-    )
+    whole = replicated_sharding(mesh)
+    return jax.jit(function, out_shardings=whole, donate_argnums=tuple(donate_argnums))
 
 
 def compile_split(function: Callable, mesh: jax.sharding.Mesh) -> Callable:
@@ -99,9 +92,7 @@ def compile_split(function: Callable, mesh: jax.sharding.Mesh) -> Callable:
 
 def constrain_batch(batch: Any, mesh: jax.sharding.Mesh) -> Any:
     """Inside jit: asks XLA to split axis 0 of every array of `batch` over the mesh."""
-    return jax.tree.map(
-        lambda x: jax.lax.with_sharding_constraint(x, batch_sharding(mesh)), batch
-    )
+    return jax.lax.with_sharding_constraint(batch, batch_sharding(mesh))
 
 
 def compile_steps(
@@ -142,9 +133,7 @@ def compile_steps(
         return advance
 
     def scan(state, frozen, resident, inputs):
-        return jax.lax.scan(
-            lambda state, x: one(state, frozen, resident, x), state, inputs
-        )
+        return jax.lax.scan(lambda s, x: one(s, frozen, resident, x), state, inputs)
 
     return compile_replicated(scan, mesh, donate_argnums=(0,))
 

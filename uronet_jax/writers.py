@@ -11,9 +11,7 @@ class Writer:
     """Writes scalars of a run to every place that was asked for.
 
     After a kill the steps since the last checkpoint are written again: of two lines of
-    one step and kind the later counts. Without a folder nothing is written to
-    disk. Only the process that is `active` writes; with several processes pass
-    `jax.process_index() == 0`.
+    one step and kind the later counts.
     """
 
     def __init__(
@@ -26,10 +24,11 @@ class Writer:
         """Opens the files.
 
         Args:
-            workdir: Folder of the run: `metrics.jsonl` is appended to.
+            workdir: Folder of the run: `metrics.jsonl` is appended to. Without one
+                nothing is written.
             tensorboard: Also write event files to `workdir/tensorboard`; needs the
                 `tensorboard` extra (no TensorFlow).
-            active: Whether this process writes at all.
+            active: Whether this process writes; of several let only the first.
 
         Raises:
             ValueError: If TensorBoard is asked for and tensorboardX is missing.
@@ -51,10 +50,7 @@ class Writer:
     def write(self, step: int, kind: str, values: dict[str, Any]) -> None:
         """Appends one line `{"step", "kind", ...values}`, at once on disk.
 
-        Args:
-            step: Updates applied so far.
-            kind: `train` or `validation`.
-            values: Scalars.
+        `step` is the number of updates so far, `kind` is `train` or `validation`.
         """
         values = {name: _plain(value) for name, value in values.items()}
         if self._file is not None:

@@ -15,6 +15,7 @@ from uronet_jax import sharding
 from uronet_jax.data import (
     PIPELINES,
     OnDevice,
+    PairedSource,
     Streamed,
     evaluation_batches,
     make_pipeline,
@@ -49,11 +50,6 @@ def unused_port():
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
-
-
-@pytest.fixture(scope="module")
-def mesh():
-    return sharding.data_mesh()
 
 
 def make(kind, source, mesh, *, batch_size=BATCH, seed=0, **kwargs):
@@ -93,8 +89,7 @@ def test_every_example_once_an_epoch_in_a_new_order(kind, source, mesh):
 
 def test_streamed_equals_on_device_after_any_jump(source, mesh):
     on_device, streamed = (
-        make("on_device", source, mesh),
-        make("streamed", source, mesh),
+        make(kind, source, mesh) for kind in ("on_device", "streamed")
     )
     for step in (0, 3, 6, 1, 1000):  # Goes on, jumps back, jumps ahead.
         chex.assert_trees_all_equal(run(on_device, step, 3), run(streamed, step, 3))
@@ -108,9 +103,8 @@ def test_streamed_equals_on_device_after_any_jump(source, mesh):
 def test_one_device_gives_the_same_batches(source, mesh):
     single = sharding.data_mesh(jax.devices()[:1])
     for kind in PIPELINES:
-        chex.assert_trees_all_equal(
-            run(make(kind, source, mesh), 2, 3), run(make(kind, source, single), 2, 3)
-        )
+        batches = (run(make(kind, source, where), 2, 3) for where in (mesh, single))
+        chex.assert_trees_all_equal(*batches)
 
 
 @pytest.mark.parametrize("kind", sorted(PIPELINES))
@@ -121,10 +115,9 @@ def test_batches_are_split_over_the_devices(kind, source, mesh):
     x = jax.tree.map(lambda array: array[0], pipeline.inputs(0, 1))
     compiled = jax.jit(pipeline.fetch).lower(pipeline.resident, x).compile()
     batch = compiled(pipeline.resident, x)
+    split = sharding.batch_sharding(mesh)
     for array in jax.tree.leaves(batch):
-        assert array.sharding.is_equivalent_to(
-            sharding.batch_sharding(mesh), array.ndim
-        )
+        assert array.sharding.is_equivalent_to(split, array.ndim)
     # The data set itself, 24 images, never travels.
     assert "u8[24," not in compiled.as_text()
     pipeline.close()
@@ -156,13 +149,42 @@ def test_state_round_trips_and_names_what_differs(source, mesh):
         pipeline.check_state({})
 
 
+def paired(source, copies=(), dtype=np.uint8):
+    shape = (len(source), *copies, *source.image_shape)
+    high = np.iinfo(dtype).max + 1
+    degraded = np.random.default_rng(1).integers(0, high, shape, dtype)
+    return PairedSource(source, degraded)
+
+
 def test_kind_is_chosen_by_size(source, mesh):
-    size = SIZE * 4 * 3
+    clean = SIZE * 4 * 3
     assert isinstance(make("auto", source, mesh), OnDevice)
-    at_limit = make("auto", source, mesh, max_resident_bytes=size)
-    assert isinstance(at_limit, OnDevice)
-    beyond = make("auto", source, mesh, max_resident_bytes=size - 1)
-    assert isinstance(beyond, Streamed)
+    # Copies count as well: here two of 16 bits.
+    for data, size in ((source, clean), (paired(source, (2,), np.uint16), 5 * clean)):
+        at_limit = make("auto", data, mesh, max_resident_bytes=size)
+        assert isinstance(at_limit, OnDevice)
+        beyond = make("auto", data, mesh, max_resident_bytes=size - 1)
+        assert isinstance(beyond, Streamed)
+
+
+@pytest.mark.parametrize(
+    "copies, dtype", [((), np.uint8), ((), np.uint16), ((3,), np.uint8)]
+)
+def test_degraded_copies_ride_in_the_batches(copies, dtype, source, mesh):
+    data = paired(source, copies, dtype)
+    images, labels = source.arrays()
+    batches = [run(make(kind, data, mesh), 2, 3) for kind in PIPELINES]
+    chex.assert_trees_all_equal(*batches)  # Steps 2 to 4 run over the epoch's end.
+    index = batches[0]["index"]
+    assert batches[0]["degraded"].dtype == dtype
+    np.testing.assert_array_equal(batches[0]["degraded"], data.copies[index])
+    np.testing.assert_array_equal(batches[0]["image"], images[index])
+    np.testing.assert_array_equal(batches[0]["label"], labels[index])
+    found = list(evaluation_batches(data, batch_size=BATCH, mesh=mesh))
+    found = jax.tree.map(lambda *arrays: np.concatenate(arrays), *found)
+    np.testing.assert_array_equal(found["degraded"][:SIZE], data.copies)
+    np.testing.assert_array_equal(found["image"][:SIZE], images)
+    assert len(found["degraded"]) == 24 and not found["degraded"][SIZE:].any()
 
 
 def test_bad_arguments(source, mesh):
@@ -179,10 +201,9 @@ def test_bad_arguments(source, mesh):
         make("streamed", source, mesh, num_threads=0)
     with pytest.raises(ValueError, match="multiple of 4"):
         evaluation_batches(source, batch_size=6, mesh=mesh)
+    unequal = np.zeros((3, 2, 2, 1)), np.zeros(2)
     with pytest.raises(ValueError, match="as many labels"):
-        evaluation_batches(
-            (np.zeros((3, 2, 2, 1)), np.zeros(2)), batch_size=4, mesh=mesh
-        )
+        evaluation_batches(unequal, batch_size=4, mesh=mesh)
 
 
 @pytest.mark.parametrize("batch_size", [8, 64])

@@ -13,7 +13,7 @@ from uronet_jax.data import sources
 
 
 @pytest.mark.parametrize(
-    ("name", "sizes", "shape"),
+    "name, sizes, shape",
     [
         ("generated", (256, 64), (32, 32, 3)),
         ("generated_grey", (256, 64), (28, 28, 1)),
@@ -30,9 +30,8 @@ def test_built_in_contract(name, sizes, shape):
         assert images.shape == (size, *shape) and images.dtype == np.uint8
         assert labels.shape == (size,) and labels.dtype == np.int32
         rows = np.array([size - 1, 3, 3])
-        picked, picked_labels = source.read(rows)
-        np.testing.assert_array_equal(picked, images[rows])
-        np.testing.assert_array_equal(picked_labels, labels[rows])
+        for picked, whole in zip(source.read(rows), (images, labels), strict=True):
+            np.testing.assert_array_equal(picked, whole[rows])
         example = source[3]
         np.testing.assert_array_equal(example["image"], images[3])
         assert example["label"] == labels[3]
@@ -68,43 +67,37 @@ def test_generated_classes_can_be_learned():
     assert len({image.tobytes() for image in images}) == 256
 
 
-@pytest.mark.parametrize(
-    ("split", "start", "stop"),
-    [
-        ("train[:200]", 0, 200),
-        ("train[200:]", 200, 256),
-        ("train[10:20]", 10, 20),
-        ("train[-6:]", 250, 256),
-        ("train[:-250]", 0, 6),
-        ("train[:33%]", 0, 84),  # 33 % of 256 is 84.48.
-        ("train[33%:]", 84, 256),
-        ("train[:]", 0, 256),
-    ],
-)
-def test_split_slices(split, start, stop):
+def test_split_slices():
     whole, labels = data.open_source("generated", "train").arrays()
-    source = data.open_source("generated", split)
-    images, sliced_labels = source.arrays()
-    assert source.split == split
-    np.testing.assert_array_equal(images, whole[start:stop])
-    np.testing.assert_array_equal(sliced_labels, labels[start:stop])
+    for text, part in {
+        ":200": slice(200),
+        "200:": slice(200, 256),
+        "10:20": slice(10, 20),
+        "-6:": slice(250, 256),
+        ":-250": slice(6),
+        ":33%": slice(84),  # 33 % of 256 is 84.48.
+        "33%:": slice(84, 256),
+        ":": slice(256),
+    }.items():
+        source = data.open_source("generated", f"train[{text}]")
+        images, sliced_labels = source.arrays()
+        assert source.split == f"train[{text}]"
+        np.testing.assert_array_equal(images, whole[part])
+        np.testing.assert_array_equal(sliced_labels, labels[part])
 
 
-@pytest.mark.parametrize(
-    ("split", "message"),
-    [
-        ("validation", "test, train"),
-        ("train[", "no split"),
-        ("train[:300]", "beyond the 256"),
-        ("train[:101%]", "beyond the 256"),
-        ("train[256:]", "holds no image"),
-        ("train[9:5]", "holds no image"),
-        ("train[:0]", "holds no image"),
-    ],
-)
-def test_bad_split(split, message):
-    with pytest.raises(ValueError, match=message):
-        data.open_source("generated", split)
+def test_bad_splits():
+    for split, message in {
+        "validation": "test, train",
+        "train[": "no split",
+        "train[:300]": "beyond the 256",
+        "train[:101%]": "beyond the 256",
+        "train[256:]": "holds no image",
+        "train[9:5]": "holds no image",
+        "train[:0]": "holds no image",
+    }.items():
+        with pytest.raises(ValueError, match=message):
+            data.open_source("generated", split)
 
 
 def test_unknown_name_says_what_there_is_and_what_to_run(tmp_path, monkeypatch):
@@ -120,13 +113,11 @@ def test_unknown_name_says_what_there_is_and_what_to_run(tmp_path, monkeypatch):
     assert "did you mean birds?" in message
     assert f"Prepared in {tmp_path}: birds, fish/small." in message
     assert "python -m launch.prepare_data --name=bird" in message
-    assert sources.find_prepared("birds", tmp_path).name == "1.10.0"
-    assert sources.find_prepared("birds:1.9.0", tmp_path).name == "1.9.0"
-    assert sources.find_prepared("birds:3.0.0", tmp_path) is None
-    assert sources.find_prepared("fish/small", tmp_path).name == "2.0.0"
-    assert sources.find_prepared("fish", tmp_path) is None
-    assert sources.find_prepared("partial", tmp_path) is None
-    assert sources.find_prepared("../birds", tmp_path) is None
+    found = {"birds": "1.10.0", "birds:1.9.0": "1.9.0", "fish/small": "2.0.0"}
+    for name, version in found.items():
+        assert sources.find_prepared(name, tmp_path).name == version
+    for name in ("birds:3.0.0", "fish", "partial", "../birds"):
+        assert sources.find_prepared(name, tmp_path) is None
 
 
 def test_spread_classes_keeps_shares_in_every_slice():
@@ -153,6 +144,50 @@ def test_array_source_rejects_bad_arrays():
     ):
         with pytest.raises(ValueError, match="images"):
             sources.ArraySource("x", "train", bad_images, bad_labels, "abc")
+
+
+def toy(size=5):
+    images = np.arange(size * 12, dtype=np.uint8).reshape(size, 2, 2, 3)
+    return sources.ArraySource("toy", "test", images, np.arange(size) % 3, "abc")
+
+
+def test_subset_is_the_chosen_examples_in_their_order():
+    whole = toy()
+    images, labels = whole.arrays()
+    rows = np.array([4, 0, 3])
+    subset = sources.Subset(whole, rows)
+    assert (subset.name, subset.split) == ("toy", "test, first 3")
+    assert sources.Subset(whole, rows, "odd ones").split == "odd ones"
+    assert len(subset) == 3 and subset.num_classes == 3
+    assert (subset.image_shape, subset.class_names) == ((2, 2, 3), ("a", "b", "c"))
+    for found, expected in zip(subset.arrays(), (images, labels), strict=True):
+        np.testing.assert_array_equal(found, expected[rows])
+    for found, expected in zip(subset.read([2, 2]), (images, labels), strict=True):
+        np.testing.assert_array_equal(found, expected[[3, 3]])
+    assert subset[1]["label"] == labels[0]
+    with pytest.raises(IndexError):
+        subset[3]  # The source has one.
+
+
+@pytest.mark.parametrize("copies", [(), (2,)])
+def test_paired_source_lays_copies_beside_the_images(copies, tmp_path):
+    source, shape = toy(), (5, *copies, 2, 2, 3)
+    degraded = np.random.default_rng(0).integers(0, 2**16, shape, np.uint16)
+    np.save(tmp_path / "copies.npy", degraded)
+    paired = data.PairedSource(source, np.load(tmp_path / "copies.npy", mmap_mode="r"))
+    assert (paired.name, paired.split, len(paired)) == ("toy", "test", 5)
+    assert (paired.num_classes, paired.image_shape) == (3, (2, 2, 3))
+    rows = np.array([3, 1])
+    np.testing.assert_array_equal(paired.read_degraded(rows), degraded[rows])
+    for found, expected in zip(paired.read(rows), source.read(rows), strict=True):
+        np.testing.assert_array_equal(found, expected)
+    np.testing.assert_array_equal(paired.arrays()[0], source.arrays()[0])
+    for wrong in (
+        degraded[:4], degraded[..., :2], degraded[None, None], degraded.astype(float),
+        np.zeros((5, 12), np.uint8),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match="copies of toy, split test, must be"):
+            data.PairedSource(source, wrong)
 
 
 def test_import_is_light():

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from uronet_jax import sharding
 from uronet_jax.corruptions import SuiteEntry
 from uronet_jax.corruptions.suites import suite_degradations
 from uronet_jax.data import corrupted
@@ -50,11 +49,6 @@ class Brightness(nn.Module):
 
 
 @pytest.fixture(scope="module")
-def mesh():
-    return sharding.data_mesh()
-
-
-@pytest.fixture(scope="module")
 def traces():
     return []
 
@@ -68,8 +62,8 @@ def make_defended(traces, **parts):
     return DefenseFunction(classify, **parts)
 
 
-def make_judge(mesh, batch_size, **kwargs):
-    return Judge((IMAGES, LABELS), batch_size=batch_size, mesh=mesh, seed=3, **kwargs)
+def make_judge(mesh, batch_size):
+    return Judge((IMAGES, LABELS), batch_size=batch_size, mesh=mesh, seed=3)
 
 
 @pytest.fixture(scope="module")
@@ -101,35 +95,18 @@ def test_table_of_known_numbers(judge, defended):
     psnr = float(np.mean(-20 * np.log10(LEVELS / 255 / 2)))
     # Undefended 9 of 10 are right (not the fourth); purified the 4 of class 0. The
     # gate at 0.65 purifies the last three, all bright: they become wrong.
-    assert summary == pytest.approx(
-        {
-            "num_images": 10,
-            "clean_accuracy": 0.9,
-            "purified_clean_accuracy": 0.4,
-            "clean_psnr_purified": psnr,
-            "false_alarm_rate": 0.5,
-            "gate": 0.65,
-            "gated_clean_accuracy": 0.6,
-            "gated_clean_share_purified": 0.3,
-        }
-    )
-    assert harmless == pytest.approx(
-        {
-            "noise": "IN",
-            "severity": 1,
-            "kind": "impulse_noise",
-            "parameter": 0.0,
-            "undefended_accuracy": 0.9,
-            "purified_accuracy": 0.4,
-            "detection_accuracy": 0.5,
-            "auroc": 0.5,
-            "tpr_at_1_percent_fpr": 0.0,
-            "tpr_at_5_percent_fpr": 0.0,
-            "gated_accuracy": 0.6,
-            "psnr_noisy": 100.0,
-            "psnr_purified": psnr,
-        }
-    )
+    assert summary == pytest.approx({
+        "num_images": 10, "clean_accuracy": 0.9, "purified_clean_accuracy": 0.4,
+        "clean_psnr_purified": psnr, "false_alarm_rate": 0.5, "gate": 0.65,
+        "gated_clean_accuracy": 0.6, "gated_clean_share_purified": 0.3,
+    })  # fmt: skip
+    assert harmless == pytest.approx({
+        "noise": "IN", "severity": 1, "kind": "impulse_noise", "parameter": 0.0,
+        "undefended_accuracy": 0.9, "purified_accuracy": 0.4, "gated_accuracy": 0.6,
+        "detection_accuracy": 0.5, "auroc": 0.5,
+        "tpr_at_1_percent_fpr": 0.0, "tpr_at_5_percent_fpr": 0.0,
+        "psnr_noisy": 100.0, "psnr_purified": psnr,
+    })  # fmt: skip
     assert (gaussian["noise"], gaussian["severity"]) == ("GN", 2)
     # -20 log10(0.12) = 18.4 dB for what is not clipped; clipping only helps.
     assert 18.0 < gaussian["psnr_noisy"] < 19.5
@@ -146,9 +123,8 @@ def test_one_program_serves_every_degradation(judge, defended, traces):
     assert len(entries) == 18
     summary, rows = defense_table(judge, defended, VARIABLES, entries)
     assert [(r["noise"], r["severity"]) for r in rows] == [e[:2] for e in entries]
-    assert all(
-        np.isfinite(v) for r in rows for v in r.values() if not isinstance(v, str)
-    )
+    numbers = (v for r in rows for v in r.values() if not isinstance(v, str))
+    assert np.isfinite(list(numbers)).all()
     # Stronger noise, lower PSNR; severity 1 of UN is the strongest.
     for noise in {e.noise for e in entries}:
         values = [r["psnr_noisy"] for r in rows if r["noise"] == noise]
@@ -168,11 +144,9 @@ def test_results_depend_neither_on_the_batches_nor_on_where_images_lie(mesh, def
         for _ in range(2):  # Streams can be read again.
             measured = other.measure(defended, VARIABLES, GAUSSIAN)
             chex.assert_trees_all_close(measured, expected, rtol=1e-5, atol=1e-6)
-    np.testing.assert_array_equal(
-        streamed.pictures(GAUSSIAN, 6), small.pictures(GAUSSIAN, 6)
-    )
-    other = small.pictures(GAUSSIAN, 6, draw=1)
-    assert np.abs(other - small.pictures(GAUSSIAN, 6)).max() > 0.05
+    pictures = small.pictures(GAUSSIAN, 6)
+    np.testing.assert_array_equal(streamed.pictures(GAUSSIAN, 6), pictures)
+    assert np.abs(small.pictures(GAUSSIAN, 6, draw=1) - pictures).max() > 0.05
 
 
 def test_a_stream_holds_few_images(mesh):
@@ -279,9 +253,8 @@ def test_made_and_stored_images_of_a_suite_are_judged_alike(
 
 def test_changes_of_a_corruption_reach_it(suite_judge, bare):
     entry = CorruptionEntry("brightness", 1, "cifar_c", {"amount": 0.0})
-    assert (
-        suite_judge.measure(bare, VARIABLES, entry)["psnr_noisy"].min() > 99
-    )  # The cap.
+    measured = suite_judge.measure(bare, VARIABLES, entry)
+    assert measured["psnr_noisy"].min() > 99  # The cap.
 
 
 def test_stored_images_must_fit(suite_judge, bare):

@@ -45,20 +45,14 @@ def values_and_gradients(function, x, kernel):
     ],
 )
 def test_conv_equals_xla(size, padding, inputs):
-    def reference(x, kernel):
-        return jax.lax.conv_general_dilated(
-            x, kernel, (1, 1), padding, dimension_numbers=DIMENSIONS
-        )
-
-    def conv(x, kernel):
-        return layers.conv(x, kernel, padding=padding)
-
+    conv = partial(layers.conv, padding=padding)
+    reference = partial(
+        jax.lax.conv_general_dilated,
+        window_strides=(1, 1), padding=padding, dimension_numbers=DIMENSIONS,
+    )  # fmt: skip
     x, kernel = normal(0, 2, 7, 6, inputs), normal(1, *size, inputs, 5)
-    chex.assert_trees_all_close(
-        values_and_gradients(conv, x, kernel),
-        values_and_gradients(reference, x, kernel),
-        **CLOSE,
-    )
+    result, expected = (values_and_gradients(f, x, kernel) for f in (conv, reference))
+    chex.assert_trees_all_close(result, expected, **CLOSE)
 
 
 def test_strided_module_is_padded_symmetrically():
@@ -100,18 +94,13 @@ def test_upsample_conv_is_the_transposed_convolution(inputs):
 
     def reference(x, kernel):
         return jax.lax.conv_general_dilated(
-            x,
-            kernel[::-1, ::-1],
-            (1, 1),
-            ((1, 2), (1, 2)),
-            lhs_dilation=(2, 2),
-            dimension_numbers=DIMENSIONS,
-        )
+            x, kernel[::-1, ::-1], (1, 1), ((1, 2), (1, 2)),
+            lhs_dilation=(2, 2), dimension_numbers=DIMENSIONS,
+        )  # fmt: skip
 
     result = values_and_gradients(layers.upsample_conv, x, kernel)
-    chex.assert_trees_all_close(
-        result, values_and_gradients(reference, x, kernel), **CLOSE
-    )
+    expected = values_and_gradients(reference, x, kernel)
+    chex.assert_trees_all_close(result, expected, **CLOSE)
     # Independent of XLA: the definition, out[2i + d - 1] += kernel[d] x[i].
     scattered = np.zeros((2, 8, 12, 4))  # Index 0 stands for -1.
     for i, j, d, e in np.ndindex(3, 5, 3, 3):
@@ -119,8 +108,9 @@ def test_upsample_conv_is_the_transposed_convolution(inputs):
     np.testing.assert_allclose(result[0], scattered[:, 1:7, 1:11], **CLOSE)
 
 
-def test_max_pool_equals_flax():
-    x = normal(0, 2, 6, 4, 3)
+@pytest.mark.parametrize("shape", [(6, 4), (7, 5)])
+def test_max_pool_equals_flax(shape):
+    x = normal(0, 2, *shape, 3)
 
     def pooled(pool):
         return jax.jit(jax.value_and_grad(lambda x: jnp.sum(pool(x) ** 2)))(x)
@@ -139,22 +129,15 @@ def test_normalize():
     np.testing.assert_allclose(out, expected, rtol=1e-5, atol=1e-6)
     out = layers.normalize(images, (0.5,), (2.0,), jnp.bfloat16)
     assert out.dtype == jnp.bfloat16
-    np.testing.assert_allclose(
-        np.asarray(out, np.float32), (np.asarray(images) - 0.5) / 2, rtol=0.01
-    )
-
-
-@pytest.mark.parametrize(
-    "mean, std, message",
-    [
+    expected = (np.asarray(images) - 0.5) / 2
+    np.testing.assert_allclose(np.asarray(out, np.float32), expected, rtol=0.01)
+    for mean, std, message in (
         ((0.1, 0.2), (1.0,), "mean has 2 values for images with 3 channels"),
         ((0.1,), (1.0, 1.0, 1.0, 1.0), "std has 4 values"),
         ((), (1.0,), "mean has 0 values"),
-    ],
-)
-def test_normalize_rejects_wrong_numbers_of_statistics(mean, std, message):
-    with pytest.raises(ValueError, match=message):
-        layers.normalize(jnp.zeros((1, 2, 2, 3)), mean, std, jnp.float32)
+    ):
+        with pytest.raises(ValueError, match=message):
+            layers.normalize(images, mean, std, jnp.float32)
 
 
 def test_initial_kernels_have_the_scale_of_their_fan_in(key):

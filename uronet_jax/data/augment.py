@@ -30,14 +30,8 @@ def random_crop(
 ) -> jax.Array:
     """Pads each image with zeros and cuts out a random window of its first size.
 
-    Args:
-        key: See `Augmentation`, as for `images` and `index`.
-        images: Zeros come in where the window leaves the image.
-        index: Of each image.
-        padding: Pixels added on each side; the largest shift. At least 0.
-
-    Raises:
-        ValueError: If images or index are wrong, or `padding` is negative.
+    `padding` pixels on each side, at least 0, are the largest shift. The rest, errors
+    too, is as for any `Augmentation`.
     """
     batches.check_images(images, index)
     batches.check_whole("padding", padding, 0, 2**15)

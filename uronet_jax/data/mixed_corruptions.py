@@ -50,41 +50,31 @@ def store_mixed(
         ValueError: If the file was made with other settings.
         OSError: If it cannot be written.
     """
-    made_with = {
-        **{"suite": suite, "names": names, "severities": severities},
-        **{"copies": copies, "seed": seed},
-        "images": [source.name, source.split, len(source)],
-    }
+    images = [source.name, source.split, len(source)]
+    made_with = {"suite": suite, "names": names, "severities": severities}
+    made_with |= {"copies": copies, "seed": seed, "images": images}
     shape = (len(source), copies, *source.image_shape)
     stored = StoredArray(path, shape, np.uint8, made_with)
     rng = np.random.default_rng(named_seed(seed, suite, "mixed"))
     drawn = (copies, len(source))
     name_of = rng.integers(len(names), size=drawn)
     severity_of = rng.integers(len(severities), size=drawn)
-    blocks = [(i, j) for i in range(len(names)) for j in range(len(severities))]
+    blocks = list(np.ndindex(len(names), len(severities)))
     for i, j in blocks:
         if [i, j] in stored.done:
             continue
         copy, rows = np.nonzero((name_of == i) & (severity_of == j))
         if len(rows):
-            full = f"{suite}/{names[i]}"
-            key, level = sharding.replicate(
-                (
-                    entry_key(seed, f"mixed/{full}", severities[j]),
-                    np.int32(severities[j]),
-                ),
-                mesh,
-            )
+            full, severity = f"{suite}/{names[i]}", severities[j]
+            entry = entry_key(seed, f"mixed/{full}", severity), np.int32(severity)
+            key, level = sharding.replicate(entry, mesh)
             run = make_corrupter(full, (), mesh)
-            begin = 0
-            for batch in evaluation_batches(
-                Subset(source, rows), batch_size=batch_size, mesh=mesh
-            ):
+            chosen = Subset(source, rows)
+            for batch in evaluation_batches(chosen, batch_size=batch_size, mesh=mesh):
                 on_batch()
-                corrupted = np.asarray(run(key, level, batch))
-                corrupted = corrupted[np.asarray(batch["mask"])]
-                some = slice(begin, begin + len(corrupted))
+                mask = np.asarray(batch["mask"])
+                some = np.asarray(batch["index"])[mask]
+                corrupted = np.asarray(run(key, level, batch))[mask]
                 stored.array[rows[some], copy[some]] = corrupted
-                begin += len(corrupted)
         stored.mark([i, j], finished=(i, j) == blocks[-1])
     return stored.array

@@ -62,11 +62,7 @@ class _Pipeline:
         return {"step": step, **self._identity}
 
     def check_state(self, state: dict[str, Any]) -> None:
-        """Checks that a checkpoint was written by a run on the same batches.
-
-        Raises:
-            ValueError: If a field of `state`, other than its step, differs.
-        """
+        """Raises ValueError if a checkpoint is of a run on other batches."""
         differ = [
             f"{field} is {now!r}, in the checkpoint {state.get(field)!r}"
             for field, now in self._identity.items()
@@ -87,22 +83,10 @@ class OnDevice(_Pipeline):
             an argument; a closure would copy them into the program.
     """
 
-    def __init__(
-        self, source: Source, *, batch_size: int, seed: int, mesh: jax.sharding.Mesh
-    ):
-        """Reads all images and places them on the devices.
-
-        Args:
-            source: Examples to train on.
-            batch_size: Global batch size B, a multiple of the number of devices and at
-                most the number of examples.
-            seed: Seed of the order, `0 .. 2**32 - 1`.
-            mesh: Devices.
-
-        Raises:
-            ValueError: If `batch_size` or `seed` is out of range.
-        """
-        super().__init__(source, batch_size=batch_size, seed=seed, mesh=mesh)
+    def __init__(self, source: Source, **order: Any):
+        """Reads all images and places them on the devices; see `make_pipeline`."""
+        super().__init__(source, **order)
+        mesh = self._mesh
         images, labels = source.arrays()
         padded = -(-len(source) // mesh.size) * mesh.size
         # Rows past the end, which no batch asks for, repeat the last example.
@@ -115,23 +99,16 @@ class OnDevice(_Pipeline):
     def inputs(self, step: int, count: int) -> jax.Array:
         """Returns the inputs of a scan over steps `step .. step + count - 1`.
 
-        Returns:
-            Indices of the examples, int32 `[count, B]`, on every device.
+        They are indices of examples, int32 `[count, B]`, on every device.
         """
-        return sharding.replicate(
-            np.stack([self._batches[step + i] for i in range(count)]), self._mesh
-        )
+        rows = np.stack([self._batches[step + i] for i in range(count)])
+        return sharding.replicate(rows, self._mesh)
 
     def fetch(self, resident: Any, x: jax.Array) -> Batch:
-        """Returns one batch, split over the mesh. Pure; call it inside jit.
+        """Returns the batch of one row of `inputs`. Pure; call it inside jit.
 
-        Args:
-            resident: The attribute `resident`.
-            x: One row of `inputs`, int32 `[B]`.
-
-        Returns:
-            `image` uint8 `[B, H, W, C]`, `label` int32 `[B]`, `index` int32 `[B]`, and
-            `degraded` of a `PairedSource`.
+        It is split over the mesh: `image` uint8 `[B, H, W, C]`, `label` int32 `[B]`,
+        `index` int32 `[B]`, and `degraded` of a `PairedSource`.
         """
         # XLA gathers on each device the rows that it holds and sums over devices:
         # one batch travels, never the data set.
@@ -157,34 +134,14 @@ class Streamed(_Pipeline):
 
     resident = ()
 
-    def __init__(
-        self,
-        source: Source,
-        *,
-        batch_size: int,
-        seed: int,
-        mesh: jax.sharding.Mesh,
-        num_threads: int = 4,
-    ):
-        """Opens the pipeline; reading starts with the first `inputs`.
-
-        Args:
-            source: Examples to train on.
-            batch_size: Global batch size B, a multiple of the number of devices and at
-                most the number of examples.
-            seed: Seed of the order, `0 .. 2**32 - 1`.
-            mesh: Devices.
-            num_threads: Number of batches read at the same time; twice as many wait.
-
-        Raises:
-            ValueError: If `batch_size`, `seed` or `num_threads` is out of range.
-        """
+    def __init__(self, source: Source, *, num_threads: int = 4, **order: Any):
+        """Reading starts with the first `inputs`; see `make_pipeline`."""
         if num_threads < 1:
             raise ValueError(f"need at least 1 reading thread: {num_threads}")
-        super().__init__(source, batch_size=batch_size, seed=seed, mesh=mesh)
+        super().__init__(source, **order)
         import grain
 
-        rows = _local_rows(batch_size, mesh)
+        rows = _local_rows(order["batch_size"], self._mesh)
 
         def read(indices):
             return {**_read(source, indices[rows]), "index": indices[rows]}
@@ -195,14 +152,10 @@ class Streamed(_Pipeline):
         self._iterator = iter(self._batches.map(read).to_iter_dataset(options))
 
     def inputs(self, step: int, count: int) -> Batch:
-        """Returns the inputs of a scan over steps `step .. step + count - 1`.
+        """Returns the batches of steps `step .. step + count - 1`, stacked on axis 0.
 
-        A call that goes on where the last one ended finds its batches read; any
-        other starts to read at `step`.
-
-        Returns:
-            `image` uint8 `[count, B, H, W, C]`, `label` int32 `[count, B]`, `index`
-            int32 `[count, B]`, split over the mesh along axis 1.
+        A call that goes on where the last one ended finds them read; any other starts
+        to read at `step`.
         """
         if self._iterator.get_state() != {"next_index": step}:
             self._iterator.set_state({"next_index": step})
@@ -250,12 +203,14 @@ def make_pipeline(
         source: Examples to train on.
         kind: `on_device`, `streamed`, or `auto`: on device if the images take at
             most `max_resident_bytes`.
-        batch_size: Global batch size, a multiple of the number of devices.
-        seed: Seed of the order of examples.
+        batch_size: Global batch size B, a multiple of the number of devices and at
+            most the number of examples.
+        seed: Seed of the order of examples, `0 .. 2**32 - 1`.
         mesh: Devices.
         max_resident_bytes: Limit for `auto`, over all devices together. The host
             needs as much while the images are read.
-        num_threads: Reading threads of the streamed pipeline.
+        num_threads: Batches that the streamed pipeline reads at the same time; twice
+            as many wait.
 
     Raises:
         ValueError: If `kind` is unknown or a number is out of range.
@@ -264,10 +219,10 @@ def make_pipeline(
     if kind == "auto":
         size = source_bytes(source)
         kind = "on_device" if size <= max_resident_bytes else "streamed"
-    options = {"num_threads": num_threads} if kind == "streamed" else {}
-    return PIPELINES[kind](
-        source, batch_size=batch_size, seed=seed, mesh=mesh, **options
-    )
+    options: dict[str, Any] = {"batch_size": batch_size, "seed": seed, "mesh": mesh}
+    if kind == "streamed":
+        options["num_threads"] = num_threads
+    return PIPELINES[kind](source, **options)
 
 
 def evaluation_batches(
@@ -331,20 +286,12 @@ def _evaluation_batches(length, read, batch_size, mesh):
         mask = index < length
         # Past the end stands the last example, so that a process without an example
         # of its own still knows the shape.
-        found = read(np.minimum(index, length - 1))
-        batch = {
-            name: np.where(
-                mask.reshape(-1, *[1] * (values.ndim - 1)),
-                values,
-                np.zeros_like(values),
-            )
-            for name, values in found.items()
-        }
-        batch |= {
-            "label": batch["label"].astype(np.int32),
-            "index": index.astype(np.int32),
-            "mask": mask,
-        }
+        batch = dict(read(np.minimum(index, length - 1)))
+        for name, values in batch.items():
+            shown = mask.reshape(-1, *[1] * (values.ndim - 1))
+            batch[name] = np.where(shown, values, np.zeros_like(values))
+        batch["label"] = batch["label"].astype(np.int32)
+        batch |= {"index": index.astype(np.int32), "mask": mask}
         yield sharding.split_batch(batch, mesh)
 
 

@@ -38,7 +38,6 @@ class Source(Protocol):
         split: Split, as given to `open_source`, slice included.
         image_shape: `(H, W, C)` of every image; C is 1 or 3.
         class_names: Name of each class, in label order.
-        num_classes: Number of classes.
     """
 
     name: str
@@ -49,7 +48,7 @@ class Source(Protocol):
     @property
     def num_classes(self) -> int:
         """Number of classes."""
-        ...
+        return len(self.class_names)
 
     def __len__(self) -> int:
         """Returns the number of examples."""
@@ -57,7 +56,10 @@ class Source(Protocol):
 
     def __getitem__(self, index: int) -> Example:
         """Returns one example. Raises IndexError outside `0 .. len - 1`."""
-        ...
+        if not 0 <= index < len(self):
+            raise IndexError(f"example {index} of {len(self)}")
+        images, labels = self.read(np.array([index]))
+        return {"image": images[0], "label": int(labels[0])}
 
     def read(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Returns uint8 `[n, H, W, C]` and int32 `[n]` for int `[n]` indices."""
@@ -65,10 +67,10 @@ class Source(Protocol):
 
     def arrays(self) -> tuple[np.ndarray, np.ndarray]:
         """Returns all images, uint8 `[N, H, W, C]`, and labels, int32 `[N]`."""
-        ...
+        return self.read(np.arange(len(self)))
 
 
-class ArraySource:
+class ArraySource(Source):
     """A source whose images lie in memory."""
 
     def __init__(
@@ -84,12 +86,12 @@ class ArraySource:
         Args:
             name: Name of the data set.
             split: Name of the split.
-            images: uint8 `[N, H, W, C]`.
+            images: uint8 `[N, H, W, C]`, N at least 1.
             labels: Integer `[N]`, each in `0 .. len(class_names) - 1`.
             class_names: Name of each class, in label order.
 
         Raises:
-            ValueError: If shapes, dtypes or labels are not as above, or N is 0.
+            ValueError: If the arrays are not as above.
         """
         check_arrays(images, labels, f"{name}, split {split}")
         if images.ndim != 4 or labels.max() >= len(class_names):
@@ -101,19 +103,9 @@ class ArraySource:
         self.image_shape = images.shape[1:]
         self._images, self._labels = images, labels.astype(np.int32)
 
-    @property
-    def num_classes(self) -> int:
-        """Number of classes."""
-        return len(self.class_names)
-
     def __len__(self) -> int:
         """Returns the number of examples."""
         return len(self._images)
-
-    def __getitem__(self, index: int) -> Example:
-        """Returns one example."""
-        _check_index(index, len(self))
-        return {"image": self._images[index], "label": int(self._labels[index])}
 
     def read(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Returns the images and labels at `indices`."""
@@ -124,7 +116,7 @@ class ArraySource:
         return self._images, self._labels
 
 
-class Subset:
+class Subset(Source):
     """Some examples of a source, in some order; nothing is read before it is asked for.
 
     Attributes:
@@ -132,38 +124,25 @@ class Subset:
     """
 
     def __init__(self, source: Source, rows: np.ndarray, split: str = ""):
-        """Chooses examples.
+        """Chooses the examples with the indices `rows`, int `[n]`.
 
-        Args:
-            source: Where they are.
-            rows: Their indices, int `[n]`.
-            split: What the choice is called; by default the first `n`.
+        `split` is what the choice is called; by default the first `n`.
         """
         self._source, self._rows = source, np.asarray(rows)
         self.name = source.name
         self.split = split or f"{source.split}, first {len(rows)}"
         self.image_shape, self.class_names = source.image_shape, source.class_names
-        self.num_classes = source.num_classes
 
     def __len__(self) -> int:
         """Returns the number of examples."""
         return len(self._rows)
 
-    def __getitem__(self, index: int) -> Example:
-        """Returns one example."""
-        _check_index(index, len(self))
-        return self._source[int(self._rows[index])]
-
     def read(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Returns the images and labels at `indices`."""
         return self._source.read(self._rows[indices])
 
-    def arrays(self) -> tuple[np.ndarray, np.ndarray]:
-        """Returns all images and labels."""
-        return self.read(np.arange(len(self)))
 
-
-class PairedSource:
+class PairedSource(Source):
     """A source whose images have degraded copies, which ride in the batches.
 
     Nothing is read before it is asked for: source and copies may be larger than memory.
@@ -193,15 +172,10 @@ class PairedSource:
         self.source, self.copies = source, copies
         self.name, self.split = source.name, source.split
         self.image_shape, self.class_names = source.image_shape, source.class_names
-        self.num_classes = source.num_classes
 
     def __len__(self) -> int:
         """Returns the number of examples."""
         return len(self.source)
-
-    def __getitem__(self, index: int) -> Example:
-        """Returns one example, without its copies."""
-        return self.source[index]
 
     def read(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Returns the clean images and labels at `indices`."""
@@ -216,21 +190,13 @@ class PairedSource:
         return self.source.arrays()
 
 
-class TfdsSource:
+class TfdsSource(Source):
     """A source that reads a slice of one split of a prepared TFDS data set."""
 
     def __init__(
         self, name: str, split: str, builder: Any, base: str, start: int, stop: int
     ):
-        """Opens the record files.
-
-        Args:
-            name: Name of the data set, for messages.
-            split: Split, slice included, for messages.
-            builder: Read-only TFDS builder with the features `image` and `label`.
-            base: Split of `builder` to read.
-            start: First example of the slice.
-            stop: End of the slice.
+        """Opens examples `start .. stop - 1` of split `base` of a TFDS builder.
 
         Raises:
             ValueError: If features, channels or file format are not supported.
@@ -264,20 +230,9 @@ class TfdsSource:
         )
         self.image_shape = self._decode(self._records[start])[0].shape
 
-    @property
-    def num_classes(self) -> int:
-        """Number of classes."""
-        return len(self.class_names)
-
     def __len__(self) -> int:
         """Returns the number of examples."""
         return self._length
-
-    def __getitem__(self, index: int) -> Example:
-        """Returns one example."""
-        _check_index(index, len(self))
-        images, labels = self.read(np.array([index]))
-        return {"image": images[0], "label": int(labels[0])}
 
     def _decode(self, record: bytes) -> tuple[np.ndarray, int]:
         from PIL import Image
@@ -350,39 +305,23 @@ def open_source(name: str, split: str, *, data_dir: str | None = None) -> Source
         ValueError: If the split does not exist or is empty, or the data set cannot
             be read.
     """
+    base, start, stop = split_range(name, split, data_dir=data_dir)
     if name in BUILT_IN:
         splits, class_names = BUILT_IN[name]()
-        sizes = {base: len(labels) for base, (_, labels) in splits.items()}
-        base, start, stop = _parse_split(name, split, sizes)
-        images, labels = splits[base]
-        return ArraySource(
-            name, split, images[start:stop], labels[start:stop], class_names
-        )
-
-    path = _require_prepared(name, data_dir)
+        images, labels = (x[start:stop] for x in splits[base])
+        return ArraySource(name, split, images, labels, class_names)
     import tensorflow_datasets as tfds
 
-    builder = tfds.builder_from_directory(path)
-    sizes = {base: info.num_examples for base, info in builder.info.splits.items()}
-    return TfdsSource(name, split, builder, *_parse_split(name, split, sizes))
+    builder = tfds.builder_from_directory(_require_prepared(name, data_dir))
+    return TfdsSource(name, split, builder, base, start, stop)
 
 
 def split_range(
     name: str, split: str, *, data_dir: str | None = None
 ) -> tuple[str, int, int]:
-    """Returns which images a split stands for; reads none.
+    """Returns which images a split stands for: of which whole split, first, last + 1.
 
-    Args:
-        name: As for `open_source`.
-        split: As for `open_source`.
-        data_dir: As for `open_source`.
-
-    Returns:
-        The whole split that it is part of, and the first and last + 1 of its images.
-
-    Raises:
-        FileNotFoundError: If no such data set was prepared.
-        ValueError: If the split does not exist or is empty.
+    Arguments and errors are those of `open_source`; it reads no image.
     """
     if name in BUILT_IN:
         splits, _ = BUILT_IN[name]()
@@ -449,12 +388,9 @@ def list_prepared(data_dir: Path) -> list[str]:
 
 
 def check_arrays(images: np.ndarray, labels: np.ndarray, what: str) -> None:
-    """Raises ValueError unless these are uint8 images with one class label each.
+    """Raises ValueError, about `what`, unless these are uint8 images with a class each.
 
-    Args:
-        images: uint8 `[N, H, W, C]` with C of 1 or 3, or `[N, H, W]`, N at least 1.
-        labels: Integer `[N]`, not negative.
-        what: What to call the arrays in the message.
+    That is `[N, H, W, C]` with C of 1 or 3, or `[N, H, W]`, and integer `[N]`.
     """
     if (
         images.dtype != np.uint8
@@ -482,25 +418,19 @@ def spread_classes(labels: np.ndarray) -> np.ndarray:
 
     Files sorted by class would make `train[:90%]` miss whole classes. In this order
     every slice holds each class in its share, to within one example. The order
-    inside a class stays.
+    inside a class stays. With equally many of each it runs through them in turn.
 
     Args:
         labels: Integer `[N]`.
 
     Returns:
-        int `[N]`, a permutation. With equally many of each class it runs through
-        the classes in turn: 0, 1, ..., 0, 1, ...
+        int `[N]`, a permutation.
     """
     counts = np.bincount(labels)
     by_class = np.argsort(labels, kind="stable")
     rank = np.empty(len(labels))
     rank[by_class] = np.concatenate([np.arange(count) for count in counts])
     return np.lexsort((labels, (rank + 0.5) / counts[labels]))
-
-
-def _check_index(index: int, length: int) -> None:
-    if not 0 <= index < length:
-        raise IndexError(f"example {index} of {length}")
 
 
 def _parse_split(name: str, split: str, sizes: Mapping[str, int]) -> tuple:
@@ -548,10 +478,8 @@ def _mnist5k() -> tuple[dict, tuple[str, ...]]:
     order = spread_classes(labels)
     images, labels = images[order], labels[order]
     images.flags.writeable = labels.flags.writeable = False  # Shared by all callers.
-    splits = {
-        "train": (images[:4000], labels[:4000]),
-        "test": (images[4000:], labels[4000:]),
-    }
+    parts = {"train": slice(4000), "test": slice(4000, None)}
+    splits = {name: (images[part], labels[part]) for name, part in parts.items()}
     return splits, tuple("0123456789")
 
 
@@ -568,13 +496,9 @@ def _generated(shape: tuple[int, int, int]) -> tuple[dict, tuple[str, ...]]:
     for split, size in (("train", 256), ("test", 64)):
         labels = np.arange(size, dtype=np.int32) % 10
         shifts = rng.integers(-2, 3, (size, 2))
-        images = np.stack(
-            [
-                np.roll(waves[label], shift, axis=(0, 1))
-                for label, shift in zip(labels, shifts, strict=True)
-            ]
-        )
-        images = 0.5 + rng.uniform(0.2, 0.4, (size, 1, 1, 1)) * images
+        pairs = zip(labels, shifts, strict=True)
+        images = [np.roll(waves[label], shift, (0, 1)) for label, shift in pairs]
+        images = 0.5 + rng.uniform(0.2, 0.4, (size, 1, 1, 1)) * np.stack(images)
         images += rng.normal(0, 0.03, images.shape)
         images = np.clip(255 * images, 0, 255).astype(np.uint8)
         images.flags.writeable = labels.flags.writeable = False

@@ -16,7 +16,7 @@ class StoredArray:
 
     Attributes:
         array: The memory map; writable until it is finished.
-        done: Blocks that were marked.
+        done: Blocks that were marked, JSON.
         finished: Whether all are.
     """
 
@@ -27,16 +27,11 @@ class StoredArray:
         dtype: Any,
         made_with: Mapping[str, Any],
     ):
-        """Opens the file, or begins it.
-
-        Args:
-            path: The `.npy` file.
-            shape: Of the array.
-            dtype: Of the array.
-            made_with: JSON; a file that was made with anything else is not continued.
+        """Opens the `.npy` file, or begins it.
 
         Raises:
-            ValueError: If the file was made with something else, or is damaged.
+            ValueError: If it was made with something else than `made_with`, JSON, or is
+                damaged.
             OSError: If it cannot be written.
         """
         self._path = Path(path)
@@ -79,11 +74,8 @@ class StoredArray:
         self._write()
 
     def _write(self):
-        text = {
-            "made_with": self._made_with,
-            "done": self.done,
-            "finished": self.finished,
-        }
+        text = {"made_with": self._made_with, "done": self.done}
+        text["finished"] = self.finished
         temporary = self._sidecar.with_suffix(".json.tmp")
         temporary.write_text(json.dumps(text), encoding="utf-8")
         os.replace(temporary, self._sidecar)

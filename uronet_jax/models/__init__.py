@@ -27,12 +27,7 @@ from uronet_jax.models.wide_resnet import WideResNet
 CLASSIFIERS: dict[str, Callable[..., nn.Module]] = {
     "cnn": CNN,
     "cnn_narrow": partial(CNN, width=8),
-    "resnet8": partial(ResNet, 8),
-    "resnet20": partial(ResNet, 20),
-    "resnet32": partial(ResNet, 32),
-    "resnet44": partial(ResNet, 44),
-    "resnet56": partial(ResNet, 56),
-    "resnet110": partial(ResNet, 110),
+    **{f"resnet{n}": partial(ResNet, n) for n in (8, 20, 32, 44, 56, 110)},
     "vgg11": partial(VGG, 11),
     "vgg11_narrow": partial(VGG, 11, narrow=4),
     "vgg16": partial(VGG, 16),
@@ -61,9 +56,6 @@ def make_classifier(
         mean: Pixel mean, one value or one per channel, in units of `[0, 1]`.
         std: Pixel standard deviation, likewise.
         dtype: Computation type; parameters and logits are float32.
-
-    Returns:
-        The module.
 
     Raises:
         ValueError: If the name is unknown or there are fewer than two classes.

@@ -14,6 +14,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from jax import lax
 
@@ -67,16 +68,11 @@ def _matmul_kernel_gradient(x, gradient, kernel_shape, padding):
     if inputs <= _FEW_CHANNELS:
         height, width = gradient.shape[1:3]
         x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
-        patches = jnp.concatenate(
-            [
-                x[:, i : i + height, j : j + width]
-                for i in range(rows)
-                for j in range(columns)
-            ],
-            axis=-1,
-        )
+        shifts = [
+            x[:, i : i + height, j : j + width] for i, j in np.ndindex(rows, columns)
+        ]
         return lax.dot_general(
-            patches.reshape(-1, rows * columns * inputs),
+            jnp.concatenate(shifts, axis=-1).reshape(-1, rows * columns * inputs),
             gradient.reshape(-1, outputs),
             (((0,), (0,)), ((), ())),
         ).reshape(kernel_shape)
@@ -111,15 +107,12 @@ def _unit_stride_forward(x, kernel, padding):
 def _unit_stride_backward(padding, residuals, gradient):
     x, kernel = residuals
     _, vjp = jax.vjp(lambda x: _native_conv(x, kernel, (1, 1), padding), x)
+    options = {"kernel_shape": kernel.shape, "padding": padding}
     kernel_gradient = lax.platform_dependent(
         x,
         gradient,
-        cpu=partial(
-            _matmul_kernel_gradient, kernel_shape=kernel.shape, padding=padding
-        ),
-        default=partial(
-            _native_kernel_gradient, kernel_shape=kernel.shape, padding=padding
-        ),
+        cpu=partial(_matmul_kernel_gradient, **options),
+        default=partial(_native_kernel_gradient, **options),
     )
     return vjp(gradient)[0], kernel_gradient
 
@@ -164,20 +157,16 @@ def upsample_conv(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """
     batch, height, width, inputs = x.shape
     outputs = kernel.shape[-1]
+
     # Axis -> (tap, parity): an even output sees tap 1 of its own input pixel, an odd
     # one tap 2 of its own and tap 0 of the next.
-    zero = jnp.zeros_like(kernel[0])
-    split = jnp.stack(
-        [jnp.stack([kernel[1], kernel[2]]), jnp.stack([zero, kernel[0]])]
-    )  # [tap, parity, 3, I, O]
-    zero = jnp.zeros_like(split[:, :, 0])
-    split = jnp.stack(
-        [
-            jnp.stack([split[:, :, 1], split[:, :, 2]]),
-            jnp.stack([zero, split[:, :, 0]]),
-        ]
-    )  # [column tap, column parity, row tap, row parity, I, O]
-    sub_pixel = split.transpose(2, 0, 4, 3, 1, 5).reshape(2, 2, inputs, 4 * outputs)
+    def split(k):
+        taps = jnp.stack([k[1], k[2], jnp.zeros_like(k[0]), k[0]])
+        return taps.reshape(2, 2, *k.shape[1:])
+
+    # [column tap, column parity, row tap, row parity, I, O]
+    taps = split(jnp.moveaxis(split(kernel), 2, 0))
+    sub_pixel = taps.transpose(2, 0, 4, 3, 1, 5).reshape(2, 2, inputs, 4 * outputs)
     out = conv(x, sub_pixel, padding=((0, 1), (0, 1)))
     out = out.reshape(batch, height, width, 2, 2, outputs)
     return out.transpose(0, 1, 3, 2, 4, 5).reshape(
@@ -186,9 +175,11 @@ def upsample_conv(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 
 def max_pool(x: jax.Array) -> jax.Array:
-    """Takes the maximum of every 2x2 block of `[B, H, W, C]`; H and W even."""
+    """Takes the maximum of every 2x2 block of `[B, H, W, C]`; drops an odd last one."""
     batch, height, width, channels = x.shape
-    blocks = x.reshape(batch, height // 2, 2, width // 2, 2, channels)
+    height, width = height // 2, width // 2
+    x = x[:, : 2 * height, : 2 * width]
+    blocks = x.reshape(batch, height, 2, width, 2, channels)
     return jnp.maximum(
         jnp.maximum(blocks[:, :, 0, :, 0], blocks[:, :, 0, :, 1]),
         jnp.maximum(blocks[:, :, 1, :, 0], blocks[:, :, 1, :, 1]),
@@ -222,11 +213,8 @@ class Conv(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps `[B, H, W, I]` to `[B, ceil(H / strides), ceil(W / strides), O]`."""
-        kernel = self.param(
-            "kernel",
-            self.kernel_init,
-            (self.size, self.size, x.shape[-1], self.features),
-        )
+        shape = (self.size, self.size, x.shape[-1], self.features)
+        kernel = self.param("kernel", self.kernel_init, shape)
         x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
         half = self.size // 2
         x = conv(x, kernel, strides=self.strides, padding=((half, half), (half, half)))
@@ -251,29 +239,47 @@ class UpsampleConv(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps `[B, H, W, I]` to `[B, 2H, 2W, O]`."""
         # An output pixel sees a quarter of the kernel on average, hence 4 * 2.
-        kernel = self.param(
-            "kernel",
-            kernel_init(8.0),
-            (3, 3, x.shape[-1], self.features),
-        )
+        shape = (3, 3, x.shape[-1], self.features)
+        kernel = self.param("kernel", kernel_init(8.0), shape)
         bias = self.param("bias", nn.initializers.zeros_init(), (self.features,))
         x = upsample_conv(x.astype(self.dtype), kernel.astype(self.dtype))
         return x + bias.astype(self.dtype)[None, None, None]
 
 
+def batch_norm(x: jax.Array, *, train: bool, dtype: Any) -> jax.Array:
+    """Applies batch norm as PyTorch has it; in a compact method, a layer of its own."""
+    return nn.BatchNorm(not train, momentum=0.9, epsilon=1e-5, dtype=dtype)(x)
+
+
+class Classifier(nn.Module, kw_only=True):
+    """What the classifiers share: a normalisation of the pixels and a dense head.
+
+    Attributes:
+        num_classes: Size of the logits.
+        mean: Pixel mean that is subtracted first, one value or one per channel.
+        std: Pixel deviation that is divided by, likewise.
+        dtype: Computation type; parameters and logits are float32.
+    """
+
+    num_classes: int
+    mean: Sequence[float] = (0.0,)
+    std: Sequence[float] = (1.0,)
+    dtype: Any = jnp.float32
+
+    def normalized(self, images: jax.Array, min_size: int = 1) -> jax.Array:
+        """Checks images `[B, H, W, C]` in `[0, 1]` and normalises them."""
+        check_float_images(images, min_size)
+        return normalize(images, self.mean, self.std, self.dtype)
+
+    def logits(self, x: jax.Array) -> jax.Array:
+        """Returns float32 `[B, num_classes]` of the mean over the pixels of `x`."""
+        return nn.Dense(self.num_classes)(x.mean(axis=(1, 2), dtype=jnp.float32))
+
+
 def normalize(
     images: jax.Array, mean: Sequence[float], std: Sequence[float], dtype: Any
 ) -> jax.Array:
-    """Returns `(images - mean) / std` per channel, in `dtype`.
-
-    Args:
-        images: `[B, H, W, C]` in `[0, 1]`.
-        mean: One value, or one per channel.
-        std: Likewise, positive.
-        dtype: Type of the result.
-
-    Returns:
-        `[B, H, W, C]`.
+    """Returns `(images - mean) / std`, `[B, H, W, C]`, in `dtype`.
 
     Raises:
         ValueError: If a statistic has neither one value nor one per channel.
@@ -293,10 +299,7 @@ def normalize(
 
 
 def check_float_images(images: jax.Array, min_size: int = 1) -> None:
-    """Raises ValueError unless `images` is a non-empty float batch `[B, H, W, C]`.
-
-    Height and width must be `min_size` at least.
-    """
+    """Raises ValueError unless these are `[B, H, W, C]`, float and not too small."""
     if images.ndim != 4 or not jnp.issubdtype(images.dtype, jnp.floating):
         raise ValueError(
             "need a batch of images [B, H, W, C] of a floating type with values in "

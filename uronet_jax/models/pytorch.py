@@ -4,6 +4,7 @@ The layout is that of `akamaster/pytorch_resnet_cifar10`: `conv1`, `bn1`,
 `layer{1,2,3}.{block}.conv{1,2}`, `.bn{1,2}`, `linear`.
 """
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -43,10 +44,8 @@ def resnet_variables(weights: Mapping[str, np.ndarray]) -> dict[str, Any]:
     def convert(source: str, number: int, conv: str, norm: str, block: str | None):
         inner, inner_stats = params, stats
         if block is not None:
-            inner, inner_stats = (
-                params.setdefault(block, {}),
-                stats.setdefault(block, {}),
-            )
+            inner = params.setdefault(block, {})
+            inner_stats = stats.setdefault(block, {})
         kernel = take(f"{source}{conv}.weight").transpose(2, 3, 1, 0)
         inner[f"Conv_{number}"] = {"kernel": kernel}
         inner[f"BatchNorm_{number}"] = {
@@ -59,10 +58,7 @@ def resnet_variables(weights: Mapping[str, np.ndarray]) -> dict[str, Any]:
         }
 
     convert("", 0, "conv1", "bn1", None)
-    blocks = sorted(
-        {tuple(map(int, _block(name))) for name in weights if name.startswith("layer")}
-    )
-    for number, (layer, block) in enumerate(blocks):
+    for number, (layer, block) in enumerate(sorted(_blocks(weights))):
         for i in (0, 1):
             source = f"layer{layer}.{block}."
             convert(source, i, f"conv{i + 1}", f"bn{i + 1}", f"BasicBlock_{number}")
@@ -75,16 +71,12 @@ def resnet_variables(weights: Mapping[str, np.ndarray]) -> dict[str, Any]:
     return {"params": params, "batch_stats": stats}
 
 
-def _block(name: str) -> tuple[str, str]:
-    layer, block = name.split(".")[:2]
-    return layer.removeprefix("layer"), block
-
-
 def resnet_depth(weights: Mapping[str, np.ndarray]) -> int:
     """Returns the depth of the CIFAR ResNet that `weights` belong to."""
-    blocks = {
-        _block(name.removeprefix("module."))
-        for name in weights
-        if name.removeprefix("module.").startswith("layer")
-    }
-    return 2 * len(blocks) + 2
+    return 2 * len(_blocks(weights)) + 2
+
+
+def _blocks(weights: Mapping[str, np.ndarray]) -> set[tuple[int, int]]:
+    """Returns layer and number of each block."""
+    found = (re.match(r"(?:module\.)?layer(\d+)\.(\d+)\.", name) for name in weights)
+    return {(int(match[1]), int(match[2])) for match in found if match}

@@ -34,14 +34,11 @@ _CARRY = 0.88
 
 
 class CleanHead(NamedTuple):
-    """What the clean decoder predicts.
+    """What the clean decoder predicts."""
 
-    Attributes:
-        start: `(channels, clean_mean) ->` where its output channels start, in (0, 1).
-        picture: `(output, images) ->` the clean picture it means, `[B, H, W, C]`.
-    """
-
+    # (channels, clean_mean) -> where its output channels start, in (0, 1).
     start: Callable[[int, float], list[float]]
+    # (output, images) -> the clean picture it means, [B, H, W, C].
     picture: Callable[[jax.Array, jax.Array], jax.Array]
 
 
@@ -205,10 +202,8 @@ def _pad_to_multiple(images: jax.Array, multiple: int) -> tuple[jax.Array, tuple
             )
         padding.append((before, after))
         crop.append(slice(before, before + size))
-    if all(pad == (0, 0) for pad in padding):
-        return images, (slice(None),) * 4
     padded = jnp.pad(images, [*padding, (0, 0)], mode="reflect")
-    return padded, (*crop, slice(None))
+    return padded, tuple(crop)
 
 
 # Variant -> the fields in which it differs from the others.
@@ -233,17 +228,9 @@ def make_remover(
 ) -> Remover:
     """Builds a remover by the name of its variant.
 
-    Args:
-        variant: `paper` (as published), `skip` (with skip connections), `dcae` (one
-            head, for the ablation), `skip_dcae` (both), `residual` or `blend` (as
-            `skip`, with such a clean head) or `blend_dcae` (that with one head).
-        widths: Filters of each pair of layers.
-        mirror: Whether results are means over the image and its mirror image.
-        clean_mean: Mean pixel of the training images, in (0, 1).
-        dtype: Computation type.
-
-    Returns:
-        The module; `module.apply(variables, images)` gives a `Separation`.
+    `paper` is as published, `skip` has skip connections, `dcae` one head (the paper's
+    ablation), `skip_dcae` both; `residual` and `blend` are `skip` with such a clean
+    head, `blend_dcae` is that with one head. The rest is as for `Remover`.
 
     Raises:
         ValueError: If the variant is unknown or a width is not positive.
@@ -255,10 +242,5 @@ def make_remover(
         )
     if not widths or min(widths) < 1:
         raise ValueError(f"widths must be positive, got {tuple(widths)}")
-    return Remover(
-        widths=tuple(widths),
-        mirror=mirror,
-        clean_mean=clean_mean,
-        dtype=dtype,
-        **REMOVER_VARIANTS[variant],
-    )
+    options = {"mirror": mirror, "clean_mean": clean_mean, "dtype": dtype}
+    return Remover(tuple(widths), **REMOVER_VARIANTS[variant], **options)

@@ -1,0 +1,54 @@
+"""Stored arrays: interrupted, finished, and made with something else."""
+
+import numpy as np
+import pytest
+
+from uronet_jax.data.stored import StoredArray
+
+MADE_WITH = {"suite": "cifar_c", "severities": (1, 2)}
+
+
+def open_stored(folder, made_with=MADE_WITH, shape=(4, 2), dtype=np.uint8):
+    return StoredArray(folder / "sets" / "mixed.npy", shape, dtype, made_with)
+
+
+@pytest.fixture
+def begun(tmp_path):
+    """Returns the folder of an array of which the first block is done."""
+    stored = open_stored(tmp_path)
+    assert stored.done == [] and not stored.finished
+    stored.array[:2] = 7
+    stored.mark([0, 1])
+    stored.array[2:] = 9  # Of the block in which the run is killed.
+    return tmp_path
+
+
+def test_goes_on_behind_the_last_block_and_ends_read_only(begun):
+    stored = open_stored(begun)
+    assert stored.done == [[0, 1]] and not stored.finished
+    np.testing.assert_array_equal(stored.array[:2], 7)
+    stored.array[2:] = 8
+    stored.mark([1, 0], finished=True)
+    finished = open_stored(begun)
+    assert finished.done == [[0, 1], [1, 0]] and finished.finished
+    np.testing.assert_array_equal(finished.array, [[7, 7], [7, 7], [8, 8], [8, 8]])
+    with pytest.raises(ValueError, match="read-only"):
+        finished.array[0] = 1
+    np.testing.assert_array_equal(np.load(begun / "sets/mixed.npy"), finished.array)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (
+            {"made_with": {**MADE_WITH, "severities": (1, 3)}},
+            r"\[1, 2\].*\[1, 3\].* now",
+        ),
+        ({"shape": (4, 3)}, r"holds uint8 \[4, 2\], expected uint8 \[4, 3\]"),
+        ({"dtype": np.uint16}, r"holds uint8 \[4, 2\], expected uint16"),
+    ],
+)
+def test_what_was_made_otherwise_is_not_continued(begun, change, message):
+    with pytest.raises(ValueError, match=message):
+        open_stored(begun, **change)
+    assert open_stored(begun).done == [[0, 1]]  # And nothing of it is lost.
