@@ -70,27 +70,10 @@ def apgd(
     `stop_early` stops, which finds no further success; and it compares the loss after
     the first step with zero, where this compares it with the loss at the start.
 
-    Args:
-        key: Typed PRNG key of the starts; one serves the whole batch.
-        images: `[B, H, W, C]`, floating point, in `[0, 1]`.
-        loss_fn: `images -> [B]`, or `(loss, success)`, raised; see `objectives`.
-        epsilon: Largest norm of the perturbation, a scalar or `[B]`; may be traced.
-        norm: `linf` or `l2`.
-        steps: How many in a run; may be traced. A run evaluates one gradient more.
-        restarts: Runs after the first, for images without success.
-        samples: 0, or how many draws of a random `loss_fn(key, images)` loss and
-            gradient are averaged over (expectation over transformation); success is
-            then that of more than half of the draws.
-        rho: Share of rising steps up to which a step size is halved; may be traced.
-        stop_early: Whether an image stays at its first success; otherwise it goes on to
-            the end of the run.
-        index: Integer `[B]`, number that each image draws with; default `0 .. B-1`.
-
-    Returns:
-        Adversarial images, `[B, H, W, C]`, float32 in `[0, 1]`.
-
-    Raises:
-        ValueError: If an argument is wrong, or outside jit if a gradient is not finite.
+    A run evaluates one gradient more than it takes `steps`, and `restarts` are for
+    images without success. `rho`, 0 or more, may be traced. With `stop_early` an image
+    stays at its first success; otherwise it goes on to the end of the run. The other
+    arguments, the result and the errors are those of `pgd`.
 
     Source:
         Croce & Hein, "Reliable evaluation of adversarial robustness with an ensemble of
@@ -232,24 +215,19 @@ def _ascend(
             jnp.asarray(steps, jnp.int32),
             jnp.asarray(rho, images.dtype),
         ),
-        _State(
-            images=images,
+        loop.begin(
+            _State,
+            images,
             before=images,
             loss=zeros,
-            best_images=images,
             best_gradient=jnp.zeros_like(images),
-            best_loss=zeros,
             step_size=zeros,
             rises=jnp.zeros(count, jnp.int32),
             halved=nothing,
             checked_loss=zeros,
             period=jnp.int32(0),
             checkpoint=jnp.int32(0),
-            active=~nothing,
-            finite=~nothing,
             succeeded=nothing,
-            result=images,
-            result_loss=jnp.full_like(zeros, -jnp.inf),
         ),
         (steps + 1) * (restarts + 1),
         per_image=("index", "origin", "epsilon"),

@@ -8,12 +8,7 @@ import optax
 
 from uronet_jax.attacks import balls, loop
 from uronet_jax.attacks.attack import Attack
-from uronet_jax.attacks.objectives import (
-    LogitsFn,
-    is_wrong,
-    margin,
-    prepare_classifier,
-)
+from uronet_jax.attacks.objectives import LogitsFn, is_wrong, margin, prepare_classifier
 
 _LARGEST_CONSTANT = 1e10
 # By how much the loss must fall in a tenth of the steps.
@@ -28,8 +23,7 @@ _Constants = namedtuple(
 # One run of Adam, each image at its own step.
 _Descent = namedtuple("_Descent", "step code adam found previous_loss")
 _State = namedtuple(
-    "_State",
-    "active finite descent search constant lower upper best_images best_norm",
+    "_State", "active finite descent search constant lower upper best_images best_norm"
 )
 
 
@@ -104,16 +98,14 @@ def carlini_wagner(
             *loop.arrays(dtype, step_size, confidence),
             jnp.asarray(abort_early, bool),
         ),
-        _State(
-            active=jnp.ones(count, bool),
-            finite=jnp.ones(count, bool),
+        loop.begin(
+            _State,
+            images,
             descent=_descent(images),
             search=jnp.zeros(count, jnp.int32),
             constant=jnp.full(count, initial_constant, dtype),
             lower=jnp.zeros(count, dtype),
             upper=jnp.full(count, jnp.inf, dtype),
-            best_images=images,
-            best_norm=jnp.full(count, jnp.inf, dtype),
         ),
         steps * binary_search_steps + 1,  # The first one looks at the clean image.
     )

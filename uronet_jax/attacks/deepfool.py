@@ -103,10 +103,9 @@ def deepfool(
             jnp.asarray(overshoot, images.dtype),
             jnp.asarray(steps, jnp.int32),
         ),
-        _State(
-            images=images,
-            active=jnp.ones(count, bool),
-            finite=jnp.ones(count, bool),
+        loop.begin(
+            _State,
+            images,
             success=jnp.zeros(count, bool),
             rivals=jnp.zeros((count, min(candidates, classes) - 1), jnp.int32),
             perturbation=jnp.zeros_like(images),

@@ -263,6 +263,18 @@ def prepare_images(
     return images, jnp.arange(len(images)) if index is None else index
 
 
+def begin(kind: Callable[..., Any], images: jax.Array, **others: Any) -> Any:
+    """Returns a state: nothing is done or found yet, and `others` are as given."""
+    every = jnp.ones(len(images), bool)
+    lowest = jnp.full(len(images), -jnp.inf, images.dtype)
+    usual = {"active": every, "finite": every, "best_norm": -lowest}
+    usual |= dict.fromkeys(("best_loss", "result_loss"), lowest)
+    usual |= dict.fromkeys(("images", "best_images", "result"), images)
+    return kind(
+        **{name: usual[name] for name in kind._fields if name in usual} | others
+    )
+
+
 def arrays(dtype: Any, *values: Any) -> list[jax.Array]:
     """Returns values of one type, so that other values are no other program."""
     return [jnp.asarray(value, dtype) for value in values]
