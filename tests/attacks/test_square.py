@@ -196,16 +196,6 @@ def test_a_linear_loss_reaches_its_optimum(images):
     assert_allclose(found, best, atol=1e-6)
 
 
-@pytest.mark.parametrize("norm", ["linf", "l2"])
-def test_more_steps_are_never_weaker(norm, loss, images):
-    def reached(steps):
-        usual = {"epsilon": EPSILON[norm], "norm": norm}
-        return np.asarray(loss(square(KEY, images, loss, steps=steps, **usual)))
-
-    few, many = reached(1), reached(60)
-    assert (few <= many).all() and (few < many).any()
-
-
 def test_without_success_the_highest_loss_counts(loss, images):
     recorder = Recorder(loss)
     found = square(KEY, images, recorder, epsilon=0.1, steps=60, restarts=1)
