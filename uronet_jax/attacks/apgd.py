@@ -159,12 +159,8 @@ def apgd_targeted(
 def _rank(logits_fn, labels, images, count):
     """Returns what is known of clean images, and their likeliest wrong classes."""
     logits = logits_fn(images)
-    best = _Best(
-        images,
-        margin(logits, labels),
-        is_wrong(logits, labels),
-        jnp.isfinite(logits).all(axis=-1),
-    )
+    finite = jnp.isfinite(logits).all(axis=-1)
+    best = _Best(images, margin(logits, labels), is_wrong(logits, labels), finite)
     return best, likeliest(logits, labels, count)
 
 
@@ -237,12 +233,7 @@ def _ascend(
 def _step(config: _Config, constants: _Constants, i: jax.Array, state: _State):
     run, j = i // (constants.steps + 1), i % (constants.steps + 1)
     state = _begin(config, constants, run, j == 0, state)
-    result = loop.evaluate(
-        constants.loss_fn,
-        state.images,
-        jax.random.fold_in(jax.random.fold_in(constants.key, 2**31 - 1), i),
-        config.samples,
-    )
+    result = loop.evaluate_step(constants, i, state.images, config.samples)
     state = _record(config, state, result, j == 0)
     state, gradient = _adapt(constants, state, result.gradient, j)
     return _move(config, constants, state, gradient, j == 0)
@@ -253,10 +244,11 @@ def _begin(config, constants, run, first, state):
 
     def start():
         key = jax.random.fold_in(constants.key, run)
-        draw = balls.uniform_on_sphere(
-            key, constants.index, constants.origin.shape[1:], config.norm
-        ).astype(constants.origin.dtype)
-        return jnp.clip(constants.origin + constants.epsilon * draw, 0.0, 1.0)
+        origin, index = constants.origin, constants.index
+        shape = origin.shape[1:]
+        draw = balls.draw_uniform(key, index, shape, config.norm, on_surface=True)
+        moved = origin + constants.epsilon * draw.astype(origin.dtype)
+        return jnp.clip(moved, 0.0, 1.0)
 
     steps = constants.steps
     images = jax.lax.cond(first, start, lambda: state.images)

@@ -162,7 +162,7 @@ def _start(config, constants, run, state):
         radius = jnp.minimum(constants.start_norm, state.best_norm) / 2
         key = jax.random.fold_in(constants.key, run)
         shape = constants.origin.shape[1:]
-        unit = balls.uniform_in_ball(key, constants.index, shape, config.norm)
+        unit = balls.draw_uniform(key, constants.index, shape, config.norm)
         moved = constants.origin + balls.expand(radius, constants.origin) * unit
         return jnp.clip(moved, 0.0, 1.0)
 

@@ -139,7 +139,7 @@ def _step(config: _Config, constants: _Constants, i: jax.Array, state: _State):
     def start():
         key = jax.random.fold_in(constants.key, run)
         shape = constants.origin.shape[1:]
-        draw = balls.uniform_in_ball(key, constants.index, shape, config.norm)
+        draw = balls.draw_uniform(key, constants.index, shape, config.norm)
         started = constants.origin + constants.epsilon * draw
         if not config.random_start:
             started = jnp.where(run == 0, constants.origin, started)
@@ -148,12 +148,7 @@ def _step(config: _Config, constants: _Constants, i: jax.Array, state: _State):
     images = state.images
     if config.random_start or config.runs > 1:
         images = jax.lax.cond(j == 0, start, lambda: state.images)
-    result = loop.evaluate(
-        constants.loss_fn,
-        images,
-        jax.random.fold_in(jax.random.fold_in(constants.key, 2**31 - 1), i),
-        config.samples,
-    )
+    result = loop.evaluate_step(constants, i, images, config.samples)
     active = state.active & ~result.success
     best_images, best_loss = state.best_images, state.best_loss
     last = False

@@ -92,9 +92,14 @@ def evaluate(
         draws = jax.lax.map(draw, jax.random.split(key, samples))
         gradient, loss, success = jax.tree.map(lambda x: x.mean(axis=0), draws)
         success = success > 0.5
-    flat = gradient.reshape(gradient.shape[0], -1)
-    finite = jnp.isfinite(flat).all(axis=-1) & jnp.isfinite(loss)
+    finite = jnp.isfinite(gradient).all(axis=(1, 2, 3)) & jnp.isfinite(loss)
     return LossAndGradient(loss, success & finite, gradient, finite)
+
+
+def evaluate_step(constants: Any, i: jax.Array, images: jax.Array, samples: int) -> Any:
+    """Returns what `evaluate` does; a random loss function draws anew at each step."""
+    key = jax.random.fold_in(jax.random.fold_in(constants.key, 2**31 - 1), i)
+    return evaluate(constants.loss_fn, images, key, samples)
 
 
 def loss_and_success(loss_fn: LossFn, images: jax.Array) -> tuple[jax.Array, jax.Array]:

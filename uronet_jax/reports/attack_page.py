@@ -63,25 +63,27 @@ def _table(rows) -> str:
 
 
 def _parameters(attack) -> str:
-    parts = [f"{name} {value}" for name, value in attack.defaults.items()]
+    steps = {}
     if attack.relative_step is not None:
-        parts.append(f"step_size {attack.relative_step:g} epsilon / steps")
-    return ", ".join(parts) or "none"
+        steps["step_size"] = f"{attack.relative_step:g} epsilon / steps"
+    return _listed({**attack.defaults, **steps}) or "none"
+
+
+def _listed(parameters) -> str:
+    return ", ".join(
+        f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
+        for name, value in parameters.items()
+    )
 
 
 def _agreement(content) -> list[str]:
-    config = content["config"]
+    config, compared = content["config"], ("random or other steps", "the same steps")
     rows = [
         {
             **row,
             "attack": f"`{row['attack']}`",
-            "kind": "the same steps"
-            if row["deterministic"]
-            else "random or other steps",
-            "given": ", ".join(
-                f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
-                for name, value in row["parameters"].items()
-            ),
+            "kind": compared[row["deterministic"]],
+            "given": _listed(row["parameters"]),
         }
         for row in content["rows"]
     ]
