@@ -32,10 +32,10 @@ def images():
     return np.random.default_rng(0).random((BATCH, *SHAPE)).astype(np.float32)
 
 
-def starts(norm, run=0, index=None):
+def starts(norm, run=0):
     """The contract of the draws: the key, the run, then the image's number."""
     directions = []
-    for i in range(BATCH) if index is None else index:
+    for i in range(BATCH):
         key = jax.random.fold_in(jax.random.fold_in(KEY, run), i)
         if norm == "linf":
             draw = jax.random.uniform(key, (18,), minval=-1.0, maxval=1.0)
@@ -93,9 +93,8 @@ def numpy_apgd(images, speed, norm, epsilon, steps, rho=0.75):
                 if reduced:
                     eta, x, gradient = eta / 2, best, best_gradient
                 last_check, best_then = k, best_value
-                period = max(
-                    period - max(int(0.03 * steps), 1), max(int(0.06 * steps), 1)
-                )
+                fewer = period - max(int(0.03 * steps), 1)
+                period = max(fewer, max(int(0.06 * steps), 1))
         bests[b] = best
     return iterates, bests
 

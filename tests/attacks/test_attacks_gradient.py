@@ -11,7 +11,9 @@ from attack_helpers import waves
 from jax.tree_util import Partial
 from numpy.testing import assert_allclose
 
-from uronet_jax.attacks import fgsm, ifgsm, pgd
+from uronet_jax.attacks import ATTACKS, fgsm, flax_logits, ifgsm, pgd
+from uronet_jax.data import packed
+from uronet_jax.loading import load_classifier
 
 BATCH, SHAPE = 6, (3, 3, 2)
 KEY = jax.random.key(3)
@@ -91,19 +93,14 @@ def test_loss_functions_may_have_traced_arrays_built_in(loss, images):
 
 
 def test_published_resnet20_falls_to_pgd(data_dir, models_dir):
-    from uronet_jax.attacks import ATTACKS, flax_logits
-    from uronet_jax.data import packed
-    from uronet_jax.loading import load_classifier
-
     arrays, _ = packed.load_packed("cifar10", data_dir, splits=["test"])
     images, labels = (x[:500] for x in arrays["test"])
     images = images.astype(np.float32) / 255
     model = load_classifier(f"{models_dir}/cifar10_resnet20.npz")
     logits_fn = flax_logits(model.module, model.variables, train=False)
     right = 0
+    attack = functools.partial(ATTACKS["pgd_linf"], KEY, epsilon=8 / 255)
     for part in np.split(np.arange(500), 5):
-        adversarial = ATTACKS["pgd_linf"](
-            KEY, images[part], logits_fn, labels[part], epsilon=8 / 255
-        )
+        adversarial = attack(images[part], logits_fn, labels[part])
         right += (np.argmax(logits_fn(adversarial), axis=-1) == labels[part]).sum()
     assert right == 0

@@ -126,17 +126,10 @@ def test_broken_images_are_named_by_their_place_in_the_batch(problem):
     images = images.copy()
     broken = flax_logits(_Broken(), {})
     images[70] = 0.0
-    with pytest.raises(
-        loop.NonFiniteError, match=r"not finite at 1 images, the first \[70\]"
-    ) as caught:
-        pgd(
-            KEY,
-            images,
-            misclassification(broken, np.zeros_like(labels)),
-            epsilon=0.0,
-            step_size=0.0,
-            steps=2,
-        )
+    loss_fn = misclassification(broken, np.zeros_like(labels))
+    message = r"not finite at 1 images, the first \[70\]"
+    with pytest.raises(loop.NonFiniteError, match=message) as caught:
+        pgd(KEY, images, loss_fn, epsilon=0.0, step_size=0.0, steps=2)
     assert caught.value.positions == [70]
     assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
 

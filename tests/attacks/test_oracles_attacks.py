@@ -370,19 +370,17 @@ def test_fab(norm, targets, missed):
 
 
 def test_foolbox_attacks_a_whole_defence_and_ours_its_model():
-    shape, key = (16, 16, 3), jax.random.key(4)
+    key = jax.random.key(4)
     remover = make_remover("paper", widths=(4,))
     detector, classifier = (make_classifier("cnn_narrow", n) for n in (2, 10))
-    images = jax.random.uniform(key, (6, *shape))
-    pairs = jnp.concatenate([images, images], axis=-1)
+    images = jax.random.uniform(key, (6, 16, 16, 3))
     variables = {
-        "remover": remover.init(key, images),
-        "detector": detector.init(key, pairs),
+        "purifier": remover.init(key, images),
+        "detector": detector.init(key, jnp.concatenate([images, images], axis=-1)),
         "classifier": classifier.init(key, images),
     }
-    defense = Defense(
-        remover, detector, classifier_function(classifier), variables, image_shape=shape
-    )
+    parts = remover, detector, classifier_function(classifier)
+    defense = Defense(*parts, variables, image_shape=images.shape[1:])
     labels = jnp.argmax(defense.logits_fn(images), axis=-1)
     assert_allclose(defense.logits_fn(images), defense(images).logits, atol=1e-6)
     model = foolbox_model(defense.logits_fn)
@@ -390,11 +388,8 @@ def test_foolbox_attacks_a_whole_defence_and_ours_its_model():
     theirs = foolbox.attacks.LinfPGD(abs_stepsize=0.02, steps=5, random_start=False)
     adversarial = np.asarray(theirs.run(model, images, labels, epsilon=0.1))
     # Our attack on the model that foolbox has, with bounds of its own.
-    wide = foolbox.models.JAXModel(
-        lambda x: defense.logits_fn(x / 255),
-        bounds=(0, 255),
-        data_format="channels_last",
-    )
+    usual_format = {"bounds": (0, 255), "data_format": "channels_last"}
+    wide = foolbox.models.JAXModel(lambda x: defense.logits_fn(x / 255), **usual_format)
     for logits_fn in (defense.logits_fn, from_foolbox(wide)):
         loss_fn = without_success(misclassification(logits_fn, labels))
         reached = np.asarray(loss_fn(pgd(KEY, images, loss_fn, **usual)))
