@@ -4,6 +4,7 @@ The other direction needs no code of ours but `foolbox_model`: every `logits_fn`
 model for foolbox. foolbox is imported only there.
 """
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -43,21 +44,16 @@ def from_foolbox(model: Any) -> Partial:
     return Partial(_FromFoolbox(model, low, high))
 
 
+@dataclasses.dataclass(frozen=True)
 class _FromFoolbox:
     """`images in [0, 1] -> logits`; two of the same model are the same."""
 
-    def __init__(self, model, low, high):
-        self._identity = (model, low, high)
+    model: Any
+    low: float
+    high: float
 
-    def __call__(self, images: jax.Array) -> jax.Array:
-        model, low, high = self._identity
-        return model(low + (high - low) * images)
-
-    def __eq__(self, other):
-        return isinstance(other, _FromFoolbox) and self._identity == other._identity
-
-    def __hash__(self):
-        return hash(self._identity)
+    def __call__(self, images):
+        return self.model(self.low + (self.high - self.low) * images)
 
 
 def foolbox_model(logits_fn: LogitsFn) -> Any:

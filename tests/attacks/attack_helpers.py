@@ -1,6 +1,7 @@
 """What tests of attacks share."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 
@@ -19,6 +20,12 @@ class Recorder:
         jax.effects_barrier()
         images, self.images = self.images, []
         return np.stack(images)
+
+
+def waves(speed, images):
+    """A loss of each image with many local maxima; smooth."""
+    flat = images.reshape(images.shape[0], -1)
+    return jnp.sum(jnp.sin(flat * speed), axis=-1)
 
 
 def norms(perturbations, norm):

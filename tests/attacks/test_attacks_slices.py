@@ -13,7 +13,6 @@ from numpy.testing import assert_allclose, assert_array_equal
 from uronet_jax import sharding
 from uronet_jax.attacks import (
     ATTACKS,
-    apgd,
     flax_logits,
     loop,
     misclassification,
@@ -48,38 +47,38 @@ def seen(monkeypatch):
     return seen
 
 
-@pytest.mark.parametrize("attack", [pgd, apgd])
-def test_slices_change_nothing(attack, problem, seen):
+@pytest.mark.parametrize(
+    ("name", "stops"),
+    [
+        ("pgd_linf", True),
+        ("pgd_linf", False),
+        ("apgd_ce_linf", True),
+        ("apgd_ce_linf", False),
+        ("apgd_t_linf", True),
+    ],
+)
+def test_slices_change_nothing(name, stops, problem, seen):
     images, labels, logits_fn = problem
+    attack, runs = ATTACKS[name], 1
     budgets = np.linspace(0, 0.3, COUNT, dtype=np.float32)
-    parameters = {"steps": 5, "restarts": 1, "epsilon": budgets}
-    if attack is pgd:
-        parameters["step_size"] = 0.05
-    loss_fn = misclassification(logits_fn, labels)
-    for loss in (loss_fn, without_success(loss_fn)):
-        sliced = attack(KEY, images, loss, **parameters)
-        # Nobody knows whether a plain function looks at each image alone.
-        whole = attack(KEY, images, lambda x, loss=loss: loss(x), **parameters)
-        assert [count for count, _ in seen] == [32, 32, 32, COUNT]
-        seen.clear()
-        # Products of 32 and of 96 rows may add in another order.
-        assert_allclose(sliced, whole, atol=1e-6)
-        assert np.abs(sliced - images).max() > 0.1
+    usual = {"steps": 4, "restarts": 1, "epsilon": budgets}
+    if attack.takes_logits:
+        runs = usual["targets"] = 2
 
+    def run(logits_fn):
+        if stops:
+            return attack(KEY, images, logits_fn, labels, **usual)
+        loss_fn = without_success(misclassification(logits_fn, labels))
+        return attack.on_loss(KEY, images, loss_fn, **usual)
 
-def test_slices_of_the_targeted_attack(problem, seen):
-    images, labels, logits_fn = problem
-    budgets = np.linspace(0, 0.3, COUNT, dtype=np.float32)
-    parameters = {"steps": 4, "targets": 2, "restarts": 1, "epsilon": budgets}
-    attack = ATTACKS["apgd_t_linf"]
-    sliced = attack(KEY, images, logits_fn, labels, **parameters)
-    whole = attack(KEY, images, lambda x: logits_fn(x), labels, **parameters)
+    # Nobody knows whether a plain function looks at each image alone.
+    sliced, whole = run(logits_fn), run(lambda x: logits_fn(x))
+    # Two runs of four steps and one more.
+    assert seen == runs * [(32, 2 * 5)] * 3 + runs * [(COUNT, 2 * 5)]
     # Products of 32 and of 96 rows may add in another order.
     assert_allclose(sliced, whole, atol=1e-6)
     distance = np.abs(sliced - images).max(axis=(1, 2, 3))
     assert (distance <= budgets + 1e-6).all() and distance.max() > 0.1
-    # Two targets, of each two runs of four steps and one more.
-    assert seen == 2 * [(32, 2 * 5)] * 3 + 2 * [(COUNT, 2 * 5)]
 
 
 def test_vmap_over_budgets(problem):
@@ -127,17 +126,10 @@ def test_broken_images_are_named_by_their_place_in_the_batch(problem):
     images = images.copy()
     broken = flax_logits(_Broken(), {})
     images[70] = 0.0
-    with pytest.raises(
-        loop.NonFiniteError, match=r"not finite at 1 images, the first \[70\]"
-    ) as caught:
-        pgd(
-            KEY,
-            images,
-            misclassification(broken, np.zeros_like(labels)),
-            epsilon=0.0,
-            step_size=0.0,
-            steps=2,
-        )
+    loss_fn = misclassification(broken, np.zeros_like(labels))
+    message = r"not finite at 1 images, the first \[70\]"
+    with pytest.raises(loop.NonFiniteError, match=message) as caught:
+        pgd(KEY, images, loss_fn, epsilon=0.0, step_size=0.0, steps=2)
     assert caught.value.positions == [70]
     assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
 

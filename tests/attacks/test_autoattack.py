@@ -112,16 +112,10 @@ def test_a_linear_network_is_as_robust_as_its_margins(norm):
     with np.errstate(invalid="ignore"):
         distance = np.nanmin(margins / dual, axis=1)  # 0 / 0 at the label.
     epsilon = float(np.median(distance)) * 1.01
-    result = autoattack(
-        KEY,
-        images,
-        labels,
-        Partial(linear, weights),
-        epsilon=epsilon,
-        norm=norm,
-        version=(AttackStep("apgd-t", "apgd", {"loss": "targeted_dlr"}),),
-        batch_size=COUNT,
-    )
+    problem = images, labels, Partial(linear, weights)
+    steps = [AttackStep("apgd-t", "apgd", {"loss": "targeted_dlr"})]
+    budget = {"epsilon": epsilon, "norm": norm}
+    result = run(problem, version=steps, batch_size=COUNT, **budget)
     # In L2 the last steps leave half a percent of the way.
     clear = np.abs(distance / epsilon - 1) > (1e-3 if norm == "linf" else 5e-3)
     assert clear.mean() > 0.9
@@ -169,18 +163,14 @@ def record_runs(monkeypatch):
     return calls
 
 
-RUNS = {"apgd-ce": 5, "apgd-dlr": 5, "fab": 1, "square": 1, "apgd-t": 5, "fab-t": 1}
+PLUS = {"apgd-ce": 5, "apgd-dlr": 5, "fab": 1, "square": 1, "apgd-t": 5, "fab-t": 1}
+STANDARD = {"apgd-ce": 1, "apgd-t": 5, "fab-t": 1, "square": 1}
+RUNS = {"standard": STANDARD, "plus": PLUS}
 
 
-@pytest.mark.parametrize(
-    ("version", "runs"),
-    [
-        ("standard", {"apgd-ce": 1, "apgd-t": 5, "fab-t": 1, "square": 1}),
-        ("plus", RUNS),
-    ],
-)
-def test_versions_make_their_runs_in_order(version, runs, problem, monkeypatch):
-    calls = record_runs(monkeypatch)
+@pytest.mark.parametrize("version", RUNS)
+def test_versions_make_their_runs_in_order(version, problem, monkeypatch):
+    calls, runs = record_runs(monkeypatch), RUNS[version]
     result = run(problem, version=version, batch_size=64)
     names = [name for name, *_ in calls]
     assert names == [name for name, count in runs.items() for _ in range(count)]
@@ -200,16 +190,13 @@ def test_versions_make_their_runs_in_order(version, runs, problem, monkeypatch):
 
 def test_the_parameters_of_the_versions_are_those_of_the_original():
     apgd = {"steps": 100, "restarts": 4, "targets": 9, "rho": 0.75}
+    square = {"steps": 5000, "restarts": 0, "initial_share": 0.8}
+    square["rescale_schedule"] = False
     assert {step.name: step.all_parameters for step in VERSIONS["plus"]} == {
         "apgd-ce": apgd | {"loss": "cross_entropy"},
         "apgd-dlr": apgd | {"loss": "dlr"},
         "fab": {"steps": 100, "restarts": 4, "targets": None},
-        "square": {
-            "steps": 5000,
-            "restarts": 0,
-            "initial_share": 0.8,
-            "rescale_schedule": False,
-        },
+        "square": square,
         "apgd-t": apgd | {"loss": "targeted_dlr", "restarts": 0},
         "fab-t": {"steps": 100, "restarts": 0, "targets": 9},
     }
@@ -264,15 +251,16 @@ def test_a_file_of_another_run_is_refused(problem, tmp_path, monkeypatch):
     images, labels, logits_fn = problem
     path = tmp_path / "state.npz"
     run(problem, path=path)
-    with pytest.raises(ValueError, match=r"epsilon \(0.03 in the file, 0.04 now\)"):
-        run(problem, path=path, epsilon=0.04)
-    with pytest.raises(ValueError, match="arguments: norm .*; steps .*; give the same"):
-        run(problem, path=path, norm="l2", version=GRADIENT)
-    with pytest.raises(ValueError, match="arguments: images"):
-        run((images * 0.5, labels, logits_fn), path=path)
-    weights = jax.tree.map(lambda w: w * 2, logits_fn.args[0])
-    with pytest.raises(ValueError, match="arguments: classifier"):
-        run((images, labels, Partial(network, weights)), path=path)
+    twice = Partial(network, jax.tree.map(lambda w: w * 2, logits_fn.args[0]))
+    short = {"norm": "l2", "version": GRADIENT}
+    for other, changes, message in (
+        (problem, {"epsilon": 0.04}, r"epsilon \(0.03 in the file, 0.04 now\)"),
+        (problem, short, "arguments: norm .*; steps .*; give the same"),
+        ((images * 0.5, labels, logits_fn), {}, "arguments: images"),
+        ((images, labels, twice), {}, "arguments: classifier"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            run(other, path=path, **changes)
     # Weights inside a function do not show, what it says does.
     path.unlink()
     run((images, labels, lambda x: logits_fn(x)), path=path)
@@ -289,9 +277,8 @@ def test_progress_goes_to_standard_error(problem, capsys, monkeypatch):
     run(problem, progress=True, version=GRADIENT)
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 2 + 3 * 2
-    assert lines[0].startswith(
-        "apgd-ce run 1 of 1: 16 images to go, robust accuracy 94"
-    )
+    first = "apgd-ce run 1 of 1: 16 images to go, robust accuracy 94"
+    assert lines[0].startswith(first)
     assert lines[-1].startswith("apgd-t run 3 of 3: 0 images to go")
 
 
@@ -334,9 +321,8 @@ def test_gradients_that_are_no_numbers_name_the_images_of_the_caller(problem):
     # batches: the second holds 31, 32, 33 and is filled up with a copy of the first.
     wrong = [*range(14), 20]
     labels[wrong] = (labels[wrong] + 1) % CLASSES
-    with pytest.raises(
-        loop.NonFiniteError, match=r"^apgd-ce: .* at 2 images, the first \[31, 33\]"
-    ) as caught:
+    message = r"^apgd-ce: .* at 2 images, the first \[31, 33\]"
+    with pytest.raises(loop.NonFiniteError, match=message) as caught:
         run((images, labels, broken), version=SHORT[:1], index=np.arange(COUNT) + 100)
     assert caught.value.positions == [31, 33]
 
@@ -354,38 +340,31 @@ def test_misleading_classifiers_are_warned_of(problem, monkeypatch):
         return " | ".join(result.warnings)
 
     assert doubts(logits_fn) == ""
-    assert doubts(lambda x: jax.nn.softmax(logits_fn(x))).startswith(
-        "the logits are probabilities"
-    )
-    decision = doubts(lambda x: jax.nn.one_hot(logits_fn(x).argmax(axis=1), CLASSES))
-    assert (
-        "whole numbers" in decision and "gradient of cross_entropy is zero" in decision
-    )
+    found = doubts(lambda x: jax.nn.softmax(logits_fn(x)))
+    assert found.startswith("the logits are probabilities")
+    found = doubts(lambda x: jax.nn.one_hot(logits_fn(x).argmax(axis=1), CLASSES))
+    assert "whole numbers" in found and "gradient of cross_entropy is zero" in found
     # A square attack needs none.
     assert "gradient of" not in doubts(lambda x: jnp.round(3 * logits_fn(x)), SHORT[3:])
     rng = np.random.default_rng(0)
     assert "two calls of the classifier disagree" in doubts(
         lambda x: logits_fn(x) + rng.normal(size=(1, CLASSES)).astype(np.float32)
     )
-    # Most gradients cut off.
-    flat = doubts(
-        lambda x: jnp.where(
-            x[:, 0, 0] < 0.8, jax.lax.stop_gradient(logits_fn(x)), logits_fn(x)
-        )
-    )
-    assert "gradient of cross_entropy is zero at" in flat
+
+    def flat(images):  # Most gradients are cut off.
+        logits = logits_fn(images)
+        cut = jax.lax.stop_gradient(logits)
+        return jnp.where(images[:, 0, 0] < 0.8, cut, logits)
+
+    assert "gradient of cross_entropy is zero at" in doubts(flat)
 
 
 def test_square_after_blind_attacks_warns(problem):
-    images, labels, logits_fn = problem
     # The gradient leads the wrong way.
-    masked = Partial(masked_network, logits_fn)
+    masked = (*problem[:2], Partial(masked_network, problem[2]))
+    steps = SHORT[0], AttackStep("square", "square", {"steps": 60})
     with pytest.warns(MisleadingEvaluation, match="square broke .* hide its gradients"):
-        result = run(
-            (images, labels, masked),
-            version=(SHORT[0], AttackStep("square", "square", {"steps": 60})),
-            epsilon=0.1,
-        )
+        result = run(masked, version=steps, epsilon=0.1)
     assert result.log[-1]["robust"] < result.log[1]["robust"]
     assert len(result.warnings) == 1
 
@@ -398,20 +377,18 @@ def masked_network(logits_fn, images):
 def test_arguments_are_checked(problem, monkeypatch, tmp_path):
     calls = record_runs(monkeypatch)
     images, labels, logits_fn = problem
+
+    def step(attack, **parameters):
+        return {"version": [AttackStep("a", attack, parameters)]}
+
     for changes, message in (
-        (
-            {"version": "best"},
-            "unknown version 'best': choose from standard, plus, rand",
-        ),
+        ({"version": "best"}, "unknown version 'best'.* standard, plus, rand"),
         ({"version": ()}, "one or more AttackStep"),
-        ({"version": [AttackStep("a", "pgd")]}, "unknown attack 'pgd' of step 'a'"),
-        (
-            {"version": [AttackStep("a", "fab", {"loss": "dlr"})]},
-            r"unknown parameters \['loss'\] of step 'a': fab takes steps",
-        ),
-        ({"version": [AttackStep("a", "apgd", {"loss": "mse"})]}, "unknown loss 'mse'"),
-        ({"version": [AttackStep("a", "apgd", {"steps": 0})]}, "steps must be"),
-        ({"version": [AttackStep("a", "apgd", {"rho": 2.0})]}, "rho must be"),
+        (step("pgd"), "unknown attack 'pgd' of step 'a'"),
+        (step("fab", loss="dlr"), r"unknown parameters \['loss'\] .* fab takes steps"),
+        (step("apgd", loss="mse"), "unknown loss 'mse'"),
+        (step("apgd", steps=0), "steps must be"),
+        (step("apgd", rho=2.0), "rho must be"),
         ({"samples": 3}, "fab-t, square cannot attack a random classifier"),
         ({"version": "rand", "samples": 0}, "give samples"),
         ({"epsilon": -1.0}, "epsilon must be finite and at least 0"),
@@ -422,20 +399,21 @@ def test_arguments_are_checked(problem, monkeypatch, tmp_path):
     ):
         with pytest.raises(ValueError, match=message):
             run(problem, **changes)
+
+    def few(images):
+        return logits_fn(images)[:, :3]
+
+    def whole(images):
+        return logits_fn(images).astype(int)
+
     for data, message in (
         ((images * 255, labels, logits_fn), r"intensities must be in \[0, 1\]"),
         ((images, labels[:5], logits_fn), "one label per image: 5 for 34"),
         ((images, labels + 1.0, logits_fn), "labels must be integers"),
         ((images, labels + CLASSES, logits_fn), "labels must be classes 0 to 5"),
         ((images, labels, lambda x: x), r"logits must have shape \[B, K\]"),
-        (
-            (images, labels % 2, lambda x: logits_fn(x)[:, :3]),
-            "the loss of apgd-t needs at least 4 classes, the classifier has 3",
-        ),
-        (
-            (images, labels, lambda x: logits_fn(x).astype(int)),
-            "logits must be floating point, not int32",
-        ),
+        ((images, labels % 2, few), "of apgd-t needs at least 4 classes, .* has 3"),
+        ((images, labels, whole), "logits must be floating point, not int32"),
     ):
         with pytest.raises(ValueError, match=message):
             run(data)

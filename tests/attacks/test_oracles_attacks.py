@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from attack_helpers import norms
 from jax.tree_util import Partial
 from numpy.testing import assert_allclose, assert_array_equal
 
@@ -57,9 +58,12 @@ class Problem(NamedTuple):
     def take(self, rows):
         return self._replace(images=self.images[rows], labels=self.labels[rows])
 
-    def norms(self, adversarial, norm):
-        flat = (np.asarray(adversarial) - self.images).reshape(len(self.images), -1)
-        return np.linalg.norm(flat, np.inf if norm == "linf" else 2, axis=-1)
+    def run(self, attack, **parameters):
+        return attack(KEY, self.images, self.logits_fn, self.labels, **parameters)
+
+    def raise_loss(self, attack, loss, **parameters):
+        loss_fn = misclassification(self.logits_fn, self.labels, loss=loss)
+        return attack(KEY, self.images, loss_fn, **parameters)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -179,7 +183,10 @@ def run_foolbox_torch(attack, problem):
     return found.numpy().reshape(problem.images.shape)
 
 
-def run_torch(attack, problem):
+def run_torch(attack, problem, **parameters):
+    """Returns what an attack of torchattacks, or that of a name, finds on the twin."""
+    if isinstance(attack, str):
+        attack = getattr(torchattacks, attack)(problem.twin, **parameters)
     labels = torch.tensor(problem.labels.astype(np.int64))
     adversarial = attack(to_torch(problem.images), labels)
     return adversarial.detach().numpy().reshape(problem.images.shape)
@@ -213,59 +220,47 @@ def check_same_norms(problem, ours, theirs, norm, *, median, each):
     assert 0 < clean.sum() < len(clean)
     assert_array_equal(np.asarray(ours)[clean], problem.images[clean])
     assert_array_equal(problem.wrong(ours), problem.wrong(theirs))
-    ours, theirs = (problem.norms(x, norm)[~clean] for x in (ours, theirs))
+    ours, theirs = (norms(x - problem.images, norm)[~clean] for x in (ours, theirs))
     assert_allclose(np.median(ours), np.median(theirs), rtol=median)
     rtol, share = each
     assert (np.abs(ours / theirs - 1) <= rtol).mean() >= share
 
 
-def test_fgsm(network):
-    for norm, epsilon, theirs in (
-        ("linf", 0.05, foolbox.attacks.FGSM()),
-        ("l2", 0.8, foolbox.attacks.L2FastGradientAttack()),
-    ):
-        loss_fn = last_iterate(network)
-        ours = fgsm(KEY, network.images, loss_fn, epsilon=epsilon, norm=norm)
-        check_same_images(network, ours, run_foolbox(theirs, network, epsilon))
-    ours = fgsm(KEY, network.images, last_iterate(network), epsilon=0.05)
-    theirs = torchattacks.FGSM(network.twin, eps=0.05)
-    check_same_images(network, ours, run_torch(theirs, network))
-
-
-def test_ifgsm(network):
-    usual = {"epsilon": 0.04, "step_size": 0.008, "steps": 10}
-    ours = ifgsm(KEY, network.images, last_iterate(network), **usual)
-    theirs = foolbox.attacks.LinfBasicIterativeAttack(
-        abs_stepsize=0.008, steps=10, random_start=False
-    )
-    check_same_images(network, ours, run_foolbox(theirs, network, 0.04))
-    theirs = torchattacks.BIM(network.twin, eps=0.04, alpha=0.008, steps=10)
-    check_same_images(network, ours, run_torch(theirs, network))
-
-
 @pytest.mark.parametrize(
-    ("norm", "epsilon", "foolboxs", "torchs"),
-    [("linf", 0.04, "LinfPGD", "PGD"), ("l2", 0.6, "L2PGD", "PGDL2")],
+    ("attack", "norm", "epsilon", "steps", "foolboxs", "torchs"),
+    [
+        (fgsm, "linf", 0.05, 0, "FGSM", "FGSM"),
+        (fgsm, "l2", 0.8, 0, "L2FastGradientAttack", None),
+        (ifgsm, "linf", 0.04, 10, "LinfBasicIterativeAttack", "BIM"),
+        (pgd, "linf", 0.04, 20, "LinfPGD", "PGD"),
+        (pgd, "l2", 0.6, 20, "L2PGD", "PGDL2"),
+    ],
 )
-def test_pgd_without_random_start(norm, epsilon, foolboxs, torchs, network):
-    step, usual = epsilon / 10, {"steps": 20, "random_start": False}
-    budget = {"epsilon": epsilon, "step_size": step, "norm": norm}
-    ours = pgd(KEY, network.images, last_iterate(network), **budget, **usual)
-    theirs = getattr(foolbox.attacks, foolboxs)(abs_stepsize=step, **usual)
-    check_same_images(network, ours, run_foolbox(theirs, network, epsilon))
-    theirs = getattr(torchattacks, torchs)
-    theirs = theirs(network.twin, eps=epsilon, alpha=step, **usual)
-    check_same_images(network, ours, run_torch(theirs, network))
+def test_the_same_steps(attack, norm, epsilon, steps, foolboxs, torchs, network):
+    ours, theirs, others = {}, {}, {}
+    if steps:
+        size = 2 * epsilon / steps
+        ours = {"step_size": size, "steps": steps}
+        theirs = {"abs_stepsize": size, "steps": steps, "random_start": False}
+        others = {"alpha": size, "steps": steps}
+    if attack is pgd:
+        ours["random_start"] = others["random_start"] = False
+    budget = {"epsilon": epsilon, "norm": norm}
+    found = attack(KEY, network.images, last_iterate(network), **budget, **ours)
+    theirs = getattr(foolbox.attacks, foolboxs)(**theirs)
+    check_same_images(network, found, run_foolbox(theirs, network, epsilon))
+    if torchs:
+        theirs = run_torch(torchs, network, eps=epsilon, **others)
+        check_same_images(network, found, theirs)
 
 
 def test_pgd_with_random_start(network):
-    logits_fn, twin, images, labels = network
     usual = {"epsilon": 0.04, "step_size": 0.008, "steps": 20}
-    first = pgd(KEY, images, misclassification(logits_fn, labels), **usual)
-    last = pgd(KEY, images, last_iterate(network), **usual)
-    theirs = torchattacks.PGD(twin, eps=0.04, alpha=0.008, steps=20)
+    first = network.raise_loss(pgd, "cross_entropy", **usual)
+    last = pgd(KEY, network.images, last_iterate(network), **usual)
+    theirs = run_torch("PGD", network, eps=0.04, alpha=0.008, steps=20)
     # Two starts: near the edge chance decides, but not about the share.
-    check_same_share(network, last, run_torch(theirs, network), differ=1.0)
+    check_same_share(network, last, theirs, differ=1.0)
     # The first success counts, so that none is lost.
     assert network.wrong(first).mean() >= network.wrong(last).mean()
 
@@ -273,53 +268,40 @@ def test_pgd_with_random_start(network):
 @every_norm
 @pytest.mark.parametrize(("loss", "name"), [("cross_entropy", "ce"), ("dlr", "dlr")])
 def test_apgd(norm, loss, name, fewer):
-    logits_fn, twin, images, labels = fewer
-    loss_fn = misclassification(logits_fn, labels, loss=loss)
-    found = apgd(KEY, images, loss_fn, epsilon=EPSILON[norm], norm=norm, steps=20)
-    theirs = torchattacks.APGD(
-        twin, norm=NAMES[norm], eps=EPSILON[norm], steps=20, loss=name
-    )
-    check_same_share(fewer, found, run_torch(theirs, fewer), differ=0.04)
+    budget = {"epsilon": EPSILON[norm], "norm": norm}
+    found = fewer.raise_loss(apgd, loss, **budget, steps=20)
+    budget = {"eps": EPSILON[norm], "norm": NAMES[norm]}
+    theirs = run_torch("APGD", fewer, **budget, steps=20, loss=name)
+    check_same_share(fewer, found, theirs, differ=0.04)
 
 
 @every_norm
 def test_targeted_apgd(norm, fewer):
-    logits_fn, twin, images, labels = fewer
+    logits_fn, _, images, labels = fewer
     step = VERSIONS["standard"][1]._replace(
         parameters={"loss": "targeted_dlr", "targets": 3, "steps": 20}
     )
     budget = {"epsilon": EPSILON[norm], "norm": norm}
     result = autoattack(KEY, images, labels, logits_fn, version=[step], **budget)
     # It pursues all but one of the number of classes that it is told.
-    theirs = torchattacks.APGDT(
-        twin, norm=NAMES[norm], eps=EPSILON[norm], steps=20, n_classes=4
-    )
-    theirs = run_torch(theirs, fewer)
+    theirs = {"eps": EPSILON[norm], "norm": NAMES[norm], "n_classes": 4}
+    theirs = run_torch("APGDT", fewer, steps=20, **theirs)
     check_same_share(fewer, result.robust, theirs, differ=0.04)
-    found = apgd_targeted(KEY, images, logits_fn, labels, steps=20, targets=3, **budget)
+    found = fewer.run(apgd_targeted, steps=20, targets=3, **budget)
     check_same_share(fewer, found, theirs, differ=0.04)
 
 
 @every_norm
 @pytest.mark.parametrize("rescale", [False, True])
 def test_square(norm, rescale, fewer):
-    logits_fn, twin, images, labels = fewer
     # A random search needs more room to succeed as often.
     epsilon = 2 * EPSILON[norm]
-    found = square(
-        KEY,
-        images,
-        misclassification(logits_fn, labels, loss="margin"),
-        epsilon=epsilon,
-        norm=norm,
-        steps=150,
-        rescale_schedule=rescale,
-    )
-    theirs = torchattacks.Square(
-        twin, norm=NAMES[norm], eps=epsilon, n_queries=150, resc_schedule=rescale
-    )
+    ours = {"epsilon": epsilon, "norm": norm, "rescale_schedule": rescale}
+    found = fewer.raise_loss(square, "margin", steps=150, **ours)
+    theirs = {"eps": epsilon, "norm": NAMES[norm], "resc_schedule": rescale}
+    theirs = run_torch("Square", fewer, n_queries=150, **theirs)
     # Both draw at random: near the edge chance decides.
-    check_same_share(fewer, found, run_torch(theirs, fewer), differ=0.15)
+    check_same_share(fewer, found, theirs, differ=0.15)
 
 
 @every_norm
@@ -328,9 +310,8 @@ def test_standard_autoattack(norm, fewer):
     few = {"apgd": 20, "fab": 10, "square": 100}
     steps = []
     for step in VERSIONS["standard"]:
-        parameters = {**step.parameters, "steps": few[step.attack]}
-        if "targets" in parameters:
-            parameters["targets"] = 3
+        targets = {"targets": 3} if "targets" in step.parameters else {}
+        parameters = {**step.parameters, "steps": few[step.attack], **targets}
         steps.append(step._replace(parameters=parameters))
     result = autoattack(
         KEY, images, labels, logits_fn, epsilon=EPSILON[norm], norm=norm, version=steps
@@ -346,18 +327,14 @@ def test_standard_autoattack(norm, fewer):
 
 @every_norm
 def test_deepfool(norm, missed):
-    logits_fn, _, images, labels = missed
     attack = getattr(foolbox.attacks, f"{norm.capitalize()}DeepFoolAttack")()
-    ours = deepfool(KEY, images, logits_fn, labels, norm=norm)
+    ours, theirs = missed.run(deepfool, norm=norm), run_foolbox(attack, missed)
     # The same steps, but for rounding: differences of 1e-6 were seen.
-    check_same_norms(
-        missed, ours, run_foolbox(attack, missed), norm, median=1e-4, each=(1e-4, 1)
-    )
+    check_same_norms(missed, ours, theirs, norm, median=1e-4, each=(1e-4, 1))
 
 
 def test_ddn(missed):
-    logits_fn, _, images, labels = missed
-    ours = ddn(KEY, images, logits_fn, labels)
+    ours = missed.run(ddn)
     theirs = run_foolbox(foolbox.attacks.DDNAttack(), missed)
     # Rounding may decide whether an iterate near the boundary counts: 5 % of the norm.
     check_same_norms(missed, ours, theirs, "l2", median=0.005, each=(0.05, 1))
@@ -365,16 +342,12 @@ def test_ddn(missed):
 
 @pytest.mark.parametrize("abort_early", [True, False])
 def test_carlini_wagner(abort_early, missed):
-    logits_fn, _, images, labels = missed
     # Steps and constants with which few of them do: black pixels have codes of -7.
     usual = {"binary_search_steps": 4, "steps": 200, "abort_early": abort_early}
-    ours = carlini_wagner(
-        KEY, images, logits_fn, labels, **usual, step_size=0.03, initial_constant=1.0
-    )
-    attack = foolbox.attacks.L2CarliniWagnerAttack(
-        **usual, stepsize=0.03, initial_const=1.0
-    )
-    theirs = run_foolbox_torch(attack, missed)
+    ours = missed.run(carlini_wagner, **usual, step_size=0.03, initial_constant=1.0)
+    theirs = foolbox.attacks.L2CarliniWagnerAttack
+    theirs = theirs(**usual, stepsize=0.03, initial_const=1.0)
+    theirs = run_foolbox_torch(theirs, missed)
     # Rounding may choose another constant; and foolbox ends a run for a whole batch.
     check_same_norms(missed, ours, theirs, "l2", median=0.02, each=(0.02, 0.9))
 
@@ -382,10 +355,10 @@ def test_carlini_wagner(abort_early, missed):
 @every_norm
 @pytest.mark.parametrize("targets", [None, 1])
 def test_fab(norm, targets, missed):
-    logits_fn, twin, images, labels = missed
-    ours = fab(KEY, images, logits_fn, labels, norm=norm, steps=40, targets=targets)
-    theirs = torchattacks.FAB(
-        twin,
+    ours = missed.run(fab, norm=norm, steps=40, targets=targets)
+    theirs = run_torch(
+        "FAB",
+        missed,
         norm=NAMES[norm],
         eps=100.0,  # It returns no perturbation that is larger.
         steps=40,
@@ -393,25 +366,21 @@ def test_fab(norm, targets, missed):
         n_classes=10 if targets is None else targets + 1,
     )
     # Differences of 0.3 % were seen.
-    check_same_norms(
-        missed, ours, run_torch(theirs, missed), norm, median=0.005, each=(0.02, 1)
-    )
+    check_same_norms(missed, ours, theirs, norm, median=0.005, each=(0.02, 1))
 
 
 def test_foolbox_attacks_a_whole_defence_and_ours_its_model():
-    shape, key = (16, 16, 3), jax.random.key(4)
+    key = jax.random.key(4)
     remover = make_remover("paper", widths=(4,))
     detector, classifier = (make_classifier("cnn_narrow", n) for n in (2, 10))
-    images = jax.random.uniform(key, (6, *shape))
-    pairs = jnp.concatenate([images, images], axis=-1)
+    images = jax.random.uniform(key, (6, 16, 16, 3))
     variables = {
-        "remover": remover.init(key, images),
-        "detector": detector.init(key, pairs),
+        "purifier": remover.init(key, images),
+        "detector": detector.init(key, jnp.concatenate([images, images], axis=-1)),
         "classifier": classifier.init(key, images),
     }
-    defense = Defense(
-        remover, detector, classifier_function(classifier), variables, image_shape=shape
-    )
+    parts = remover, detector, classifier_function(classifier)
+    defense = Defense(*parts, variables, image_shape=images.shape[1:])
     labels = jnp.argmax(defense.logits_fn(images), axis=-1)
     assert_allclose(defense.logits_fn(images), defense(images).logits, atol=1e-6)
     model = foolbox_model(defense.logits_fn)
@@ -419,11 +388,8 @@ def test_foolbox_attacks_a_whole_defence_and_ours_its_model():
     theirs = foolbox.attacks.LinfPGD(abs_stepsize=0.02, steps=5, random_start=False)
     adversarial = np.asarray(theirs.run(model, images, labels, epsilon=0.1))
     # Our attack on the model that foolbox has, with bounds of its own.
-    wide = foolbox.models.JAXModel(
-        lambda x: defense.logits_fn(x / 255),
-        bounds=(0, 255),
-        data_format="channels_last",
-    )
+    usual_format = {"bounds": (0, 255), "data_format": "channels_last"}
+    wide = foolbox.models.JAXModel(lambda x: defense.logits_fn(x / 255), **usual_format)
     for logits_fn in (defense.logits_fn, from_foolbox(wide)):
         loss_fn = without_success(misclassification(logits_fn, labels))
         reached = np.asarray(loss_fn(pgd(KEY, images, loss_fn, **usual)))

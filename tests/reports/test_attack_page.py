@@ -37,22 +37,12 @@ def test_page_tells_every_attack():
 
 
 def test_page_shows_agreement_and_speed():
-    comparison = {
-        "peer": "theirs 1.0",
-        "ratio": 0.25,
-        "ratio_min": 0.2,
-        "ratio_max": 0.3,
-    }
+    ratios = {"ratio": 0.25, "ratio_min": 0.2, "ratio_max": 0.3}
+    row = {"comparisons": [{"peer": "theirs 1.0", **ratios}]}
     config = {"classifier": "resnet20", "dataset": "cifar10", "num_images": 32}
-    config["threads"] = 1
     page = attack_page.render_attacks(
-        {"config": config, "rows": [ROW]},
-        [
-            {
-                "device": {"kind": "cpu"},
-                "rows": {"attack_pgd": {"comparisons": [comparison]}, "data": {}},
-            }
-        ],
+        {"config": config | {"threads": 1}, "rows": [ROW]},
+        [{"device": {"kind": "cpu"}, "rows": {"attack_pgd": row, "data": {}}}],
     )
     assert "| `pgd_linf` | theirs 1.0 | epsilon 0.003922, steps 20 | 32 |" in page
     assert "| 75.0% | 50.0% | 25.0% | 0.0039 | - | 0.50 |" in page
@@ -61,9 +51,8 @@ def test_page_shows_agreement_and_speed():
 
 
 def test_pairs_name_attacks_and_their_parameters():
-    assert len({(pair.attack, pair.peer) for pair in command.PAIRS}) == len(
-        command.PAIRS
-    )
+    names = [(pair.attack, pair.peer) for pair in command.PAIRS]
+    assert len(set(names)) == len(names)
     compared = {pair.attack for pair in command.PAIRS}
     both = (*"fgsm ifgsm pgd apgd_ce apgd_dlr apgd_t square deepfool fab".split(),)
     assert compared >= {f"{name}_{norm}" for name in both for norm in ("linf", "l2")}
@@ -73,10 +62,8 @@ def test_pairs_name_attacks_and_their_parameters():
         if pair.attack.startswith("autoattack"):
             continue
         attack = ATTACKS[pair.attack]
-        assert (
-            pair.parameters.keys()
-            <= inspect.signature(attack.function).parameters.keys()
-        )
+        known = inspect.signature(attack.function).parameters.keys()
+        assert pair.parameters.keys() <= known
         assert ("epsilon" in pair.parameters) != attack.minimal
 
 
@@ -99,9 +86,8 @@ def test_measured_pairs_are_not_measured_again(tmp_path, monkeypatch):
     content = command.measure_pairs(pairs, *arguments, config)
     assert measured == [pairs[i].attack for i in (0, 1, 1, 2)]
     assert [row["attack"] for row in content["rows"]] == [p.attack for p in pairs]
-    assert command.measure_pairs(pairs, *arguments, config) == json.loads(
-        path.read_text()
-    )
+    again = command.measure_pairs(pairs, *arguments, config)
+    assert again == json.loads(path.read_text())
     with pytest.raises(ValueError, match="holds another result"):
         command.measure_pairs(pairs, *arguments, {"seed": 1})
 

@@ -19,14 +19,15 @@ from uronet_jax import batches
 from uronet_jax.attacks import loop
 from uronet_jax.attacks.objectives import (
     LOSSES,
+    RandomLoss,
     as_pytree,
-    call,
     check_classes,
     check_labels,
     check_logits,
     check_loss_name,
     is_wrong,
     margin,
+    misclassification,
     take,
 )
 
@@ -97,42 +98,21 @@ def _averaged(logits_fn, keys, images):
     return jax.tree.map(lambda x: x.mean(axis=0), draws)
 
 
-@flax.struct.dataclass
-class RandomMisclassification:
-    """See `random_misclassification`."""
-
-    logits_fn: Any
-    labels: jax.Array
-    loss: str = flax.struct.field(pytree_node=False, default="cross_entropy")
-
-    def __call__(self, key: jax.Array, images: jax.Array) -> jax.Array:
-        """Returns the loss of one draw, `[B]`."""
-        logits = self.logits_fn(key, images)
-        check_logits(logits, self.labels)
-        return LOSSES[self.loss](logits, self.labels)
-
-    def check(self, images: jax.Array) -> None:
-        """Raises `ValueError` if logits are of a wrong shape or a label is no class."""
-        one_draw = Partial(call, self.logits_fn, jax.random.key(0))
-        check_classes(one_draw, self.labels, images)
-
-
 def random_misclassification(
     logits_fn: Callable[[jax.Array, jax.Array], jax.Array],
     labels: jax.Array,
     *,
     loss: str = "cross_entropy",
-) -> RandomMisclassification:
+) -> "LossAlone":
     """Returns the loss function of a random classifier, for attacks with `samples`.
 
     Like `misclassification` of `(key, images) -> [B, K]`, but `loss_fn(key, images)`
     does not tell success, so that no attack stops at a lucky draw.
     """
-    check_loss_name(loss)
-    return RandomMisclassification(as_pytree(logits_fn), check_labels(labels), loss)
+    return without_success(RandomLoss(misclassification(logits_fn, labels, loss=loss)))
 
 
-def without_success(loss_fn: Callable[[jax.Array], Any]) -> "LossAlone":
+def without_success(loss_fn: Callable[..., Any]) -> "LossAlone":
     """Returns a loss function that does not tell success, so that no attack stops.
 
     For defences that are random, where a success may be luck and farther is surer, and
@@ -147,9 +127,9 @@ class LossAlone:
 
     loss_fn: Any
 
-    def __call__(self, images: jax.Array) -> jax.Array:
+    def __call__(self, *arguments: jax.Array) -> jax.Array:
         """Returns the loss, `[B]`."""
-        result = self.loss_fn(images)
+        result = self.loss_fn(*arguments)
         return result[0] if isinstance(result, tuple) else result
 
     def take(self, rows: slice) -> "LossAlone | None":

@@ -70,27 +70,10 @@ def apgd(
     `stop_early` stops, which finds no further success; and it compares the loss after
     the first step with zero, where this compares it with the loss at the start.
 
-    Args:
-        key: Typed PRNG key of the starts; one serves the whole batch.
-        images: `[B, H, W, C]`, floating point, in `[0, 1]`.
-        loss_fn: `images -> [B]`, or `(loss, success)`, raised; see `objectives`.
-        epsilon: Largest norm of the perturbation, a scalar or `[B]`; may be traced.
-        norm: `linf` or `l2`.
-        steps: How many in a run; may be traced. A run evaluates one gradient more.
-        restarts: Runs after the first, for images without success.
-        samples: 0, or how many draws of a random `loss_fn(key, images)` loss and
-            gradient are averaged over (expectation over transformation); success is
-            then that of more than half of the draws.
-        rho: Share of rising steps up to which a step size is halved; may be traced.
-        stop_early: Whether an image stays at its first success; otherwise it goes on to
-            the end of the run.
-        index: Integer `[B]`, number that each image draws with; default `0 .. B-1`.
-
-    Returns:
-        Adversarial images, `[B, H, W, C]`, float32 in `[0, 1]`.
-
-    Raises:
-        ValueError: If an argument is wrong, or outside jit if a gradient is not finite.
+    A run evaluates one gradient more than it takes `steps`, and `restarts` are for
+    images without success. `rho`, 0 or more, may be traced. With `stop_early` an image
+    stays at its first success; otherwise it goes on to the end of the run. The other
+    arguments, the result and the errors are those of `pgd`.
 
     Source:
         Croce & Hein, "Reliable evaluation of adversarial robustness with an ensemble of
@@ -176,12 +159,8 @@ def apgd_targeted(
 def _rank(logits_fn, labels, images, count):
     """Returns what is known of clean images, and their likeliest wrong classes."""
     logits = logits_fn(images)
-    best = _Best(
-        images,
-        margin(logits, labels),
-        is_wrong(logits, labels),
-        jnp.isfinite(logits).all(axis=-1),
-    )
+    finite = jnp.isfinite(logits).all(axis=-1)
+    best = _Best(images, margin(logits, labels), is_wrong(logits, labels), finite)
     return best, likeliest(logits, labels, count)
 
 
@@ -232,24 +211,19 @@ def _ascend(
             jnp.asarray(steps, jnp.int32),
             jnp.asarray(rho, images.dtype),
         ),
-        _State(
-            images=images,
+        loop.begin(
+            _State,
+            images,
             before=images,
             loss=zeros,
-            best_images=images,
             best_gradient=jnp.zeros_like(images),
-            best_loss=zeros,
             step_size=zeros,
             rises=jnp.zeros(count, jnp.int32),
             halved=nothing,
             checked_loss=zeros,
             period=jnp.int32(0),
             checkpoint=jnp.int32(0),
-            active=~nothing,
-            finite=~nothing,
             succeeded=nothing,
-            result=images,
-            result_loss=jnp.full_like(zeros, -jnp.inf),
         ),
         (steps + 1) * (restarts + 1),
         per_image=("index", "origin", "epsilon"),
@@ -259,12 +233,7 @@ def _ascend(
 def _step(config: _Config, constants: _Constants, i: jax.Array, state: _State):
     run, j = i // (constants.steps + 1), i % (constants.steps + 1)
     state = _begin(config, constants, run, j == 0, state)
-    result = loop.evaluate(
-        constants.loss_fn,
-        state.images,
-        jax.random.fold_in(jax.random.fold_in(constants.key, 2**31 - 1), i),
-        config.samples,
-    )
+    result = loop.evaluate_step(constants, i, state.images, config.samples)
     state = _record(config, state, result, j == 0)
     state, gradient = _adapt(constants, state, result.gradient, j)
     return _move(config, constants, state, gradient, j == 0)
@@ -275,10 +244,11 @@ def _begin(config, constants, run, first, state):
 
     def start():
         key = jax.random.fold_in(constants.key, run)
-        draw = balls.uniform_on_sphere(
-            key, constants.index, constants.origin.shape[1:], config.norm
-        ).astype(constants.origin.dtype)
-        return jnp.clip(constants.origin + constants.epsilon * draw, 0.0, 1.0)
+        origin, index = constants.origin, constants.index
+        shape = origin.shape[1:]
+        draw = balls.draw_uniform(key, index, shape, config.norm, on_surface=True)
+        moved = origin + constants.epsilon * draw.astype(origin.dtype)
+        return jnp.clip(moved, 0.0, 1.0)
 
     steps = constants.steps
     images = jax.lax.cond(first, start, lambda: state.images)

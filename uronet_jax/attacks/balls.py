@@ -77,37 +77,28 @@ def direction(gradients: jax.Array, norm: str) -> jax.Array:
     return scaled / expand(jnp.maximum(size(scaled, "l2"), _SMALLEST), gradients)
 
 
-def uniform_in_ball(
-    key: jax.Array, index: jax.Array, shape: tuple[int, ...], norm: str
+def draw_uniform(
+    key: jax.Array,
+    index: jax.Array,
+    shape: tuple[int, ...],
+    norm: str,
+    *,
+    on_surface: bool = False,
 ) -> jax.Array:
     """Draws perturbations uniformly from the unit ball, one `shape` per image.
 
     An image folds its number, `[B]` integers, into the key. In L2 these are the first n
-    coordinates of a uniform point of the sphere in n + 2 dimensions.
+    coordinates of a uniform point of the sphere in n + 2 dimensions. With `on_surface`
+    they have norm 1, in random directions.
     """
     check_norm(norm)
     count = math.prod(shape)
 
     def draw(key):
         if norm == "linf":
-            return jax.random.uniform(key, (count,), minval=-1.0, maxval=1.0)
-        normal = jax.random.normal(key, (count + 2,))
-        return (normal / jnp.linalg.norm(normal))[:count]
-
-    return batches.per_image(draw, key, index).reshape(-1, *shape)
-
-
-def uniform_on_sphere(
-    key: jax.Array, index: jax.Array, shape: tuple[int, ...], norm: str
-) -> jax.Array:
-    """Draws perturbations of norm 1, in random directions; see `uniform_in_ball`."""
-    count = math.prod(shape)
-
-    def draw(key):
-        if norm == "linf":
             uniform = jax.random.uniform(key, (count,), minval=-1.0, maxval=1.0)
-            return uniform / jnp.max(jnp.abs(uniform))
-        normal = jax.random.normal(key, (count,))
-        return normal / jnp.linalg.norm(normal)
+            return uniform / jnp.max(jnp.abs(uniform)) if on_surface else uniform
+        normal = jax.random.normal(key, (count if on_surface else count + 2,))
+        return (normal / jnp.linalg.norm(normal))[:count]
 
     return batches.per_image(draw, key, index).reshape(-1, *shape)

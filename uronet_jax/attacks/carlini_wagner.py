@@ -8,12 +8,7 @@ import optax
 
 from uronet_jax.attacks import balls, loop
 from uronet_jax.attacks.attack import Attack
-from uronet_jax.attacks.objectives import (
-    LogitsFn,
-    is_wrong,
-    margin,
-    prepare_classifier,
-)
+from uronet_jax.attacks.objectives import LogitsFn, is_wrong, margin, prepare_classifier
 
 _LARGEST_CONSTANT = 1e10
 # By how much the loss must fall in a tenth of the steps.
@@ -28,8 +23,7 @@ _Constants = namedtuple(
 # One run of Adam, each image at its own step.
 _Descent = namedtuple("_Descent", "step code adam found previous_loss")
 _State = namedtuple(
-    "_State",
-    "active finite descent search constant lower upper best_images best_norm",
+    "_State", "active finite descent search constant lower upper best_images best_norm"
 )
 
 
@@ -59,27 +53,14 @@ def carlini_wagner(
     of a run is no measure of it here: Adam first steps far too wide, and with few steps
     single images would stop there.
 
-    Args:
-        key: Not used: this attack is not random.
-        images: `[B, H, W, C]`, floating point, in `[0, 1]`.
-        logits_fn: `[B, H, W, C] -> [B, K]`; see `objectives`.
-        labels: Integer `[B]`, the right ones.
-        binary_search_steps: How many values of `c`; may be traced, as all that follow.
-        steps: Of Adam, at most, for each.
-        step_size: Of Adam. Its first step moves every intensity by up to half of it:
-            with few steps it must be small beside the distances that are looked for.
-        confidence: By how much the largest wrong logit must exceed that of the label.
-        initial_constant: The first `c`.
-        abort_early: Whether a run ends when its loss has not fallen by 1e-4, relative,
-            in a tenth of the steps; from the second tenth on.
-
-    Returns:
-        Adversarial images, `[B, H, W, C]`, float32 in `[0, 1]`. Images that are already
-        misclassified (with that confidence), and those for which nothing was found, are
-        returned unchanged.
-
-    Raises:
-        ValueError: If an argument is wrong, or outside jit if a gradient is not finite.
+    It tries `binary_search_steps` values of `c`, first `initial_constant` (above 0),
+    with at most `steps` of Adam each. The first step of Adam moves every intensity by
+    up to half of `step_size` (above 0): with few steps it must be small beside the
+    distances that are looked for. The largest wrong logit must exceed that of the label
+    by `confidence`, 0 or more, or the image counts as right. With `abort_early` a run
+    ends when its loss has not fallen by 1e-4, relative, in a tenth of the steps; from
+    the second tenth on. All of these may be traced. It is not random: `key` is not
+    used. The other arguments, the result and the errors are those of `fab`.
 
     Source:
         Carlini & Wagner, "Towards evaluating the robustness of neural networks", IEEE
@@ -104,16 +85,14 @@ def carlini_wagner(
             *loop.arrays(dtype, step_size, confidence),
             jnp.asarray(abort_early, bool),
         ),
-        _State(
-            active=jnp.ones(count, bool),
-            finite=jnp.ones(count, bool),
+        loop.begin(
+            _State,
+            images,
             descent=_descent(images),
             search=jnp.zeros(count, jnp.int32),
             constant=jnp.full(count, initial_constant, dtype),
             lower=jnp.zeros(count, dtype),
             upper=jnp.full(count, jnp.inf, dtype),
-            best_images=images,
-            best_norm=jnp.full(count, jnp.inf, dtype),
         ),
         steps * binary_search_steps + 1,  # The first one looks at the clean image.
     )
@@ -137,8 +116,7 @@ def _step(config: None, constants: _Constants, i: jax.Array, state: _State):
     gradient, (loss, images, success) = jax.grad(_loss, argnums=2, has_aux=True)(
         constants, clean, descent.code, state.constant
     )
-    flat = gradient.reshape(gradient.shape[0], -1)
-    finite = jnp.isfinite(flat).all(axis=-1) & jnp.isfinite(loss)
+    finite = jnp.isfinite(gradient).all(axis=(1, 2, 3)) & jnp.isfinite(loss)
     finite = state.finite & (finite | ~state.active)
 
     norm = balls.size(images - constants.origin, "l2")

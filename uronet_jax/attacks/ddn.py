@@ -32,23 +32,10 @@ def ddn(
     `epsilon`. That is multiplied by `1 - gamma` where the image was misclassified and
     by `1 + gamma` elsewhere. The smallest perturbation seen that misclassifies is kept.
 
-    Args:
-        key: Typed PRNG key: where the gradient is zero, a random direction is taken.
-        images: `[B, H, W, C]`, floating point, in `[0, 1]`.
-        logits_fn: `[B, H, W, C] -> [B, K]`; see `objectives`.
-        labels: Integer `[B]`, the right ones.
-        steps: How many; may be traced.
-        initial_epsilon: First norm, a scalar or `[B]`; may be traced.
-        gamma: Share by which the norm changes in a step, in `[0, 1]`; may be traced.
-        index: Integer `[B]`, number that each image draws with; default `0 .. B-1`.
-
-    Returns:
-        Adversarial images, `[B, H, W, C]`, float32 in `[0, 1]`; unlike in the paper
-        they are not rounded to 256 levels. Images that are already misclassified, and
-        those for which nothing was found, are returned unchanged.
-
-    Raises:
-        ValueError: If an argument is wrong, or outside jit if a gradient is not finite.
+    `steps` (how many), `initial_epsilon` (the first norm, above 0, a scalar or `[B]`)
+    and `gamma` (in `[0, 1]`) may be traced. Where the gradient is zero, a random
+    direction is taken. The other arguments, the result and the errors are those of
+    `fab`; unlike in the paper the images are not rounded to 256 levels.
 
     Source:
         Rony et al., "Decoupling direction and norm for efficient gradient-based L2
@@ -71,14 +58,7 @@ def ddn(
             jnp.asarray(gamma, images.dtype),
             jnp.asarray(steps, jnp.int32),
         ),
-        _State(
-            images=images,
-            active=jnp.ones(count, bool),
-            finite=jnp.ones(count, bool),
-            epsilon=jnp.broadcast_to(epsilon, (count,)),
-            best_images=images,
-            best_norm=jnp.full(count, jnp.inf, images.dtype),
-        ),
+        loop.begin(_State, images, epsilon=jnp.broadcast_to(epsilon, (count,))),
         steps,
     )
     return loop.finish(state.best_images, state.finite)
@@ -122,11 +102,11 @@ def _direction(constants, i, gradient):
         key = jax.random.fold_in(constants.key, i)
         shape = gradient.shape[1:]
         normal = batches.per_image(
-            lambda key: jax.random.normal(key, (gradient[0].size,), gradient.dtype),
+            lambda key: jax.random.normal(key, shape, gradient.dtype),
             key,
             constants.index,
         )
-        return balls.where(zero, normal.reshape(-1, *shape), gradient)
+        return balls.where(zero, normal, gradient)
 
     return balls.direction(jax.lax.cond(zero.any(), draw, lambda: gradient), "l2")
 

@@ -65,23 +65,11 @@ def deepfool(
     the image becomes `clip(x + (1 + overshoot) r)`. An image stays where it is first
     misclassified.
 
-    Args:
-        key: Not used: this attack is not random.
-        images: `[B, H, W, C]`, floating point, in `[0, 1]`.
-        logits_fn: `[B, H, W, C] -> [B, K]`; see `objectives`.
-        labels: Integer `[B]`, the right ones.
-        norm: `linf` or `l2`.
-        steps: At most so many; may be traced.
-        overshoot: How much farther than the boundary, relative; may be traced.
-        candidates: Classes that are considered, the label among them: those of the
-            largest logits at the clean image.
-
-    Returns:
-        Adversarial images, `[B, H, W, C]`, float32 in `[0, 1]`. Images that are already
-        misclassified, and those for which nothing was found, are returned unchanged.
-
-    Raises:
-        ValueError: If an argument is wrong, or outside jit if a gradient is not finite.
+    At most `steps` are taken, and the images go farther than the boundary by
+    `overshoot`, 0 or more, relative; both may be traced. `candidates`, 2 or more, are
+    the classes that are considered, the label among them: those of the largest logits
+    at the clean image. It is not random: `key` is not used. The other arguments, the
+    result and the errors are those of `fab`.
 
     Source:
         Moosavi-Dezfooli et al., "DeepFool: a simple and accurate method to fool deep
@@ -103,10 +91,9 @@ def deepfool(
             jnp.asarray(overshoot, images.dtype),
             jnp.asarray(steps, jnp.int32),
         ),
-        _State(
-            images=images,
-            active=jnp.ones(count, bool),
-            finite=jnp.ones(count, bool),
+        loop.begin(
+            _State,
+            images,
             success=jnp.zeros(count, bool),
             rivals=jnp.zeros((count, min(candidates, classes) - 1), jnp.int32),
             perturbation=jnp.zeros_like(images),

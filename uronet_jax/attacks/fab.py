@@ -102,7 +102,6 @@ def fab(
     if targets is not None:
         loop.check_count("targets", targets)
         rivals = min(targets, rivals)
-    dtype, count = images.dtype, len(images)
     runs = (1 if targets is None else rivals) * (restarts + 1)
     state = loop.iterate(
         _step,
@@ -114,16 +113,9 @@ def fab(
             logits_fn,
             labels,
             *loop.arrays(jnp.int32, steps, restarts + 1),
-            *loop.arrays(dtype, start_norm, goal_norm, alpha_max, eta, beta),
+            *loop.arrays(images.dtype, start_norm, goal_norm, alpha_max, eta, beta),
         ),
-        _State(
-            images=images,
-            active=jnp.ones(count, bool),
-            finite=jnp.ones(count, bool),
-            rivals=jnp.zeros((count, rivals), jnp.int32),
-            best_images=images,
-            best_norm=jnp.full(count, jnp.inf, dtype),
-        ),
+        loop.begin(_State, images, rivals=jnp.zeros((len(images), rivals), jnp.int32)),
         steps * runs,
     )
     return loop.finish(state.best_images, state.finite)
@@ -170,7 +162,7 @@ def _start(config, constants, run, state):
         radius = jnp.minimum(constants.start_norm, state.best_norm) / 2
         key = jax.random.fold_in(constants.key, run)
         shape = constants.origin.shape[1:]
-        unit = balls.uniform_in_ball(key, constants.index, shape, config.norm)
+        unit = balls.draw_uniform(key, constants.index, shape, config.norm)
         moved = constants.origin + balls.expand(radius, constants.origin) * unit
         return jnp.clip(moved, 0.0, 1.0)
 

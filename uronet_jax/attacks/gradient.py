@@ -11,8 +11,7 @@ from uronet_jax.attacks.objectives import LossFn
 
 _Config = namedtuple("_Config", "norm random_start runs samples")
 _Constants = namedtuple(
-    "_Constants",
-    "key index origin loss_fn epsilon step_size steps",
+    "_Constants", "key index origin loss_fn epsilon step_size steps"
 )
 _State = namedtuple("_State", "images active finite best_images best_loss")
 
@@ -90,8 +89,9 @@ def pgd(
         random_start: Whether the first run starts at a uniform point of the ball.
         restarts: Runs after the first; each starts at a uniform point of the ball. Of
             the last iterates without success, that of the highest loss is returned.
-        samples: 0, or how many draws of a random `loss_fn(key, images)` a gradient is
-            averaged over (expectation over transformation).
+        samples: 0, or how many draws of a random `loss_fn(key, images)` loss and
+            gradient are averaged over (expectation over transformation); success is
+            then that of more than half of the draws.
         index: Integer `[B]`, number that each image draws with; default `0 .. B-1`.
 
     Returns:
@@ -107,8 +107,7 @@ def pgd(
     images, index = loop.prepare_images(
         images, index, norm, epsilon, steps, restarts, samples
     )
-    count = len(images)
-    loop.check_parameter("step_size", step_size, count=count)
+    loop.check_parameter("step_size", step_size, count=len(images))
     loss_fn = loop.check_loss(loss_fn, images)
     # Of several runs the last iterates are compared: one more evaluation in each.
     length = steps if restarts == 0 else steps + 1
@@ -124,13 +123,7 @@ def pgd(
             balls.expand(step_size, images),
             jnp.asarray(length, jnp.int32),
         ),
-        _State(
-            images=images,
-            active=jnp.ones(count, bool),
-            finite=jnp.ones(count, bool),
-            best_images=images,
-            best_loss=jnp.full(count, -jnp.inf, images.dtype),
-        ),
+        loop.begin(_State, images),
         length * (restarts + 1),
         per_image=("index", "origin", "epsilon", "step_size"),
     )
@@ -146,7 +139,7 @@ def _step(config: _Config, constants: _Constants, i: jax.Array, state: _State):
     def start():
         key = jax.random.fold_in(constants.key, run)
         shape = constants.origin.shape[1:]
-        draw = balls.uniform_in_ball(key, constants.index, shape, config.norm)
+        draw = balls.draw_uniform(key, constants.index, shape, config.norm)
         started = constants.origin + constants.epsilon * draw
         if not config.random_start:
             started = jnp.where(run == 0, constants.origin, started)
@@ -155,12 +148,7 @@ def _step(config: _Config, constants: _Constants, i: jax.Array, state: _State):
     images = state.images
     if config.random_start or config.runs > 1:
         images = jax.lax.cond(j == 0, start, lambda: state.images)
-    result = loop.evaluate(
-        constants.loss_fn,
-        images,
-        jax.random.fold_in(jax.random.fold_in(constants.key, 2**31 - 1), i),
-        config.samples,
-    )
+    result = loop.evaluate_step(constants, i, images, config.samples)
     active = state.active & ~result.success
     best_images, best_loss = state.best_images, state.best_loss
     last = False

@@ -92,9 +92,14 @@ def evaluate(
         draws = jax.lax.map(draw, jax.random.split(key, samples))
         gradient, loss, success = jax.tree.map(lambda x: x.mean(axis=0), draws)
         success = success > 0.5
-    flat = gradient.reshape(gradient.shape[0], -1)
-    finite = jnp.isfinite(flat).all(axis=-1) & jnp.isfinite(loss)
+    finite = jnp.isfinite(gradient).all(axis=(1, 2, 3)) & jnp.isfinite(loss)
     return LossAndGradient(loss, success & finite, gradient, finite)
+
+
+def evaluate_step(constants: Any, i: jax.Array, images: jax.Array, samples: int) -> Any:
+    """Returns what `evaluate` does; a random loss function draws anew at each step."""
+    key = jax.random.fold_in(jax.random.fold_in(constants.key, 2**31 - 1), i)
+    return evaluate(constants.loss_fn, images, key, samples)
 
 
 def loss_and_success(loss_fn: LossFn, images: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -261,6 +266,18 @@ def prepare_images(
     check_count("samples", samples, 0)
     images = images.astype(jnp.promote_types(images.dtype, jnp.float32))
     return images, jnp.arange(len(images)) if index is None else index
+
+
+def begin(kind: Callable[..., Any], images: jax.Array, **others: Any) -> Any:
+    """Returns a state: nothing is done or found yet, and `others` are as given."""
+    every = jnp.ones(len(images), bool)
+    lowest = jnp.full(len(images), -jnp.inf, images.dtype)
+    usual = {"active": every, "finite": every, "best_norm": -lowest}
+    usual |= dict.fromkeys(("best_loss", "result_loss"), lowest)
+    usual |= dict.fromkeys(("images", "best_images", "result"), images)
+    return kind(
+        **{name: usual[name] for name in kind._fields if name in usual} | others
+    )
 
 
 def arrays(dtype: Any, *values: Any) -> list[jax.Array]:

@@ -11,6 +11,7 @@ program serves all batches and all weights. A plain function works as well; it i
 compiled anew for every function object and has its weights built in.
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -110,16 +111,37 @@ class Misclassification:
         logits_fn = take(self.logits_fn, rows)
         if logits_fn is None:
             return None
-        targets = None if self.targets is None else self.targets[rows]
-        return self.replace(
-            logits_fn=logits_fn, labels=self.labels[rows], targets=targets
-        )
+        labels, targets = jax.tree.map(lambda x: x[rows], (self.labels, self.targets))
+        return self.replace(logits_fn=logits_fn, labels=labels, targets=targets)
 
     def check(self, images: jax.Array) -> None:
         """Raises `ValueError` if logits are of a wrong shape or a label is no class."""
         check_classes(self.logits_fn, self.labels, images)
         if self.targets is not None:
             check_classes(self.logits_fn, self.targets, images, "targets")
+
+
+@flax.struct.dataclass
+class RandomLoss:
+    """`(key, images) -> (loss, success)` of one draw of a random classifier.
+
+    Its loss function is one of a `logits_fn(key, images)`.
+    """
+
+    loss_fn: Misclassification
+
+    def __call__(self, key: jax.Array, images: jax.Array) -> Any:
+        """Returns loss and success of one draw, `[B]` each."""
+        return self._draw(key)(images)
+
+    def check(self, images: jax.Array) -> None:
+        """Makes the check of the loss function."""
+        self._draw(jax.random.key(0)).check(images)
+
+    def _draw(self, key):
+        return self.loss_fn.replace(
+            logits_fn=Partial(call, self.loss_fn.logits_fn, key)
+        )
 
 
 def misclassification(
@@ -171,7 +193,7 @@ def take(function: Any, rows: slice) -> Any:
     """
     if isinstance(function, Partial) and isinstance(function.func, _FlaxCall):
         # A random one would draw the same numbers for every part.
-        return None if "rngs" in function.func.kwargs else function
+        return None if "rngs" in dict(function.func.kwargs) else function
     known = getattr(function, "take", None)
     return None if known is None else known(rows)
 
@@ -189,25 +211,15 @@ def flax_logits(module: nn.Module, variables: Any, **kwargs: Any) -> Partial:
     return Partial(_FlaxCall(module, tuple(sorted(kwargs.items()))), variables)
 
 
+@dataclasses.dataclass(frozen=True)
 class _FlaxCall:
     """`(variables, images) -> logits`; two of the same module are the same."""
 
-    def __init__(self, module, kwargs):
-        self._identity = (module, kwargs)
-
-    @property
-    def kwargs(self):
-        return dict(self._identity[1])
+    module: nn.Module
+    kwargs: tuple[tuple[str, Any], ...]
 
     def __call__(self, variables, images):
-        module, kwargs = self._identity
-        return module.apply(variables, images, **dict(kwargs))
-
-    def __eq__(self, other):
-        return isinstance(other, _FlaxCall) and self._identity == other._identity
-
-    def __hash__(self):
-        return hash(self._identity)
+        return self.module.apply(variables, images, **dict(self.kwargs))
 
 
 def call(function: Callable[..., Any], *arguments: Any) -> Any:

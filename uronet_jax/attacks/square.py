@@ -24,8 +24,7 @@ _TINY = 1e-12
 
 
 _Constants = namedtuple(
-    "_Constants",
-    "key index origin loss_fn epsilon steps halvings sides bumps",
+    "_Constants", "key index origin loss_fn epsilon steps halvings sides bumps"
 )
 _State = namedtuple("_State", "best_images best_loss active finite result result_loss")
 # The bumps side by side, `[H, W]`, and which tile a row or a column is in.
@@ -62,34 +61,19 @@ def square(
     signs, where one draw served the whole batch. And a window may lie at every
     position, as the paper says, where the code leaves out the last row and column.
 
-    Args:
-        key: Typed PRNG key; one serves the whole batch.
-        images: `[B, H, W, C]`, floating point, in `[0, 1]`.
-        loss_fn: `images -> [B]`, or `(loss, success)`, raised; see `objectives`. The
-            margin is the usual one. Its gradient is never taken.
-        epsilon: Largest norm of the perturbation, a scalar or `[B]`; may be traced.
-        norm: `linf` or `l2`.
-        steps: Proposals in a run, each one evaluation after that of the start; may be
-            traced.
-        initial_share: Of the image, that the first windows cover, in `(0, 1]`.
-        rescale_schedule: Whether the share falls over `steps` proposals as it does over
-            10,000 otherwise. AutoAttack does not rescale.
-        restarts: Runs after the first, for images without success; the highest loss is
-            kept.
-        index: Integer `[B]`, number that each image draws with; default `0 .. B-1`.
-
-    Returns:
-        Adversarial images, `[B, H, W, C]`, float32 in `[0, 1]`.
-
-    Raises:
-        ValueError: If an argument is wrong, or outside jit if a loss is not a number.
+    The usual loss is the margin; its gradient is never taken. A run makes `steps`
+    proposals, each one evaluation after that of the start. `initial_share` is in
+    `(0, 1]` and known when compiling. With `rescale_schedule` the share falls over
+    `steps` proposals as it does over 10,000 otherwise; AutoAttack does not rescale.
+    `restarts` are for images without success, and the highest loss is kept. The other
+    arguments, the result and the errors are those of `pgd`.
 
     Source:
         Andriushchenko et al., "Square Attack: a query-efficient black-box adversarial
         attack via random search", ECCV 2020.
     """
     images, index = loop.prepare_images(images, index, norm, epsilon, steps, restarts)
-    count, height, width = images.shape[:3]
+    height, width = images.shape[1:3]
     _check_share(initial_share)
     loss_fn = loop.check_loss(loss_fn, images)
     sides = _window_sides(initial_share, height, width, norm)
@@ -107,14 +91,7 @@ def square(
             jnp.asarray(sides, jnp.int32),
             jnp.asarray(_bumps(sides), images.dtype) if norm == "l2" else None,
         ),
-        _State(
-            best_images=images,
-            best_loss=jnp.zeros(count, images.dtype),
-            active=jnp.ones(count, bool),
-            finite=jnp.ones(count, bool),
-            result=images,
-            result_loss=jnp.full(count, -jnp.inf, images.dtype),
-        ),
+        loop.begin(_State, images),
         (steps + 1) * (restarts + 1),
     )
     return loop.finish(state.result, state.finite)

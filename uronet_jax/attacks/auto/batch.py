@@ -1,12 +1,11 @@
 """What AutoAttack does with one batch: fill it up, attack it, classify it."""
 
 import functools
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.tree_util import Partial
 
 from uronet_jax.attacks import balls, loop
 from uronet_jax.attacks.apgd import apgd
@@ -14,6 +13,7 @@ from uronet_jax.attacks.auto.state import AutoAttackTask
 from uronet_jax.attacks.auto.versions import TARGETED_DLR, AttackStep
 from uronet_jax.attacks.fab import fab
 from uronet_jax.attacks.objectives import (
+    RandomLoss,
     is_wrong,
     misclassification,
     targeted_misclassification,
@@ -64,69 +64,42 @@ def attack_batch(
     padded, batch = _take(task, rows, targets)
     attack_key, check_key = jax.random.split(key)
     try:
-        found = _ATTACKS[step.attack](
-            task,
-            batch,
-            step.all_parameters,
-            key=attack_key,
-            images=batch.images,
-            epsilon=task.epsilon,
-            norm=task.norm,
-            index=batch.index,
-        )
+        found = _attack(task, step, attack_key, batch)
     except loop.NonFiniteError as error:
         # What fills up the batch stands for the image that it is a copy of.
         bad = np.unique(padded[error.positions])
         raise loop.NonFiniteError(bad, f"{step.name}: ") from None
+    usual = {"norm": task.norm, "samples": task.samples}
     found, wrong = _verify(
-        task.logits_fn,
-        check_key,
-        found,
-        batch.images,
-        batch.labels,
-        task.epsilon,
-        norm=task.norm,
-        samples=task.samples,
+        task.logits_fn, check_key, found, *batch[:2], task.epsilon, **usual
     )
     return np.asarray(found)[: len(rows)], np.asarray(wrong)[: len(rows)]
 
 
-def _apgd(task, batch, parameters, **usual):
-    return apgd(
-        **usual,
-        loss_fn=_make_loss(task, parameters["loss"], batch),
-        steps=parameters["steps"],
-        samples=task.samples,
-        rho=parameters["rho"],
-    )
+def _attack(task, step, key, batch):
+    parameters = step.all_parameters
+    parameters |= {"epsilon": task.epsilon, "norm": task.norm, "index": batch.index}
+    if step.attack == "fab":
+        return fab(key, batch.images, task.logits_fn, batch.labels, **parameters)
+    # A step with restarts or targets comes here once for each of its runs.
+    del parameters["restarts"]
+    if step.attack == "square":
+        return square(
+            key, batch.images, _make_loss(task, "margin", batch), **parameters
+        )
+    del parameters["targets"]
+    loss_fn = _make_loss(task, parameters.pop("loss"), batch)
+    return apgd(key, batch.images, loss_fn, samples=task.samples, **parameters)
 
 
-def _fab(task, batch, parameters, **usual):
-    return fab(**usual, logits_fn=task.logits_fn, labels=batch.labels, **parameters)
-
-
-def _square(task, batch, parameters, **usual):
-    # A step with restarts comes here once for each of its runs.
-    parameters = parameters | {"restarts": 0}
-    loss_fn = _make_loss(task, "margin", batch)
-    return square(**usual, loss_fn=loss_fn, **parameters)
-
-
-_ATTACKS = {"apgd": _apgd, "fab": _fab, "square": _square}
-
-
-def _make_loss(task, loss, batch) -> Any:
+def _make_loss(task, loss, batch):
     """Returns a loss function of the classifier; of a random one `(key, images) ->`."""
     classifier = task.logits_fn, batch.labels
     if loss == TARGETED_DLR:
         loss_fn = targeted_misclassification(*classifier, batch.targets)
     else:
         loss_fn = misclassification(*classifier, loss=loss)
-    return Partial(_random_loss, loss_fn) if task.samples else loss_fn
-
-
-def _random_loss(loss_fn, key, images):
-    return loss_fn.replace(logits_fn=functools.partial(loss_fn.logits_fn, key))(images)
+    return RandomLoss(loss_fn) if task.samples else loss_fn
 
 
 def _classify(logits_fn, key, images, labels, samples):

@@ -78,10 +78,8 @@ def _check_step(step):
         )
     parameters = step.all_parameters
     for name, value in parameters.items():
-        if name in ("steps", "targets") and value is not None:
-            loop.check_count(name, value)
-        elif name == "restarts":
-            loop.check_count(name, value, 0)
+        if name in ("steps", "targets", "restarts") and value is not None:
+            loop.check_count(name, value, int(name != "restarts"))
         elif name in ("rho", "initial_share"):
             batches.check_range(name, value, 0.0, 1.0)
     losses = (*LOSSES, TARGETED_DLR)

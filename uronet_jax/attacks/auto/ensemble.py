@@ -150,7 +150,8 @@ def autoattack(
     if state is None:
         state = State(images, right)
         check_clean(task, state, logits)
-        _add_row(task, state, "clean", time.perf_counter() - began)
+        state.seconds = time.perf_counter() - began
+        _add_row(task, state, "clean")
     elif not np.array_equal(state.right, right):
         raise ValueError(
             f"{path} was begun with another classifier, which was right on other "
@@ -185,20 +186,25 @@ def _run_step(task, state, ranked, file, progress):
             state.done[batch] = True
             state.seconds += time.perf_counter() - began
             if progress:
-                _print(state, step, run, len(ranks), len(rows) - begin - len(batch))
+                print(
+                    f"{step.name} run {run + 1} of {len(ranks)}: "
+                    f"{len(rows) - begin - len(batch)} images to go, robust accuracy "
+                    f"{state.robust.mean():.2%}, {state.seconds:.0f} s",
+                    file=sys.stderr,
+                    flush=True,
+                )
             if file is not None and time.perf_counter() - last_save > _SAVE_EVERY:
                 file.save(state)
                 last_save = time.perf_counter()
         state.run, state.done = run + 1, np.zeros_like(state.done)
     broken = state.attacked - int(state.robust.sum())
-    _add_row(task, state, step.name, state.seconds)
+    _add_row(task, state, step.name)
     if step.attack == "square" and broken and has_gradients(task.steps[: state.step]):
         state.warn(
             f"{step.name} broke {broken} images that withstood the attacks with "
             "gradients: the classifier may hide its gradients, and be less robust"
         )
-    state.step, state.run, state.seconds = state.step + 1, 0, 0.0
-    state.attacked = int(state.robust.sum())
+    state.step, state.run = state.step + 1, 0
 
 
 def _clean(task):
@@ -218,7 +224,8 @@ def _clean(task):
     return np.concatenate(logits), np.concatenate(right)
 
 
-def _add_row(task, state, attack, seconds):
+def _add_row(task, state, attack):
+    """Notes what an attack did, and that the next one begins."""
     standing = int(state.robust.sum())
     state.log.append(
         {
@@ -228,15 +235,7 @@ def _add_row(task, state, attack, seconds):
             "attacked": 0 if attack == "clean" else state.attacked,
             "robust": standing,
             "robust_accuracy": standing / len(state.robust),
-            "seconds": seconds,
+            "seconds": state.seconds,
         }
     )
-
-
-def _print(state, step, run, runs, left):
-    print(
-        f"{step.name} run {run + 1} of {runs}: {left} images to go, robust accuracy "
-        f"{state.robust.mean():.2%}, {state.seconds:.0f} s",
-        file=sys.stderr,
-        flush=True,
-    )
+    state.attacked, state.seconds = standing, 0.0

@@ -79,7 +79,12 @@ class StateFile:
             with open(self._path, "rb") as file, np.load(file) as arrays:
                 arrays = dict(arrays)
             header = json.loads(arrays.pop("header").item())
-            differences = _differences(header["arguments"], self._arguments)
+            then = header["arguments"]
+            differences = "; ".join(
+                f"{name} ({then.get(name)} in the file, {now} now)"
+                for name, now in sorted(self._arguments.items())
+                if then.get(name) != now
+            )
             state = None if differences else self._restored(header, arrays)
         except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
             raise ValueError(
@@ -118,14 +123,6 @@ class StateFile:
                 broken=state.images[state.right & ~state.robust],
             )
         os.replace(partial, self._path)
-
-
-def _differences(then, now):
-    return "; ".join(
-        f"{name} ({then.get(name)} in the file, {now[name]} now)"
-        for name in sorted(now)
-        if then.get(name) != now[name]
-    )
 
 
 def _arguments(task):
