@@ -115,7 +115,7 @@ def paper_rows(experiment, tmp_path, **sections):
     rows = []
     for part in parts:
         assert part.group in EXPERIMENTS[experiment].needs
-        laboratory.trained = set(part.models)
+        laboratory.trained = set(store.with_purifiers(part.models))
         rows += part.rows(laboratory)
     return rows
 

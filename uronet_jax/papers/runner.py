@@ -223,7 +223,7 @@ def _compute(
         return
     sessions = begun["sessions"] if done else []
     clock, count = _Clock(), 0
-    wanted = [key for part in remaining for key in part.models]
+    wanted = store.with_purifiers(key for part in remaining for key in part.models)
     if any(map(store.is_unfinished, wanted)):
         laboratory.forget()  # Training needs the memory.
     store.ensure(wanted)

@@ -93,11 +93,7 @@ class Store:
                 make_classifier(key.name, 2)
 
     def entry(self, name: str) -> SuiteEntry:
-        """Returns the degradation called `GN_1` and the like.
-
-        Raises:
-            ValueError: If the config leaves it out.
-        """
+        """Returns the degradation called `GN_1` and the like."""
         for entry in self.entries:
             if entry_name(entry) == name:
                 return entry
@@ -107,17 +103,12 @@ class Store:
 
     # Data.
 
+    def dataset(self, role: str) -> str:
+        """Returns what rows call a data set."""
+        return self.config[role]["title"]
+
     def _source(self, role: str, part: str) -> ArraySource:
-        """Returns a part of a data set, in memory.
-
-        Args:
-            role: Section of the config.
-            part: `train`, `validation` or `test`.
-
-        Raises:
-            FileNotFoundError: If the data set was not prepared.
-            ValueError: If it lacks the split.
-        """
+        """Returns `train`, `validation` or `test` of a data set, in memory."""
         source = self.open(role, part)
         images, labels = source.arrays()
         return ArraySource(
@@ -172,35 +163,19 @@ class Store:
         }
 
     def classifier_keys(self, role: str, *, first: bool = False) -> list[ModelKey]:
-        """Returns the classifiers of a data set that are to be trained here.
-
-        Args:
-            role: Section of the config.
-            first: Whether only the first one is wanted.
-        """
-        sources = list(self.classifiers(role).values())
-        return [
-            _classifier_key(role, source)
-            for source in (sources[:1] if first else sources)
-            if source.startswith(TRAIN)
-        ]
+        """Returns those of all classifiers, or of the first, to be trained here."""
+        sources = list(self.classifiers(role).values())[: 1 if first else None]
+        return [_classifier_key(role, x) for x in sources if x.startswith(TRAIN)]
 
     def load_classifier(self, role: str, title: str) -> LoadedModel:
-        """Loads a classifier.
-
-        Raises:
-            FileNotFoundError: If there is none.
-            ValueError: If it is not one of the data set's classes and image shape.
-        """
+        """Loads a classifier, which must be of the data set's classes and shape."""
         source = self.classifiers(role)[title]
         if source.startswith(TRAIN):
             return self.load(_classifier_key(role, source))
         model = load_classifier(source)
         data = self.open(role, "test")
-        if (model.image_shape, model.num_classes) != (
-            tuple(data.image_shape),
-            data.num_classes,
-        ):
+        wanted = tuple(data.image_shape), data.num_classes
+        if (model.image_shape, model.num_classes) != wanted:
             raise ValueError(
                 f"the classifier {source} is made for {model.num_classes} classes of "
                 f"images {list(model.image_shape)}, {data.name} has {data.num_classes} "
@@ -213,10 +188,6 @@ class Store:
 
         Where it is trained here that is its folder, whose config is compared; else a
         digest of its weights.
-
-        Raises:
-            FileNotFoundError: If there is none.
-            ValueError: See `load_classifier`.
         """
         source = self.classifiers(role)[title]
         if source.startswith(TRAIN):
@@ -231,7 +202,7 @@ class Store:
             DivergedError: If a loss was not finite.
             ValueError: If a folder holds a model of another config.
         """
-        ordered = self._with_purifiers(keys)
+        ordered = self.with_purifiers(keys)
         self.check(ordered)
         for _, group in itertools.groupby(ordered, key=self._program):
             members = list(group)
@@ -250,7 +221,7 @@ class Store:
             ValueError: If a folder holds a model of another config, or one that was
                 trained for longer, or if the data do not suffice.
         """
-        ordered = self._with_purifiers(keys)
+        ordered = self.with_purifiers(keys)
         for role, kind in dict.fromkeys((key.role, key.kind) for key in ordered):
             self._check_data(role, kind)
         for key in ordered:
@@ -299,7 +270,7 @@ class Store:
                 f"models of kind {kind} learn on"
             )
 
-    def _with_purifiers(self, keys: Iterable[ModelKey]) -> list[ModelKey]:
+    def with_purifiers(self, keys: Iterable[ModelKey]) -> list[ModelKey]:
         """Returns models and the purifiers they stand behind, in order of training."""
         wanted = dict.fromkeys(keys)
         behind = [
@@ -315,9 +286,8 @@ class Store:
     def _program(self, key: ModelKey) -> tuple[str, ...]:
         """Returns what models must share to be trained by one program."""
         # Classifiers differ in architecture, all others of a kind in data alone.
-        classifier = self.kinds[key.kind].role == "classifier"
-        alone = key.name if classifier else ""
-        return key.role, key.kind, alone
+        alone = self.kinds[key.kind].role == "classifier"
+        return key.role, key.kind, key.name if alone else ""
 
     def _train(self, keys: Sequence[ModelKey]) -> bool:
         """Trains models of one kind and data set; returns whether all are finished."""
@@ -466,15 +436,7 @@ class Store:
             part: `train`, `validation` or `test`.
             attack: See `made_images.attack_steps`.
             title: Classifier that is attacked; by default the first.
-            remover: What stands before the classifier, known to the attacker; by
-                default nothing, or nothing that is known.
-
-        Returns:
-            uint16 `[N, H, W, C]`.
-
-        Raises:
-            StoppedError: If it was asked to stop; what was made is kept.
-            ValueError: If the file on disk was made with other weights or settings.
+            remover: What stands before the classifier and is known to the attacker.
         """
         title = title or self._first_title(role)
         count = self.config["attack"]["num_test" if part == "test" else "num_train"]
@@ -495,19 +457,7 @@ class Store:
         )
 
     def corrupted(self, role: str, part: str) -> np.ndarray:
-        """Returns copies of a part, kept on disk, a corruption drawn for each image.
-
-        Args:
-            role: Section of the config.
-            part: `train` or `validation`.
-
-        Returns:
-            uint8 `[N, copies, H, W, C]`, memory-mapped.
-
-        Raises:
-            StoppedError: If it was asked to stop.
-            ValueError: If the file on disk was made with other settings.
-        """
+        """Returns copies of a part, kept on disk, a corruption drawn for each image."""
         settings = self.config["universal_corruptions"]
         with self.progress.bar(None, f"corrupting {part}", "batch", leave=False) as bar:
 

@@ -5,7 +5,7 @@ number, in percent unless its metric says otherwise, under the column names of t
 published table.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from uronet_jax.corruptions import SuiteEntry
@@ -18,8 +18,6 @@ from uronet_jax.papers.uronet.kinds import ModelKey
 
 # Published label of an attack on test images -> the attack.
 TEST_ATTACKS = {"IFGSM": "IFGSM", "PGD": "PGD0"}
-# Columns of images that nothing was done to.
-CLEAN: TidyRow = {"test_noise": "clean", "test_severity": 0}
 # Of every experiment.
 COMMON_SETTINGS = (
     "preset",
@@ -37,7 +35,7 @@ class Part(NamedTuple):
 
     Attributes:
         key: Its name within the experiment.
-        models: What must be trained before.
+        models: What must be trained before, besides the purifiers of detectors.
         rows: Computes it.
         group: Which of the experiment's needs it has.
     """
@@ -81,61 +79,78 @@ class PaperExperiment(NamedTuple):
         return {need.partition(".")[0] for x in self.needs.values() for need in x}
 
 
-def dataset_title(lab: Laboratory, role: str) -> str:
-    """Returns what rows call a data set."""
-    return lab.store.config[role]["title"]
+def trained_on(entry: SuiteEntry) -> TidyRow:
+    """Returns the columns that name the degradation a model was trained on."""
+    return {"train_noise": entry.noise, "train_severity": entry.severity}
+
+
+def tested_on(entry: Entry) -> TidyRow:
+    """Returns the columns that name the degradation of the images."""
+    return {"test_noise": entry.noise, "test_severity": entry.severity}
+
+
+def noise_tests(entries: Iterable[Entry]) -> list[tuple[TidyRow, Entry]]:
+    """Returns, as `detection_rows` wants them, degradations that name themselves."""
+    return [(tested_on(entry), entry) for entry in entries]
 
 
 def detection_rows(
     lab: Laboratory,
     judge: Judge,
-    remover: LoadedModel,
-    detector: LoadedModel,
+    detector: ModelKey,
     tests: Iterable[tuple[TidyRow, Entry]],
     *,
-    auroc: bool = True,
-) -> Iterator[TidyRow]:
-    """Yields the detection accuracy on as many clean as degraded images.
+    further: Sequence[str] = ("auroc", "tpr_at_5_percent_fpr"),
+    **columns: Any,
+) -> list[TidyRow]:
+    """Returns the detection accuracy on as many clean as degraded images.
 
     Args:
         lab: Where it is measured.
         judge: Of the images.
-        remover: The detector's remover.
-        detector: What tells clean from degraded images.
+        detector: It stands behind its purifier.
         tests: Columns of a row, and the degradation.
-        auroc: Whether a row also has the area under the ROC curve, and the share of
-            degraded images that is found at 5 % false alarms.
+        further: What else of `detection_metrics` a row has, as a share.
+        **columns: Of all rows.
     """
-    clean = lab.probabilities(judge, remover, detector)
-    for columns, entry in tests:
-        degraded = lab.probabilities(judge, remover, detector, entry)
-        found = detection_metrics(clean, degraded)
-        row = lab.row(
-            judge,
-            100.0 * found["detection_accuracy"],
-            **columns,
-            metric="detection_accuracy",
-        )
-        further = ("auroc", "tpr_at_5_percent_fpr") if auroc else ()
-        yield row | {name: found[name] for name in further}
+    purifier = detector._replace(kind=lab.store.kinds[detector.kind].purifier)
+    models = lab.model(*purifier), lab.model(*detector)
+    clean, rows = lab.probabilities(judge, *models), []
+    for own, entry in tests:
+        found = detection_metrics(clean, lab.probabilities(judge, *models, entry))
+        accuracy = 100.0 * found["detection_accuracy"]
+        own = own | {name: found[name] for name in further}
+        rows.append(lab.row(judge, accuracy, "detection_accuracy", **columns, **own))
+    return rows
 
 
-def noise_tests(entries: Sequence[SuiteEntry]) -> Iterator[tuple[TidyRow, SuiteEntry]]:
-    """Yields the columns that name a degradation, and the degradation."""
-    for entry in entries:
-        columns = {"test_noise": entry.noise, "test_severity": entry.severity}
-        yield columns, entry
-
-
-def defence_models(
-    role: str, kind: str, name: str, remover: str = "remover"
-) -> tuple[ModelKey, ModelKey]:
-    """Returns a detector behind the remover it needs, in order of training.
+def accuracy_rows(
+    lab: Laboratory,
+    judge: Judge,
+    classifiers: Mapping[str, LoadedModel],
+    shown: Iterable[tuple[TidyRow, Entry, LoadedModel | None]],
+    *,
+    metric: str = "accuracy",
+    mirror: bool = False,
+    **columns: Any,
+) -> list[TidyRow]:
+    """Returns the accuracy of every classifier on what it is shown.
 
     Args:
-        role: Section of the config that names the data set.
-        kind: Kind of the detector.
-        name: Of both, within their kinds.
-        remover: Kind of the remover.
+        lab: Where it is measured.
+        judge: Of the images.
+        classifiers: Title -> classifier.
+        shown: Columns of a row, the degradation, and the purifier or None.
+        metric: What a row calls it.
+        mirror: Whether purifiers see mirror images too.
+        **columns: Of all rows.
     """
-    return (ModelKey(role, remover, name), ModelKey(role, kind, name))
+    found = [
+        (own, lab.accuracies(judge, classifiers, entry, purifier, mirror=mirror))
+        for own, entry, purifier in shown
+    ]
+    return [
+        lab.row(judge, values[title], metric, classifier=title, **columns, **own)
+        for title in classifiers
+        for own, values in found
+    ]
