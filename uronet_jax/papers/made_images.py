@@ -26,21 +26,19 @@ from uronet_jax.progress import Progress, StoppedError
 
 # Seconds between two marks of attacked images.
 _SAVE_EVERY = 60.0
-# The papers' names -> ours, and whether it restarts.
+# The papers' names -> ours, and what it takes besides.
 _ATTACKS = {
-    "IFGSM": ("ifgsm_linf", False),
-    "PGD0": ("pgd_linf", False),
-    "PGD10": ("pgd_linf", True),
+    "IFGSM": ("ifgsm_linf",),
+    "PGD0": ("pgd_linf",),
+    "PGD10": ("pgd_linf", "restarts"),
 }
 
 
 def attack_steps(config: Mapping[str, Any], attack: str) -> tuple[str, int]:
     """Returns the attack and the number of steps that a name stands for.
 
-    Args:
-        config: The fields of `configs/reproduce.py`.
-        attack: `IFGSM`, `PGD0` or `PGD10`, optionally with a number of steps as in
-            `PGD0-20`, which `attack.steps` of the config limits.
+    A name is `IFGSM`, `PGD0` or `PGD10`, optionally with a number of steps as in
+    `PGD0-20`, which `attack.steps` of the config limits.
     """
     name, _, steps = attack.partition("-")
     limit = config["attack"]["steps"]
@@ -48,16 +46,10 @@ def attack_steps(config: Mapping[str, Any], attack: str) -> tuple[str, int]:
 
 
 def _make_run(config: Mapping[str, Any], attack: str) -> AttackRun:
-    settings = config["attack"]
     name, steps = attack_steps(config, attack)
-    ours, restarts = _ATTACKS[name]
-    return make_run(
-        ours,
-        epsilon=settings["epsilon"],
-        step_size=settings["step_size"],
-        steps=steps,
-        **({"restarts": settings["restarts"]} if restarts else {}),
-    )
+    ours, *restarts = _ATTACKS[name]
+    fields = ("epsilon", "step_size", *restarts)
+    return make_run(ours, steps=steps, **{x: config["attack"][x] for x in fields})
 
 
 def attacked_images(
@@ -85,14 +77,10 @@ def attacked_images(
         part: `train`, `validation` or `test`; each has its own random starts.
         config: The fields of `configs/reproduce.py`.
         mesh: Where to run.
-        progress: Where it shows how far it is, and is told to stop.
+        progress: Where it shows how far it is; told to stop, it keeps what was made.
 
     Returns:
         uint16 `[N, H, W, C]`, memory-mapped.
-
-    Raises:
-        StoppedError: If it was asked to stop; what was made is kept.
-        ValueError: If the file was made with other weights or settings.
     """
     settings = config["attack"]
     made_with = {

@@ -7,7 +7,6 @@ Everything is kept in one folder and made once, whichever experiment asks first:
 
 import functools
 import itertools
-import json
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -118,9 +117,8 @@ class Store:
     def open(self, role: str, part: str) -> Any:
         """Opens a part of a data set without reading it; see `source`."""
         section = self.config[role]
-        return open_source(
-            section["name"], section[f"{part}_split"], data_dir=self._data_dir
-        )
+        split = section[f"{part}_split"]
+        return open_source(section["name"], split, data_dir=self._data_dir)
 
     def first(self, role: str, part: str, count: int) -> ArraySource | Subset:
         """Returns the first `count` images of a part; 0 for all."""
@@ -146,9 +144,8 @@ class Store:
 
     def load(self, key: ModelKey) -> LoadedModel:
         """Loads a model that `ensure` trained."""
-        return load_model(
-            self.folder(key), role=self.kinds[key.kind].role, which="last"
-        )
+        role = self.kinds[key.kind].role
+        return load_model(self.folder(key), role=role, which="last")
 
     def classifiers(self, role: str) -> dict[str, str]:
         """Returns title -> source of the classifiers of a data set.
@@ -230,9 +227,8 @@ class Store:
                 continue
             found = read_config(folder, "last")
             found.pop("best_metric", None)  # It follows from the phase.
-            wanted = json.loads(json.dumps(self._config(key)))
             try:
-                run.check_same_config(found, wanted)
+                run.check_same_config(found, self._config(key))
             except ValueError as error:
                 raise ValueError(f"{folder}: {error}") from error
 
@@ -241,11 +237,9 @@ class Store:
         section = self.config[role]
         ranges = {}
         for part in ("train", "validation", "test"):
-            split = section[f"{part}_split"]
+            where = section["name"], section[f"{part}_split"]
             try:
-                ranges[part] = split_range(
-                    section["name"], split, data_dir=self._data_dir
-                )
+                ranges[part] = split_range(*where, data_dir=self._data_dir)
             except ValueError:
                 if part != "test":  # Not every set that is learned is judged on.
                     raise
@@ -272,16 +266,17 @@ class Store:
 
     def with_purifiers(self, keys: Iterable[ModelKey]) -> list[ModelKey]:
         """Returns models and the purifiers they stand behind, in order of training."""
-        wanted = dict.fromkeys(keys)
-        behind = [
-            ModelKey(key.role, self.kinds[key.kind].purifier, key.name)
-            for key in wanted
-            if self.kinds[key.kind].purifier
-        ]
+        wanted, kinds = dict.fromkeys(keys), list(self.kinds)
+        behind = filter(None, map(self.purifier, wanted))
         return sorted(
             dict.fromkeys([*behind, *wanted]),
-            key=lambda key: (list(self.kinds).index(key.kind), key.role),
+            key=lambda key: (kinds.index(key.kind), key.role),
         )
+
+    def purifier(self, key: ModelKey) -> ModelKey | None:
+        """Returns what a detector stands behind; None for any other model."""
+        kind = self.kinds[key.kind].purifier
+        return key._replace(kind=kind) if kind else None
 
     def _program(self, key: ModelKey) -> tuple[str, ...]:
         """Returns what models must share to be trained by one program."""
@@ -320,10 +315,8 @@ class Store:
 
     def _task(self, key: ModelKey) -> Task:
         """Returns the task of a model; what it stands behind is trained."""
-        kind, config = self.kinds[key.kind], self._config(key)
-        models = {}
-        if kind.purifier:
-            models["purifier"] = self.load(ModelKey(key.role, kind.purifier, key.name))
+        purifier, config = self.purifier(key), self._config(key)
+        models = {"purifier": self.load(purifier)} if purifier else {}
         if config.get("classifier"):
             title = self._first_title(key.role)
             models["classifier"] = self.load_classifier(key.role, title)
@@ -331,15 +324,15 @@ class Store:
 
     def _fields(self, kind: Kind, model: Mapping[str, Any]) -> dict[str, Any]:
         """Returns what of a config follows from the kind."""
-        fields = {
+        return {
             "phase": kind.phase,
             "dtype": self.config["dtype"],
             "model": dict(model),
             "num_steps": kind.schedule.num_steps,
             "batch_size": kind.schedule.batch_size,
             "optimizer": dict(kind.optimizer),
+            **({"loss": dict(kind.loss)} if kind.loss else {}),
         }
-        return fields | ({"loss": dict(kind.loss)} if kind.loss else {})
 
     def _config(self, key: ModelKey) -> dict[str, Any]:
         """Returns the config of a model, in the form of `configs/*.py`.
@@ -372,8 +365,7 @@ class Store:
         if kind.loss.get("inconsistency"):
             found["classifier"] = self._first_identity(key.role)
         if kind.purifier:
-            purifier = ModelKey(key.role, kind.purifier, key.name)
-            found["purifier"] = self._relative(purifier)
+            found["purifier"] = self._relative(self.purifier(key))
         return found
 
     def _degradation(self, key: ModelKey) -> dict[str, Any]:
@@ -397,24 +389,25 @@ class Store:
 
     def _paired(self, key: ModelKey) -> tuple[PairedSource, PairedSource]:
         """Returns training and validation images with their stored copies."""
-        role, count = key.role, self.config["attack"]["num_train"]
+        role, attacked = key.role, self.kinds[key.kind].stored == "attacked"
+        count = self.config["attack"]["num_train"] if attacked else 0
 
         def pair(part):
-            if self.kinds[key.kind].stored == "corrupted":
-                copies = self.corrupted(role, part)
-                return PairedSource(self.source(role, part), copies)
-            copies = self.attacked(role, part, key.name)
+            copies = (
+                self.attacked(role, part, key.name)
+                if attacked
+                else self.corrupted(role, part)
+            )
             return PairedSource(self.first(role, part, count), copies)
 
         return pair("train"), pair("validation")
 
     def _first_title(self, role: str) -> str:
-        titles = list(self.classifiers(role))
-        if not titles:
-            raise ValueError(
-                f"a classifier is needed: set --config.{role}.classifier to {CHOICES}"
-            )
-        return titles[0]
+        for title in self.classifiers(role):
+            return title
+        raise ValueError(
+            f"a classifier is needed: set --config.{role}.classifier to {CHOICES}"
+        )
 
     def _first_identity(self, role: str) -> str:
         return self.identity(role, self._first_title(role))

@@ -113,8 +113,7 @@ def detection_rows(
         further: What else of `detection_metrics` a row has, as a share.
         **columns: Of all rows.
     """
-    purifier = detector._replace(kind=lab.store.kinds[detector.kind].purifier)
-    models = lab.model(*purifier), lab.model(*detector)
+    models = lab.model(*lab.store.purifier(detector)), lab.model(*detector)
     clean, rows = lab.probabilities(judge, *models), []
     for own, entry in tests:
         found = detection_metrics(clean, lab.probabilities(judge, *models, entry))
