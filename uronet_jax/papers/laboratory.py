@@ -87,12 +87,7 @@ class Laboratory:
     ) -> dict[str, float]:
         """Returns title -> how many of the labels are right, in percent.
 
-        Args:
-            judge: Of the images.
-            classifiers: Title -> classifier.
-            entry: What is done to the images.
-            purifier: What stands before the classifiers.
-            mirror: Whether it also sees mirror images, see `models.Remover`.
+        With `mirror` the purifier also sees mirror images, see `models.Remover`.
         """
         modules = tuple((title, x.module) for title, x in classifiers.items())
         variables = {"classifier": {k: x.variables for k, x in classifiers.items()}}

@@ -66,21 +66,9 @@ def attacked_images(
     """Returns adversarial copies of images; makes those that are not on disk.
 
     They are kept with 16 bits, so that rounding neither leaves the ball nor gives
-    them the even levels of a clean image, by which they could be told from noise.
-
-    Args:
-        path: The `.npy` file.
-        source: The images.
-        models: The classifier that is attacked; behind it the purifier that stands
-            before it and is known to the attacker, if there is one.
-        attack: See `attack_steps`.
-        part: `train`, `validation` or `test`; each has its own random starts.
-        config: The fields of `configs/reproduce.py`.
-        mesh: Where to run.
-        progress: Where it shows how far it is; told to stop, it keeps what was made.
-
-    Returns:
-        uint16 `[N, H, W, C]`, memory-mapped.
+    them the even levels of a clean image, by which they could be told from noise. The
+    models are the classifier that is attacked and, if one is known to the attacker,
+    the purifier before it. Each part has its own random starts.
     """
     settings = config["attack"]
     made_with = {

@@ -68,18 +68,10 @@ def run_experiments(
 ) -> dict[str, str]:
     """Computes experiments, from where `workdir` stands.
 
-    Args:
-        config: The fields of `configs/reproduce.py`.
-        experiments: Keys of `EXPERIMENTS`.
-        workdir: Folder of models and results; one config each.
-        preset: The config before anything in it was changed.
-        data_dir: Folder of the prepared data sets.
-        force: Whether finished results are computed and written anew. Finished models
-            stay.
-        skip_missing: Whether experiments without data are left out; otherwise they are
-            an error.
-        stop: Asked between dispatches; true saves and raises `StoppedError`.
-        progress: Whether there are progress bars.
+    With `force` finished results are computed and written anew; finished models stay.
+    With `skip_missing` experiments without data are left out; otherwise they are an
+    error. `preset` is the config before anything in it was changed; `stop` is asked
+    between dispatches.
 
     Returns:
         Experiment -> why it, or a part of it, was left out.
@@ -248,6 +240,10 @@ def _compute(
                 "training_seconds": training,
                 **{x: origin[x] for x in ("seconds", "device", "versions")},
             }
+            totals = {
+                field: round(sum(x[field] for x in (*sessions, session)), 1)
+                for field in ("seconds", "training_seconds")
+            }
             result = {
                 "schema": REPRODUCTION,
                 "schema_version": REPRODUCTION_VERSION,
@@ -260,15 +256,10 @@ def _compute(
                 "rows": [row for key in keys for row in done[key]],
                 **origin,
                 "sessions": [*sessions, session],
-                "seconds": _total([*sessions, session], "seconds"),
-                "training_seconds": _total([*sessions, session], "training_seconds"),
+                **totals,
             }
             write_json(path, result)
             bar.update()
-
-
-def _total(sessions: Sequence[Mapping[str, Any]], field: str) -> float:
-    return round(sum(session[field] for session in sessions), 1)
 
 
 def _overridden(config: Mapping[str, Any], preset: Mapping[str, Any]) -> list[str]:

@@ -52,17 +52,9 @@ class Store:
         stop: Callable[[], bool] = lambda: False,
         progress: bool = True,
     ):
-        """Checks the config; reads and computes nothing.
+        """Checks the config, the fields of `configs/reproduce.py`; computes nothing.
 
-        Args:
-            config: The fields of `configs/reproduce.py`.
-            workdir: Folder of the models.
-            data_dir: Folder of the prepared data sets.
-            stop: Asked between dispatches; true saves and raises `StoppedError`.
-            progress: Whether there are progress bars.
-
-        Raises:
-            ValueError: If a field names something unknown or is out of range.
+        `stop` is asked between dispatches; true saves and raises `StoppedError`.
         """
         self.config = config
         self.workdir = Path(workdir)
@@ -192,13 +184,7 @@ class Store:
         return digest(self.load_classifier(role, title).variables)
 
     def ensure(self, keys: Iterable[ModelKey]) -> None:
-        """Trains the models that are missing, and the purifiers they stand behind.
-
-        Raises:
-            StoppedError: If it was asked to stop; what was under way is saved.
-            DivergedError: If a loss was not finite.
-            ValueError: If a folder holds a model of another config.
-        """
+        """Trains the models that are missing, and the purifiers they stand behind."""
         ordered = self.with_purifiers(keys)
         self.check(ordered)
         for _, group in itertools.groupby(ordered, key=self._program):
@@ -424,12 +410,8 @@ class Store:
     ) -> np.ndarray:
         """Returns adversarial copies of the first images of a part, kept on disk.
 
-        Args:
-            role: Section of the config.
-            part: `train`, `validation` or `test`.
-            attack: See `made_images.attack_steps`.
-            title: Classifier that is attacked; by default the first.
-            remover: What stands before the classifier and is known to the attacker.
+        By default of the first classifier, and no remover before it that is known to
+        the attacker; the attack is one of `made_images.attack_steps`.
         """
         title = title or self._first_title(role)
         count = self.config["attack"]["num_test" if part == "test" else "num_train"]

@@ -12,48 +12,30 @@ from uronet_jax.training.run import Schedule
 
 
 class ModelKey(NamedTuple):
-    """Which model.
+    """Which model."""
 
-    Attributes:
-        role: Section of the config that names its data set.
-        kind: A key of `Store.kinds`.
-        name: Within the kind: `GN_1` and the like, `all`, an attack, or the name of a
-            classifier.
-    """
-
-    role: str
-    kind: str
-    name: str
+    role: str  # Section of the config that names its data set.
+    kind: str  # A key of `Store.kinds`.
+    name: str  # `GN_1` and the like, `all`, an attack, or the name of a classifier.
 
 
 @dataclasses.dataclass(frozen=True)
 class Kind:
-    """Models that one compiled program trains: they differ in data and seed.
+    """Models that one compiled program trains: they differ in data and seed."""
 
-    Attributes:
-        phase: A key of `training.phases.PHASES`.
-        model: The section `model` of its config.
-        schedule: How long each trains.
-        optimizer: Arguments of `make_optimizer`.
-        purifier: Kind of the purifier that a detector stands behind.
-        loss: Name -> weight, of a purifier.
-        clean_entries: How often a mix of all degradations holds the clean image.
-        stored: `attacked` or `corrupted` if it learns on such images from disk.
-        clean_share: Share of clean images among those that a remover learns on, where
-            they are stored; where they are drawn, the mix has `clean_entries`.
-        variant_of: What its seeds are named after, if not itself: models that are
-            compared start alike and see the same crops and degradations.
-    """
-
-    phase: str
-    model: Mapping[str, Any]
+    phase: str  # A key of `training.phases.PHASES`.
+    model: Mapping[str, Any]  # The section `model` of its config.
     schedule: Schedule
-    optimizer: Mapping[str, Any]
-    purifier: str = ""
+    optimizer: Mapping[str, Any]  # Arguments of `make_optimizer`.
+    purifier: str = ""  # Kind of the purifier that a detector stands behind.
+    # Name -> weight, of a purifier.
     loss: Mapping[str, float] = dataclasses.field(default_factory=dict)
-    clean_entries: int = 0
-    stored: str = ""
+    clean_entries: int = 0  # How often a mix of all degradations holds the clean image.
+    stored: str = ""  # `attacked` or `corrupted` if it learns on such images from disk.
+    # Share of clean images among these; where they are drawn, see `clean_entries`.
     clean_share: float = 0.0
+    # What its seeds are named after, if not itself: models that are compared start
+    # alike and see the same crops and degradations.
     variant_of: str = ""
 
     @property

@@ -31,44 +31,31 @@ COMMON_SETTINGS = (
 
 
 class Part(NamedTuple):
-    """A piece of an experiment that is computed, and kept, as a whole.
+    """A piece of an experiment that is computed, and kept, as a whole."""
 
-    Attributes:
-        key: Its name within the experiment.
-        models: What must be trained before, besides the purifiers of detectors.
-        rows: Computes it.
-        group: Which of the experiment's needs it has.
-    """
-
-    key: str
-    models: tuple[ModelKey, ...]
-    rows: Callable[[Laboratory], list[TidyRow]]
-    group: str = "data"
+    key: str  # Its name within the experiment.
+    models: tuple[ModelKey, ...]  # Trained before; purifiers of detectors go without.
+    rows: Callable[[Laboratory], list[TidyRow]]  # Computes it.
+    group: str = "data"  # Which of the experiment's needs it has.
 
 
 class PaperExperiment(NamedTuple):
     """What can be asked for by name.
 
-    Attributes:
-        summary: One line for people.
-        needs: Group of parts -> what they need, such as `data.train` (images) or
-            `data.classifier`. Groups whose needs are not met are left out; without
-            any group the experiment cannot run.
-        parts: Lists them. Nothing is computed.
-        settings: Fields and sections of the config that its numbers depend on, besides
-            those of `COMMON_SETTINGS` and of the data sets of its needs.
+    Groups of parts whose needs are not met are left out; without any group the
+    experiment cannot run.
     """
 
-    summary: str
+    summary: str  # One line for people.
+    # Group -> what it needs, such as `data.train` (images) or `data.classifier`.
     needs: Mapping[str, tuple[str, ...]]
-    parts: Callable[[Store], list[Part]]
+    parts: Callable[[Store], list[Part]]  # Lists them. Nothing is computed.
+    # Fields and sections of the config that its numbers depend on, besides those of
+    # `COMMON_SETTINGS` and of the data sets of its needs.
     settings: tuple[str, ...] = ()
 
     def depends_on(self, config: Mapping[str, Any]) -> dict[str, Any]:
-        """Returns the part of a config that the numbers depend on.
-
-        What only suits the machine is left out.
-        """
+        """Returns what of a config the numbers depend on, not the machine alone."""
         names = {*COMMON_SETTINGS, *self.roles, *self.settings}
         found = {name: config[name] for name in names if name in config}
         return without_machine_settings(found)
@@ -105,13 +92,8 @@ def detection_rows(
 ) -> list[TidyRow]:
     """Returns the detection accuracy on as many clean as degraded images.
 
-    Args:
-        lab: Where it is measured.
-        judge: Of the images.
-        detector: It stands behind its purifier.
-        tests: Columns of a row, and the degradation.
-        further: What else of `detection_metrics` a row has, as a share.
-        **columns: Of all rows.
+    A test is the columns of its row and the degradation; `further` is what else of
+    `detection_metrics` a row has, as a share. The detector stands behind its purifier.
     """
     models = lab.model(*lab.store.purifier(detector)), lab.model(*detector)
     clean, rows = lab.probabilities(judge, *models), []
@@ -135,14 +117,8 @@ def accuracy_rows(
 ) -> list[TidyRow]:
     """Returns the accuracy of every classifier on what it is shown.
 
-    Args:
-        lab: Where it is measured.
-        judge: Of the images.
-        classifiers: Title -> classifier.
-        shown: Columns of a row, the degradation, and the purifier or None.
-        metric: What a row calls it.
-        mirror: Whether purifiers see mirror images too.
-        **columns: Of all rows.
+    That is the columns of its row, the degradation, and the purifier or None. With
+    `mirror` purifiers see mirror images too.
     """
     found = [
         (own, lab.accuracies(judge, classifiers, entry, purifier, mirror=mirror))

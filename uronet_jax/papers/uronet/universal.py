@@ -66,11 +66,8 @@ def _rows(
 ) -> list[TidyRow]:
     """Returns detection, and accuracies alone and behind the remover.
 
-    Args:
-        lab: Where it is measured.
-        entries: The degradations.
-        of: What the models learned: `universal`, all noises, or `corruptions`.
-        clean: Whether false alarms and accuracies on clean images come first.
+    The models are those `of="universal"`, of all noises, or `of="corruptions"`.
+    `clean` adds false alarms and accuracies on clean images.
     """
     settings, judge = lab.store.config["universal"], lab.judge("data")
     columns = {"dataset": lab.store.dataset("data"), "model": settings["variant"]}
