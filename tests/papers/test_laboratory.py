@@ -164,10 +164,11 @@ def test_numbers_are_those_of_the_models_by_hand(laboratory, models, images):
         (clean, {"purifier": remover}),
         (mirrored, {"purifier": remover, "mirror": True}),
     ):
-        expected = {}
-        for title, model in digits.items():
-            right = np.argmax(apply(model, shown), axis=-1) == labels
-            expected[title] = pytest.approx(100 * right.mean())
+        answers = {t: np.argmax(apply(x, shown), axis=-1) for t, x in digits.items()}
+        expected = {
+            title: pytest.approx(100 * (answer == labels).mean())
+            for title, answer in answers.items()
+        }
         accuracies.append(laboratory.accuracies(judge, digits, entry, **behind))
         assert accuracies[-1] == expected and list(accuracies[-1]) == list(digits)
         fine = laboratory.accuracy(judge, digits["fine"], entry, **behind)
