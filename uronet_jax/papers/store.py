@@ -68,7 +68,7 @@ class Store:
         self._check_models()
         # One per instance: the arrays go when the store goes.
         self.source = functools.cache(self._source)
-        self.statistics = functools.cache(self._statistics)
+        self.statistics = functools.cache(lambda x: resolve(self.source(x, "train")))
         self.identity = functools.cache(self._identity)
 
     def _check_models(self) -> None:
@@ -118,9 +118,6 @@ class Store:
         if not count or count >= len(source):
             return source
         return Subset(source, np.arange(count))
-
-    def _statistics(self, role: str) -> dict[str, Any]:
-        return resolve(self.source(role, "train"))
 
     # Models.
 
