@@ -648,6 +648,10 @@ def joint_loss(labels=LABELS, **options):
     return adaptive.joint_loss(Partial(defend, 1.0), labels, **options)
 
 
+def selective_loss(function=defend, **options):
+    return adaptive.selective_loss(function, LABELS, **options)
+
+
 def three_logits(images):
     return classify({}, images), jnp.zeros((len(images), 3))
 
@@ -659,17 +663,14 @@ WEIGHED = ThreatModel("x", "classifier", (1.0,))
     ("make", "expected"),
     [
         (lambda: joint_loss(weight=-1.0), "weight must be .*-1.0"),
-        (
-            lambda: adaptive.selective_loss(defend, LABELS, threshold=2.0),
-            "threshold must be .*2.0",
-        ),
+        (lambda: selective_loss(threshold=2.0), "threshold must be .*2.0"),
         (lambda: joint_loss(weight=1.0, loss="hinge"), "unknown loss 'hinge'"),
         (
             lambda: adaptive.averaged_logits(classify, jax.random.key(0), 0),
             "samples must be .*0",
         ),
         (
-            lambda: adaptive.selective_loss(three_logits, LABELS)(IMAGES),
+            lambda: selective_loss(three_logits)(IMAGES),
             r"\[10\] probabilities or \[10, 2\] logits: \[10, 3\]",
         ),
         (

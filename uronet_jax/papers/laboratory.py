@@ -65,15 +65,9 @@ class Laboratory:
         variables = sharding.replicate(model.variables, self.store.mesh)
         return dataclasses.replace(model, variables=variables)
 
-    def attacked(
-        self,
-        role: str,
-        attack: str,
-        title: str | None = None,
-        remover: ModelKey | None = None,
-    ) -> StoredEntry:
+    def attacked(self, role: str, attack: str, *args, **kwargs) -> StoredEntry:
         """Returns the first test images when attacked; see `Store.attacked`."""
-        images = self.store.attacked(role, "test", attack, title, remover)
+        images = self.store.attacked(role, "test", attack, *args, **kwargs)
         return StoredEntry(attack, 0, images)
 
     def accuracies(
@@ -100,10 +94,6 @@ class Laboratory:
         right = judge.run(_measurement(defense, _right), variables, entry)
         # In their order: what comes from a compiled function is sorted by name.
         return {title: 100.0 * float(right[title].mean()) for title in classifiers}
-
-    def accuracy(self, judge: Judge, classifier: LoadedModel, *args, **kwargs) -> float:
-        """Returns the accuracy of one classifier; see `accuracies`."""
-        return self.accuracies(judge, {"": classifier}, *args, **kwargs)[""]
 
     def probabilities(
         self,
