@@ -116,9 +116,9 @@ class Laboratory:
         variables = {"classifier": {}, "purifier": purifier.variables}
         return judge.run(_measurement(defense, _clean), variables, entry)["clean"]
 
-    def row(self, images: Sized, value: float, metric: str, **columns: Any) -> TidyRow:
+    def row(self, shown: Sized, value: float, metric: str, /, **columns) -> TidyRow:
         """Returns a row about some images."""
-        numbers = {"value": value, "seed": self.seed, "num_images": len(images)}
+        numbers = {"value": value, "seed": self.seed, "num_images": len(shown)}
         return {**columns, "metric": metric, **numbers}
 
 

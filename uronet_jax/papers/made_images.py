@@ -4,7 +4,7 @@ import glob
 import itertools
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from uronet_jax.data.stored import StoredArray
 from uronet_jax.defense import DefenseFunction, classifier_function
 from uronet_jax.evaluation.defense_views import make_attacked
 from uronet_jax.evaluation.threat_models import AttackRun, make_run
+from uronet_jax.loading import LoadedModel
 from uronet_jax.progress import Progress, StoppedError
 
 # Seconds between two marks of attacked images.
@@ -55,7 +56,7 @@ def _make_run(config: Mapping[str, Any], attack: str) -> AttackRun:
 def attacked_images(
     path: Path,
     source: Any,
-    models: Sequence[Any],
+    models: Mapping[str, LoadedModel],
     attack: str,
     part: str,
     *,
@@ -67,8 +68,8 @@ def attacked_images(
 
     They are kept with 16 bits, so that rounding neither leaves the ball nor gives
     them the even levels of a clean image, by which they could be told from noise. The
-    models are the classifier that is attacked and, if one is known to the attacker,
-    the purifier before it. Each part has its own random starts.
+    `classifier` is attacked, with the `purifier` before it if the attacker knows one.
+    Each part has its own random starts.
     """
     settings = config["attack"]
     made_with = {
@@ -76,25 +77,18 @@ def attacked_images(
         "steps": attack_steps(config, attack)[1],
         "seed": config["seed"],
         "images": [source.name, source.split, len(source)],
-        "weights": [digest(model.variables) for model in models],
+        "weights": [digest(model.variables) for model in models.values()],
     }
     shape = (len(source), *source.image_shape)
     stored = StoredArray(path, shape, np.uint16, made_with)
     if stored.finished:
         return stored.array
     run, name = _make_run(config, attack), attack.partition("-")[0]
-    variables = dict(
-        zip(("classifier", "purifier"), (m.variables for m in models), strict=False)
-    )
-    modules = [model.module for model in models]
-    seen = DefenseFunction(classifier_function(modules[0]), *modules[1:])
-    key, frozen = sharding.replicate(
-        (
-            entry_key(config["seed"], f"attack/{part}/{name}", 1),
-            {"variables": variables},
-        ),
-        mesh,
-    )
+    classifier, *purifier = (model.module for model in models.values())
+    seen = DefenseFunction(classifier_function(classifier), *purifier)
+    key = entry_key(config["seed"], f"attack/{part}/{name}", 1)
+    variables = {role: model.variables for role, model in models.items()}
+    key, frozen = sharding.replicate((key, {"variables": variables}), mesh)
     logits_fn = Partial(make_attacked(seen), frozen, None)
     size, last_save = settings["batch_size"], time.perf_counter()
     # Blocks are numbers of images; batches may have had another size before.
@@ -126,11 +120,9 @@ def attacked_images(
 
 
 def save_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Writes a .npz file that is complete or not there at all.
-
-    The folder is to be locked: what a killed run left half written is removed.
-    """
+    """Writes a .npz file, into a locked folder, that is complete or not there."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    # What a killed run left half written.
     for left in path.parent.glob(f".{glob.escape(path.name)}.*.npz"):
         left.unlink()
     temporary = path.with_name(f".{path.name}.{os.getpid()}.npz")

@@ -137,16 +137,10 @@ class Store:
         return load_model(self.folder(key), role=role, which="last")
 
     def classifiers(self, role: str) -> dict[str, str]:
-        """Returns title -> source of the classifiers of a data set.
-
-        A source is the folder of a run, a `.npz` file, or `train:` and a name.
-        """
+        """Returns title -> source, one of `CHOICES`, of a data set's classifiers."""
         section = self.config[role]
-        return {
-            section[f"{field}_title"]: section[field]
-            for field in CLASSIFIER_FIELDS
-            if section[field]
-        }
+        named = [field for field in CLASSIFIER_FIELDS if section[field]]
+        return {section[f"{field}_title"]: section[field] for field in named}
 
     def classifier_keys(self, role: str, *, first: bool = False) -> list[ModelKey]:
         """Returns those of all classifiers, or of the first, to be trained here."""
@@ -170,13 +164,9 @@ class Store:
         return model
 
     def _identity(self, role: str, title: str) -> str:
-        """Returns what tells a classifier from all others.
-
-        Where it is trained here that is its folder, whose config is compared; else a
-        digest of its weights.
-        """
+        """Returns what tells a classifier from all others."""
         source = self.classifiers(role)[title]
-        if source.startswith(TRAIN):
+        if source.startswith(TRAIN):  # Its config is compared.
             return self._relative(_classifier_key(role, source))
         return digest(self.load_classifier(role, title).variables)
 
@@ -195,12 +185,7 @@ class Store:
         return steps < self.kinds[key.kind].schedule.num_steps
 
     def check(self, keys: Iterable[ModelKey]) -> None:
-        """Checks data and the models that are there, finished or not; trains nothing.
-
-        Raises:
-            ValueError: If a folder holds a model of another config, or one that was
-                trained for longer, or if the data do not suffice.
-        """
+        """Raises ValueError if the data or the models that are there do not fit."""
         ordered = self.with_purifiers(keys)
         for role, kind in dict.fromkeys((key.role, key.kind) for key in ordered):
             self._check_data(role, kind)
@@ -412,9 +397,9 @@ class Store:
         """
         title = title or self._first_title(role)
         count = self.config["attack"]["num_test" if part == "test" else "num_train"]
-        models = [self.load_classifier(role, title)]
+        models = {"classifier": self.load_classifier(role, title)}
         if remover is not None:
-            models.append(self.load(remover))
+            models["purifier"] = self.load(remover)
         behind = f"_behind_{remover.name}" if remover else ""
         name = f"{title}{behind}_{attack}_{part}.npy"
         return attacked_images(

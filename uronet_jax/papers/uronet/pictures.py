@@ -28,9 +28,9 @@ def _judge(lab: Laboratory, **options) -> tuple[Judge, int, np.ndarray]:
     return judge, count, judge.pictures(CLEAN_ENTRY, count)
 
 
-def _row(lab: Laboratory, images, value, metric: str, **columns) -> TidyRow:
+def _row(lab: Laboratory, shown, value, metric: str, /, **columns) -> TidyRow:
     return lab.row(
-        images,
+        shown,
         float(np.mean(value)),
         metric,
         dataset=lab.store.dataset("data"),
