@@ -25,6 +25,9 @@ from ml_collections import config_dict
 from configs import common
 from uronet_jax.corruptions import list_corruptions
 
+_NOISES = ("GN", "UN", "SPN", "SN", "IN", "SPKN")
+_TRIALS = ("paper", "skip", "residual", "blend", "one_head", "wider")
+_TRIALS += ("consistency", "weak_consistency", "combined")
 # The paper's two sets and the grey one; generated images stand for all of them.
 _SETS = {
     "data": ("cifar10", "CIFAR-10"),
@@ -36,7 +39,7 @@ _SETS = {
 def get_config(preset: str = "full") -> config_dict.ConfigDict:
     """Returns the reproduction at `full`, `small` or `smoke` size."""
     common.check_preset(preset)
-    full, smoke = preset == "full", preset == "smoke"
+    full, small, smoke = (preset == name for name in ("full", "small", "smoke"))
 
     def choose(full, small, smoke):
         return {"full": full, "small": small, "smoke": smoke}[preset]
@@ -48,13 +51,15 @@ def get_config(preset: str = "full") -> config_dict.ConfigDict:
     config.dtype = "bfloat16" if full else "float32"
     for role, (name, title) in _SETS.items():
         generated = "generated_grey" if role == "grey" else "generated"
-        end = 55_000 if role == "grey" else 45_000
+        last = 60_000 if role == "grey" else 50_000
         config[role] = config_dict.create(
             name=generated if smoke else name,
             title=title,  # What the rows call it, smoke runs too.
-            train_split=choose(f"train[:{end}]", "train[:10000]", "train[:48]"),
+            train_split=choose(f"train[:{last - 5000}]", "train[:10000]", "train[:48]"),
             validation_split=choose(
-                f"train[{end}:]", f"train[{end}:{end + 500}]", "train[240:]"
+                f"train[{last - 5000}:]",
+                f"train[{last - 5000}:{last - 4500}]",
+                "train[240:]",
             ),
             test_split="test",
             # Classifiers: the folder of a run, a .npz file of PyTorch weights, or
@@ -64,21 +69,17 @@ def get_config(preset: str = "full") -> config_dict.ConfigDict:
             other_classifier="",
             other_classifier_title="",
         )
-    config.data.classifier = choose(
-        *["runs/models/cifar10_resnet20.npz"] * 2, "train:cnn_narrow"
-    )
+    if not smoke:
+        config.data.classifier = "runs/models/cifar10_resnet20.npz"
+        config.second.classifier = "train:wrn28_10" if full else "train:resnet8"
+        config.grey.classifier = "train:cnn"
     config.data.classifier_title = "ResNet"
     # Small: another architecture for transferred attacks, not the paper's.
-    small, other, wide = "ResNet-8", "Wide-ResNet16-8", "Wide-ResNet28-10"
     config.data.other_classifier = choose("train:wrn16_8", "train:resnet8", "train:cnn")
-    config.data.other_classifier_title = choose(other, small, other)
-    config.second.classifier = choose(
-        "train:wrn28_10", "train:resnet8", "train:cnn_narrow"
-    )
-    config.second.classifier_title = choose(wide, small, wide)
+    config.data.other_classifier_title = "ResNet-8" if small else "Wide-ResNet16-8"
+    config.second.classifier_title = "ResNet-8" if small else "Wide-ResNet28-10"
     config.second.other_classifier = choose("train:wrn16_8", "", "train:cnn")
-    config.second.other_classifier_title = other
-    config.grey.classifier = choose("train:cnn", "train:cnn", "train:cnn_narrow")
+    config.second.other_classifier_title = "Wide-ResNet16-8"
     config.grey.classifier_title = "custom 5-layer CNN"
 
     config.augmentation = "none" if smoke else "flip_crop"
@@ -86,7 +87,7 @@ def get_config(preset: str = "full") -> config_dict.ConfigDict:
     config.steps_per_dispatch = choose(50, 20, 1)
     config.log_every = choose(100, 20, 1)
     config.suite = config_dict.create(
-        noises=("GN", "UN", "SPN", "SN", "IN", "SPKN"),
+        noises=_NOISES,
         severities=(1, 2, 3),
         # What the paper leaves open, see docs/RESULTS.md.
         spn_reading="per_pixel",
@@ -96,9 +97,13 @@ def get_config(preset: str = "full") -> config_dict.ConfigDict:
         num_images=choose(0, 1000, 16),  # The first so many test images; 0 for all.
         batch_size=choose(1000, 500, 16),
     )
-    config.optimizer = common.adam()
-    if preset == "small":
-        config.optimizer.peak_rate = 3e-3  # Short runs need the higher one.
+    config.optimizer = config_dict.create(
+        name="adam",
+        peak_rate=choose(1e-3, 3e-3, 1e-3),  # Short runs need the higher one.
+        schedule="cosine",
+        warmup_steps=0,
+        clip_norm=0.0,
+    )
     # One remover for each noise and severity, and one detector behind each. In the time
     # of `small` the paper's remover without skip connections only learns to blur.
     config.remover = config_dict.create(
@@ -134,10 +139,8 @@ def get_config(preset: str = "full") -> config_dict.ConfigDict:
         checkpoint_every=choose(1_000, 500, 1),
     )
     # What could make it better, in shorter trainings; see `kinds.universal_trials`.
-    trials = ("paper", "skip", "residual", "blend", "one_head", "wider")
-    trials += ("consistency", "weak_consistency", "combined")
     config.universal_trials = config_dict.create(
-        names=("skip", "consistency") if smoke else trials,
+        names=("skip", "consistency") if smoke else _TRIALS,
         widths=choose((64, 128, 256), (24, 48, 96), (4, 4)),
         wider=choose((96, 192, 384), (32, 64, 128), (6, 6)),
         consistency_weight=0.02,
@@ -168,7 +171,16 @@ def get_config(preset: str = "full") -> config_dict.ConfigDict:
         num_steps=choose(70_400, 400, 2),
         batch_size=choose(128, 128, 8),
         checkpoint_every=choose(5_000, 200, 1),
-        optimizer=common.sgd(warmup_steps=0 if smoke else 100),
+        optimizer=config_dict.create(
+            name="sgd",
+            peak_rate=0.1,
+            schedule="cosine",
+            warmup_steps=0 if smoke else 100,
+            weight_decay=5e-4,
+            momentum=0.9,
+            nesterov=True,
+            clip_norm=0.0,
+        ),
     )
     config.attack = config_dict.create(
         epsilon=0.03,
@@ -183,9 +195,9 @@ def get_config(preset: str = "full") -> config_dict.ConfigDict:
         # Instead of config.detector.
         detector=choose("vgg16", "vgg11_narrow", "wrn10_1"),
         # Noises whose removers and detectors are varied, at severity 1.
-        noises=config.suite.noises if full else ("GN", "UN", "SPN"),
+        noises=_NOISES if full else ("GN", "UN", "SPN"),
     )
     config.zero_shot = config_dict.create(
-        severities=choose((1, 2, 3, 4, 5), (1, 3, 5), (3,))
+        severities=choose((1, 2, 3, 4, 5), (1, 3, 5), (3,)),
     )
     return config

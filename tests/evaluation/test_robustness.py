@@ -471,7 +471,18 @@ def pgd_row(steps, **parameters):
     return row(parameters={"steps": steps, **parameters})
 
 
-GREY, WORSE = row(threat="grey_box"), row(not_found=0.3)
+def caught(share, threat="grey_box", **fields):
+    return row(threat=threat, **fields) | {"robust_or_detected_accuracy": share}
+
+
+best = functools.partial(row, "apgd_linf")
+PGD, GREY, WORSE = row(robust_accuracy=0.3), row(threat="grey_box"), row(not_found=0.3)
+ONE_STEP, SQUARE = row("fgsm_linf", parameters={}), row("square_linf")
+AWARE = caught(0.4, threat="detector_aware")
+KNOWLEDGE, EFFORT, GRADIENT = (
+    f"{sign}_is_weaker" for sign in ("knowledge", "effort", "gradient")
+)
+MANY = {"num_images": 1000}
 
 
 @pytest.mark.parametrize(
@@ -483,81 +494,38 @@ GREY, WORSE = row(threat="grey_box"), row(not_found=0.3)
         ("random_without_averaging", [row(randomness="single draw")]),
         # One image of 200 is chance, and so are two of 1,000.
         ("", [GREY, row(robust_accuracy=0.205)]),
-        ("knowledge_is_weaker", [GREY, row(robust_accuracy=0.21)]),
-        (
-            "",
-            [GREY | {"num_images": 1000}, row("pgd_linf", 0.202, num_images=1000)],
-        ),
+        (KNOWLEDGE, [GREY, row(robust_accuracy=0.21)]),
+        ("", [GREY | MANY, row(robust_accuracy=0.202) | MANY]),
         ("", [GREY, row(robust_accuracy=0.3, epsilon=0.01)]),
         # The best attacks are compared, whichever they are, within a budget.
-        ("knowledge_is_weaker", [GREY, row("apgd_linf", 0.3)]),
+        (KNOWLEDGE, [GREY, best(0.3)]),
         ("", [GREY, row("x", 0.3, norm="l2")]),
-        (
-            "",
-            [
-                *(GREY, row("apgd_linf", 0.3, "grey_box")),
-                *(row("ifgsm_linf", 0.205), row("apgd_linf", 0.3)),
-            ],
-        ),
-        (
-            "knowledge_is_weaker",
-            [
-                row("apgd_t_linf", threat="grey_box", robust_or_detected_accuracy=0.3),
-                GREY | {"robust_or_detected_accuracy": 0.5},
-                row(threat="detector_aware", robust_or_detected_accuracy=0.4),
-            ],
-        ),
+        ("", [GREY, best(0.3, "grey_box"), row("ifgsm_linf", 0.205), best(0.3)]),
+        (KNOWLEDGE, [caught(0.3, attack="apgd_t_linf"), caught(0.5), AWARE]),
         # One for the attack that is weaker, one for the best; one if it is the best.
-        (
-            "knowledge_is_weaker knowledge_is_weaker",
-            [
-                *(GREY, row("apgd_linf", 0.25, "grey_box")),
-                *(row(robust_accuracy=0.3), row("apgd_linf", 0.25)),
-            ],
-        ),
-        (
-            "knowledge_is_weaker",
-            [
-                *(GREY, row("apgd_linf", 0.4, "grey_box")),
-                *(row(robust_accuracy=0.3), row("apgd_linf", 0.4)),
-            ],
-        ),
-        (
-            "knowledge_is_weaker",
-            [
-                GREY | {"robust_or_detected_accuracy": 0.3},
-                row(threat="detector_aware", robust_or_detected_accuracy=0.4),
-            ],
-        ),
-        ("effort_is_weaker", [pgd_row(10, step_size=0.4), WORSE]),
+        (f"{KNOWLEDGE} {KNOWLEDGE}", [GREY, best(0.25, "grey_box"), PGD, best(0.25)]),
+        (KNOWLEDGE, [GREY, best(0.4, "grey_box"), PGD, best(0.4)]),
+        (KNOWLEDGE, [caught(0.3), AWARE]),
+        (EFFORT, [pgd_row(10, step_size=0.4), WORSE]),
         ("", [pgd_row(10) | {"not_found": 0.3}, row(not_found=0.2)]),
-        (
-            "effort_is_weaker",
-            [pgd_row(40, restarts=4) | {"not_found": 0.3}, pgd_row(40)],
-        ),
+        (EFFORT, [pgd_row(40, restarts=4) | {"not_found": 0.3}, pgd_row(40)]),
         ("", [pgd_row(10, rho=1), WORSE]),
-        ("effort_is_weaker", [row("fgsm_linf", parameters={}), WORSE]),
-        ("", [row("fgsm_linf", threat="grey_box", parameters={}), WORSE]),
+        (EFFORT, [ONE_STEP, WORSE]),
+        ("", [ONE_STEP | {"threat": "grey_box"}, WORSE]),
         # Few queries without gradient say nothing about steps.
-        ("", [row("fgsm_linf", parameters={}), row("square_linf")]),
-        ("", [row("fgsm_linf", parameters={}), row("square_linf", not_found=0.3)]),
-        ("gradient_is_weaker", [row("square_linf"), WORSE]),
+        ("", [ONE_STEP, SQUARE]),
+        ("", [ONE_STEP, row("square_linf", not_found=0.3)]),
+        (GRADIENT, [SQUARE, WORSE]),
         # The row says whether an attack follows gradients; its name is a name.
-        ("gradient_is_weaker", [row("mine", gradient_free=True), WORSE]),
+        (GRADIENT, [row("mine", gradient_free=True), WORSE]),
         ("", [row("square_linf", gradient_free=False), WORSE]),
         ("", [row("squares"), WORSE]),
         # One step is one step, of whatever attack; but not if there are many.
-        ("effort_is_weaker", [row("mine", parameters={"rho": 1}), WORSE]),
-        ("effort_is_weaker", [row("pgd", parameters={"steps": 1}), WORSE]),
+        (EFFORT, [row("mine", parameters={"rho": 1}), WORSE]),
+        (EFFORT, [row("pgd", parameters={"steps": 1}), WORSE]),
         ("", [row("apgd", parameters={"steps": 1, "restarts": 5}), WORSE]),
         ("", [row("apgd", parameters={"steps": 1, "targets": 9}), WORSE]),
-        (
-            "",
-            [
-                *(row("square_linf"), row("apgd_ce_linf")),
-                row("apgd_dlr_linf", not_found=0.3),
-            ],
-        ),
+        ("", [SQUARE, row("apgd_ce_linf"), row("apgd_dlr_linf", not_found=0.3)]),
         ("", [row(sanity=True, not_found=0.0)]),
         ("sanity", [row(sanity=True, not_found=0.01)]),
     ],
@@ -574,7 +542,7 @@ def test_signs_of_a_misleading_evaluation(kinds, rows):
 
 
 def test_the_best_attacks_are_not_compared_before_all_are_there():
-    for rows in ([GREY, row("fgsm_linf", 0.3)], [row("square_linf"), WORSE]):
+    for rows in ([GREY, row("fgsm_linf", 0.3)], [SQUARE, WORSE]):
         assert len(misleading.find_warnings(rows)) == 1
         assert not misleading.find_warnings(rows, complete=False)
 
@@ -680,6 +648,10 @@ def joint_loss(labels=LABELS, **options):
     return adaptive.joint_loss(Partial(defend, 1.0), labels, **options)
 
 
+def selective_loss(function=defend, **options):
+    return adaptive.selective_loss(function, LABELS, **options)
+
+
 def three_logits(images):
     return classify({}, images), jnp.zeros((len(images), 3))
 
@@ -691,17 +663,14 @@ WEIGHED = ThreatModel("x", "classifier", (1.0,))
     ("make", "expected"),
     [
         (lambda: joint_loss(weight=-1.0), "weight must be .*-1.0"),
-        (
-            lambda: adaptive.selective_loss(defend, LABELS, threshold=2.0),
-            "threshold must be .*2.0",
-        ),
+        (lambda: selective_loss(threshold=2.0), "threshold must be .*2.0"),
         (lambda: joint_loss(weight=1.0, loss="hinge"), "unknown loss 'hinge'"),
         (
             lambda: adaptive.averaged_logits(classify, jax.random.key(0), 0),
             "samples must be .*0",
         ),
         (
-            lambda: adaptive.selective_loss(three_logits, LABELS)(IMAGES),
+            lambda: selective_loss(three_logits)(IMAGES),
             r"\[10\] probabilities or \[10, 2\] logits: \[10, 3\]",
         ),
         (

@@ -4,6 +4,7 @@ On six images and models of random weights.
 """
 
 import dataclasses
+import functools
 import json
 import types
 
@@ -19,12 +20,7 @@ from uronet_jax.data.mixed_corruptions import store_mixed
 from uronet_jax.data.sources import ArraySource
 from uronet_jax.defense import classifier_function, make_defense
 from uronet_jax.evaluation.defense_table import defense_table
-from uronet_jax.evaluation.judge import (
-    CLEAN_ENTRY,
-    CorruptionEntry,
-    Judge,
-    StoredEntry,
-)
+from uronet_jax.evaluation.judge import CLEAN_ENTRY, CorruptionEntry, Judge, StoredEntry
 from uronet_jax.evaluation.threat_models import AttackRun
 from uronet_jax.loading import LoadedModel
 from uronet_jax.models import make_classifier, make_remover
@@ -50,17 +46,15 @@ def images():
 def models(make_variables):
     """Returns role -> model of random weights, which nobody needs to train."""
 
-    def draw(number, role, module, channels):
-        variables = make_variables(module, (28, 28, channels), seed=number)
-        config = {"model": {"inputs": "image"}}
-        return LoadedModel(role, module, variables, (28, 28, 3), 3, config)
-
-    parts = (
+    config, models = {"model": {"inputs": "image"}}, {}
+    for role, module, channels in (
         ("purifier", make_remover("skip", widths=(4,)), 3),
         ("detector", make_classifier("cnn_narrow", 2), 6),
         ("classifier", make_classifier("cnn_narrow", 3), 3),
-    )
-    return {part[0]: draw(number, *part) for number, part in enumerate(parts)}
+    ):
+        variables = make_variables(module, (28, 28, channels), seed=len(models))
+        models[role] = LoadedModel(role, module, variables, (28, 28, 3), 3, config)
+    return models
 
 
 @pytest.fixture
@@ -164,14 +158,16 @@ def test_numbers_are_those_of_the_models_by_hand(laboratory, models, images):
         (clean, {"purifier": remover}),
         (mirrored, {"purifier": remover, "mirror": True}),
     ):
-        expected = {}
-        for title, model in digits.items():
-            right = np.argmax(apply(model, shown), axis=-1) == labels
-            expected[title] = pytest.approx(100 * right.mean())
+        answers = {t: np.argmax(apply(x, shown), axis=-1) for t, x in digits.items()}
+        expected = {
+            title: pytest.approx(100 * (answer == labels).mean())
+            for title, answer in answers.items()
+        }
         accuracies.append(laboratory.accuracies(judge, digits, entry, **behind))
         assert accuracies[-1] == expected and list(accuracies[-1]) == list(digits)
-        fine = laboratory.accuracy(judge, digits["fine"], entry, **behind)
-        assert fine == expected["fine"]
+        fine = {"fine": digits["fine"]}
+        alone = laboratory.accuracies(judge, fine, entry, **behind)
+        assert alone == {"fine": expected["fine"]}
     assert len({tuple(found.values()) for found in accuracies}) == 3
 
 
@@ -338,33 +334,22 @@ def test_arrays_are_written_whole_or_not_at_all(tmp_path, monkeypatch):
 
 def test_every_image_has_a_corruption_of_its_own(images, tmp_path):
     clean = images.arrays()[0]
-    mesh = data_mesh(jax.devices()[:1])
+    usual = {"suite": "cifar_c", "copies": 2, "seed": 3, "batch_size": 4}
+    usual["mesh"] = data_mesh(jax.devices()[:1])
 
-    def corrupt_some(folder, on_batch=lambda: None, batch_size=4, copies=2):
-        return store_mixed(
-            tmp_path / folder / "mixed.npy",
-            images,
-            ("contrast", "pixelate"),
-            (1, 5),
-            suite="cifar_c",
-            copies=copies,
-            seed=3,
-            batch_size=batch_size,
-            mesh=mesh,
-            on_batch=on_batch,
-        )
+    def corrupt_some(folder, on_batch=lambda: None, **changes):
+        path, names = tmp_path / folder / "mixed.npy", ("contrast", "pixelate")
+        options = usual | changes | {"on_batch": on_batch}
+        return store_mixed(path, images, names, (1, 5), **options)
 
     mixed = corrupt_some("one")
     assert mixed.dtype == np.uint8 and mixed.shape == (6, 2, *clean.shape[1:])
     # These two are not random: each result is one of four.
-    floats, key = clean.astype(np.float32) / 255, jax.random.key(0)
-    possible = np.stack(
-        [
-            corrupt(key, floats, f"cifar_c/{name}", severity=severity, uint8=True)
-            for name in ("contrast", "pixelate")
-            for severity in (1, 5)
-        ]
+    apply = functools.partial(
+        corrupt, jax.random.key(0), clean.astype(np.float32) / 255, uint8=True
     )
+    names = ("cifar_c/contrast", "cifar_c/pixelate")
+    possible = np.stack([apply(x, severity=y) for x in names for y in (1, 5)])
     same = (mixed.swapaxes(0, 1)[:, None] == possible[None]).all(axis=(3, 4, 5))
     assert same.any(axis=1).all()
     drawn = same.argmax(axis=1)

@@ -10,11 +10,7 @@ import numpy as np
 import pytest
 
 from uronet_jax.corruptions import SuiteEntry
-from uronet_jax.evaluation.judge import (
-    CLEAN_ENTRY,
-    StoredEntry,
-    detection_metrics,
-)
+from uronet_jax.evaluation.judge import CLEAN_ENTRY, StoredEntry, detection_metrics
 from uronet_jax.papers import uronet
 from uronet_jax.papers.laboratory import Laboratory
 from uronet_jax.papers.store import Store
@@ -115,7 +111,7 @@ def paper_rows(experiment, tmp_path, **sections):
     rows = []
     for part in parts:
         assert part.group in EXPERIMENTS[experiment].needs
-        laboratory.trained = set(part.models)
+        laboratory.trained = set(store.with_purifiers(part.models))
         rows += part.rows(laboratory)
     return rows
 
@@ -130,6 +126,13 @@ def keys(rows, columns):
     return set(found)
 
 
+def read_published(name):
+    """Returns the columns that tell published numbers apart, and the rows."""
+    with open(PUBLISHED / f"uronet_{name}.csv", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    return [c for c in rows[0] if c not in ("value", "note")], rows
+
+
 # Table -> the part of the published rows that is the paper's own method.
 OURS = {
     "table11": lambda row: row["defence"].startswith("URoNet"),
@@ -139,11 +142,8 @@ OURS = {
 
 @pytest.mark.parametrize("number", [2, 3, 4, 5, 6, 7, 8, 11, 12])
 def test_rows_are_those_of_the_published_table(number, tmp_path):
-    path = PUBLISHED / f"uronet_table{number:02}.csv"
-    with open(path, encoding="utf-8") as file:
-        published = list(csv.DictReader(file))
+    columns, published = read_published(f"table{number:02}")
     rows = paper_rows(f"table{number}", tmp_path)
-    columns = [c for c in published[0] if c not in ("value", "note")]
     ours = [row for row in published if OURS.get(f"table{number}", lambda _: 1)(row)]
     assert keys(ours, columns) <= keys(rows, columns)
     for row in rows:
@@ -183,10 +183,11 @@ def test_numbers_are_of_the_models_and_images_that_their_columns_name(tmp_path):
         where |= {"classifier": other, "noise": "SN", "test_severity": 1}
         check("table7", number(other, "data SN_1", *behind), **where)
     plain, knowing = (made("PGD10", "ResNet", x) for x in (None, "SPN_1"))
+    by = "by remover SPN_1, False"
     for defence, *seen in (
         ("none", plain),
-        ("URoNet (SPN-trained remover)", plain, "by remover SPN_1, False"),
-        ("URoNet (SPN-trained remover), white box", knowing, "by remover SPN_1, False"),
+        ("URoNet (SPN-trained remover)", plain, by),
+        ("URoNet (SPN-trained remover), white box", knowing, by),
     ):
         where = {"dataset": "CIFAR-10", "defence": defence, "attack": "PGD-10"}
         check("table11", number("ResNet", *seen), **where)
@@ -210,8 +211,7 @@ def test_numbers_are_of_the_models_and_images_that_their_columns_name(tmp_path):
 
 
 def test_figure_6_has_the_columns_of_the_published_claims(tmp_path):
-    with open(PUBLISHED / "uronet_figure06.csv", encoding="utf-8") as file:
-        columns = [c for c in next(csv.reader(file)) if c not in ("value", "note")]
+    columns = read_published("figure06")[0]
     rows = paper_rows("figure6", tmp_path)
     found = keys(rows, columns)
     # Own and transferred attacks, three of them, behind the removers of six noises.
@@ -243,11 +243,8 @@ def test_the_other_experiments_measure_what_their_names_say(tmp_path):
     clean = {"ablation": "grey", "variant": "undefended", "test_noise": "clean"}
     assert cell(rows, **clean) == number("custom 5-layer CNN", "grey clean")
     of_suite = len(load()["universal_corruptions"]["names"])
-    for name, degradations in (
-        ("universal", 18),
-        ("universal_corruptions", of_suite),
-        ("zero_shot", 7),
-    ):
+    counts = {"universal": 18, "universal_corruptions": of_suite, "zero_shot": 7}
+    for name, degradations in counts.items():
         rows = paper_rows(name, tmp_path)
         columns = ("test_noise", "test_severity", "condition", "classifier", "metric")
         keys(rows, (*columns, "dataset"))
@@ -261,11 +258,8 @@ def test_the_other_experiments_measure_what_their_names_say(tmp_path):
     # Clean images, 18 degradations and their mean, for two classifiers.
     assert len(trials) == 4 * 2 * 20
     for variant in variants:
-        values = [
-            row["value"]
-            for row in trials
-            if (row["variant"], row["classifier"]) == (variant, "ResNet")
-        ]
+        own = (row for row in trials if row["variant"] == variant)
+        values = [row["value"] for row in own if row["classifier"] == "ResNet"]
         assert values[-1] == pytest.approx(np.mean(values[1:-1]))
     # What is chosen by them is measured on other images.
     seen = "data validation IN_2 by remover_trial_skip all"
@@ -273,9 +267,8 @@ def test_the_other_experiments_measure_what_their_names_say(tmp_path):
     undefended = cell(trials, variant="undefended", **where)
     assert undefended == number("ResNet", "data validation IN_2")
     for variant, mirror in (("skip", False), ("skip, self-ensemble", True)):
-        assert cell(trials, variant=variant, **where) == number(
-            "ResNet", f"{seen}, {mirror}"
-        )
+        expected = number("ResNet", f"{seen}, {mirror}")
+        assert cell(trials, variant=variant, **where) == expected
     # Clean images of a set that nothing was trained on.
     assert "CIFAR-100" in {row["dataset"] for row in rows}
 

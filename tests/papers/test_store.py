@@ -61,11 +61,8 @@ def test_universal_models_of_both_kinds_learn_alike(tmp_path):
 def test_what_a_model_learned_on_is_in_its_config(tmp_path):
     store = Store(load(), tmp_path)
     settings = store.config["universal_corruptions"]
-    for kind, share in (
-        ("remover_corruptions", settings["clean_share"]),
-        ("detector_corruptions", 0.0),
-    ):
-        fields = config_of(store, kind, "all")["degradation"]
+    for model, share in (("remover", settings["clean_share"]), ("detector", 0.0)):
+        fields = config_of(store, f"{model}_corruptions", "all")["degradation"]
         assert fields["clean_share"] == share
         assert (fields["suite"], fields["noises"]) == ("cifar_c", settings["names"])
         assert (fields["copies"], fields["folder"]) == (settings["copies"], "")
@@ -95,10 +92,8 @@ def test_stored_copies_are_those_of_their_images(tmp_path):
             whole = kind == "remover_corruptions"
             assert len(pair) == (len(clean[0]) if whole else 12)
             assert pair.copies.shape[: 2 if whole else 1] == (len(pair), 2)[: 1 + whole]
-    assert asked == [
-        *(("data", part) for part in ("train", "validation")),
-        *(("data", part, "PGD0-40") for part in ("train", "validation")),
-    ]
+    how = ((), ("PGD0-40",))
+    assert asked == [("data", x, *y) for y in how for x in ("train", "validation")]
     assert store._row(ModelKey("data", "remover", "GN_1")).sources is None
 
 
@@ -125,11 +120,7 @@ def test_the_ablation_needs_a_remover_with_two_heads(variant, tmp_path):
         ("attack.steps", 0, "steps must be an integer in .*: 0"),
         ("attack.num_train", -2, "num_train cannot be negative"),
         ("second.train_split", "test", "{field} is 'test'"),
-        (
-            "universal_trials.names",
-            ("paper",),
-            "names must be skip and some .*paper.*: ",
-        ),
+        ("universal_trials.names", ("paper",), "{field} must be skip .*paper.*: "),
         ("universal.consistency_weight", -1.0, r"{field} must be .* \[0, inf\]: -1"),
         ("zero_shot.severities", (0,), r"{field}.*1, 2, 3, 4, 5.*\(0,\)"),
         ("ablations.noises", ("FOG",), "{field}.*'FOG'"),
@@ -247,14 +238,8 @@ def test_models_are_trained_once_behind_their_removers(tmp_path, monkeypatch):
 
 def test_rows_of_a_grid_differ_in_nothing_but_data_and_seed(tmp_path):
     store = Store(load(), tmp_path)
-    first, second, mixed = (
-        store._row(ModelKey("data", *key))
-        for key in (
-            ("remover", "GN_1"),
-            ("remover", "UN_3"),
-            ("remover_universal", "all"),
-        )
-    )
+    keys = ("remover", "GN_1"), ("remover", "UN_3"), ("remover_universal", "all")
+    first, second, mixed = (store._row(ModelKey("data", *key)) for key in keys)
     differing = {k for k in first.config if first.config[k] != second.config[k]}
     assert differing == {"name", "seed", "degradation"}
     chosen = make_degradation([("uniform_noise", 0.1)])

@@ -223,19 +223,17 @@ class AttackJudge:
         measured = best.measured
         if self.random:  # Draws by which attempts were chosen would flatter them.
             measured = self._look(best.images, self._final_key)
+        randomness = "none"
+        if self.random and threat.target != "classifier":
+            randomness = "averaged" if threat.samples else "single draw"
         row = {
             **describe_run(threat, run),
-            "randomness": self._randomness(threat),
+            "randomness": randomness,
             "attempts": alone,
             **self._summarise(threat, run, measured, blind),
             "seconds": round(seconds, 2),
         }
         return row, self._examples(best.images, measured, num_examples)
-
-    def _randomness(self, threat):
-        if not self.random or threat.target == "classifier":
-            return "none"
-        return "averaged" if threat.samples else "single draw"
 
     def _attempt(self, threat, run, attempt, num_batches):
         start = time.perf_counter()
@@ -400,16 +398,12 @@ class AttackJudge:
         right_before, right_after = clean["defended"] == 1, after["defended"] == 1
         won = right_before & ~right_after
         counted = standing & found if run.attack.minimal else won
-        total, right = int(mask.sum()), int(right_after.sum())
-        low, high = metrics.binomial_interval(right, total)
         row = {
-            "num_images": total,
+            "num_images": len(won),
             "clean_accuracy": float(right_before.mean()),
             "undefended_clean_accuracy": float(clean["undefended"].mean()),
             "undefended_accuracy": float(after["undefended"].mean()),
-            "robust_accuracy": right / total,
-            "robust_accuracy_low": low,
-            "robust_accuracy_high": high,
+            **_with_interval("robust_accuracy", right_after),
             "not_found": float((~found).mean()),
             "zero_gradients": _mean(blind[mask][standing], 0.0),
         }
@@ -421,12 +415,7 @@ class AttackJudge:
             row |= {
                 "false_alarm_rate": float(clean["flagged"].mean()),
                 "detection_rate": _mean(after["flagged"][won], None),
-                "robust_or_detected_accuracy": float(either.mean()),
-            }
-            low, high = metrics.binomial_interval(int(either.sum()), total)
-            row |= {
-                "robust_or_detected_accuracy_low": low,
-                "robust_or_detected_accuracy_high": high,
+                **_with_interval("robust_or_detected_accuracy", either),
             }
         return row
 
@@ -475,6 +464,13 @@ def _share(threat, measured):
 def _score(threat, measured):
     """Returns what a better image has more of: the goal, then a wrong label."""
     return 2.0 * _share(threat, measured) + (1.0 - measured["defended"])
+
+
+def _with_interval(name, right):
+    """Returns a share of images and its 95 % interval."""
+    right, total = int(right.sum()), len(right)
+    low, high = metrics.binomial_interval(right, total)
+    return {name: right / total, f"{name}_low": low, f"{name}_high": high}
 
 
 def _mean(values, otherwise):

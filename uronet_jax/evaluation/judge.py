@@ -61,7 +61,7 @@ class FunctionEntry(NamedTuple):
         severity: 1 or more.
         function: `(key, images, level, index) -> images`, pure; compiled once.
         level: How strong it is.
-        fields: What a row says besides noise and severity.
+        fields: What rows say besides.
     """
 
     noise: str
@@ -79,7 +79,7 @@ class StoredEntry(NamedTuple):
         severity: 1 or more.
         images: uint8 or uint16 `[N, H, W, C]`, in the order of the images that are
             judged; it may be memory-mapped.
-        fields: What a row says besides noise and severity.
+        fields: What rows say besides.
     """
 
     noise: str
@@ -126,7 +126,7 @@ class Judge:
         self._images, self._batch_size, self._mesh = images, batch_size, mesh
         self._seed = seed
         self._key = sharding.replicate(jax.random.key(seed), mesh)
-        batches = self._read()
+        batches = self._read(images)
         # Kept once read: every degradation needs them again.
         self._kept = list(batches) if size <= max_resident_bytes else None
 
@@ -134,14 +134,12 @@ class Judge:
         """Returns the number of images."""
         return self._length
 
-    def _read(self) -> Iterator[dict[str, jax.Array]]:
-        return evaluation_batches(
-            self._images, batch_size=self._batch_size, mesh=self._mesh
-        )
+    def _read(self, images: Any) -> Iterator[dict[str, jax.Array]]:
+        return evaluation_batches(images, batch_size=self._batch_size, mesh=self._mesh)
 
     def batches(self) -> Iterator[dict[str, jax.Array]]:
         """Returns the images as they are, in padded batches on the mesh."""
-        return iter(self._kept) if self._kept is not None else self._read()
+        return iter(self._read(self._images) if self._kept is None else self._kept)
 
     def degraded(self, entry: Entry, *, draw: int = 0) -> Iterator[tuple]:
         """Returns the batches, each with its degraded images, float in `[0, 1]`.
@@ -164,9 +162,6 @@ class Judge:
             key = place(jax.random.fold_in(jax.random.key(self._seed), draw))
         if isinstance(entry, StoredEntry):
             return self._stored(entry)
-        if isinstance(entry, FunctionEntry):
-            run = _compile_function(entry.function, self._mesh)
-            return Partial(run, key, place(np.float32(entry.level)))
         if isinstance(entry, CorruptionEntry):
             name = f"{entry.suite}/{entry.noise}"
             entry_key = corruptions.entry_key(self._seed, name, entry.severity)
@@ -174,8 +169,12 @@ class Judge:
             run = make_corrupter(name, changes, self._mesh)
             level = np.int32(entry.severity)
             return Partial(run, *place((entry_key, level)))
-        degradation = make_degradation([(entry.kind, entry.parameter)])
-        return Partial(_compile_degrade(self._mesh), key, place(degradation))
+        if isinstance(entry, FunctionEntry):
+            function, level = entry.function, np.float32(entry.level)
+        else:
+            level = make_degradation([(entry.kind, entry.parameter)])
+            function = degrade
+        return Partial(_compile_function(function, self._mesh), key, place(level))
 
     def _stored(self, entry: StoredEntry) -> Callable[[dict], jax.Array]:
         image = next(self.batches())["image"]
@@ -187,11 +186,7 @@ class Judge:
                 f"uint16 {list(shape)}, in the order of the clean ones: found "
                 f"{entry.images.dtype} {list(entry.images.shape)}"
             )
-        stored = evaluation_batches(
-            (entry.images, np.zeros(len(entry.images), np.int32)),
-            batch_size=self._batch_size,
-            mesh=self._mesh,
-        )
+        stored = self._read((entry.images, np.zeros(len(entry.images), np.int32)))
         return lambda batch: next(stored)["image"]
 
     def run(
@@ -261,14 +256,6 @@ def _as_float(images: jax.Array) -> jax.Array:
 
 
 # Cached, so that judges of the same images share the compiled program.
-@functools.cache
-def _compile_degrade(mesh: jax.sharding.Mesh) -> Callable:
-    def run(key, degradation, batch):
-        return degrade(key, to_float(batch["image"]), degradation, batch["index"])
-
-    return sharding.compile_split(run, mesh)
-
-
 @functools.cache
 def _compile_function(function: Callable, mesh: jax.sharding.Mesh) -> Callable:
     def run(key, level, batch):

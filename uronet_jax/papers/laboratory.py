@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sized
 from typing import Any
 
 import jax.numpy as jnp
@@ -37,13 +37,7 @@ class Laboratory:
             cache.cache_clear()
 
     def _judge(self, role: str, *, attacked: bool = False, part: str = "test") -> Judge:
-        """Returns the judge of some images.
-
-        Args:
-            role: Section of the config.
-            attacked: Whether only of those that are attacked.
-            part: `test`, or `validation` where something is chosen by the result.
-        """
+        """Returns the judge of some images, or only of those that are attacked."""
         config = self.store.config
         count = config["evaluation"]["num_images"]
         if attacked:
@@ -65,22 +59,15 @@ class Laboratory:
         return {title: self.classifier(role, title) for title in titles}
 
     def _model(self, role: str, kind: str, name: str) -> LoadedModel:
-        """Returns a trained model."""
         return self._place(self.store.load(ModelKey(role, kind, name)))
 
     def _place(self, model: LoadedModel) -> LoadedModel:
         variables = sharding.replicate(model.variables, self.store.mesh)
         return dataclasses.replace(model, variables=variables)
 
-    def attacked(
-        self,
-        role: str,
-        attack: str,
-        title: str | None = None,
-        remover: ModelKey | None = None,
-    ) -> StoredEntry:
+    def attacked(self, role: str, attack: str, *args, **kwargs) -> StoredEntry:
         """Returns the first test images when attacked; see `Store.attacked`."""
-        images = self.store.attacked(role, "test", attack, title, remover)
+        images = self.store.attacked(role, "test", attack, *args, **kwargs)
         return StoredEntry(attack, 0, images)
 
     def accuracies(
@@ -94,12 +81,7 @@ class Laboratory:
     ) -> dict[str, float]:
         """Returns title -> how many of the labels are right, in percent.
 
-        Args:
-            judge: Of the images.
-            classifiers: Title -> classifier.
-            entry: What is done to the images.
-            purifier: What stands before the classifiers.
-            mirror: Whether it also sees mirror images, see `models.Remover`.
+        With `mirror` the purifier also sees mirror images, see `models.Remover`.
         """
         modules = tuple((title, x.module) for title, x in classifiers.items())
         variables = {"classifier": {k: x.variables for k, x in classifiers.items()}}
@@ -109,13 +91,9 @@ class Laboratory:
             module = purifier.module
             module = module.clone(mirror=True) if mirror else module
         defense = DefenseFunction(_Several(modules), module)
-        right = judge.run(_Right(defense), variables, entry)
+        right = judge.run(_measurement(defense, _right), variables, entry)
         # In their order: what comes from a compiled function is sorted by name.
         return {title: 100.0 * float(right[title].mean()) for title in classifiers}
-
-    def accuracy(self, judge: Judge, classifier: LoadedModel, *args, **kwargs) -> float:
-        """Returns the accuracy of one classifier; see `accuracies`."""
-        return self.accuracies(judge, {"": classifier}, *args, **kwargs)[""]
 
     def probabilities(
         self,
@@ -125,33 +103,23 @@ class Laboratory:
         entry: Entry = CLEAN_ENTRY,
     ) -> np.ndarray:
         """Returns `[N]`, how likely the detector finds each image degraded."""
-        defense = DefenseFunction(
-            _classify_nothing,
-            purifier.module,
-            detector.module,
-            detector_inputs(detector),
-        )
-        variables = {
-            "classifier": {},
-            "purifier": purifier.variables,
-            "detector": detector.variables,
-        }
-        return judge.run(_Probability(defense), variables, entry)["probability"]
+        modules = purifier.module, detector.module, detector_inputs(detector)
+        defense = DefenseFunction(_classify_nothing, *modules)
+        variables = {"purifier": purifier.variables, "detector": detector.variables}
+        variables["classifier"] = {}
+        measurement = _measurement(defense, _probability)
+        return judge.run(measurement, variables, entry)["probability"]
 
     def purified(self, judge: Judge, purifier: LoadedModel, entry: Entry) -> np.ndarray:
         """Returns the pictures that a purifier makes, float32 `[N, H, W, C]`."""
         defense = DefenseFunction(_classify_nothing, purifier.module)
         variables = {"classifier": {}, "purifier": purifier.variables}
-        return judge.run(_Clean(defense), variables, entry)["clean"]
+        return judge.run(_measurement(defense, _clean), variables, entry)["clean"]
 
-    def row(self, judge: Judge, value: float, **columns: Any) -> TidyRow:
-        """Returns a row; `value` last in the columns, as in the published files."""
-        return {
-            **columns,
-            "value": value,
-            "seed": self.seed,
-            "num_images": len(judge),
-        }
+    def row(self, shown: Sized, value: float, metric: str, /, **columns) -> TidyRow:
+        """Returns a row about some images."""
+        numbers = {"value": value, "seed": self.seed, "num_images": len(shown)}
+        return {**columns, "metric": metric, **numbers}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -167,41 +135,26 @@ class _Several:
         }
 
 
-@dataclasses.dataclass(frozen=True)
-class _Right:
-    """Whether the label is right, by classifier."""
+@functools.cache  # A program is compiled for each function object anew.
+def _measurement(defense: DefenseFunction, read: Callable) -> Callable:
+    def measure(variables, key, images, batch):
+        return read(defense(variables, images, key, batch["index"]), batch)
 
-    defense: DefenseFunction
-
-    def __call__(self, variables, key, images, batch):
-        logits = self.defense(variables, images, key, batch["index"]).logits
-        return {
-            title: jnp.argmax(x, axis=-1) == batch["label"]
-            for title, x in logits.items()
-        }
+    return measure
 
 
-@dataclasses.dataclass(frozen=True)
-class _Probability:
-    """How likely an image is degraded."""
-
-    defense: DefenseFunction
-
-    def __call__(self, variables, key, images, batch):
-        found = self.defense(variables, images, key, batch["index"])
-        return {"probability": found.degraded_probability}
+def _right(found, batch):
+    guesses = {title: jnp.argmax(x, axis=-1) for title, x in found.logits.items()}
+    return {title: guess == batch["label"] for title, guess in guesses.items()}
 
 
-@dataclasses.dataclass(frozen=True)
-class _Clean:
-    """The purified picture."""
+def _probability(found, batch):
+    return {"probability": found.degraded_probability}
 
-    defense: DefenseFunction
 
-    def __call__(self, variables, key, images, batch):
-        return {"clean": self.defense(variables, images, key, batch["index"]).clean}
+def _clean(found, batch):
+    return {"clean": found.clean}
 
 
 def _classify_nothing(variables, images):
-    del variables
     return images[:, 0, 0]

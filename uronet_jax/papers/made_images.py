@@ -4,7 +4,7 @@ import glob
 import itertools
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,25 +22,24 @@ from uronet_jax.data.stored import StoredArray
 from uronet_jax.defense import DefenseFunction, classifier_function
 from uronet_jax.evaluation.defense_views import make_attacked
 from uronet_jax.evaluation.threat_models import AttackRun, make_run
+from uronet_jax.loading import LoadedModel
 from uronet_jax.progress import Progress, StoppedError
 
 # Seconds between two marks of attacked images.
 _SAVE_EVERY = 60.0
-# The papers' names -> ours, and whether it restarts.
+# The papers' names -> ours, and what it takes besides.
 _ATTACKS = {
-    "IFGSM": ("ifgsm_linf", False),
-    "PGD0": ("pgd_linf", False),
-    "PGD10": ("pgd_linf", True),
+    "IFGSM": ("ifgsm_linf",),
+    "PGD0": ("pgd_linf",),
+    "PGD10": ("pgd_linf", "restarts"),
 }
 
 
 def attack_steps(config: Mapping[str, Any], attack: str) -> tuple[str, int]:
     """Returns the attack and the number of steps that a name stands for.
 
-    Args:
-        config: The fields of `configs/reproduce.py`.
-        attack: `IFGSM`, `PGD0` or `PGD10`, optionally with a number of steps as in
-            `PGD0-20`, which `attack.steps` of the config limits.
+    A name is `IFGSM`, `PGD0` or `PGD10`, optionally with a number of steps as in
+    `PGD0-20`, which `attack.steps` of the config limits.
     """
     name, _, steps = attack.partition("-")
     limit = config["attack"]["steps"]
@@ -48,22 +47,16 @@ def attack_steps(config: Mapping[str, Any], attack: str) -> tuple[str, int]:
 
 
 def _make_run(config: Mapping[str, Any], attack: str) -> AttackRun:
-    settings = config["attack"]
     name, steps = attack_steps(config, attack)
-    ours, restarts = _ATTACKS[name]
-    return make_run(
-        ours,
-        epsilon=settings["epsilon"],
-        step_size=settings["step_size"],
-        steps=steps,
-        **({"restarts": settings["restarts"]} if restarts else {}),
-    )
+    ours, *restarts = _ATTACKS[name]
+    fields = ("epsilon", "step_size", *restarts)
+    return make_run(ours, steps=steps, **{x: config["attack"][x] for x in fields})
 
 
 def attacked_images(
     path: Path,
     source: Any,
-    models: Sequence[Any],
+    models: Mapping[str, LoadedModel],
     attack: str,
     part: str,
     *,
@@ -74,25 +67,9 @@ def attacked_images(
     """Returns adversarial copies of images; makes those that are not on disk.
 
     They are kept with 16 bits, so that rounding neither leaves the ball nor gives
-    them the even levels of a clean image, by which they could be told from noise.
-
-    Args:
-        path: The `.npy` file.
-        source: The images.
-        models: The classifier that is attacked; behind it the purifier that stands
-            before it and is known to the attacker, if there is one.
-        attack: See `attack_steps`.
-        part: `train`, `validation` or `test`; each has its own random starts.
-        config: The fields of `configs/reproduce.py`.
-        mesh: Where to run.
-        progress: Where it shows how far it is, and is told to stop.
-
-    Returns:
-        uint16 `[N, H, W, C]`, memory-mapped.
-
-    Raises:
-        StoppedError: If it was asked to stop; what was made is kept.
-        ValueError: If the file was made with other weights or settings.
+    them the even levels of a clean image, by which they could be told from noise. The
+    `classifier` is attacked, with the `purifier` before it if the attacker knows one.
+    Each part has its own random starts.
     """
     settings = config["attack"]
     made_with = {
@@ -100,25 +77,18 @@ def attacked_images(
         "steps": attack_steps(config, attack)[1],
         "seed": config["seed"],
         "images": [source.name, source.split, len(source)],
-        "weights": [digest(model.variables) for model in models],
+        "weights": [digest(model.variables) for model in models.values()],
     }
     shape = (len(source), *source.image_shape)
     stored = StoredArray(path, shape, np.uint16, made_with)
     if stored.finished:
         return stored.array
     run, name = _make_run(config, attack), attack.partition("-")[0]
-    variables = dict(
-        zip(("classifier", "purifier"), (m.variables for m in models), strict=False)
-    )
-    modules = [model.module for model in models]
-    seen = DefenseFunction(classifier_function(modules[0]), *modules[1:])
-    key, frozen = sharding.replicate(
-        (
-            entry_key(config["seed"], f"attack/{part}/{name}", 1),
-            {"variables": variables},
-        ),
-        mesh,
-    )
+    classifier, *purifier = (model.module for model in models.values())
+    seen = DefenseFunction(classifier_function(classifier), *purifier)
+    key = entry_key(config["seed"], f"attack/{part}/{name}", 1)
+    variables = {role: model.variables for role, model in models.items()}
+    key, frozen = sharding.replicate((key, {"variables": variables}), mesh)
     logits_fn = Partial(make_attacked(seen), frozen, None)
     size, last_save = settings["batch_size"], time.perf_counter()
     # Blocks are numbers of images; batches may have had another size before.
@@ -150,11 +120,9 @@ def attacked_images(
 
 
 def save_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Writes a .npz file that is complete or not there at all.
-
-    The folder is to be locked: what a killed run left half written is removed.
-    """
+    """Writes a .npz file, into a locked folder, that is complete or not there."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    # What a killed run left half written.
     for left in path.parent.glob(f".{glob.escape(path.name)}.*.npz"):
         left.unlink()
     temporary = path.with_name(f".{path.name}.{os.getpid()}.npz")

@@ -8,7 +8,7 @@ import itertools
 import json
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from uronet_jax.papers.uronet.experiments import (
     LackError,
     check_needs,
 )
+from uronet_jax.papers.uronet.kinds import ModelKey
 from uronet_jax.papers.uronet.parts import Part
 from uronet_jax.records import provenance, write_json
 from uronet_jax.reports import figures
@@ -67,18 +68,10 @@ def run_experiments(
 ) -> dict[str, str]:
     """Computes experiments, from where `workdir` stands.
 
-    Args:
-        config: The fields of `configs/reproduce.py`.
-        experiments: Keys of `EXPERIMENTS`.
-        workdir: Folder of models and results; one config each.
-        preset: The config before anything in it was changed.
-        data_dir: Folder of the prepared data sets.
-        force: Whether finished results are computed and written anew. Finished models
-            stay.
-        skip_missing: Whether experiments without data are left out; otherwise they are
-            an error.
-        stop: Asked between dispatches; true saves and raises `StoppedError`.
-        progress: Whether there are progress bars.
+    With `force` finished results are computed and written anew; finished models stay.
+    With `skip_missing` experiments without data are left out; otherwise they are an
+    error. `preset` is the config before anything in it was changed; `stop` is asked
+    between dispatches.
 
     Returns:
         Experiment -> why it, or a part of it, was left out.
@@ -95,7 +88,7 @@ def run_experiments(
         )
     store = Store(config, workdir, data_dir=data_dir, stop=stop, progress=progress)
     workdir = Path(workdir)
-    _check_workdir(workdir, config, experiments)
+    begun = _read_results(workdir, config, experiments)
     left_out, missing = {}, {}
     for name in experiments:
         try:
@@ -113,14 +106,18 @@ def run_experiments(
     if progress:
         for name, why in left_out.items():
             print(f"{name}, left out: {why}", flush=True)
-    _check_classifiers(store, workdir, missing)
     for name, lacking in missing.items():
-        parts = _parts(store, name, lacking)
-        store.check(key for part in parts for key in part.models)
+        if name in begun:
+            _check_classifiers(store, name, lacking, begun[name])
+    for name, lacking in missing.items():
+        store.check(_models(_parts(store, name, lacking)))
     with locked_workdir(workdir):
-        laboratory = Laboratory(store)
+        # Another run may have gone on meanwhile.
+        begun, laboratory = _read_results(workdir, config, missing), Laboratory(store)
         for name, lacking in missing.items():
-            _compute(name, laboratory, lacking, preset, force=force)
+            _compute(
+                name, laboratory, lacking, begun.get(name, {}), preset, force=force
+            )
             if name in _PICTURES and not _is_drawn(name, workdir):
                 draw_figure(name, workdir)
             if progress:
@@ -128,17 +125,17 @@ def run_experiments(
     return left_out
 
 
-def _check_workdir(
-    workdir: Path, config: Mapping[str, Any], experiments: Sequence[str]
-) -> None:
-    """Raises ValueError if results that are there cannot be continued."""
-    config = json.loads(json.dumps(config))  # In JSON, tuples are lists.
+def _read_results(
+    workdir: Path, config: Mapping[str, Any], experiments: Iterable[str]
+) -> dict[str, dict[str, Any]]:
+    """Returns the results that are there; ValueError if one cannot be continued."""
+    results = {}
     for name in experiments:
         path = workdir / f"{name}.json"
         if not path.exists():
             continue
         try:
-            stored = json.loads(path.read_text())
+            stored = results[name] = json.loads(path.read_text())
             found = stored.get("schema"), stored.get("schema_version")
         except (ValueError, AttributeError) as error:
             raise ValueError(f"{path} is no result ({error}): move it away") from error
@@ -153,6 +150,7 @@ def _check_workdir(
             check_same_config(depends_on(stored["config"]), depends_on(config))
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
+    return results
 
 
 def _classifiers(
@@ -169,27 +167,24 @@ def _classifiers(
 
 
 def _check_classifiers(
-    store: Store, workdir: Path, lacking: Mapping[str, Mapping[str, Lack]]
+    store: Store, name: str, lacking: Mapping[str, Lack], begun: Mapping[str, Any]
 ) -> None:
-    """Raises ValueError if results that are there are of other weights."""
-    for name, groups in lacking.items():
-        path = workdir / f"{name}.json"
-        if path.exists():
-            stored = json.loads(path.read_text()).get("classifiers")
-            if stored is None:
+    """Raises ValueError if a result that is there is of other weights."""
+    path, stored = store.workdir / f"{name}.json", begun.get("classifiers")
+    if stored is None:
+        raise ValueError(
+            f"{path} does not say of which classifiers it is: move it away to have it "
+            "measured anew"
+        )
+    for role, titles in _classifiers(store, name, lacking).items():
+        for title, identity in titles.items():
+            if stored.get(role, {}).get(title, identity) != identity:
                 raise ValueError(
-                    f"{path} does not say of which classifiers it is: move it away to "
-                    "have it measured anew"
+                    f"{path} was measured with other weights of "
+                    f"{store.classifiers(role)[title]}: restore them, choose another "
+                    "--workdir, or move models, images and results that rest on them "
+                    "away"
                 )
-            for role, titles in _classifiers(store, name, groups).items():
-                for title, identity in titles.items():
-                    if stored.get(role, {}).get(title, identity) != identity:
-                        raise ValueError(
-                            f"{path} was measured with other weights of "
-                            f"{store.classifiers(role)[title]}: restore them, choose "
-                            "another --workdir, or move models, images and results "
-                            "that rest on them away"
-                        )
 
 
 def _parts(store: Store, name: str, lacking: Mapping[str, Lack]) -> list[Part]:
@@ -197,23 +192,26 @@ def _parts(store: Store, name: str, lacking: Mapping[str, Lack]) -> list[Part]:
     return [p for p in EXPERIMENTS[name].parts(store) if p.group not in lacking]
 
 
+def _models(parts: Iterable[Part]) -> list[ModelKey]:
+    return [key for part in parts for key in part.models]
+
+
 def _compute(
     name: str,
     laboratory: Laboratory,
     lacking: Mapping[str, Lack],
+    begun: Mapping[str, Any],
     preset: Mapping[str, Any],
     *,
     force: bool,
 ) -> None:
     """Computes what is not on disk of an experiment."""
-    store = laboratory.store
+    store, start = laboratory.store, time.perf_counter()
     path = store.workdir / f"{name}.json"
     parts = _parts(store, name, lacking)
-    begun = json.loads(path.read_text()) if path.exists() else None
-    done = _rows_by_part(begun) if begun else {}
-    classifiers = _classifiers(store, name, lacking)
-    if begun:
-        classifiers = begun["classifiers"] | classifiers
+    rows = iter(begun.get("rows", ()))
+    done = {k: list(itertools.islice(rows, n)) for k, n in begun.get("parts", ())}
+    classifiers = begun.get("classifiers", {}) | _classifiers(store, name, lacking)
     lost = name in _PICTURES and not path.with_suffix(".npz").exists()
     if force or lost:  # What cannot be computed now is kept.
         for part in parts:
@@ -222,26 +220,29 @@ def _compute(
     if not remaining:
         return
     sessions = begun["sessions"] if done else []
-    clock, count = _Clock(), 0
-    wanted = [key for part in remaining for key in part.models]
+    wanted = store.with_purifiers(_models(remaining))
     if any(map(store.is_unfinished, wanted)):
         laboratory.forget()  # Training needs the memory.
     store.ensure(wanted)
-    training = clock.read()
+    training = round(time.perf_counter() - start, 1)
     with store.progress.bar(len(parts), name, "part") as bar:
         bar.update(len(parts) - len(remaining))
-        for part in remaining:
+        for count, part in enumerate(remaining, 1):
             store.progress.stopping()
             done[part.key] = part.rows(laboratory)
-            count += 1
             # In their own order, whatever was there first.
             keys = [p.key for p in parts if p.key in done]
             keys += [key for key in done if key not in keys]
-            origin = provenance(dict(store.config), seconds=clock.read())
+            seconds = time.perf_counter() - start
+            origin = provenance(dict(store.config), seconds=seconds)
             session = {
                 "parts": count,
                 "training_seconds": training,
                 **{x: origin[x] for x in ("seconds", "device", "versions")},
+            }
+            totals = {
+                field: round(sum(x[field] for x in (*sessions, session)), 1)
+                for field in ("seconds", "training_seconds")
             }
             result = {
                 "schema": REPRODUCTION,
@@ -255,42 +256,20 @@ def _compute(
                 "rows": [row for key in keys for row in done[key]],
                 **origin,
                 "sessions": [*sessions, session],
-                "seconds": _total([*sessions, session], "seconds"),
-                "training_seconds": _total([*sessions, session], "training_seconds"),
+                **totals,
             }
             write_json(path, result)
             bar.update()
 
 
-def _total(sessions: Sequence[Mapping[str, Any]], field: str) -> float:
-    return round(sum(session[field] for session in sessions), 1)
-
-
 def _overridden(config: Mapping[str, Any], preset: Mapping[str, Any]) -> list[str]:
     """Returns the fields, joined by dots, in which a config is not its preset."""
-    preset, config = (
-        flatten_config(json.loads(json.dumps(tree))) for tree in (preset, config)
-    )
+    preset, config = flatten_config(preset), flatten_config(config)
     return sorted(
         name
         for name in preset | config
         if preset.get(name, "absent") != config.get(name, "absent")
     )
-
-
-def _rows_by_part(result: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
-    rows = iter(result["rows"])
-    return {key: list(itertools.islice(rows, count)) for key, count in result["parts"]}
-
-
-class _Clock:
-    """Seconds of this run."""
-
-    def __init__(self):
-        self._start = time.perf_counter()
-
-    def read(self) -> float:
-        return round(time.perf_counter() - self._start, 1)
 
 
 def _is_drawn(name: str, workdir: Path) -> bool:

@@ -7,7 +7,6 @@ Everything is kept in one folder and made once, whichever experiment asks first:
 
 import functools
 import itertools
-import json
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -53,17 +52,9 @@ class Store:
         stop: Callable[[], bool] = lambda: False,
         progress: bool = True,
     ):
-        """Checks the config; reads and computes nothing.
+        """Checks the config, the fields of `configs/reproduce.py`; computes nothing.
 
-        Args:
-            config: The fields of `configs/reproduce.py`.
-            workdir: Folder of the models.
-            data_dir: Folder of the prepared data sets.
-            stop: Asked between dispatches; true saves and raises `StoppedError`.
-            progress: Whether there are progress bars.
-
-        Raises:
-            ValueError: If a field names something unknown or is out of range.
+        `stop` is asked between dispatches; true saves and raises `StoppedError`.
         """
         self.config = config
         self.workdir = Path(workdir)
@@ -77,7 +68,7 @@ class Store:
         self._check_models()
         # One per instance: the arrays go when the store goes.
         self.source = functools.cache(self._source)
-        self.statistics = functools.cache(self._statistics)
+        self.statistics = functools.cache(lambda x: resolve(self.source(x, "train")))
         self.identity = functools.cache(self._identity)
 
     def _check_models(self) -> None:
@@ -93,11 +84,7 @@ class Store:
                 make_classifier(key.name, 2)
 
     def entry(self, name: str) -> SuiteEntry:
-        """Returns the degradation called `GN_1` and the like.
-
-        Raises:
-            ValueError: If the config leaves it out.
-        """
+        """Returns the degradation called `GN_1` and the like."""
         for entry in self.entries:
             if entry_name(entry) == name:
                 return entry
@@ -107,17 +94,12 @@ class Store:
 
     # Data.
 
+    def dataset(self, role: str) -> str:
+        """Returns what rows call a data set."""
+        return self.config[role]["title"]
+
     def _source(self, role: str, part: str) -> ArraySource:
-        """Returns a part of a data set, in memory.
-
-        Args:
-            role: Section of the config.
-            part: `train`, `validation` or `test`.
-
-        Raises:
-            FileNotFoundError: If the data set was not prepared.
-            ValueError: If it lacks the split.
-        """
+        """Returns `train`, `validation` or `test` of a data set, in memory."""
         source = self.open(role, part)
         images, labels = source.arrays()
         return ArraySource(
@@ -127,9 +109,8 @@ class Store:
     def open(self, role: str, part: str) -> Any:
         """Opens a part of a data set without reading it; see `source`."""
         section = self.config[role]
-        return open_source(
-            section["name"], section[f"{part}_split"], data_dir=self._data_dir
-        )
+        split = section[f"{part}_split"]
+        return open_source(section["name"], split, data_dir=self._data_dir)
 
     def first(self, role: str, part: str, count: int) -> ArraySource | Subset:
         """Returns the first `count` images of a part; 0 for all."""
@@ -137,9 +118,6 @@ class Store:
         if not count or count >= len(source):
             return source
         return Subset(source, np.arange(count))
-
-    def _statistics(self, role: str) -> dict[str, Any]:
-        return resolve(self.source(role, "train"))
 
     # Models.
 
@@ -155,52 +133,29 @@ class Store:
 
     def load(self, key: ModelKey) -> LoadedModel:
         """Loads a model that `ensure` trained."""
-        return load_model(
-            self.folder(key), role=self.kinds[key.kind].role, which="last"
-        )
+        role = self.kinds[key.kind].role
+        return load_model(self.folder(key), role=role, which="last")
 
     def classifiers(self, role: str) -> dict[str, str]:
-        """Returns title -> source of the classifiers of a data set.
-
-        A source is the folder of a run, a `.npz` file, or `train:` and a name.
-        """
+        """Returns title -> source, one of `CHOICES`, of a data set's classifiers."""
         section = self.config[role]
-        return {
-            section[f"{field}_title"]: section[field]
-            for field in CLASSIFIER_FIELDS
-            if section[field]
-        }
+        named = [field for field in CLASSIFIER_FIELDS if section[field]]
+        return {section[f"{field}_title"]: section[field] for field in named}
 
     def classifier_keys(self, role: str, *, first: bool = False) -> list[ModelKey]:
-        """Returns the classifiers of a data set that are to be trained here.
-
-        Args:
-            role: Section of the config.
-            first: Whether only the first one is wanted.
-        """
-        sources = list(self.classifiers(role).values())
-        return [
-            _classifier_key(role, source)
-            for source in (sources[:1] if first else sources)
-            if source.startswith(TRAIN)
-        ]
+        """Returns those of all classifiers, or of the first, to be trained here."""
+        sources = list(self.classifiers(role).values())[: 1 if first else None]
+        return [_classifier_key(role, x) for x in sources if x.startswith(TRAIN)]
 
     def load_classifier(self, role: str, title: str) -> LoadedModel:
-        """Loads a classifier.
-
-        Raises:
-            FileNotFoundError: If there is none.
-            ValueError: If it is not one of the data set's classes and image shape.
-        """
+        """Loads a classifier, which must be of the data set's classes and shape."""
         source = self.classifiers(role)[title]
         if source.startswith(TRAIN):
             return self.load(_classifier_key(role, source))
         model = load_classifier(source)
         data = self.open(role, "test")
-        if (model.image_shape, model.num_classes) != (
-            tuple(data.image_shape),
-            data.num_classes,
-        ):
+        wanted = tuple(data.image_shape), data.num_classes
+        if (model.image_shape, model.num_classes) != wanted:
             raise ValueError(
                 f"the classifier {source} is made for {model.num_classes} classes of "
                 f"images {list(model.image_shape)}, {data.name} has {data.num_classes} "
@@ -209,29 +164,15 @@ class Store:
         return model
 
     def _identity(self, role: str, title: str) -> str:
-        """Returns what tells a classifier from all others.
-
-        Where it is trained here that is its folder, whose config is compared; else a
-        digest of its weights.
-
-        Raises:
-            FileNotFoundError: If there is none.
-            ValueError: See `load_classifier`.
-        """
+        """Returns what tells a classifier from all others."""
         source = self.classifiers(role)[title]
-        if source.startswith(TRAIN):
+        if source.startswith(TRAIN):  # Its config is compared.
             return self._relative(_classifier_key(role, source))
         return digest(self.load_classifier(role, title).variables)
 
     def ensure(self, keys: Iterable[ModelKey]) -> None:
-        """Trains the models that are missing, and the purifiers they stand behind.
-
-        Raises:
-            StoppedError: If it was asked to stop; what was under way is saved.
-            DivergedError: If a loss was not finite.
-            ValueError: If a folder holds a model of another config.
-        """
-        ordered = self._with_purifiers(keys)
+        """Trains the models that are missing, and the purifiers they stand behind."""
+        ordered = self.with_purifiers(keys)
         self.check(ordered)
         for _, group in itertools.groupby(ordered, key=self._program):
             members = list(group)
@@ -244,13 +185,8 @@ class Store:
         return steps < self.kinds[key.kind].schedule.num_steps
 
     def check(self, keys: Iterable[ModelKey]) -> None:
-        """Checks data and the models that are there, finished or not; trains nothing.
-
-        Raises:
-            ValueError: If a folder holds a model of another config, or one that was
-                trained for longer, or if the data do not suffice.
-        """
-        ordered = self._with_purifiers(keys)
+        """Raises ValueError if the data or the models that are there do not fit."""
+        ordered = self.with_purifiers(keys)
         for role, kind in dict.fromkeys((key.role, key.kind) for key in ordered):
             self._check_data(role, kind)
         for key in ordered:
@@ -259,9 +195,8 @@ class Store:
                 continue
             found = read_config(folder, "last")
             found.pop("best_metric", None)  # It follows from the phase.
-            wanted = json.loads(json.dumps(self._config(key)))
             try:
-                run.check_same_config(found, wanted)
+                run.check_same_config(found, self._config(key))
             except ValueError as error:
                 raise ValueError(f"{folder}: {error}") from error
 
@@ -270,11 +205,9 @@ class Store:
         section = self.config[role]
         ranges = {}
         for part in ("train", "validation", "test"):
-            split = section[f"{part}_split"]
+            where = section["name"], section[f"{part}_split"]
             try:
-                ranges[part] = split_range(
-                    section["name"], split, data_dir=self._data_dir
-                )
+                ranges[part] = split_range(*where, data_dir=self._data_dir)
             except ValueError:
                 if part != "test":  # Not every set that is learned is judged on.
                     raise
@@ -299,25 +232,25 @@ class Store:
                 f"models of kind {kind} learn on"
             )
 
-    def _with_purifiers(self, keys: Iterable[ModelKey]) -> list[ModelKey]:
+    def with_purifiers(self, keys: Iterable[ModelKey]) -> list[ModelKey]:
         """Returns models and the purifiers they stand behind, in order of training."""
-        wanted = dict.fromkeys(keys)
-        behind = [
-            ModelKey(key.role, self.kinds[key.kind].purifier, key.name)
-            for key in wanted
-            if self.kinds[key.kind].purifier
-        ]
+        wanted, kinds = dict.fromkeys(keys), list(self.kinds)
+        behind = filter(None, map(self.purifier, wanted))
         return sorted(
             dict.fromkeys([*behind, *wanted]),
-            key=lambda key: (list(self.kinds).index(key.kind), key.role),
+            key=lambda key: (kinds.index(key.kind), key.role),
         )
+
+    def purifier(self, key: ModelKey) -> ModelKey | None:
+        """Returns what a detector stands behind; None for any other model."""
+        kind = self.kinds[key.kind].purifier
+        return key._replace(kind=kind) if kind else None
 
     def _program(self, key: ModelKey) -> tuple[str, ...]:
         """Returns what models must share to be trained by one program."""
         # Classifiers differ in architecture, all others of a kind in data alone.
-        classifier = self.kinds[key.kind].role == "classifier"
-        alone = key.name if classifier else ""
-        return key.role, key.kind, alone
+        alone = self.kinds[key.kind].role == "classifier"
+        return key.role, key.kind, key.name if alone else ""
 
     def _train(self, keys: Sequence[ModelKey]) -> bool:
         """Trains models of one kind and data set; returns whether all are finished."""
@@ -350,10 +283,8 @@ class Store:
 
     def _task(self, key: ModelKey) -> Task:
         """Returns the task of a model; what it stands behind is trained."""
-        kind, config = self.kinds[key.kind], self._config(key)
-        models = {}
-        if kind.purifier:
-            models["purifier"] = self.load(ModelKey(key.role, kind.purifier, key.name))
+        purifier, config = self.purifier(key), self._config(key)
+        models = {"purifier": self.load(purifier)} if purifier else {}
         if config.get("classifier"):
             title = self._first_title(key.role)
             models["classifier"] = self.load_classifier(key.role, title)
@@ -361,15 +292,15 @@ class Store:
 
     def _fields(self, kind: Kind, model: Mapping[str, Any]) -> dict[str, Any]:
         """Returns what of a config follows from the kind."""
-        fields = {
+        return {
             "phase": kind.phase,
             "dtype": self.config["dtype"],
             "model": dict(model),
             "num_steps": kind.schedule.num_steps,
             "batch_size": kind.schedule.batch_size,
             "optimizer": dict(kind.optimizer),
+            **({"loss": dict(kind.loss)} if kind.loss else {}),
         }
-        return fields | ({"loss": dict(kind.loss)} if kind.loss else {})
 
     def _config(self, key: ModelKey) -> dict[str, Any]:
         """Returns the config of a model, in the form of `configs/*.py`.
@@ -402,8 +333,7 @@ class Store:
         if kind.loss.get("inconsistency"):
             found["classifier"] = self._first_identity(key.role)
         if kind.purifier:
-            purifier = ModelKey(key.role, kind.purifier, key.name)
-            found["purifier"] = self._relative(purifier)
+            found["purifier"] = self._relative(self.purifier(key))
         return found
 
     def _degradation(self, key: ModelKey) -> dict[str, Any]:
@@ -427,24 +357,25 @@ class Store:
 
     def _paired(self, key: ModelKey) -> tuple[PairedSource, PairedSource]:
         """Returns training and validation images with their stored copies."""
-        role, count = key.role, self.config["attack"]["num_train"]
+        role, attacked = key.role, self.kinds[key.kind].stored == "attacked"
+        count = self.config["attack"]["num_train"] if attacked else 0
 
         def pair(part):
-            if self.kinds[key.kind].stored == "corrupted":
-                copies = self.corrupted(role, part)
-                return PairedSource(self.source(role, part), copies)
-            copies = self.attacked(role, part, key.name)
+            copies = (
+                self.attacked(role, part, key.name)
+                if attacked
+                else self.corrupted(role, part)
+            )
             return PairedSource(self.first(role, part, count), copies)
 
         return pair("train"), pair("validation")
 
     def _first_title(self, role: str) -> str:
-        titles = list(self.classifiers(role))
-        if not titles:
-            raise ValueError(
-                f"a classifier is needed: set --config.{role}.classifier to {CHOICES}"
-            )
-        return titles[0]
+        for title in self.classifiers(role):
+            return title
+        raise ValueError(
+            f"a classifier is needed: set --config.{role}.classifier to {CHOICES}"
+        )
 
     def _first_identity(self, role: str) -> str:
         return self.identity(role, self._first_title(role))
@@ -461,26 +392,14 @@ class Store:
     ) -> np.ndarray:
         """Returns adversarial copies of the first images of a part, kept on disk.
 
-        Args:
-            role: Section of the config.
-            part: `train`, `validation` or `test`.
-            attack: See `made_images.attack_steps`.
-            title: Classifier that is attacked; by default the first.
-            remover: What stands before the classifier, known to the attacker; by
-                default nothing, or nothing that is known.
-
-        Returns:
-            uint16 `[N, H, W, C]`.
-
-        Raises:
-            StoppedError: If it was asked to stop; what was made is kept.
-            ValueError: If the file on disk was made with other weights or settings.
+        By default of the first classifier, and no remover before it that is known to
+        the attacker; the attack is one of `made_images.attack_steps`.
         """
         title = title or self._first_title(role)
         count = self.config["attack"]["num_test" if part == "test" else "num_train"]
-        models = [self.load_classifier(role, title)]
+        models = {"classifier": self.load_classifier(role, title)}
         if remover is not None:
-            models.append(self.load(remover))
+            models["purifier"] = self.load(remover)
         behind = f"_behind_{remover.name}" if remover else ""
         name = f"{title}{behind}_{attack}_{part}.npy"
         return attacked_images(
@@ -495,19 +414,7 @@ class Store:
         )
 
     def corrupted(self, role: str, part: str) -> np.ndarray:
-        """Returns copies of a part, kept on disk, a corruption drawn for each image.
-
-        Args:
-            role: Section of the config.
-            part: `train` or `validation`.
-
-        Returns:
-            uint8 `[N, copies, H, W, C]`, memory-mapped.
-
-        Raises:
-            StoppedError: If it was asked to stop.
-            ValueError: If the file on disk was made with other settings.
-        """
+        """Returns copies of a part, kept on disk, a corruption drawn for each image."""
         settings = self.config["universal_corruptions"]
         with self.progress.bar(None, f"corrupting {part}", "batch", leave=False) as bar:
 

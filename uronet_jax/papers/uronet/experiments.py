@@ -156,26 +156,14 @@ class LackError(FileNotFoundError):
 
 
 class Lack(NamedTuple):
-    """Something that an experiment needs and does not have.
-
-    Attributes:
-        what: In a few words.
-        why: Where it was looked for, and what to do.
-    """
+    """What an experiment needs and does not have; why, and what to do."""
 
     what: str
     why: str
 
 
 def check_needs(store: Store, experiment: str) -> dict[str, Lack]:
-    """Finds out what an experiment lacks.
-
-    Args:
-        store: Data and models.
-        experiment: A key of `EXPERIMENTS`.
-
-    Returns:
-        Group of parts -> why it is left out; empty if nothing is.
+    """Returns group of parts -> why it is left out; empty if nothing is.
 
     Raises:
         LackError: If no group can be computed; says what to do.
@@ -201,15 +189,19 @@ def _find_lack(store: Store, needs: Iterable[str]) -> Lack | None:
         role, part = need.split(".")
         section = store.config[role]
         if part == "classifier":
+            todo = f"set --config.{role}.classifier to {CHOICES}"
             if not store.classifiers(role):
-                return Lack(
-                    f"a classifier of {section['title']}",
-                    f"set --config.{role}.classifier to {CHOICES}",
-                )
-            _check_classifiers(store, role)
+                return Lack(f"a classifier of {section['title']}", todo)
+            for title, source in store.classifiers(role).items():
+                if not source.startswith(TRAIN):
+                    try:
+                        store.load_classifier(role, title)
+                    except FileNotFoundError as error:
+                        raise FileNotFoundError(f"{error}: {todo}") from error
             continue
-        kind = {"train": "training", "test": "test"}[part]
-        for split in ("train", "validation") if part == "train" else (part,):
+        learned = part == "train"
+        kind = "training" if learned else "test"
+        for split in ("train", "validation") if learned else (part,):
             name = section[f"{split}_split"]
             try:
                 store.open(role, split)
@@ -219,15 +211,3 @@ def _find_lack(store: Store, needs: Iterable[str]) -> Lack | None:
                 what = f"the {kind} images of {section['title']} ({name})"
                 return Lack(what, str(error))
     return None
-
-
-def _check_classifiers(store: Store, role: str) -> None:
-    """Raises an error unless all that are named can be used."""
-    for title, source in store.classifiers(role).items():
-        if not source.startswith(TRAIN):
-            try:
-                store.load_classifier(role, title)
-            except FileNotFoundError as error:
-                raise FileNotFoundError(
-                    f"{error}: set --config.{role}.classifier to {CHOICES}"
-                ) from error

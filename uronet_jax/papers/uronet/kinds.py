@@ -12,48 +12,30 @@ from uronet_jax.training.run import Schedule
 
 
 class ModelKey(NamedTuple):
-    """Which model.
+    """Which model."""
 
-    Attributes:
-        role: Section of the config that names its data set.
-        kind: A key of `Store.kinds`.
-        name: Within the kind: `GN_1` and the like, `all`, an attack, or the name of a
-            classifier.
-    """
-
-    role: str
-    kind: str
-    name: str
+    role: str  # Section of the config that names its data set.
+    kind: str  # A key of `Store.kinds`.
+    name: str  # `GN_1` and the like, `all`, an attack, or the name of a classifier.
 
 
 @dataclasses.dataclass(frozen=True)
 class Kind:
-    """Models that one compiled program trains: they differ in data and seed.
+    """Models that one compiled program trains: they differ in data and seed."""
 
-    Attributes:
-        phase: A key of `training.phases.PHASES`.
-        model: The section `model` of its config.
-        schedule: How long each trains.
-        optimizer: Arguments of `make_optimizer`.
-        purifier: Kind of the purifier that a detector stands behind.
-        loss: Name -> weight, of a purifier.
-        clean_entries: How often a mix of all degradations holds the clean image.
-        stored: `attacked` or `corrupted` if it learns on such images from disk.
-        clean_share: Share of clean images among those that a remover learns on, where
-            they are stored; where they are drawn, the mix has `clean_entries`.
-        variant_of: What its seeds are named after, if not itself: models that are
-            compared start alike and see the same crops and degradations.
-    """
-
-    phase: str
-    model: Mapping[str, Any]
+    phase: str  # A key of `training.phases.PHASES`.
+    model: Mapping[str, Any]  # The section `model` of its config.
     schedule: Schedule
-    optimizer: Mapping[str, Any]
-    purifier: str = ""
+    optimizer: Mapping[str, Any]  # Arguments of `make_optimizer`.
+    purifier: str = ""  # Kind of the purifier that a detector stands behind.
+    # Name -> weight, of a purifier.
     loss: Mapping[str, float] = dataclasses.field(default_factory=dict)
-    clean_entries: int = 0
-    stored: str = ""
+    clean_entries: int = 0  # How often a mix of all degradations holds the clean image.
+    stored: str = ""  # `attacked` or `corrupted` if it learns on such images from disk.
+    # Share of clean images among these; where they are drawn, see `clean_entries`.
     clean_share: float = 0.0
+    # What its seeds are named after, if not itself: models that are compared start
+    # alike and see the same crops and degradations.
     variant_of: str = ""
 
     @property
@@ -68,99 +50,86 @@ def entry_name(entry: SuiteEntry) -> str:
 
 
 def make_kinds(config: Mapping[str, Any]) -> dict[str, Kind]:
-    """Returns the kinds of models, in the order in which they need each other.
+    """Returns the kinds of models, in the order in which they need each other."""
 
-    Args:
-        config: The fields of `configs/reproduce.py`.
-    """
+    def pick(section, *names):
+        return {name: config[section][name] for name in names}
 
     def schedule(section: str) -> Schedule:
-        fields = config[section]
         return Schedule(
-            batch_size=fields["batch_size"],
-            num_steps=fields["num_steps"],
-            checkpoint_every=fields["checkpoint_every"],
+            **pick(section, "batch_size", "num_steps", "checkpoint_every"),
             eval_batch_size=config["evaluation"]["batch_size"],
             steps_per_dispatch=config["steps_per_dispatch"],
             log_every=config["log_every"],
         )
 
-    optimizer, universal = config["optimizer"], config["universal"]
-    remover = {k: config["remover"][k] for k in ("variant", "widths")}
-    detector = {k: config["detector"][k] for k in ("name", "inputs")}
-    noise_weight = config["remover"]["noise_weight"]
-
-    def removers(model=remover, section="remover", consistency_weight=0.0, **fields):
+    def removers(model, section="remover", consistency_weight=0.0, **fields):
         weights = {
             "clean_mse": 1.0,
-            "noise_mse": noise_weight,
+            "noise_mse": config["remover"]["noise_weight"],
             "inconsistency": consistency_weight,
         }
         return Kind(
             "remover", model, schedule(section), optimizer, loss=weights, **fields
         )
 
-    def detectors(remover, section="detector", stored="", variant_of="", **changes):
+    optimizer = config["optimizer"]
+    remover = pick("remover", "variant", "widths")
+    detector = pick("detector", "name", "inputs")
+
+    def detectors(purifier="remover", section="detector", model=detector, **fields):
         return Kind(
-            "detector",
-            {**detector, **changes},
-            schedule(section),
-            optimizer,
-            purifier=remover,
-            stored=stored,
-            variant_of=variant_of,
+            "detector", model, schedule(section), optimizer, purifier=purifier, **fields
         )
 
+    weight = pick("universal", "consistency_weight")
+    universal = (pick("universal", "variant", "widths"), "universal")
     return {
         "classifier": Kind(
             "classifier", {}, schedule("training"), config["training"]["optimizer"]
         ),
         # Without batch norm, for which the other's learning rate is too high.
         "cnn": Kind("classifier", {}, schedule("training"), optimizer),
-        "remover": removers(),
+        "remover": removers(remover),
         "dcae": removers(
             {**remover, "variant": _one_headed(remover["variant"])},
             variant_of="remover",
         ),
-        "remover_attack": removers(stored="attacked"),
+        "remover_attack": removers(remover, stored="attacked"),
         "remover_universal": removers(
-            {k: universal[k] for k in ("variant", "widths")},
-            "universal",
-            clean_entries=universal["clean_entries"],
-            consistency_weight=universal["consistency_weight"],
+            *universal, **weight, **pick("universal", "clean_entries")
         ),
         "remover_corruptions": removers(
-            {k: universal[k] for k in ("variant", "widths")},
-            "universal",
+            *universal,
+            **weight,
+            **pick("universal_corruptions", "clean_share"),
             stored="corrupted",
-            clean_share=config["universal_corruptions"]["clean_share"],
-            consistency_weight=universal["consistency_weight"],
         ),
         **{
             f"remover_trial_{name}": removers(
                 {"variant": trial["variant"], "widths": trial["widths"]},
                 "universal_trials",
-                clean_entries=config["universal_trials"]["clean_entries"],
+                **pick("universal_trials", "clean_entries"),
                 consistency_weight=trial["consistency_weight"],
                 variant_of="remover_trial",
             )
             for name, trial in universal_trials(config).items()
         },
-        "detector": detectors("remover"),
+        "detector": detectors(),
         "detector_attack": detectors("remover_attack", stored="attacked"),
         "detector_corruptions": detectors(
             "remover_corruptions", "universal_detector", stored="corrupted"
         ),
         "detector_universal": detectors("remover_universal", "universal_detector"),
-        "detector_other": detectors(
-            "remover", variant_of="detector", name=config["ablations"]["detector"]
-        ),
         **{
-            f"detector_{inputs}": detectors(
-                "remover", variant_of="detector", inputs=inputs
+            f"detector_{name}": detectors(
+                model={**detector, **changes}, variant_of="detector"
             )
-            for inputs in DETECTOR_INPUTS
-            if inputs != detector["inputs"]
+            for name, changes in {
+                "other": {"name": config["ablations"]["detector"]},
+                **{inputs: {"inputs": inputs} for inputs in DETECTOR_INPUTS},
+            }.items()
+            if name != detector["inputs"]
         },
     }
 
@@ -169,36 +138,21 @@ def universal_trials(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """Returns name -> variant, widths and consistency weight of removers to compare.
 
     Each differs from `skip` in one thing, but for `combined`.
-
-    Args:
-        config: The fields of `configs/reproduce.py`.
-
-    Raises:
-        ValueError: If the config names an unknown one, or leaves out `skip`.
     """
     trials = config["universal_trials"]
-    base = {
-        "variant": "skip",
-        "widths": trials["widths"],
-        "consistency_weight": 0.0,
-    }
+    skip = {"variant": "skip", "widths": trials["widths"], "consistency_weight": 0.0}
+    wider = {"widths": trials["wider"]}
+    weakly = {"consistency_weight": trials["weak_consistency_weight"]}
     known = {
-        "paper": {**base, "variant": "paper"},
-        "skip": base,
-        "residual": {**base, "variant": "residual"},
-        "blend": {**base, "variant": "blend"},
-        "one_head": {**base, "variant": "skip_dcae"},
-        "wider": {**base, "widths": trials["wider"]},
-        "consistency": {**base, "consistency_weight": trials["consistency_weight"]},
-        "weak_consistency": {
-            **base,
-            "consistency_weight": trials["weak_consistency_weight"],
-        },
-        "combined": {
-            "variant": "blend_dcae",
-            "widths": trials["wider"],
-            "consistency_weight": trials["weak_consistency_weight"],
-        },
+        "paper": {"variant": "paper"},
+        "skip": {},
+        "residual": {"variant": "residual"},
+        "blend": {"variant": "blend"},
+        "one_head": {"variant": "skip_dcae"},
+        "wider": wider,
+        "consistency": {"consistency_weight": trials["consistency_weight"]},
+        "weak_consistency": weakly,
+        "combined": {"variant": "blend_dcae", **wider, **weakly},
     }
     names = tuple(trials["names"])
     if not {"skip"} <= set(names) <= set(known):
@@ -206,7 +160,7 @@ def universal_trials(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
             f"universal_trials.names must be skip and some of {', '.join(known)}: "
             f"{names}"
         )
-    return {name: known[name] for name in names}
+    return {name: {**skip, **known[name]} for name in names}
 
 
 def _one_headed(variant: str) -> str:

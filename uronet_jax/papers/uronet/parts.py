@@ -5,7 +5,7 @@ number, in percent unless its metric says otherwise, under the column names of t
 published table.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from uronet_jax.corruptions import SuiteEntry
@@ -18,8 +18,6 @@ from uronet_jax.papers.uronet.kinds import ModelKey
 
 # Published label of an attack on test images -> the attack.
 TEST_ATTACKS = {"IFGSM": "IFGSM", "PGD": "PGD0"}
-# Columns of images that nothing was done to.
-CLEAN: TidyRow = {"test_noise": "clean", "test_severity": 0}
 # Of every experiment.
 COMMON_SETTINGS = (
     "preset",
@@ -33,44 +31,31 @@ COMMON_SETTINGS = (
 
 
 class Part(NamedTuple):
-    """A piece of an experiment that is computed, and kept, as a whole.
+    """A piece of an experiment that is computed, and kept, as a whole."""
 
-    Attributes:
-        key: Its name within the experiment.
-        models: What must be trained before.
-        rows: Computes it.
-        group: Which of the experiment's needs it has.
-    """
-
-    key: str
-    models: tuple[ModelKey, ...]
-    rows: Callable[[Laboratory], list[TidyRow]]
-    group: str = "data"
+    key: str  # Its name within the experiment.
+    models: tuple[ModelKey, ...]  # Trained before; purifiers of detectors go without.
+    rows: Callable[[Laboratory], list[TidyRow]]  # Computes it.
+    group: str = "data"  # Which of the experiment's needs it has.
 
 
 class PaperExperiment(NamedTuple):
     """What can be asked for by name.
 
-    Attributes:
-        summary: One line for people.
-        needs: Group of parts -> what they need, such as `data.train` (images) or
-            `data.classifier`. Groups whose needs are not met are left out; without
-            any group the experiment cannot run.
-        parts: Lists them. Nothing is computed.
-        settings: Fields and sections of the config that its numbers depend on, besides
-            those of `COMMON_SETTINGS` and of the data sets of its needs.
+    Groups of parts whose needs are not met are left out; without any group the
+    experiment cannot run.
     """
 
-    summary: str
+    summary: str  # One line for people.
+    # Group -> what it needs, such as `data.train` (images) or `data.classifier`.
     needs: Mapping[str, tuple[str, ...]]
-    parts: Callable[[Store], list[Part]]
+    parts: Callable[[Store], list[Part]]  # Lists them. Nothing is computed.
+    # Fields and sections of the config that its numbers depend on, besides those of
+    # `COMMON_SETTINGS` and of the data sets of its needs.
     settings: tuple[str, ...] = ()
 
     def depends_on(self, config: Mapping[str, Any]) -> dict[str, Any]:
-        """Returns the part of a config that the numbers depend on.
-
-        What only suits the machine is left out.
-        """
+        """Returns what of a config the numbers depend on, not the machine alone."""
         names = {*COMMON_SETTINGS, *self.roles, *self.settings}
         found = {name: config[name] for name in names if name in config}
         return without_machine_settings(found)
@@ -81,61 +66,66 @@ class PaperExperiment(NamedTuple):
         return {need.partition(".")[0] for x in self.needs.values() for need in x}
 
 
-def dataset_title(lab: Laboratory, role: str) -> str:
-    """Returns what rows call a data set."""
-    return lab.store.config[role]["title"]
+def trained_on(entry: SuiteEntry) -> TidyRow:
+    """Returns the columns that name the degradation a model was trained on."""
+    return {"train_noise": entry.noise, "train_severity": entry.severity}
+
+
+def tested_on(entry: Entry) -> TidyRow:
+    """Returns the columns that name the degradation of the images."""
+    return {"test_noise": entry.noise, "test_severity": entry.severity}
+
+
+def noise_tests(entries: Iterable[Entry]) -> list[tuple[TidyRow, Entry]]:
+    """Returns, as `detection_rows` wants them, degradations that name themselves."""
+    return [(tested_on(entry), entry) for entry in entries]
 
 
 def detection_rows(
     lab: Laboratory,
     judge: Judge,
-    remover: LoadedModel,
-    detector: LoadedModel,
+    detector: ModelKey,
     tests: Iterable[tuple[TidyRow, Entry]],
     *,
-    auroc: bool = True,
-) -> Iterator[TidyRow]:
-    """Yields the detection accuracy on as many clean as degraded images.
+    further: Sequence[str] = ("auroc", "tpr_at_5_percent_fpr"),
+    **columns: Any,
+) -> list[TidyRow]:
+    """Returns the detection accuracy on as many clean as degraded images.
 
-    Args:
-        lab: Where it is measured.
-        judge: Of the images.
-        remover: The detector's remover.
-        detector: What tells clean from degraded images.
-        tests: Columns of a row, and the degradation.
-        auroc: Whether a row also has the area under the ROC curve, and the share of
-            degraded images that is found at 5 % false alarms.
+    A test is the columns of its row and the degradation; `further` is what else of
+    `detection_metrics` a row has, as a share. The detector stands behind its purifier.
     """
-    clean = lab.probabilities(judge, remover, detector)
-    for columns, entry in tests:
-        degraded = lab.probabilities(judge, remover, detector, entry)
-        found = detection_metrics(clean, degraded)
-        row = lab.row(
-            judge,
-            100.0 * found["detection_accuracy"],
-            **columns,
-            metric="detection_accuracy",
-        )
-        further = ("auroc", "tpr_at_5_percent_fpr") if auroc else ()
-        yield row | {name: found[name] for name in further}
+    models = lab.model(*lab.store.purifier(detector)), lab.model(*detector)
+    clean, rows = lab.probabilities(judge, *models), []
+    for own, entry in tests:
+        found = detection_metrics(clean, lab.probabilities(judge, *models, entry))
+        accuracy = 100.0 * found["detection_accuracy"]
+        own = own | {name: found[name] for name in further}
+        rows.append(lab.row(judge, accuracy, "detection_accuracy", **columns, **own))
+    return rows
 
 
-def noise_tests(entries: Sequence[SuiteEntry]) -> Iterator[tuple[TidyRow, SuiteEntry]]:
-    """Yields the columns that name a degradation, and the degradation."""
-    for entry in entries:
-        columns = {"test_noise": entry.noise, "test_severity": entry.severity}
-        yield columns, entry
+def accuracy_rows(
+    lab: Laboratory,
+    judge: Judge,
+    classifiers: Mapping[str, LoadedModel],
+    shown: Iterable[tuple[TidyRow, Entry, LoadedModel | None]],
+    *,
+    metric: str = "accuracy",
+    mirror: bool = False,
+    **columns: Any,
+) -> list[TidyRow]:
+    """Returns the accuracy of every classifier on what it is shown.
 
-
-def defence_models(
-    role: str, kind: str, name: str, remover: str = "remover"
-) -> tuple[ModelKey, ModelKey]:
-    """Returns a detector behind the remover it needs, in order of training.
-
-    Args:
-        role: Section of the config that names the data set.
-        kind: Kind of the detector.
-        name: Of both, within their kinds.
-        remover: Kind of the remover.
+    That is the columns of its row, the degradation, and the purifier or None. With
+    `mirror` purifiers see mirror images too.
     """
-    return (ModelKey(role, remover, name), ModelKey(role, kind, name))
+    found = [
+        (own, lab.accuracies(judge, classifiers, entry, purifier, mirror=mirror))
+        for own, entry, purifier in shown
+    ]
+    return [
+        lab.row(judge, values[title], metric, classifier=title, **columns, **own)
+        for title in classifiers
+        for own, values in found
+    ]

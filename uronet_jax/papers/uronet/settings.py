@@ -18,16 +18,12 @@ CLASSIFIER_FIELDS = ("classifier", "other_classifier")
 
 
 def check_settings(config: Mapping[str, Any], mesh: jax.sharding.Mesh) -> None:
-    """Checks what neither models nor the suite check themselves.
+    """Raises ValueError for what neither models nor the suite check themselves."""
 
-    Args:
-        config: The fields of `configs/reproduce.py`.
-        mesh: Where it is to run.
+    def value(field):
+        section, name = field.split(".")
+        return config[section][name]
 
-    Raises:
-        ValueError: If a field names something unknown or is out of range.
-    """
-    attack = config["attack"]
     for role in ROLES:
         for part in ("train", "validation"):
             split = config[role][f"{part}_split"]
@@ -46,58 +42,51 @@ def check_settings(config: Mapping[str, Any], mesh: jax.sharding.Mesh) -> None:
     check_pipeline(config["pipeline"])
     for section in ("evaluation", "attack"):
         sharding.check_batch_size(config[section]["batch_size"], mesh)
-    check_number("attack.epsilon", attack["epsilon"], 0.0, 1.0)
-    check_number("attack.step_size", attack["step_size"], 0.0, 1.0)
-    check_whole("attack.steps", attack["steps"], 1, 10_000)
-    check_whole("attack.restarts", attack["restarts"], 0, 10_000)
     if config["ablations"]["detector"] == config["detector"]["name"]:
         raise ValueError(
             f"ablations.detector is the usual one, {config['detector']['name']!r}: "
             "name another network"
         )
     check_whole("seed", config["seed"], 0, 2**31 - 1)
-    for section in ("universal", "universal_trials"):
-        entries = config[section]["clean_entries"]
-        check_whole(f"{section}.clean_entries", entries, 0, 1000)
-    for section in (
-        *("remover", "detector", "universal", "universal_trials"),
-        *("universal_detector", "training"),
+    for field, *bounds in (
+        ("attack.epsilon", 0.0, 1.0),
+        ("attack.step_size", 0.0, 1.0),
+        ("remover.noise_weight", 0.0),
+        ("universal.consistency_weight", 0.0),
+        ("universal_trials.consistency_weight", 0.0),
+        ("universal_trials.weak_consistency_weight", 0.0),
+        ("universal_corruptions.clean_share", 0.0, 1.0),
     ):
-        size = config[section]["batch_size"]
-        check_whole(f"{section}.batch_size", size, 1, 2**20)
-    for section, field in (
-        ("remover", "noise_weight"),
-        ("universal", "consistency_weight"),
-        ("universal_trials", "consistency_weight"),
-        ("universal_trials", "weak_consistency_weight"),
+        check_number(field, value(field), *bounds)
+    sections = ("remover", "detector", "universal", "universal_trials")
+    sections += ("universal_detector", "training")
+    for field, low, high in (
+        ("attack.steps", 1, 10_000),
+        ("attack.restarts", 0, 10_000),
+        ("universal.clean_entries", 0, 1000),
+        ("universal_trials.clean_entries", 0, 1000),
+        ("universal_corruptions.copies", 1, 1000),
+        *((f"{section}.batch_size", 1, 2**20) for section in sections),
     ):
-        check_number(f"{section}.{field}", config[section][field], 0.0)
+        check_whole(field, value(field), low, high)
     if not isinstance(config["universal"]["mirror"], bool):
         raise ValueError(
             f"universal.mirror must be True or False: {config['universal']['mirror']!r}"
         )
-    share = config["universal_corruptions"]["clean_share"]
-    check_number("universal_corruptions.clean_share", share, 0.0, 1.0)
-    copies = config["universal_corruptions"]["copies"]
-    check_whole("universal_corruptions.copies", copies, 1, 1000)
-    for name, count in {
-        "evaluation.num_images": config["evaluation"]["num_images"],
-        "attack.num_test": attack["num_test"],
-        "attack.num_train": attack["num_train"],
-    }.items():
-        if count < 0:
-            raise ValueError(f"{name} cannot be negative (0 takes all): {count}")
+    for field in ("evaluation.num_images", "attack.num_test", "attack.num_train"):
+        if value(field) < 0:
+            raise ValueError(
+                f"{field} cannot be negative (0 takes all): {value(field)}"
+            )
     suite = config["universal_corruptions"]["suite"]
     noises, severities = list_corruptions("uronet"), list_severities("cifar_c")
-    for section, field, known in (
-        ("ablations", "noises", noises),
-        ("zero_shot", "severities", severities),
-        ("universal_corruptions", "names", list_corruptions(suite)),
-        ("universal_corruptions", "severities", list_severities(suite)),
-        ("universal_corruptions", "tested_severities", list_severities(suite)),
+    for field, known in (
+        ("ablations.noises", noises),
+        ("zero_shot.severities", severities),
+        ("universal_corruptions.names", list_corruptions(suite)),
+        ("universal_corruptions.severities", list_severities(suite)),
+        ("universal_corruptions.tested_severities", list_severities(suite)),
     ):
-        values = config[section][field]
+        values = value(field)
         if not values or not set(values) <= set(known):
-            raise ValueError(
-                f"{section}.{field} must be some of {known}: {tuple(values)}"
-            )
+            raise ValueError(f"{field} must be some of {known}: {tuple(values)}")
