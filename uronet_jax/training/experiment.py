@@ -41,7 +41,7 @@ from uronet_jax.training.optimizers import make_optimizer
 from uronet_jax.training.pairs import Pairs, clean_pairs, drawn_pairs, stored_pairs
 from uronet_jax.training.phases import find_phase
 from uronet_jax.training.run import Schedule
-from uronet_jax.training.task import Config, Ingredients, Task
+from uronet_jax.training.task import Config, Task
 
 # Any data will do to build a module once.
 _NO_DATA = {
@@ -207,9 +207,13 @@ def make_task(config: Config, models: Mapping[str, LoadedModel]) -> Task:
         config: With `resolved`, see `resolve`.
         models: Role -> frozen model, of those that the phase needs.
     """
-    optimizer = make_optimizer(num_steps=config["num_steps"], **config["optimizer"])
-    given = Ingredients(config, optimizer, make_pairs(config), models)
-    return find_phase(config["phase"]).make_task(given)
+    return find_phase(config["phase"]).make_task(
+        config,
+        models,
+        optimizer=make_optimizer(num_steps=config["num_steps"], **config["optimizer"]),
+        pairs=make_pairs(config),
+        image_shape=tuple(config["resolved"]["image_shape"]),
+    )
 
 
 def resolve(source: Any) -> dict[str, Any]:
