@@ -2,6 +2,9 @@
 
 import math
 import os
+import subprocess
+import sys
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -53,6 +56,29 @@ def optimisations(request):
     """Compiles a file of tests with or without XLA's optimisations."""
     optimised = request.path.stem.startswith(OPTIMISED)
     jax.config.update("jax_disable_most_optimizations", not optimised)
+
+
+@pytest.fixture
+def start():
+    """Returns `start(*arguments, **variables) -> process` of this Python.
+
+    No process outlives the test.
+    """
+    root, processes = Path(__file__).parent.parent, []
+
+    def start(*arguments, **variables):
+        environment = {"PYTHONPATH": str(root), "JAX_PLATFORMS": "cpu", **variables}
+        pipes = dict.fromkeys(("stdout", "stderr"), subprocess.PIPE)
+        command, environment = [sys.executable, *arguments], os.environ | environment
+        processes.append(
+            subprocess.Popen(command, cwd=root, env=environment, text=True, **pipes)
+        )
+        return processes[-1]
+
+    yield start
+    for process in processes:
+        process.kill()
+        process.communicate()
 
 
 @pytest.fixture
