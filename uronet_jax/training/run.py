@@ -9,7 +9,6 @@ device and without communication.
 import collections
 import contextlib
 import dataclasses
-import functools
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -160,26 +159,19 @@ def fit(
     mesh = sharding.data_mesh() if mesh is None else mesh
     folder: Any = workdir  # Unlike that of a row, it may be None.
     row = GridRow("", folder, seed, lambda: task.frozen, config or {})
-    bar = functools.partial(
-        progress_bar,
-        num_steps,
-        description=task.name,
-        shown=progress and jax.process_index() == 0,
-    )
+    initialize = _compile_initial_state(task)
+    place = _Place(task, initialize, mesh, schedule, seed, pipeline)
     with contextlib.ExitStack() as stack:
-        place = _Place(
-            task, _compile_initial_state(task), mesh, schedule, seed, pipeline
-        )
-        training = stack.enter_context(
-            _begun(
-                row,
-                stack.enter_context(place),
-                lambda: (train_source, validation_source),
-                bar=lambda done: stack.enter_context(bar(done)),
-                stop=stop,
-                tensorboard=tensorboard,
-            )
-        )
+        stack.callback(place.close)
+
+        def bar(done):
+            shown = progress and jax.process_index() == 0
+            bar = progress_bar(num_steps, done, description=task.name, shown=shown)
+            return stack.enter_context(bar)
+
+        sources = (train_source, validation_source)
+        begun = _begun(row, place, sources, bar, stop, tensorboard=tensorboard)
+        training = stack.enter_context(begun)
         while not training.over:
             training.dispatch()
             training.settle()
@@ -260,7 +252,7 @@ def train_grid(
             for x in devices[: len(waiting)]
         ]
         for place in places:
-            stack.enter_context(place)
+            stack.callback(place.close)
         running: dict[_Place, Iterator[None]] = {}
         # Models under way release their folders, whatever happens to another one.
         stack.callback(lambda: [training.close() for training in running.values()])
@@ -268,10 +260,9 @@ def train_grid(
             for place in places:
                 if place not in running and waiting and not stop():
                     row = waiting.popleft()
-                    sources = row.sources or (lambda: (train_source, validation_source))
-                    running[place] = _turns(
-                        _begun(row, place, sources, bar=lambda done: bar, stop=stop)
-                    )
+                    sources = (train_source, validation_source)
+                    begun = _begun(row, place, sources, lambda done: bar, stop)
+                    running[place] = _turns(begun)
                 if place in running and next(running[place], "end") == "end":
                     del running[place]
     return all(finished_steps(row.workdir) == schedule.num_steps for row in rows)
@@ -305,10 +296,7 @@ class _Place:
         self._key = sharding.replicate(jax.random.key(seed), mesh)
         self._judge = sharding.compile_replicated(task.evaluation, mesh)
 
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *error):
+    def close(self):
         if self.feed is not None:
             self.feed.close()
 
@@ -316,8 +304,7 @@ class _Place:
         """Brings the data, unless they are there."""
         if self._sources == (train_source, validation_source):
             return
-        if self.feed is not None:
-            self.feed.close()
+        self.close()
         schedule = self.schedule
         self.feed = make_pipeline(
             train_source,
@@ -370,10 +357,10 @@ def _stored_config(task: Task, row: GridRow) -> dict[str, Any]:
 def _begun(
     row: GridRow,
     place: _Place,
-    sources: Callable[[], tuple[Any, Any]],
-    *,
+    sources: tuple[Any, Any],
     bar: Callable[[int], Any],
     stop: Callable[[], bool],
+    *,
     tensorboard: bool = False,
 ) -> Iterator[loop.Training]:
     """Holds a model's folder while it trains; begins with its newest checkpoint."""
@@ -385,7 +372,7 @@ def _begun(
             done = checkpoints.latest_step() or 0
         if done:
             check_same_config(checkpoints.config(), config)
-        place.load(*sources())
+        place.load(*(row.sources() if row.sources else sources))
         state = place.initialize(jax.random.key(row.seed))
         first = jax.process_index() == 0
         writer = Writer(row.workdir, tensorboard=tensorboard, active=first)
