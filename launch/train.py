@@ -28,17 +28,8 @@ def train(
 ) -> FitResult:
     """Trains what `config` describes, from the newest checkpoint in `workdir`.
 
-    Args:
-        config: The fields of `configs/*.py`.
-        workdir: Folder of checkpoints and metrics.
-        data_dir: Folder of the prepared data sets.
-        stop: Asked between dispatches; true saves and returns.
-
-    Raises:
-        ValueError: See `build_experiment` and `fit`; likewise the next two.
-        OSError: If data or models are missing or `workdir` cannot be used.
-        DivergedError: If the loss was not finite.
-        StoppedError: If it was stopped while degraded copies were made.
+    Arguments and errors are those of `build_experiment` and `fit`. `stop` is asked
+    between dispatches; true saves and returns.
     """
     progress = Progress(stop, shown=jax.process_index() == 0)
     experiment = build_experiment(config, data_dir, workdir, progress=progress)

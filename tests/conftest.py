@@ -2,6 +2,9 @@
 
 import math
 import os
+import subprocess
+import sys
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -61,6 +64,29 @@ def optimisations(request):
 def mesh():
     """Returns the mesh of all four devices."""
     return sharding.data_mesh()
+
+
+@pytest.fixture
+def start():
+    """Returns `start(*arguments, **variables) -> process` of this Python.
+
+    No process outlives the test.
+    """
+    root, processes = Path(__file__).parent.parent, []
+
+    def start(*arguments, **variables):
+        environment = {"PYTHONPATH": str(root), "JAX_PLATFORMS": "cpu", **variables}
+        pipes = dict.fromkeys(("stdout", "stderr"), subprocess.PIPE)
+        command, environment = [sys.executable, *arguments], os.environ | environment
+        processes.append(
+            subprocess.Popen(command, cwd=root, env=environment, text=True, **pipes)
+        )
+        return processes[-1]
+
+    yield start
+    for process in processes:
+        process.kill()
+        process.communicate()
 
 
 @pytest.fixture

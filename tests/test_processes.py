@@ -1,11 +1,7 @@
 """Two processes, connected over the loopback, train like one."""
 
 import json
-import os
 import socket
-import subprocess
-import sys
-from pathlib import Path
 
 import chex
 import jax
@@ -14,7 +10,6 @@ from test_configs import load
 
 from launch import train
 
-ROOT = Path(__file__).parent.parent
 # Few steps of plain gradient descent: Adam would turn the rounding of a gradient near
 # zero into a whole step.
 FIELDS = {
@@ -26,41 +21,24 @@ FIELDS = {
 }
 
 
-def start(workdir, process, port):
-    arguments = [
-        *("--config=configs/remover.py:smoke", f"--workdir={workdir}"),
-        *(f"--config.{name}={value}" for name, value in FIELDS.items()),
-        *(f"--coordinator_address=127.0.0.1:{port}", "--num_processes=2"),
-        f"--process_id={process}",
-    ]
-    return subprocess.Popen(
-        [sys.executable, "-m", "launch.train", *arguments],
-        cwd=ROOT,
-        env={
-            **os.environ,
-            "PYTHONPATH": str(ROOT),
-            "JAX_PLATFORMS": "cpu",
-            "JAX_NUM_CPU_DEVICES": "2",
-        },
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def test_two_processes_with_two_devices_agree_with_one_with_four(tmp_path):
+def test_two_processes_with_two_devices_agree_with_one_with_four(start, tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    processes = [start(tmp_path / "two", number, port) for number in range(2)]
-    try:
-        config = load("remover", **{k.replace(".", "__"): v for k, v in FIELDS.items()})
-        assert jax.device_count() == 4
-        one = train.train(config, tmp_path / "one")
-        outputs = [process.communicate(timeout=300) for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
+    processes = [
+        start(
+            *("-m", "launch.train", "--config=configs/remover.py:smoke"),
+            *(f"--config.{name}={value}" for name, value in FIELDS.items()),
+            *(f"--coordinator_address=127.0.0.1:{port}", "--num_processes=2"),
+            *(f"--workdir={tmp_path}/two", f"--process_id={number}"),
+            JAX_NUM_CPU_DEVICES="2",
+        )
+        for number in range(2)
+    ]
+    config = load("remover", **{k.replace(".", "__"): v for k, v in FIELDS.items()})
+    assert jax.device_count() == 4
+    one = train.train(config, tmp_path / "one")
+    outputs = [process.communicate(timeout=300) for process in processes]
     for process, (_, errors) in zip(processes, outputs, strict=True):
         assert process.returncode == 0, errors
     # Only the first one speaks and writes. Gloo greets on standard output, and the

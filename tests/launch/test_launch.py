@@ -1,38 +1,23 @@
 """The commands: smoke runs from training to evaluation, and ways to misuse them."""
 
-import gc
+import functools
 import json
-import os
 import shutil
 import signal
-import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
-from test_configs import PHASES, ROLES, load
+from test_configs import PHASES, ROLES, load, save_models
 
-from launch import evaluate, train
+from launch import cli, evaluate, train
 from uronet_jax import checkpoints
 from uronet_jax.data import corrupted, open_source
 from uronet_jax.data.sources import ArraySource
-from uronet_jax.evaluation.defense_table import make_entries
+from uronet_jax.evaluation.defense_table import evaluate_defense, make_entries
 from uronet_jax.loading import load_defense, load_model
 
-ROOT = Path(__file__).parent.parent.parent
-
-
-def command(*arguments):
-    """Returns a started command."""
-    return subprocess.Popen(
-        [sys.executable, *arguments],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+judge = functools.partial(evaluate_defense, data_dir=None)
 
 
 @pytest.fixture(scope="module")
@@ -45,15 +30,11 @@ def runs(tmp_path_factory):
     return folder, results
 
 
-def evaluation(folder, **fields):
-    """Returns the config that judges the smoke runs, with some fields changed."""
-    models = {role: str(folder / phase) for role, phase in ROLES.items()}
-    return load("evaluate", **models | fields)
-
-
-def judge(config):
-    """Judges what a config names, without a folder."""
-    return evaluate.evaluate(config, None)
+@pytest.fixture(scope="module")
+def untrained(tmp_path_factory, make_variables):
+    """Returns `evaluation(**fields) -> config` that judges tiny networks."""
+    models = save_models(tmp_path_factory.mktemp("untrained"), make_variables)
+    return lambda **fields: load("evaluate", **models | fields)
 
 
 @pytest.mark.parametrize("phase", PHASES)
@@ -82,7 +63,8 @@ def test_smoke_run_trains_and_can_be_loaded(runs, phase):
 
 def test_smoke_evaluation(runs, tmp_path):
     folder, _ = runs
-    config = evaluation(folder)
+    models = {role: str(folder / phase) for role, phase in ROLES.items()}
+    config = load("evaluate", **models)
     result = evaluate.run(config, tmp_path)
     stored = json.loads((tmp_path / "evaluation.json").read_text())
     assert stored == json.loads(json.dumps(result))
@@ -114,10 +96,9 @@ def test_smoke_evaluation(runs, tmp_path):
     assert right.mean() == pytest.approx(stored["summary"]["purified_clean_accuracy"])
 
 
-def test_evaluation_over_a_suite(runs, tmp_path):
-    folder, _ = runs
+def test_evaluation_over_a_suite(untrained, tmp_path):
     made = {"suite__name": "cifar_c", "suite__noises": ("contrast",)}
-    config = evaluation(folder, **made, data__num_examples=8)
+    config = untrained(**made, data__num_examples=8)
     result = evaluate.run(config, tmp_path / "made")
     assert [row["severity"] for row in result["rows"]] == [1, 2, 3, 4, 5]
     summary = result["summary"]["corruptions"]
@@ -133,7 +114,7 @@ def test_evaluation_over_a_suite(runs, tmp_path):
     chosen |= {"suite": "cifar_c", "seed": config["seed"], "progress": False}
     corrupted.write(test, tmp_path / "set", **chosen)
     stored = {"suite__name": "cifar_c", "suite__folder": str(tmp_path / "set")}
-    config = evaluation(folder, **stored, data__num_examples=8)
+    config = untrained(**stored, data__num_examples=8)
     for row, other in zip(result["rows"], judge(config)["rows"], strict=True):
         row.pop("suite")
         assert row == pytest.approx(other)
@@ -176,10 +157,9 @@ def test_evaluation_over_a_suite(runs, tmp_path):
         ({"purifier": "jpg:quality=50"}, "unknown transformation 'jpg'"),
     ],
 )
-def test_wrong_evaluations_are_reported(runs, fields, expected):
-    config = evaluation(runs[0], **fields)
+def test_wrong_evaluations_are_reported(untrained, fields, expected):
     with pytest.raises((ValueError, FileNotFoundError), match=expected):
-        judge(config)
+        judge(untrained(**fields))
 
 
 @pytest.mark.parametrize(
@@ -199,77 +179,27 @@ def test_models_that_do_not_fit_are_reported(runs, fields, expected):
     with pytest.raises((ValueError, FileNotFoundError), match=expected):
         train.train(load("detector", **fields), folder / "new")
     assert not (folder / "new").exists()
-    config = evaluation(folder, classifier=str(folder / "remover"))
-    with pytest.raises(ValueError, match="holds a purifier, expected a classifier"):
-        judge(config)
 
 
-@pytest.fixture
-def classifier(runs, tmp_path):
-    """Returns a copy of the classifier's run and a function that changes its config."""
+def test_finished_run_is_left_alone(runs, tmp_path):
     run = tmp_path / "classifier"
     shutil.copytree(runs[0] / "classifier", run)
 
-    def change(field, key, value):
-        for path in run.glob("checkpoints/*/config/metadata"):
-            config = json.loads(path.read_text())
-            config[field][key] = value
-            path.write_text(json.dumps(config))
+    def files():
+        names = sorted(path.name for path in run.rglob("*"))
+        return names, (run / "metrics.jsonl").read_text()
 
-    return run, change
-
-
-@pytest.mark.parametrize(
-    ("field", "key", "value", "expected"),
-    [
-        ("resolved", "num_classes", 7, r"Dense_0/.*\(10,\).*\(7,\)"),
-        ("model", "name", "cnn_narrow", "has shape .* in the checkpoint and"),
-    ],
-)
-def test_checkpoint_of_another_architecture_is_reported(
-    runs, classifier, field, key, value, expected
-):
-    run, change = classifier
-    change(field, key, value)
-    with pytest.raises(ValueError, match=expected):
-        judge(evaluation(runs[0], classifier=str(run)))
-
-
-# Orbax leaves an event loop behind when a read fails.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_truncated_checkpoint_is_reported(runs, classifier):
-    run, _ = classifier
-    for path in run.glob("checkpoints/*/state/**/d/*"):
-        path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(ValueError, match="damaged.*delete that folder"):
-        judge(evaluation(runs[0], classifier=str(run)))
-    with pytest.raises(ValueError, match="damaged.*delete that folder"):
-        train.train(load("classifier"), run)
-    gc.collect()
-
-
-def test_run_with_another_config_is_not_resumed(classifier):
-    run, _ = classifier
-    before = sorted(path.name for path in run.rglob("*"))
+    before = files()
+    result = train.train(load("classifier"), run)
+    assert result.finished and result.metrics == runs[1]["classifier"].metrics
     config = load("classifier", seed=5, optimizer__peak_rate=0.2)
     with pytest.raises(ValueError, match=r"peak_rate: 0.1 there, 0.2 now; seed: 0 the"):
         train.train(config, run)
-    assert sorted(path.name for path in run.rglob("*")) == before
-
-
-def test_finished_run_is_left_alone(runs, classifier):
-    run, _ = classifier
-    before = (run / "metrics.jsonl").read_text()
-    result = train.train(load("classifier"), run)
-    assert result.finished and result.metrics == runs[1]["classifier"].metrics
-    assert (run / "metrics.jsonl").read_text() == before
+    assert files() == before
 
 
 def test_unusable_workdirs_are_reported_before_any_work(tmp_path, monkeypatch):
-    def read(*args, **kwargs):
-        raise AssertionError("images were read")
-
-    monkeypatch.setattr("uronet_jax.training.run.make_pipeline", read)
+    monkeypatch.setattr("uronet_jax.training.run.make_pipeline", None)
     config = load("classifier")
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match="cannot write to workdir .*file.*choose"):
@@ -284,6 +214,14 @@ def test_unusable_workdirs_are_reported_before_any_work(tmp_path, monkeypatch):
         train.train(config, tmp_path / "full")
 
 
+@pytest.fixture(scope="module")
+def flags():
+    """Defines the flags of `launch.train` in this process."""
+    cli.define_experiment_flags("configs/PHASE.py:PRESET")
+
+
+# That of ml_collections, which loads the config.
+@pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
 @pytest.mark.parametrize(
     ("argument", "expected"),
     [
@@ -301,25 +239,34 @@ def test_unusable_workdirs_are_reported_before_any_work(tmp_path, monkeypatch):
             "Unknown command line flag 'wrokdir'. Did you mean: workdir ? (--help "
             "lists the flags)",
         ),
-        (
-            "--config.data.name=cifar11",
-            "no data set 'cifar11'. Built in: mnist5k, generated, generated_grey. "
-            "Prepared in nowhere: none. To prepare it there: python -m "
-            "launch.prepare_data --name=cifar11 --data_dir=nowhere",
-        ),
     ],
 )
-def test_commands_report_one_line(argument, expected):
-    config = "--config=configs/remover.py:smoke"
-    rest = ("--workdir=unused", "--data_dir=nowhere")
-    process = command("-m", "launch.train", config, *rest, argument)
-    output, errors = process.communicate()
-    assert (process.returncode, output) == (2, "")
-    assert errors == f"error: {expected}\n"
+def test_wrong_flags_are_reported_in_one_line(
+    argument, expected, flags, monkeypatch, capsys
+):
+    arguments = ["train", "--config=configs/remover.py:smoke", "--workdir=unused"]
+    monkeypatch.setattr(sys, "argv", [*arguments, argument])
+    with pytest.raises(SystemExit, match="^2$"):
+        cli.run(train.main)
+    assert capsys.readouterr() == ("", f"error: {expected}\n")
 
 
-def test_interrupt_ends_a_command_without_traceback():
-    process = command(
+def test_a_command_reports_one_line(start):
+    process = start(
+        *("-m", "launch.train", "--config=configs/remover.py:smoke"),
+        *("--workdir=x", "--data_dir=nowhere", "--config.data.name=cifar11"),
+    )
+    assert process.communicate() == (
+        "",
+        "error: no data set 'cifar11'. Built in: mnist5k, generated, generated_grey. "
+        "Prepared in nowhere: none. To prepare it there: python -m "
+        "launch.prepare_data --name=cifar11 --data_dir=nowhere\n",
+    )
+    assert process.returncode == 2
+
+
+def test_interrupt_ends_a_command_without_traceback(start):
+    process = start(
         "-c",
         "import signal, time\n"
         "from launch import cli\n"

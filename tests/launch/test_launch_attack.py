@@ -9,7 +9,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from test_configs import PRESETS, ROLES, load, save_untrained
+from test_configs import PRESETS, ROLES, load, save_models
 
 from launch import attack
 from uronet_jax.attacks import ATTACKS, MisleadingEvaluation
@@ -28,11 +28,7 @@ THREATS = ["grey_box", "white_box", "detector_aware", "adaptive"]
 @pytest.fixture(scope="module")
 def models(tmp_path_factory, make_variables):
     """Returns the folders of three runs whose networks are tiny and know nothing."""
-    folder = tmp_path_factory.mktemp("runs")
-    return {
-        role: save_untrained(phase, folder / phase, make_variables)
-        for role, phase in ROLES.items()
-    }
+    return save_models(tmp_path_factory.mktemp("runs"), make_variables)
 
 
 def run(config, workdir):
@@ -250,10 +246,7 @@ def test_every_attack_can_be_chosen():
 def test_wrong_fields_are_reported_before_any_work(
     fields, expected, tmp_path, monkeypatch
 ):
-    def read(*args, **kwargs):
-        raise AssertionError("data were opened")
-
-    monkeypatch.setattr("uronet_jax.evaluation.subject.open_source", read)
+    monkeypatch.setattr(subject, "open_source", None)
     with pytest.raises((ValueError, FileNotFoundError), match=expected):
         attack.run(load("attack", **fields), tmp_path / "new")
     assert not (tmp_path / "new" / "attack.json").exists()

@@ -4,47 +4,10 @@ import json
 import os
 import re
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
-import pytest
-
-ROOT = Path(__file__).parent.parent.parent
-
-
-@pytest.fixture
-def start(tmp_path):
-    """Returns a function that starts a long training run in `tmp_path / "run"`."""
-    runs = []
-
-    def start():
-        run = subprocess.Popen(
-            [
-                *(sys.executable, "-m", "launch.train"),
-                *("--config=configs/classifier.py:smoke", f"--workdir={tmp_path}/run"),
-                *("--config.model.name=cnn_narrow", "--config.num_steps=100000"),
-                *("--config.eval_every=0", "--config.checkpoint_every=0"),
-            ],
-            cwd=ROOT,
-            env={
-                **os.environ,
-                "PYTHONPATH": str(ROOT),
-                "JAX_PLATFORMS": "cpu",
-                "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "cache"),
-            },
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        runs.append(run)
-        return run
-
-    yield start
-    for run in runs:
-        run.kill()
-        run.communicate()
+SCRIPT = Path(__file__).parent.parent / "launch" / "kill_and_resume.py"
 
 
 def metrics_after(run, path, step):
@@ -61,7 +24,13 @@ def metrics_after(run, path, step):
 def test_sigterm_saves_and_the_next_run_goes_on(start, tmp_path):
     path, last = tmp_path / "run" / "metrics.jsonl", 0
     for number in (signal.SIGTERM, signal.SIGINT):
-        run = start()
+        run = start(
+            *("-m", "launch.train", "--config=configs/classifier.py:smoke"),
+            *(f"--workdir={path.parent}", "--config.model.name=cnn_narrow"),
+            *("--config.num_steps=100000", "--config.eval_every=0"),
+            "--config.checkpoint_every=0",
+            JAX_COMPILATION_CACHE_DIR=str(tmp_path / "cache"),
+        )
         records = metrics_after(run, path, last)
         # It went on from the saved step: nothing was done twice.
         assert [r["step"] for r in records] == list(range(2, len(records) * 2 + 1, 2))
@@ -76,20 +45,15 @@ def test_sigterm_saves_and_the_next_run_goes_on(start, tmp_path):
         )
         assert match, output
         last = int(match[1])
-        assert (tmp_path / "run" / "checkpoints" / str(last)).is_dir()
+        assert (path.parent / "checkpoints" / str(last)).is_dir()
         assert records[-1]["step"] <= last
         last = max(last, json.loads(path.read_text().splitlines()[-1])["step"])
 
 
-def test_killed_runs_end_bit_for_bit_as_undisturbed_ones():
+def test_killed_runs_end_bit_for_bit_as_undisturbed_ones(start):
     trials = 10 if os.environ.get("URONET_LONG_TESTS") else 2
-    script = ROOT / "tests" / "launch" / "kill_and_resume.py"
-    done = subprocess.run(
-        [sys.executable, script, "--what=train", f"--trials={trials}"],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    done = start(str(SCRIPT), "--what=train", f"--trials={trials}")
+    output, errors = done.communicate()
+    assert done.returncode == 0, output + errors
     # A run that was never killed proves nothing.
-    assert done.stdout.count(": equal; killed after ") == trials
+    assert output.count(": equal; killed after ") == trials

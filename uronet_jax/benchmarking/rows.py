@@ -30,7 +30,7 @@ from uronet_jax.data import AUGMENTATIONS, make_pipeline
 from uronet_jax.defense import DefenseFunction, classifier_function
 from uronet_jax.evaluation.judge import CLEAN_ENTRY, Judge
 from uronet_jax.training.pairs import drawn_pairs
-from uronet_jax.training.remover import make_remover_step
+from uronet_jax.training.remover import remover_task
 
 MAX_DATA_RATIO = 1.03
 
@@ -83,7 +83,8 @@ def data_row(run: BenchmarkRun) -> BenchmarkRow:
     count, batch_size = sizes.steps_per_sample, sizes.batch_size
     work = steps.remover_work(sizes)
     pairs = drawn_pairs(_all_degradations(), AUGMENTATIONS["flip_crop"])
-    step = make_remover_step(work.module, steps.ADAM, pairs)
+    shape = sizes.image_shape
+    step = remover_task(work.module, steps.ADAM, pairs, image_shape=shape).step
     source = generated_source(sizes.train_images, sizes.image_shape)
     images, labels = source.read(np.arange(batch_size))
     index = np.arange(batch_size, dtype=np.int32)

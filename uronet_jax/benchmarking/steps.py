@@ -19,8 +19,7 @@ from uronet_jax.benchmarking import flops
 from uronet_jax.benchmarking.base import BenchmarkSizes
 from uronet_jax.defense import detector_channels, detector_input
 from uronet_jax.models import Remover, compute_dtype, make_classifier, make_remover
-from uronet_jax.training.classifier import make_classifier_step
-from uronet_jax.training.pairs import clean_pairs
+from uronet_jax.training.classifier import classifier_task
 from uronet_jax.training.state import (
     Step,
     TrainState,
@@ -137,7 +136,7 @@ def classifier_work(sizes: BenchmarkSizes) -> TrainingWork:
         "momentum; logits in evaluation mode agree in float32 as stated",
         classifier,
         _state(classifier, sizes.image_shape, SGD),
-        make_classifier_step(classifier, SGD, clean_pairs()),
+        classifier_task(classifier, SGD, image_shape=sizes.image_shape).step,
         {
             "image": images,
             "label": rng.integers(0, 10, shape).astype(np.int32),

@@ -8,7 +8,7 @@ import dataclasses
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -41,7 +41,7 @@ from uronet_jax.training.optimizers import make_optimizer
 from uronet_jax.training.pairs import Pairs, clean_pairs, drawn_pairs, stored_pairs
 from uronet_jax.training.phases import find_phase
 from uronet_jax.training.run import Schedule
-from uronet_jax.training.task import Config, Ingredients, Task
+from uronet_jax.training.task import Config, Task
 
 # Any data will do to build a module once.
 _NO_DATA = {
@@ -51,8 +51,7 @@ _NO_DATA = {
 _LOADERS = {"purifier": load_purifier, "classifier": load_classifier}
 
 
-@dataclasses.dataclass(frozen=True)
-class Experiment:
+class Experiment(NamedTuple):
     """A config made real: data, task, and the config with what the data added."""
 
     train_source: Any
@@ -149,11 +148,7 @@ def _severities(fields):
 
 
 def check_task(config: Config) -> None:
-    """Checks module, loss, optimizer and schedule, without data or models.
-
-    Raises:
-        ValueError: If a field names something unknown, is missing or out of range.
-    """
+    """Checks module, loss, optimizer and schedule, as `check_config` does."""
     phase = find_phase(config["phase"])
     try:
         phase.build({**config, "resolved": _NO_DATA})
@@ -169,9 +164,6 @@ def check_task(config: Config) -> None:
 
 def check_config(config: Config) -> None:
     """Checks every field that can be checked without data or models.
-
-    Args:
-        config: The fields of `configs/*.py` as plain dicts.
 
     Raises:
         ValueError: If a field names something unknown, is missing or out of range.
@@ -207,9 +199,13 @@ def make_task(config: Config, models: Mapping[str, LoadedModel]) -> Task:
         config: With `resolved`, see `resolve`.
         models: Role -> frozen model, of those that the phase needs.
     """
-    optimizer = make_optimizer(num_steps=config["num_steps"], **config["optimizer"])
-    given = Ingredients(config, optimizer, make_pairs(config), models)
-    return find_phase(config["phase"]).make_task(given)
+    return find_phase(config["phase"]).make_task(
+        config,
+        models,
+        optimizer=make_optimizer(num_steps=config["num_steps"], **config["optimizer"]),
+        pairs=make_pairs(config),
+        image_shape=tuple(config["resolved"]["image_shape"]),
+    )
 
 
 def resolve(source: Any) -> dict[str, Any]:
@@ -275,9 +271,8 @@ def build_experiment(
             config["resolved"][f"{role}_step"] = int(find_step(spec).name)
     task = make_task(config, models)
     if config["initial"]:
-        like = jax.eval_shape(
-            task.module.init, jax.random.key(0), jnp.zeros((1, *task.input_shape))
-        )
+        images = jnp.zeros((1, *task.input_shape))
+        like = jax.eval_shape(task.module.init, jax.random.key(0), images)
         initial = load_initial(config["initial"], {"batch_stats": {}, **like})
         task = dataclasses.replace(task, initial=initial)
     if has_copies(config):
@@ -307,25 +302,22 @@ def _copies(
             "degraded copies are made by one process: start the run alone once, or "
             "give degradation.folder"
         )
-    size, copies = config["eval_batch_size"], fields["copies"] if part == "train" else 1
-    with (
-        locked_workdir(workdir),
-        progress.bar(None, f"corrupting {part}", "batch", leave=False) as bar,
-    ):
+    bar = progress.bar(None, f"corrupting {part}", "batch", leave=False)
 
-        def on_batch():
-            progress.stopping()
-            bar.update()
+    def on_batch():
+        progress.stopping()
+        bar.update()
 
+    with locked_workdir(workdir), bar:
         return store_mixed(
             Path(workdir) / "copies" / f"{part}.npy",
             source,
             _names(fields),
             _severities(fields),
             suite=fields["suite"],
-            copies=copies,
+            copies=fields["copies"] if part == "train" else 1,
             seed=config["seed"],
-            batch_size=size,
+            batch_size=config["eval_batch_size"],
             mesh=sharding.data_mesh(),
             on_batch=on_batch,
         )

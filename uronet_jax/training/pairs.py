@@ -42,10 +42,8 @@ class Pairs(NamedTuple):
 def drawn_pairs(degradation: Degradation, augment: Augment = no_augmentation) -> Pairs:
     """Returns pairs whose degraded image is drawn, from `frozen["degradation"]`.
 
-    Args:
-        degradation: One degradation, or a mix of which every image draws an entry; the
-            identity may be among them.
-        augment: `(key, images, index) -> images`, before the degradation.
+    Of a mix every image draws an entry; the identity may be among them. Images are
+    augmented first, `augment(key, images, index) -> images`.
     """
 
     def train(key: jax.Array, frozen: Any, batch: Batch):
@@ -61,11 +59,7 @@ def drawn_pairs(degradation: Degradation, augment: Augment = no_augmentation) ->
 
 
 def clean_pairs(augment: Augment = no_augmentation) -> Pairs:
-    """Returns pairs of which both images are the clean one.
-
-    Args:
-        augment: `(key, images, index) -> images`.
-    """
+    """Returns pairs of which both images are the clean one, augmented."""
 
     def train(key: jax.Array, frozen: Any, batch: Batch):
         del frozen

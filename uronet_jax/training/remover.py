@@ -20,51 +20,51 @@ from uronet_jax.training.losses import (
 from uronet_jax.training.pairs import Pairs
 from uronet_jax.training.state import (
     Batch,
-    Evaluation,
     Metrics,
-    Step,
     TrainState,
     apply_update,
     masked_sums,
 )
-from uronet_jax.training.task import Config, Ingredients, Phase, Shape, Task
+from uronet_jax.training.task import Config, Phase, Shape, Task
 
 # The paper's: the errors of picture and noise pattern, alike.
 USUAL_LOSSES = {"clean_mse": 1.0, "noise_mse": 1.0}
 
 
-def make_remover_step(
+def remover_task(
     remover: Remover,
     optimizer: optax.GradientTransformation,
     pairs: Pairs,
     *,
+    image_shape: Shape,
     losses: Mapping[str, float] = USUAL_LOSSES,
     classifier: nn.Module | None = None,
-) -> Step:
-    """Builds the update of the remover: a weighted sum of losses.
+    classifier_variables: Any = None,
+) -> Task:
+    """Returns the task of training a remover: a weighted sum of losses.
 
     With the usual ones it is `MSE(clean_hat, clean) + MSE(code_hat, code)`, where
     `code = (noise + 1) / 2` is the signed pattern `degraded - clean` as the sigmoid
-    head can express it (URoNet, equation 1; the code is our reading).
+    head can express it (URoNet, equation 1; the code is our reading). The metrics are
+    the losses, those that ask a classifier in the step alone, and their weighted sum
+    `loss`; the validation adds `psnr` in dB.
 
     Args:
         remover: The module that is trained.
         optimizer: Its optimizer.
         pairs: Where clean and degraded images come from.
+        image_shape: `(H, W, C)`.
         losses: Name in `losses.PURIFIER_LOSSES` -> weight. A remover without noise head
             is trained without `noise_mse`.
         classifier: A frozen classifier, for the losses that ask it.
-
-    Returns:
-        `step(state, frozen, batch) -> (state, metrics)` where `frozen` is a dict of
-        what `pairs` need and, with a classifier, `classifier`, its variables. Metrics
-        are sums over the global batch plus `count`.
+        classifier_variables: Its variables.
 
     Raises:
         ValueError: If a weight is wrong, or a loss asks for a classifier and there is
             none.
     """
-    losses = _of_heads(remover, losses)
+    if not remover.noise_head:
+        losses = {k: weight for k, weight in losses.items() if k != "noise_mse"}
     check_weights(losses)
     if asks_classifier(losses) and classifier is None:
         raise ValueError("a consistency term needs a frozen classifier: give one")
@@ -86,21 +86,6 @@ def make_remover_step(
 
         return apply_update(state, optimizer, loss_fn)
 
-    return step
-
-
-def make_remover_evaluation(
-    remover: Remover, pairs: Pairs, *, losses: Mapping[str, float] = USUAL_LOSSES
-) -> Evaluation:
-    """Builds the validation of the remover; arguments as for the step.
-
-    Returns:
-        `evaluate(variables, frozen, key, batch) -> sums` over the images that
-        `batch["mask"]` keeps: the losses that ask no classifier and their weighted sum
-        `loss`, `psnr` in dB and `count`.
-    """
-    losses = _of_heads(remover, losses)
-
     def evaluate(variables: Any, frozen: Any, key: jax.Array, batch: Batch) -> Metrics:
         clean, degraded = pairs.validation(key, frozen, batch)
         separation = remover.apply({"params": variables["params"]}, degraded)
@@ -108,51 +93,12 @@ def make_remover_evaluation(
         quality = {"psnr": psnr(separation.clean, clean)}
         return masked_sums(found | quality, batch["mask"])
 
-    return evaluate
-
-
-def _of_heads(remover: Remover, losses: Mapping[str, float]) -> dict[str, float]:
-    """Returns the weights, without that of a head that the remover lacks."""
-    return {k: v for k, v in losses.items() if remover.noise_head or k != "noise_mse"}
-
-
-def remover_task(
-    remover: Remover,
-    optimizer: optax.GradientTransformation,
-    pairs: Pairs,
-    *,
-    image_shape: Shape,
-    losses: Mapping[str, float] = USUAL_LOSSES,
-    classifier: nn.Module | None = None,
-    classifier_variables: Any = None,
-) -> Task:
-    """Returns the task of training a remover.
-
-    Args:
-        remover: The module.
-        optimizer: Its optimizer.
-        pairs: Where clean and degraded images come from.
-        image_shape: `(H, W, C)`.
-        losses: Name -> weight, see `make_remover_step`.
-        classifier: Frozen, for the losses that ask it.
-        classifier_variables: Its variables.
-    """
     frozen = dict(pairs.frozen)
     if classifier is not None:
         frozen["classifier"] = classifier_variables
-    step = make_remover_step(
-        remover, optimizer, pairs, losses=losses, classifier=classifier
-    )
-    evaluation = make_remover_evaluation(remover, pairs, losses=losses)
+    best = ("loss", "min")
     return Task(
-        "remover",
-        remover,
-        image_shape,
-        optimizer,
-        step,
-        evaluation,
-        ("loss", "min"),
-        frozen,
+        "remover", remover, image_shape, optimizer, step, evaluate, best, frozen
     )
 
 
@@ -178,24 +124,18 @@ def _needs(config: Config) -> dict[str, str]:
     return {"classifier": config["classifier"]}
 
 
-def _make_task(given: Ingredients) -> Task:
-    classifier = given.models.get("classifier")
+def _make_task(config: Config, models: Mapping[str, Any], **given: Any) -> Task:
+    classifier = models.get("classifier")
     return remover_task(
         # Mirror images serve who purifies; training sees images one way.
-        _build(given.config).clone(mirror=False),
-        given.optimizer,
-        given.pairs,
-        image_shape=given.image_shape,
-        losses=given.config["loss"],
+        _build(config).clone(mirror=False),
+        losses=config["loss"],
         classifier=classifier and classifier.module,
         classifier_variables=classifier and classifier.variables,
+        **given,
     )
 
 
 REMOVER_PHASE = Phase(
-    "purifier",
-    _build,
-    _make_task,
-    needs=_needs,
-    check=lambda config: check_weights(config["loss"]),
+    "purifier", _build, _make_task, _needs, lambda config: check_weights(config["loss"])
 )

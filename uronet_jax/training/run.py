@@ -157,36 +157,26 @@ def fit(
     schedule = Schedule(batch_size, num_steps, **intervals)
     schedule.check()
     mesh = sharding.data_mesh() if mesh is None else mesh
-    first = jax.process_index() == 0
+    folder: Any = workdir  # Unlike that of a row, it may be None.
+    row = GridRow("", folder, seed, lambda: task.frozen, config or {})
+    initialize = _compile_initial_state(task)
+    place = _Place(task, initialize, mesh, schedule, seed, pipeline)
     with contextlib.ExitStack() as stack:
-        checkpoints = None
-        config = _stored_config(task, config or {})
-        if workdir is not None:
-            checkpoints = stack.enter_context(_checkpoints(workdir, task))
-            if checkpoints.latest_step() is not None:
-                check_same_config(checkpoints.config(), config)
-        place = stack.enter_context(_Place(task, mesh, schedule, seed, pipeline))
-        place.load(train_source, validation_source)
-        state = _compile_initial_state(task)(jax.random.key(seed))
-        writer = Writer(workdir, tensorboard=tensorboard, active=first)
-        stack.callback(writer.close)
-        bar = progress_bar(
-            num_steps,
-            checkpoints.latest_step() or 0 if checkpoints else 0,
-            description=task.name,
-            shown=progress and first,
-        )
-        stack.enter_context(bar)
-        training = _begin(
-            place, state, task.frozen, config, checkpoints, writer, bar, stop
-        )
+        stack.callback(place.close)
+
+        def bar(done):
+            shown = progress and jax.process_index() == 0
+            bar = progress_bar(num_steps, done, description=task.name, shown=shown)
+            return stack.enter_context(bar)
+
+        sources = (train_source, validation_source)
+        begun = _begun(row, place, sources, bar, stop, tensorboard=tensorboard)
+        training = stack.enter_context(begun)
         while not training.over:
             training.dispatch()
             training.settle()
-        if checkpoints is not None:
-            checkpoints.wait()
-        state = training.state
-        return FitResult(state, training.metrics, finished=int(state.step) == num_steps)
+    step = int(training.state.step)
+    return FitResult(training.state, training.metrics, finished=step == num_steps)
 
 
 def train_grid(
@@ -241,7 +231,7 @@ def train_grid(
     for row, done in zip(rows, steps, strict=True):
         if done:
             stored = read_config(row.workdir, "last")
-            check_same_config(stored, _stored_config(task, row.config))
+            check_same_config(stored, _stored_config(task, row))
     waiting = collections.deque(
         row for row, done in zip(rows, steps, strict=True) if done < schedule.num_steps
     )
@@ -258,11 +248,11 @@ def train_grid(
         stack.enter_context(bar)
         initialize = _compile_initial_state(task)
         places = [
-            stack.enter_context(
-                _Place(task, sharding.data_mesh([device]), schedule, seed, pipeline)
-            )
-            for device in devices[: len(waiting)]
+            _Place(task, initialize, sharding.data_mesh([x]), schedule, seed, pipeline)
+            for x in devices[: len(waiting)]
         ]
+        for place in places:
+            stack.callback(place.close)
         running: dict[_Place, Iterator[None]] = {}
         # Models under way release their folders, whatever happens to another one.
         stack.callback(lambda: [training.close() for training in running.values()])
@@ -270,10 +260,9 @@ def train_grid(
             for place in places:
                 if place not in running and waiting and not stop():
                     row = waiting.popleft()
-                    shared = (train_source, validation_source)
-                    place.load(*(row.sources() if row.sources else shared))
-                    state = initialize(jax.random.key(row.seed))
-                    running[place] = _train_row(task, row, place, state, stop, bar)
+                    sources = (train_source, validation_source)
+                    begun = _begun(row, place, sources, lambda done: bar, stop)
+                    running[place] = _turns(begun)
                 if place in running and next(running[place], "end") == "end":
                     del running[place]
     return all(finished_steps(row.workdir) == schedule.num_steps for row in rows)
@@ -299,17 +288,15 @@ def finished_steps(workdir: str | os.PathLike) -> int:
 class _Place:
     """Devices with the data and the compiled programs of models that train there."""
 
-    def __init__(self, task, mesh, schedule, seed, pipeline):
-        self.schedule, self.mesh = schedule, mesh
-        self._task, self._seed, self._kind = task, seed, pipeline
+    def __init__(self, task, initialize, mesh, schedule, seed, pipeline):
+        self.task, self.initialize = task, initialize
+        self.mesh, self.schedule = mesh, schedule
+        self._seed, self._kind = seed, pipeline
         self._sources = self._advance = self.feed = None
         self._key = sharding.replicate(jax.random.key(seed), mesh)
         self._judge = sharding.compile_replicated(task.evaluation, mesh)
 
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *error):
+    def close(self):
         if self.feed is not None:
             self.feed.close()
 
@@ -317,8 +304,7 @@ class _Place:
         """Brings the data, unless they are there."""
         if self._sources == (train_source, validation_source):
             return
-        if self.feed is not None:
-            self.feed.close()
+        self.close()
         schedule = self.schedule
         self.feed = make_pipeline(
             train_source,
@@ -329,7 +315,7 @@ class _Place:
         )
         if self._advance is None:  # Other data of the same shapes need no other one.
             self._advance = sharding.compile_steps(
-                self._task.step, self.feed.fetch, self.mesh
+                self.task.step, self.feed.fetch, self.mesh
             )
         size = schedule.eval_batch_size or schedule.batch_size
         size = min(size, -(-len(validation_source) // self.mesh.size) * self.mesh.size)
@@ -363,78 +349,73 @@ def _compile_initial_state(task: Task) -> Callable[[jax.Array], TrainState]:
     return begin
 
 
-def _stored_config(task: Task, config: dict[str, Any]) -> dict[str, Any]:
-    return {"best_metric": list(task.best_metric), **config}
+def _stored_config(task: Task, row: GridRow) -> dict[str, Any]:
+    return {"best_metric": list(task.best_metric), **row.config}
 
 
-def _train_row(
-    task: Task,
+@contextlib.contextmanager
+def _begun(
     row: GridRow,
     place: _Place,
-    state: TrainState,
+    sources: tuple[Any, Any],
+    bar: Callable[[int], Any],
     stop: Callable[[], bool],
-    bar: Any,
-) -> Iterator[None]:
-    """Trains a row; pauses whenever the device has something to do.
-
-    While it pauses, rows on other devices get their turn.
-    """
+    *,
+    tensorboard: bool = False,
+) -> Iterator[loop.Training]:
+    """Holds a model's folder while it trains; begins with its newest checkpoint."""
+    task, schedule, config = place.task, place.schedule, _stored_config(place.task, row)
     with contextlib.ExitStack() as stack:
-        checkpoints = stack.enter_context(_checkpoints(row.workdir, task))
-        writer = Writer(row.workdir)
+        checkpoints, done = None, 0
+        if row.workdir is not None:
+            checkpoints = stack.enter_context(_checkpoints(row.workdir, task))
+            done = checkpoints.latest_step() or 0
+        if done:
+            check_same_config(checkpoints.config(), config)
+        place.load(*(row.sources() if row.sources else sources))
+        state = place.initialize(jax.random.key(row.seed))
+        first = jax.process_index() == 0
+        writer = Writer(row.workdir, tensorboard=tensorboard, active=first)
         stack.callback(writer.close)
-        config = _stored_config(task, row.config)
-        training = _begin(
-            place, state, row.frozen(), config, checkpoints, writer, bar, stop, row.name
+        state, frozen = sharding.replicate((state, row.frozen()), place.mesh)
+        metrics, save, feed = {}, None, place.feed
+        if done:
+            state, position, metrics = checkpoints.restore(state)
+            feed.check_state(position)
+        if checkpoints is not None:
+
+            def save(step, state, metrics):
+                checkpoints.save(step, state, config, feed.state(step), metrics)
+
+        yield loop.Training(
+            place.advance,
+            state,
+            frozen,
+            feed,
+            num_steps=schedule.num_steps,
+            steps_per_dispatch=schedule.steps_per_dispatch,
+            log_every=schedule.log_every,
+            eval_every=schedule.eval_every,
+            checkpoint_every=schedule.checkpoint_every,
+            evaluate=place.evaluate,
+            writer=writer,
+            bar=bar(done),
+            stop=stop,
+            save=save,
+            metrics=metrics,
+            row=row.name,
         )
+        if checkpoints is not None:
+            checkpoints.wait()
+
+
+def _turns(begun: contextlib.AbstractContextManager[loop.Training]) -> Iterator[None]:
+    """Trains a row; while it pauses, rows on other devices get their turn."""
+    with begun as training:
         while not training.over:
             training.dispatch()
             yield
             training.settle()
-        checkpoints.wait()
-
-
-def _begin(
-    place: _Place,
-    state: TrainState,
-    frozen: Any,
-    config: dict[str, Any],
-    checkpoints: Checkpoints | None,
-    writer: Writer,
-    bar: Any,
-    stop: Callable[[], bool],
-    row: str = "",
-) -> loop.Training:
-    """Places the state, restored if there is a checkpoint; computes nothing."""
-    feed, schedule = place.feed, place.schedule
-    state, frozen = sharding.replicate((state, frozen), place.mesh)
-    metrics, save = {}, None
-    if checkpoints is not None:
-        if checkpoints.latest_step() is not None:
-            state, position, metrics = checkpoints.restore(state)
-            feed.check_state(position)
-
-        def save(step, state, metrics):
-            checkpoints.save(step, state, config, feed.state(step), metrics)
-
-    return loop.Training(
-        place.advance,
-        state,
-        frozen,
-        feed,
-        num_steps=schedule.num_steps,
-        steps_per_dispatch=schedule.steps_per_dispatch,
-        log_every=schedule.log_every,
-        eval_every=schedule.eval_every,
-        checkpoint_every=schedule.checkpoint_every,
-        evaluate=place.evaluate,
-        writer=writer,
-        bar=bar,
-        stop=stop,
-        save=save,
-        metrics=metrics,
-        row=row,
-    )
 
 
 @contextlib.contextmanager

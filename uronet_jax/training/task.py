@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 import optax
 from flax import linen as nn
 
-from uronet_jax.training.pairs import Pairs
 from uronet_jax.training.state import Evaluation, Step
 
 Shape = tuple[int, int, int]
@@ -41,36 +40,14 @@ class Task:
     initial: Any = None
 
 
-class Ingredients(NamedTuple):
-    """What a phase makes its task of.
-
-    Attributes:
-        config: With `resolved`, what was derived from the data.
-        optimizer: Of the config.
-        pairs: Where clean and degraded images come from.
-        models: Role -> frozen model with `module` and `variables`, of those that
-            `Phase.needs` names.
-    """
-
-    config: Config
-    optimizer: optax.GradientTransformation
-    pairs: Pairs
-    models: Mapping[str, Any]
-
-    @property
-    def image_shape(self) -> Shape:
-        """`(H, W, C)` of the images."""
-        height, width, channels = self.config["resolved"]["image_shape"]
-        return height, width, channels
-
-
 class Phase(NamedTuple):
     """A way to train something. `phases.PHASES` has one line for each.
 
     Attributes:
         role: What its models are in a defence: `purifier`, `detector`, `classifier`.
         build: Config with `resolved` -> the module, as it is used.
-        make_task: See `Ingredients`.
+        make_task: `(config, models, optimizer=, pairs=, image_shape=) -> Task`, where
+            `models` has role -> frozen model, of those that `needs` names.
         needs: Config -> role -> where frozen models are loaded from, see `loading`.
         check: Raises ValueError if a field of the config is out of range.
         input_shape: Config and `(H, W, C)` of the images -> that of the module's input.
@@ -79,7 +56,7 @@ class Phase(NamedTuple):
 
     role: str
     build: Callable[[Config], nn.Module]
-    make_task: Callable[[Ingredients], Task]
+    make_task: Callable[..., Task]
     needs: Callable[[Config], dict[str, str]] = lambda config: {}
     check: Callable[[Config], None] = lambda config: None
     input_shape: Callable[[Config, Shape], Shape] = lambda config, shape: shape
