@@ -165,12 +165,10 @@ def test_torch_steps_move_weights_as_ours_do(make_variables):
 ROW_FIELDS = {"work", "comparisons", "values", "limits", "seconds", "notes"}
 
 
-@pytest.fixture
-def quick_compilation():
-    """Compiles for the few calls of a test that compares no numbers."""
+@pytest.fixture(scope="module", autouse=True)
+def optimisations():
+    """Compiles for few calls: what is compared here is close enough without."""
     jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 def check_row(row):
@@ -186,7 +184,7 @@ def peers_of(row):
     return [comparison["peer"] for comparison in row["comparisons"]]
 
 
-def test_remover_row_without_torch(tmp_path, monkeypatch, quick_compilation):
+def test_remover_row_without_torch(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
     path = tmp_path / "benchmark.json"
     content = suite.run_benchmark(["remover"], path, scale="tiny", repeats=1)
@@ -210,7 +208,7 @@ def test_rows_with_torch():
     assert 0 < row["comparisons"][0]["agreement"] < 1e-4
 
 
-def test_data_row(quick_compilation):
+def test_data_row():
     row = rows.data_row(RUN)
     check_row(row)
     assert [c["subject"] for c in row["comparisons"]] == ["on_device", "streamed"]
@@ -220,7 +218,7 @@ def test_data_row(quick_compilation):
     assert "met" not in streamed
 
 
-def test_evaluation_compiles_once(quick_compilation):
+def test_evaluation_compiles_once():
     row = rows.evaluation_row(RUN)
     check_row(row)
     assert row["values"] == {"compilations of the judge": 1}
@@ -401,7 +399,7 @@ def test_absent_packages_are_noted():
         ("attack_pgd", ["foolbox", "torchattacks"]),
     ],
 )
-def test_rows_without_peers(row, packages, monkeypatch, quick_compilation):
+def test_rows_without_peers(row, packages, monkeypatch):
     for package in packages:
         monkeypatch.setitem(sys.modules, package, None)
     row = suite.ROWS[row](RUN)
@@ -436,12 +434,12 @@ def test_pgd_is_compared_with_peers_that_compute_the_same():
     (comparison,) = row["comparisons"]
     assert comparison["agreement"] == 0.0 and comparison["at_most"] == 1.0
     assert np.abs(made[0]).max() == pytest.approx(8 / 255, abs=1e-6)
-    chosen.append("idle")
+    chosen[:] = ["idle"]
     with pytest.raises(ValueError, match="another attack: it raises the mean loss"):
         attacks.pgd_row(RUN, make_peers)
 
 
-def test_autoattack_row(quick_compilation):
+def test_autoattack_row():
     def make_peers(row, *network):
         return {"idle": lambda images, labels: images}, [f"a note on {row}"]
 

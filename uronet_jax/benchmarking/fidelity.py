@@ -162,8 +162,8 @@ _CORES: dict[str, Callable[..., jax.Array]] = {
     "speckle_noise": lambda x, draws, *_: noise.add_speckle(x, *draws),
     "glass_blur": _glass,
     "motion_blur": _motion,
-    "snow": lambda x, draws, c, _: weather.add_snow(x, *draws, c),
+    "snow": lambda x, draws, c, _: jax.jit(weather.add_snow)(x, *draws, c),
     "fog": lambda x, draws, c, s: weather.add_fog(x, *draws, s["amount"]),
-    "spatter": lambda x, draws, c, _: spatter.splash(x, *draws, c),
+    "spatter": lambda x, draws, c, _: jax.jit(spatter.splash)(x, *draws, c),
     "elastic_transform": _elastic,
 }
