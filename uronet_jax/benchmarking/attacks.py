@@ -209,7 +209,7 @@ def autoattack_row(
     run: BenchmarkRun, make_peers: Callable = attack_peers
 ) -> BenchmarkRow:
     """AutoAttack standard, once, against the peers that have it."""
-    count = 8 if run.tiny else 1_000 if base.on_gpu() else 64
+    count = 4 if run.tiny else 1_000 if base.on_gpu() else 64
     logits_fn, images, labels, attacks, notes = _problem(
         run, "autoattack", count, make_peers
     )

@@ -111,7 +111,7 @@ def evaluate_generated(count: int, side: int, batch_size: int) -> dict[str, floa
     """Judges a small defence under one noise; its memory beyond that of the models."""
     host.keep_freed_memory()  # As the evaluation command does.
     source, mesh = GeneratedImages(count, (side, side, 3)), first_device()
-    remover = make_remover("paper", widths=(4, 4))
+    remover = make_remover("paper", widths=(4,))
     classifier = make_classifier("cnn_narrow", 10)
     images = np.zeros((1, side, side, 3), np.float32)
     variables = {

@@ -50,7 +50,7 @@ PEER_LEFT_OUT = "PyTorch was left out by --skip_peer"
 _TINY = {
     "batch_size": 4,
     "image_shape": (16, 16, 3),
-    "widths": (4, 4),
+    "widths": (4,),
     "classifier": "resnet8",
     "detector": "wrn10_1",
     "train_images": 64,
