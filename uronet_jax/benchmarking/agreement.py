@@ -43,25 +43,15 @@ LINF, L2 = 1 / 255, 0.1
 
 
 class AttackPair(NamedTuple):
-    """One attack here and there.
-
-    Attributes:
-        peer: Package.
-        attack: Key of `ATTACKS`, or `autoattack_` and a norm.
-        find: See `peer_attack`.
-        theirs: Keyword arguments of the peer's.
-        parameters: Keyword arguments of ours.
-        deterministic: Whether the two do the same steps, so that each image counts.
-        images: How many are attacked at most, where the peer is slow.
-    """
+    """One attack here and there."""
 
     peer: str
-    attack: str
-    find: Callable[[Any], Callable[..., Any]]
+    attack: str  # Key of `ATTACKS`, or `autoattack_` and a norm.
+    find: Callable[[Any], Callable[..., Any]]  # See `peer_attack`.
     theirs: dict[str, Any]
-    parameters: dict[str, Any]
-    deterministic: bool = False
-    images: int = 10**9
+    parameters: dict[str, Any]  # Of ours.
+    deterministic: bool = False  # Both do the same steps, so that each image counts.
+    images: int = 10**9  # At most, where the peer is slow.
 
 
 _PGD = {"steps": 20, "epsilon": LINF, "step_size": LINF / 5}
@@ -153,17 +143,7 @@ def _autoattack(norm, images, labels, logits_fn, epsilon):
 def compare_pair(
     pair: AttackPair, model: LoadedModel, images: np.ndarray, labels: np.ndarray
 ) -> dict[str, Any]:
-    """Returns the row of a pair.
-
-    Args:
-        pair: Which.
-        model: A classifier that has a twin in PyTorch.
-        images: float32 `[N, H, W, C]` in `[0, 1]`, which it classifies rightly.
-        labels: Integer `[N]`.
-
-    Raises:
-        ImportError: If the peer is not installed.
-    """
+    """Returns the row of a pair, on images that the classifier gets right."""
     images, labels = images[: pair.images], labels[: pair.images]
     logits_fn = flax_logits(model.module, model.variables, train=False)
     whole = pair.attack.startswith("autoattack")
@@ -217,12 +197,7 @@ def compare_pair(
 def right_images(
     model: LoadedModel, dataset: str, data_dir: str | None, count: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the first test images that the classifier gets right, and their labels.
-
-    Raises:
-        ValueError: If the data set is of another shape, or there are too few.
-        FileNotFoundError: If it is not there.
-    """
+    """Returns the first test images that are classified rightly, and their labels."""
     source = open_source(dataset, "test", data_dir=data_dir)
     if tuple(source.image_shape) != model.image_shape:
         raise ValueError(
@@ -248,11 +223,7 @@ def measure_pairs(
     path: str | os.PathLike,
     config: dict[str, Any],
 ) -> dict[str, Any]:
-    """Measures what the file does not hold yet and writes it after every row.
-
-    Raises:
-        ValueError: If the file holds another comparison.
-    """
+    """Measures what the file does not hold yet and writes it after every row."""
     result = stored_content(path, "attack_agreement")
     if result is None:
         result = {"rows": [], "seconds": 0.0, "config": config}
@@ -278,10 +249,7 @@ def measure_agreement(
     num_images: int,
     data_dir: str | None = None,
 ) -> dict[str, Any]:
-    """Compares all of `PAIRS`, on a run or `.npz` of a ResNet; see `measure_pairs`.
-
-    Images are those of `right_images`.
-    """
+    """Compares all of `PAIRS`, on a run or `.npz` of a ResNet; see `measure_pairs`."""
     model = load_classifier(classifier)
     images, labels = right_images(model, dataset, data_dir, num_images)
     config = {

@@ -51,21 +51,11 @@ def peer_attack(
     batch_size: int | None = None,
     channels_last: bool = False,
 ) -> PeerAttack:
-    """Returns an attack of a package on a network of ours.
+    """Returns an attack of a package on a network of ours, with `options`.
 
-    Args:
-        package: `FOOLBOX` or `TORCHATTACKS`.
-        find: `(its module) -> attack`; it is called with `options`, of torchattacks
-            with the network's twin too.
-        options: Keyword arguments.
-        module: Flax classifier; for torchattacks a ResNet or a Wide ResNet.
-        variables: Of it.
-        epsilon: Of foolbox: the budget; None if it looks for the smallest perturbation.
-        batch_size: Of torchattacks: images that it takes at once. Default: all.
-        channels_last: Of torchattacks: memory layout, which some attacks cannot take.
-
-    Raises:
-        ImportError: If the package is not installed.
+    `find(its module)` is the attack. `epsilon` is for foolbox, None where it looks for
+    the smallest perturbation; the last two are for torchattacks, some of whose attacks
+    cannot take channels last.
     """
     if package == FOOLBOX:
         import foolbox
@@ -104,13 +94,7 @@ def peer_attack(
 
 
 def torch_autoattack(network: Any, *, steps: Mapping[str, int], **options: Any) -> Any:
-    """Returns AutoAttack of torchattacks for ten classes, its steps not the defaults.
-
-    Args:
-        network: Of PyTorch.
-        steps: Of `apgd` and `fab`, and if it is not to keep its own of `square`.
-        **options: Of `torchattacks.AutoAttack`.
-    """
+    """Returns AutoAttack of torchattacks for ten classes, with other steps."""
     import torchattacks
 
     attack = torchattacks.AutoAttack(network, n_classes=10, **options)
@@ -127,10 +111,7 @@ def torch_autoattack(network: Any, *, steps: Mapping[str, int], **options: Any) 
 TIMED = {
     "pgd": {
         FOOLBOX: (lambda fb: fb.LinfPGD, _PGD | {"abs_stepsize": STEP_SIZE}),
-        TORCHATTACKS: (
-            lambda ta: ta.PGD,
-            _PGD | {"eps": EPSILON, "alpha": STEP_SIZE},
-        ),
+        TORCHATTACKS: (lambda ta: ta.PGD, _PGD | {"eps": EPSILON, "alpha": STEP_SIZE}),
     },
     "autoattack": {
         TORCHATTACKS: (
@@ -145,15 +126,20 @@ def attack_peers(
     row: str, module: nn.Module, variables: Any, batch_size: int
 ) -> tuple[dict[str, PeerAttack], list[str]]:
     """Returns package and version -> attack of `TIMED[row]`, and who is absent."""
-    options = {"epsilon": EPSILON, "batch_size": batch_size}
-    options["channels_last"] = row == "pgd"
-    makers = {
-        package: functools.partial(
-            peer_attack, package, *attack, module, variables, **options
-        )
-        for package, attack in TIMED[row].items()
-    }
-    peers, notes = base.installed(makers)
+    make = functools.partial(
+        peer_attack,
+        module=module,
+        variables=variables,
+        epsilon=EPSILON,
+        batch_size=batch_size,
+        channels_last=row == "pgd",
+    )
+    peers, notes = base.installed(
+        {
+            package: functools.partial(make, package, *attack)
+            for package, attack in TIMED[row].items()
+        }
+    )
     return {with_version(package): peers[package] for package in peers}, notes
 
 
@@ -163,7 +149,7 @@ def with_version(package: str) -> str:
 
 
 def _problem(run: BenchmarkRun, row: str, count: int, make_peers: Callable) -> tuple:
-    """Returns logits, images, the labels that they have, peers and notes."""
+    """Returns logits, images, the labels that they have, who attacks them, notes."""
     side, _, channels = run.sizes.image_shape
     module = make_classifier("resnet8" if run.tiny else "resnet20", 10)
     optimizer, key = optax.sgd(0.1), jax.random.key(0)
@@ -189,9 +175,8 @@ def pgd_row(run: BenchmarkRun, make_peers: Callable = attack_peers) -> Benchmark
     options = _PGD | {"epsilon": EPSILON, "step_size": STEP_SIZE}
 
     def ours() -> np.ndarray:
-        return np.asarray(
-            pgd(jax.random.key(0), jnp.asarray(images), loss_fn, **options)
-        )
+        x = jnp.asarray(images)
+        return np.asarray(pgd(jax.random.key(0), x, loss_fn, **options))
 
     def mean_loss(adversarial: np.ndarray) -> float:
         return float(loss_fn(jnp.asarray(adversarial)).mean())
@@ -206,7 +191,7 @@ def pgd_row(run: BenchmarkRun, make_peers: Callable = attack_peers) -> Benchmark
     }
     seconds = timing.interleave({OURS: ours, **attacks}, repeats=run.sizes.repeats)
     bound = MAX_RATIO.get(jax.devices()[0].platform)
-    row = base.new_row(
+    return base.new_row(
         f"PGD of {PGD_STEPS} steps, L-inf, {_images_text(images)}, from the host to "
         "the host, without compiling; agreement is that of the mean loss which is "
         "reached",
@@ -215,18 +200,16 @@ def pgd_row(run: BenchmarkRun, make_peers: Callable = attack_peers) -> Benchmark
             base.comparison(seconds, OURS, p, bound, agreement=agreement[p])
             for p in attacks
         ],
+        values={"first call with compiling, s": first} if base.on_gpu() else {},
         notes=notes,
     )
-    if base.on_gpu():
-        row["values"]["first call with compiling, s"] = first
-    return row
 
 
 def autoattack_row(
     run: BenchmarkRun, make_peers: Callable = attack_peers
 ) -> BenchmarkRow:
     """AutoAttack standard, once, against the peers that have it."""
-    count = 8 if run.tiny else 1_000 if base.on_gpu() else 64
+    count = 4 if run.tiny else 1_000 if base.on_gpu() else 64
     logits_fn, images, labels, attacks, notes = _problem(
         run, "autoattack", count, make_peers
     )
@@ -250,14 +233,9 @@ def _images_text(images: np.ndarray) -> str:
 
 
 def loss_difference(ours: float, theirs: float) -> float:
-    """Returns how far two attacks raised a loss, as a relative difference.
-
-    The images themselves are no measure: where a gradient is nearly zero its sign is
-    chance, and the difference grows from step to step.
-
-    Raises:
-        ValueError: If it is more than that explains.
-    """
+    """Returns how far two attacks raised a loss, as a relative difference."""
+    # The images themselves are no measure: where a gradient is nearly zero its sign is
+    # chance, and the difference grows from step to step.
     difference = abs(ours - theirs) / max(abs(theirs), 1e-12)
     if not difference <= MAX_LOSS_DIFFERENCE:
         raise ValueError(

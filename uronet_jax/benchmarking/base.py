@@ -20,34 +20,20 @@ OURS = "uronet_jax"
 
 @dataclasses.dataclass(frozen=True)
 class BenchmarkSizes:
-    """Sizes of the benchmark; they are stored with its rows.
+    """Sizes of the benchmark; they are stored with its rows."""
 
-    Attributes:
-        batch_size: Images in a training step (of the detector: half as many pairs).
-        dtype: Computation type, `float32` or `bfloat16`.
-        repeats: Rounds of every comparison.
-        steps_per_sample: Training steps that are timed as one.
-        image_shape: `(H, W, C)`; H and W equal, multiples of `2 ** len(widths)`.
-        widths: Of the remover.
-        classifier: A key of `CLASSIFIERS`.
-        detector: Likewise.
-        train_images: Images of the generated training set.
-        eval_images: Images that are judged.
-        linen_repeats: Rounds in which the naive linen remover takes part; 0 for none.
-        memory_steps: Training steps of the memory measurement.
-    """
-
-    batch_size: int = 128
-    dtype: str = "float32"
+    batch_size: int = 128  # Of the detector: half as many pairs.
+    dtype: str = "float32"  # Or `bfloat16`.
     repeats: int = 5
-    steps_per_sample: int = 1
+    steps_per_sample: int = 1  # Training steps that are timed as one.
+    # Height and width equal, multiples of `2 ** len(widths)`.
     image_shape: tuple[int, int, int] = (32, 32, 3)
-    widths: tuple[int, ...] = (64, 128, 256)
+    widths: tuple[int, ...] = (64, 128, 256)  # Of the remover.
     classifier: str = "resnet20"
     detector: str = "wrn10_2"
     train_images: int = 50_000
     eval_images: int = 256
-    linen_repeats: int = 2
+    linen_repeats: int = 2  # Rounds of the naive linen remover; 0 leaves it out.
     memory_steps: int = 3
 
     def __post_init__(self):
@@ -65,17 +51,11 @@ class BenchmarkSizes:
 
 
 class BenchmarkRun(NamedTuple):
-    """What every function of a row is called with.
-
-    Attributes:
-        sizes: Of the work.
-        peer: A `steps.TrainingPeer`, for the rows of training steps.
-        tiny: Whether the work is that of a test, where `sizes` do not say it.
-    """
+    """What every function of a row is called with."""
 
     sizes: BenchmarkSizes
-    peer: Any = None
-    tiny: bool = False
+    peer: Any = None  # A `steps.TrainingPeer`.
+    tiny: bool = False  # Whether the work is that of a test.
 
 
 def new_row(
@@ -83,14 +63,17 @@ def new_row(
     seconds: Mapping[str, Sequence[float]] | None = None,
     comparisons: Iterable[dict[str, Any]] = (),
     *,
+    values: Mapping[str, float] | None = None,
+    at_most: Mapping[str, float] | None = None,
     notes: Sequence[str] = (),
 ) -> BenchmarkRow:
-    """Returns a row of the times of `timing.interleave` and of `comparison`s."""
+    """Returns a row of times, `comparison`s, and values with limits for some."""
+    values = dict(values or {})
     return {
         "work": work,
         "comparisons": list(comparisons),
-        "values": {},
-        "limits": {},
+        "values": values,
+        "limits": {k: limit(values[k], most) for k, most in (at_most or {}).items()},
         "seconds": timing.summarise(seconds or {}),
         "notes": list(notes),
     }
@@ -115,14 +98,7 @@ def limit(value: float, at_most: float) -> dict[str, Any]:
 
 
 def installed(makers: Mapping[str, Callable[[], Any]]) -> tuple[dict, list[str]]:
-    """Makes the peers whose packages are there.
-
-    Args:
-        makers: Distribution -> function that imports it and returns the peer.
-
-    Returns:
-        Distribution -> peer, and a note on each that is absent.
-    """
+    """Makes the peers whose packages are there, and a note on each that is absent."""
     peers, notes = {}, []
     for name, make in makers.items():
         try:
@@ -140,11 +116,7 @@ def on_gpu() -> bool:
 
 
 def stored_content(path: str | os.PathLike, kind: str) -> dict[str, Any] | None:
-    """Returns what a file of results holds, None if there is none.
-
-    Raises:
-        ValueError: If it is not of that kind, or no result.
-    """
+    """Returns what a file of results of that kind holds, None if there is none."""
     if not os.path.exists(path):
         return None
     stored = results.load_result(path)

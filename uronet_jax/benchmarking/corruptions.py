@@ -55,9 +55,8 @@ def corrupt_photographs(
 ) -> jax.Array:
     """Returns the corrupted uint8 batch, on the device; it may still be computed."""
     name = f"{suite}/{name}"
-    return _corrupt(
-        entry_key(0, name, severity), images, jnp.int32(severity), name=name
-    )
+    key = entry_key(0, name, severity)
+    return _corrupt(key, images, jnp.int32(severity), name=name)
 
 
 def corruption_peers() -> tuple[dict[str, CorruptionPeer], list[str]]:
@@ -90,13 +89,7 @@ def throughput_row(
     side: int,
     peers: Mapping[str, CorruptionPeer] | None = None,
 ) -> BenchmarkRow:
-    """Times every corruption at severity 3, per image, in turns with the peers.
-
-    Args:
-        run: Its sizes give the number of rounds.
-        side: Height and width.
-        peers: Name -> function of one image. Default: those that are installed.
-    """
+    """Times every corruption, per image, in turns with the peers that are there."""
     notes: list[str] = []
     if peers is None:
         peers, notes = corruption_peers()
@@ -131,6 +124,8 @@ def throughput_row(
     total = "all 19" if len(names) == 19 else "all of these"
     compared = [(seconds[name], name, 1.0) for name in names]
     compared.append((totals, total, MAX_TOTAL_RATIO.get(side)))
+    summary = {name: timing.summarise(seconds[name]) for name in names}
+    rates = {f"{name}, images/s": 1 / summary[name][OURS]["median"] for name in names}
     row = base.new_row(
         f"one {side}x{side} image through each corruption of {SUITE} at severity "
         f"{SEVERITY}, uint8 on the host to uint8 on the host; ours in batches of "
@@ -140,6 +135,7 @@ def throughput_row(
             for times, subject, at_most in compared
             for peer in peers
         ],
+        values=rates if base.on_gpu() else {},
         notes=[
             "frost: ours cuts from generated textures in memory, the peers read a "
             "photograph from disk at every call",
@@ -147,13 +143,7 @@ def throughput_row(
             *notes,
         ],
     )
-    row["seconds"] = {name: timing.summarise(seconds[name]) for name in names}
-    if base.on_gpu():
-        row["values"] = {
-            f"{name}, images/s": 1 / row["seconds"][name][OURS]["median"]
-            for name in names
-        }
-    return row
+    return row | {"seconds": summary}
 
 
 def corrupted_set_row(
@@ -174,12 +164,9 @@ def corrupted_set_row(
             parts[-1].copy_to_host_async()
         parts = [np.asarray(part) for part in parts]
     seconds = time.perf_counter() - start
-    row = base.new_row(
+    return base.new_row(
         f"{len(names)} corruptions x {len(severities)} severities of {num_images:,} "
-        "32x32 images as uint8 on the host, without compiling"
+        "32x32 images as uint8 on the host, without compiling",
+        values={"seconds": seconds} if base.on_gpu() else {},
+        at_most={"seconds": MAX_SET_SECONDS} if num_images == 10_000 else {},
     )
-    if base.on_gpu():
-        row["values"] = {"seconds": seconds}
-        if num_images == 10_000:
-            row["limits"]["seconds"] = base.limit(seconds, MAX_SET_SECONDS)
-    return row

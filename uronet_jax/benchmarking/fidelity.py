@@ -45,18 +45,7 @@ _Arrays = Mapping[str, np.ndarray]
 def measure_fidelity(
     golden_dir: str | os.PathLike, path: str | os.PathLike
 ) -> list[dict[str, Any]]:
-    """Compares every archive, and the two modes of JPEG, and writes the file.
-
-    Args:
-        golden_dir: Folder of the archives.
-        path: JSON file.
-
-    Returns:
-        The rows of `compare_archive` and more such, with `reference` and `suite`.
-
-    Raises:
-        FileNotFoundError: If an archive is missing.
-    """
+    """Compares every archive, and the two modes of JPEG, and writes the file."""
     start = time.perf_counter()
     paths = {name: Path(golden_dir) / f"{name}.npz" for name in ARCHIVES}
     missing = [str(path) for path in paths.values() if not path.exists()]
@@ -75,16 +64,7 @@ def measure_fidelity(
 
 
 def compare_archive(arrays: _Arrays, suite: str) -> list[dict[str, Any]]:
-    """Reproduces every output of an archive.
-
-    Args:
-        arrays: The archive.
-        suite: Whose parameters it was made with.
-
-    Returns:
-        Rows with `corruption`, `severity` and, in grey levels of the truncated images,
-        `max_difference`, `mean_difference`, and `share_differing` in `[0, 1]`.
-    """
+    """Reproduces every output of an archive; rows of differences in grey levels."""
     return [
         _row(
             corruption,
@@ -132,12 +112,11 @@ def reproduce(
     _, settings = suite_settings(suite, corruption)
     core = _CORES.get(corruption)
     if core is None:  # Nothing is drawn.
-        name = f"{suite}/{corruption}"
-        key = jax.random.key(0)
+        name, key = f"{suite}/{corruption}", jax.random.key(0)
         return np.asarray(corrupt(key, images, name, severity=severity, uint8=True))[0]
     folder = f"{corruption}/{severity}/"
     draws = [
-        arrays[name]
+        jnp.asarray(arrays[name], jnp.float32)[None]
         for name in sorted(arrays)
         if name.startswith(folder) and name != f"{folder}out"
     ]
@@ -147,19 +126,11 @@ def reproduce(
     return np.asarray(truncate(jnp.clip(out, 0.0, 1.0)))[0]
 
 
-def _batch(draw) -> jax.Array:
-    return jnp.asarray(draw, jnp.float32)[None]
-
-
 def _glass(images, draws, constants, setting):
-    side, delta, iterations = (
-        images.shape[1],
-        setting["max_delta"],
-        setting["iterations"],
-    )
-    inner = side - 2 * delta
+    side, delta = images.shape[1], setting["max_delta"]
+    iterations, inner = setting["iterations"], side - 2 * delta
     # A scan descends, and visits the rows and columns from `delta + 1` on.
-    grid = draws[0].astype(np.int32).reshape(iterations, inner, inner, 2)[:, ::-1, ::-1]
+    grid = np.int32(draws[0]).reshape(iterations, inner, inner, 2)[:, ::-1, ::-1]
     flat = np.zeros((iterations, side, side), np.int32)
     inside = slice(delta + 1, side - delta + 1)
     flat[:, inside, inside] = grid[..., 1] * side + grid[..., 0]
@@ -174,11 +145,11 @@ def _motion(images, draws, constants, setting):
     taps = 2 * setting["radius"] + 1
     weights = filters.motion_weights(**setting, taps=taps)
     levels = jnp.round(255.0 * images)
-    return filters.blur_along_line(levels, _batch(draws[0]), weights, taps) / 255.0
+    return filters.blur_along_line(levels, *draws, weights, taps) / 255.0
 
 
 def _elastic(images, draws, constants, setting):
-    anchors, dx, dy = map(_batch, draws)
+    anchors, dx, dy = draws
     (alpha, _), rows, columns = constants
     fields = jnp.stack([dx, dy], axis=-1)
     return geometry.warp_elastically(images, anchors, fields, alpha, rows, columns)
@@ -186,13 +157,13 @@ def _elastic(images, draws, constants, setting):
 
 # Corruptions that draw: `core(images, draws, constants, setting) -> images`.
 _CORES: dict[str, Callable[..., jax.Array]] = {
-    "gaussian_noise": lambda x, draws, *_: noise.add_gaussian(x, _batch(draws[0])),
-    "shot_noise": lambda x, draws, c, _: noise.from_counts(_batch(draws[0]), c),
-    "speckle_noise": lambda x, draws, *_: noise.add_speckle(x, _batch(draws[0])),
+    "gaussian_noise": lambda x, draws, *_: noise.add_gaussian(x, *draws),
+    "shot_noise": lambda x, draws, c, _: noise.from_counts(*draws, c),
+    "speckle_noise": lambda x, draws, *_: noise.add_speckle(x, *draws),
     "glass_blur": _glass,
     "motion_blur": _motion,
-    "snow": lambda x, draws, c, _: weather.add_snow(x, *map(_batch, draws), c),
-    "fog": lambda x, draws, c, s: weather.add_fog(x, _batch(draws[0]), s["amount"]),
-    "spatter": lambda x, draws, c, _: spatter.splash(x, _batch(draws[0]), c),
+    "snow": lambda x, draws, c, _: jax.jit(weather.add_snow)(x, *draws, c),
+    "fog": lambda x, draws, c, s: weather.add_fog(x, *draws, s["amount"]),
+    "spatter": lambda x, draws, c, _: jax.jit(spatter.splash)(x, *draws, c),
     "elastic_transform": _elastic,
 }

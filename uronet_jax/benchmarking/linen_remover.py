@@ -23,16 +23,12 @@ from uronet_jax.models import Remover, Separation
 
 
 class LinenRemover(NamedTuple):
-    """Separates images, of sides that halve evenly, with the weights of a `Remover`.
+    """Separates images, of sides that halve evenly, with the weights of a `Remover`."""
 
-    Attributes:
-        dtype: Computation type; parameters and outputs are float32.
-    """
-
-    dtype: Any = jnp.float32
+    dtype: Any = jnp.float32  # Of the computation; the rest is float32.
 
     def apply(self, variables: Variables, images: jax.Array) -> Separation:
-        """Separates `[B, H, W, C]` images in `[0, 1]`; see `Remover`."""
+        """See `Remover`."""
         params, x = variables["params"], images
         for i in range(len(params["encoder"])):
             x = self._conv(params["encoder"], i, x)

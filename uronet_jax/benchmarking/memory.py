@@ -5,6 +5,7 @@
 Prints one line of JSON. The arguments are those of the function in `MEASUREMENTS`.
 """
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -51,18 +52,18 @@ def generated_source(num_images: int, image_shape: Sequence[int]) -> ArraySource
     return ArraySource("random", "train", images, labels, tuple("0123456789"))
 
 
+@dataclasses.dataclass(frozen=True)
 class GeneratedImages:
     """A source that makes every image from its index as it is read, and holds none."""
 
-    name, split = "generated", "test"
-
-    def __init__(self, count: int, image_shape: Sequence[int]):
-        """Takes the number of images and their `(H, W, C)`."""
-        self._count, self.image_shape = count, tuple(image_shape)
+    count: int
+    image_shape: tuple[int, ...]
+    name: str = "generated"
+    split: str = "test"
 
     def __len__(self) -> int:
         """Returns the number of images."""
-        return self._count
+        return self.count
 
     def read(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Returns uint8 images `[N, H, W, C]` and labels of ten classes `[N]`."""
@@ -107,15 +108,10 @@ def corrupt_in_turn(*, batch_size, side, names) -> dict[str, float]:
 
 
 def evaluate_generated(count: int, side: int, batch_size: int) -> dict[str, float]:
-    """Judges a small defence on generated images under one noise.
-
-    Returns:
-        `BEYOND_MODELS`: peak host memory of the process, less what it held when the
-        models were there and no image was.
-    """
+    """Judges a small defence under one noise; its memory beyond that of the models."""
     host.keep_freed_memory()  # As the evaluation command does.
     source, mesh = GeneratedImages(count, (side, side, 3)), first_device()
-    remover = make_remover("paper", widths=(4, 4))
+    remover = make_remover("paper", widths=(4,))
     classifier = make_classifier("cnn_narrow", 10)
     images = np.zeros((1, side, side, 3), np.float32)
     variables = {
@@ -188,20 +184,14 @@ def evaluation_memory_row(run: BenchmarkRun) -> BenchmarkRow:
     )
 
 
-def _memory_row(text, limits, measured, **arguments) -> BenchmarkRow:
-    row = base.new_row(text)
-    row["values"] = measure_apart(measured, arguments)
-    for quantity, at_most in limits.items():
-        row["limits"][quantity] = base.limit(row["values"][quantity], at_most)
-    return row
+def _memory_row(text, at_most, measured, **arguments) -> BenchmarkRow:
+    return base.new_row(
+        text, values=measure_apart(measured, arguments), at_most=at_most
+    )
 
 
 def measure_apart(measured: str, arguments: Mapping[str, Any]) -> dict[str, float]:
-    """Calls a function of `MEASUREMENTS` in a new process and returns what it returns.
-
-    Raises:
-        RuntimeError: If the process fails; the message ends as its errors do.
-    """
+    """Returns what a function of `MEASUREMENTS` does, called in a new process."""
     root = str(Path(__file__).parents[2])
     child = subprocess.run(
         [sys.executable, "-m", __spec__.name, measured, json.dumps(arguments)],
@@ -230,10 +220,7 @@ def peaks() -> dict[str, float]:
 
 
 def host_bytes(field: str) -> int:
-    """Returns resident bytes: the largest ever (`VmHWM`) or those of now (`VmRSS`).
-
-    Where the system does not say (it is Linux that does) it is the largest ever.
-    """
+    """Returns resident bytes: most ever (`VmHWM`), or, on Linux, now (`VmRSS`)."""
     status = Path("/proc/self/status")
     if status.exists():
         # Not getrusage: on Linux that also counts the process that started this one.

@@ -42,23 +42,18 @@ def training_row(run: BenchmarkRun, name: str) -> BenchmarkRow:
     peers = [LinenPeer()] if name == "remover" and sizes.linen_repeats else []
     peers += [] if run.peer is None else [run.peer]
     agreement = {peer.name: steps.peer_agreement(work, peer) for peer in peers}
+    ours = steps.run_over(work.step, work.state, work.frozen, work.batches, count)
     seconds = timing.interleave(
-        {
-            OURS: steps.run_over(
-                work.step, work.state, work.frozen, work.batches, count
-            ),
-            **{peer.name: peer.steps(work, count) for peer in peers},
-        },
+        {OURS: ours, **{peer.name: peer.steps(work, count) for peer in peers}},
         repeats=sizes.repeats,
         limits={LinenPeer.name: sizes.linen_repeats},
     )
-    row = base.new_row(
+    return base.new_row(
         work.text,
         seconds,
         [base.comparison(seconds, OURS, p, agreement=agreement[p]) for p in agreement],
+        values=throughput(sizes, seconds[OURS], work.flops),
     )
-    row["values"] = throughput(sizes, seconds[OURS], work.flops)
-    return row
 
 
 def throughput(
@@ -89,28 +84,23 @@ def data_row(run: BenchmarkRun) -> BenchmarkRow:
     images, labels = source.read(np.arange(batch_size))
     index = np.arange(batch_size, dtype=np.int32)
     constant = {"image": images, "label": labels, "index": index}
+    constant = sharding.split_batch(constant, mesh)
     nothing = sharding.replicate(np.zeros(count, np.int32), mesh)
+    runner = functools.partial(
+        steps.make_runner, step=step, state=work.state, frozen=pairs.frozen
+    )
     feeds = {
         kind: make_pipeline(source, kind=kind, batch_size=batch_size, seed=0, mesh=mesh)
         for kind in ("on_device", "streamed")
     }
-
-    def runner(*feed):
-        return steps.make_runner(step, feed[0], work.state, pairs.frozen, *feed[1:])
-
     contestants = {
-        "constant batch": runner(
-            lambda batch, x: batch,
-            sharding.split_batch(constant, mesh),
-            lambda call: nothing,
-        )
+        "constant batch": runner(lambda batch, _: batch, constant, lambda _: nothing)
     }
     for kind, feed in feeds.items():
-        contestants[kind] = runner(
-            feed.fetch,
-            feed.resident,
-            lambda call, feed=feed: feed.inputs(call * count, count),
+        inputs = functools.partial(
+            lambda feed, call: feed.inputs(call * count, count), feed
         )
+        contestants[kind] = runner(feed.fetch, feed.resident, inputs)
     seconds = timing.interleave(contestants, repeats=sizes.repeats)
     for feed in feeds.values():
         feed.close()
@@ -161,19 +151,16 @@ def evaluation_row(run: BenchmarkRun) -> BenchmarkRow:
     seconds = timing.interleave(
         {"judge": lambda: measure(entries[-1])}, repeats=sizes.repeats
     )
-    row = base.new_row(
+    values = {"compilations of the judge": 1 + len(compiled)}
+    if base.on_gpu():
+        values["images/s"] = sizes.eval_images / float(np.median(seconds["judge"]))
+    return base.new_row(
         f"clean images and {len(entries) - 1} degradations through classifier, remover "
         f"and detector ({sizes.eval_images:,} images each)",
         seconds,
+        values=values,
+        at_most={"compilations of the judge": 1},
     )
-    quantity, compilations = "compilations of the judge", 1 + len(compiled)
-    row["values"][quantity] = compilations
-    row["limits"][quantity] = base.limit(compilations, 1)
-    if base.on_gpu():
-        row["values"]["images/s"] = (
-            sizes.eval_images / row["seconds"]["judge"]["median"]
-        )
-    return row
 
 
 def degradation_row(run: BenchmarkRun) -> BenchmarkRow:
@@ -184,19 +171,13 @@ def degradation_row(run: BenchmarkRun) -> BenchmarkRow:
         degraded = degrade(jax.random.fold_in(state.key, state.step), batch, frozen)
         return state.replace(step=state.step + 1), {"sum": degraded.sum()}
 
+    state, clean = work.state.replace(params={}, opt_state=()), work.batches["clean"]
+    runs = {
+        "mixed degradation": (degrade_step, state, _all_degradations(), clean),
+        "remover step": (work.step, work.state, {}, work.batches),
+    }
     seconds = timing.interleave(
-        {
-            "mixed degradation": steps.run_over(
-                degrade_step,
-                work.state.replace(params={}, opt_state=()),
-                _all_degradations(),
-                work.batches["clean"],
-                sizes.steps_per_sample,
-            ),
-            "remover step": steps.run_over(
-                work.step, work.state, {}, work.batches, sizes.steps_per_sample
-            ),
-        },
+        {k: steps.run_over(*run, sizes.steps_per_sample) for k, run in runs.items()},
         repeats=sizes.repeats,
     )
     return base.new_row(

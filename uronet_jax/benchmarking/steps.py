@@ -46,32 +46,20 @@ SGD = optax.chain(
 
 
 class TrainingWork(NamedTuple):
-    """A training step that other implementations take too.
+    """A training step that other implementations take too."""
 
-    Attributes:
-        name: `remover`, `classifier` or `detector`.
-        text: What a step does, and what was compared.
-        module: The network that is trained.
-        state: Where it starts.
-        step: `(state, frozen, batch) -> (state, metrics)`.
-        batches: Stacked: `clean` and `degraded` of a remover, else `image` and `label`.
-        examples: What implementations must agree on: a batch of a remover, else float
-            images.
-        flops: Of an image.
-        remover: Before the detector.
-        frozen: Variables of it.
-    """
-
-    name: str
-    text: str
+    name: str  # A key of `WORKS`.
+    text: str  # What a step does, and what was compared.
     module: nn.Module
     state: TrainState
     step: Step
+    # Stacked: `clean` and `degraded` of a remover, else `image` and `label`.
     batches: Batches
+    # What all must agree on: a batch of a remover, else float images.
     examples: Any
-    flops: int
-    remover: Remover | None = None
-    frozen: Variables = {}
+    flops: int  # Of an image.
+    remover: Remover | None = None  # Before the detector.
+    frozen: Variables = {}  # Of it.
 
 
 class TrainingPeer(Protocol):
@@ -86,22 +74,18 @@ class TrainingPeer(Protocol):
 
     def steps(self, work: TrainingWork, count: int) -> Callable[[], None]:
         """Returns `run()`: `count` steps over the batches in turn, and their end."""
-        ...
 
     def gradients(self, module: Remover, variables: Variables, batch: Batches) -> Any:
         """Returns a remover's loss of a batch and its gradient, in float32."""
-        ...
 
     def logits(self, module: nn.Module, variables: Variables, images: Any) -> Any:
         """Returns logits of float images, in float32, with running statistics."""
-        ...
 
 
 def remover_work(sizes: BenchmarkSizes) -> TrainingWork:
     """Returns the step of the remover, on images that are degraded already."""
-    remover = make_remover(
-        "paper", widths=sizes.widths, dtype=compute_dtype(sizes.dtype)
-    )
+    dtype = compute_dtype(sizes.dtype)
+    remover = make_remover("paper", widths=sizes.widths, dtype=dtype)
     rng = np.random.default_rng(0)
     clean = rng.random((NUM_BATCHES, sizes.batch_size, *sizes.image_shape), np.float32)
     noise = 0.1 * rng.standard_normal(clean.shape, np.float32)
@@ -148,10 +132,7 @@ def classifier_work(sizes: BenchmarkSizes) -> TrainingWork:
 
 
 def detector_work(sizes: BenchmarkSizes) -> TrainingWork:
-    """Returns the step of the detector behind the frozen remover, on pairs.
-
-    Half of a batch is clean (label 0), half degraded (1).
-    """
+    """Returns the step of the detector behind the frozen remover, on pairs."""
     before, half = remover_work(sizes), sizes.batch_size // 2
     height, width, channels = sizes.image_shape
     shape = (height, width, detector_channels(channels))
@@ -203,22 +184,18 @@ def widths_text(sizes: BenchmarkSizes) -> str:
 
 
 def make_runner(
-    step: Step,
     fetch: Callable[[Any, Any], Any],
-    state: TrainState,
-    frozen: Any,
     resident: Any,
     inputs: Callable[[int], Any],
+    *,
+    step: Step,
+    state: TrainState,
+    frozen: Any,
 ) -> Callable[[], None]:
     """Returns a function that takes the next steps of a run, and waits for them.
 
-    Args:
-        step: `(state, frozen, batch) -> (state, metrics)`.
-        fetch: `(resident, input) -> batch`, runs inside jit.
-        state: Where the run starts; it is copied.
-        frozen: What the step takes besides.
-        resident: What `fetch` takes, on the device.
-        inputs: Number of the call -> inputs of its steps.
+    `inputs(number of the call)` has one input for each of them, and
+    `fetch(resident, input)` is its batch.
     """
     mesh, calls = first_device(), itertools.count()
     advance = sharding.compile_steps(step, fetch, mesh)
@@ -240,12 +217,12 @@ def run_over(
     mesh = first_device()
     inputs = sharding.replicate(np.arange(count, dtype=np.int32) % NUM_BATCHES, mesh)
     return make_runner(
-        step,
         lambda resident, i: jax.tree.map(lambda x: x[i], resident),
-        state,
-        frozen,
         sharding.replicate(batches, mesh),
         lambda call: inputs,
+        step=step,
+        state=state,
+        frozen=frozen,
     )
 
 
@@ -285,11 +262,7 @@ def separation_gradients(module: Any, params: Any, batch: Any) -> tuple[jax.Arra
 
 
 def peer_agreement(work: TrainingWork, peer: TrainingPeer) -> float:
-    """Returns how far a peer's loss and gradients, or logits, are from ours.
-
-    Raises:
-        ValueError: If it is more than rounding explains, see `agree`.
-    """
+    """Returns how far a peer's loss and gradients, or logits, are from ours."""
     module, params = work.module.clone(dtype=jnp.float32), work.state.params
     if work.name == "remover":
         ours = separation_gradients(module, params, work.examples)
@@ -309,11 +282,7 @@ def peer_agreement(work: TrainingWork, peer: TrainingPeer) -> float:
 
 
 def agree(ours: Any, theirs: Any) -> float:
-    """Returns the largest difference of two trees, relative to each array's largest.
-
-    Raises:
-        ValueError: If it is more than rounding explains.
-    """
+    """Returns the largest difference of two trees, relative to each array's largest."""
     differences = jax.tree.map(
         lambda a, b: float(np.abs(a - b).max() / max(np.abs(b).max(), 1e-12)),
         jax.device_get(ours),

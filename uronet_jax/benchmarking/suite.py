@@ -50,7 +50,7 @@ PEER_LEFT_OUT = "PyTorch was left out by --skip_peer"
 _TINY = {
     "batch_size": 4,
     "image_shape": (16, 16, 3),
-    "widths": (4, 4),
+    "widths": (4,),
     "classifier": "resnet8",
     "detector": "wrn10_1",
     "train_images": 64,
@@ -89,11 +89,7 @@ def choose_rows(what: Sequence[str]) -> list[str]:
 
 
 def limit_threads(threads: int) -> None:
-    """Lets this process run on `threads` cores; call it before JAX starts.
-
-    Raises:
-        ValueError: If there are not so many, or the system cannot do it.
-    """
+    """Lets this process run on `threads` cores; call it before JAX starts."""
     if not hasattr(os, "sched_setaffinity"):
         raise ValueError("--threads needs Linux; leave it out")
     cores = sorted(os.sched_getaffinity(0))
@@ -115,19 +111,8 @@ def measure_rows(
 ) -> dict[str, Any]:
     """Measures rows, writes the file after each, and returns its content.
 
-    Args:
-        names: Keys of `functions`.
-        run: What they are called with.
-        path: JSON file; rows that it holds already are kept, unless `force`.
-        note: Why there is no peer, for the rows that would have been compared.
-        extra: JSON that is stored with the config.
-        force: See `path`.
-        functions: Name -> function of a row.
-        clock: Seconds, for the wall time.
-
-    Raises:
-        ValueError: If the file is no benchmark, or was measured with other settings,
-            versions or on another device.
+    Rows that the file holds already are kept, unless `force`. `note` says why there is
+    no peer, and `extra` is stored with the config.
     """
     config = dataclasses.asdict(run.sizes) | {"seed": 0} | dict(extra or {})
     config["peer"] = None if run.peer is None else run.peer.name
@@ -186,21 +171,22 @@ def run_benchmark(
         compile_mode: One of `torch_peer.COMPILE_MODES`.
         force: Measure rows again that the file holds.
         **sizes: Fields of `BenchmarkSizes`; None leaves the default.
-
-    Raises:
-        ValueError: If an argument is wrong, PyTorch cannot use JAX's device, or the
-            file was measured otherwise.
     """
     names = choose_rows(what)
     if threads is not None:
         limit_threads(threads)
     platform, tiny = jax.devices()[0].platform, scale == "tiny"
     chosen = choose_sizes(platform, tiny=tiny, **sizes)
-    options = {"platform": platform, "dtype": chosen.dtype}
-    options |= {"threads": host.num_threads(), "compile_mode": compile_mode}
     peers, notes = {}, [PEER_LEFT_OUT]
     if not skip_peer and set(names) & set(steps.WORKS):
-        peers, notes = base.installed({"PyTorch": lambda: TorchPeer(**options)})
+        make = functools.partial(
+            TorchPeer,
+            platform=platform,
+            dtype=chosen.dtype,
+            threads=host.num_threads(),
+            compile_mode=compile_mode,
+        )
+        peers, notes = base.installed({"PyTorch": make})
     peer = peers.get("PyTorch")
     extra = {
         "scale": scale,

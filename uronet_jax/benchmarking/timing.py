@@ -13,19 +13,9 @@ def interleave(
     limits: Mapping[str, int] | None = None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, list[float]]:
-    """Times contestants in turns (A, B, A, B, ...), after one run of each unmeasured.
+    """Returns the seconds of contestants in turns, after one run of each unmeasured.
 
-    Args:
-        contestants: Name -> a function that does the work and waits for its end.
-        repeats: Number of rounds, 1 or more.
-        limits: Name -> number of rounds after which a slow contestant sits out.
-        clock: Seconds.
-
-    Returns:
-        Name -> seconds of its runs, round by round.
-
-    Raises:
-        ValueError: If `repeats` is not positive.
+    A slow one sits out after the number of rounds that `limits` has for its name.
     """
     if repeats < 1:
         raise ValueError(f"need at least 1 repeat: {repeats}")
@@ -44,11 +34,7 @@ def interleave(
 def time_ratio(
     seconds: Mapping[str, Sequence[float]], subject: str, peer: str
 ) -> dict[str, Any]:
-    """Returns the time of `subject` relative to that of `peer`; below 1 is faster.
-
-    Each is divided by the other's time in the same round of `interleave`: the result
-    has both names, `ratio` (the median), `ratio_min`, `ratio_max` and `rounds`.
-    """
+    """Returns the time of `subject` over that of `peer` in the same rounds."""
     # A contestant that sat out has fewer rounds; the others' later ones do not count.
     pairs = zip(seconds[subject], seconds[peer], strict=False)
     ratios = [ours / theirs for ours, theirs in pairs]

@@ -11,7 +11,12 @@ import jax
 import numpy as np
 from flax import linen as nn
 
-from uronet_jax.benchmarking.steps import Batches, TrainingWork, Variables
+from uronet_jax.benchmarking.steps import (
+    NUM_BATCHES,
+    Batches,
+    TrainingWork,
+    Variables,
+)
 from uronet_jax.models import Remover, WideResNet
 
 # Of `torch.compile`; `auto` is `default` on a GPU and `off` on a CPU.
@@ -154,18 +159,7 @@ class TorchPeer:
     def __init__(
         self, *, platform: str, dtype: str, threads: int, compile_mode: str = "auto"
     ):
-        """Sets PyTorch up.
-
-        Args:
-            platform: JAX's name of the device, `cpu` or `gpu`.
-            dtype: `float32` or `bfloat16`.
-            threads: CPU threads; XLA uses every core that the process may run on.
-            compile_mode: One of `COMPILE_MODES`.
-
-        Raises:
-            ImportError: If PyTorch is not installed.
-            ValueError: If PyTorch cannot use that device.
-        """
+        """Sets PyTorch up for JAX's `platform`."""
         import torch
 
         if platform not in ("cpu", "gpu") or (
@@ -208,13 +202,13 @@ class TorchPeer:
         F, optim = self._torch.nn.functional, self._torch.optim
         twin = self._twin(work.module, work.state.variables).train()
         if work.name == "classifier":
-            momentum = {"momentum": 0.9, "weight_decay": 5e-4, "nesterov": True}
 
             def loss_fn(batch):
                 return F.cross_entropy(twin(batch["image"] / 255.0), batch["label"])
 
-            sgd = optim.SGD(twin.parameters(), lr=0.1, fused=True, **momentum)
-            return loss_fn, sgd
+            options = {"lr": 0.1, "fused": True}
+            options |= {"momentum": 0.9, "weight_decay": 5e-4, "nesterov": True}
+            return loss_fn, optim.SGD(twin.parameters(), **options)
         adam = optim.Adam(twin.parameters(), lr=1e-3, fused=True)
         if work.name == "remover":
             return functools.partial(_separation_loss, twin), adam
@@ -236,9 +230,8 @@ class TorchPeer:
             loss_fn = torch.compile(loss_fn, mode=self._compile_mode)
         batches = [
             {name: self.tensor(x[i]) for name, x in work.batches.items()}
-            for i in range(len(next(iter(work.batches.values()))))
+            for i in range(NUM_BATCHES)
         ]
-
         half = self._dtype == "bfloat16"
 
         def run() -> None:
@@ -262,14 +255,14 @@ class TorchPeer:
         loss.backward()
 
         def gradient(path, array):
-            path = jax.tree_util.keystr(path, simple=True, separator="/")
             value = twin.get_parameter(path).grad.cpu().numpy()
             if not path.endswith("kernel"):
                 return value
             return value.transpose(np.argsort(_kernel_axes(path, array.ndim)))
 
         params = variables["params"]
-        return float(loss.detach()), jax.tree.map_with_path(gradient, params)
+        leaves = [gradient(*named) for named in _named(params)]
+        return float(loss.detach()), jax.tree.structure(params).unflatten(leaves)
 
     def logits(self, module: nn.Module, variables: Variables, images: Any) -> Any:
         """See `TrainingPeer`."""
