@@ -25,9 +25,6 @@ from ml_collections import config_dict
 from configs import common
 from uronet_jax.corruptions import list_corruptions
 
-_NOISES = ("GN", "UN", "SPN", "SN", "IN", "SPKN")
-_TRIALS = ("paper", "skip", "residual", "blend", "one_head", "wider")
-_TRIALS += ("consistency", "weak_consistency", "combined")
 # The paper's two sets and the grey one; generated images stand for all of them.
 _SETS = {
     "data": ("cifar10", "CIFAR-10"),
@@ -39,7 +36,7 @@ _SETS = {
 def get_config(preset: str = "full") -> config_dict.ConfigDict:
     """Returns the reproduction at `full`, `small` or `smoke` size."""
     common.check_preset(preset)
-    full, small, smoke = (preset == name for name in ("full", "small", "smoke"))
+    full, smoke = preset == "full", preset == "smoke"
 
     def choose(full, small, smoke):
         return {"full": full, "small": small, "smoke": smoke}[preset]
@@ -69,17 +66,24 @@ def get_config(preset: str = "full") -> config_dict.ConfigDict:
             other_classifier="",
             other_classifier_title="",
         )
-    if not smoke:
-        config.data.classifier = "runs/models/cifar10_resnet20.npz"
-        config.second.classifier = "train:wrn28_10" if full else "train:resnet8"
-        config.grey.classifier = "train:cnn"
+    config.data.classifier = choose(
+        *["runs/models/cifar10_resnet20.npz"] * 2, "train:cnn_narrow"
+    )
     config.data.classifier_title = "ResNet"
     # Small: another architecture for transferred attacks, not the paper's.
     config.data.other_classifier = choose("train:wrn16_8", "train:resnet8", "train:cnn")
-    config.data.other_classifier_title = "ResNet-8" if small else "Wide-ResNet16-8"
-    config.second.classifier_title = "ResNet-8" if small else "Wide-ResNet28-10"
+    config.data.other_classifier_title = choose(
+        "Wide-ResNet16-8", "ResNet-8", "Wide-ResNet16-8"
+    )
+    config.second.classifier = choose(
+        "train:wrn28_10", "train:resnet8", "train:cnn_narrow"
+    )
+    config.second.classifier_title = choose(
+        "Wide-ResNet28-10", "ResNet-8", "Wide-ResNet28-10"
+    )
     config.second.other_classifier = choose("train:wrn16_8", "", "train:cnn")
     config.second.other_classifier_title = "Wide-ResNet16-8"
+    config.grey.classifier = choose("train:cnn", "train:cnn", "train:cnn_narrow")
     config.grey.classifier_title = "custom 5-layer CNN"
 
     config.augmentation = "none" if smoke else "flip_crop"
@@ -87,7 +91,7 @@ def get_config(preset: str = "full") -> config_dict.ConfigDict:
     config.steps_per_dispatch = choose(50, 20, 1)
     config.log_every = choose(100, 20, 1)
     config.suite = config_dict.create(
-        noises=_NOISES,
+        noises=("GN", "UN", "SPN", "SN", "IN", "SPKN"),
         severities=(1, 2, 3),
         # What the paper leaves open, see docs/RESULTS.md.
         spn_reading="per_pixel",
@@ -140,7 +144,16 @@ def get_config(preset: str = "full") -> config_dict.ConfigDict:
     )
     # What could make it better, in shorter trainings; see `kinds.universal_trials`.
     config.universal_trials = config_dict.create(
-        names=("skip", "consistency") if smoke else _TRIALS,
+        names=choose(
+            *[
+                (
+                    *("paper", "skip", "residual", "blend", "one_head", "wider"),
+                    *("consistency", "weak_consistency", "combined"),
+                )
+            ]
+            * 2,
+            ("skip", "consistency"),
+        ),
         widths=choose((64, 128, 256), (24, 48, 96), (4, 4)),
         wider=choose((96, 192, 384), (32, 64, 128), (6, 6)),
         consistency_weight=0.02,
@@ -192,10 +205,15 @@ def get_config(preset: str = "full") -> config_dict.ConfigDict:
         batch_size=choose(1000, 32, 16),
     )
     config.ablations = config_dict.create(
-        # Instead of config.detector.
-        detector=choose("vgg16", "vgg11_narrow", "wrn10_1"),
+        detector=choose(
+            "vgg16", "vgg11_narrow", "wrn10_1"
+        ),  # Instead of config.detector.
         # Noises whose removers and detectors are varied, at severity 1.
-        noises=_NOISES if full else ("GN", "UN", "SPN"),
+        noises=choose(
+            ("GN", "UN", "SPN", "SN", "IN", "SPKN"),
+            ("GN", "UN", "SPN"),
+            ("GN", "UN", "SPN"),
+        ),
     )
     config.zero_shot = config_dict.create(
         severities=choose((1, 2, 3, 4, 5), (1, 3, 5), (3,)),

@@ -21,7 +21,7 @@ from uronet_jax.data import evaluation_batches
 from uronet_jax.data.stored import StoredArray
 from uronet_jax.defense import DefenseFunction, classifier_function
 from uronet_jax.evaluation.defense_views import make_attacked
-from uronet_jax.evaluation.threat_models import AttackRun, make_run
+from uronet_jax.evaluation.threat_models import make_run
 from uronet_jax.loading import LoadedModel
 from uronet_jax.progress import Progress, StoppedError
 
@@ -46,13 +46,6 @@ def attack_steps(config: Mapping[str, Any], attack: str) -> tuple[str, int]:
     return name, min(int(steps), limit) if steps else limit
 
 
-def _make_run(config: Mapping[str, Any], attack: str) -> AttackRun:
-    name, steps = attack_steps(config, attack)
-    ours, *restarts = _ATTACKS[name]
-    fields = ("epsilon", "step_size", *restarts)
-    return make_run(ours, steps=steps, **{x: config["attack"][x] for x in fields})
-
-
 def attacked_images(
     path: Path,
     source: Any,
@@ -71,10 +64,10 @@ def attacked_images(
     `classifier` is attacked, with the `purifier` before it if the attacker knows one.
     Each part has its own random starts.
     """
-    settings = config["attack"]
+    settings, (name, steps) = config["attack"], attack_steps(config, attack)
     made_with = {
         **{name: settings[name] for name in ("epsilon", "step_size", "restarts")},
-        "steps": attack_steps(config, attack)[1],
+        "steps": steps,
         "seed": config["seed"],
         "images": [source.name, source.split, len(source)],
         "weights": [digest(model.variables) for model in models.values()],
@@ -83,7 +76,9 @@ def attacked_images(
     stored = StoredArray(path, shape, np.uint16, made_with)
     if stored.finished:
         return stored.array
-    run, name = _make_run(config, attack), attack.partition("-")[0]
+    ours, *restarts = _ATTACKS[name]
+    fields = ("epsilon", "step_size", *restarts)
+    run = make_run(ours, steps=steps, **{x: settings[x] for x in fields})
     classifier, *purifier = (model.module for model in models.values())
     seen = DefenseFunction(classifier_function(classifier), *purifier)
     key = entry_key(config["seed"], f"attack/{part}/{name}", 1)

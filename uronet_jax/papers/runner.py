@@ -36,11 +36,7 @@ _PICTURES = ("figure1", "figure2", "figure4", "figure5")
 
 
 def choose_experiments(names: str) -> list[str]:
-    """Returns the experiments that a comma-separated list, or `all`, stands for.
-
-    Raises:
-        ValueError: If one is unknown; lists what there is.
-    """
+    """Returns the experiments that a comma-separated list, or `all`, stands for."""
     chosen = [name.strip() for name in names.split(",") if name.strip()]
     if chosen == ["all"]:
         return list(EXPERIMENTS)
@@ -77,8 +73,7 @@ def run_experiments(
         Experiment -> why it, or a part of it, was left out.
 
     Raises:
-        ValueError: If the config is wrong, or `workdir` holds results of another
-            config or schema. Nothing was computed then.
+        ValueError: If the config is wrong, or not that of the results in `workdir`.
         OSError: If data or a classifier are missing, or `workdir` cannot be used.
         StoppedError: If it was asked to stop; run it again to go on.
     """

@@ -1,5 +1,9 @@
 """Detection: what detectors find of noises and attacks, Tables 2 to 6."""
 
+from collections.abc import Sequence
+from typing import Any
+
+from uronet_jax.corruptions import SuiteEntry
 from uronet_jax.papers.made_images import attack_steps
 from uronet_jax.papers.store import Store
 from uronet_jax.papers.uronet.kinds import ModelKey, entry_name
@@ -18,49 +22,51 @@ _TRAIN_ATTACKS = {
 }
 
 
+def _on_noises(
+    name: str,
+    detector: ModelKey,
+    judged: str,
+    entries: Sequence[SuiteEntry],
+    models: Sequence[ModelKey] = (),
+    **columns: Any,
+) -> Part:
+    """Returns the part of one detector on noises of the data set `judged`."""
+
+    def rows(lab):
+        tests = noise_tests(entries)
+        return detection_rows(lab, lab.judge(judged), detector, tests, **columns)
+
+    return Part(name, (*models, detector), rows, detector.role)
+
+
 def detection_of_noises(role: str, store: Store) -> list[Part]:
     """Tables 2 and 3: a detector of every noise, on every noise of its data set."""
-
-    def part(entry):
-        detector = ModelKey(role, "detector", entry_name(entry))
-
-        def rows(lab):
-            return detection_rows(
-                lab,
-                lab.judge(role),
-                detector,
-                noise_tests(store.entries),
-                dataset=store.dataset(role),
-                **trained_on(entry),
-            )
-
-        return Part(detector.name, (detector,), rows, role)
-
-    return [part(entry) for entry in store.entries]
+    return [
+        _on_noises(
+            entry_name(entry),
+            ModelKey(role, "detector", entry_name(entry)),
+            role,
+            store.entries,
+            dataset=store.dataset(role),
+            **trained_on(entry),
+        )
+        for entry in store.entries
+    ]
 
 
 def across_data_sets(store: Store) -> list[Part]:
     """Table 4: detectors of one data set on images of the other, mildest noises."""
     mildest = [entry for entry in store.entries if entry.severity == 1]
-
-    def part(role, other, entry):
-        detector = ModelKey(role, "detector", entry_name(entry))
-
-        def rows(lab):
-            return detection_rows(
-                lab,
-                lab.judge(other),
-                detector,
-                noise_tests(mildest),
-                train_dataset=store.dataset(role),
-                test_dataset=store.dataset(other),
-                **trained_on(entry),
-            )
-
-        return Part(f"{role} to {other} {detector.name}", (detector,), rows, role)
-
     return [
-        part(role, other, entry)
+        _on_noises(
+            f"{role} to {other} {entry_name(entry)}",
+            ModelKey(role, "detector", entry_name(entry)),
+            other,
+            mildest,
+            train_dataset=store.dataset(role),
+            test_dataset=store.dataset(other),
+            **trained_on(entry),
+        )
         for role, other in (("data", "second"), ("second", "data"))
         for entry in mildest
     ]
@@ -95,26 +101,17 @@ def detection_of_attacks(store: Store) -> list[Part]:
 
 def trained_on_attacks(store: Store) -> list[Part]:
     """Table 6: detectors that were trained on attacked images, on noises."""
-
-    def part(role, label, attack):
-        detector = ModelKey(role, "detector_attack", attack)
-
-        def rows(lab):
-            return detection_rows(
-                lab,
-                lab.judge(role),
-                detector,
-                noise_tests(store.entries),
-                dataset=store.dataset(role),
-                train_attack=label,
-                steps=attack_steps(store.config, attack)[1],
-            )
-
-        models = (*store.classifier_keys(role, first=True), detector)
-        return Part(f"{role} {label}", models, rows, role)
-
     return [
-        part(role, label, attack)
+        _on_noises(
+            f"{role} {label}",
+            ModelKey(role, "detector_attack", attack),
+            role,
+            store.entries,
+            store.classifier_keys(role, first=True),
+            dataset=store.dataset(role),
+            train_attack=label,
+            steps=attack_steps(store.config, attack)[1],
+        )
         for role in ("data", "second")
         for label, attack in _TRAIN_ATTACKS[role].items()
     ]

@@ -163,14 +163,7 @@ class Lack(NamedTuple):
 
 
 def check_needs(store: Store, experiment: str) -> dict[str, Lack]:
-    """Returns group of parts -> why it is left out; empty if nothing is.
-
-    Raises:
-        LackError: If no group can be computed; says what to do.
-        ValueError: If the config leaves out a noise that it needs, or names a
-            classifier that does not fit the data.
-        FileNotFoundError: If it names a classifier that is not there.
-    """
+    """Returns group of parts -> why it is left out; `LackError` if all of them are."""
     try:
         EXPERIMENTS[experiment].parts(store)
     except ValueError as error:
