@@ -302,13 +302,15 @@ def _copies(
             "degraded copies are made by one process: start the run alone once, or "
             "give degradation.folder"
         )
-    bar = progress.bar(None, f"corrupting {part}", "batch", leave=False)
+    with (
+        locked_workdir(workdir),
+        progress.bar(None, f"corrupting {part}", "batch", leave=False) as bar,
+    ):
 
-    def on_batch():
-        progress.stopping()
-        bar.update()
+        def on_batch():
+            progress.stopping()
+            bar.update()
 
-    with locked_workdir(workdir), bar:
         return store_mixed(
             Path(workdir) / "copies" / f"{part}.npy",
             source,
