@@ -292,7 +292,7 @@ class _Place:
         self.task, self.initialize = task, initialize
         self.mesh, self.schedule = mesh, schedule
         self._seed, self._kind = seed, pipeline
-        self._sources = self._advance = self.feed = None
+        self._sources = self.advance = self.feed = None
         self._key = sharding.replicate(jax.random.key(seed), mesh)
         self._judge = sharding.compile_replicated(task.evaluation, mesh)
 
@@ -313,8 +313,8 @@ class _Place:
             seed=self._seed,
             mesh=self.mesh,
         )
-        if self._advance is None:  # Other data of the same shapes need no other one.
-            self._advance = sharding.compile_steps(
+        if self.advance is None:  # Other data of the same shapes need no other one.
+            self.advance = sharding.compile_steps(
                 self.task.step, self.feed.fetch, self.mesh
             )
         size = schedule.eval_batch_size or schedule.batch_size
@@ -323,9 +323,6 @@ class _Place:
             evaluation_batches(validation_source, batch_size=size, mesh=self.mesh)
         )
         self._sources = (train_source, validation_source)
-
-    def advance(self, *arguments):
-        return self._advance(*arguments)
 
     def evaluate(self, state: TrainState, frozen: Any) -> dict[str, float]:
         # All dispatched before the first is fetched.
