@@ -227,23 +227,18 @@ def train_grid(
             f"a grid runs in one process, and this is one of {jax.process_count()}: "
             "start it on one machine, whose devices it shares out"
         )
-    steps = [finished_steps(row.workdir) for row in rows]
+    steps, waiting = [finished_steps(row.workdir) for row in rows], collections.deque()
     for row, done in zip(rows, steps, strict=True):
         if done:
             stored = read_config(row.workdir, "last")
             check_same_config(stored, _stored_config(task, row))
-    waiting = collections.deque(
-        row for row, done in zip(rows, steps, strict=True) if done < schedule.num_steps
-    )
+        if done < schedule.num_steps:
+            waiting.append(row)
     if not waiting:
         return True
     devices = grid_devices() if devices is None else list(devices)
-    bar = progress_bar(
-        len(rows) * schedule.num_steps,
-        sum(steps),
-        description=description,
-        shown=progress,
-    )
+    total = len(rows) * schedule.num_steps
+    bar = progress_bar(total, sum(steps), description=description, shown=progress)
     with contextlib.ExitStack() as stack:
         stack.enter_context(bar)
         initialize = _compile_initial_state(task)
