@@ -118,9 +118,7 @@ def test_evaluation_config_is_sound(preset):
 def test_phases_are_known_by_name():
     """Each has a config of its name, which `test_launch` trains and loads."""
     assert tuple(KNOWN) == PHASES
-    assert {phase: KNOWN[phase].role for phase in PHASES} == {
-        phase: role for role, phase in ROLES.items()
-    }
+    assert {KNOWN[phase].role: phase for phase in PHASES} == ROLES
     with pytest.raises(ValueError, match="unknown phase 'gan': choose from remover, d"):
         find_phase("gan")
 

@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import shutil
-import warnings
 from pathlib import Path
 
 import jax
@@ -12,7 +11,7 @@ import pytest
 from test_configs import PRESETS, ROLES, load, save_models
 
 from launch import attack
-from uronet_jax.attacks import ATTACKS, MisleadingEvaluation
+from uronet_jax.attacks import ATTACKS
 from uronet_jax.data import open_source
 from uronet_jax.evaluation import subject
 from uronet_jax.evaluation.attack_judge import AttackJudge
@@ -22,6 +21,10 @@ from uronet_jax.loading import load_defense
 from uronet_jax.papers.pages import docs_pages
 from uronet_jax.reports import results
 
+# Random networks may well be misleading.
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::uronet_jax.attacks.MisleadingEvaluation"
+)
 THREATS = ["grey_box", "white_box", "detector_aware", "adaptive"]
 
 
@@ -29,13 +32,6 @@ THREATS = ["grey_box", "white_box", "detector_aware", "adaptive"]
 def models(tmp_path_factory, make_variables):
     """Returns the folders of three runs whose networks are tiny and know nothing."""
     return save_models(tmp_path_factory.mktemp("runs"), make_variables)
-
-
-def run(config, workdir):
-    """Runs the command; random networks may well be misleading."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", MisleadingEvaluation)
-        return attack.run(config, workdir)
 
 
 def without_seconds(rows):
@@ -46,7 +42,7 @@ def without_seconds(rows):
 def whole(models, tmp_path_factory):
     """Returns the folder of a smoke run and what it holds."""
     folder = tmp_path_factory.mktemp("attack")
-    result = run(load("attack", **models), folder)
+    result = attack.run(load("attack", **models), folder)
     stored = json.loads((folder / "attack.json").read_text())
     assert stored == json.loads(json.dumps(result)) and stored["finished"]
     return folder, stored
@@ -97,24 +93,24 @@ def test_a_run_that_died_goes_on_with_the_next_row(
 
     monkeypatch.setattr(AttackJudge, "attack", dying)
     with pytest.raises(KeyboardInterrupt):
-        run(config, tmp_path)
+        attack.run(config, tmp_path)
     half = json.loads((tmp_path / "attack.json").read_text())
     assert not half["finished"] and len(half["rows"]) == 2
     made.clear()
     with pytest.raises(ValueError, match=r"steps: \[2\] there, \[3\] now"):
-        run(config | {"steps": (3,)}, tmp_path)
-    again = run(config, tmp_path)
+        attack.run(config | {"steps": (3,)}, tmp_path)
+    again = attack.run(config, tmp_path)
     assert made == THREATS[2:]
     assert without_seconds(again["rows"]) == without_seconds(rows)
     assert again["seconds"] >= half["seconds"]
     # A finished run is left alone.
     made.clear()
-    assert run(config, tmp_path) == json.loads(json.dumps(again))
+    assert attack.run(config, tmp_path) == json.loads(json.dumps(again))
     assert not made
 
     (tmp_path / "attack.json").write_text("[]")
     with pytest.raises(ValueError, match="not a result of launch.attack"):
-        run(config, tmp_path)
+        attack.run(config, tmp_path)
 
 
 def test_a_run_of_other_weights_is_refused(whole, models, tmp_path, monkeypatch):
@@ -141,33 +137,30 @@ def test_a_run_of_other_weights_is_refused(whole, models, tmp_path, monkeypatch)
         write(**changes)
         other = r"holds rows of others than the purifier in \S+ \(\w+ there, \w+ now\)"
         with pytest.raises(ValueError, match=f"attack.json {other}: choose another --"):
-            run(config, workdir)
+            attack.run(config, workdir)
     # A file of an earlier version can be shown, but not added to.
     write(digests=None)
     (workdir / "attack.md").unlink()
-    assert "digests" not in run(config, workdir)
+    assert "digests" not in attack.run(config, workdir)
     assert (workdir / "attack.md").exists()
     write(digests=None, **half)
     with pytest.raises(ValueError, match="does not say of which weights its rows are"):
-        run(config, workdir)
+        attack.run(config, workdir)
     monkeypatch.undo()
     write()
-    assert run(config, workdir) == stored
+    assert attack.run(config, workdir) == stored
     # What is finished can be shown without the models, what is not cannot.
     gone = config | {"purifier": str(workdir / "gone")}
     stored_config = json.loads(json.dumps(gone))
     write(config=stored_config)
-    assert run(gone, workdir)["rows"] == stored["rows"]
+    assert attack.run(gone, workdir)["rows"] == stored["rows"]
     write(config=stored_config, **half)
     with pytest.raises(FileNotFoundError):
-        run(gone, workdir)
+        attack.run(gone, workdir)
 
 
 def test_results_get_a_page(whole, tmp_path):
-    folder, stored = whole
-    with pytest.raises(ValueError, match="smoke run"):
-        results.load_result(folder / "attack.json")
-    stored = json.loads(json.dumps(stored))
+    stored = json.loads(json.dumps(whole[1]))
     stored["config"]["preset"] = "small"
     (tmp_path / "small.json").write_text(json.dumps(stored))
     page = docs_pages(tmp_path, "docs")[0][Path("docs/results/small.md")]

@@ -33,7 +33,6 @@ TABLES = ("table2", "table7")
 def quick_compilation(tmp_path_factory):
     """Compiles for the few calls that a smoke run makes, and a program only once."""
     changes = {
-        "jax_disable_most_optimizations": True,
         "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("cache")),
         "jax_persistent_cache_min_compile_time_secs": 0.0,
         "jax_persistent_cache_min_entry_size_bytes": -1,

@@ -72,9 +72,7 @@ def test_a_classifier_learns_on_stored_corruptions(tmp_path):
     share = copies.std(axis=(2, 3, 4)) / images.std(axis=(1, 2, 3))[:, None]
     assert share.max() < 0.9 and share.max() / share.min() > 2
     config["degradation"]["severities"] = (1, 4)
-    with pytest.raises(
-        ValueError, match="train.npy was made with other weights or set"
-    ):
+    with pytest.raises(ValueError, match="train.npy was made with other weights or"):
         train.train(config, tmp_path / "parts")
     with pytest.raises(ValueError, match="are kept in the work folder: name one"):
         build_experiment(config, None)
@@ -156,9 +154,7 @@ def test_training_starts_from_a_run_or_from_a_file(
     given, saved = (load_model(x) for x in (classifier, tmp_path / "run"))
     chex.assert_trees_all_equal(saved.variables["params"], given.variables["params"])
     remover = save_untrained("remover", tmp_path / "remover", make_variables)
-    with pytest.raises(
-        ValueError, match="holds another model: params/.* shape .*more$"
-    ):
+    with pytest.raises(ValueError, match="another model: params/.* shape .*more$"):
         build_experiment(few("classifier", initial=remover), None)
 
     path = f"{models_dir}/cifar10_resnet20.npz"
@@ -167,7 +163,5 @@ def test_training_starts_from_a_run_or_from_a_file(
     with np.load(path) as file:
         bias = file["linear.bias" if "linear.bias" in file else "fc.bias"]
     np.testing.assert_array_equal(task.initial["params"]["Dense_0"]["bias"], bias)
-    with pytest.raises(
-        ValueError, match="resnet20.npz does not fit the model: .*shape"
-    ):
+    with pytest.raises(ValueError, match="20.npz does not fit the model: .*shape"):
         build_experiment(few("classifier", initial=path, model__name="resnet8"), None)

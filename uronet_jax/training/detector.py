@@ -79,17 +79,13 @@ def detector_task(
     return Task(
         "detector",
         detector,
-        _looks_at(image_shape, inputs),
+        (*image_shape[:2], detector_channels(image_shape[2], inputs)),
         optimizer,
         step,
         evaluate,
         ("accuracy", "max"),
         {**pairs.frozen, "purifier": purifier_variables},
     )
-
-
-def _looks_at(shape: Shape, inputs: str) -> Shape:
-    return (*shape[:2], detector_channels(shape[2], inputs))
 
 
 def _build(config: Config) -> nn.Module:
@@ -114,7 +110,7 @@ def _make_task(config: Config, models: Mapping[str, Any], **given: Any) -> Task:
 
 
 def _input_shape(config: Config, shape: Shape) -> Shape:
-    return _looks_at(shape, config["model"]["inputs"])
+    return (*shape[:2], detector_channels(shape[2], config["model"]["inputs"]))
 
 
 def _check(config: Config) -> None:

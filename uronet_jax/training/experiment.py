@@ -5,6 +5,7 @@ models of their own (`make_task`).
 """
 
 import dataclasses
+import itertools
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -89,10 +90,11 @@ def has_copies(config: Config) -> bool:
 def build_degradation(fields: Mapping[str, Any]) -> Degradation:
     """Builds the mix of degradations that the section `degradation` describes."""
     check_whole("degradation.clean_entries", fields["clean_entries"], 0, 1000)
+    names, severities = _chosen(fields)
     entries = suite_degradations(
         fields["suite"],
-        noises=_names(fields),
-        severities=_severities(fields),
+        noises=names,
+        severities=severities,
         spn_reading=fields["spn_reading"],
         un_reading=fields["un_reading"],
     )
@@ -115,9 +117,8 @@ def _check_degradation(config: Config) -> None:
     fields = config["degradation"]
     if fields["folder"]:
         return
-    for name in _names(fields):
-        for severity in _severities(fields):
-            find_corruption(fields["suite"], name, severity)
+    for name, severity in itertools.product(*_chosen(fields)):
+        find_corruption(fields["suite"], name, severity)
     if fields["copies"]:
         check_whole("degradation.copies", fields["copies"], 1, 1000)
         return
@@ -139,12 +140,10 @@ def _check_degradation(config: Config) -> None:
         ) from error
 
 
-def _names(fields):
-    return tuple(fields["noises"] or list_corruptions(fields["suite"]))
-
-
-def _severities(fields):
-    return tuple(fields["severities"] or list_severities(fields["suite"]))
+def _chosen(fields: Mapping[str, Any]) -> tuple[tuple, tuple]:
+    """Returns names and severities of corruptions; where none are named all."""
+    names = fields["noises"] or list_corruptions(fields["suite"])
+    return tuple(names), tuple(fields["severities"] or list_severities(fields["suite"]))
 
 
 def check_task(config: Config) -> None:
@@ -302,18 +301,19 @@ def _copies(
             "degraded copies are made by one process: start the run alone once, or "
             "give degradation.folder"
         )
-    bar = progress.bar(None, f"corrupting {part}", "batch", leave=False)
+    with (
+        locked_workdir(workdir),
+        progress.bar(None, f"corrupting {part}", "batch", leave=False) as bar,
+    ):
 
-    def on_batch():
-        progress.stopping()
-        bar.update()
+        def on_batch():
+            progress.stopping()
+            bar.update()
 
-    with locked_workdir(workdir), bar:
         return store_mixed(
             Path(workdir) / "copies" / f"{part}.npy",
             source,
-            _names(fields),
-            _severities(fields),
+            *_chosen(fields),
             suite=fields["suite"],
             copies=fields["copies"] if part == "train" else 1,
             seed=config["seed"],

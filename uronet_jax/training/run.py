@@ -227,23 +227,18 @@ def train_grid(
             f"a grid runs in one process, and this is one of {jax.process_count()}: "
             "start it on one machine, whose devices it shares out"
         )
-    steps = [finished_steps(row.workdir) for row in rows]
+    steps, waiting = [finished_steps(row.workdir) for row in rows], collections.deque()
     for row, done in zip(rows, steps, strict=True):
         if done:
             stored = read_config(row.workdir, "last")
             check_same_config(stored, _stored_config(task, row))
-    waiting = collections.deque(
-        row for row, done in zip(rows, steps, strict=True) if done < schedule.num_steps
-    )
+        if done < schedule.num_steps:
+            waiting.append(row)
     if not waiting:
         return True
     devices = grid_devices() if devices is None else list(devices)
-    bar = progress_bar(
-        len(rows) * schedule.num_steps,
-        sum(steps),
-        description=description,
-        shown=progress,
-    )
+    total = len(rows) * schedule.num_steps
+    bar = progress_bar(total, sum(steps), description=description, shown=progress)
     with contextlib.ExitStack() as stack:
         stack.enter_context(bar)
         initialize = _compile_initial_state(task)
@@ -292,7 +287,7 @@ class _Place:
         self.task, self.initialize = task, initialize
         self.mesh, self.schedule = mesh, schedule
         self._seed, self._kind = seed, pipeline
-        self._sources = self._advance = self.feed = None
+        self._sources = self.advance = self.feed = None
         self._key = sharding.replicate(jax.random.key(seed), mesh)
         self._judge = sharding.compile_replicated(task.evaluation, mesh)
 
@@ -313,8 +308,8 @@ class _Place:
             seed=self._seed,
             mesh=self.mesh,
         )
-        if self._advance is None:  # Other data of the same shapes need no other one.
-            self._advance = sharding.compile_steps(
+        if self.advance is None:  # Other data of the same shapes need no other one.
+            self.advance = sharding.compile_steps(
                 self.task.step, self.feed.fetch, self.mesh
             )
         size = schedule.eval_batch_size or schedule.batch_size
@@ -323,9 +318,6 @@ class _Place:
             evaluation_batches(validation_source, batch_size=size, mesh=self.mesh)
         )
         self._sources = (train_source, validation_source)
-
-    def advance(self, *arguments):
-        return self._advance(*arguments)
 
     def evaluate(self, state: TrainState, frozen: Any) -> dict[str, float]:
         # All dispatched before the first is fetched.
