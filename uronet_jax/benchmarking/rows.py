@@ -46,7 +46,7 @@ def training_row(run: BenchmarkRun, name: str) -> BenchmarkRow:
     return base.new_row(
         work.text,
         seconds,
-        [base.comparison(seconds, OURS, p, agreement=agreement[p]) for p in agreement],
+        [base.comparison(seconds, OURS, p, agreement=x) for p, x in agreement.items()],
         values=throughput(sizes, seconds[OURS], work.flops),
     )
 
