@@ -35,23 +35,18 @@ threats = ("grey_box", "white_box")
 
 
 def train(settings):  # The first notebook trains: any weights will do here.
-    def draw(module, channels):
-        one = np.zeros((1, 28, 28, channels), np.float32)
+    def draw(module, channels=1):
+        one, rng = np.zeros((1, 28, 28, channels)), np.random.default_rng(0)
         shapes = jax.eval_shape(module.init, jax.random.key(0), one)
-        rng = np.random.default_rng(0)
-        return jax.tree.map(
-            lambda x: rng.normal(0, 0.1, x.shape).astype(x.dtype), shapes
-        )
+        return jax.tree.map(lambda x: np.float32(rng.normal(0, 0.1, x.shape)), shapes)
 
-    modules = {
-        "classifier": make_classifier("cnn_narrow", 10),
-        "remover": make_remover("skip", widths=(2, 2)),
-        "detector": make_classifier("cnn_narrow", 2),
-    }
-    channels = {"classifier": 1, "remover": 1, "detector": 2}
-    variables = {name: draw(modules[name], channels[name]) for name in modules}
-    variables["purifier"] = variables.pop("remover")
-    return quickstart.QuickstartModels(**modules, variables=variables)
+    classifier, detector = (make_classifier("cnn_narrow", n) for n in (10, 2))
+    remover = make_remover("skip", widths=(2, 2))
+    variables = {"classifier": draw(classifier), "detector": draw(detector, 2)}
+    variables |= {"purifier": draw(remover)}
+    return quickstart.QuickstartModels(
+        classifier=classifier, remover=remover, detector=detector, variables=variables
+    )
 
 
 quickstart.train = train
@@ -87,11 +82,7 @@ def test_runs(name, tmp_path, monkeypatch):
     ]
     parameters.source = TINY[name]
     assert all(not cell.get("outputs") for cell in notebook.cells), "strip the outputs"
-    client = NotebookClient(
-        notebook,
-        timeout=300,
-        kernel_name="python3",
-        resources={"metadata": {"path": os.fspath(tmp_path)}},
-    )
-    client.execute()
+    options = {"timeout": 300, "kernel_name": "python3"}
+    resources = {"metadata": {"path": os.fspath(tmp_path)}}
+    NotebookClient(notebook, resources=resources, **options).execute()
     assert max(p.stat().st_size for p in tmp_path.rglob("*.png")) > 10_000

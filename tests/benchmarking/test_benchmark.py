@@ -126,34 +126,30 @@ def test_torch_classifiers_are_the_same_function(name, channels, make_variables)
     images = np.random.default_rng(0).random((2, 8, 8, channels), np.float32)
     ours = jax.jit(classifier.apply)(variables, images)
     assert float(np.std(ours)) > 0.1
-    np.testing.assert_allclose(
-        ours, peer.logits(classifier, variables, images), rtol=1e-4, atol=1e-4
-    )
+    theirs = peer.logits(classifier, variables, images)
+    np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4)
 
 
 @needs_torch
 def test_torch_steps_move_weights_as_ours_do(make_variables):
     # The row itself checks loss and gradients; here Adam and the order of batches.
     peer = make_torch_peer()
-    work = steps.remover_work(TINY)
+    work = steps.remover_work(dataclasses.replace(TINY, widths=(4, 4)))
     variables = make_variables(work.module, TINY.image_shape)
     work = work._replace(state=work.state.replace(params=variables["params"]))
     few = {name: x[0] for name, x in work.batches.items()}
     before, _ = peer.gradients(work.module, variables, few)
     loss, gradients = steps.separation_gradients(work.module, variables["params"], few)
     assert before == pytest.approx(float(loss), rel=1e-5)
-    twins = []
-    original = peer._twin
+    twins, original = [], peer._twin
     peer._twin = lambda *a: twins.append(original(*a)) or twins[-1]
     peer.steps(work, 1)()
     # Adam's first step is the rate in the direction of the sign of the gradient.
     bias = twins[0].get_parameter("encoder/Conv_0/bias").detach().numpy()
-    np.testing.assert_allclose(
-        bias,
-        variables["params"]["encoder"]["Conv_0"]["bias"]
-        - 1e-3 * np.sign(gradients["encoder"]["Conv_0"]["bias"]),
-        atol=1e-5,
+    start, gradient = (
+        tree["encoder"]["Conv_0"]["bias"] for tree in (variables["params"], gradients)
     )
+    np.testing.assert_allclose(bias, start - 1e-3 * np.sign(gradient), atol=1e-5)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -269,8 +265,9 @@ def test_a_run_goes_on_where_it_stopped(tmp_path):
     suite.measure_rows(["data"], RUN, path, force=True, **options)
     assert len(calls) == 3
     other = BenchmarkRun(dataclasses.replace(TINY, repeats=7))
-    expected = "measured otherwise.*: config repeats: 1 there, 7 now$"
-    with pytest.raises(ValueError, match=expected):
+    with pytest.raises(
+        ValueError, match="otherwise.*: config repeats: 1 there, 7 now$"
+    ):
         suite.measure_rows(["data"], other, path, **options)
     assert len(calls) == 3
 
@@ -407,7 +404,6 @@ def test_pgd_is_compared_with_peers_that_compute_the_same():
         logits_fn = flax_logits(module, variables, train=False)
 
         def ours(images, labels):
-            time.sleep(0.1)
             assert len(images) == batch_size == TINY.batch_size
             assert labels.tolist() == np.argmax(logits_fn(images), axis=-1).tolist()
             loss_fn = without_success(misclassification(logits_fn, labels))

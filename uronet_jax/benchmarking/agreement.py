@@ -4,6 +4,7 @@ Times are of a second call, so without compilation; everybody uses as many threa
 the process may (`taskset` limits them). Let nothing else run beside it.
 """
 
+import functools
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -16,7 +17,6 @@ from tqdm import tqdm
 
 from uronet_jax.attacks import (
     ATTACKS,
-    AttackStep,
     adaptive,
     autoattack,
     balls,
@@ -128,16 +128,15 @@ PAIRS = (
 )
 
 
-def _autoattack(norm, images, labels, logits_fn, epsilon):
-    steps = [
-        AttackStep(
-            step.name, step.attack, {**step.parameters, "steps": _SHORT[step.attack]}
-        )
+# `(key, images, labels, logits_fn, epsilon=, norm=) -> result`.
+_autoattack = functools.partial(
+    autoattack,
+    version=[
+        step._replace(parameters={**step.parameters, "steps": _SHORT[step.attack]})
         for step in VERSIONS["standard"]
-    ]
-    options = {"epsilon": epsilon, "norm": norm, "version": steps, "batch_size": 32}
-    key = jax.random.key(0)
-    return autoattack(key, images, labels, logits_fn, **options).images
+    ],
+    batch_size=32,
+)
 
 
 def compare_pair(
@@ -153,7 +152,8 @@ def compare_pair(
     def ours() -> np.ndarray:
         key = jax.random.key(0)
         if whole:
-            return _autoattack(norm, images, labels, logits_fn, **pair.parameters)
+            problem = key, images, labels, logits_fn
+            return _autoattack(*problem, norm=norm, **pair.parameters).images
         if pair.attack.startswith(("fgsm", "ifgsm", "pgd")):
             # The peers' go on after a success, so ours must too.
             loss_fn = misclassification(logits_fn, labels, loss=attack.loss)
@@ -173,10 +173,10 @@ def compare_pair(
         run()
         seconds[who] = time.perf_counter() - start
     both = wrong[OURS] & wrong[name]
-
-    def median(who):
-        return float(np.median(sizes[who][both])) if both.any() else None
-
+    median = {
+        who: float(np.median(x[both])) if both.any() else None
+        for who, x in sizes.items()
+    }
     return {
         "attack": pair.attack,
         "peer": name,
@@ -189,8 +189,8 @@ def compare_pair(
         "success": float(wrong[OURS].mean()),
         "peer_success": float(wrong[name].mean()),
         "share_differing": float((wrong[OURS] != wrong[name]).mean()),
-        "median_norm": median(OURS),
-        "peer_median_norm": median(name),
+        "median_norm": median[OURS],
+        "peer_median_norm": median[name],
     }
 
 

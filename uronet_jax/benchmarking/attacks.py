@@ -158,11 +158,8 @@ def _problem(run: BenchmarkRun, row: str, count: int, make_peers: Callable) -> t
     logits_fn = flax_logits(module, variables, train=False)
     labels = np.asarray(jnp.argmax(jax.jit(logits_fn)(images), axis=-1), np.int32)
     peers, notes = make_peers(row, module, variables, run.sizes.batch_size)
-    attacks = {
-        name: functools.partial(attack, images, labels)
-        for name, attack in peers.items()
-    }
-    return logits_fn, images, labels, attacks, notes
+    peers = {name: functools.partial(x, images, labels) for name, x in peers.items()}
+    return logits_fn, images, labels, peers, notes
 
 
 def pgd_row(run: BenchmarkRun, make_peers: Callable = attack_peers) -> BenchmarkRow:
@@ -182,9 +179,9 @@ def pgd_row(run: BenchmarkRun, make_peers: Callable = attack_peers) -> Benchmark
         return float(loss_fn(jnp.asarray(adversarial)).mean())
 
     start = time.perf_counter()
-    expected = ours()
+    adversarial = ours()
     first = time.perf_counter() - start
-    reached = mean_loss(expected)
+    reached = mean_loss(adversarial)
     agreement = {
         name: loss_difference(reached, mean_loss(attack()))
         for name, attack in attacks.items()
@@ -197,8 +194,8 @@ def pgd_row(run: BenchmarkRun, make_peers: Callable = attack_peers) -> Benchmark
         "reached",
         seconds,
         [
-            base.comparison(seconds, OURS, p, bound, agreement=agreement[p])
-            for p in attacks
+            base.comparison(seconds, OURS, peer, bound, agreement=found)
+            for peer, found in agreement.items()
         ],
         values={"first call with compiling, s": first} if base.on_gpu() else {},
         notes=notes,

@@ -61,21 +61,20 @@ def corrupt_photographs(
 
 def corruption_peers() -> tuple[dict[str, CorruptionPeer], list[str]]:
     """Returns distribution -> function of one image, and a note on each absent one."""
-    peers, notes = base.installed(
-        {name: functools.partial(_make, module) for name, module in PACKAGES.items()}
-    )
+
+    def make(module):
+        corrupt = importlib.import_module(module).corrupt
+        return lambda image, name, severity: corrupt(
+            image, severity=severity, corruption_name=name
+        )
+
+    makers = {name: functools.partial(make, x) for name, x in PACKAGES.items()}
+    peers, notes = base.installed(makers)
     if peers:  # Both build on OpenCV.
         import cv2
 
         cv2.setNumThreads(num_threads())
     return peers, notes
-
-
-def _make(module: str) -> CorruptionPeer:
-    corrupt = importlib.import_module(module).corrupt
-    return lambda image, name, severity: corrupt(
-        image, severity=severity, corruption_name=name
-    )
 
 
 def corruption_names(run: BenchmarkRun) -> list[str]:
@@ -84,15 +83,10 @@ def corruption_names(run: BenchmarkRun) -> list[str]:
 
 
 def throughput_row(
-    run: BenchmarkRun,
-    *,
-    side: int,
-    peers: Mapping[str, CorruptionPeer] | None = None,
+    run: BenchmarkRun, side: int, peers: Mapping[str, CorruptionPeer] | None = None
 ) -> BenchmarkRow:
     """Times every corruption, per image, in turns with the peers that are there."""
-    notes: list[str] = []
-    if peers is None:
-        peers, notes = corruption_peers()
+    peers, notes = corruption_peers() if peers is None else (peers, [])
     names, repeats = corruption_names(run), run.sizes.repeats
     batch_size, peer_images = (256, 16) if side == 32 else (16, 2)
     if base.on_gpu():

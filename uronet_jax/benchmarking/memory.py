@@ -1,6 +1,6 @@
 """Peak memory of training, corruption and evaluation, each in a process of its own.
 
-  python -m uronet_jax.benchmarking.memory training '{"widths": [64, 128, 256], ...}'
+  python -m uronet_jax.benchmarking.memory corrupt_in_turn '{"side": 224, ...}'
 
 Prints one line of JSON. The arguments are those of the function in `MEASUREMENTS`.
 """
@@ -10,7 +10,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ import numpy as np
 
 from uronet_jax import host, sharding
 from uronet_jax.benchmarking import base
-from uronet_jax.benchmarking.base import BenchmarkRow, BenchmarkRun
+from uronet_jax.benchmarking.base import BenchmarkRow, BenchmarkRun, BenchmarkSizes
 from uronet_jax.benchmarking.corruptions import (
     SUITE,
     corrupt_photographs,
@@ -27,7 +27,11 @@ from uronet_jax.benchmarking.corruptions import (
     photographs,
 )
 from uronet_jax.benchmarking.steps import first_device, widths_text
-from uronet_jax.corruptions import make_degradation, suite_degradations
+from uronet_jax.corruptions import (
+    Degradation,
+    make_degradation,
+    suite_degradations,
+)
 from uronet_jax.data.augment import flip_crop
 from uronet_jax.data.sources import ArraySource
 from uronet_jax.defense import DefenseFunction, classifier_function
@@ -74,22 +78,26 @@ class GeneratedImages:
         return np.stack(images), np.asarray(rows, np.int32) % 10
 
 
-def train_remover(
-    *, widths, batch_size, dtype, image_shape, num_images, num_steps
-) -> dict[str, float]:
+def all_degradations() -> Degradation:
+    """Returns a mix of all entries of the suite of noises."""
+    return make_degradation([(e.kind, e.parameter) for e in suite_degradations()])
+
+
+def train_remover(**sizes: Any) -> dict[str, float]:
     """Trains a remover on a resident set, validates it once, returns `peaks()`."""
     host.keep_freed_memory()  # As the training command does.
-    noises = [(e.kind, e.parameter) for e in suite_degradations()]
+    sizes = BenchmarkSizes(**sizes)
+    dtype, num_steps = compute_dtype(sizes.dtype), sizes.memory_steps
     fit(
         remover_task(
-            make_remover("paper", widths=widths, dtype=compute_dtype(dtype)),
+            make_remover("paper", widths=sizes.widths, dtype=dtype),
             make_optimizer("adam", peak_rate=1e-3, num_steps=num_steps),
-            drawn_pairs(make_degradation(noises), flip_crop),
-            image_shape=tuple(image_shape),
+            drawn_pairs(all_degradations(), flip_crop),
+            image_shape=tuple(sizes.image_shape),
         ),
-        generated_source(num_images, image_shape),
-        generated_source(batch_size, image_shape),
-        batch_size=batch_size,
+        generated_source(sizes.train_images, sizes.image_shape),
+        generated_source(sizes.batch_size, sizes.image_shape),
+        batch_size=sizes.batch_size,
         num_steps=num_steps,
         mesh=first_device(),
         pipeline="on_device",
@@ -99,9 +107,9 @@ def train_remover(
     return peaks()
 
 
-def corrupt_in_turn(*, batch_size, side, names) -> dict[str, float]:
+def corrupt_in_turn(count: int, side: int, names: list[str]) -> dict[str, float]:
     """Runs every corruption at severity 5 on one batch, returns `peaks()`."""
-    images = photographs(batch_size, side)
+    images = photographs(count, side)
     for name in names:
         np.asarray(corrupt_photographs(images, name, severity=5))
     return peaks()
@@ -111,7 +119,7 @@ def evaluate_generated(count: int, side: int, batch_size: int) -> dict[str, floa
     """Judges a small defence under one noise; its memory beyond that of the models."""
     host.keep_freed_memory()  # As the evaluation command does.
     source, mesh = GeneratedImages(count, (side, side, 3)), first_device()
-    remover = make_remover("paper", widths=(4,))
+    remover = make_remover("paper", widths=(4, 4))
     classifier = make_classifier("cnn_narrow", 10)
     images = np.zeros((1, side, side, 3), np.float32)
     variables = {
@@ -127,28 +135,15 @@ def evaluate_generated(count: int, side: int, batch_size: int) -> dict[str, floa
     return {BEYOND_MODELS: (host_bytes("VmHWM") - before) / 1e9}
 
 
-MEASUREMENTS: Mapping[str, Callable[..., dict[str, float]]] = {
-    "training": train_remover,
-    "corruptions": corrupt_in_turn,
-    "evaluation": evaluate_generated,
-}
-
-
 def training_memory_row(run: BenchmarkRun) -> BenchmarkRow:
     """Peak memory of training the remover on a resident data set."""
     sizes = run.sizes
-    return _memory_row(
+    return base.new_row(
         f"training of the {widths_text(sizes)} remover (batch "
         f"{sizes.batch_size}), {sizes.train_images:,} images resident, in a process of "
         f"its own: {sizes.memory_steps} steps and a validation",
-        {} if base.on_gpu() else {PEAK: MAX_PROCESS_GB},
-        "training",
-        widths=sizes.widths,
-        batch_size=sizes.batch_size,
-        dtype=sizes.dtype,
-        image_shape=sizes.image_shape,
-        num_images=sizes.train_images,
-        num_steps=sizes.memory_steps,
+        values=measure_apart(train_remover, **dataclasses.asdict(sizes)),
+        at_most={} if base.on_gpu() else {PEAK: MAX_PROCESS_GB},
     )
 
 
@@ -156,45 +151,42 @@ def corruption_memory_row(run: BenchmarkRun) -> BenchmarkRow:
     """Peak memory of one process that runs every corruption in turn."""
     names = corruption_names(run)
     count, side = (2, 28) if run.tiny else (64, 224)
-    return _memory_row(
+    return base.new_row(
         f"all of {len(names)} corruptions of {SUITE} at severity 5 on {count} "
         f"images of {side}x{side}x3, one after the other in one process: no single one "
         "needs more",
-        {} if base.on_gpu() else {PEAK: MAX_PROCESS_GB},
-        "corruptions",
-        batch_size=count,
-        side=side,
-        names=names,
+        values=measure_apart(corrupt_in_turn, count=count, side=side, names=names),
+        at_most={} if base.on_gpu() else {PEAK: MAX_PROCESS_GB},
     )
 
 
 def evaluation_memory_row(run: BenchmarkRun) -> BenchmarkRow:
     """Memory that evaluating many large images takes beyond the models."""
     count, side, batch_size = (10, 16, 4) if run.tiny else (20_000, 224, 32)
-    return _memory_row(
+    return base.new_row(
         f"evaluation of {count:,} images of {side}x{side}x3 (batch {batch_size}) "
         "that are made as they are read, under one noise through remover and "
         "classifier, in a process of its own: peak host memory less that before the "
         "first image",
-        {BEYOND_MODELS: MAX_EVALUATION_GB},
-        "evaluation",
-        count=count,
-        side=side,
-        batch_size=batch_size,
+        values=measure_apart(
+            evaluate_generated, count=count, side=side, batch_size=batch_size
+        ),
+        at_most={BEYOND_MODELS: MAX_EVALUATION_GB},
     )
 
 
-def _memory_row(text, at_most, measured, **arguments) -> BenchmarkRow:
-    return base.new_row(
-        text, values=measure_apart(measured, arguments), at_most=at_most
-    )
+MEASUREMENTS = {
+    f.__name__: f for f in (train_remover, corrupt_in_turn, evaluate_generated)
+}
 
 
-def measure_apart(measured: str, arguments: Mapping[str, Any]) -> dict[str, float]:
-    """Returns what a function of `MEASUREMENTS` does, called in a new process."""
-    root = str(Path(__file__).parents[2])
+def measure_apart(
+    function: Callable[..., dict[str, float]], **arguments: Any
+) -> dict[str, float]:
+    """Returns what one of `MEASUREMENTS` does, called in a new process."""
+    root, what = str(Path(__file__).parents[2]), function.__name__
     child = subprocess.run(
-        [sys.executable, "-m", __spec__.name, measured, json.dumps(arguments)],
+        [sys.executable, "-m", __spec__.name, what, json.dumps(arguments)],
         env={
             **os.environ,
             "PYTHONPATH": os.pathsep.join([root, os.environ.get("PYTHONPATH", "")]),

@@ -19,13 +19,8 @@ from uronet_jax.benchmarking.base import (
     BenchmarkSizes,
 )
 from uronet_jax.benchmarking.linen_remover import LinenPeer
-from uronet_jax.benchmarking.memory import generated_source
-from uronet_jax.corruptions import (
-    Degradation,
-    degrade,
-    make_degradation,
-    suite_degradations,
-)
+from uronet_jax.benchmarking.memory import all_degradations, generated_source
+from uronet_jax.corruptions import degrade, suite_degradations
 from uronet_jax.data import AUGMENTATIONS, make_pipeline
 from uronet_jax.defense import DefenseFunction, classifier_function
 from uronet_jax.evaluation.judge import CLEAN_ENTRY, Judge
@@ -51,7 +46,7 @@ def training_row(run: BenchmarkRun, name: str) -> BenchmarkRow:
     return base.new_row(
         work.text,
         seconds,
-        [base.comparison(seconds, OURS, p, agreement=agreement[p]) for p in agreement],
+        [base.comparison(seconds, OURS, p, agreement=x) for p, x in agreement.items()],
         values=throughput(sizes, seconds[OURS], work.flops),
     )
 
@@ -77,7 +72,7 @@ def data_row(run: BenchmarkRun) -> BenchmarkRow:
     sizes, mesh = run.sizes, steps.first_device()
     count, batch_size = sizes.steps_per_sample, sizes.batch_size
     work = steps.remover_work(sizes)
-    pairs = drawn_pairs(_all_degradations(), AUGMENTATIONS["flip_crop"])
+    pairs = drawn_pairs(all_degradations(), AUGMENTATIONS["flip_crop"])
     shape = sizes.image_shape
     step = remover_task(work.module, steps.ADAM, pairs, image_shape=shape).step
     source = generated_source(sizes.train_images, sizes.image_shape)
@@ -173,7 +168,7 @@ def degradation_row(run: BenchmarkRun) -> BenchmarkRow:
 
     state, clean = work.state.replace(params={}, opt_state=()), work.batches["clean"]
     runs = {
-        "mixed degradation": (degrade_step, state, _all_degradations(), clean),
+        "mixed degradation": (degrade_step, state, all_degradations(), clean),
         "remover step": (work.step, work.state, {}, work.batches),
     }
     seconds = timing.interleave(
@@ -186,7 +181,3 @@ def degradation_row(run: BenchmarkRun) -> BenchmarkRow:
         seconds,
         [base.comparison(seconds, "mixed degradation", "remover step")],
     )
-
-
-def _all_degradations() -> Degradation:
-    return make_degradation([(e.kind, e.parameter) for e in suite_degradations()])

@@ -160,17 +160,9 @@ def run_benchmark(
     force: bool = False,
     **sizes: Any,
 ) -> dict[str, Any]:
-    """Measures rows beside the peers that are installed; see `measure_rows`.
+    """Measures rows beside the peers that are installed, see `launch.benchmark`.
 
-    Args:
-        what: `all`, a key of `GROUPS`, or some of `ROWS`.
-        path: JSON file.
-        scale: `full`, or `tiny` for tests.
-        threads: Cores that everybody may use. Default: all.
-        skip_peer: Whether PyTorch is left out of the training steps.
-        compile_mode: One of `torch_peer.COMPILE_MODES`.
-        force: Measure rows again that the file holds.
-        **sizes: Fields of `BenchmarkSizes`; None leaves the default.
+    `sizes` are fields of `BenchmarkSizes`; None leaves the default.
     """
     names = choose_rows(what)
     if threads is not None:

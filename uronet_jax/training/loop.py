@@ -32,45 +32,31 @@ class Training:
     computes, and the host is free for other models. Logging, evaluation and checkpoints
     happen at multiples of their intervals and at the end, rounded up to the next
     multiple of `steps_per_dispatch`.
-
-    Attributes:
-        advance: The phase's update, from `sharding.compile_steps`.
-        state: On the mesh, after the latest dispatch. The one that is given is donated.
-        frozen: What the step takes besides state and batch, on the mesh.
-        pipeline: A training pipeline of `uronet_jax.data`.
-        num_steps: Updates in total, counted from step 0.
-        steps_per_dispatch: Updates between two looks at the clock.
-        log_every: Interval of the training metrics, in updates.
-        checkpoint_every: Interval of `save`; 0 only at the end.
-        evaluate: `(state, frozen) -> validation metrics`.
-        writer: Where metrics go.
-        bar: Progress bar that counts the updates.
-        stop: Asked at every dispatch; true saves and ends the training.
-        save: `(step, state, metrics)`; the metrics are empty where the state was not
-            evaluated.
-        eval_every: Interval of `evaluate`; 0 only at the end.
-        metrics: Latest validation metrics, to begin with those of a resumed run.
-        row: What progress bar and errors call the model, where it is one of many.
-        over: Whether the last step was taken, or `stop` asked for an end.
     """
 
+    # The phase's update, from `sharding.compile_steps`.
     advance: Callable[[Any, Any, Any, Any], tuple[Any, Any]]
-    state: TrainState
-    frozen: Any
-    pipeline: Any
+    state: (
+        TrainState  # After the latest dispatch, on the mesh; what is given is donated.
+    )
+    frozen: Any  # What the step takes besides state and batch, on the mesh.
+    pipeline: Any  # A training pipeline of `uronet_jax.data`.
     _: dataclasses.KW_ONLY
-    num_steps: int
-    steps_per_dispatch: int
-    log_every: int
-    checkpoint_every: int
-    evaluate: Callable[[TrainState, Any], dict[str, float]]
+    num_steps: int  # Updates in total, counted from step 0.
+    steps_per_dispatch: int  # Updates between two looks at the clock.
+    log_every: int  # Interval of the training metrics, in updates.
+    checkpoint_every: int  # Interval of `save`; 0 only at the end.
+    evaluate: Callable[[TrainState, Any], dict[str, float]]  # Of state and `frozen`.
     writer: Writer
-    bar: Any
-    stop: Callable[[], bool]
+    bar: Any  # Progress bar that counts the updates.
+    stop: Callable[[], bool]  # Asked at every dispatch; true saves and ends.
+    # Of step, state and metrics; these are empty where the state was not evaluated.
     save: Callable[[int, TrainState, dict[str, float]], None] | None = None
-    eval_every: int = 0
+    eval_every: int = 0  # Interval of `evaluate`; 0 only at the end.
+    # Latest of the validation, to begin with those of a resumed run.
     metrics: dict[str, float] = dataclasses.field(default_factory=dict)
-    row: str = ""
+    row: str = ""  # What bar and errors call the model, where it is one of many.
+    over: bool = dataclasses.field(init=False)  # At the last step, or by `stop`.
 
     def __post_init__(self):
         """Starts from where `state` is; computes nothing."""

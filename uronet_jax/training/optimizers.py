@@ -37,7 +37,7 @@ def make_optimizer(
     milestones: Sequence[float] = (0.3, 0.6, 0.8),
     milestone_factor: float = 0.2,
 ) -> optax.GradientTransformation:
-    """Builds an optimizer.
+    """Builds an optimizer: an optax transformation.
 
     Args:
         name: `adam` or `sgd`.
@@ -47,14 +47,11 @@ def make_optimizer(
         warmup_steps: Updates of linear growth from zero before the schedule.
         weight_decay: L2 coefficient added to the gradient (coupled), on every
             parameter, as in the Wide-ResNet recipe. Not for `adam`.
-        momentum: For `sgd`.
-        nesterov: For `sgd`.
+        momentum: For `sgd`, as `nesterov`.
+        nesterov: Whether it looks ahead.
         clip_norm: Global gradient norm to clip to; 0 does not clip.
         milestones: For `steps`, parts of the run after which the rate falls.
         milestone_factor: For `steps`, the factor of each fall.
-
-    Returns:
-        The optax transformation.
 
     Raises:
         ValueError: If a name is unknown or a number is out of range.

@@ -50,14 +50,8 @@ def initial_state(
 ) -> TrainState:
     """Initialises a model and its optimizer. Pure; `compile_initial_state` compiles it.
 
-    Args:
-        module: Takes images `[B, H, W, C]`.
-        optimizer: Its state is initialised for the parameters.
-        key: Typed PRNG key; one half initialises, the other is the run's root key.
-        image_shape: `(H, W, C)` of the module's input.
-
-    Returns:
-        The state at step 0.
+    The module takes images `[B, *image_shape]`. One half of the typed key initialises
+    it, the other is the root key of the run.
     """
     init_key, run_key = jax.random.split(key)
     variables = module.init(init_key, jnp.zeros((1, *image_shape)))
@@ -96,15 +90,9 @@ def create_state(
 def apply_update(
     state: TrainState, optimizer: optax.GradientTransformation, loss_fn: _LossFn
 ) -> tuple[TrainState, Metrics]:
-    """Takes one optimizer step on `loss_fn` at the state's parameters.
+    """Takes one step of the optimizer, which made `state.opt_state`, on `loss_fn`.
 
-    Args:
-        state: The state before the step.
-        optimizer: The optimizer that made `state.opt_state`.
-        loss_fn: `params -> (loss, (batch_stats, metrics))`.
-
-    Returns:
-        The state after the step and the metrics, sums over the global batch.
+    Returns the state after it and the metrics, sums over the global batch.
     """
     grads, (batch_stats, metrics) = jax.grad(loss_fn, has_aux=True)(state.params)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
@@ -118,14 +106,9 @@ def apply_update(
 
 
 def decisions(logits: jax.Array, labels: jax.Array) -> Metrics:
-    """Returns what a classifier's answers are worth, image by image.
+    """Returns what logits `[B, classes]` are worth, given integer labels `[B]`.
 
-    Args:
-        logits: `[B, classes]`.
-        labels: Integer `[B]`.
-
-    Returns:
-        `loss`, the cross-entropy, and `accuracy`, 0 or 1, both float32 `[B]`.
+    That is `loss`, the cross-entropy, and `accuracy`, 0 or 1, both float32 `[B]`.
     """
     loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
     correct = jnp.argmax(logits, axis=-1) == labels
@@ -139,18 +122,10 @@ def update_by_labels(
     images: jax.Array,
     labels: jax.Array,
 ) -> tuple[TrainState, Metrics]:
-    """Takes one optimizer step on the mean cross-entropy of a batch.
+    """Takes one optimizer step on the mean cross-entropy; see `apply_update`.
 
-    Args:
-        state: The state before the step.
-        optimizer: The optimizer that made `state.opt_state`.
-        network: The classifier that is trained.
-        images: `[B, H, W, C]`, what it looks at.
-        labels: Integer `[B]`.
-
-    Returns:
-        The state after the step and `loss`, `correct` and `count`, sums over the global
-        batch.
+    The network looks at images `[B, H, W, C]` with integer labels `[B]`; the metrics
+    are `loss`, `correct` and `count`.
     """
 
     def loss_fn(params):
