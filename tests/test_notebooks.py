@@ -52,6 +52,8 @@ def train(settings):  # The first notebook trains: any weights will do here.
 quickstart.train = train
 """,
     "04_results.ipynb": """
+from uronet_jax import records
+
 rows = [
     {**row, "value": float(row["value"]) - 1.0}
     for row in paper.published_rows("uronet_table05.csv")
@@ -61,7 +63,7 @@ made_up |= {"config": {"preset": "small"}, "versions": {}, "seconds": 60.0}
 made_up["device"] = {"platform": "cpu", "kind": "cpu", "count": 1, "processes": 1}
 made_up |= {"schema_version": results.REPRODUCTION_VERSION}
 folder, drawn = "results", "pictures"
-tables.write_json(f"{folder}/table5_small.json", made_up)
+records.write_json(f"{folder}/table5_small.json", made_up)
 """,
     "02_corruptions.ipynb": """
 side = 32
