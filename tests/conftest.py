@@ -20,7 +20,6 @@ os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
 # But what is timed, or compared with other programs or closely, is what users run.
 OPTIMISED = (
     "test_fidelity",
-    "test_benchmark",
     "test_oracles",
     "test_layers",
     "test_training",
@@ -29,6 +28,8 @@ OPTIMISED = (
 
 # The longest files, first: with two processes none of them must be the last.
 LONGEST = (
+    "test_launch_reproduce",
+    "test_experiment",
     "test_launch",
     "test_benchmark",
     "test_training",
@@ -37,7 +38,6 @@ LONGEST = (
     "test_suites",
     "test_attacks",
     "test_laboratory",
-    "test_launch_reproduce",
     "test_robustness",
     "test_processes",
     "test_fidelity",
