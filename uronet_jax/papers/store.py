@@ -20,6 +20,7 @@ from uronet_jax.checkpoints import read_config
 from uronet_jax.corruptions import SuiteEntry, suite_degradations
 from uronet_jax.data import PairedSource, open_source
 from uronet_jax.data.mixed_corruptions import store_mixed
+from uronet_jax.data.pipelines import source_bytes
 from uronet_jax.data.sources import ArraySource, Subset, split_range
 from uronet_jax.loading import LoadedModel, load_classifier, load_model
 from uronet_jax.models import make_classifier
@@ -36,6 +37,8 @@ from uronet_jax.training.task import Task
 
 # What `--config.classifier` says to have one trained here.
 TRAIN = "train:"
+# Images that take more are not read as a whole.
+_MAX_RESIDENT = 2 * 2**30
 # What a classifier may be.
 CHOICES = "the folder of a run, a .npz file, or train:NAME"
 
@@ -98,9 +101,11 @@ class Store:
         """Returns what rows call a data set."""
         return self.config[role]["title"]
 
-    def _source(self, role: str, part: str) -> ArraySource:
-        """Returns `train`, `validation` or `test` of a data set, in memory."""
+    def _source(self, role: str, part: str) -> Any:
+        """Returns `train`, `validation` or `test` of a set, in memory if it fits."""
         source = self.open(role, part)
+        if source_bytes(source) > _MAX_RESIDENT:
+            return source  # Whoever uses it reads it in batches.
         images, labels = source.arrays()
         return ArraySource(
             source.name, source.split, images, labels, source.class_names
@@ -112,7 +117,7 @@ class Store:
         split = section[f"{part}_split"]
         return open_source(section["name"], split, data_dir=self._data_dir)
 
-    def first(self, role: str, part: str, count: int) -> ArraySource | Subset:
+    def first(self, role: str, part: str, count: int) -> Any:
         """Returns the first `count` images of a part; 0 for all."""
         source = self.source(role, part)
         if not count or count >= len(source):
