@@ -20,7 +20,7 @@ def get_config(preset: str = "full") -> config_dict.ConfigDict:
         folder="",
         # The photographs of frost; without them frost is made from generated textures.
         frost_dir="",
-        # What the paper leaves open, see docs/RESULTS.md.
+        # What the paper leaves open, see docs/results/cifar10_resnet20_undefended.md.
         spn_reading="per_pixel",
         un_reading="per_element",
     )

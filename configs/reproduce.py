@@ -93,7 +93,7 @@ def get_config(preset: str = "full") -> config_dict.ConfigDict:
     config.suite = config_dict.create(
         noises=("GN", "UN", "SPN", "SN", "IN", "SPKN"),
         severities=(1, 2, 3),
-        # What the paper leaves open, see docs/RESULTS.md.
+        # What the paper leaves open, see docs/results/cifar10_resnet20_undefended.md.
         spn_reading="per_pixel",
         un_reading="per_element",
     )

@@ -139,6 +139,8 @@ def test_no_two_public_things_have_one_name():
             names = [getattr(node, "name", "_")]
             if isinstance(node, ast.Assign):
                 names = [x.id for x in node.targets if isinstance(x, ast.Name)]
+            if isinstance(node, ast.AnnAssign):
+                names = [node.target.id]
             for name in names:
                 places[name].append(str(path.relative_to(ROOT / PACKAGE)))
     public = {name: found for name, found in places.items() if name[0] != "_"}

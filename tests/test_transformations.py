@@ -83,6 +83,7 @@ def test_purifiers_are_read_from_text():
         ("jpeg:quality=fine", "'quality=fine' is no parameter=number"),
         ("jpeg:speed=3", "unknown parameter 'speed': choose from quality"),
         ("jpeg:quality=7.5", "quality must be an integer"),
+        ("jpeg:quality=7,quality=9", "is no parameter=number"),
     ):
         with pytest.raises(ValueError, match=message):
             parse_purifier(text)

@@ -1,6 +1,7 @@
 """Trained models from disk, ready to use."""
 
 import dataclasses
+import json
 import os
 import zipfile
 from pathlib import Path
@@ -12,11 +13,13 @@ import numpy as np
 from flax import linen as nn
 
 from uronet_jax import checkpoints
+from uronet_jax.attacks.digests import digest
 from uronet_jax.defense import Defense, classifier_function
 from uronet_jax.models import ResNet
 from uronet_jax.models.pytorch import resnet_depth, resnet_variables
 from uronet_jax.purifiers import Purifier, chain, parse_purifier
 from uronet_jax.training.phases import find_phase
+from uronet_jax.transformations import TRANSFORMATIONS
 
 # The statistics that PyTorch's CIFAR ResNets are usually normalised with.
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -41,6 +44,12 @@ class LoadedModel:
     image_shape: tuple[int, int, int] | None
     num_classes: int | None
     config: dict[str, Any]
+
+    @property
+    def identity(self) -> str:
+        """What tells it from models with other weights or parameters."""
+        model = json.dumps(self.config["model"], sort_keys=True)
+        return f"{digest(self.variables)} {model}"
 
 
 def load_model(
@@ -106,6 +115,11 @@ def load_purifier(spec: str | os.PathLike, *, which: str = "best") -> LoadedMode
 def _load_stage(text: str, which: str) -> LoadedModel:
     name = text.partition(":")[0]
     if name.isidentifier() and not Path(text).exists():
+        if name not in TRANSFORMATIONS:
+            raise ValueError(
+                f"no purifier {text!r}: neither the folder of a run nor a "
+                f"transformation ({', '.join(TRANSFORMATIONS)})"
+            )
         made = parse_purifier(text)
         config = {"model": {"name": made.name, **dict(made.parameters)}}
         return LoadedModel("purifier", made, None, None, None, config)
@@ -165,6 +179,14 @@ def load_initial(path: str | os.PathLike, like: Any, which: str = "best") -> Any
     return variables
 
 
+def initial_statistics(path: str | os.PathLike) -> dict[str, Any]:
+    """Returns the pixel statistics that initial weights were trained with."""
+    if Path(path).suffix == ".npz":
+        return {"mean": list(IMAGENET_MEAN), "std": list(IMAGENET_STD)}
+    resolved = checkpoints.read_config(path)["resolved"]
+    return {name: resolved[name] for name in ("mean", "std", "clean_mean")}
+
+
 def check_models_match(*models: LoadedModel | None) -> None:
     """Raises ValueError if models were made for images of different shapes."""
     shaped = [m for m in models if m is not None and m.image_shape is not None]
@@ -177,13 +199,29 @@ def check_models_match(*models: LoadedModel | None) -> None:
             )
 
 
+def check_detector(detector: LoadedModel | None, purifier: LoadedModel | None) -> None:
+    """Raises ValueError if a detector learned behind another purifier.
+
+    Runs of earlier versions do not say behind which.
+    """
+    if detector is None or purifier is None:
+        return
+    learned = detector.config["resolved"].get("purifier")
+    if learned not in (None, purifier.identity):
+        raise ValueError(
+            f"the detector learned behind another purifier, {learned}, and would judge "
+            f"noise patterns that it never saw, of {purifier.identity}: train one "
+            "behind this purifier, or leave the detector out"
+        )
+
+
 def detector_inputs(detector: LoadedModel | None) -> str:
     """Returns what a loaded detector looks at; `image` for none."""
     return detector.config["model"]["inputs"] if detector else "image"
 
 
 def load_defense(
-    purifier: str | os.PathLike,
+    purifier: str | os.PathLike | None,
     detector: str | os.PathLike | None,
     classifier: str | os.PathLike,
     *,
@@ -193,7 +231,8 @@ def load_defense(
     """Loads a whole defence.
 
     Args:
-        purifier: What `load_purifier` reads, such as the folder of a remover's run.
+        purifier: What `load_purifier` reads, such as the folder of a remover's run;
+            None shows the classifier the images as they come.
         detector: Folder of a detector's run behind that purifier; None for none.
         classifier: What `load_classifier` reads.
         gate: Threshold above which an image is purified; None purifies all.
@@ -203,14 +242,17 @@ def load_defense(
         FileNotFoundError: If a run has no checkpoint.
         ValueError: If the models do not belong together.
     """
-    models = {"purifier": load_purifier(purifier)}
+    models = {}
+    if purifier is not None:
+        models["purifier"] = load_purifier(purifier)
     if detector is not None:
         models["detector"] = load_model(detector, role="detector")
     models["classifier"] = load_classifier(classifier)
     check_models_match(*models.values())
-    found = models.get("detector")
+    found, cleaner = models.get("detector"), models.get("purifier")
+    check_detector(found, cleaner)
     return Defense(
-        models["purifier"].module,
+        cleaner and cleaner.module,
         found.module if found else None,
         classifier_function(models["classifier"].module),
         {name: model.variables for name, model in models.items()},

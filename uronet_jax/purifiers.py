@@ -142,13 +142,15 @@ def parse_purifier(text: str) -> TransformationPurifier:
     parameters: dict[str, float | int] = {}
     for item in filter(None, listed.split(",")):
         key, equals, value = item.partition("=")
+        key = key.strip()
         try:
-            parameters[key.strip()] = float(value) if "." in value else int(value)
+            number = float(value)
         except ValueError:
             equals = ""
-        if not equals:
+        if not equals or key in parameters:
             raise ValueError(
                 f"purifier {text!r}: {item!r} is no parameter=number, as in "
-                "jpeg:quality=75"
+                "jpeg:quality=75, each once"
             )
+        parameters[key] = int(value) if value.strip().isdecimal() else number
     return make_transformation(name.strip(), **parameters)

@@ -153,6 +153,10 @@ WRONG = [
     ("remover", "degradation__un_reading", "per_row", "per_element"),
     ("remover", "degradation__clean_entries", -1, "clean_entries"),
     ("remover", "degradation__suite", "cifar_c", "takes too long .*ation.copies"),
+    ("detector", "degradation__clean_entries", 1, "learn that clean images are degr"),
+    ("remover", "degradation__copies", 3, "clean_entries .* beside copies set it to 0"),
+    ("remover", "model__mirror", "no", "mirror must be True or False"),
+    ("remover", "seed", -1, "seed must be an integer"),
     ("remover", "degradation__suite", "", "learns on degraded images: set degrad"),
     ("detector", "degradation__suite", "", "learns on degraded images: set degrad"),
     ("remover", "degradation__copies", -1, "degradation.copies must be an integer"),
@@ -184,7 +188,8 @@ def test_wrong_field_is_reported_before_data_are_read(
     with pytest.raises(ValueError, match=expected) as caught:
         experiment.build_experiment(config, None)
     shown = value[-1] if isinstance(value, tuple) else value
-    assert field == "loss__inconsistency" or str(shown) in str(caught.value)
+    unnamed = ("loss__inconsistency", "degradation__copies")
+    assert field in unnamed or str(shown) in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -194,6 +199,7 @@ def test_wrong_field_is_reported_before_data_are_read(
         ({"train_split": "training"}, "no split 'training': it has test, train"),
         ({"train_split": "train[:9999]"}, "goes beyond the 256 images"),
         ({"validation_split": "train[256:]"}, "holds no image"),
+        ({"validation_split": "train[191:]"}, "data.train_split .* share images"),
     ],
 )
 def test_wrong_data_are_reported(fields, expected, tmp_path):

@@ -154,7 +154,7 @@ def test_evaluation_over_a_suite(untrained, tmp_path):
         ({"classifier": "nowhere"}, "no checkpoint under nowhere.*launch.train"),
         ({"classifier": "nowhere.npz"}, "no classifier weights at nowhere.npz"),
         ({"purifier": ""}, "name a purifier"),
-        ({"purifier": "jpg:quality=50"}, "unknown transformation 'jpg'"),
+        ({"purifier": "jpg:quality=50"}, "neither the folder of a run nor a trans"),
     ],
 )
 def test_wrong_evaluations_are_reported(untrained, fields, expected):

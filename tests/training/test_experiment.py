@@ -11,8 +11,9 @@ from test_configs import TINY, load, save_untrained
 from launch import train
 from uronet_jax.checkpoints import read_config
 from uronet_jax.data import open_source
-from uronet_jax.loading import load_defense, load_model
+from uronet_jax.loading import load_classifier, load_defense, load_model
 from uronet_jax.progress import StoppedError
+from uronet_jax.training import experiment
 from uronet_jax.training.experiment import build_experiment
 
 # Two steps on 16 images.
@@ -72,10 +73,30 @@ def test_a_classifier_learns_on_stored_corruptions(tmp_path):
     share = copies.std(axis=(2, 3, 4)) / images.std(axis=(1, 2, 3))[:, None]
     assert share.max() < 0.9 and share.max() / share.min() > 2
     config["degradation"]["severities"] = (1, 4)
-    with pytest.raises(ValueError, match="train.npy was made with other weights or"):
+    with pytest.raises(ValueError, match="run with another config.*severities"):
         train.train(config, tmp_path / "parts")
     with pytest.raises(ValueError, match="are kept in the work folder: name one"):
         build_experiment(config, None)
+
+
+def test_validation_is_not_degraded_by_the_draws_that_were_learned(
+    tmp_path, monkeypatch
+):
+    seeds = {}
+
+    def store(path, source, *args, copies, seed, **fields):
+        seeds[path.stem] = seed
+        return np.zeros((len(source), copies, *source.image_shape), np.uint8)
+
+    monkeypatch.setattr(experiment, "store_mixed", store)
+    fields = {"degradation__suite": "cifar_c", "degradation__copies": 2}
+    build_experiment(few("classifier", **fields), None, tmp_path)
+    assert len(seeds) == len(set(seeds.values())) == 2
+    # What would fail afterwards fails before copies are made.
+    seeds.clear()
+    with pytest.raises(ValueError, match="batch size 32 is larger than generated"):
+        build_experiment(few("classifier", **fields, batch_size=32), None, tmp_path)
+    assert not seeds
 
 
 def test_a_classifier_learns_on_drawn_noise_or_copies_from_a_folder(tmp_path):
@@ -117,7 +138,8 @@ def test_the_universal_remover_is_stopped_resumed_and_served(tmp_path, classifie
     chex.assert_trees_all_equal(raw(resumed.state), raw(whole.state))
     lines = (tmp_path / "parts" / "metrics.jsonl").read_text().splitlines()
     assert all(line["inconsistency"] > 0 for line in map(json.loads, lines[::2]))
-    assert read_config(tmp_path / "parts")["resolved"]["classifier_step"] == 1
+    learned_of = read_config(tmp_path / "parts")["resolved"]["classifier"]
+    assert learned_of == load_model(classifier).identity
 
     model = load_model(tmp_path / "parts", role="purifier")
     images, _ = open_source("generated", "test[:4]").arrays()
@@ -143,6 +165,8 @@ def test_a_detector_learns_behind_a_transformation(purifier, tmp_path, classifie
     found = defense(images, jax.random.key(0))
     np.testing.assert_allclose(found.clean + found.noise, images / 255, atol=1e-6)
     assert found.degraded_probability.shape == (4,)
+    with pytest.raises(ValueError, match="learned behind another purifier.*bit_depth"):
+        load_defense("bit_depth", tmp_path / "detector", classifier)
 
 
 def test_training_starts_from_a_run_or_from_a_file(
@@ -153,6 +177,10 @@ def test_training_starts_from_a_run_or_from_a_file(
     train.train(few("classifier", **fields), tmp_path / "run")
     given, saved = (load_model(x) for x in (classifier, tmp_path / "run"))
     chex.assert_trees_all_equal(saved.variables["params"], given.variables["params"])
+    # The same function of the pixels: behind the statistics it was trained with.
+    for name in ("mean", "std"):
+        found, expected = (x.config["resolved"][name] for x in (saved, given))
+        assert list(found) == list(expected), name
     remover = save_untrained("remover", tmp_path / "remover", make_variables)
     with pytest.raises(ValueError, match="another model: params/.* shape .*more$"):
         build_experiment(few("classifier", initial=remover), None)
@@ -163,5 +191,6 @@ def test_training_starts_from_a_run_or_from_a_file(
     with np.load(path) as file:
         bias = file["linear.bias" if "linear.bias" in file else "fc.bias"]
     np.testing.assert_array_equal(task.initial["params"]["Dense_0"]["bias"], bias)
+    assert task.module.mean == load_classifier(path).module.mean
     with pytest.raises(ValueError, match="20.npz does not fit the model: .*shape"):
         build_experiment(few("classifier", initial=path, model__name="resnet8"), None)

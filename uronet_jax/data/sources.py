@@ -8,6 +8,7 @@ array_record files, which are read without TensorFlow.
 import difflib
 import functools
 import io
+import itertools
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -329,6 +330,39 @@ def split_range(
     else:
         sizes = split_sizes(_require_prepared(name, data_dir))
     return _parse_split(name, split, sizes)
+
+
+def check_disjoint(
+    name: str, splits: Mapping[str, str], *, data_dir: str | None, section: str
+) -> dict[str, int]:
+    """Raises ValueError if two splits of a data set share images.
+
+    Args:
+        name: Of the data set.
+        splits: `train`, `validation` and so on -> split. One called `test` need not
+            exist: not every set that is learned is judged on.
+        data_dir: As for `open_source`, whose errors it has.
+        section: Of the config, for the message.
+
+    Returns:
+        Part -> number of images.
+    """
+    ranges = {}
+    for part, split in splits.items():
+        try:
+            ranges[part] = split_range(name, split, data_dir=data_dir)
+        except ValueError:
+            if part != "test":
+                raise
+    for one, other in itertools.combinations(ranges, 2):
+        (a, start, stop), (b, begin, end) = ranges[one], ranges[other]
+        if a == b and max(start, begin) < min(stop, end):
+            raise ValueError(
+                f"{section}.{one}_split {splits[one]!r} and {section}.{other}_split "
+                f"{splits[other]!r} share images: what is judged on must neither be "
+                "learned nor chosen by"
+            )
+    return {part: stop - start for part, (_, start, stop) in ranges.items()}
 
 
 def _require_prepared(name: str, data_dir: str | None) -> Path:

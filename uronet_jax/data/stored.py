@@ -9,6 +9,12 @@ from typing import Any
 import numpy as np
 
 
+def is_finished(path: str | os.PathLike) -> bool:
+    """Returns whether an array is on disk as a whole."""
+    sidecar = Path(path).with_suffix(".json")
+    return sidecar.exists() and json.loads(sidecar.read_text())["finished"]
+
+
 class StoredArray:
     """A `.npy` file, memory-mapped, and a `.json` beside it that says what is done.
 

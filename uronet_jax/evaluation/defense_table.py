@@ -46,13 +46,14 @@ def evaluate_defense(config: Mapping[str, Any], data_dir: str | None) -> dict[st
     check_suite(suite, config["data"])
     check_subject(config, "gate_false_alarms")
     subject = load_subject(config, data_dir)
-    gate = subject.threshold(config["gate_false_alarms"])
     source = subject.test_source
+    entries = make_entries(suite, source)  # Raises, before anything is computed.
+    gate = subject.threshold(config["gate_false_alarms"])
     summary, rows = defense_table(
         subject.judge(source, seed=config["seed"]),
         subject.defense,
         subject.variables,
-        make_entries(suite, source),
+        entries,
         gate=gate,
         progress=jax.process_index() == 0,
     )

@@ -16,6 +16,7 @@ from uronet_jax.evaluation import metrics
 from uronet_jax.evaluation.judge import Judge
 from uronet_jax.loading import (
     LoadedModel,
+    check_detector,
     check_models_match,
     detector_inputs,
     load_classifier,
@@ -135,6 +136,7 @@ def load_subject(config: Mapping[str, Any], data_dir: str | None) -> Subject:
             config["detector"], role="detector", which=which
         )
     check_models_match(*models.values())
+    check_detector(models.get("detector"), models.get("purifier"))
     source = open_source(data["name"], data["split"], data_dir=data_dir)
     if classifier.num_classes != source.num_classes:
         raise ValueError(

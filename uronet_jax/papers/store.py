@@ -21,7 +21,7 @@ from uronet_jax.corruptions import SuiteEntry, suite_degradations
 from uronet_jax.data import PairedSource, open_source
 from uronet_jax.data.mixed_corruptions import store_mixed
 from uronet_jax.data.pipelines import source_bytes
-from uronet_jax.data.sources import ArraySource, Subset, split_range
+from uronet_jax.data.sources import ArraySource, Subset, check_disjoint
 from uronet_jax.loading import LoadedModel, load_classifier, load_model
 from uronet_jax.models import make_classifier
 from uronet_jax.papers.machine_settings import without_machine_settings
@@ -208,24 +208,11 @@ class Store:
     def _check_data(self, role: str, kind: str) -> None:
         """Raises ValueError if models of a kind cannot learn on the data."""
         section = self.config[role]
-        ranges = {}
-        for part in ("train", "validation", "test"):
-            where = section["name"], section[f"{part}_split"]
-            try:
-                ranges[part] = split_range(*where, data_dir=self._data_dir)
-            except ValueError:
-                if part != "test":  # Not every set that is learned is judged on.
-                    raise
-        for one, other in itertools.combinations(ranges, 2):
-            (a, start, stop), (b, begin, end) = ranges[one], ranges[other]
-            if a == b and max(start, begin) < min(stop, end):
-                raise ValueError(
-                    f"{role}.{one}_split {section[f'{one}_split']!r} and "
-                    f"{role}.{other}_split {section[f'{other}_split']!r} share images: "
-                    "what is judged on must neither be learned nor chosen by"
-                )
-        _, start, stop = ranges["train"]
-        count, limit = stop - start, f"{role}.train_split"
+        parts = ("train", "validation", "test")
+        splits = {part: section[f"{part}_split"] for part in parts}
+        where = {"data_dir": self._data_dir, "section": role}
+        count = check_disjoint(section["name"], splits, **where)["train"]
+        limit = f"{role}.train_split"
         if self.kinds[kind].stored == "attacked":
             asked = self.config["attack"]["num_train"]
             if 0 < asked < count:

@@ -115,6 +115,13 @@ def _input_shape(config: Config, shape: Shape) -> Shape:
 
 def _check(config: Config) -> None:
     _input_shape(config, (1, 1, 3))  # Raises where it does not know the inputs.
+    fields = config.get("degradation") or {}
+    for name in ("clean_entries", "clean_share"):
+        if fields.get(name):
+            raise ValueError(
+                f"degradation.{name} ({fields[name]}) would have a detector learn that "
+                "clean images are degraded: set it to 0"
+            )
 
 
 DETECTOR_PHASE = Phase("detector", _build, _make_task, _needs, _check, _input_shape)

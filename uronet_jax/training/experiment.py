@@ -17,7 +17,7 @@ import numpy as np
 
 from uronet_jax import sharding
 from uronet_jax.batches import check_whole
-from uronet_jax.checkpoints import find_step, locked_workdir
+from uronet_jax.checkpoints import locked_workdir, read_config
 from uronet_jax.corruptions import (
     Degradation,
     find_corruption,
@@ -29,19 +29,23 @@ from uronet_jax.corruptions import (
 from uronet_jax.data import AUGMENTATIONS, PairedSource, open_source
 from uronet_jax.data.mixed_corruptions import store_mixed
 from uronet_jax.data.pipelines import check_pipeline
+from uronet_jax.data.sources import check_disjoint
 from uronet_jax.data.statistics import pixel_statistics
+from uronet_jax.data.stored import is_finished
 from uronet_jax.loading import (
     LoadedModel,
     check_models_match,
+    initial_statistics,
     load_classifier,
     load_initial,
     load_purifier,
 )
 from uronet_jax.progress import Progress
+from uronet_jax.seeds import named_seed
 from uronet_jax.training.optimizers import make_optimizer
 from uronet_jax.training.pairs import Pairs, clean_pairs, drawn_pairs, stored_pairs
 from uronet_jax.training.phases import find_phase
-from uronet_jax.training.run import Schedule
+from uronet_jax.training.run import Schedule, check_same_config, finished_steps
 from uronet_jax.training.task import Config, Task
 
 # Any data will do to build a module once.
@@ -115,12 +119,22 @@ def make_pairs(config: Config) -> Pairs:
 
 def _check_degradation(config: Config) -> None:
     fields = config["degradation"]
+    if has_copies(config):
+        check_whole("degradation.copies", fields["copies"], 0, 1000)
+        drawn = ("clean_entries", 0), ("spn_reading", "per_pixel")
+        for name, usual in (*drawn, ("un_reading", "per_element")):
+            if fields[name] != usual:
+                raise ValueError(
+                    f"degradation.{name} ({fields[name]!r}) is for degradations that "
+                    f"are drawn: beside copies set it to {usual!r}; "
+                    "degradation.clean_share is the share of clean images"
+                )
     if fields["folder"]:
+        check_whole("degradation.copies beside a folder", fields["copies"], 0, 0)
         return
     for name, severity in itertools.product(*_chosen(fields)):
         find_corruption(fields["suite"], name, severity)
     if fields["copies"]:
-        check_whole("degradation.copies", fields["copies"], 1, 1000)
         return
     if fields["clean_share"]:
         raise ValueError(
@@ -150,8 +164,9 @@ def check_task(config: Config) -> None:
     """Checks module, loss, optimizer and schedule, as `check_config` does."""
     phase = find_phase(config["phase"])
     try:
-        phase.build({**config, "resolved": _NO_DATA})
-        phase.check(config)
+        built = {**config, "resolved": _NO_DATA}
+        phase.build(built)
+        phase.check(built)
         make_optimizer(num_steps=config["num_steps"], **config["optimizer"])
         schedule_of(config).check()
     except KeyError as error:
@@ -174,6 +189,7 @@ def check_config(config: Config) -> None:
                 f"data.{name} is {data[name]!r}: the test split is read by "
                 "launch.evaluate only; split off a part of train"
             )
+    check_whole("seed", config["seed"], 0, 2**31 - 1)
     check_task(config)
     phase = find_phase(config["phase"])
     phase.needs(config)
@@ -247,6 +263,8 @@ def build_experiment(
     """
     check_config(config)
     data = config["data"]
+    splits = {part: data[f"{part}_split"] for part in ("train", "validation")}
+    check_disjoint(data["name"], splits, data_dir=data_dir, section="data")
     sources = {
         part: open_source(data["name"], data[f"{part}_split"], data_dir=data_dir)
         for part in ("train", "validation")
@@ -263,11 +281,12 @@ def build_experiment(
             )
     check_models_match(*models.values())
     config = config | {"resolved": resolve(sources["train"])}
-    for role, spec in wanted.items():
-        # If that run has a better checkpoint by the time this one is resumed, it would
-        # go on with another model: the configs then differ.
-        if Path(spec).is_dir():
-            config["resolved"][f"{role}_step"] = int(find_step(spec).name)
+    for role in wanted:
+        # If there are other weights by the time this run is resumed, it would go on
+        # with another model: the configs then differ.
+        config["resolved"][role] = models[role].identity
+    if config["initial"]:  # Other pixel statistics would make another function of it.
+        config["resolved"] |= initial_statistics(config["initial"])
     task = make_task(config, models)
     if config["initial"]:
         images = jnp.zeros((1, *task.input_shape))
@@ -275,10 +294,23 @@ def build_experiment(
         initial = load_initial(config["initial"], {"batch_stats": {}, **like})
         task = dataclasses.replace(task, initial=initial)
     if has_copies(config):
+        _check_before_copies(config, task, sources["train"], workdir)
         for part, source in sources.items():
             copies = _copies(config, part, source, workdir, progress or Progress())
             sources[part] = PairedSource(source, copies)
     return Experiment(sources["train"], sources["validation"], task, config)
+
+
+def _check_before_copies(config, task, source, workdir) -> None:
+    """Raises the errors that would come after copies were made, which takes long."""
+    if config["batch_size"] > len(source):
+        raise ValueError(
+            f"batch size {config['batch_size']} is larger than {source.name}, split "
+            f"{source.split}, with {len(source)} images"
+        )
+    if workdir is not None and finished_steps(workdir):
+        stored = {"best_metric": list(task.best_metric), **config}
+        check_same_config(read_config(workdir, "last"), stored)
 
 
 def _copies(
@@ -296,7 +328,8 @@ def _copies(
         return np.load(path, mmap_mode="r")
     if workdir is None:
         raise ValueError("degraded copies are kept in the work folder: name one")
-    if jax.process_count() > 1:
+    path = Path(workdir) / "copies" / f"{part}.npy"
+    if jax.process_count() > 1 and not is_finished(path):
         raise ValueError(
             "degraded copies are made by one process: start the run alone once, or "
             "give degradation.folder"
@@ -311,12 +344,13 @@ def _copies(
             bar.update()
 
         return store_mixed(
-            Path(workdir) / "copies" / f"{part}.npy",
+            path,
             source,
             *_chosen(fields),
             suite=fields["suite"],
             copies=fields["copies"] if part == "train" else 1,
-            seed=config["seed"],
+            # What is judged on must not be degraded by the draws that were learned.
+            seed=named_seed(config["seed"], "corrupted", part),
             batch_size=config["eval_batch_size"],
             mesh=sharding.data_mesh(),
             on_batch=on_batch,

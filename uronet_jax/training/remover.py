@@ -63,8 +63,7 @@ def remover_task(
         ValueError: If a weight is wrong, or a loss asks for a classifier and there is
             none.
     """
-    if not remover.noise_head:
-        losses = {k: weight for k, weight in losses.items() if k != "noise_mse"}
+    losses = _of_heads(remover, losses)
     check_weights(losses)
     if asks_classifier(losses) and classifier is None:
         raise ValueError("a consistency term needs a frozen classifier: give one")
@@ -102,6 +101,11 @@ def remover_task(
     )
 
 
+def _of_heads(remover: Remover, losses: Mapping[str, float]) -> dict[str, float]:
+    """Returns the weights, without that of a head that the remover lacks."""
+    return {k: v for k, v in losses.items() if remover.noise_head or k != "noise_mse"}
+
+
 def _build(config: Config) -> Remover:
     model = config["model"]
     return make_remover(
@@ -136,6 +140,13 @@ def _make_task(config: Config, models: Mapping[str, Any], **given: Any) -> Task:
     )
 
 
-REMOVER_PHASE = Phase(
-    "purifier", _build, _make_task, _needs, lambda config: check_weights(config["loss"])
-)
+def _check(config: Config) -> None:
+    check_weights(config["loss"])
+    check_weights(_of_heads(_build(config), config["loss"]))
+    if not isinstance(config["model"].get("mirror", False), bool):
+        raise ValueError(
+            f"model.mirror must be True or False: {config['model']['mirror']!r}"
+        )
+
+
+REMOVER_PHASE = Phase("purifier", _build, _make_task, _needs, _check)

@@ -9,6 +9,7 @@ device and without communication.
 import collections
 import contextlib
 import dataclasses
+import functools
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -26,6 +27,7 @@ from uronet_jax.checkpoints import (
     state_bytes,
 )
 from uronet_jax.data import evaluation_batches, make_pipeline
+from uronet_jax.data.pipelines import source_bytes
 from uronet_jax.progress import progress_bar
 from uronet_jax.training import loop
 from uronet_jax.training.state import (
@@ -35,6 +37,9 @@ from uronet_jax.training.state import (
 )
 from uronet_jax.training.task import Task
 from uronet_jax.writers import Writer
+
+# Validation images that take more are read anew for every validation.
+_MAX_RESIDENT = 2**30
 
 
 @dataclasses.dataclass(frozen=True)
@@ -314,16 +319,18 @@ class _Place:
             )
         size = schedule.eval_batch_size or schedule.batch_size
         size = min(size, -(-len(validation_source) // self.mesh.size) * self.mesh.size)
-        self._batches = list(
-            evaluation_batches(validation_source, batch_size=size, mesh=self.mesh)
+        self._read = functools.partial(
+            evaluation_batches, validation_source, batch_size=size, mesh=self.mesh
         )
+        fits = source_bytes(validation_source) <= _MAX_RESIDENT
+        self._batches = list(self._read()) if fits else None
         self._sources = (train_source, validation_source)
 
     def evaluate(self, state: TrainState, frozen: Any) -> dict[str, float]:
         # All dispatched before the first is fetched.
         sums = [
             self._judge(state.variables, frozen, self._key, batch)
-            for batch in self._batches
+            for batch in self._batches or self._read()
         ]
         return loop.means(jax.device_get(sums))
 
