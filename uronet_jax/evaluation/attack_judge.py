@@ -100,7 +100,7 @@ class AttackJudge:
             batches: Of `data.evaluation_batches`, on the mesh, all of one shape.
             mesh: Where to run.
             threshold: Degraded probability above which an image is flagged; set it on
-                clean validation images with `defense_table.choose_gate`.
+                clean validation images with `subject.choose_gate`.
             seed: Of the attacks' randomness and the defence's. Image `i` always gets
                 the same random starts.
 

@@ -131,7 +131,7 @@ def _row(entry, clean, measured, gate):
             row["gated_accuracy"] = _gated(measured, gate)
     for name in ("psnr_noisy", "psnr_purified", "ssim_noisy", "ssim_purified"):
         if name in measured:
-            row[name] = float(measured[name].mean())
+            row[name] = float(measured[name].mean(dtype=np.float64))
     return row
 
 

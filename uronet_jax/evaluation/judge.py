@@ -108,7 +108,7 @@ class Judge:
         seed: int = 0,
         max_resident_bytes: int = 2**30,
     ):
-        """Takes the images; computes nothing.
+        """Takes the images, and reads them if they are few.
 
         Args:
             images: A source, or uint8 images `[N, H, W, C]` and labels `[N]`.

@@ -108,11 +108,16 @@ def _reproduced(groups: _Groups) -> list[dict[str, Any]]:
         _row(
             "the best models of single noises, column by column, chosen on these "
             "images",
-            _runs(groups, "table7", "table11"),
+            _runs(groups, "table7"),
             noises=best_removers(groups["table7"].cells, "ours", _NETWORK),
+            found=_mean(best_detector(groups["table2"].cells, "ours")),
+        ),
+        _row(
+            "the remover of salt-and-pepper noise, which the paper praises against "
+            "attacks",
+            _runs(groups, "table11"),
             unaware=_robust(groups, _SPN_REMOVER),
             aware=_robust(groups, f"{_SPN_REMOVER}, white box"),
-            found=_mean(best_detector(groups["table2"].cells, "ours")),
         ),
         _row(
             "**one universal remover**, trained on the 18 noises",
@@ -174,10 +179,16 @@ def _undefended(results: Sequence[Result]) -> list[dict[str, Any]]:
 
 def _pgd(results: Sequence[Result], of: Result) -> tuple[list[Result], dict[str, Any]]:
     """Returns the attack on a result's models, and threat -> its PGD within Linf."""
-    models = ("classifier", "remover", "detector", "classifier_steps", "remover_steps")
+    models = ("classifier", "detector", "checkpoint", "classifier_steps")
+    models += ("remover_steps",)
 
     def made(result):
-        return [result.content["config"].get(name) for name in models]
+        config = result.content["config"]
+        data = config.get("data") or {}
+        # Before purifiers there were removers alone; a quickstart names its data set.
+        purifier = config.get("purifier", config.get("remover"))
+        data_set = config.get("dataset", data.get("name"))
+        return [*map(config.get, models), purifier, data_set]
 
     found = [x for x in results if x.kind == "attack" and made(x) == made(of)]
     return found, {
@@ -215,21 +226,41 @@ def _evaluated(results: Sequence[Result]) -> list[dict[str, Any]]:
             "alarms": None if alarms is None else 100.0 * alarms,
         }
         data = content.get("dataset") or content["config"]["data"]["name"]
+        suite = content["config"].get("suite") or {"name": "uronet"}
+        purifier = _purifier_name(result)
         for name, column, clean, more in (
             ("none", "undefended", "", {"unaware": alone, "aware": alone}),
-            ("remover", "purified", "purified_", behind),
-            ("remover behind a gate", "gated", "gated_", {}),
+            (purifier, "purified", "purified_", behind),
+            (f"{purifier} behind a gate", "gated", "gated_", {}),
         ):
             if f"{clean}clean_accuracy" in summary:
                 row = _row(
                     f"{name}: {_network(result)}, {data}",
                     [result, *(attacks if more else ())],
                     clean=100.0 * summary[f"{clean}clean_accuracy"],
-                    noises=_percent(result, f"{column}_accuracy"),
+                    **_of_suite(suite["name"], _percent(result, f"{column}_accuracy")),
                     **more,
                 )
                 rows.append(row)
     return rows
+
+
+def _purifier_name(result: Result) -> str:
+    """Returns `remover`, or what stands in its place."""
+    models = result.content.get("models", {})
+    model = models.get("purifier", models.get("remover")) or {}
+    stages = model.get("chain", [model])
+    return " + ".join(stage.get("name", "remover") for stage in stages)
+
+
+def _of_suite(suite: str, values: Mapping[str, float]) -> dict[str, Any]:
+    """Returns accuracies under the column that they belong to, if they are complete."""
+    chosen = {k: x for k, x in values.items() if k[-2:] in _SEVERITIES}
+    if suite == "uronet" and len(values) == 18:
+        return {"noises": values}
+    if suite == "cifar_c" and len(chosen) == 19 * len(_SEVERITIES):
+        return {"corruptions": _mean(chosen)}
+    return {}
 
 
 def _changes(group: Group) -> dict[str, float]:
@@ -265,7 +296,8 @@ def _failures(results: Sequence[Result], groups: Sequence[Group]) -> list[str]:
     seen = known["zero_shot"].numbers(**_FOUND)
     if changes and seen:
         found.append(
-            "What it never saw (blur, JPEG, fog, contrast, banding) its detector does "
+            "What it never saw (blur, JPEG, fog, contrast, banding; dead columns "
+            "aside, which it repairs in part) its detector does "
             f"not notice ({max(map(seen.get, changes)):.0f} % at most, chance is 50), "
             f"and accuracy changes by {min(changes.values()):+.1f} to "
             f"{max(changes.values()):+.1f} points."

@@ -1,6 +1,6 @@
 """The experiments of the paper by name, and whether they have what they need.
 
-An experiment is a list of parts; see `experiments.parts`.
+An experiment is a list of parts; see `parts`.
 """
 
 import functools

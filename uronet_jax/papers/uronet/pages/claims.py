@@ -155,13 +155,15 @@ def judge_claim(claim: Claim, group: Group) -> Verdict:
             return cell[claim.mean] if claim.mean else "mean"
         return ", ".join(dict.fromkeys((layout.row(cell), layout.column(cell))))
 
-    numbers: dict[str, list[tuple[float, float]]] = {}
+    # Of a claim on each cell every cell is a number, else cells of one name share it.
+    numbers: dict[tuple, list[tuple[float, float]]] = {}
     counted = []
     for cell in named:
         off = taken_off(cell)
         if cell["ours"] is not None and off is not None:
             found = cell["ours"] - off, bound_of(cell)
-            numbers.setdefault(name_of(cell), []).append(found)
+            one = len(counted) if claim.mean is None else None
+            numbers.setdefault((name_of(cell), one), []).append(found)
             counted.append(cell)
     means = {
         name: [mean(column) for column in zip(*pairs, strict=True)]
@@ -172,8 +174,8 @@ def judge_claim(claim: Claim, group: Group) -> Verdict:
     strict = bool(claim.against) and claim.bound == 0.0
     worst = ""
     if leads:
-        name = min(leads, key=leads.__getitem__)
-        value, bound = means[name]
+        worst_of = min(leads, key=leads.__getitem__)
+        (name, _), (value, bound) = worst_of, means[worst_of]
         signed = claim.against or claim.cells.get("metric") == "accuracy_gain"
         worst = f"{name}: {value:+.2f} points" if signed else f"{name}: {value:.2f} %"
         if not isinstance(claim.bound, int | float):
