@@ -35,6 +35,7 @@ def main(argv: list[str]) -> None:
     result = run(values.config.to_dict(), values.workdir, data_dir=values.data_dir)
     if jax.process_index() == 0:
         print(attack_text(result))
+        print(f"wrote attack.json and attack.md to {values.workdir}")
 
 
 if __name__ == "__main__":

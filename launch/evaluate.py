@@ -41,6 +41,7 @@ def main(argv: list[str]) -> None:
     result = run(values.config.to_dict(), values.workdir, data_dir=values.data_dir)
     if jax.process_index() == 0:
         print(evaluation_text(result))
+        print(f"wrote evaluation.json and evaluation.md to {values.workdir}")
 
 
 if __name__ == "__main__":

@@ -160,6 +160,22 @@ def test_classifiers_that_are_not_the_papers_do_not_count():
     assert answers("table7", rows)[0] == "yes yes yes"
 
 
+def test_a_classifier_cannot_make_up_for_another():
+    """Cells of one noise and severity are numbers of their own."""
+    rows = run("table7", shift=3.0)["rows"]
+    first, second = (
+        next(
+            row
+            for row in rows
+            if (row["classifier"], row["condition"]) == (name, "mitigated")
+        )
+        for name in ("ResNet", "Wide-ResNet16-8")
+    )
+    first["value"], second["value"] = 0.0, 200.0
+    verdict = judged("table7", rows)[0]
+    assert (verdict.answer, verdict.numbers, verdict.held) == ("no", 108, 107)
+
+
 def test_averages_of_table_7():
     rows = run("table7", shift=3.0)["rows"]
     for row in rows:

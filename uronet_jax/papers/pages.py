@@ -23,7 +23,7 @@ from uronet_jax.papers.uronet.pages.readings import (
     comparable_evaluations,
     render_readings,
 )
-from uronet_jax.reports import attack_page, corruption_page
+from uronet_jax.reports import attack_page, corruption_page, transformation_page
 from uronet_jax.reports.result_pages import render_result
 from uronet_jax.reports.results import Result, load_folder
 from uronet_jax.reports.tables import wrap_markdown
@@ -95,6 +95,7 @@ def docs_pages(
         docs / "CORRUPTIONS.md": corruption_page.render_corruptions(
             only("fidelity"), contents("benchmark")
         ),
+        docs / "TRANSFORMATIONS.md": transformation_page.render_transformations(),
         docs / "ATTACKS.md": attack_page.render_attacks(
             only("attack_agreement"), contents("benchmark")
         ),

@@ -22,11 +22,18 @@ def evaluation_text(result: dict[str, Any]) -> str:
     config = result["config"]
     parts = [
         f"# Evaluation on {config['data']['name']} ({config['preset']})\n",
+        _judged(config),
         defense_table.summary_list(result["summary"]),
     ]
     if "corruptions" in result["summary"]:
         parts.append(suites.render_suite(result))
     return "\n".join([*parts, defense_table.defense_rows_table(result["rows"])])
+
+
+def _judged(config: Mapping[str, Any]) -> str:
+    """Says which models were judged."""
+    roles = ("classifier", "purifier", "detector")
+    return f"{'; '.join(f'{x}: {config.get(x) or None}' for x in roles)}.\n"
 
 
 def save_evaluation(result: dict[str, Any], workdir: str | os.PathLike) -> None:
@@ -57,6 +64,7 @@ def attack_text(content: Mapping[str, Any]) -> str:
     return "\n".join(
         [
             f"# Attacks on {config['data']['name']} ({config['preset']})\n",
+            _judged(config),
             robustness.LEGEND,
             robustness.render_attack(content),
         ]
