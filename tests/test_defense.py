@@ -1,5 +1,8 @@
 """Defence: the gate, inputs from outside, gradients, and loading it from disk."""
 
+import json
+import shutil
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -268,6 +271,21 @@ def test_models_that_do_not_belong_together_are_reported(runs):
     large = loading.LoadedModel(**{**vars(classifier), "image_shape": (16, 16, 1)})
     with pytest.raises(ValueError, match=r"classifier was.*\[16, 16, 1\].*\[8, 8, 1\]"):
         loading.check_models_match(remover, detector, large)
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"resolved": RESOLVED | {"num_classes": 7}}, r"Dense_1/.*\(3,\).*\(7,\)"),
+        ({"model": {"name": "cnn"}}, "has shape .* in the checkpoint and"),
+    ],
+)
+def test_a_config_of_another_network_is_reported(change, expected, runs, tmp_path):
+    run = shutil.copytree(runs["classifier"], tmp_path / "run")
+    (path,) = run.glob("checkpoints/*/config/metadata")
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(ValueError, match=expected):
+        loading.load_classifier(run)
 
 
 def test_a_defence_without_detector(networks, runs):

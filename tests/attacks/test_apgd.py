@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from attack_helpers import Recorder, waves
+from attack_helpers import Recorder, norms, waves
 from jax.tree_util import Partial
 from numpy.testing import assert_allclose, assert_array_equal
 
@@ -111,6 +111,38 @@ def test_every_iterate_is_that_of_the_definition(norm, loss, images):
         # float32; a wrong checkpoint moves an image by more than a hundredth.
         assert_allclose(iterates, expected, atol=1e-5)
         assert_allclose(found, best.reshape(images.shape), atol=1e-5)
+
+
+def optimum(images, weights, norm, epsilon):
+    """The point of ball and box at which a linear loss is highest."""
+    if norm == "linf":
+        return np.clip(images + epsilon * np.sign(weights), 0, 1)
+    # Pixels at the border of the box stay there; the others follow the gradient.
+    low, high = np.zeros((BATCH, 1, 1, 1)), np.full((BATCH, 1, 1, 1), 1e3)
+    for _ in range(60):
+        middle = (low + high) / 2
+        near = norms(np.clip(images + middle * weights, 0, 1) - images, norm) < epsilon
+        near = near.reshape(low.shape)
+        low, high = np.where(near, middle, low), np.where(near, high, middle)
+    return np.clip(images + low * weights, 0, 1)
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_a_linear_loss_reaches_its_optimum(norm, images):
+    weights = np.random.default_rng(2).normal(size=(1, *SHAPE)).astype(np.float32)
+    best = optimum(images.astype(np.float64), weights, norm, EPSILON[norm])
+    assert ((best == 0) | (best == 1)).mean() > 0.1, "the box is to matter"
+
+    def linear(images):
+        return jnp.sum(images * weights, axis=(1, 2, 3))
+
+    found = apgd(KEY, images, linear, epsilon=EPSILON[norm], norm=norm)
+    reached, possible = (
+        np.sum((x - images) * weights, axis=(1, 2, 3)) for x in (found, best)
+    )
+    # In L2 the last steps are 2 epsilon / 2^8 long: they leave half a percent.
+    share = 1 - 1e-5 if norm == "linf" else 0.995
+    assert (reached >= share * possible).all() and (reached <= possible + 1e-5).all()
 
 
 @pytest.mark.parametrize("percent", [22, 6, 3])

@@ -1,4 +1,4 @@
-"""Attacks beside foolbox and torchattacks, on one trained network and its twin."""
+"""Attacks beside foolbox and torchattacks, on trained networks and their twins."""
 
 from typing import Any, NamedTuple
 
@@ -75,83 +75,107 @@ def one_thread():
     torch.set_num_threads(threads)
 
 
-def perceptron(params, images):
-    first, second = params
-    x = jax.nn.relu(images.reshape(images.shape[0], -1) @ first[0] + first[1])
-    return x @ second[0] + second[1]
+def forward(params, images):
+    """Strided convolutions and dense layers; the last has no ReLU."""
+    x = images
+    for layer, (weights, bias) in enumerate(params, 1):
+        if weights.ndim == 4:
+            x = jax.lax.conv_general_dilated(
+                x,
+                weights,
+                (2, 2),
+                [(2, 2), (2, 2)],
+                dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            )
+        elif x.ndim == 4:
+            x = x.transpose(0, 3, 1, 2).reshape(x.shape[0], -1) @ weights
+        else:
+            x = x @ weights
+        x = x + bias if layer == len(params) else jax.nn.relu(x + bias)
+    return x
 
 
-def train(images, labels, sizes):
-    """Returns parameters after 300 steps of Adam."""
+def train(shapes, images, labels, steps, rate):
+    """Returns the parameters that Adam finds."""
     rng = np.random.default_rng(0)
     params = tuple(
         (
-            rng.normal(0, np.sqrt(2 / a), (a, b)).astype(np.float32),
-            np.zeros((1, b), np.float32),
+            rng.normal(0, np.sqrt(2 / np.prod(shape[:-1])), shape).astype(np.float32),
+            np.zeros((1,) * (len(shape) - 1) + shape[-1:], np.float32),
         )
-        for a, b in zip(sizes, sizes[1:], strict=False)
+        for shape in shapes
     )
-    optimizer = optax.adam(1e-3)
+    optimizer = optax.adam(rate)
 
     @jax.jit
     def step(params, state, x, y):
         def loss(params):
-            logits = perceptron(params, x)
+            logits = forward(params, x)
             return optax.softmax_cross_entropy_with_integer_labels(logits, y).mean()
 
         updates, state = optimizer.update(jax.grad(loss)(params), state)
         return optax.apply_updates(params, updates), state
 
     state = optimizer.init(params)
-    for _ in range(300):
+    for _ in range(steps):
         batch = rng.integers(len(labels), size=128)
         params, state = step(params, state, images[batch], labels[batch])
     return params
 
 
-@pytest.fixture(scope="module")
-def trained():
+def twin_of(params):
+    layers = []
+    for weights, bias in jax.tree.map(np.asarray, params):
+        if weights.ndim == 4:
+            size, _, *channels = weights.shape
+            layer = torch.nn.Conv2d(*channels, size, stride=2, padding=2)
+            weights = weights.transpose(3, 2, 0, 1)
+        else:
+            layers.append(torch.nn.Flatten())
+            layer, weights = torch.nn.Linear(*weights.shape), weights.T
+        layer.weight.data = torch.tensor(weights.copy())
+        layer.bias.data = torch.tensor(bias.ravel())
+        layers += [layer, torch.nn.ReLU()]
+    return torch.nn.Sequential(*layers[:-1]).eval()
+
+
+def trained(*shapes, steps=300, rate=1e-3):
+    """A network, and 400 images that it is nearly always right on."""
     images, labels = open_source("mnist5k", "train").arrays()
-    sizes = (784, 48, 10)
-    params = train(images.astype(np.float32) / 255, labels, sizes)
-    twin = torch.nn.Sequential(
-        torch.nn.Flatten(),
-        torch.nn.Linear(*sizes[:2]),
-        torch.nn.ReLU(),
-        torch.nn.Linear(*sizes[1:]),
-    )
-    for layer, (weights, bias) in zip((twin[1], twin[3]), params, strict=True):
-        layer.weight.data = torch.tensor(np.array(weights).T.copy())
-        layer.bias.data = torch.tensor(np.array(bias)[0])
-    twin.eval()
+    params = train(shapes, images.astype(np.float32) / 255, labels, steps, rate)
     images, labels = open_source("mnist5k", "test").read(np.arange(400))
     images, labels = images.astype(np.float32) / 255, np.asarray(labels)
     # Not compiled as a whole, its sums are in the order of the attacks' programs.
-    logits_fn = Partial(perceptron, params)
+    logits_fn, twin = Partial(forward, params), twin_of(params)
     theirs = twin(to_torch(images)).detach().numpy()
     assert_allclose(logits_fn(images), theirs, atol=1e-4)  # About 10.
-    return Problem(logits_fn, twin, images, labels)
+    problem = Problem(logits_fn, twin, images, labels)
+    assert 0 < problem.wrong(images).mean() < 0.1
+    return problem
 
 
 @pytest.fixture(scope="module")
-def network(trained):
-    """200 images that the network is right on."""
-    right = np.flatnonzero(~trained.wrong(trained.images))
-    assert 0.9 < len(right) / 400 < 1
-    return trained.take(right[:200])
+def network():
+    """A perceptron, and 200 images that it is right on."""
+    problem = trained((784, 64), (64, 10))
+    return problem.take(np.flatnonzero(~problem.wrong(problem.images))[:200])
 
 
 @pytest.fixture(scope="module")
-def fewer(network):
-    return network.take(np.arange(96))
+def fewer():
+    """A smaller one, and 96 images that it is right on."""
+    problem = trained((784, 48), (48, 10))
+    return problem.take(np.flatnonzero(~problem.wrong(problem.images))[:96])
 
 
 @pytest.fixture(scope="module")
-def missed(trained):
-    """60 images, of which the network misses three."""
-    wrong = trained.wrong(trained.images)
+def missed():
+    """A convolutional network, and 60 images, of which it misses three."""
+    shapes = (5, 5, 1, 8), (5, 5, 8, 16), (7 * 7 * 16, 10)
+    problem = trained(*shapes, steps=200, rate=2e-3)
+    wrong = problem.wrong(problem.images)
     rows = np.concatenate([np.flatnonzero(wrong)[:3], np.flatnonzero(~wrong)])
-    return trained.take(rows[:60])
+    return problem.take(rows[:60])
 
 
 def to_torch(images):

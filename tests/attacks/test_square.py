@@ -162,6 +162,17 @@ def test_every_proposal_is_that_of_the_paper(norm, loss, images):
     assert loop._one._cache_size() == programs + 1
 
 
+def test_a_linear_loss_reaches_its_optimum(images):
+    weights = np.random.default_rng(2).normal(size=(1, *SHAPE)).astype(np.float32)
+    small, weights = images[:, :3, :3], weights[:, :3, :3]
+
+    def linear(images):
+        return jnp.sum(images * weights, axis=(1, 2, 3))
+
+    found = square(KEY, small, linear, epsilon=0.1, steps=3000)
+    assert_allclose(found, np.clip(small + 0.1 * np.sign(weights), 0, 1), atol=1e-6)
+
+
 def test_without_success_the_highest_loss_counts(loss, images):
     recorder = Recorder(loss)
     found = square(KEY, images, recorder, epsilon=0.1, steps=60, restarts=1)

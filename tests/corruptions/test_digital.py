@@ -48,6 +48,13 @@ def pillow_boxes(image, factor):
     return np.asarray(picture).reshape(image.shape)
 
 
+@pytest.mark.parametrize("name", ["contrast", "pixelate"])
+def test_contrast_and_pixelate_equal_the_original(name, originals):
+    for setting, image, _, expected in originals(name):
+        out = corrupt(name, image[None], [setting])[0]
+        np.testing.assert_array_equal(out, expected)
+
+
 def test_saturate_equals_the_original(originals):
     for setting, image, _, expected in originals("saturate"):
         out = corrupt("saturate", image[None], [setting])[0]

@@ -54,6 +54,16 @@ def test_fog_gives_the_original_outputs(originals):
         assert np.mean(result != expected) < 1e-3
 
 
+def test_snow_gives_the_original_outputs(originals):
+    for setting, image, draws, expected in originals("snow"):
+        images = np.float32(image / 255)[None]
+        values = constants("snow", image.shape, setting)
+        result = levels_of(add_snow(images, draws["draw0"], draws["draw1"], values))
+        # ImageMagick rounds the weights of its blur: up to 0.22 % differ here.
+        assert abs(result - expected).max() <= 1
+        assert np.mean(result != expected) < 3e-3
+
+
 def test_plasma_gives_the_original_map(golden):
     arrays = golden("plasma")
     draws = arrays["size32_decay2.0/draws"]

@@ -561,14 +561,16 @@ def broken(task, change):
 
 
 @pytest.mark.parametrize(
-    "change, message",
+    "num_steps, change, message",
     [
         (
+            8,  # Whose state is due to be saved, and is of the same dispatch.
             lambda state, m: (state, m | {"loss": m["loss"] * jnp.nan}),
             "loss is not finite at step 7",
         ),
         # The loss of step 7 is computed before its update: only the validation tells.
         (
+            7,
             lambda state, m: (
                 state.replace(params=jax.tree.map(lambda x: x * jnp.nan, state.params)),
                 m,
@@ -578,11 +580,11 @@ def broken(task, change):
     ],
 )
 def test_a_run_that_diverges_keeps_what_was_good(
-    run, change, message, tmp_path, make_variables
+    num_steps, run, change, message, tmp_path, make_variables
 ):
     task = make_task("classifier", make_variables)
     with pytest.raises(loop.DivergedError, match=message):
-        run("run", task=broken(task, change), num_steps=7)
+        run("run", task=broken(task, change), num_steps=num_steps)
     assert find_step(tmp_path / "run", "last").name == "6"
     assert find_step(tmp_path / "run", "best").name == "4"
     store = Checkpoints(tmp_path / "run", best_metric="accuracy", best_mode="max")
