@@ -5,7 +5,12 @@
 
 `:full` is ResNet-20 for 200 epochs (set `model.name=wrn16_8` for the other one of the
 paper), `:small` ResNet-8 on 10,000 images, `:smoke` four steps. To have it learn on
-degraded images set `degradation.suite=uronet` and what else is there.
+degraded images set `degradation.suite=uronet` and what else is there. Half of each
+batch with Gaussian noise, from given weights (GNT of Rusak et al.):
+
+  --config.degradation.noises="('gaussian_noise',)" \
+  --config.degradation.parameters="(0.5,)" --config.degradation.clean_share=0.5 \
+  --config.initial=runs/small/classifier
 """
 
 from ml_collections import config_dict

@@ -110,6 +110,9 @@ def add_degradation(
         suite=suite,  # Empty (classifiers only): clean images.
         noises=(),  # Empty: all of the suite; likewise the next.
         severities=(),
+        # Without a suite: how strong noises of corruptions.NOISES are, such as
+        # noises=("gaussian_noise",), parameters=(0.08, 0.12, 0.18).
+        parameters=(),
         spn_reading="per_pixel",
         un_reading="per_element",
         clean_entries=clean_entries,
@@ -117,7 +120,7 @@ def add_degradation(
         # 0 draws anew in every step, which knows the noises alone.
         copies=0,
         folder="",  # Copies that lie there instead: train.npy and validation.npy.
-        clean_share=0.0,  # Of images that are shown as they are, beside copies.
+        clean_share=0.0,  # Of images that are shown as they are.
     )
 
 

@@ -8,7 +8,7 @@ batch.
 
 import operator
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -95,6 +95,23 @@ def constrain_batch(batch: Any, mesh: jax.sharding.Mesh) -> Any:
     return jax.lax.with_sharding_constraint(batch, batch_sharding(mesh))
 
 
+class Alternating(NamedTuple):
+    """A step that is now of one kind, now of another, all of one signature.
+
+    Attributes:
+        kinds: Steps `(state, frozen, batch) -> (state, metrics)`.
+        choose: Number of the step, from 0 on, an int or traced -> which kind it is.
+    """
+
+    kinds: tuple[Callable, ...]
+    choose: Callable[[Any], Any]
+
+    def __call__(self, state, frozen, batch):
+        """Takes the step that it is the turn of; `state.step` is its number."""
+        kind = self.choose(state.step)
+        return jax.lax.switch(kind, self.kinds, state, frozen, batch)
+
+
 def compile_steps(
     step: Callable, fetch: Callable, mesh: jax.sharding.Mesh
 ) -> Callable[[Any, Any, Any, Any], tuple[Any, Any]]:
@@ -105,7 +122,9 @@ def compile_steps(
     there the same single compiled step is called once for every batch.
 
     Args:
-        step: `(state, frozen, batch) -> (state, metrics)`, not jitted.
+        step: `(state, frozen, batch) -> (state, metrics)`, not jitted. On a CPU each
+            kind of `Alternating` is a program of its own: convolutions are as slow in a
+            branch as in a loop.
         fetch: `(resident, input) -> batch`, runs inside jit.
         mesh: Where to run.
 
@@ -115,18 +134,27 @@ def compile_steps(
         state is donated: do not use it after the call.
     """
 
-    def one(state, frozen, resident, inputs):
-        return step(state, frozen, fetch(resident, inputs))
+    def fetching(step):
+        return lambda state, frozen, resident, inputs: step(
+            state, frozen, fetch(resident, inputs)
+        )
 
+    one = fetching(step)
     if mesh.devices.flat[0].platform == "cpu":
-        compiled = compile_replicated(one, mesh, donate_argnums=(0,))
+        alternating = isinstance(step, Alternating)
+        compiled = [
+            compile_replicated(fetching(kind), mesh, donate_argnums=(0,))
+            for kind in (step.kinds if alternating else (step,))
+        ]
 
         def advance(state, frozen, resident, inputs):
             metrics = []
+            start = int(state.step) if alternating else 0
             for i in range(jax.tree.leaves(inputs)[0].shape[0]):
+                kind = step.choose(start + i) if alternating else 0
                 # Iterating an array that spans processes would go through the host.
                 x = jax.tree.map(operator.itemgetter(i), inputs)
-                state, m = compiled(state, frozen, resident, x)
+                state, m = compiled[kind](state, frozen, resident, x)
                 metrics.append(m)
             return state, {k: jnp.stack([m[k] for m in metrics]) for k in metrics[0]}
 

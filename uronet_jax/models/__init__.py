@@ -13,7 +13,12 @@ from typing import Any
 import jax.numpy as jnp
 from flax import linen as nn
 
-from uronet_jax.models.cnn import CNN
+from uronet_jax.models.cnn import CNN, MadryCNN
+from uronet_jax.models.noise_generator import (
+    NOISE_GENERATORS,
+    NoiseGenerator,
+    make_noise_generator,
+)
 from uronet_jax.models.remover import (
     REMOVER_VARIANTS,
     Remover,
@@ -27,6 +32,7 @@ from uronet_jax.models.wide_resnet import WideResNet
 CLASSIFIERS: dict[str, Callable[..., nn.Module]] = {
     "cnn": CNN,
     "cnn_narrow": partial(CNN, width=8),
+    "cnn_madry": MadryCNN,
     **{f"resnet{n}": partial(ResNet, n) for n in (8, 20, 32, 44, 56, 110)},
     "vgg11": partial(VGG, 11),
     "vgg11_narrow": partial(VGG, 11, narrow=4),
@@ -82,6 +88,9 @@ __all__ = [
     "CLASSIFIERS",
     "CNN",
     "DTYPES",
+    "MadryCNN",
+    "NOISE_GENERATORS",
+    "NoiseGenerator",
     "REMOVER_VARIANTS",
     "Remover",
     "ResNet",
@@ -90,5 +99,6 @@ __all__ = [
     "WideResNet",
     "compute_dtype",
     "make_classifier",
+    "make_noise_generator",
     "make_remover",
 ]

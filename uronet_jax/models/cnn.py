@@ -31,3 +31,30 @@ class CNN(layers.Classifier):
         x = x.reshape(x.shape[0], -1)
         x = nn.relu(nn.Dense(4 * self.width, dtype=self.dtype)(x))
         return nn.Dense(self.num_classes)(x.astype(jnp.float32))
+
+
+class MadryCNN(layers.Classifier):
+    """The MNIST network of Madry et al., ICLR 2018: two 5x5 convolutions with pools.
+
+    Attributes:
+        width: Filters of the first layer; the second has twice as many, the dense layer
+            32 times.
+    """
+
+    width: int = 32
+
+    @nn.compact
+    def __call__(self, images: jax.Array, *, train: bool = False) -> jax.Array:
+        """Returns logits `[B, num_classes]` of images `[B, H, W, C]` in `[0, 1]`."""
+        del train  # Nothing in it depends on the mode.
+        x = self.normalized(images, min_size=4)  # Halved twice.
+        init = {
+            "kernel_init": nn.initializers.truncated_normal(0.1),
+            "bias_init": nn.initializers.constant(0.1),
+        }
+        for factor in (1, 2):
+            x = layers.Conv(factor * self.width, size=5, dtype=self.dtype, **init)(x)
+            x = layers.max_pool(nn.relu(x))
+        x = x.reshape(x.shape[0], -1)
+        x = nn.relu(nn.Dense(32 * self.width, dtype=self.dtype, **init)(x))
+        return nn.Dense(self.num_classes, **init)(x.astype(jnp.float32))

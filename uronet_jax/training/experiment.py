@@ -82,7 +82,8 @@ def augmenter(name: str):
 
 def degrades(config: Config) -> bool:
     """Returns whether a config names a degradation."""
-    return bool((config.get("degradation") or {}).get("suite"))
+    fields = config.get("degradation") or {}
+    return bool(fields.get("suite") or fields.get("noises"))
 
 
 def has_copies(config: Config) -> bool:
@@ -94,6 +95,15 @@ def has_copies(config: Config) -> bool:
 def build_degradation(fields: Mapping[str, Any]) -> Degradation:
     """Builds the mix of degradations that the section `degradation` describes."""
     check_whole("degradation.clean_entries", fields["clean_entries"], 0, 1000)
+    clean = [("identity", 0.0)] * fields["clean_entries"]
+    if not fields["suite"]:
+        if not fields["parameters"]:
+            raise ValueError(
+                f"degradation.noises {tuple(fields['noises'])} are of no suite: name it "
+                "in degradation.suite, or how strong they are in degradation.parameters"
+            )
+        found = itertools.product(fields["noises"], fields["parameters"])
+        return make_degradation([*found, *clean])
     names, severities = _chosen(fields)
     entries = suite_degradations(
         fields["suite"],
@@ -102,19 +112,19 @@ def build_degradation(fields: Mapping[str, Any]) -> Degradation:
         spn_reading=fields["spn_reading"],
         un_reading=fields["un_reading"],
     )
-    mix = [(entry.kind, entry.parameter) for entry in entries]
-    return make_degradation(mix + [("identity", 0.0)] * fields["clean_entries"])
+    return make_degradation([(x.kind, x.parameter) for x in entries] + clean)
 
 
 def make_pairs(config: Config) -> Pairs:
     """Returns where the clean and degraded images of a config come from."""
     augment = augmenter(config["data"]["augmentation"])
-    if has_copies(config):
-        share = config["degradation"]["clean_share"]
-        return stored_pairs(augment, clean_share=share)
-    if not degrades(config):
+    if not degrades(config) and not has_copies(config):
         return clean_pairs(augment)
-    return drawn_pairs(build_degradation(config["degradation"]), augment)
+    fields = config["degradation"]
+    share = fields["clean_share"]
+    if has_copies(config):
+        return stored_pairs(augment, clean_share=share)
+    return drawn_pairs(build_degradation(fields), augment, clean_share=share)
 
 
 def _check_degradation(config: Config) -> None:
@@ -132,16 +142,18 @@ def _check_degradation(config: Config) -> None:
     if fields["folder"]:
         check_whole("degradation.copies beside a folder", fields["copies"], 0, 0)
         return
-    for name, severity in itertools.product(*_chosen(fields)):
-        find_corruption(fields["suite"], name, severity)
-    if fields["copies"]:
-        return
-    if fields["clean_share"]:
+    if fields.get("parameters") and (fields["suite"] or not fields["noises"]):
         raise ValueError(
-            f"degradation.clean_share ({fields['clean_share']}) is for stored copies; "
-            "where degradations are drawn, degradation.clean_entries says how many "
-            "entries of the mix are clean"
+            "degradation.parameters are of degradation.noises that are of no suite, "
+            "such as gaussian_noise: name these and leave degradation.suite empty"
         )
+    if fields["suite"]:
+        for name, severity in itertools.product(*_chosen(fields)):
+            find_corruption(fields["suite"], name, severity)
+    if fields["copies"]:
+        if not fields["suite"]:
+            raise ValueError("stored copies are of a suite: set degradation.suite")
+        return
     try:
         build_degradation(fields)
     except ValueError as error:
@@ -167,7 +179,7 @@ def check_task(config: Config) -> None:
         built = {**config, "resolved": _NO_DATA}
         phase.build(built)
         phase.check(built)
-        make_optimizer(num_steps=config["num_steps"], **config["optimizer"])
+        make_optimizer(num_steps=phase.updates(config), **config["optimizer"])
         schedule_of(config).check()
     except KeyError as error:
         raise ValueError(
@@ -214,10 +226,12 @@ def make_task(config: Config, models: Mapping[str, LoadedModel]) -> Task:
         config: With `resolved`, see `resolve`.
         models: Role -> frozen model, of those that the phase needs.
     """
-    return find_phase(config["phase"]).make_task(
+    phase = find_phase(config["phase"])
+    updates = phase.updates(config)
+    return phase.make_task(
         config,
         models,
-        optimizer=make_optimizer(num_steps=config["num_steps"], **config["optimizer"]),
+        optimizer=make_optimizer(num_steps=updates, **config["optimizer"]),
         pairs=make_pairs(config),
         image_shape=tuple(config["resolved"]["image_shape"]),
     )

@@ -39,21 +39,38 @@ class Pairs(NamedTuple):
     frozen: dict[str, Any]
 
 
-def drawn_pairs(degradation: Degradation, augment: Augment = no_augmentation) -> Pairs:
+def drawn_pairs(
+    degradation: Degradation,
+    augment: Augment = no_augmentation,
+    *,
+    clean_share: float = 0.0,
+) -> Pairs:
     """Returns pairs whose degraded image is drawn, from `frozen["degradation"]`.
 
-    Of a mix every image draws an entry; the identity may be among them. Images are
-    augmented first, `augment(key, images, index) -> images`.
+    Of a mix every image draws an entry; the identity may be among them.
+
+    Args:
+        degradation: One, or a mix.
+        augment: `(key, images, index) -> images`, before they are degraded.
+        clean_share: Share of the images, of the validation too, in `[0, 1]`, that are
+            shown undegraded.
+
+    Raises:
+        ValueError: If `clean_share` is out of range.
     """
+    check_number("clean_share", clean_share, 0.0, 1.0)
+
+    def draw(key: jax.Array, clean: jax.Array, frozen: Any, index: jax.Array):
+        degraded = degrade(key, clean, frozen["degradation"], index)
+        return clean, _keep_clean(key, clean, degraded, index, clean_share)
 
     def train(key: jax.Array, frozen: Any, batch: Batch):
         augment_key, noise_key = jax.random.split(key)
         clean = augment(augment_key, to_float(batch["image"]), batch["index"])
-        return clean, degrade(noise_key, clean, frozen["degradation"], batch["index"])
+        return draw(noise_key, clean, frozen, batch["index"])
 
     def validation(key: jax.Array, frozen: Any, batch: Batch):
-        clean = to_float(batch["image"])
-        return clean, degrade(key, clean, frozen["degradation"], batch["index"])
+        return draw(key, to_float(batch["image"]), frozen, batch["index"])
 
     return Pairs(train, validation, {"degradation": degradation})
 
@@ -107,12 +124,7 @@ def stored_pairs(
                 degraded, copy[:, None, None, None, None], axis=1
             )[:, 0]
         clean, degraded = to_float(batch["image"]), to_float(degraded)
-        if clean_share:
-            key, clean_key = jax.random.split(key)
-            kept = per_image(
-                lambda k: jax.random.bernoulli(k, clean_share), clean_key, index
-            )
-            degraded = jnp.where(kept[:, None, None, None], clean, degraded)
+        degraded = _keep_clean(key, clean, degraded, index, clean_share)
         images = augment(key, jnp.concatenate([clean, degraded], axis=-1), index)
         clean, degraded = jnp.split(images, 2, axis=-1)
         return clean, degraded
@@ -124,3 +136,12 @@ def stored_pairs(
         return to_float(batch["image"]), to_float(degraded)
 
     return Pairs(train, validation, {})
+
+
+def _keep_clean(key, clean, degraded, index, share):
+    """Returns the degraded images, of which a share is clean instead."""
+    if not share:
+        return degraded
+    _, key = jax.random.split(key)
+    kept = per_image(lambda k: jax.random.bernoulli(k, share), key, index)
+    return jnp.where(kept[:, None, None, None], clean, degraded)

@@ -1,12 +1,13 @@
 """The phases by name: everything that `launch.train` can train."""
 
-from uronet_jax.training import classifier, detector, remover
+from uronet_jax.training import adversarial_noise, classifier, detector, remover
 from uronet_jax.training.task import Phase
 
 PHASES: dict[str, Phase] = {
     "remover": remover.REMOVER_PHASE,
     "detector": detector.DETECTOR_PHASE,
     "classifier": classifier.CLASSIFIER_PHASE,
+    "adversarial_noise": adversarial_noise.ADVERSARIAL_NOISE_PHASE,
 }
 
 

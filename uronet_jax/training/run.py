@@ -30,11 +30,7 @@ from uronet_jax.data import evaluation_batches, make_pipeline
 from uronet_jax.data.pipelines import source_bytes
 from uronet_jax.progress import progress_bar
 from uronet_jax.training import loop
-from uronet_jax.training.state import (
-    TrainState,
-    compile_initial_state,
-    initial_state,
-)
+from uronet_jax.training.state import TrainState, compile_initial_state
 from uronet_jax.training.task import Task
 from uronet_jax.writers import Writer
 
@@ -335,8 +331,13 @@ class _Place:
         return loop.means(jax.device_get(sums))
 
 
+def _drawing(task: Task) -> Callable[[jax.Array], TrainState]:
+    shape = task.input_shape
+    return compile_initial_state(task.module, task.optimizer, shape, task.extend)
+
+
 def _compile_initial_state(task: Task) -> Callable[[jax.Array], TrainState]:
-    draw = compile_initial_state(task.module, task.optimizer, task.input_shape)
+    draw = _drawing(task)
     if task.initial is None:
         return draw
 
@@ -420,10 +421,7 @@ def _turns(begun: contextlib.AbstractContextManager[loop.Training]) -> Iterator[
 @contextlib.contextmanager
 def _checkpoints(workdir: str | os.PathLike, task: Task) -> Iterator[Checkpoints]:
     """Holds the folder (in one process) and opens its checkpoints."""
-    state = jax.eval_shape(
-        lambda key: initial_state(task.module, task.optimizer, key, task.input_shape),
-        jax.random.key(0),
-    )
+    state = jax.eval_shape(_drawing(task), jax.random.key(0))
     # Three are kept, and the next one is written before one of them goes.
     with locked_workdir(workdir, needed_bytes=4 * state_bytes(state)):
         name, mode = task.best_metric

@@ -68,10 +68,11 @@ def compile_initial_state(
     module: nn.Module,
     optimizer: optax.GradientTransformation,
     image_shape: tuple[int, int, int],
+    extend: Callable[[TrainState], TrainState] = lambda state: state,
 ) -> Callable[[jax.Array], TrainState]:
-    """Returns `initial_state` as a compiled function of the key."""
+    """Returns `initial_state`, then `extend`, as a compiled function of the key."""
     return jax.jit(
-        lambda key: initial_state(module, optimizer, key, image_shape),
+        lambda key: extend(initial_state(module, optimizer, key, image_shape)),
         # It runs once a model: optimising it would take three times as long to compile.
         compiler_options={"xla_backend_optimization_level": 0},
     )

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import optax
 from flax import linen as nn
 
-from uronet_jax.training.state import Evaluation, Step
+from uronet_jax.training.state import Evaluation, Step, TrainState
 
 Shape = tuple[int, int, int]
 Config = Mapping[str, Any]
@@ -27,6 +27,7 @@ class Task:
         best_metric: Name of the metric that ranks checkpoints, and `min` or `max`.
         frozen: What step and evaluation take besides state and batch.
         initial: `{"params", "batch_stats"}` to start from; None draws them.
+        extend: Adds to a state that was drawn what else the step keeps there.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Task:
     best_metric: tuple[str, str]
     frozen: Any = dataclasses.field(default_factory=dict)
     initial: Any = None
+    extend: Callable[[TrainState], TrainState] = lambda state: state
 
 
 class Phase(NamedTuple):
@@ -52,6 +54,7 @@ class Phase(NamedTuple):
         check: Raises ValueError if a field of the config is out of range.
         input_shape: Config and `(H, W, C)` of the images -> that of the module's input.
         degrades: Whether it cannot do without a degradation.
+        updates: Config -> how many steps update the module, for its learning rate.
     """
 
     role: str
@@ -61,3 +64,4 @@ class Phase(NamedTuple):
     check: Callable[[Config], None] = lambda config: None
     input_shape: Callable[[Config, Shape], Shape] = lambda config, shape: shape
     degrades: bool = True
+    updates: Callable[[Config], int] = lambda config: config["num_steps"]
