@@ -1,6 +1,6 @@
-"""Adversarial noise training of a CIFAR-10 classifier (Rusak et al., ECCV 2020).
+r"""Adversarial noise training of a CIFAR-10 classifier (Rusak et al., ECCV 2020).
 
-  python -m launch.train --config=configs/adversarial_noise.py:small \\
+  python -m launch.train --config=configs/adversarial_noise.py:small \
       --workdir=runs/small/adversarial_noise
 
 It goes on from the classifier of configs/classifier.py: `:full` with the paper's

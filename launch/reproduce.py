@@ -13,8 +13,8 @@ from absl import flags
 
 from configs.reproduce import get_config
 from launch import cli
+from uronet_jax.papers.experiments import EXPERIMENTS
 from uronet_jax.papers.runner import choose_experiments, run_experiments
-from uronet_jax.papers.uronet.experiments import EXPERIMENTS
 from uronet_jax.progress import StoppedError
 
 

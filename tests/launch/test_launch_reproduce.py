@@ -14,9 +14,9 @@ from configs.reproduce import get_config
 from uronet_jax import checkpoints
 from uronet_jax.loading import load_defense
 from uronet_jax.papers import runner
+from uronet_jax.papers.experiments import EXPERIMENTS, check_needs
 from uronet_jax.papers.runner import choose_experiments
 from uronet_jax.papers.store import Store
-from uronet_jax.papers.uronet.experiments import EXPERIMENTS, check_needs
 from uronet_jax.progress import StoppedError
 from uronet_jax.training import run as trainer
 from uronet_jax.training.state import initial_state

@@ -25,11 +25,11 @@ from uronet_jax.evaluation.threat_models import AttackRun
 from uronet_jax.loading import LoadedModel
 from uronet_jax.models import make_classifier, make_remover
 from uronet_jax.papers import made_images
+from uronet_jax.papers.experiments import EXPERIMENTS
+from uronet_jax.papers.kinds import entry_name
 from uronet_jax.papers.laboratory import Laboratory
 from uronet_jax.papers.made_images import attack_steps, save_arrays
 from uronet_jax.papers.store import Store
-from uronet_jax.papers.uronet.experiments import EXPERIMENTS
-from uronet_jax.papers.uronet.kinds import entry_name
 from uronet_jax.progress import StoppedError
 from uronet_jax.sharding import data_mesh
 

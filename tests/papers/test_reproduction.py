@@ -12,10 +12,10 @@ import pytest
 from uronet_jax.corruptions import SuiteEntry
 from uronet_jax.evaluation.judge import CLEAN_ENTRY, StoredEntry, detection_metrics
 from uronet_jax.papers import uronet
+from uronet_jax.papers.experiments import EXPERIMENTS, check_needs
+from uronet_jax.papers.kinds import ModelKey, entry_name
 from uronet_jax.papers.laboratory import Laboratory
 from uronet_jax.papers.store import Store
-from uronet_jax.papers.uronet.experiments import EXPERIMENTS, check_needs
-from uronet_jax.papers.uronet.kinds import ModelKey, entry_name
 
 PUBLISHED = Path(uronet.__file__).parent / "published"
 

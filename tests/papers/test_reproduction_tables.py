@@ -17,8 +17,8 @@ from made_up_results import (
     universal,
 )
 
+from uronet_jax.papers.experiments import EXPERIMENTS
 from uronet_jax.papers.pages import docs_pages
-from uronet_jax.papers.uronet.experiments import EXPERIMENTS
 from uronet_jax.papers.uronet.pages.comparison import (
     distance_from_paper,
     noise_footnote,

@@ -11,9 +11,9 @@ from test_reproduction import load
 from uronet_jax.corruptions import make_degradation
 from uronet_jax.defense import DETECTOR_INPUTS
 from uronet_jax.models import make_classifier
+from uronet_jax.papers.experiments import EXPERIMENTS
+from uronet_jax.papers.kinds import ModelKey
 from uronet_jax.papers.store import Store
-from uronet_jax.papers.uronet.experiments import EXPERIMENTS
-from uronet_jax.papers.uronet.kinds import ModelKey
 from uronet_jax.progress import StoppedError
 
 

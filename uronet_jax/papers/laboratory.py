@@ -13,8 +13,8 @@ from uronet_jax import sharding
 from uronet_jax.defense import DefenseFunction
 from uronet_jax.evaluation.judge import CLEAN_ENTRY, Entry, Judge, StoredEntry
 from uronet_jax.loading import LoadedModel, detector_inputs
+from uronet_jax.papers.kinds import ModelKey
 from uronet_jax.papers.store import Store
-from uronet_jax.papers.uronet.kinds import ModelKey
 
 TidyRow = dict[str, Any]
 

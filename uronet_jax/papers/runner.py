@@ -16,16 +16,16 @@ import jax
 import numpy as np
 
 from uronet_jax.checkpoints import locked_workdir
-from uronet_jax.papers.laboratory import Laboratory
-from uronet_jax.papers.store import Store
-from uronet_jax.papers.uronet.experiments import (
+from uronet_jax.papers.experiments import (
     EXPERIMENTS,
     Lack,
     LackError,
     check_needs,
 )
-from uronet_jax.papers.uronet.kinds import ModelKey
-from uronet_jax.papers.uronet.parts import Part
+from uronet_jax.papers.kinds import ModelKey
+from uronet_jax.papers.laboratory import Laboratory
+from uronet_jax.papers.parts import Part
+from uronet_jax.papers.store import Store
 from uronet_jax.records import provenance, write_json
 from uronet_jax.reports import figures
 from uronet_jax.reports.results import REPRODUCTION, REPRODUCTION_VERSION

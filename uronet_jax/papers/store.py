@@ -24,9 +24,10 @@ from uronet_jax.data.pipelines import source_bytes
 from uronet_jax.data.sources import ArraySource, Subset, check_disjoint
 from uronet_jax.loading import LoadedModel, load_classifier, load_model
 from uronet_jax.models import make_classifier
+from uronet_jax.papers.kinds import Kind, ModelKey, entry_name
 from uronet_jax.papers.machine_settings import without_machine_settings
 from uronet_jax.papers.made_images import attacked_images
-from uronet_jax.papers.uronet.kinds import Kind, ModelKey, entry_name, make_kinds
+from uronet_jax.papers.uronet.kinds import make_kinds
 from uronet_jax.papers.uronet.settings import CLASSIFIER_FIELDS, ROLES, check_settings
 from uronet_jax.progress import Progress, StoppedError
 from uronet_jax.seeds import named_seed

@@ -181,9 +181,7 @@ def adversarial_noise_task(
             position == 0, _started(draw_generator(state.key, number)), state
         )
         params, opt, values = raise_loss(state, restart_rate, noise_key, clean, batch)
-        state = state.replace(
-            step=state.step + 1, generator=params, generator_opt=opt
-        )
+        state = state.replace(step=state.step + 1, generator=params, generator_opt=opt)
         metrics = _metrics(values)
         return state, metrics | {f"noise_{k}": metrics[k] for k in ("loss", "correct")}
 
@@ -408,8 +406,8 @@ def _check_epsilon(epsilon: Any, shape: Shape) -> None:
     largest = (height * width * channels) ** 0.5
     if not 0 < epsilon <= largest:
         raise ValueError(
-            f"epsilon must be above 0 and at most {largest:.4g}, the L2 norm from black "
-            f"to white of images {height}x{width}x{channels}: {epsilon}"
+            f"epsilon must be above 0 and at most {largest:.4g}, the L2 norm from "
+            f"black to white of images {height}x{width}x{channels}: {epsilon}"
         )
 
 

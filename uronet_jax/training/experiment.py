@@ -99,8 +99,9 @@ def build_degradation(fields: Mapping[str, Any]) -> Degradation:
     if not fields["suite"]:
         if not fields["parameters"]:
             raise ValueError(
-                f"degradation.noises {tuple(fields['noises'])} are of no suite: name it "
-                "in degradation.suite, or how strong they are in degradation.parameters"
+                f"degradation.noises {tuple(fields['noises'])} are of no suite: name "
+                "it in degradation.suite, or how strong they are in "
+                "degradation.parameters"
             )
         found = itertools.product(fields["noises"], fields["parameters"])
         return make_degradation([*found, *clean])

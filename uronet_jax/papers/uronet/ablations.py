@@ -1,9 +1,8 @@
 """The ablations of section 3.3: other detectors, one head, grey images."""
 
 from uronet_jax.evaluation.judge import CLEAN_ENTRY
-from uronet_jax.papers.store import Store
-from uronet_jax.papers.uronet.kinds import ModelKey, entry_name
-from uronet_jax.papers.uronet.parts import (
+from uronet_jax.papers.kinds import ModelKey, entry_name
+from uronet_jax.papers.parts import (
     Part,
     accuracy_rows,
     detection_rows,
@@ -11,6 +10,7 @@ from uronet_jax.papers.uronet.parts import (
     tested_on,
     trained_on,
 )
+from uronet_jax.papers.store import Store
 
 # Detectors that stand behind other removers.
 _NOT_ABLATIONS = ("detector_attack", "detector_universal", "detector_corruptions")

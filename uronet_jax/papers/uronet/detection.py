@@ -4,16 +4,16 @@ from collections.abc import Sequence
 from typing import Any
 
 from uronet_jax.corruptions import SuiteEntry
+from uronet_jax.papers.kinds import ModelKey, entry_name
 from uronet_jax.papers.made_images import attack_steps
-from uronet_jax.papers.store import Store
-from uronet_jax.papers.uronet.kinds import ModelKey, entry_name
-from uronet_jax.papers.uronet.parts import (
+from uronet_jax.papers.parts import (
     TEST_ATTACKS,
     Part,
     detection_rows,
     noise_tests,
     trained_on,
 )
+from uronet_jax.papers.store import Store
 
 # Published label of a training attack -> the attack, by data set.
 _TRAIN_ATTACKS = {

@@ -1,9 +1,9 @@
 """Mitigation: what classifiers see behind a remover, Tables 7, 8, 11, 12, Figure 6."""
 
 from uronet_jax.evaluation.judge import CLEAN_ENTRY
+from uronet_jax.papers.kinds import ModelKey, entry_name
+from uronet_jax.papers.parts import Part, accuracy_rows, trained_on
 from uronet_jax.papers.store import Store
-from uronet_jax.papers.uronet.kinds import ModelKey, entry_name
-from uronet_jax.papers.uronet.parts import Part, accuracy_rows, trained_on
 
 # Severity of Table 12's rows, from their equality with Table 7.
 _TABLE12_SEVERITY = {"UN": 3}

@@ -6,11 +6,11 @@ import numpy as np
 from uronet_jax.evaluation.grad_cam import grad_cam
 from uronet_jax.evaluation.judge import CLEAN_ENTRY, Judge
 from uronet_jax.image_quality import psnr
+from uronet_jax.papers.kinds import ModelKey, entry_name
 from uronet_jax.papers.laboratory import Laboratory, TidyRow
 from uronet_jax.papers.made_images import save_arrays
+from uronet_jax.papers.parts import TEST_ATTACKS, Part
 from uronet_jax.papers.store import Store
-from uronet_jax.papers.uronet.kinds import ModelKey, entry_name
-from uronet_jax.papers.uronet.parts import TEST_ATTACKS, Part
 
 # How many images are shown.
 _SHOWN = 5

@@ -15,16 +15,17 @@ from uronet_jax.evaluation.judge import (
     Entry,
     FunctionEntry,
 )
+from uronet_jax.papers.kinds import ModelKey
 from uronet_jax.papers.laboratory import Laboratory, TidyRow
-from uronet_jax.papers.store import Store
-from uronet_jax.papers.uronet.kinds import ModelKey, universal_trials
-from uronet_jax.papers.uronet.parts import (
+from uronet_jax.papers.parts import (
     Part,
     accuracy_rows,
     detection_rows,
     noise_tests,
     tested_on,
 )
+from uronet_jax.papers.store import Store
+from uronet_jax.papers.uronet.kinds import universal_trials
 
 # What the universal models never saw: corruptions of this suite.
 _UNSEEN_SUITE = "cifar_c"

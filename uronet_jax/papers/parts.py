@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 from uronet_jax.corruptions import SuiteEntry
 from uronet_jax.evaluation.judge import Entry, Judge, detection_metrics
 from uronet_jax.loading import LoadedModel
+from uronet_jax.papers.kinds import ModelKey
 from uronet_jax.papers.laboratory import Laboratory, TidyRow
 from uronet_jax.papers.machine_settings import without_machine_settings
 from uronet_jax.papers.store import Store
-from uronet_jax.papers.uronet.kinds import ModelKey
 
 # Published label of an attack on test images -> the attack.
 TEST_ATTACKS = {"IFGSM": "IFGSM", "PGD": "PGD0"}
@@ -64,6 +64,12 @@ class PaperExperiment(NamedTuple):
     def roles(self) -> set[str]:
         """Sections of the config that name its data sets."""
         return {need.partition(".")[0] for x in self.needs.values() for need in x}
+
+
+def needs_of(*roles: str, classifier: bool = True) -> dict[str, tuple[str, ...]]:
+    """Returns that a group of parts for each role needs its images and classifier."""
+    parts = ("train", "test", *(("classifier",) if classifier else ()))
+    return {role: tuple(f"{role}.{part}" for part in parts) for role in roles}
 
 
 def trained_on(entry: SuiteEntry) -> TidyRow:

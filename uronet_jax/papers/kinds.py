@@ -1,0 +1,47 @@
+"""What tells models from each other, and what those of one kind share."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from uronet_jax.corruptions import SuiteEntry
+from uronet_jax.training.phases import find_phase
+from uronet_jax.training.run import Schedule
+
+
+class ModelKey(NamedTuple):
+    """Which model."""
+
+    role: str  # Section of the config that names its data set.
+    kind: str  # A key of `Store.kinds`.
+    name: str  # `GN_1` and the like, `all`, an attack, or the name of a classifier.
+
+
+@dataclasses.dataclass(frozen=True)
+class Kind:
+    """Models that one compiled program trains: they differ in data and seed."""
+
+    phase: str  # A key of `training.phases.PHASES`.
+    model: Mapping[str, Any]  # The section `model` of its config.
+    schedule: Schedule
+    optimizer: Mapping[str, Any]  # Arguments of `make_optimizer`.
+    purifier: str = ""  # Kind of the purifier that a detector stands behind.
+    # Name -> weight, of a purifier.
+    loss: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    clean_entries: int = 0  # How often a mix of all degradations holds the clean image.
+    stored: str = ""  # `attacked` or `corrupted` if it learns on such images from disk.
+    # Share of clean images among these; where they are drawn, see `clean_entries`.
+    clean_share: float = 0.0
+    # What its seeds are named after, if not itself: models that are compared start
+    # alike and see the same crops and degradations.
+    variant_of: str = ""
+
+    @property
+    def role(self) -> str:
+        """What its models are in a defence."""
+        return find_phase(self.phase).role
+
+
+def entry_name(entry: SuiteEntry) -> str:
+    """Returns `GN_1` and the like."""
+    return f"{entry.noise}_{entry.severity}"
