@@ -134,6 +134,11 @@ class Judge:
         """Returns the number of images."""
         return self._length
 
+    @property
+    def mesh(self) -> jax.sharding.Mesh:
+        """Where it runs."""
+        return self._mesh
+
     def _read(self, images: Any) -> Iterator[dict[str, jax.Array]]:
         return evaluation_batches(images, batch_size=self._batch_size, mesh=self._mesh)
 
