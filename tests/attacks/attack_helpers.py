@@ -31,3 +31,23 @@ def waves(speed, images):
 def norms(perturbations, norm):
     flat = np.asarray(perturbations, np.float64).reshape(len(perturbations), -1)
     return np.linalg.norm(flat, np.inf if norm == "linf" else 2, axis=-1)
+
+
+def rescale_by_sorting(images, noise, epsilon):
+    """Clipping-aware rescaling as it is published: breakpoints, sorted; in float64."""
+    images, noise = (np.asarray(x, np.float64) for x in (images, noise))
+    budgets = np.broadcast_to(np.asarray(epsilon, np.float64), len(images))
+    found = []
+    for x, delta, budget in zip(images, noise, budgets, strict=True):
+        room = np.where(delta >= 0, 1 - x, x)
+        breaks = (room**2 / np.maximum(delta**2, 1e-20)).ravel()
+        order = np.argsort(breaks)
+        breaks = breaks[order]
+        slopes = np.cumsum(delta.ravel()[order][::-1] ** 2)[::-1]
+        reached = np.cumsum(slopes * np.diff(breaks, prepend=0.0))
+        squared = breaks[-1]
+        if (reached >= budget**2).any():
+            j = np.argmax(reached >= budget**2)
+            squared = breaks[j] - (reached[j] - budget**2) / slopes[j]
+        found.append(np.clip(x + np.sqrt(squared) * delta, 0, 1))
+    return np.stack(found)

@@ -38,6 +38,8 @@ FEW = {
     "pgd": {"steps": 5, "restarts": 1},
     "apgd": {"steps": 8},
     "square": {"steps": 30},
+    "gaussian": {"steps": 30},
+    "uniform": {"steps": 30},
     "ddn": {"steps": 30},
     "carlini": {"steps": 60, "binary_search_steps": 4, "step_size": 0.05},
 }
@@ -233,9 +235,10 @@ def test_bfloat16_networks_are_attacked_alike(name, problem):
         np.asarray(objectives.margin(logits_fn(x), labels))
         for x in (adversarial, outcome(name))
     ]
-    # Sums of 48 products of numbers with 8 bits: logits of some 3 are .03 off.
-    sure = np.abs(margins[1]) > 0.05
-    assert_array_equal(margins[0][sure] > 0, margins[1][sure] > 0)
+    # Sums of 48 products of numbers with 8 bits: logits of some 3 are .03 off. So one
+    # may stop at a success that to the other is none.
+    assert (margins[0] > -0.05)[margins[1] > 0.05].all()
+    assert (margins[0] < 0.05)[margins[1] < -0.05].all()
 
 
 @pytest.mark.parametrize("name", RESTARTED)

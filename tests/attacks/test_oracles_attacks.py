@@ -1,5 +1,6 @@
 """Attacks beside foolbox and torchattacks, on trained networks and their twins."""
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -13,10 +14,13 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from uronet_jax.adapters import foolbox_model, from_foolbox
 from uronet_jax.attacks import (
+    additive_gaussian_noise,
+    additive_uniform_noise,
     apgd,
     apgd_targeted,
     autoattack,
     carlini_wagner,
+    clipping_aware_rescale,
     ddn,
     deepfool,
     fab,
@@ -326,6 +330,87 @@ def test_square(norm, rescale, fewer):
     theirs = run_torch("Square", fewer, n_queries=150, **theirs)
     # Both draw at random: near the edge chance decides.
     check_same_share(fewer, found, theirs, differ=0.15)
+
+
+def test_clipping_aware_rescale():
+    from foolbox.external import clipping_aware_rescaling as theirs
+
+    rng = np.random.default_rng(0)
+    uniform = rng.random((8, 28, 28, 1))
+    black = np.where(rng.random(uniform.shape) < 0.8, 0.0, uniform)
+    noise = rng.normal(size=uniform.shape)
+    for images in (uniform, black, np.round(uniform)):
+        for epsilon in (0.1, 4.0, 9.7, 12.0, 100.0):
+            arrays = torch.tensor(images), torch.tensor(noise)
+            scale = theirs.l2_clipping_aware_rescaling(*arrays, epsilon).numpy()
+            expected = np.clip(images + scale * noise, 0.0, 1.0)
+            found = clipping_aware_rescale(*np.float32([images, noise]), epsilon)
+            # Theirs in float64, ours in float32.
+            assert_allclose(found, expected, atol=2e-6)
+
+
+NOISES = {
+    "Gaussian": (additive_gaussian_noise, jax.random.normal),
+    "Uniform": (
+        additive_uniform_noise,
+        functools.partial(jax.random.uniform, minval=-1.0, maxval=1.0),
+    ),
+}
+# Norms at which half of the images resist noise, drawn once and ten times.
+NOISE_NORMS = {1: 8.0, 10: 6.0}
+
+
+def noise_of_foolbox(name, steps):
+    if steps == 1:
+        name = f"L2ClippingAwareAdditive{name}NoiseAttack"
+        return getattr(foolbox.attacks, name)
+    name = f"L2ClippingAwareRepeatedAdditive{name}NoiseAttack"
+    return functools.partial(getattr(foolbox.attacks, name), repeats=steps)
+
+
+def run_noise(attack, problem, epsilon):
+    with jax.numpy_rank_promotion("allow"):  # They multiply a matrix by a vector.
+        return run_foolbox(attack, problem, epsilon)
+
+
+@pytest.mark.parametrize("steps", NOISE_NORMS)
+@pytest.mark.parametrize("name", NOISES)
+def test_the_same_noise(name, steps, missed):
+    ours, draw = NOISES[name]
+    attack, drawn = noise_of_foolbox(name, steps)(), []
+
+    def sample(images):
+        drawn.append(None)
+        key = jax.random.fold_in(KEY, len(drawn))
+        keys = [jax.random.fold_in(key, i) for i in range(len(images))]
+        noise = jnp.stack([draw(key, (784,)) for key in keys])
+        return type(images)(noise.reshape(images.shape))
+
+    attack.sample_noise = sample
+    epsilon = NOISE_NORMS[steps]
+    found = np.asarray(missed.raise_loss(ours, "margin", epsilon=epsilon, steps=steps))
+    expected = run_noise(attack, missed, epsilon)
+    assert 1 <= len(drawn) <= steps
+    # Of those without success foolbox returns the last noise of one, and no noise of
+    # several; and it adds noise once to whatever is wrong without.
+    clean = missed.wrong(missed.images)
+    success = missed.wrong(found)
+    assert 0.1 < success.mean() < 0.9, "too weak or too strong to compare"
+    assert_array_equal(success[~clean], missed.wrong(expected)[~clean])
+    same = success & ~clean if steps > 1 else ~clean
+    assert_allclose(found[same], expected[same], atol=2e-6)
+    assert_array_equal(found[clean], missed.images[clean])
+
+
+@pytest.mark.parametrize("steps", NOISE_NORMS)
+@pytest.mark.parametrize("name", NOISES)
+def test_noise_succeeds_as_often(name, steps, network):
+    usual = {"epsilon": NOISE_NORMS[steps], "steps": steps}
+    found = network.raise_loss(NOISES[name][0], "margin", **usual)
+    theirs = noise_of_foolbox(name, steps)()
+    theirs = run_noise(theirs, network, NOISE_NORMS[steps])
+    # Both draw at random: near the edge chance decides.
+    check_same_share(network, found, theirs, differ=0.25)
 
 
 @every_norm
