@@ -2,6 +2,7 @@
 
 import functools
 import json
+from unittest import mock
 
 import chex
 import jax
@@ -105,6 +106,23 @@ def test_what_the_coarse_search_steps_over_is_not_found():
     np.testing.assert_array_equal(missed, np.inf)
     hit = noise_distances(black, by_brightness, band(0.1, 0.15), brighter)
     np.testing.assert_allclose(hit, SIDE * 0.1, atol=ROUNDING)
+
+
+def one_corner(key, index, shape):
+    """The first pixel is white soon; the others follow at a thousandth of its pace."""
+    noise = jnp.full((len(index), *shape), 1e-3)
+    return noise.at[:, 0, 0].set(1.0)
+
+
+@pytest.mark.parametrize(("radius", "found"), [(380, True), (700, True), (730, False)])
+def test_the_search_reaches_twice_its_last_radius(radius, found):
+    black = make_judge(np.zeros((4, SIDE, SIDE, 1), np.uint8), ZEROS[:4])
+    others = 1e-3 * radius / np.sqrt(1 + 63e-6)  # The direction has length 1.
+    border = band((1 + 63 * others) / 64)
+    distances = noise_distances(black, by_brightness, border, one_corner)
+    # 2 * 1.8^10 is 714.
+    expected = np.sqrt(1 + 63 * others**2) if found else np.inf
+    np.testing.assert_allclose(distances, expected, rtol=1e-5)
 
 
 # A classifier that bends: along a ray it is right and wrong several times. Colour.
@@ -229,6 +247,9 @@ def test_directions_are_each_image_s_own(key):
         np.testing.assert_allclose(noise.mean(axis=(1, 2, 3)), 0, atol=0.15)
 
 
+DRAW = NoiseGenerator.draw
+
+
 @pytest.fixture
 def lower_ranks():
     """The generator adds its biases to images as they are."""
@@ -248,10 +269,10 @@ def test_learned_noise(window, make_variables, bent_labels, lower_ranks):
         "gaussian": gaussian_direction,
         "learned": [learned_direction(generator, params) for params in several],
     }
-    traced = chex.assert_max_traces(learned_noise, n=1)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "learned_noise", traced)
+    with mock.patch.object(NoiseGenerator, "draw", autospec=True) as drawn:
+        drawn.side_effect = DRAW
         gaussian, row = noise_robustness(judge, classify, BENT, noises, seed=5)
+    assert drawn.call_count == 1  # One program for all parameters.
 
     def draw(params, key, index, shape):
         return learned_noise(generator, params, key, index, shape)
@@ -270,6 +291,15 @@ def test_learned_noise(window, make_variables, bent_labels, lower_ranks):
     assert "eps_stars" not in gaussian
     expected = f"{row['eps_star']:.1f} ± {row['eps_star_std']:.1f}"
     assert eps_star_text(row) == expected
+
+
+def test_a_direction_of_a_sequence_has_its_own_draws(bent_labels, bent_distances):
+    judge = make_judge(COLOUR, bent_labels, 8)
+    noises = {"twice": [gaussian_direction] * 2}
+    (row,) = noise_robustness(judge, bent, BENT, noises, seed=5)
+    first, second = row["eps_stars"]
+    assert first == pytest.approx(np.median(bent_distances), rel=1e-5)
+    assert second != pytest.approx(first, rel=1e-3)
 
 
 def test_rows_by_hand(judge):

@@ -23,7 +23,6 @@ from uronet_jax.attacks.loop import iterate
 from uronet_jax.evaluation.judge import Judge
 from uronet_jax.models.noise_generator import NoiseGenerator
 from uronet_jax.progress import progress_bar
-from uronet_jax.training.adversarial_noise import learned_noise
 from uronet_jax.training.state import to_float
 
 # How far the coarse search goes after its steps: eleven, from an image itself on.
@@ -57,7 +56,8 @@ class _Learned:
     generator: NoiseGenerator
 
     def __call__(self, params, key, index, shape):
-        return learned_noise(self.generator, params, key, index, shape)
+        z = self.generator.draw(key, index, shape)
+        return self.generator.apply({"params": params}, z)
 
 
 def learned_direction(generator: NoiseGenerator, params: Any) -> Partial:
