@@ -57,6 +57,7 @@ def test_pairs_name_attacks_and_their_parameters():
     both = (*"fgsm ifgsm pgd apgd_ce apgd_dlr apgd_t square deepfool fab".split(),)
     assert compared >= {f"{name}_{norm}" for name in both for norm in ("linf", "l2")}
     assert compared >= {"ddn_l2", "carlini_wagner_l2"}
+    assert compared >= {"gaussian_noise_l2", "uniform_noise_l2"}
     assert compared - ATTACKS.keys() == {"autoattack_linf", "autoattack_l2"}
     for pair in command.PAIRS:
         if pair.attack.startswith("autoattack"):

@@ -64,6 +64,7 @@ _TA = {"steps": 20, "eps": LINF, "alpha": LINF / 5}
 _TA_L2 = {"steps": 20, "eps": L2, "alpha": L2 / 5} | _START
 _CW = {"binary_search_steps": 5, "steps": 100}
 _FAB = {"steps": 20}
+_NOISE = {"steps": 100, "epsilon": 20 * L2}
 # AutoAttack shortened, so that the last of its attacks have images left in little time.
 _SHORT = {"apgd": 20, "fab": 10, "square": 200}
 _TA_AUTO = {"steps": _SHORT, "seed": 0}
@@ -89,6 +90,18 @@ _OF_FOOLBOX = (
     ("ifgsm_linf", lambda fb: fb.LinfBasicIterativeAttack, _FB, _PGD, True),
     ("ifgsm_l2", lambda fb: fb.L2BasicIterativeAttack, _FB_L2, _PGD_L2, True),
     ("pgd_linf", lambda fb: fb.LinfPGD, _FB, _PGD | _START, True),
+    (
+        "gaussian_noise_l2",
+        lambda fb: fb.L2ClippingAwareRepeatedAdditiveGaussianNoiseAttack,
+        {"repeats": 100},
+        _NOISE,
+    ),
+    (
+        "uniform_noise_l2",
+        lambda fb: fb.L2ClippingAwareRepeatedAdditiveUniformNoiseAttack,
+        {"repeats": 100},
+        _NOISE,
+    ),
     ("deepfool_l2", lambda fb: fb.L2DeepFoolAttack, {"steps": 50}, {}, True),
     ("deepfool_linf", lambda fb: fb.LinfDeepFoolAttack, {"steps": 50}, {}, True),
     ("ddn_l2", lambda fb: fb.DDNAttack, {"steps": 100}, {"steps": 100}),
