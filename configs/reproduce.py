@@ -30,6 +30,7 @@ _SETS = {
     "data": ("cifar10", "CIFAR-10"),
     "second": ("cifar100", "CIFAR-100"),
     "grey": ("fashion_mnist", "Fashion-MNIST"),
+    "digits": ("mnist", "MNIST"),
 }
 
 
@@ -47,8 +48,9 @@ def get_config(preset: str = "full") -> config_dict.ConfigDict:
     # Computation; parameters are always float32. bfloat16 is for accelerators.
     config.dtype = "bfloat16" if full else "float32"
     for role, (name, title) in _SETS.items():
-        generated = "generated_grey" if role == "grey" else "generated"
-        last = 60_000 if role == "grey" else 50_000
+        is_grey = role in ("grey", "digits")
+        generated = "generated_grey" if is_grey else "generated"
+        last = 60_000 if is_grey else 50_000
         config[role] = config_dict.create(
             name=generated if smoke else name,
             title=title,  # What the rows call it, smoke runs too.
@@ -87,6 +89,7 @@ def get_config(preset: str = "full") -> config_dict.ConfigDict:
     config.grey.classifier_title = "custom 5-layer CNN"
 
     config.augmentation = "none" if smoke else "flip_crop"
+    config.digits.augmentation = "none"  # They are not mirrored.
     config.pipeline = "auto"  # on_device, streamed
     config.steps_per_dispatch = choose(50, 20, 1)
     config.log_every = choose(100, 20, 1)
@@ -195,6 +198,44 @@ def get_config(preset: str = "full") -> config_dict.ConfigDict:
             clip_norm=0.0,
         ),
     )
+    # Classifiers that learn noise, from the weights of the one on clean images. The
+    # paper's sizes are for 224x224 images of ImageNet.
+    config.noise_training = _noise_training(
+        network=choose("resnet20", "resnet20", "cnn_narrow"),
+        network_title="ResNet-20",
+        clean_steps=0,  # It is given.
+        # Epochs of 45,000 images: 10, 3.
+        num_steps=choose(3_520, 1_056, 2),
+        restart_every=choose(352, 176, 1),
+        restart_steps=choose(100, 50, 1),
+        restart_rate=1e-2,
+        sigmas=(0.1,),
+        epsilon=6.0,
+        suite="cifar_c",
+        tested_sigmas=(0.02, 0.05, 0.1, 0.15, 0.2, 0.3),
+        optimizer=config_dict.create(
+            **{"name": "sgd", "peak_rate": 0.01, "schedule": "cosine"},
+            **{"warmup_steps": 0, "weight_decay": 0.0, "momentum": 0.9},
+            **{"nesterov": True, "clip_norm": 0.0},
+        ),
+        preset=preset,
+    )
+    config.mnist_noise_training = _noise_training(
+        network=choose("cnn_madry", "cnn_madry", "cnn_narrow"),
+        network_title="CNN of Madry et al.",
+        # Epochs of 60,000 images: 10 and 10, 3 and 3.
+        clean_steps=choose(4_690, 1_407, 2),
+        num_steps=choose(4_690, 1_407, 2),
+        restart_every=choose(469, 235, 1),
+        restart_steps=choose(200, 100, 1),
+        restart_rate=1e-2,
+        sigmas=(0.1, 0.3, 0.5),
+        epsilon=9.7,
+        suite="mnist_c",
+        tested_sigmas=(0.1, 0.2, 0.3, 0.5, 0.7, 1.0),
+        optimizer=config.optimizer.copy_and_resolve_references(),
+        preset=preset,
+    )
     config.attack = config_dict.create(
         epsilon=0.03,
         step_size=0.01,
@@ -219,3 +260,35 @@ def get_config(preset: str = "full") -> config_dict.ConfigDict:
         severities=choose((1, 2, 3, 4, 5), (1, 3, 5), (3,)),
     )
     return config
+
+
+def _noise_training(
+    *, preset: str, optimizer: config_dict.ConfigDict, **fields
+) -> config_dict.ConfigDict:
+    """Returns a section on classifiers that learn noise."""
+    smoke = preset == "smoke"
+    return config_dict.create(
+        models=(
+            *(f"GNT {sigma:g}" for sigma in fields["sigmas"]),
+            *("GNT mult", "Speckle"),
+            *("ANT 1x1", "ANT 1x1 without replay", "ANT 3x3"),
+        ),
+        sigma_set=(0.08, 0.12, 0.18, 0.26, 0.38),
+        speckle_set=(0.15, 0.2, 0.35, 0.45, 0.6),
+        rate=1e-4,
+        batch_size=8 if smoke else 128,
+        checkpoint_every=1 if smoke else 176,
+        clean_optimizer=optimizer,
+        optimizer=optimizer,
+        tested_severities=(1,) if smoke else (),  # Empty: all.
+        eps_star_images={"full": 10_000, "small": 500, "smoke": 8}[preset],
+        # Learned noise of the distance to the border: how many generators, and steps.
+        generators={"full": 4, "small": 2, "smoke": 1}[preset],
+        generator_steps={"full": 1_000, "small": 200, "smoke": 2}[preset],
+        # PGD within the first; DDN within the second times the root of the elements:
+        # the paper's 0.001 and 0.12 at 224x224x3.
+        attacked_images={"full": 10_000, "small": 500, "smoke": 8}[preset],
+        attack_linf=0.001,
+        attack_l2=0.12 / (224 * 224 * 3) ** 0.5,
+        **fields,
+    )

@@ -7,11 +7,17 @@ import re
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from uronet_jax.papers.adversarial_noise.experiments import (
+    ADVERSARIAL_NOISE_EXPERIMENTS,
+)
 from uronet_jax.papers.parts import PaperExperiment
 from uronet_jax.papers.store import CHOICES, TRAIN, Store
 from uronet_jax.papers.uronet.experiments import URONET_EXPERIMENTS
 
-EXPERIMENTS: dict[str, PaperExperiment] = {**URONET_EXPERIMENTS}
+EXPERIMENTS: dict[str, PaperExperiment] = {
+    **URONET_EXPERIMENTS,
+    **ADVERSARIAL_NOISE_EXPERIMENTS,
+}
 
 
 class LackError(FileNotFoundError):

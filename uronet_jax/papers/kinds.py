@@ -35,6 +35,10 @@ class Kind:
     # What its seeds are named after, if not itself: models that are compared start
     # alike and see the same crops and degradations.
     variant_of: str = ""
+    # Whose weights it starts from: `classifier`, the first of the data set, or a kind.
+    initial: str = ""
+    # Further sections of its config.
+    sections: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
     def role(self) -> str:

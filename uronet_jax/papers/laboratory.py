@@ -36,12 +36,20 @@ class Laboratory:
         for cache in (self.judge, self.classifier, self.model):
             cache.cache_clear()
 
-    def _judge(self, role: str, *, attacked: bool = False, part: str = "test") -> Judge:
-        """Returns the judge of some images, or only of those that are attacked."""
+    def _judge(
+        self,
+        role: str,
+        *,
+        attacked: bool = False,
+        part: str = "test",
+        count: int | None = None,
+    ) -> Judge:
+        """Returns the judge of some images, or only of `count`, or of the attacked."""
         config = self.store.config
-        count = config["evaluation"]["num_images"]
         if attacked:
             count = config["attack"]["num_test"]
+        if count is None:
+            count = config["evaluation"]["num_images"]
         return Judge(
             self.store.first(role, part, count),
             batch_size=config["evaluation"]["batch_size"],

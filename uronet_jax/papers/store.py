@@ -9,6 +9,7 @@ import functools
 import itertools
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,14 @@ from uronet_jax.data import PairedSource, open_source
 from uronet_jax.data.mixed_corruptions import store_mixed
 from uronet_jax.data.pipelines import source_bytes
 from uronet_jax.data.sources import ArraySource, Subset, check_disjoint
-from uronet_jax.loading import LoadedModel, load_classifier, load_model
+from uronet_jax.loading import (
+    LoadedModel,
+    initial_statistics,
+    load_classifier,
+    load_model,
+)
 from uronet_jax.models import make_classifier
+from uronet_jax.papers.adversarial_noise.models import noise_kinds
 from uronet_jax.papers.kinds import Kind, ModelKey, entry_name
 from uronet_jax.papers.machine_settings import without_machine_settings
 from uronet_jax.papers.made_images import attacked_images
@@ -67,7 +74,7 @@ class Store:
         self.mesh = sharding.data_mesh()
         # First, as it knows the fields by the names that they have here.
         check_settings(config, self.mesh)
-        self.kinds = make_kinds(config)
+        self.kinds = make_kinds(config) | noise_kinds(config)
         self.entries: list[SuiteEntry] = suite_degradations(**config["suite"])
         self._check_models()
         # One per instance: the arrays go when the store goes.
@@ -78,7 +85,7 @@ class Store:
     def _check_models(self) -> None:
         """Builds every module and optimizer once; any data will do."""
         for kind in self.kinds.values():
-            if kind.role == "classifier":
+            if kind.role == "classifier" and not kind.model:
                 kind.schedule.check()
                 make_optimizer(num_steps=kind.schedule.num_steps, **kind.optimizer)
             else:
@@ -226,11 +233,12 @@ class Store:
             )
 
     def with_purifiers(self, keys: Iterable[ModelKey]) -> list[ModelKey]:
-        """Returns models and the purifiers they stand behind, in order of training."""
+        """Returns models and what they stand behind or start from, in that order."""
         wanted, kinds = dict.fromkeys(keys), list(self.kinds)
-        behind = filter(None, map(self.purifier, wanted))
+        behind = [self.purifier(key) for key in wanted]
+        behind += [self._initial(key) for key in wanted]
         return sorted(
-            dict.fromkeys([*behind, *wanted]),
+            dict.fromkeys([*filter(None, behind), *wanted]),
             key=lambda key: (kinds.index(key.kind), key.role),
         )
 
@@ -238,6 +246,22 @@ class Store:
         """Returns what a detector stands behind; None for any other model."""
         kind = self.kinds[key.kind].purifier
         return key._replace(kind=kind) if kind else None
+
+    def _initial(self, key: ModelKey) -> ModelKey | None:
+        """Returns the model trained here that another starts from, if there is one."""
+        kind = self.kinds[key.kind].initial
+        if kind == "classifier":
+            return next(iter(self.classifier_keys(key.role, first=True)), None)
+        return key._replace(kind=kind) if kind else None
+
+    def _start(self, key: ModelKey) -> LoadedModel | None:
+        """Returns the model whose weights another starts from; None for random ones."""
+        if not self.kinds[key.kind].initial:
+            return None
+        trained = self._initial(key)
+        if trained:
+            return self.load(trained)
+        return self.load_classifier(key.role, self._first_title(key.role))
 
     def _program(self, key: ModelKey) -> tuple[str, ...]:
         """Returns what models must share to be trained by one program."""
@@ -281,7 +305,8 @@ class Store:
         if config.get("classifier"):
             title = self._first_title(key.role)
             models["classifier"] = self.load_classifier(key.role, title)
-        return make_task(config, models)
+        task, start = make_task(config, models), self._start(key)
+        return replace(task, initial=start.variables) if start else task
 
     def _fields(self, kind: Kind, model: Mapping[str, Any]) -> dict[str, Any]:
         """Returns what of a config follows from the kind."""
@@ -293,6 +318,7 @@ class Store:
             "batch_size": kind.schedule.batch_size,
             "optimizer": dict(kind.optimizer),
             **({"loss": dict(kind.loss)} if kind.loss else {}),
+            **kind.sections,
         }
 
     def _config(self, key: ModelKey) -> dict[str, Any]:
@@ -305,7 +331,7 @@ class Store:
         named = kind.variant_of or key.kind
         classifier = kind.role == "classifier"
         found = {
-            **self._fields(kind, {"name": key.name} if classifier else kind.model),
+            **self._fields(kind, kind.model or {"name": key.name}),
             "kind": key.kind,
             "name": key.name,
             "preset": config["preset"],
@@ -314,7 +340,7 @@ class Store:
                 "name": section["name"],
                 "train_split": section["train_split"],
                 "validation_split": section["validation_split"],
-                "augmentation": config["augmentation"],
+                "augmentation": section.get("augmentation", config["augmentation"]),
             },
             "resolved": self.statistics(key.role),
         }
@@ -325,9 +351,25 @@ class Store:
             found["attack"] = {**attack, "classifier": self._first_identity(key.role)}
         if kind.loss.get("inconsistency"):
             found["classifier"] = self._first_identity(key.role)
+        if kind.initial:
+            found |= self._started(key)
         if kind.purifier:
             found["purifier"] = self._relative(self.purifier(key))
         return found
+
+    def _started(self, key: ModelKey) -> dict[str, Any]:
+        """Returns what of a config follows from the weights that a model starts from.
+
+        Other pixel statistics would make another function of them.
+        """
+        trained = self._initial(key)
+        if trained:
+            return {"initial": self._relative(trained)}
+        statistics = initial_statistics(next(iter(self.classifiers(key.role).values())))
+        return {
+            "initial": self._first_identity(key.role),
+            "resolved": self.statistics(key.role) | statistics,
+        }
 
     def _degradation(self, key: ModelKey) -> dict[str, Any]:
         """Returns what a model learns on, as the section of its config."""

@@ -20,7 +20,6 @@ from uronet_jax.batches import check_number, check_whole
 from uronet_jax.data.pipelines import make_pipeline
 from uronet_jax.models.noise_generator import NoiseGenerator, make_noise_generator
 from uronet_jax.progress import Progress
-from uronet_jax.training.classifier import CLASSIFIER_PHASE
 from uronet_jax.training.pairs import Pairs, clean_pairs
 from uronet_jax.training.state import (
     Batch,
@@ -31,7 +30,13 @@ from uronet_jax.training.state import (
     to_float,
     update_by_labels,
 )
-from uronet_jax.training.task import Config, Phase, Shape, Task
+from uronet_jax.training.task import (
+    Config,
+    Phase,
+    Shape,
+    Task,
+    build_classifier,
+)
 
 # Parts of a batch that are not clean; what is left over is.
 SHARES = ("noise", "replay", "degraded")
@@ -419,7 +424,7 @@ def _make_task(config: Config, models: Mapping[str, Any], **given: Any) -> Task:
     del models
     _check_epsilon(config["noise"]["epsilon"], given["image_shape"])
     return adversarial_noise_task(
-        CLASSIFIER_PHASE.build(config),
+        build_classifier(config),
         num_steps=config["num_steps"],
         **_fields(config),
         **given,
@@ -459,7 +464,7 @@ def _updates(config: Config) -> int:
 
 ADVERSARIAL_NOISE_PHASE = Phase(
     "classifier",
-    CLASSIFIER_PHASE.build,
+    build_classifier,
     _make_task,
     check=_check,
     degrades=False,

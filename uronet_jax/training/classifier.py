@@ -6,7 +6,6 @@ import jax
 import optax
 from flax import linen as nn
 
-from uronet_jax.models import compute_dtype, make_classifier
 from uronet_jax.training.pairs import Pairs, clean_pairs
 from uronet_jax.training.state import (
     Batch,
@@ -16,7 +15,7 @@ from uronet_jax.training.state import (
     masked_sums,
     update_by_labels,
 )
-from uronet_jax.training.task import Config, Phase, Shape, Task
+from uronet_jax.training.task import Phase, Shape, Task, build_classifier
 
 
 def classifier_task(
@@ -61,20 +60,9 @@ def classifier_task(
     )
 
 
-def _build(config: Config) -> nn.Module:
-    resolved = config["resolved"]
-    return make_classifier(
-        config["model"]["name"],
-        resolved["num_classes"],
-        mean=resolved["mean"],
-        std=resolved["std"],
-        dtype=compute_dtype(config["dtype"]),
-    )
-
-
 CLASSIFIER_PHASE = Phase(
     "classifier",
-    _build,
-    lambda config, models, **given: classifier_task(_build(config), **given),
+    build_classifier,
+    lambda config, models, **given: classifier_task(build_classifier(config), **given),
     degrades=False,
 )

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import optax
 from flax import linen as nn
 
+from uronet_jax.models import compute_dtype, make_classifier
 from uronet_jax.training.state import Evaluation, Step, TrainState
 
 Shape = tuple[int, int, int]
@@ -65,3 +66,15 @@ class Phase(NamedTuple):
     input_shape: Callable[[Config, Shape], Shape] = lambda config, shape: shape
     degrades: bool = True
     updates: Callable[[Config], int] = lambda config: config["num_steps"]
+
+
+def build_classifier(config: Config) -> nn.Module:
+    """Returns the classifier that a config with `resolved` describes."""
+    resolved = config["resolved"]
+    return make_classifier(
+        config["model"]["name"],
+        resolved["num_classes"],
+        mean=resolved["mean"],
+        std=resolved["std"],
+        dtype=compute_dtype(config["dtype"]),
+    )

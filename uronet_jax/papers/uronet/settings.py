@@ -12,7 +12,7 @@ from uronet_jax.data.pipelines import check_pipeline
 from uronet_jax.training.experiment import augmenter
 
 # Sections of the config that name a data set.
-ROLES = ("data", "second", "grey")
+ROLES = ("data", "second", "grey", "digits")
 # Fields of such a section that name its classifiers.
 CLASSIFIER_FIELDS = ("classifier", "other_classifier")
 

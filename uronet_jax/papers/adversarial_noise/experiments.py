@@ -1,0 +1,243 @@
+"""The experiments on adversarial noise training by name."""
+
+import functools
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.tree_util import Partial
+
+from uronet_jax import sharding
+from uronet_jax.attacks import ATTACKS, balls
+from uronet_jax.corruptions import SuiteEntry, list_corruptions, list_severities
+from uronet_jax.data import evaluation_batches
+from uronet_jax.defense import classifier_function
+from uronet_jax.evaluation.judge import CLEAN_ENTRY, CorruptionEntry, Entry
+from uronet_jax.evaluation.noise_robustness import (
+    NOISE_DIRECTIONS,
+    learned_direction,
+    noise_robustness,
+)
+from uronet_jax.loading import LoadedModel
+from uronet_jax.models import make_noise_generator
+from uronet_jax.papers.adversarial_noise.models import NOISE_SECTIONS, noise_models
+from uronet_jax.papers.kinds import ModelKey
+from uronet_jax.papers.laboratory import Laboratory, TidyRow
+from uronet_jax.papers.parts import PaperExperiment, Part, needs_of
+from uronet_jax.papers.store import Store
+from uronet_jax.seeds import named_seed
+from uronet_jax.training.adversarial_noise import train_noise_generator
+from uronet_jax.training.state import to_float
+
+# Corruptions of a suite that are noises, and those that are no part of the first 15.
+_NOISES = ("gaussian_noise", "shot_noise", "impulse_noise", "speckle_noise")
+_EXTRA = ("speckle_noise", "gaussian_blur", "spatter", "saturate")
+
+
+def _models(store: Store, role: str) -> dict[str, ModelKey | None]:
+    """Returns title -> model; None is the first classifier of the data set."""
+    (section,) = (x for x, own in NOISE_SECTIONS.items() if own == role)
+    network = store.config[section]["network"]
+    return {
+        title: ModelKey(role, kind, network) if kind else None
+        for title, kind in noise_models(store.config, role).items()
+    }
+
+
+def _suite(store: Store, role: str) -> tuple[str, tuple[str, ...], tuple[int, ...]]:
+    """Returns the suite that a data set is judged on, its corruptions, severities."""
+    (section,) = (x for x, own in NOISE_SECTIONS.items() if own == role)
+    suite = store.config[section]["suite"]
+    severities = store.config[section]["tested_severities"] or list_severities(suite)
+    return suite, tuple(list_corruptions(suite)), tuple(severities)
+
+
+class _Measured:
+    """One model of a data set, and rows about it."""
+
+    def __init__(self, lab: Laboratory, role: str, title: str, key: ModelKey | None):
+        self.lab, self.role, self.title = lab, role, title
+        store = lab.store
+        (section,) = (x for x, own in NOISE_SECTIONS.items() if own == role)
+        self.section, self.judge = store.config[section], lab.judge(role)
+        if key is not None:
+            self.model: LoadedModel = lab.model(*key)
+        else:
+            self.model = lab.classifier(role, next(iter(store.classifiers(role))))
+        self.columns = {
+            "dataset": store.dataset(role),
+            "network": self.section["network_title"],
+            "model": title,
+        }
+
+    def row(self, value, test: str, metric: str = "accuracy", shown=None, **more):
+        """Returns a row about what the model was tested on."""
+        shown = self.judge if shown is None else shown
+        columns = {**self.columns, "test": test}
+        return self.lab.row(shown, float(value), metric, **columns, **more)
+
+    def accuracy(self, entry: Entry) -> float:
+        """Returns the accuracy on a degradation, in percent."""
+        return self.lab.accuracies(self.judge, {"": self.model}, entry)[""]
+
+    def corruptions(self) -> list[TidyRow]:
+        """Rows of clean images, every corruption and the means over them."""
+        suite, names, severities = _suite(self.lab.store, self.role)
+        clean = self.accuracy(CLEAN_ENTRY)
+        found = {}
+        for name in names:
+            entries = [CorruptionEntry(name, s, suite) for s in severities]
+            if name == "identity":
+                found[name] = clean
+                continue
+            found[name] = np.mean([self.accuracy(entry) for entry in entries])
+            self.lab.store.progress.stopping()
+
+        def mean(left_out: Sequence[str]):
+            return np.mean([x for name, x in found.items() if name not in left_out])
+
+        rows = [
+            self.row(clean, "clean"),
+            self.row(mean(_EXTRA if suite == "cifar_c" else ()), "corruptions"),
+        ]
+        noises = (*_NOISES, *(_EXTRA if suite == "cifar_c" else ()))
+        rows.append(self.row(mean(noises), "corruptions without noises"))
+        if suite == "cifar_c":
+            rows.append(self.row(mean(()), "19 corruptions"))
+        shown = {name: x for name, x in found.items() if name != "identity"}
+        return rows + [self.row(x, name) for name, x in shown.items()]
+
+    def sigmas(self) -> list[TidyRow]:
+        """Rows of accuracy under Gaussian noise of several strengths."""
+        return [
+            self.row(
+                self.accuracy(SuiteEntry("Gaussian", 1, "gaussian_noise", sigma)),
+                f"sigma {sigma:g}",
+            )
+            for sigma in self.section["tested_sigmas"]
+        ]
+
+    def directions(self) -> dict[str, Any]:
+        """Returns kind of noise -> what draws it; that of learned noise is trained."""
+        store, section = self.lab.store, self.section
+        classify = classifier_function(self.model.module)
+        learned = []
+        for i in range(section["generators"]):
+            seed = named_seed(self.lab.seed, self.role, "generator", str(i))
+            params = train_noise_generator(
+                classify,
+                self.model.variables,
+                store.source(self.role, "train"),
+                epsilon=section["epsilon"],
+                num_steps=section["generator_steps"],
+                batch_size=section["batch_size"],
+                rate=section["restart_rate"],
+                seed=seed,
+                mesh=store.mesh,
+                progress=store.progress,
+            )
+            learned.append(learned_direction(make_noise_generator("1x1"), params))
+        return {**NOISE_DIRECTIONS, "learned": learned}
+
+    def eps_star(self) -> list[TidyRow]:
+        """Rows of the median distance to the border along three kinds of noise.
+
+        A median that is infinite is no number, and has no row.
+        """
+        count = self.section["eps_star_images"]
+        judge = self.lab.judge(self.role, count=count)
+        found = noise_robustness(
+            judge,
+            classifier_function(self.model.module),
+            self.model.variables,
+            self.directions(),
+            seed=self.lab.seed + 1,
+        )
+        rows = []
+        for x in found:
+            more = {"std": x["eps_star_std"]} if x.get("eps_star_std") else {}
+            if not x["infinite"]:
+                rows.append(
+                    self.row(x["eps_star"], x["noise"], "eps_star", judge, **more)
+                )
+            rows.append(
+                self.row(100 * x["never_fooled"], x["noise"], "never_fooled", judge)
+            )
+        return rows
+
+    def attacks(self) -> list[TidyRow]:
+        """Rows of accuracy under PGD and DDN, within a size for each element."""
+        section, store = self.section, self.lab.store
+        source = store.first(self.role, "test", section["attacked_images"])
+        radius = section["attack_l2"] * math.prod(source.image_shape) ** 0.5
+        linf = section["attack_linf"]
+        rows = []
+        for test, name, epsilon, given in (
+            ("PGD linf", "pgd_linf", linf, {"epsilon": linf}),
+            ("DDN l2", "ddn_l2", radius, {}),
+        ):
+            norm = ATTACKS[name].norm
+            right = self._right_under(name, source, norm, epsilon, given)
+            shown = {"shown": source, "epsilon": epsilon}
+            rows.append(self.row(100 * right, test, **shown))
+        return rows
+
+    def _right_under(self, name, source, norm, epsilon, given) -> float:
+        """Returns the share of images that an attack within a norm leaves right."""
+        mesh, size = self.lab.store.mesh, self.lab.store.config["attack"]["batch_size"]
+        logits_fn = Partial(
+            classifier_function(self.model.module), self.model.variables
+        )
+        key = sharding.replicate(jax.random.key(self.lab.seed + 1), mesh)
+        held, size = [], min(size, len(source))
+        for batch in evaluation_batches(source, batch_size=size, mesh=mesh):
+            self.lab.store.progress.stopping()
+            images, labels = to_float(batch["image"]), batch["label"]
+            found = ATTACKS[name](
+                key, images, logits_fn, labels, index=batch["index"], **given
+            )
+            wrong = logits_fn(found).argmax(-1) != labels
+            # A budget is met but for rounding.
+            within = balls.size(found - images, norm) <= epsilon * (1 + 1e-5)
+            held.append(np.asarray(~(wrong & within))[np.asarray(batch["mask"])])
+        return float(np.concatenate(held).mean())
+
+
+def _comparison(role: str, store: Store) -> list[Part]:
+    """The models of a data set: corruptions, noise of any strength, eps*, attacks."""
+
+    def part(title, key, what):
+        def rows(lab):
+            return getattr(_Measured(lab, role, title, key), what)()
+
+        trained = (key,) if key else tuple(store.classifier_keys(role, first=True))
+        return Part(f"{title}, {what}", trained, rows)
+
+    return [
+        part(title, key, what)
+        for what in ("corruptions", "sigmas", "eps_star", "attacks")
+        for title, key in _models(store, role).items()
+    ]
+
+
+def _needs(role: str, *, classifier: bool) -> dict[str, tuple[str, ...]]:
+    (needs,) = needs_of(role, classifier=classifier).values()
+    return {"data": needs}
+
+
+ADVERSARIAL_NOISE_EXPERIMENTS: dict[str, PaperExperiment] = {
+    "ant_cifar10": PaperExperiment(
+        "classifiers trained on noise and on learned noise, CIFAR-10",
+        _needs("data", classifier=True),
+        functools.partial(_comparison, "data"),
+        ("noise_training", "training"),
+    ),
+    "ant_mnist": PaperExperiment(
+        "the same on MNIST",
+        _needs("digits", classifier=False),
+        functools.partial(_comparison, "digits"),
+        ("mnist_noise_training",),
+    ),
+}

@@ -1,0 +1,113 @@
+"""What classifiers the experiments train: clean, on noises, on learned noise."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from uronet_jax.papers.kinds import Kind
+from uronet_jax.training.run import Schedule
+
+# Section of the config -> the data set that its models learn, another section.
+NOISE_SECTIONS = {"noise_training": "data", "mnist_noise_training": "digits"}
+# The sets of which each image draws one (section 5.3 of the reference's code).
+_MULTIPLE = (0.08, 0.12, 0.18, 0.26, 0.38)
+_SPECKLE = (0.15, 0.2, 0.35, 0.45, 0.6)
+
+
+def noise_models(config: Mapping[str, Any], role: str) -> dict[str, str]:
+    """Returns title -> kind of the models of a data set, the first one on clean images.
+
+    The first is the given classifier, and has no kind, where none is trained here.
+    """
+    (section,) = (x for x, own in NOISE_SECTIONS.items() if own == role)
+    chosen = config[section]["models"]
+    kinds = {
+        title: f"{role}_{slug}"
+        for title, slug, _ in _recipes(config[section])
+        if title in chosen
+    }
+    unknown = set(chosen) - {title for title, *_ in _recipes(config[section])}
+    if unknown:
+        known = ", ".join(title for title, *_ in _recipes(config[section]))
+        raise ValueError(
+            f"{section}.models has no {', '.join(sorted(unknown))}: choose from {known}"
+        )
+    first = f"{role}_clean" if config[section]["clean_steps"] else ""
+    return {"Vanilla": first, **kinds}
+
+
+def _drawn(noise: str, parameters: tuple[float, ...]) -> dict[str, Any]:
+    """Returns that half of each batch has a noise, each image of a strength."""
+    return {
+        "degradation": {
+            **{"suite": "", "noises": (noise,), "parameters": parameters},
+            **{"clean_entries": 0, "clean_share": 0.5},
+            **{"copies": 0, "folder": ""},
+        }
+    }
+
+
+def _recipes(section: Mapping[str, Any]) -> list[tuple[str, str, dict[str, Any]]]:
+    """Returns title, name of a folder and sections of a config of every model."""
+    found = [
+        (f"GNT {sigma:g}", f"gnt_{sigma:g}", _drawn("gaussian_noise", (sigma,)))
+        for sigma in section["sigmas"]
+    ]
+    found += [
+        ("GNT mult", "gnt_mult", _drawn("gaussian_noise", section["sigma_set"])),
+        ("Speckle", "speckle", _drawn("speckle_noise", section["speckle_set"])),
+    ]
+    for title, slug, generator, replay in (
+        ("ANT 1x1", "ant_1x1", "1x1", True),
+        ("ANT 1x1 without replay", "ant_1x1_without_replay", "1x1", False),
+        ("ANT 3x3", "ant_3x3", "3x3", True),
+    ):
+        fields = ("epsilon", "rate", "restart_every", "restart_steps", "restart_rate")
+        noise = {name: section[name] for name in fields}
+        shares = {"noise": 0.3 if replay else 0.5, "replay": 0.2 if replay else 0.0}
+        shares |= {"replay_slices": 2, "degraded": 0.0}
+        recipe = {"noise": {"generator": generator, **noise}, "shares": shares}
+        found.append((title, slug, recipe))
+    return found
+
+
+def noise_kinds(config: Mapping[str, Any]) -> dict[str, Kind]:
+    """Returns the kinds of models; those on clean images come before the others."""
+    kinds = {}
+    for name, role in NOISE_SECTIONS.items():
+        section = config[name]
+
+        def schedule(num_steps, section=section):
+            return Schedule(
+                batch_size=section["batch_size"],
+                num_steps=num_steps,
+                checkpoint_every=section["checkpoint_every"],
+                eval_batch_size=config["evaluation"]["batch_size"],
+                steps_per_dispatch=config["steps_per_dispatch"],
+                log_every=config["log_every"],
+            )
+
+        model = {"name": section["network"]}
+        if section["clean_steps"]:
+            kinds[f"{role}_clean"] = Kind(
+                "classifier",
+                model,
+                schedule(section["clean_steps"]),
+                section["clean_optimizer"],
+            )
+        start = f"{role}_clean" if section["clean_steps"] else "classifier"
+        for _, slug, sections in _recipes(section):
+            steps, phase = section["num_steps"], "classifier"
+            if "noise" in sections:
+                phase, noise = "adversarial_noise", sections["noise"]
+                restarts = -(-steps // noise["restart_every"])
+                steps += restarts * noise["restart_steps"]
+            kinds[f"{role}_{slug}"] = Kind(
+                phase,
+                model,
+                schedule(steps),
+                section["optimizer"],
+                variant_of=f"{role}_noise",
+                initial=start,
+                sections=sections,
+            )
+    return kinds
