@@ -12,7 +12,7 @@ import sys
 from absl import flags
 
 from launch import cli
-from uronet_jax.papers.pages import out_of_date, write_pages
+from uronet_jax.papers.pages.docs import out_of_date, write_pages
 
 
 def main(argv: list[str]) -> None:

@@ -56,7 +56,7 @@ from uronet_jax import records
 
 rows = [
     {**row, "value": float(row["value"]) - 1.0}
-    for row in paper.published_rows("uronet_table05.csv")
+    for row in layout.published_rows("uronet/uronet_table05.csv")
 ]
 made_up = {"schema": results.REPRODUCTION, "experiment": "table5", "rows": rows}
 made_up |= {"config": {"preset": "small"}, "versions": {}, "seconds": 60.0}

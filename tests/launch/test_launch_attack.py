@@ -18,7 +18,7 @@ from uronet_jax.evaluation.attack_judge import AttackJudge
 from uronet_jax.evaluation.attack_run import check_attack_config, make_runs
 from uronet_jax.evaluation.threat_models import THREAT_MODELS
 from uronet_jax.loading import load_defense
-from uronet_jax.papers.pages import docs_pages
+from uronet_jax.papers.pages.docs import docs_pages
 from uronet_jax.reports import results
 
 # Random networks may well be misleading.

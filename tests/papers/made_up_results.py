@@ -3,8 +3,8 @@
 import itertools
 import json
 
-from uronet_jax.papers.uronet.pages.comparison import group_runs
-from uronet_jax.papers.uronet.pages.layouts import PAGE_LAYOUTS
+from uronet_jax.papers.pages.all_papers import PAGE_LAYOUTS
+from uronet_jax.papers.pages.comparison import group_runs
 from uronet_jax.reports.results import (
     REPRODUCTION,
     REPRODUCTION_VERSION,

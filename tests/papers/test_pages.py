@@ -19,10 +19,10 @@ from made_up_results import (
     universal,
 )
 
-from uronet_jax.papers.pages import docs_pages, out_of_date, write_pages
-from uronet_jax.papers.uronet.pages.experiment_page import render_experiment
-from uronet_jax.papers.uronet.pages.paper import published_rows
-from uronet_jax.papers.uronet.pages.readings import (
+from uronet_jax.papers.pages.docs import docs_pages, out_of_date, write_pages
+from uronet_jax.papers.pages.experiment_page import render_experiment
+from uronet_jax.papers.pages.layout import published_rows
+from uronet_jax.papers.uronet.readings import (
     comparable_evaluations,
     compare_readings,
     render_readings,
@@ -184,7 +184,7 @@ def test_readings_are_compared_with_the_paper(tmp_path):
     assert "Wide-ResNet16-8" not in page
     values = {
         (r["classifier"], r["noise"], r["test_severity"]): float(r["value"])
-        for r in published_rows("uronet_table07.csv")
+        for r in published_rows("uronet/uronet_table07.csv")
         if r["condition"] != "mitigated"
     }
     assert len(values) == 2 * (1 + 18) and values["ResNet", "", ""] == 91.81

@@ -13,14 +13,14 @@ from made_up_results import (
     run,
 )
 
-from uronet_jax.papers.uronet.pages.claims import (
+from uronet_jax.papers.pages.all_papers import PAGE_LAYOUTS
+from uronet_jax.papers.pages.claims import (
     CLAIMS,
     Verdict,
     claims_table,
     judge_all,
     judge_claim,
 )
-from uronet_jax.papers.uronet.pages.layouts import PAGE_LAYOUTS
 
 
 def judged(experiment, rows=None, **options):

@@ -1,61 +1,6 @@
-"""How the numbers of each experiment of the paper are laid out as tables."""
+"""How the numbers of the URoNet paper's experiments are laid out as tables."""
 
-import dataclasses
-from collections.abc import Callable, Mapping
-from typing import Any
-
-from uronet_jax.papers.uronet.pages.paper import published_rows
-
-_Cell = Mapping[str, Any]
-
-
-@dataclasses.dataclass(frozen=True)
-class Layout:
-    """The tables of an experiment: the block, row and column that a cell is in.
-
-    Attributes:
-        title: What they show.
-        block: Cell -> the table it is in; likewise `row` and `column`.
-        published: File of the published numbers, or none.
-        counted: Whether the cell is the paper's own achievement.
-        counted_name: What such cells are called.
-        metrics: Quantities in the tables. Default: the published ones, or all.
-        derived: Quantities that follow from these and are not shown.
-        context: Whether published cells without a counterpart are shown.
-        first: Names of the lines that stand first; the others keep their order.
-    """
-
-    title: str
-    block: Callable[[_Cell], str]
-    row: Callable[[_Cell], str]
-    column: Callable[[_Cell], str]
-    published: str = ""
-    counted: Callable[[_Cell], bool] = lambda cell: True
-    counted_name: str = "cells"
-    metrics: tuple[str, ...] = ()
-    derived: tuple[str, ...] = ()
-    context: bool = False
-    first: tuple[str, ...] = ()
-
-    def published_rows(self) -> list[dict[str, str]]:
-        """Returns the published numbers, none without a file."""
-        return list(published_rows(self.published)) if self.published else []
-
-    def has_place(self, cell: _Cell) -> bool:
-        """Whether a cell is in the tables."""
-        if self.metrics:
-            return cell["metric"] in self.metrics
-        published = {row["metric"] for row in self.published_rows()}
-        return not published or cell["metric"] in published
-
-
-def _join(*columns: str, separator: str = "-") -> Callable[[_Cell], str]:
-    """Returns a function that joins some fields of a cell, leaving out empty ones."""
-
-    def label(cell):
-        return separator.join(cell[c] for c in columns if cell[c])
-
-    return label
+from uronet_jax.papers.pages.layout import Layout, join_columns
 
 
 def _mitigated_noise(cell):
@@ -128,16 +73,16 @@ _ABLATIONS = {
     "dcae": "a remover with one head (DCAE)",
     "grey": "grey images",
 }
-_TRAINED = _join("train_noise", "train_severity")
-_TESTED = _join("test_noise", "test_severity")
-_NOISE = _join("noise", "severity")
-_DATASET = _join("dataset")
-_CLASSIFIER = _join("dataset", "classifier", separator=", ")
+_TRAINED = join_columns("train_noise", "train_severity")
+_TESTED = join_columns("test_noise", "test_severity")
+_NOISE = join_columns("noise", "severity")
+_DATASET = join_columns("dataset")
+_CLASSIFIER = join_columns("dataset", "classifier", separator=", ")
 
 
 def _detection(number: int, title: str, block=_DATASET, **names) -> Layout:
     names = {"row": _TRAINED, "column": _TESTED} | names
-    file = f"uronet_table{number:02}.csv"
+    file = f"uronet/uronet_table{number:02}.csv"
     return Layout(f"Table {number}: {title}", block, published=file, **names)
 
 
@@ -148,58 +93,60 @@ def _mitigation(number: int, dataset: str) -> Layout:
         _CLASSIFIER,
         _mitigated_noise,
         _remover,
-        f"uronet_table{number:02}.csv",
+        f"uronet/uronet_table{number:02}.csv",
         counted=lambda cell: cell["condition"] == "mitigated",
         counted_name="mitigated cells",
     )
 
 
 def _figure(number: int, title: str, row=_NOISE, column=_quantity):
-    return Layout(f"Figure {number}: {title}", _DATASET, row, column)
+    title = f"Figure {number}: {title}"
+    return Layout(title, _DATASET, row, column, drawn=True)
 
 
-def _universal_models(title: str) -> Layout:
+def _universal_models(title: str, **names) -> Layout:
     metrics = ("detection_accuracy", "accuracy")
-    return Layout(title, _DATASET, _tested, _universal, metrics=metrics)
+    return Layout(title, _DATASET, _tested, _universal, metrics=metrics, **names)
 
 
 _OURS = {"context": True, "counted_name": "cells of URoNet"}
-PAGE_LAYOUTS = {
+URONET_LAYOUTS = {
     "table2": _detection(2, "detection on CIFAR-10, one line per trained detector"),
     "table3": _detection(3, "detection on CIFAR-100, one line per trained detector"),
     "table4": _detection(
         4,
         "detection across data sets, one line per trained detector",
-        _join("train_dataset", "test_dataset", separator=" to "),
+        join_columns("train_dataset", "test_dataset", separator=" to "),
     ),
     "table5": _detection(
         5,
         "detection of attacks, one line per detector trained on a noise",
-        column=_join("test_attack"),
+        column=join_columns("test_attack"),
     ),
     "table6": _detection(
         6,
         "detection of noises, one column per detector trained on an attack",
         row=_TESTED,
-        column=_join("train_attack"),
+        column=join_columns("train_attack"),
+        same={"FGSM40": "IFGSM40"},  # What its text and its other half call it.
     ),
     "table7": _mitigation(7, "CIFAR-10"),
     "table8": _mitigation(8, "CIFAR-100"),
     "table11": Layout(
         "Table 11: accuracy on attacked images",
         _CLASSIFIER,
-        _join("defence"),
-        _join("attack"),
-        "uronet_table11.csv",
+        join_columns("defence"),
+        join_columns("attack"),
+        "uronet/uronet_table11.csv",
         counted=lambda cell: cell["defence"].startswith("URoNet"),
         **_OURS,
     ),
     "table12": Layout(
         "Table 12: accuracy on CIFAR-10 behind several denoisers",
         _CLASSIFIER,
-        _join("noise", "inferred_severity"),
+        join_columns("noise", "inferred_severity"),
         _method,
-        "uronet_table12.csv",
+        "uronet/uronet_table12.csv",
         counted=lambda cell: cell["method"] == "URoNet",
         **_OURS,
     ),
@@ -208,7 +155,7 @@ PAGE_LAYOUTS = {
     "figure4": _figure(
         4,
         "every noise at every severity",
-        _join("noise"),
+        join_columns("noise"),
         lambda cell: f"PSNR in dB, severity {cell['severity']}",
     ),
     "figure5": _figure(5, "where the classifier looks (Grad-CAM)", column=_seen),
@@ -217,7 +164,7 @@ PAGE_LAYOUTS = {
         _CLASSIFIER,
         _gain,
         _attacked,
-        "uronet_figure06.csv",
+        "uronet/uronet_figure06.csv",
         metrics=("accuracy_gain", "adversarial_accuracy"),
         derived=("robust_accuracy",),
         first=(_UNDEFENDED, "GN", "UN", "SPN"),
@@ -226,7 +173,8 @@ PAGE_LAYOUTS = {
         "Section 3.3: ablations", _ablation, _ablation_row, _ablation_column
     ),
     "universal": _universal_models(
-        "One remover and one detector for all 18 degradations"
+        "One remover and one detector for all 18 degradations",
+        written=False,  # All of it stands in the table beside single noises.
     ),
     "universal_corruptions": _universal_models(
         "One remover and one detector trained on all corruptions of CIFAR-10-C"
@@ -235,9 +183,7 @@ PAGE_LAYOUTS = {
         "Short trainings of the universal remover, judged on validation images",
         _CLASSIFIER,
         _tested,
-        _join("variant"),
+        join_columns("variant"),
     ),
     "zero_shot": _universal_models("The universal models on what they never saw"),
 }
-# Experiments whose result is a picture of images, drawn when they were run.
-PICTURES = ("figure1", "figure2", "figure4", "figure5")

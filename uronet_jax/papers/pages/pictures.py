@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from uronet_jax.papers.uronet.pages.comparison import Group
-from uronet_jax.papers.uronet.pages.layouts import PAGE_LAYOUTS, PICTURES, Layout
+from uronet_jax.papers.pages.group import Group
+from uronet_jax.papers.pages.layout import Layout
 from uronet_jax.reports import figures
 
 
@@ -58,11 +58,10 @@ class Picture:
 
 def table_blocks(group: Group) -> dict[str, list[dict[str, Any]]]:
     """Returns the tables of a group: title -> cells, without those nobody measured."""
-    layout = PAGE_LAYOUTS[group.experiment]
     tables: dict[str, list[dict[str, Any]]] = {}
     for cell in group.cells:
-        if layout.has_place(cell):
-            tables.setdefault(layout.block(cell), []).append(cell)
+        if group.layout.has_place(cell):
+            tables.setdefault(group.layout.block(cell), []).append(cell)
     return {
         block: cells
         for block, cells in tables.items()
@@ -87,14 +86,13 @@ def table_lines(
 
 def group_pictures(group: Group) -> list[Picture]:
     """Returns the pictures of a group, one per table."""
-    if group.experiment not in PAGE_LAYOUTS or group.experiment in PICTURES:
+    if group.layout is None or group.layout.drawn:
         return []
     return [_picture(group, *table) for table in table_blocks(group).items()]
 
 
 def _picture(group: Group, block: str, cells: Sequence[Mapping[str, Any]]) -> Picture:
-    layout = PAGE_LAYOUTS[group.experiment]
-    lines = table_lines(layout, cells, context=False)
+    lines = table_lines(group.layout, cells, context=False)
     columns = list(dict.fromkeys(c for line in lines.values() for c in line))
 
     def numbers(field):
@@ -107,7 +105,7 @@ def _picture(group: Group, block: str, cells: Sequence[Mapping[str, Any]]) -> Pi
         return sum(math.isfinite(x) for line in values for x in line)
 
     values, differences = numbers("ours"), numbers("difference")
-    heading = f"{layout.title.partition(':')[0]}: {block}\nours"
+    heading = f"{group.layout.title.partition(':')[0]}: {block}\nours"
     if group.small:
         heading += ", small models"
     if 2 * count(differences) < count(values):

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from statistics import mean
 from typing import Any
 
-from uronet_jax.papers.uronet.pages.paper import published_rows
+from uronet_jax.papers.pages.layout import published_rows
 from uronet_jax.reports.results import Result
 from uronet_jax.reports.tables import markdown_table
 
@@ -43,7 +43,7 @@ def compare_readings(evaluations: Sequence[Result]) -> list[dict[str, Any]]:
     """
     published = {
         (row["noise"] or "clean", int(row["test_severity"] or 0)): float(row["value"])
-        for row in published_rows("uronet_table07.csv")
+        for row in published_rows("uronet/uronet_table07.csv")
         if row["classifier"] == _family(evaluations[0])
         and row["condition"] != "mitigated"
     }
@@ -87,3 +87,9 @@ def render_readings(evaluations: Sequence[Result]) -> str:
         f"reading that was measured has a line. From {used}.\n\n{table}\nMean absolute "
         f"difference from the paper, in points: {listed}.\n"
     )
+
+
+def readings_by_name(results: Iterable[Result]) -> dict[str, str]:
+    """Returns name of an evaluation -> the comparison that belongs on its page."""
+    found = comparable_evaluations(results)
+    return {evaluations[0].name: render_readings(evaluations) for evaluations in found}

@@ -5,24 +5,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from uronet_jax.papers.overview import overview_pictures, render_overview
-from uronet_jax.papers.uronet.pages.claims import claims_table, judge_all
-from uronet_jax.papers.uronet.pages.comparison import (
-    Group,
-    group_runs,
-    noise_footnote,
-)
-from uronet_jax.papers.uronet.pages.experiment_page import (
+from uronet_jax.papers.pages.all_papers import PAPERS, paper_of
+from uronet_jax.papers.pages.claims import claims_of, claims_table, judge_all
+from uronet_jax.papers.pages.comparison import group_runs
+from uronet_jax.papers.pages.experiment_page import (
     experiment_title,
     picture_name,
     render_experiment,
 )
-from uronet_jax.papers.uronet.pages.layouts import PAGE_LAYOUTS, PICTURES
-from uronet_jax.papers.uronet.pages.pictures import Picture, group_pictures
-from uronet_jax.papers.uronet.pages.readings import (
-    comparable_evaluations,
-    render_readings,
-)
+from uronet_jax.papers.pages.group import Group
+from uronet_jax.papers.pages.overview import overview_pictures, render_overview
+from uronet_jax.papers.pages.paper_pages import PaperPages
+from uronet_jax.papers.pages.pictures import Picture, group_pictures
 from uronet_jax.reports import attack_page, corruption_page, transformation_page
 from uronet_jax.reports.result_pages import render_result
 from uronet_jax.reports.results import Result, load_folder
@@ -39,18 +33,22 @@ _PAGES = {
 
 
 def _claims_page(groups: Sequence[Group]) -> str:
-    run = {group.experiment for group in groups}
-    lacking = [f"`{name}`" for name in PAGE_LAYOUTS if name not in run]
     return (
         "# The paper's claims\n\nA claim names numbers of a table; they hold or not. "
         "It is open while too little is measured to say it. *Small* is an "
         "indication, no verdict on the paper. *Worst* is the number that is furthest "
         "on the wrong side, or nearest to it. Each page of an experiment has the "
         "claims on it.\n\n"
-        + claims_table(judge_all(groups))
-        + f"\n{noise_footnote(groups)}\nNot judged: Tables 9 and 10 (Tiny ImageNet and "
-        "ImageNette are not run here), 13 and 14 (the paper names no corruptions, "
-        "severities and classifiers). Not run yet: "
+        + "".join(_claims_of_paper(paper, groups) for paper in PAPERS)
+    )
+
+
+def _claims_of_paper(paper: PaperPages, groups: Sequence[Group]) -> str:
+    run = {group.experiment for group in groups}
+    lacking = [f"`{name}`" for name in paper.layouts if name not in run]
+    return (
+        claims_table(judge_all(groups, claims_of(paper)))
+        + f"\n{paper.footnote(groups)}\nNot judged: {paper.unjudged}. Not run yet: "
         f"{', '.join(lacking) or 'nothing'}.\n"
     )
 
@@ -79,8 +77,9 @@ def docs_pages(
 
     single = {group.name: render_experiment(group, groups) for group in groups}
     single |= {x.name: render_result(x) for x in results if x.kind in _PAGES}
-    for evaluations in comparable_evaluations(results):
-        single[evaluations[0].name] += "\n" + render_readings(evaluations)
+    for paper in PAPERS:
+        for name, text in paper.appendices(results).items():
+            single[name] += f"\n{text}"
     if groups:
         single["claims"] = _claims_page(groups)
     back = "\n[All results](../RESULTS.md)\n"
@@ -103,7 +102,7 @@ def docs_pages(
     figures = docs / _FIGURES
     for group in groups:
         path = figures / picture_name(group)
-        if group.experiment in PICTURES and not path.is_file():
+        if group.layout and group.layout.drawn and not path.is_file():
             raise FileNotFoundError(
                 f"no picture at {path}: copy the {group.experiment}.png there that "
                 "launch.reproduce drew beside the JSON"
@@ -123,15 +122,24 @@ def _links(results: Sequence[Result], groups: Sequence[Group]) -> dict[str, list
     if groups:
         found["The paper's experiments"] = [link("claims", "all claims of the paper")]
     for group in groups:
-        text, colon, _ = experiment_title(group.experiment).partition(":")
-        heading = "The paper's experiments" if colon else "Universal models"
-        text = text if colon else group.experiment.replace("_", " ")
+        heading, text = _heading(group.experiment)
         found.setdefault(heading, []).append(link(group.name, text))
     for kind, heading in _PAGES.items():
         for result in results:
             if result.kind == kind:
                 found.setdefault(heading, []).append(link(result.name, result.name))
     return found
+
+
+def _heading(experiment: str) -> tuple[str, str]:
+    """The heading above an experiment's links, and their text."""
+    paper, text = paper_of(experiment), experiment.replace("_", " ")
+    if paper is None:
+        return "Other experiments", text
+    for heading, experiments in paper.further.items():
+        if experiment in experiments:
+            return heading, text
+    return paper.heading, experiment_title(experiment).partition(":")[0]
 
 
 def out_of_date(folder: str | os.PathLike, docs: str | os.PathLike) -> list[Path]:

@@ -4,7 +4,6 @@ The results have one row per number, with the columns of the published table. Wh
 called a cell is one number of a table; of several seeds it holds the mean.
 """
 
-import dataclasses
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,7 +11,9 @@ from statistics import mean, stdev
 from typing import Any
 
 from uronet_jax.papers.machine_settings import without_machine_settings
-from uronet_jax.papers.uronet.pages.layouts import PAGE_LAYOUTS
+from uronet_jax.papers.pages.all_papers import PAGE_LAYOUTS
+from uronet_jax.papers.pages.group import Group
+from uronet_jax.papers.pages.layout import Layout
 from uronet_jax.reports.results import TEST_IMAGES, Result
 
 # True positive rate of a detector at 5 % false alarms, in `[0, 1]`.
@@ -21,58 +22,7 @@ _RATE = ("tpr_at_5_percent_fpr", "tpr_at_5_fpr")
 _NOT_KEYS = {"value", "note", "seed", "num_images", "auroc", "steps", "own", *_RATE}
 # Parts of a config in which runs of one experiment may differ.
 _NOT_CONFIG = {"seed", "seeds", "data_dir", "workdir"}
-# The paper's label -> what its text and its other half call the same attack.
-_SAME = {"FGSM40": "IFGSM40"}
-# A noise whose undefended accuracy is further from the paper's is another noise.
-_SAME_NOISE = 10.0
-
-
-@dataclasses.dataclass(frozen=True)
-class Group:
-    """Runs of one experiment that differ in their seeds at most."""
-
-    experiment: str
-    runs: Sequence[Result]
-    cells: list[dict[str, Any]]
-
-    @property
-    def name(self) -> str:
-        """Of the first run's file, and of the page."""
-        return self.runs[0].name
-
-    @property
-    def small(self) -> bool:
-        """Whether models or test set are too small to stand beside the paper's."""
-        return self.runs[0].small
-
-    @property
-    def config(self) -> Mapping[str, Any]:
-        """Of the first run."""
-        return self.runs[0].content["config"]
-
-    def measured(self, **where: Any) -> list[dict[str, Any]]:
-        """Returns the measured cells with these values of their columns."""
-        return [
-            cell
-            for cell in self.cells
-            if cell["ours"] is not None
-            and all(cell.get(column) == value for column, value in where.items())
-        ]
-
-    def numbers(self, **where: Any) -> dict[str, float]:
-        """Returns degradation -> our number of the cells with these values."""
-        return {place_of(cell): cell["ours"] for cell in self.measured(**where)}
-
-
-def place_of(cell: Mapping[str, Any]) -> str:
-    """Returns what a cell was tested on, such as `UN-3` or `clean`."""
-    noise = cell.get("test_noise") or cell.get("noise") or "clean"
-    return noise if noise == "clean" else f"{noise}-{cell.get('test_severity')}"
-
-
-def noisy_values(numbers: Mapping[str, float]) -> list[float]:
-    """Returns the numbers of a mapping by degradation that are not of clean images."""
-    return [value for place, value in numbers.items() if place != "clean"]
+_NONE: Mapping[str, str] = {}
 
 
 def group_runs(results: Iterable[Result]) -> list[Group]:
@@ -99,13 +49,14 @@ def group_runs(results: Iterable[Result]) -> list[Group]:
         return known, experiment, small, runs[0].name
 
     return [
-        Group(experiment, runs, lay_beside(experiment, runs))
+        Group(experiment, runs, lay_beside(layout, runs), layout)
         for (experiment, _, _), runs in sorted(groups.items(), key=place)
+        for layout in (PAGE_LAYOUTS.get(experiment),)
     ]
 
 
-def lay_beside(experiment: str, runs: Sequence[Result]) -> list[dict[str, Any]]:
-    """Lays the numbers of one experiment beside the published ones, which come first.
+def lay_beside(layout: Layout | None, runs: Sequence[Result]) -> list[dict[str, Any]]:
+    """Lays the numbers of an experiment beside the published ones, which come first.
 
     Returns:
         One row per cell: its columns as texts, empty where they do not apply, and what
@@ -115,19 +66,20 @@ def lay_beside(experiment: str, runs: Sequence[Result]) -> list[dict[str, Any]]:
         ValueError: If a number is there twice, in one run or in two of one seed, or
             is not finite, or if a row lacks a column.
     """
-    layout = PAGE_LAYOUTS.get(experiment)
     theirs = layout.published_rows() if layout else []
+    same = layout.same if layout else {}
     columns = [c for c in theirs[0] if c not in _NOT_KEYS] if theirs else None
     cells: dict[tuple, dict[str, Any]] = {}
     for row in theirs:
-        key = _key(row, columns)
+        key = _key(row, columns, same)
         cells[tuple(sorted(key.items()))] = {**key, "published": float(row["value"])}
     measured: dict[tuple, dict[Any, dict[str, Any]]] = {}
     origins: dict[tuple, str] = {}
     for run in runs:
         for row in run.content["rows"]:
             _check_columns(run.name, row, columns or (), layout)
-            key = _key(row, columns or [c for c in row if c not in _NOT_KEYS])
+            names = columns or [c for c in row if c not in _NOT_KEYS]
+            key = _key(row, names, same)
             place = tuple(sorted(key.items()))
             seed = row.get("seed", run.content["config"].get("seed"))
             other = origins.setdefault((place, seed), run.name)
@@ -197,67 +149,16 @@ def _check_columns(name: str, row: Mapping, columns: Sequence[str], layout) -> N
         raise ValueError(f"{name} has a row without {', '.join(lacking)}: {row}")
 
 
-def _key(row: Mapping[str, Any], columns: Sequence[str]) -> dict[str, str]:
-    """The columns as texts: 1, 1.0 and "1" are the same."""
+def _key(
+    row: Mapping[str, Any], columns: Sequence[str], same: Mapping[str, str] = _NONE
+) -> dict[str, str]:
+    """The columns as texts: 1, 1.0 and "1" are the same, and what `same` says."""
 
     def text(value):
         if value is None:
             return ""
         if isinstance(value, float) and value.is_integer():
             value = int(value)
-        return _SAME.get(str(value), str(value))
+        return same.get(str(value), str(value))
 
     return {column: text(row.get(column)) for column in columns}
-
-
-def compared_cells(group: Group) -> list[dict[str, Any]]:
-    """Returns the paper's own achievements of an experiment that we measured too."""
-    cells = [cell for cell in group.cells if cell["difference"] is not None]
-    return [c for c in cells if PAGE_LAYOUTS[group.experiment].counted(c)]
-
-
-def distance_from_paper(group: Group) -> dict[str, Any]:
-    """Returns how far the numbers of an experiment are from the published ones.
-
-    `at_or_above` are those of `compared_cells` that are not below the paper when
-    rounded to two decimals; `seeds` is the largest number of runs of a cell.
-    """
-    published = [cell for cell in group.cells if cell["published"] is not None]
-    differences = [cell["difference"] for cell in compared_cells(group)]
-    spreads = [cell["spread"] for cell in group.cells if cell["spread"] is not None]
-    return {
-        "published": len(published),
-        "measured": sum(cell["ours"] is not None for cell in published),
-        "compared": len(differences),
-        "at_or_above": sum(round(d, 2) >= 0 for d in differences),
-        "mean_difference": mean(differences) if differences else None,
-        "seeds": max((cell["seeds"] for cell in group.cells), default=0),
-        "mean_spread": mean(spreads) if spreads else None,
-        "max_spread": max(spreads, default=None),
-    }
-
-
-def noise_footnote(groups: Iterable[Group]) -> str:
-    """Says which noises are measurably not the paper's; empty if none is.
-
-    Those are further than 10 points from the published accuracy of every undefended
-    classifier of Tables 7 and 8 that was measured on them.
-    """
-    found: dict[str, list[Mapping[str, Any]]] = {}
-    for group in groups:
-        if group.experiment in ("table7", "table8"):
-            for cell in group.measured(condition="noisy"):
-                if cell["difference"] is not None:
-                    found.setdefault(place_of(cell), []).append(cell)
-    others = [
-        f"{name} (undefended {cells[0]['classifier']}: {cells[0]['ours']:.1f} % here, "
-        f"{cells[0]['published']:.1f} % there)"
-        for name, cells in found.items()
-        if all(abs(cell["difference"]) > _SAME_NOISE for cell in cells)
-    ]
-    if not others:
-        return ""
-    return (
-        f"Not the paper's noise, which it does not define: {', '.join(others)}. "
-        "Numbers that rest on it cannot be compared.\n"
-    )

@@ -1,29 +1,16 @@
-"""The page of one experiment: its tables and pictures beside the paper's claims."""
+"""What is said on the pages of the URoNet paper's experiments, beside their tables."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from statistics import mean
 from typing import Any
 
-from uronet_jax.papers.uronet.pages import pictures
-from uronet_jax.papers.uronet.pages.claims import CLAIMS, claims_table, judge_claim
-from uronet_jax.papers.uronet.pages.comparison import (
-    MEASURED,
-    Group,
-    distance_from_paper,
-    noise_footnote,
-    noisy_values,
-    place_of,
-)
-from uronet_jax.papers.uronet.pages.layouts import PAGE_LAYOUTS, PICTURES, Layout
-from uronet_jax.reports.results import origin_line
+from uronet_jax.papers.pages.group import Group, noisy_values, place_of
 from uronet_jax.reports.tables import markdown_table
 
 # Steps of the paper's attacks, where their label does not say.
 _STEPS = 40
 _ATTACKS = ("train_attack", "test_attack", "attack")
-# A wider table is a picture only: the numbers stand in its cells.
-_WIDEST = 12
 # What this project asks of the universal models, in percent.
 _MEAN_DETECTION, _LOWEST_DETECTION = 99.5, 99.0
 MEAN_ACCURACY = {"ResNet": 85.0, "Wide-ResNet16-8": 88.0}
@@ -35,72 +22,16 @@ _NOTES = {
     "universal_trials": "Judged on validation images, which a published classifier may "
     "have learned: the variants compare with each other only.",
 }
+# A noise whose undefended accuracy is further from the paper's is another noise.
+_SAME_NOISE = 10.0
 
 
-def experiment_title(experiment: str) -> str:
-    """Returns what an experiment shows."""
-    known = experiment in PAGE_LAYOUTS
-    return PAGE_LAYOUTS[experiment].title if known else experiment
-
-
-def render_experiment(group: Group, groups: Sequence[Group] = ()) -> str:
-    """Returns the page of an experiment, one of all `groups`, as Markdown."""
-    size = " (small models)" if group.small else ""
-    title = f"# {experiment_title(group.experiment)}{size}\n"
-    parts = [title, origin_line(group.runs), _summary(group)]
-    layout = PAGE_LAYOUTS.get(group.experiment)
-    note = [_NOTES[group.experiment]] if group.experiment in _NOTES else []
+def experiment_note(group: Group) -> str:
+    """Returns what has to be known of an experiment, and what a defence changes."""
+    note = [_NOTES.get(group.experiment)]
     if group.experiment in ("universal", "universal_corruptions", "zero_shot"):
         note += [_gains(group), _advantage(group.config)]
-    if any(note):
-        parts.append(" ".join(filter(None, note)) + "\n")
-    claims = [claim for claim in CLAIMS if claim.experiment == group.experiment]
-    if claims:
-        parts.append(claims_table([judge_claim(claim, group) for claim in claims]))
-    if group.experiment in PICTURES:
-        parts.append(_image(group.name, picture_name(group)))
-    if group.experiment == "universal":
-        parts.append(_beside_single_noises(group, groups))
-    drawn = {picture.block: picture.name for picture in pictures.group_pictures(group)}
-    for block, cells in pictures.table_blocks(group).items() if layout else ():
-        parts.append(f"**{block}**\n")
-        if block in drawn:
-            parts.append(_image(f"{group.name}, {block}", drawn[block]))
-        if group.experiment != "universal":  # All of it stands in the table above.
-            parts.append(_matrix(layout, cells))
-        parts.append(_remarks(layout, cells))
-    rest = [
-        cell
-        for cell in group.measured()
-        if not (layout and (layout.has_place(cell) or cell["metric"] in layout.derived))
-    ]
-    if rest:
-        parts += ["Also measured:\n"] if layout else []
-        parts.append(_listing(rest))
-    if layout and (layout.published or group.experiment in ("universal", "ablations")):
-        parts.append(noise_footnote([group, *groups]))
-    return "\n".join(filter(None, parts))
-
-
-def _summary(group: Group) -> str:
-    """One sentence on the distance from the paper."""
-    layout = PAGE_LAYOUTS.get(group.experiment)
-    if layout is None or not layout.published:
-        return ""
-    found = distance_from_paper(group)
-    text = f"{found['measured']} of {found['published']} published numbers are measured"
-    if found["compared"]:
-        text += (
-            f"; at or above the paper: {found['at_or_above']} of {found['compared']} "
-            f"{layout.counted_name}, mean difference {found['mean_difference']:+.2f} "
-            "points"
-        )
-    if found["mean_spread"] is not None:
-        text += (
-            f"; {found['seeds']} seeds, standard deviation {found['mean_spread']:.2f} "
-            f"points on average and {found['max_spread']:.2f} at most"
-        )
-    return f"{text}.\n"
+    return " ".join(filter(None, note)) + "\n" if any(note) else ""
 
 
 def _gains(group: Group) -> str:
@@ -167,13 +98,15 @@ def best_removers(
     return best
 
 
-def _beside_single_noises(group: Group, groups: Sequence[Group]) -> str:
-    """The universal models beside those of single noises of the same size and suite.
+def beside_single_noises(group: Group, groups: Sequence[Group]) -> str:
+    """Returns the universal models beside those of single noises, size and suite alike.
 
     The paper trains one remover and one detector per noise and severity. Of its
     detectors the best on average is shown, of its removers the best for each line: a
     user who does not know the noise could not choose that well.
     """
+    if group.experiment != "universal":
+        return ""
 
     def setting(one):
         evaluation = {**(one.config.get("evaluation") or {}), "batch_size": None}
@@ -242,45 +175,8 @@ def _goal(what: str, value: float, limit: float) -> str:
     return f"{what} at least {limit:g} %, is {value:.2f} % ({met})"
 
 
-def picture_name(group: Group) -> str:
-    """Returns the file of an experiment of `PICTURES`, drawn when it was run."""
-    return f"{group.name}.png"
-
-
-def _image(text: str, name: str) -> str:
-    return f"![{text}](../figures/{name})\n"
-
-
-def _matrix(layout: Layout, cells: Sequence[Mapping[str, Any]]) -> str:
-    lines = pictures.table_lines(layout, cells, context=layout.context)
-    columns = dict.fromkeys(column for line in lines.values() for column in line)
-    if len(columns) > _WIDEST:
-        return ""
-
-    def text(cell):
-        if cell is None or cell["ours"] is None and cell["published"] is None:
-            return None
-        if cell["ours"] is None:
-            return f"*{cell['published']:.2f}*"
-        if cell["difference"] is None:
-            return f"{cell['ours']:.2f}" if layout.published else cell["ours"]
-        # No signed zero.
-        return f"{cell['ours']:.2f} ({round(cell['difference'], 2) + 0.0:+.2f})"
-
-    rows = [
-        {"": row, **{column: text(line.get(column)) for column in columns}}
-        for row, line in lines.items()
-    ]
-    legend = ""
-    if any(cell["difference"] is not None for cell in cells):
-        legend = "In brackets ours less published"
-        legend += ", in italics published only.\n\n" if layout.context else ".\n\n"
-    return legend + markdown_table(rows, ["", *columns])
-
-
-def _remarks(layout: Layout, cells: Sequence[Mapping[str, Any]]) -> str:
-    """What stands under a table: steps of attacks, ranking of detectors."""
-    cells = [cell for cell in cells if cell["ours"] is not None]
+def steps_of_attacks(cells: Iterable[Mapping[str, Any]]) -> str:
+    """Says of which measured cells the attacks had not the paper's steps."""
     steps: dict[int, dict[str, None]] = {}
     for cell in cells:
         label = next((cell[c] for c in _ATTACKS if cell.get(c)), "")
@@ -288,30 +184,39 @@ def _remarks(layout: Layout, cells: Sequence[Mapping[str, Any]]) -> str:
         said = re.search(r"\d+$", label) if cell.get("train_attack") else None
         if cell["steps"] not in (None, int(said[0]) if said else _STEPS):
             steps.setdefault(cell["steps"], {})[label] = None
-    remarks = [
+    return " ".join(
         f"Steps of the attack: {count}, not the paper's, for {', '.join(labels)}."
         for count, labels in steps.items()
+    )
+
+
+def noise_footnote(groups: Iterable[Group]) -> str:
+    """Says which noises are measurably not the paper's; empty if none is.
+
+    Those are further than 10 points from the published accuracy of every undefended
+    classifier of Tables 7 and 8 that was measured on them.
+    """
+    found: dict[str, list[Mapping[str, Any]]] = {}
+    for group in groups:
+        if group.experiment in ("table7", "table8"):
+            for cell in group.measured(condition="noisy"):
+                if cell["difference"] is not None:
+                    found.setdefault(place_of(cell), []).append(cell)
+    others = [
+        f"{name} (undefended {cells[0]['classifier']}: {cells[0]['ours']:.1f} % here, "
+        f"{cells[0]['published']:.1f} % there)"
+        for name, cells in found.items()
+        if all(abs(cell["difference"]) > _SAME_NOISE for cell in cells)
     ]
-    ranked = [cell for cell in cells if cell["auroc"] is not None]
-    if ranked:
-        worst = min(ranked, key=lambda cell: cell["auroc"])
-        text = (
-            f"AUROC: mean {mean(cell['auroc'] for cell in ranked):.4f}, lowest "
-            f"{worst['auroc']:.4f} ({layout.row(worst)}, {layout.column(worst)})"
-        )
-        found = [cell["true_positive_rate"] for cell in ranked]
-        if rates := [rate for rate in found if rate is not None]:
-            text += "; true positive rate at 5 % false alarms: mean "
-            text += f"{100.0 * mean(rates):.2f} %"
-        remarks.append(f"{text}.")
-    return " ".join(remarks) + "\n" if remarks else ""
+    if not others:
+        return ""
+    return (
+        f"Not the paper's noise, which it does not define: {', '.join(others)}. "
+        "Numbers that rest on it cannot be compared.\n"
+    )
 
 
-def _listing(cells: Sequence[Mapping[str, Any]]) -> str:
-    """Numbers without published ones: every column in which something is."""
-    columns = dict.fromkeys(c for cell in cells for c in cell if c not in MEASURED)
-    used = [column for column in columns if any(cell.get(column) for cell in cells)]
-    headings = {**{column: column for column in used}, "ours": "ours"}
-    if any(cell["spread"] is not None for cell in cells):
-        headings["spread"] = "deviation over seeds"
-    return markdown_table(cells, headings, missing="")
+def noise_footnote_of_page(group: Group, groups: Sequence[Group]) -> str:
+    """Returns `noise_footnote` where the numbers rest on the noises."""
+    rests = group.layout.published or group.experiment in ("universal", "ablations")
+    return noise_footnote([group, *groups]) if rests else ""

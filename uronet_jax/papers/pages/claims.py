@@ -1,18 +1,18 @@
-"""What the URoNet paper claims of its tables, and what our numbers say of it.
+"""What papers claim of their tables, and what our numbers say of it.
 
-The claims are data, `published/claims.toml`. One names cells of an experiment and a
-bound, and it holds if all of its numbers do.
+The claims are data, `published/claims.toml` of each paper. One names cells of an
+experiment and a bound, and it holds if all of its numbers do.
 """
 
 import dataclasses
-import importlib.resources
-import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from statistics import mean
 from typing import Any
 
-from uronet_jax.papers.uronet.pages.comparison import MEASURED, Group, place_of
-from uronet_jax.papers.uronet.pages.layouts import PAGE_LAYOUTS
+from uronet_jax.papers.pages.all_papers import PAGE_LAYOUTS, PAPERS
+from uronet_jax.papers.pages.comparison import MEASURED
+from uronet_jax.papers.pages.group import Group, place_of
+from uronet_jax.papers.pages.paper_pages import PaperPages
 from uronet_jax.reports.tables import markdown_table
 
 _Cell = Mapping[str, Any]
@@ -22,7 +22,7 @@ _NAMES = ("trained", "tested", "matched")
 
 @dataclasses.dataclass(frozen=True)
 class Claim:
-    """Something the paper says of cells of an experiment.
+    """Something a paper says of cells of an experiment.
 
     Attributes:
         experiment: Whose cells it names.
@@ -53,13 +53,13 @@ class Claim:
     named: int = 0
 
 
-def _read() -> tuple[Claim, ...]:
-    folder = importlib.resources.files("uronet_jax.papers.uronet") / "published"
-    data = tomllib.loads((folder / "claims.toml").read_text(encoding="utf-8"))
-    return tuple(Claim(**claim) for claim in data["claim"])
+# Of all papers.
+CLAIMS = tuple(Claim(**claim) for paper in PAPERS for claim in paper.claims())
 
 
-CLAIMS = _read()
+def claims_of(paper: PaperPages) -> list[Claim]:
+    """Returns the claims of a paper."""
+    return [claim for claim in CLAIMS if claim.experiment in paper.layouts]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -192,10 +192,12 @@ def judge_claim(claim: Claim, group: Group) -> Verdict:
     )
 
 
-def judge_all(groups: Sequence[Group]) -> list[Verdict]:
-    """Judges every claim by the first group that measured something."""
+def judge_all(
+    groups: Sequence[Group], claims: Iterable[Claim] = CLAIMS
+) -> list[Verdict]:
+    """Judges claims by the first group that measured something."""
     verdicts = []
-    for claim in CLAIMS:
+    for claim in claims:
         own = [group for group in groups if group.experiment == claim.experiment]
         found = [judge_claim(claim, group) for group in own]
         found.sort(key=lambda verdict: verdict.measured == 0)

@@ -1,0 +1,1 @@
+"""What is laid beside the published numbers of any paper, and how it is shown."""

@@ -1,0 +1,16 @@
+"""The papers whose experiments have pages, in order."""
+
+from uronet_jax.papers.pages.layout import Layout
+from uronet_jax.papers.pages.paper_pages import PaperPages
+from uronet_jax.papers.uronet.pages import URONET_PAGES
+
+PAPERS: tuple[PaperPages, ...] = (URONET_PAGES,)
+# Of all experiments.
+PAGE_LAYOUTS: dict[str, Layout] = {
+    name: layout for paper in PAPERS for name, layout in paper.layouts.items()
+}
+
+
+def paper_of(experiment: str) -> PaperPages | None:
+    """Returns the paper that an experiment belongs to, None for an unknown one."""
+    return next((paper for paper in PAPERS if experiment in paper.layouts), None)

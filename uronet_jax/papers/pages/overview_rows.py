@@ -1,0 +1,43 @@
+"""Lines of the overview's table, and what they are made of."""
+
+from collections.abc import Mapping, Sequence
+from statistics import mean
+from typing import Any
+
+from uronet_jax.papers.pages.group import noisy_values
+from uronet_jax.reports.results import Result
+
+OVERVIEW_HEADINGS = {
+    "defence": "defence",
+    "images": "images",
+    "clean": "clean",
+    "noises": "18 noises",
+    "worst": "worst noise",
+    "corruptions": "19 corruptions",
+    "unseen": "unseen",
+    "unaware": "PGD, attacker does not know it",
+    "aware": "PGD, attacker knows it",
+    "found": "detected",
+    "alarms": "false alarms",
+}
+
+
+def mean_of_noisy(numbers: Mapping[str, float]) -> float | None:
+    """Returns the mean over degradations, clean images aside; None without any."""
+    found = noisy_values(numbers)
+    return mean(found) if found else None
+
+
+def overview_row(
+    defence: str, results: Sequence[Result], **values: Any
+) -> dict[str, Any]:
+    """Returns one line; what is None or empty leaves its cell empty."""
+    counts = sorted({count for result in results for count in result.counts})
+    images = " to ".join(f"{x:,}" for x in dict.fromkeys(counts[:1] + counts[-1:]))
+    small = ", small" if any(result.small for result in results) else ""
+    noises = values.pop("noises", {})
+    worst = min(noisy_values(noises), default=None)
+    values |= {"noises": mean_of_noisy(noises), "worst": worst}
+    for name, value in values.items():
+        values[name] = f"{value:.1f}" if isinstance(value, float) else value
+    return {"defence": defence, "images": images + small, **values}
