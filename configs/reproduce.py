@@ -210,11 +210,11 @@ def get_config(preset: str = "full") -> config_dict.ConfigDict:
         restart_steps=choose(100, 50, 1),
         restart_rate=1e-2,
         sigmas=(0.1,),
-        epsilon=6.0,
+        epsilon=5.5,  # Of Gaussian noise with the first sigma.
         suite="cifar_c",
         tested_sigmas=(0.02, 0.05, 0.1, 0.15, 0.2, 0.3),
         optimizer=config_dict.create(
-            **{"name": "sgd", "peak_rate": 0.01, "schedule": "cosine"},
+            **{"name": "sgd", "peak_rate": 0.02, "schedule": "cosine"},
             **{"warmup_steps": 0, "weight_decay": 0.0, "momentum": 0.9},
             **{"nesterov": True, "clip_norm": 0.0},
         ),
@@ -281,13 +281,13 @@ def _noise_training(
         clean_optimizer=optimizer,
         optimizer=optimizer,
         tested_severities=(1,) if smoke else (),  # Empty: all.
-        eps_star_images={"full": 10_000, "small": 500, "smoke": 8}[preset],
+        eps_star_images={"full": 10_000, "small": 250, "smoke": 8}[preset],
         # Learned noise of the distance to the border: how many generators, and steps.
         generators={"full": 4, "small": 2, "smoke": 1}[preset],
         generator_steps={"full": 1_000, "small": 200, "smoke": 2}[preset],
         # PGD within the first; DDN within the second times the root of the elements:
         # the paper's 0.001 and 0.12 at 224x224x3.
-        attacked_images={"full": 10_000, "small": 500, "smoke": 8}[preset],
+        attacked_images={"full": 10_000, "small": 250, "smoke": 8}[preset],
         attack_linf=0.001,
         attack_l2=0.12 / (224 * 224 * 3) ** 0.5,
         **fields,
