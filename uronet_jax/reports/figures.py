@@ -1,4 +1,4 @@
-"""Figures for reports: galleries of images and heat maps, as PNG files.
+"""Figures for reports: galleries, heat maps, lines and bars, as PNG files.
 
 Matplotlib is imported on first use, and without pyplot: no global state, no display.
 """
@@ -15,6 +15,15 @@ _TEXT = "#222222"
 _FONT = {"fontsize": 9}
 _TITLE = {"fontsize": 11, "weight": "bold"}
 _FULL_DIFFERENCE = 10.0
+# Colours that colour-blind readers tell apart (Okabe and Ito), and one marker each.
+_COLOURS = (
+    "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"
+)  # fmt: skip
+_MARKERS = "osD^vPX"
+_LEGEND = {
+    "loc": "upper left", "bbox_to_anchor": (1.02, 1.0), "borderaxespad": 0.0,
+    "frameon": False, "labelcolor": _TEXT, **_FONT,
+}  # fmt: skip
 
 
 def show_noise(noise: np.ndarray, amplify: float = 1.0) -> np.ndarray:
@@ -38,6 +47,12 @@ def gallery(
     H and W. Every pixel becomes a whole number of pixels of the file, so small images
     stay crisp. Headings and the `N` labels may contain line breaks.
     """
+    figure, _ = _gallery(columns, row_labels, title, cell_inches)
+    _save(figure, path)
+
+
+def _gallery(columns, row_labels, title, cell_inches, least_w=0, below=0):
+    """Draws a gallery; returns the figure, and where the room below it begins."""
     images = {name: _as_images(name, value) for name, value in columns.items()}
     shapes = {x.shape[:3] for x in images.values()}
     if len(shapes) != 1:
@@ -58,15 +73,14 @@ def gallery(
     # A heading may be wider than its column.
     pitch = max(cell_w, heading_w) + gap
     left = margin + (label_w + gap if label_w else 0)
-    right = margin
     body_w = pitch * len(images) - gap
-    if title_w > left + body_w:  # Room for a long title.
-        right = title_w - left - body_w + 2 * margin
+    # Room for a long title.
+    right = max(margin, max(title_w + 2 * margin, least_w) - left - body_w)
     top = margin + heading_h + gap // 2 + (title_h + gap if title_h else 0)
     total_w = left + body_w + right
     total_h = top + count * (cell_h + gap) - gap + margin
 
-    figure = _figure(total_w, total_h)
+    figure = _figure(total_w, total_h + below)
     if title:
         _text(figure, margin, margin, title, "left", "top", **_TITLE)
     for j, (heading, column) in enumerate(images.items()):
@@ -78,7 +92,7 @@ def gallery(
     for i, label in enumerate(row_labels or []):
         y = top + i * (cell_h + gap) + cell_h / 2
         _text(figure, left - gap, y, label, "right", "center")
-    _save(figure, path)
+    return figure, total_h
 
 
 def attention_overlay(images: np.ndarray, maps: np.ndarray) -> np.ndarray:
@@ -180,6 +194,185 @@ def difference_map(
     shades = np.clip(0.5 + differences / (2.0 * _FULL_DIFFERENCE), 0.0, 1.0)
     figure = _cells(texts, shades, "RdBu", row_labels, column_labels, title)
     _save(figure, path, description)
+
+
+def noise_samples(
+    path: str | os.PathLike,
+    clean: np.ndarray,
+    variants: Mapping[str, tuple[np.ndarray, np.ndarray]],
+    title: str = "",
+    *,
+    cell_inches: float = 1.0,
+    amplify: float = 1.0,
+) -> None:
+    """Writes a `gallery` of noise on images, and below how the noise is distributed.
+
+    Columns are the clean images and, for each variant, the noisy ones and the noise.
+    Below stands, for each variant, a histogram of its noise beside the density of the
+    Gaussian of the same norm, on a logarithmic scale.
+
+    Args:
+        path: Of the PNG.
+        clean: `[N, H, W, 1 or 3]` in `[0, 1]`.
+        variants: Name -> noisy images like `clean`, and their noise before clipping,
+            of the same shape and any size.
+        title: Above it all.
+        cell_inches: Width of an image.
+        amplify: Factor on the noise where it is shown as a picture.
+
+    Raises:
+        ValueError: If there is no variant or too many, or shapes or values do not fit.
+    """
+    _check_colours("variants", variants)
+    columns, noises, deviations = {"clean": clean}, {}, {}
+    for name, (noisy, noise) in variants.items():
+        noise = np.asarray(noise, np.float64)
+        if noise.shape != np.shape(clean) or not 0 < np.abs(noise).max() < np.inf:
+            raise ValueError(
+                f"noise of {name!r} must be {list(np.shape(clean))} like the images, "
+                f"finite and not all zero: {list(noise.shape)}"
+            )
+        columns[name] = noisy
+        columns[f"{name},\nnoise"] = show_noise(noise, amplify)
+        noises[name] = noise.ravel()
+        deviations[name] = np.sqrt(np.mean(np.square(noise)))
+
+    headings = [f"{name}, rms {value:.3g}" for name, value in deviations.items()]
+    note, label = "Density; dashed: Gaussian of the same norm", "noise of an element"
+    margin, left, gap, height = 16, 75, 24, 230  # Pixels.
+    text_w, _ = _text_size([label, *headings])
+    least_w = left + (text_w + gap) * len(noises)
+    least_w = max(least_w, _text_size([note])[0] + 2 * margin)
+    figure, top = _gallery(columns, None, title, cell_inches, least_w, height + 140)
+    width = (figure.get_size_inches()[0] * _DPI - left - margin + gap) / len(noises)
+    _text(figure, margin, top + 12, note, "left", "center")
+    span = max(np.quantile(np.abs(noise), 0.999) for noise in noises.values())
+    edges = np.linspace(-1.05 * span, 1.05 * span, 64)
+    centres, axes = (edges[1:] + edges[:-1]) / 2, None
+    for i, (name, noise) in enumerate(noises.items()):
+        deviation = deviations[name]
+        counts = np.histogram(noise, edges)[0] / (noise.size * np.diff(edges))
+        gaussian = np.exp(-np.square(centres / deviation) / 2) / np.sqrt(2 * np.pi)
+        place = left + i * width, top + 62, width - gap, height
+        axes = _axes(figure, place, sharex=axes, sharey=axes)
+        axes.stairs(counts, edges, fill=True, color=_COLOURS[i], alpha=0.6)
+        axes.plot(centres, gaussian / deviation, "--", color=_TEXT, linewidth=1.2)
+        axes.set_title(headings[i], color=_TEXT, **_FONT)
+        axes.set_xlabel(label, color=_TEXT, **_FONT)
+        axes.tick_params(labelleft=i == 0)
+    axes.set(yscale="log", xlim=edges[[0, -1]])
+    axes.yaxis.set_minor_formatter("")
+    # A single element, and the Gaussian's tails below it, are not worth the room.
+    most = max(noise.size for noise in noises.values())
+    axes.set_ylim(bottom=0.5 / (most * np.diff(edges)[0]))
+    _save(figure, path)
+
+
+def accuracy_over_sigma(
+    path: str | os.PathLike,
+    lines: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+    title: str = "",
+    *,
+    levels: Mapping[str, float] | None = None,
+    x_label: str = "sigma of the Gaussian noise",
+    y_label: str = "accuracy (%)",
+) -> None:
+    """Writes accuracies over the standard deviation of Gaussian noise, as lines.
+
+    Figure 2 of Rusak et al., ECCV 2020, is one: there sigma is that of the training,
+    and models trained with several are levels.
+
+    Args:
+        path: Of the PNG.
+        lines: Name -> sigmas, and as many accuracies, fractions; NaN leaves a gap.
+        title: Above it.
+        levels: Name -> accuracy of what has no sigma, a dashed line across.
+        x_label: What sigma is.
+        y_label: What accuracy is.
+
+    Raises:
+        ValueError: If there is no line, too many, or numbers do not fit.
+    """
+    levels = dict(levels or {})
+    _check_colours("lines and levels", [*lines, *levels])
+    points = {}
+    for name, (sigmas, accuracies) in lines.items():
+        x, y = np.asarray(sigmas, np.float64), _percent(name, accuracies)
+        if x.ndim != 1 or x.shape != y.shape or not np.isfinite(x).all():
+            raise ValueError(
+                f"{name!r} needs a finite sigma for each accuracy: {x.shape}, {y.shape}"
+            )
+        order = np.argsort(x, kind="stable")
+        points[name] = x[order], y[order]
+    across = {name: _percent(name, value) for name, value in levels.items()}
+
+    names = [*points, *across]
+    figure, axes = _plot(720, 520, title, names, x_label=x_label, y_label=y_label)
+    for (name, (x, y)), colour, marker in zip(
+        points.items(), _COLOURS, _MARKERS, strict=False
+    ):
+        axes.plot(x, y, color=colour, marker=marker, markersize=5, label=name)
+    colours = _COLOURS[len(points) :]
+    for (name, y), colour in zip(across.items(), colours, strict=False):
+        axes.axhline(y, color=colour, linestyle="--", label=name)
+    axes.legend(**_LEGEND)
+    _save(figure, path)
+
+
+def corruption_bars(
+    path: str | os.PathLike,
+    models: Mapping[str, Mapping[str, float]],
+    title: str = "",
+    *,
+    y_label: str = "accuracy (%)",
+) -> None:
+    """Writes the accuracy on each corruption as grouped bars, one colour per model.
+
+    Args:
+        path: Of the PNG.
+        models: Name -> corruption -> accuracy, a fraction. Corruptions stand as they
+            first come; there is no bar where a model has none.
+        title: Above it.
+        y_label: What accuracy is.
+
+    Raises:
+        ValueError: If there is no bar, too many models, or no fractions.
+    """
+    _check_colours("models", models)
+    names = list(dict.fromkeys(name for bars in models.values() for name in bars))
+    if not names:
+        raise ValueError(f"need a corruption of {', '.join(models)}")
+    values = {
+        model: _percent(model, [bars.get(name, np.nan) for name in names])
+        for model, bars in models.items()
+    }
+    each = 0.8 / len(models)
+    width = 140 + len(names) * max(60, 24 * len(models))
+    figure, axes = _plot(width, 560, title, models, y_label=y_label)
+    for i, (model, heights) in enumerate(values.items()):
+        x = np.arange(len(names)) + (i - (len(models) - 1) / 2) * each
+        axes.bar(x, heights, 0.92 * each, color=_COLOURS[i], label=model)
+    labels = [name.replace("_", " ") for name in names]
+    slope = {"rotation": 40, "ha": "right", "rotation_mode": "anchor"}
+    axes.set_xticks(np.arange(len(names)), labels, **slope)
+    axes.set_xlim(-0.6, len(names) - 0.4)
+    axes.set_ylim(0, 100)
+    axes.grid(visible=False, axis="x")
+    axes.tick_params(axis="x", length=0)
+    axes.legend(**_LEGEND)
+    _save(figure, path)
+
+
+def _check_colours(what, names):
+    if not 1 <= len(names) <= len(_COLOURS):
+        raise ValueError(f"need 1 to {len(_COLOURS)} {what}: {len(names)}")
+
+
+def _percent(name, fractions):
+    fractions = np.asarray(fractions, np.float64)
+    if not np.all(np.isnan(fractions) | ((fractions >= 0) & (fractions <= 1))):
+        raise ValueError(f"accuracies of {name!r} must be fractions: {fractions}")
+    return 100.0 * fractions
 
 
 def description_of(path: str | os.PathLike) -> str | None:
@@ -294,6 +487,40 @@ def _pixels(figure, place, image):
     axes.imshow(image, interpolation="nearest", aspect="auto")
     axes.set_axis_off()
     return axes
+
+
+def _axes(figure, place, **options):
+    """Returns axes for curves; their place counts from the top left corner."""
+    x, y, width, height = place
+    whole, high = figure.get_size_inches() * _DPI
+    place = (x / whole, 1 - (y + height) / high, width / whole, height / high)
+    return _plain(figure.add_axes(place, **options))
+
+
+def _plain(axes):
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.set_axisbelow(True)
+    axes.grid(color="#e4e4e4", linewidth=0.8)
+    axes.tick_params(labelsize=8, colors=_TEXT)
+    return axes
+
+
+def _plot(width, height, title, names, *, x_label="", y_label=""):
+    """Returns a figure with room for title and legend, and its only axes."""
+    margin = 20
+    title_w, title_h = _text_size([title] if title else [], **_TITLE)
+    above = title_h + margin if title else 0
+    width = max(width + _text_size(names)[0] + 80, title_w + 2 * margin)
+    height = height + above
+    figure = _figure(width, height)
+    rect = 0, 0, 1, 1 - above / height
+    figure.set_layout_engine("constrained", w_pad=0.12, h_pad=0.12, rect=rect)
+    axes = _plain(figure.add_subplot())
+    axes.set_xlabel(x_label, color=_TEXT, **_FONT)
+    axes.set_ylabel(y_label, color=_TEXT, **_FONT)
+    if title:
+        _text(figure, margin, margin, title, "left", "top", **_TITLE)
+    return figure, axes
 
 
 def _text(figure, x, y, text, horizontal, vertical, **font):
