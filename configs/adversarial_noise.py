@@ -47,8 +47,6 @@ def get_config(preset: str = "full") -> config_dict.ConfigDict:
     # full: 30 epochs of 45,000; small: 6 epochs of 10,000.
     cycle = config.noise.restart_every + config.noise.restart_steps
     common.set_length(config, 30 * cycle if preset == "full" else 6 * cycle, cycle)
-    if preset == "smoke":
-        config.num_steps = 6
     config.optimizer = common.sgd(warmup_steps=0)
     config.optimizer.peak_rate = {"full": 1e-3, "small": 1e-2, "smoke": 1e-3}[preset]
     config.optimizer.weight_decay = 0.0

@@ -24,8 +24,8 @@ from uronet_jax.evaluation.noise_robustness import (
     noise_robustness,
     uniform_direction,
 )
+from uronet_jax.models import learned_noise
 from uronet_jax.models.noise_generator import NoiseGenerator
-from uronet_jax.training.adversarial_noise import learned_noise
 
 SIDE = 8
 # Grey images of these levels, ten, so that the last batch is padded.
@@ -250,15 +250,8 @@ def test_directions_are_each_image_s_own(key):
 DRAW = NoiseGenerator.draw
 
 
-@pytest.fixture
-def lower_ranks():
-    """The generator adds its biases to images as they are."""
-    with jax.numpy_rank_promotion("allow"):
-        yield
-
-
 @pytest.mark.parametrize("window", [1, 3])
-def test_learned_noise(window, make_variables, bent_labels, lower_ranks):
+def test_learned_noise(window, make_variables, bent_labels):
     generator = NoiseGenerator(window)
     several = [
         make_variables(generator, (4, 4, 3), seed)["params"] for seed in range(3)

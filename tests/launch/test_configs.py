@@ -11,7 +11,7 @@ from uronet_jax.training import experiment
 from uronet_jax.training.phases import PHASES as KNOWN
 from uronet_jax.training.phases import find_phase
 
-PHASES = ("remover", "detector", "classifier")
+PHASES = ("remover", "detector", "classifier", "adversarial_noise")
 PRESETS = ("full", "small", "smoke")
 # What the models of each phase are in a defence.
 ROLES = {"purifier": "remover", "detector": "detector", "classifier": "classifier"}
@@ -118,7 +118,8 @@ def test_evaluation_config_is_sound(preset):
 def test_phases_are_known_by_name():
     """Each has a config of its name, which `test_launch` trains and loads."""
     assert tuple(KNOWN) == PHASES
-    assert {KNOWN[phase].role: phase for phase in PHASES} == ROLES
+    assert all(KNOWN[phase].role == role for role, phase in ROLES.items())
+    assert KNOWN["adversarial_noise"].role == "classifier"
     with pytest.raises(ValueError, match="unknown phase 'gan': choose from remover, d"):
         find_phase("gan")
 
@@ -160,7 +161,20 @@ WRONG = [
     ("remover", "degradation__suite", "", "learns on degraded images: set degrad"),
     ("detector", "degradation__suite", "", "learns on degraded images: set degrad"),
     ("remover", "degradation__copies", -1, "degradation.copies must be an integer"),
-    ("remover", "degradation__clean_share", 0.1, "degradation.clean_entries"),
+    ("remover", "degradation__clean_share", 1.5, r"clean_share must be .*\[0, 1\]"),
+    ("classifier", "degradation__noises", ("gaussian_noise",), "parameters"),
+    ("classifier", "degradation__parameters", (0.1,), "name these and leave"),
+    ("remover", "degradation__parameters", (0.1,), "name these and leave"),
+    ("adversarial_noise", "noise__epsilon", 0.0, "epsilon must be above 0"),
+    ("adversarial_noise", "noise__epsilon", -1.0, "epsilon must be a finite number"),
+    ("adversarial_noise", "noise__generator", "5x5", "1x1, 3x3"),
+    ("adversarial_noise", "noise__restart_every", 0, "set noise.restart_every"),
+    ("adversarial_noise", "noise__rate", -1.0, "noise.rate must be"),
+    ("adversarial_noise", "shares__noise", 0.9, "add up to 1.1: at most 1"),
+    ("adversarial_noise", "shares__replay", 0.05, "0.025 of a batch of 16 is no imag"),
+    ("adversarial_noise", "shares__replay_slices", 0, "replay_slices must be"),
+    ("adversarial_noise", "shares__degraded", 0.1, "set degradation.suite or"),
+    ("adversarial_noise", "model__name", "resnet21", "resnet20"),
     ("remover", "loss__clean_mse", -1.0, "loss.clean_mse must be"),
     ("remover", "loss__inconsistency", 0.1, "set config.classifier"),
     ("detector", "purifier", "", "set config.purifier"),

@@ -16,13 +16,14 @@ from uronet_jax.data import corrupted, open_source
 from uronet_jax.data.sources import ArraySource
 from uronet_jax.evaluation.defense_table import evaluate_defense, make_entries
 from uronet_jax.loading import load_defense, load_model
+from uronet_jax.training.phases import find_phase
 
 judge = functools.partial(evaluate_defense, data_dir=None)
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """Returns the folder of the three smoke runs and their results."""
+    """Returns the folder of the smoke runs and their results."""
     folder, results = tmp_path_factory.mktemp("runs"), {}
     for phase in PHASES:
         behind = {"purifier": str(folder / "remover")} if phase == "detector" else {}
@@ -48,7 +49,7 @@ def test_smoke_run_trains_and_can_be_loaded(runs, phase):
         (step, kind) for step in (2, 4) for kind in ("train", "validation")
     ]
     assert records[-1].items() >= result.metrics.items()
-    (role,) = (role for role, trained in ROLES.items() if trained == phase)
+    role = find_phase(phase).role
     model = load_model(folder / phase, role=role, which="last")
     assert model.role == role
     assert (model.image_shape, model.num_classes) == ((32, 32, 3), 10)
@@ -90,7 +91,7 @@ def test_smoke_evaluation(runs, tmp_path):
     assert text.startswith("# Evaluation on generated (smoke)")
     assert text.count("\n| GN ") == 3
     # The library gives what the command counted.
-    defense = load_defense(*(folder / phase for phase in PHASES), batch_size=32)
+    defense = load_defense(*(folder / phase for phase in ROLES.values()), batch_size=32)
     images, labels = open_source("generated", "test").arrays()
     right = np.argmax(defense(images).logits, axis=-1) == labels
     assert right.mean() == pytest.approx(stored["summary"]["purified_clean_accuracy"])

@@ -21,7 +21,7 @@ from uronet_jax import batches, sharding
 from uronet_jax.attacks import balls
 from uronet_jax.attacks.loop import iterate
 from uronet_jax.evaluation.judge import Judge
-from uronet_jax.models.noise_generator import NoiseGenerator
+from uronet_jax.models import NoiseGenerator, learned_noise
 from uronet_jax.progress import progress_bar
 from uronet_jax.training.state import to_float
 
@@ -56,8 +56,7 @@ class _Learned:
     generator: NoiseGenerator
 
     def __call__(self, params, key, index, shape):
-        z = self.generator.draw(key, index, shape)
-        return self.generator.apply({"params": params}, z)
+        return learned_noise(self.generator, params, key, index, shape)
 
 
 def learned_direction(generator: NoiseGenerator, params: Any) -> Partial:

@@ -17,6 +17,7 @@ from uronet_jax.models.cnn import CNN, MadryCNN
 from uronet_jax.models.noise_generator import (
     NOISE_GENERATORS,
     NoiseGenerator,
+    learned_noise,
     make_noise_generator,
 )
 from uronet_jax.models.remover import (
@@ -98,6 +99,7 @@ __all__ = [
     "VGG",
     "WideResNet",
     "compute_dtype",
+    "learned_noise",
     "make_classifier",
     "make_noise_generator",
     "make_remover",

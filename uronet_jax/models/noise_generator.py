@@ -1,6 +1,7 @@
 """The network that learns which noise hurts a classifier most."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 from flax import linen as nn
@@ -25,8 +26,10 @@ class _Convolution(nn.Module):
         kernel = self.param("kernel", nn.initializers.normal(0.01), shape)
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
         if self.side == 1:
-            return x @ kernel[0, 0] + bias
-        return layers.conv(x, kernel, padding=((0, 0), (0, 0))) + bias
+            x = x @ kernel[0, 0]
+        else:
+            x = layers.conv(x, kernel, padding=((0, 0), (0, 0)))
+        return x + bias[None, None, None]
 
 
 class NoiseGenerator(nn.Module):
@@ -71,3 +74,14 @@ def make_noise_generator(variant: str) -> NoiseGenerator:
             f"{', '.join(NOISE_GENERATORS)}"
         )
     return NoiseGenerator(NOISE_GENERATORS[variant])
+
+
+def learned_noise(
+    generator: NoiseGenerator,
+    params: Any,
+    key: jax.Array,
+    index: jax.Array,
+    shape: Sequence[int],
+) -> jax.Array:
+    """Returns noise `[B, *shape]`, of any norm, by key and index `[B]` of the image."""
+    return generator.apply({"params": params}, generator.draw(key, index, shape))

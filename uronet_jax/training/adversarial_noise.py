@@ -15,11 +15,16 @@ import optax
 from flax import linen as nn
 
 from uronet_jax import sharding
-from uronet_jax.attacks.rescaling import clipping_aware_rescale
+from uronet_jax.attacks import clipping_aware_rescale
 from uronet_jax.batches import check_number, check_whole
-from uronet_jax.data.pipelines import make_pipeline
-from uronet_jax.models.noise_generator import NoiseGenerator, make_noise_generator
-from uronet_jax.progress import Progress
+from uronet_jax.models import learned_noise, make_noise_generator
+from uronet_jax.training.noise_generator import (
+    GeneratorState,
+    check_noise_norm,
+    decision_sums,
+    raise_loss,
+    start_generator,
+)
 from uronet_jax.training.pairs import Pairs, clean_pairs
 from uronet_jax.training.state import (
     Batch,
@@ -27,7 +32,6 @@ from uronet_jax.training.state import (
     TrainState,
     decisions,
     masked_sums,
-    to_float,
     update_by_labels,
 )
 from uronet_jax.training.task import (
@@ -38,55 +42,23 @@ from uronet_jax.training.task import (
     build_classifier,
 )
 
-# Parts of a batch that are not clean; what is left over is.
-SHARES = ("noise", "replay", "degraded")
-_adam = optax.scale_by_adam()
-
 
 @flax.struct.dataclass
 class AdversarialNoiseState(TrainState):
     """State of a classifier and of the generator that works against it.
 
     Attributes:
-        generator: Parameters of the current generator.
-        generator_opt: Its optimizer's state.
+        generator: The current one.
         snapshots: Parameters of earlier ones, `[restarts, ...]`, filled one by one.
     """
 
-    generator: Any
-    generator_opt: Any
+    generator: GeneratorState
     snapshots: Any
 
     @property
     def variables(self) -> dict[str, Any]:
         """What the validation takes: those of the classifier and `generator`."""
-        return {**super().variables, "generator": self.generator}
-
-
-def learned_noise(
-    generator: NoiseGenerator, params: Any, key: jax.Array, index: jax.Array, shape
-) -> jax.Array:
-    """Returns noise `[B, *shape]`, of any norm, by key and index `[B]` of the image."""
-    return generator.apply({"params": params}, generator.draw(key, index, shape))
-
-
-def _raise_loss(classify, generator, epsilon, rate, params, opt, key, images, batch):
-    """Takes one step of a generator; returns it and what the classifier says.
-
-    It is trained on all images of the batch, and the classifier does not change.
-    """
-    labels, index = batch["label"], batch["index"]
-
-    def loss_fn(params):
-        noise = learned_noise(generator, params, key, index, images.shape[1:])
-        logits = classify(clipping_aware_rescale(images, noise, epsilon))
-        values = decisions(logits, labels)
-        return -values["loss"].mean(), values
-
-    grads, values = jax.grad(loss_fn, has_aux=True)(params)
-    updates, opt = _adam.update(grads, opt)
-    params = jax.tree.map(lambda p, u: p - rate * u, params, updates)
-    return params, opt, values
+        return {**super().variables, "generator": self.generator.params}
 
 
 def adversarial_noise_task(
@@ -142,109 +114,100 @@ def adversarial_noise_task(
     """
     pairs = clean_pairs() if pairs is None else pairs
     network = make_noise_generator(generator)
-    margin = network.window - 1
-    z_shape = (1, image_shape[0] + margin, image_shape[1] + margin, image_shape[2])
     cycle = restart_every + restart_steps
-    count = max(-(-num_steps // cycle), 1) if restart_every else 0
+    kept = -(-num_steps // cycle) if restart_every else 0
+
+    def draw_generator(key: jax.Array, number: int | jax.Array) -> GeneratorState:
+        # Of a stream that no step draws from.
+        key = jax.random.fold_in(jax.random.fold_in(key, 2**31 - 1), number)
+        z = network.draw(key, jnp.arange(1), image_shape)
+        return start_generator(network.init(key, z)["params"])
 
     def extend(state: TrainState) -> AdversarialNoiseState:
-        fresh = draw_generator(state.key, -1)
-        kept = jax.tree.map(lambda x: jnp.zeros((count, *x.shape), x.dtype), fresh)
-        own = {name: getattr(state, name) for name in TrainState.__dataclass_fields__}
-        return AdversarialNoiseState(**own, **_started(fresh), snapshots=kept)
+        first = draw_generator(state.key, 0)
+        empty = jax.tree.map(lambda x: jnp.zeros((kept, *x.shape)), first.params)
+        fields = {name: getattr(state, name) for name in TrainState.__annotations__}
+        return AdversarialNoiseState(**fields, generator=first, snapshots=empty)
 
-    def draw_generator(key, number):
-        # Of a stream that no step draws from.
-        key = jax.random.fold_in(jax.random.fold_in(key, 2**31 - 1), number + 1)
-        return network.init(key, jnp.zeros(z_shape))["params"]
-
-    def raise_loss(state, rate, key, images, batch):
-        classify = functools.partial(
-            classifier.apply, TrainState.variables.fget(state), train=False
+    def learn(state, key, images, batch, rate):
+        model = {"params": state.params, "batch_stats": state.batch_stats}
+        classify = functools.partial(classifier.apply, model, train=False)
+        return raise_loss(
+            *(state.generator, network, classify, key, images, batch),
+            epsilon=epsilon,
+            rate=rate,
         )
-        return _raise_loss(
-            classify,
-            network,
-            epsilon,
-            rate,
-            state.generator,
-            state.generator_opt,
-            key,
-            images,
-            batch,
-        )
-
-    def keys_of(state):
-        return jax.random.split(jax.random.fold_in(state.key, state.step), 4)
 
     def restart(state: AdversarialNoiseState, frozen: Any, batch: Batch):
         """A step of a new generator alone."""
-        pair_key, noise_key, *_ = keys_of(state)
+        pair_key, noise_key, *_ = _keys(state)
         clean, _ = pairs.train(pair_key, frozen, batch)
         number, position = state.step // cycle, state.step % cycle
-        state = _where(
-            position == 0, _started(draw_generator(state.key, number)), state
-        )
-        params, opt, values = raise_loss(state, restart_rate, noise_key, clean, batch)
-        state = state.replace(step=state.step + 1, generator=params, generator_opt=opt)
-        metrics = _metrics(values)
-        return state, metrics | {f"noise_{k}": metrics[k] for k in ("loss", "correct")}
+        fresh = draw_generator(state.key, number)
+        state = state.replace(generator=_where(position == 0, fresh, state.generator))
+        learned, values = learn(state, noise_key, clean, batch, restart_rate)
+        state = state.replace(step=state.step + 1, generator=learned)
+        return state, decision_sums(values) | _named(values)
 
     def joint(state: AdversarialNoiseState, frozen: Any, batch: Batch):
         """A step of the generator, then one of the classifier."""
-        pair_key, noise_key, learn_key, replay_key = keys_of(state)
-        clean, shown = pairs.train(pair_key, frozen, batch)
-        if count:
-            number, position = state.step // cycle, state.step % cycle
-            begins = position == restart_steps
-            if restart_steps:
-                state = _where(begins, _started(state.generator), state)
-            kept = jax.tree.map(
-                lambda s, g: s.at[number].set(jnp.where(begins, g, s[number])),
-                state.snapshots,
-                state.generator,
-            )
-            state = state.replace(snapshots=kept)
-        params, opt, values = raise_loss(state, rate, noise_key, clean, batch)
-        state = state.replace(generator=params, generator_opt=opt)
-
-        parts = batch_parts(clean.shape[0], noise, replay, replay_slices, degraded)
-        begin = parts["clean"] + parts["degraded"]
-        generators = [(parts["noise"], params)]
-        for i, size in enumerate(parts["replay"]):
-            drawn = jax.random.randint(
-                jax.random.fold_in(replay_key, i), (), 0, number + 1
-            )
-            old = jax.tree.map(lambda s, d=drawn: s[d], state.snapshots)
-            old = jax.tree.map(
-                lambda o, p, n=number: jnp.where(n == 0, p, o), old, params
-            )
-            generators.append((size, old))
-        z = network.draw(learn_key, batch["index"][begin:], image_shape)
-        made = []
-        for size, weights in generators:
-            if size:
-                made.append(network.apply({"params": weights}, z[:size]))
-                z = z[size:]
-        images = [clean[: parts["clean"]], shown[parts["clean"] : begin]]
-        if made:
-            made = jax.lax.stop_gradient(jnp.concatenate(made))
-            images.append(clipping_aware_rescale(clean[begin:], made, epsilon))
+        pair_key, noise_key, batch_key, replay_key = _keys(state)
+        clean, degraded_images = pairs.train(pair_key, frozen, batch)
+        if kept:
+            begins = state.step % cycle == restart_steps
+            state = keep(state, begins)
+        learned, values = learn(state, noise_key, clean, batch, rate)
+        state = state.replace(generator=learned)
+        shown = compose(state, batch_key, replay_key, clean, degraded_images, batch)
         state, metrics = update_by_labels(
-            state, optimizer, classifier, jnp.concatenate(images), batch["label"]
+            state, optimizer, classifier, shown, batch["label"]
         )
-        learned = _metrics(values)
-        return state, metrics | {f"noise_{k}": learned[k] for k in ("loss", "correct")}
+        return state, metrics | _named(values)
+
+    def keep(state, begins):
+        """Keeps the generator where a cycle begins, which then learns anew."""
+        number = state.step // cycle
+        snapshots = jax.tree.map(
+            lambda s, p: s.at[number].set(jnp.where(begins, p, s[number])),
+            state.snapshots,
+            state.generator.params,
+        )
+        if restart_steps:
+            anew = start_generator(state.generator.params)
+            state = state.replace(generator=_where(begins, anew, state.generator))
+        return state.replace(snapshots=snapshots)
+
+    def compose(state, key, replay_key, clean, degraded_images, batch):
+        """Returns what the classifier is shown, in the order of the batch."""
+        parts = batch_parts(len(clean), noise, replay, replay_slices, degraded)
+        begin = parts["clean"] + parts["degraded"]
+        generators = [(parts["noise"], state.generator.params)]
+        for i, size in enumerate(parts["replay"]):
+            latest = state.step // cycle
+            slice_key = jax.random.fold_in(replay_key, i)
+            drawn = jax.random.randint(slice_key, (), 0, latest + 1)
+            old = jax.tree.map(lambda s, i=drawn: s[i], state.snapshots)
+            # In the first cycle there is no earlier one.
+            generators.append((size, _where(latest > 0, old, state.generator.params)))
+        images = [clean[: parts["clean"]], degraded_images[parts["clean"] : begin]]
+        for size, params in generators:
+            index = batch["index"][begin : begin + size]
+            if size:
+                made = learned_noise(network, params, key, index, image_shape)
+                part = clean[begin : begin + size]
+                images.append(clipping_aware_rescale(part, made, epsilon))
+            begin += size
+        return jnp.concatenate(images)
 
     def evaluate(variables: Any, frozen: Any, key: jax.Array, batch: Batch) -> Metrics:
         clean, _ = pairs.validation(key, frozen, batch)
-        noise = learned_noise(
-            network, variables["generator"], key, batch["index"], image_shape
-        )
+        params, index = variables["generator"], batch["index"]
+        noise = learned_noise(network, params, key, index, image_shape)
         model = {name: variables[name] for name in ("params", "batch_stats")}
+        noisy = clipping_aware_rescale(clean, noise, epsilon)
         on_clean, on_noise = (
             decisions(classifier.apply(model, images, train=False), batch["label"])
-            for images in (clean, clipping_aware_rescale(clean, noise, epsilon))
+            for images in (clean, noisy)
         )
         found = jax.tree.map(lambda a, b: (a + b) / 2, on_clean, on_noise)
         found["clean_accuracy"] = on_clean["accuracy"]
@@ -253,9 +216,8 @@ def adversarial_noise_task(
 
     step = joint
     if restart_steps:
-        step = sharding.Alternating(
-            (joint, restart), lambda step: (step % cycle < restart_steps) * 1
-        )
+        kinds = (joint, restart)
+        step = sharding.Alternating(kinds, lambda i: (i % cycle < restart_steps) * 1)
     return Task(
         "adversarial noise",
         classifier,
@@ -285,8 +247,9 @@ def batch_parts(
         check_number(f"shares.{name}", share, 0.0, 1.0)
     if sum(shares.values()) > 1 + 1e-9:
         raise ValueError(
-            f"shares.noise, .replay and .degraded add up to {sum(shares.values()):g}: "
-            "at most 1, what is left over is clean"
+            f"shares.noise ({noise:g}), .replay ({replay:g}) and .degraded "
+            f"({degraded:g}) add up to {sum(shares.values()):g}: at most 1, what is "
+            "left over is clean"
         )
     check_whole("shares.replay_slices", replay_slices, 1, 1000)
     # Ends of the parts are rounded, so that they fill the batch.
@@ -299,121 +262,27 @@ def batch_parts(
     for share, part in zip(sizes, counts, strict=True):
         if share and not part:
             raise ValueError(
-                f"a share of {share:g} of a batch of {batch_size} is no image: take "
-                "larger batches, larger shares or fewer slices"
+                f"{share:g} of a batch of {batch_size} is no image: of shares.noise "
+                f"({noise:g}), .replay ({replay:g} in {replay_slices}) and .degraded "
+                f"({degraded:g}) take larger ones or 0, or larger batches"
             )
     clean, degraded, noise, *replay = ends[0], *counts
     replay = [part for part in replay if part]
     return {"clean": clean, "degraded": degraded, "noise": noise, "replay": replay}
 
 
-def train_noise_generator(
-    classify: Any,
-    variables: Any,
-    source: Any,
-    *,
-    epsilon: float,
-    variant: str = "1x1",
-    num_steps: int = 1000,
-    batch_size: int = 128,
-    rate: float = 5e-4,
-    seed: int = 0,
-    mesh: jax.sharding.Mesh | None = None,
-    progress: Progress | None = None,
-) -> Any:
-    """Trains a noise generator against a classifier that stays as it is.
-
-    Args:
-        classify: `(variables, images) -> logits`, any defence or network.
-        variables: Its variables.
-        source: Images to learn from; never the test split.
-        epsilon: L2 norm of the noise after clipping.
-        variant: A key of `NOISE_GENERATORS`.
-        num_steps: Steps of Adam.
-        batch_size: Over all devices.
-        rate: Adam's learning rate.
-        seed: Of the generator, its noise and the order of images.
-        mesh: Where to run; all devices by default.
-        progress: Where it shows how far it is, and is told to stop.
-
-    Returns:
-        The generator's parameters; see `learned_noise`.
-    """
-    mesh = sharding.data_mesh() if mesh is None else mesh
-    network = make_noise_generator(variant)
-    _check_epsilon(epsilon, tuple(source.image_shape))
-    key = jax.random.key(seed)
-    init_key, draw_key = jax.random.split(key)
-    z = network.draw(draw_key, jnp.arange(1), source.image_shape)
-    started = _started(network.init(init_key, z)["params"])
-    state = {**started, "step": jnp.zeros((), jnp.int32)}
-
-    def step(state, frozen, batch):
-        params, opt, values = _raise_loss(
-            functools.partial(classify, frozen),
-            network,
-            epsilon,
-            rate,
-            state["generator"],
-            state["generator_opt"],
-            jax.random.fold_in(draw_key, state["step"]),
-            to_float(batch["image"]),
-            batch,
-        )
-        state = {"generator": params, "generator_opt": opt, "step": state["step"] + 1}
-        return state, _metrics(values)
-
-    feed = make_pipeline(source, batch_size=batch_size, seed=seed, mesh=mesh)
-    advance = sharding.compile_steps(step, feed.fetch, mesh)
-    state, variables = sharding.replicate((state, variables), mesh)
-    progress = progress or Progress(shown=False)
-    with progress.bar(num_steps, "noise generator", "step", leave=False) as bar:
-        for start in range(0, num_steps, 10):
-            progress.stopping()
-            size = min(10, num_steps - start)
-            state, metrics = advance(
-                state, variables, feed.resident, feed.inputs(start, size)
-            )
-            loss = float(metrics["loss"][-1] / metrics["count"][-1])
-            bar.set_postfix(loss=f"{loss:.3g}", refresh=False)
-            bar.update(size)
-    feed.close()
-    return jax.device_get(state["generator"])
+def _keys(state: TrainState) -> jax.Array:
+    return jax.random.split(jax.random.fold_in(state.key, state.step), 4)
 
 
-def _started(params: Any) -> dict[str, Any]:
-    """Returns a generator with a fresh optimizer, as fields of the state."""
-    return {"generator": params, "generator_opt": _adam.init(params)}
+def _where(condition: jax.Array, a: Any, b: Any) -> Any:
+    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), a, b)
 
 
-def _where(condition, fields, state):
-    """Returns the state, with these fields where the condition holds."""
-    chosen = {
-        name: jax.tree.map(
-            lambda a, b: jnp.where(condition, a, b), value, getattr(state, name)
-        )
-        for name, value in fields.items()
-    }
-    return state.replace(**chosen)
-
-
-def _metrics(values: Metrics) -> Metrics:
-    """Returns sums of per-image decisions, as a step reports them."""
-    count = jnp.asarray(values["loss"].size, jnp.float32)
-    sums = {"loss": values["loss"].sum(), "correct": values["accuracy"].sum()}
-    return sums | {"count": count}
-
-
-def _check_epsilon(epsilon: Any, shape: Shape) -> None:
-    """Raises ValueError unless a perturbation of that norm is possible."""
-    check_number("epsilon", epsilon, 0.0)
-    height, width, channels = shape
-    largest = (height * width * channels) ** 0.5
-    if not 0 < epsilon <= largest:
-        raise ValueError(
-            f"epsilon must be above 0 and at most {largest:.4g}, the L2 norm from "
-            f"black to white of images {height}x{width}x{channels}: {epsilon}"
-        )
+def _named(values: Metrics) -> Metrics:
+    """Returns the metrics of a generator's batch."""
+    sums = decision_sums(values)
+    return {f"noise_{name}": sums[name] for name in ("loss", "correct")}
 
 
 def _fields(config: Config) -> dict[str, Any]:
@@ -422,7 +291,7 @@ def _fields(config: Config) -> dict[str, Any]:
 
 def _make_task(config: Config, models: Mapping[str, Any], **given: Any) -> Task:
     del models
-    _check_epsilon(config["noise"]["epsilon"], given["image_shape"])
+    check_noise_norm(config["noise"]["epsilon"], given["image_shape"])
     return adversarial_noise_task(
         build_classifier(config),
         num_steps=config["num_steps"],
@@ -434,22 +303,33 @@ def _make_task(config: Config, models: Mapping[str, Any], **given: Any) -> Task:
 def _check(config: Config) -> None:
     noise, shares = config["noise"], config["shares"]
     make_noise_generator(noise["generator"])
-    _check_epsilon(noise["epsilon"], (2**10, 2**10, 4))  # The data decide later.
+    check_noise_norm(noise["epsilon"], (2**10, 2**10, 4))  # The data decide later.
     for name in ("rate", "restart_rate"):
         check_number(f"noise.{name}", noise[name], 0.0)
     for name in ("restart_every", "restart_steps"):
         check_whole(f"noise.{name}", noise[name], 0, 2**31 - 1)
     parts = batch_parts(config["batch_size"], **shares)
+    degradation = config.get("degradation") or {}
+    if parts["degraded"] and not any(
+        degradation.get(field) for field in ("suite", "folder", "noises")
+    ):
+        raise ValueError(
+            f"shares.degraded ({shares['degraded']:g}) shows degraded images, and "
+            "there are none: set degradation.suite or, for stylised copies, "
+            "degradation.folder"
+        )
     if not noise["restart_every"]:
         if noise["restart_steps"]:
             raise ValueError(
-                "noise.restart_steps trains a new generator at every restart, and "
-                "there is none: set noise.restart_every"
+                f"noise.restart_steps ({noise['restart_steps']}) trains a new "
+                "generator at every restart, and with 0 there is none: set "
+                "noise.restart_every"
             )
         if parts["replay"]:
             raise ValueError(
-                "shares.replay shows noise of earlier generators, which are kept at "
-                "restarts: set noise.restart_every, or the share to 0"
+                f"shares.replay ({shares['replay']:g}) shows noise of earlier "
+                "generators, which are kept at restarts: set noise.restart_every, or "
+                "the share to 0"
             )
 
 

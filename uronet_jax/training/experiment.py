@@ -83,7 +83,7 @@ def augmenter(name: str):
 def degrades(config: Config) -> bool:
     """Returns whether a config names a degradation."""
     fields = config.get("degradation") or {}
-    return bool(fields.get("suite") or fields.get("noises"))
+    return any(fields.get(name) for name in ("suite", "noises", "parameters"))
 
 
 def has_copies(config: Config) -> bool:
@@ -145,8 +145,9 @@ def _check_degradation(config: Config) -> None:
         return
     if fields.get("parameters") and (fields["suite"] or not fields["noises"]):
         raise ValueError(
-            "degradation.parameters are of degradation.noises that are of no suite, "
-            "such as gaussian_noise: name these and leave degradation.suite empty"
+            f"degradation.parameters {tuple(fields['parameters'])} are of "
+            "degradation.noises that are of no suite, such as gaussian_noise: name "
+            "these and leave degradation.suite empty"
         )
     if fields["suite"]:
         for name, severity in itertools.product(*_chosen(fields)):

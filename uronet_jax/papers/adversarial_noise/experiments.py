@@ -28,7 +28,7 @@ from uronet_jax.papers.laboratory import Laboratory, TidyRow
 from uronet_jax.papers.parts import PaperExperiment, Part, needs_of
 from uronet_jax.papers.store import Store
 from uronet_jax.seeds import named_seed
-from uronet_jax.training.adversarial_noise import train_noise_generator
+from uronet_jax.training.noise_generator import train_noise_generator
 from uronet_jax.training.state import to_float
 
 # Corruptions of a suite that are noises, and those that are no part of the first 15.

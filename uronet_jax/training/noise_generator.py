@@ -1,0 +1,173 @@
+"""A noise generator learns the noise that hurts a classifier most."""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from uronet_jax import sharding
+from uronet_jax.attacks import clipping_aware_rescale
+from uronet_jax.batches import check_number
+from uronet_jax.data.pipelines import make_pipeline
+from uronet_jax.models import NoiseGenerator, learned_noise, make_noise_generator
+from uronet_jax.progress import Progress
+from uronet_jax.training.state import Batch, Metrics, decisions, to_float
+from uronet_jax.training.task import Shape
+
+_adam = optax.scale_by_adam()
+
+
+class GeneratorState(NamedTuple):
+    """A generator that learns.
+
+    Attributes:
+        params: Its parameters.
+        opt: State of Adam.
+    """
+
+    params: Any
+    opt: Any
+
+
+def start_generator(params: Any) -> GeneratorState:
+    """Returns a generator with a fresh optimizer."""
+    return GeneratorState(params, _adam.init(params))
+
+
+def raise_loss(
+    state: GeneratorState,
+    network: NoiseGenerator,
+    classify: Callable[[jax.Array], jax.Array],
+    key: jax.Array,
+    images: jax.Array,
+    batch: Batch,
+    *,
+    epsilon: float,
+    rate: float,
+) -> tuple[GeneratorState, Metrics]:
+    """Takes one step of Adam, on all images, to raise the mean cross-entropy.
+
+    Args:
+        state: The generator so far.
+        network: Its module.
+        classify: `images -> logits`; the classifier does not change.
+        key: Of the noise.
+        images: `[B, H, W, C]` in `[0, 1]`.
+        batch: Their `label` and `index`.
+        epsilon: L2 norm of the noise after clipping.
+        rate: Learning rate.
+
+    Returns:
+        The generator, and `decisions` on the images with noise of the one before.
+    """
+
+    def loss_fn(params):
+        noise = learned_noise(network, params, key, batch["index"], images.shape[1:])
+        logits = classify(clipping_aware_rescale(images, noise, epsilon))
+        values = decisions(logits, batch["label"])
+        return -values["loss"].mean(), values
+
+    grads, values = jax.grad(loss_fn, has_aux=True)(state.params)
+    updates, opt = _adam.update(grads, state.opt)
+    params = jax.tree.map(lambda p, u: p - rate * u, state.params, updates)
+    return GeneratorState(params, opt), values
+
+
+def train_noise_generator(
+    classify: Callable[[Any, jax.Array], jax.Array],
+    variables: Any,
+    source: Any,
+    *,
+    epsilon: float,
+    variant: str = "1x1",
+    num_steps: int = 1000,
+    batch_size: int = 128,
+    rate: float = 5e-4,
+    seed: int = 0,
+    mesh: jax.sharding.Mesh | None = None,
+    progress: Progress | None = None,
+) -> Any:
+    """Trains a noise generator against a classifier that stays as it is.
+
+    Args:
+        classify: `(variables, images) -> logits`, any defence or network.
+        variables: Its variables.
+        source: Images to learn from; never the test split.
+        epsilon: L2 norm of the noise after clipping.
+        variant: A key of `NOISE_GENERATORS`.
+        num_steps: Steps of Adam.
+        batch_size: Over all devices.
+        rate: Adam's learning rate.
+        seed: Of the generator, its noise and the order of images.
+        mesh: Where to run; all devices by default.
+        progress: Where it shows how far it is, and is told to stop.
+
+    Returns:
+        The generator's parameters; see `learned_noise`.
+
+    Raises:
+        ValueError: If the variant is unknown, images cannot have such noise, or there
+            are fewer than a batch.
+        StoppedError: If it was told to stop; nothing is kept.
+    """
+    mesh = sharding.data_mesh() if mesh is None else mesh
+    network = make_noise_generator(variant)
+    check_noise_norm(epsilon, tuple(source.image_shape))
+    key = jax.random.key(seed)
+    init_key, draw_key = jax.random.split(key)
+    z = network.draw(draw_key, jnp.arange(1), source.image_shape)
+    generator = start_generator(network.init(init_key, z)["params"])
+
+    def step(state, frozen, batch):
+        generator, count = state
+        generator, values = raise_loss(
+            generator,
+            network,
+            functools.partial(classify, frozen),
+            jax.random.fold_in(draw_key, count),
+            to_float(batch["image"]),
+            batch,
+            epsilon=epsilon,
+            rate=rate,
+        )
+        return (generator, count + 1), decision_sums(values)
+
+    state = generator, jnp.zeros((), jnp.int32)
+    feed = make_pipeline(source, batch_size=batch_size, seed=seed, mesh=mesh)
+    advance = sharding.compile_steps(step, feed.fetch, mesh)
+    state, variables = sharding.replicate((state, variables), mesh)
+    progress = progress or Progress(shown=False)
+    with progress.bar(num_steps, "noise generator", "step", leave=False) as bar:
+        for start in range(0, num_steps, 10):
+            progress.stopping()
+            size = min(10, num_steps - start)
+            state, metrics = advance(
+                state, variables, feed.resident, feed.inputs(start, size)
+            )
+            loss = float(metrics["loss"][-1] / metrics["count"][-1])
+            bar.set_postfix(loss=f"{loss:.3g}", refresh=False)
+            bar.update(size)
+    feed.close()
+    return jax.device_get(state[0].params)
+
+
+def decision_sums(values: Metrics) -> Metrics:
+    """Returns sums of per-image decisions, as a step reports them."""
+    count = jnp.asarray(values["loss"].size, jnp.float32)
+    sums = {"loss": values["loss"].sum(), "correct": values["accuracy"].sum()}
+    return sums | {"count": count}
+
+
+def check_noise_norm(epsilon: Any, shape: Shape) -> None:
+    """Raises ValueError unless a perturbation of that norm is possible."""
+    check_number("epsilon", epsilon, 0.0)
+    height, width, channels = shape
+    largest = (height * width * channels) ** 0.5
+    if not 0 < epsilon <= largest:
+        raise ValueError(
+            f"epsilon must be above 0 and at most {largest:.4g}, the L2 norm from "
+            f"black to white of images {height}x{width}x{channels}: {epsilon}"
+        )
