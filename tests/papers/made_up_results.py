@@ -1,10 +1,11 @@
-"""Made-up results of the paper's experiments: its numbers with known differences."""
+"""Made-up results of the papers' experiments: their numbers with known differences."""
 
 import itertools
 import json
 
 from uronet_jax.papers.pages.all_papers import PAGE_LAYOUTS
 from uronet_jax.papers.pages.comparison import group_runs
+from uronet_jax.papers.pages.layout import published_rows
 from uronet_jax.reports.results import (
     REPRODUCTION,
     REPRODUCTION_VERSION,
@@ -145,6 +146,58 @@ def universal(detection=99.9, accuracy=86.0):
         for condition, value in (("noisy", 30.0), ("mitigated", accuracy)):
             row = test | {"classifier": "ResNet", "condition": condition}
             rows.append(row | {"metric": "accuracy", "value": value})
+    return rows
+
+
+# Models of the experiments on noise -> what the paper's table calls them.
+NOISE_MODELS = {
+    name: name
+    for name in ("Vanilla", "GNT 0.5", "GNT mult", "Speckle", "ANT 1x1")
+    + ("ANT 1x1 without replay", "ANT 3x3")
+} | {"PGD training": "Adversarial training (Shafahi et al. 2019)"}
+
+
+def noise_training(dataset="CIFAR-10", network="ResNet-20", published=NOISE_MODELS):
+    """Returns rows of `ant_cifar10` or `ant_mnist`: the numbers of ImageNet."""
+    theirs = [
+        row
+        for row in published_rows("adversarial_noise/ant_tables.csv")
+        if row["network"] == "ResNet-50" and row["metric"] != "top5_accuracy"
+    ]
+    rows = []
+    for i, (model, name) in enumerate(published.items()):
+        base = {"dataset": dataset, "network": network, "model": model}
+        for row in theirs:
+            if row["model"] == name:
+                found = {"test": row["test"], "metric": row["metric"]}
+                found |= {"std": float(row["std"])} if row["std"] else {}
+                rows.append(base | found | {"value": float(row["value"])})
+        tests = {"fog": 50, "contrast": 40, "snow": 30} | {
+            f"sigma {sigma:g}": 70 - 100 * sigma for sigma in (0.05, 0.1)
+        }
+        bonus = -9.0 if model == "PGD training" else float(i)
+        for test, value in tests.items():
+            found = {"test": test, "metric": "accuracy", "value": value + bonus}
+            rows.append(base | found)
+        found = {"test": "gaussian", "metric": "never_fooled", "value": 1.5}
+        rows.append(base | found)
+    return rows
+
+
+def noise_defences():
+    """Returns rows of a remover, a classifier that learned noise, and both."""
+    rows = []
+    for model, values in {
+        "none": (91.5, 27.0, 12.1, 70.2),
+        "remover": (92.0, 74.5, 45.2, 76.6),
+        "ANT 1x1": (90.5, 60.0, 30.0, 75.0),
+        "remover + ANT 1x1": (90.0, 80.0, 50.0, 77.0),
+    }.items():
+        tests = ("clean", "18 noises", "worst noise", "19 corruptions")
+        for test, value in zip(tests, values, strict=True):
+            base = {"dataset": "CIFAR-10", "network": "ResNet-20", "model": model}
+            base |= {"test": test, "metric": "accuracy", "value": value}
+            rows.append(base)
     return rows
 
 

@@ -17,10 +17,12 @@ from uronet_jax.papers.pages.all_papers import PAGE_LAYOUTS
 from uronet_jax.papers.pages.claims import (
     CLAIMS,
     Verdict,
+    claims_of,
     claims_table,
     judge_all,
     judge_claim,
 )
+from uronet_jax.papers.uronet.pages import URONET_PAGES
 
 
 def judged(experiment, rows=None, **options):
@@ -35,7 +37,7 @@ def answers(experiment, rows):
 
 
 def test_every_claim_is_of_a_known_experiment_and_names_cells():
-    assert len(CLAIMS) == 34 and len({claim.text for claim in CLAIMS}) == 34
+    assert len(CLAIMS) == 55 and len({claim.text for claim in CLAIMS}) == 55
     for claim in CLAIMS:
         if PAGE_LAYOUTS[claim.experiment].published:
             assert judge_claim(claim, one_group(claim.experiment)).named, claim.text
@@ -49,7 +51,8 @@ def test_the_papers_own_numbers_bear_out_its_claims():
     }
     contents["figure6"] = run("figure6", rows=gains())
     contents["ablations"] = run("ablations", rows=[*ablation_rows(), grey_clean()])
-    verdicts = judge_all(groups(**contents))
+    verdicts = judge_all(groups(**contents), claims_of(URONET_PAGES))
+    assert len(verdicts) == 34
     for verdict in verdicts:
         if verdict.claim.cells.get("dataset") == "CIFAR-100":
             assert (verdict.answer, verdict.measured, verdict.named) == ("open", 0, 1)

@@ -276,6 +276,7 @@ def accuracy_over_sigma(
     levels: Mapping[str, float] | None = None,
     x_label: str = "sigma of the Gaussian noise",
     y_label: str = "accuracy (%)",
+    description: str = "",
 ) -> None:
     """Writes accuracies over the standard deviation of Gaussian noise, as lines.
 
@@ -289,6 +290,7 @@ def accuracy_over_sigma(
         levels: Name -> accuracy of what has no sigma, a dashed line across.
         x_label: What sigma is.
         y_label: What accuracy is.
+        description: Kept in the file's metadata, see `description_of`.
 
     Raises:
         ValueError: If there is no line, too many, or numbers do not fit.
@@ -316,7 +318,7 @@ def accuracy_over_sigma(
     for (name, y), colour in zip(across.items(), colours, strict=False):
         axes.axhline(y, color=colour, linestyle="--", label=name)
     axes.legend(**_LEGEND)
-    _save(figure, path)
+    _save(figure, path, description)
 
 
 def corruption_bars(
@@ -325,6 +327,7 @@ def corruption_bars(
     title: str = "",
     *,
     y_label: str = "accuracy (%)",
+    description: str = "",
 ) -> None:
     """Writes the accuracy on each corruption as grouped bars, one colour per model.
 
@@ -334,6 +337,7 @@ def corruption_bars(
             first come; there is no bar where a model has none.
         title: Above it.
         y_label: What accuracy is.
+        description: Kept in the file's metadata, see `description_of`.
 
     Raises:
         ValueError: If there is no bar, too many models, or no fractions.
@@ -360,7 +364,7 @@ def corruption_bars(
     axes.grid(visible=False, axis="x")
     axes.tick_params(axis="x", length=0)
     axes.legend(**_LEGEND)
-    _save(figure, path)
+    _save(figure, path, description)
 
 
 def _check_colours(what, names):

@@ -38,7 +38,8 @@ _HARMLESS = (
 ).split()
 # Experiments that are not judged on all test images, whatever their size: pictures of a
 # few, and trials that are judged on validation images.
-_NO_TEST_SET = ("figure1", "figure2", "figure4", "figure5", "universal_trials")
+_PICTURES = ("figure1", "figure2", "figure4", "figure5", "ant_noise")
+_NO_TEST_SET = (*_PICTURES, "universal_trials")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,6 +5,7 @@ experiment and a bound, and it holds if all of its numbers do.
 """
 
 import dataclasses
+import fnmatch
 from collections.abc import Iterable, Mapping, Sequence
 from statistics import mean
 from typing import Any
@@ -18,6 +19,8 @@ from uronet_jax.reports.tables import markdown_table
 _Cell = Mapping[str, Any]
 _PUBLISHED, _ANY = "published", "*"
 _NAMES = ("trained", "tested", "matched")
+# Of quantities that are no percentages.
+_UNITS = {"eps_star": ""}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,15 +30,18 @@ class Claim:
     Attributes:
         experiment: Whose cells it names.
         text: What it says.
-        cells: Column -> value, or values, of the cells that it names. Beside the
-            table's columns there are `trained` and `tested`, such as `UN-3`, and
-            `matched`: whether the remover is that of the severity met.
+        cells: Column -> value, or values, of the cells that it names; in a value `*`
+            stands for anything. Beside the table's columns there are `trained` and
+            `tested`, such as `UN-3`, and `matched`: whether the remover is that of the
+            severity met.
         bound: What each number has to reach: one for all, `published` for the cell's
             own, or column -> its value -> number.
         against: Columns that differ in the cells whose mean is taken off first: their
-            value or values, `*` for any, or a mapping from the cell's own. Then a
+            value or values, or a mapping from the cell's own. Then a
             number has to be above a bound of 0.
+        times: What that mean is multiplied by first.
         below: Whether the numbers have to be below, not above.
+        one: Whether one number that holds is enough.
         mean: Column by which numbers are averaged first, empty for a mean over all;
             None for each on its own.
         but: Column -> value of cells that are left out.
@@ -47,7 +53,9 @@ class Claim:
     cells: Mapping[str, Any]
     bound: float | str | Mapping[str, Mapping[str, float]] = 0.0
     against: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    times: float = 1.0
     below: bool = False
+    one: bool = False
     mean: str | None = None
     but: Mapping[str, str] = dataclasses.field(default_factory=dict)
     named: int = 0
@@ -67,8 +75,9 @@ class Verdict:
     """What our numbers say of a claim.
 
     Of `numbers` (one for each measured cell, or each mean of them) `held` are on the
-    side that it says. The `worst` is furthest on the wrong side, or nearest to it;
-    `seeds` are those of the cell with the fewest.
+    side that it says. The `worst` is furthest on the wrong side, or nearest to it
+    (where one number is enough, the best); `seeds` are those of the cell with the
+    fewest.
     """
 
     claim: Claim
@@ -86,16 +95,20 @@ class Verdict:
 
         The first cell on the wrong side refutes a claim on every cell.
         """
+        if self.claim.one and self.held:
+            return "yes"
         if self.measured == self.named > 0:
             return "yes" if self.held == self.numbers else "no"
-        refuted = self.claim.mean is None and self.held < self.numbers
-        return "no" if refuted else "open"
+        each = self.claim.mean is None and not self.claim.one
+        return "no" if each and self.held < self.numbers else "open"
 
 
 def _fits(value: Any, wanted: Any) -> bool:
     if isinstance(wanted, list):
-        return value in wanted
-    return wanted == _ANY or value == wanted
+        return any(_fits(value, x) for x in wanted)
+    if isinstance(wanted, str) and _ANY in wanted:
+        return fnmatch.fnmatchcase(str(value), wanted)
+    return value == wanted
 
 
 def _all_fit(cell: _Cell, wanted: Mapping[str, Any]) -> bool:
@@ -142,7 +155,7 @@ def judge_claim(claim: Claim, group: Group) -> Verdict:
             for other in beside[rest(cell)]
             if other is not cell and _all_fit(other, wanted)
         ]
-        return None if not others or None in others else mean(others)
+        return None if not others or None in others else claim.times * mean(others)
 
     def bound_of(cell) -> float:
         if isinstance(claim.bound, Mapping):
@@ -174,10 +187,14 @@ def judge_claim(claim: Claim, group: Group) -> Verdict:
     strict = bool(claim.against) and claim.bound == 0.0
     worst = ""
     if leads:
-        worst_of = min(leads, key=leads.__getitem__)
+        worst_of = (max if claim.one else min)(leads, key=leads.__getitem__)
         (name, _), (value, bound) = worst_of, means[worst_of]
-        signed = claim.against or claim.cells.get("metric") == "accuracy_gain"
-        worst = f"{name}: {value:+.2f} points" if signed else f"{name}: {value:.2f} %"
+        metric = claim.cells.get("metric")
+        value = round(value, 2) + 0.0  # No signed zero.
+        if claim.against or metric == "accuracy_gain":
+            worst = f"{name}: {value:+.2f}{_UNITS.get(metric, ' points')}"
+        else:
+            worst = f"{name}: {value:.2f}{_UNITS.get(metric, ' %')}"
         if not isinstance(claim.bound, int | float):
             worst += f", asked {bound:.2f}"
     return Verdict(

@@ -19,7 +19,8 @@ from uronet_jax.reports.results import TEST_IMAGES, Result
 # True positive rate of a detector at 5 % false alarms, in `[0, 1]`.
 _RATE = ("tpr_at_5_percent_fpr", "tpr_at_5_fpr")
 # Columns of rows that do not say which number it is.
-_NOT_KEYS = {"value", "note", "seed", "num_images", "auroc", "steps", "own", *_RATE}
+_NOT_KEYS = {"value", "std", "note", "seed", "num_images", "auroc", "steps", "own"}
+_NOT_KEYS |= {*_RATE}
 # Parts of a config in which runs of one experiment may differ.
 _NOT_CONFIG = {"seed", "seeds", "data_dir", "workdir"}
 _NONE: Mapping[str, str] = {}
@@ -105,8 +106,8 @@ def _twice(name: str, other: str, seed: Any, key: Mapping[str, str]) -> str:
 def _joined(cell: Mapping[str, Any], rows: Sequence[Mapping]) -> dict[str, Any]:
     """What `lay_beside` says of a cell; None is what was not measured or published.
 
-    Numbers are means over the seeds, `spread` is their standard deviation, and
-    `own` whether an ablation's detector is the usual one.
+    Numbers are means over the seeds and `spread` is their standard deviation; `std` is
+    what a row itself says, and `own` whether an ablation's detector is the usual one.
     """
     values = [float(row["value"]) for row in rows]
     ours, published = mean(values) if values else None, cell.get("published")
@@ -127,6 +128,7 @@ def _joined(cell: Mapping[str, Any], rows: Sequence[Mapping]) -> dict[str, Any]:
         ),
         "steps": rows[0].get("steps") if rows else None,
         "own": rows[0].get("own") if rows else None,
+        "std": average("std"),
         "auroc": average("auroc"),
         "true_positive_rate": average(*_RATE),
     }

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from uronet_jax.papers.pages.all_papers import PAPERS, paper_of
+from uronet_jax.papers.pages.all_papers import PAPERS, paper_of, papers_run
 from uronet_jax.papers.pages.claims import claims_of, claims_table, judge_all
 from uronet_jax.papers.pages.comparison import group_runs
 from uronet_jax.papers.pages.experiment_page import (
@@ -34,23 +34,26 @@ _PAGES = {
 
 def _claims_page(groups: Sequence[Group]) -> str:
     return (
-        "# The paper's claims\n\nA claim names numbers of a table; they hold or not. "
+        "# The papers' claims\n\nA claim names numbers of a table; they hold or not. "
         "It is open while too little is measured to say it. *Small* is an "
-        "indication, no verdict on the paper. *Worst* is the number that is furthest "
+        "indication, no verdict on a paper. *Worst* is the number that is furthest "
         "on the wrong side, or nearest to it. Each page of an experiment has the "
         "claims on it.\n\n"
-        + "".join(_claims_of_paper(paper, groups) for paper in PAPERS)
+        + "\n".join(_claims_of_paper(paper, groups) for paper in papers_run(groups))
     )
 
 
 def _claims_of_paper(paper: PaperPages, groups: Sequence[Group]) -> str:
     run = {group.experiment for group in groups}
     lacking = [f"`{name}`" for name in paper.layouts if name not in run]
-    return (
-        claims_table(judge_all(groups, claims_of(paper)))
-        + f"\n{paper.footnote(groups)}\nNot judged: {paper.unjudged}. Not run yet: "
-        f"{', '.join(lacking) or 'nothing'}.\n"
-    )
+    parts = [
+        f"## {paper.heading}\n",
+        claims_table(judge_all(groups, claims_of(paper))),
+        paper.footnote(groups),
+        f"Not judged: {paper.unjudged}. Not run yet: "
+        f"{', '.join(lacking) or 'nothing'}.\n",
+    ]
+    return "\n".join(filter(None, parts))
 
 
 def docs_pages(
@@ -80,7 +83,7 @@ def docs_pages(
     for paper in PAPERS:
         for name, text in paper.appendices(results).items():
             single[name] += f"\n{text}"
-    if groups:
+    if papers_run(groups):
         single["claims"] = _claims_page(groups)
     back = "\n[All results](../RESULTS.md)\n"
     pages = {
@@ -119,8 +122,6 @@ def _links(results: Sequence[Result], groups: Sequence[Group]) -> dict[str, list
         return f"[{text}](results/{name}.md)"
 
     found: dict[str, list[str]] = {}
-    if groups:
-        found["The paper's experiments"] = [link("claims", "all claims of the paper")]
     for group in groups:
         heading, text = _heading(group.experiment)
         found.setdefault(heading, []).append(link(group.name, text))

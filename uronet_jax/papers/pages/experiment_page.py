@@ -9,13 +9,10 @@ from uronet_jax.papers.pages.all_papers import PAGE_LAYOUTS, paper_of
 from uronet_jax.papers.pages.claims import CLAIMS, claims_table, judge_claim
 from uronet_jax.papers.pages.comparison import MEASURED
 from uronet_jax.papers.pages.group import Group, distance_from_paper
-from uronet_jax.papers.pages.layout import Layout
+from uronet_jax.papers.pages.layout import Layout, published_rows
 from uronet_jax.papers.pages.paper_pages import PaperPages
 from uronet_jax.reports.results import origin_line
 from uronet_jax.reports.tables import markdown_table
-
-# A wider table is a picture only: the numbers stand in its cells.
-_WIDEST = 12
 
 
 def experiment_title(experiment: str) -> str:
@@ -39,14 +36,10 @@ def render_experiment(group: Group, groups: Sequence[Group] = ()) -> str:
         parts.append(_image(group.name, picture_name(group)))
     if paper:
         parts.append(paper.lead(group, groups))
-    drawn = {picture.block: picture.name for picture in pictures.group_pictures(group)}
-    for block, cells in pictures.table_blocks(group).items() if layout else ():
-        parts.append(f"**{block}**\n")
-        if block in drawn:
-            parts.append(_image(f"{group.name}, {block}", drawn[block]))
-        if layout.written:
-            parts.append(_matrix(layout, cells))
-        parts.append(_remarks(paper, layout, cells))
+    tables = _tables(group, paper) if layout else []
+    if layout and layout.reference:
+        tables.insert(1, _reference(layout))  # Below the first.
+    parts += tables
     rest = [
         cell
         for cell in group.measured()
@@ -58,6 +51,20 @@ def render_experiment(group: Group, groups: Sequence[Group] = ()) -> str:
     if paper:
         parts.append(paper.end(group, groups))
     return "\n".join(filter(None, parts))
+
+
+def _tables(group: Group, paper: PaperPages) -> list[str]:
+    layout, found = group.layout, []
+    drawn = {picture.block: picture.name for picture in pictures.group_pictures(group)}
+    for block, cells in pictures.table_blocks(group).items():
+        parts = [f"**{block}**\n"]
+        if block in drawn:
+            parts.append(_image(f"{group.name}, {block}", drawn[block]))
+        if layout.written:
+            parts.append(_matrix(layout, cells))
+        parts.append(_remarks(paper, layout, cells))
+        found.append("\n".join(filter(None, parts)))
+    return found
 
 
 def _summary(group: Group) -> str:
@@ -93,8 +100,8 @@ def _image(text: str, name: str) -> str:
 def _matrix(layout: Layout, cells: Sequence[Mapping[str, Any]]) -> str:
     lines = pictures.table_lines(layout, cells, context=layout.context)
     columns = dict.fromkeys(column for line in lines.values() for column in line)
-    if len(columns) > _WIDEST:
-        return ""
+    if len(columns) > layout.widest:
+        return ""  # A picture only: the numbers stand in its cells.
 
     def text(cell):
         if cell is None or cell["ours"] is None and cell["published"] is None:
@@ -102,7 +109,7 @@ def _matrix(layout: Layout, cells: Sequence[Mapping[str, Any]]) -> str:
         if cell["ours"] is None:
             return f"*{cell['published']:.2f}*"
         if cell["difference"] is None:
-            return f"{cell['ours']:.2f}" if layout.published else cell["ours"]
+            return _plain_number(layout, cell)
         # No signed zero.
         return f"{cell['ours']:.2f} ({round(cell['difference'], 2) + 0.0:+.2f})"
 
@@ -115,6 +122,24 @@ def _matrix(layout: Layout, cells: Sequence[Mapping[str, Any]]) -> str:
         legend = "In brackets ours less published"
         legend += ", in italics published only.\n\n" if layout.context else ".\n\n"
     return legend + markdown_table(rows, ["", *columns])
+
+
+def _plain_number(layout: Layout, cell: Mapping[str, Any]) -> Any:
+    if cell["std"] is not None:
+        return f"{cell['ours']:.2f} ± {cell['std']:.2f}"
+    return f"{cell['ours']:.2f}" if layout.published else cell["ours"]
+
+
+def _reference(layout: Layout) -> str:
+    """The paper's own table, of what is not measured here."""
+    lines: dict[str, dict[str, str]] = {}
+    for row in filter(layout.has_place, published_rows(layout.reference)):
+        text = f"{row['value']} ± {row['std']}" if row["std"] else row["value"]
+        text = f"({text})" if row["note"].startswith("bracketed") else text
+        lines.setdefault(layout.reference_row(row), {})[layout.column(row)] = text
+    columns = dict.fromkeys(column for line in lines.values() for column in line)
+    rows = [{"": name, **line} for name, line in lines.items()]
+    return f"{layout.reference_note}\n\n{markdown_table(rows, ['', *columns])}"
 
 
 def _remarks(

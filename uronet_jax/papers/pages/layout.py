@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Mapping
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from uronet_jax.reports.tables import read_published
 
@@ -20,6 +20,16 @@ def published_rows(file: str) -> tuple[dict[str, str], ...]:
     """
     package, _, name = file.partition("/")
     return tuple(read_published(f"uronet_jax.papers.{package}", name))
+
+
+class Chart(NamedTuple):
+    """A table that is drawn as `lines` over sigma or as `bars` per corruption.
+
+    `data` is what `accuracy_over_sigma` or `corruption_bars` of `reports.figures` take.
+    """
+
+    kind: str
+    data: Mapping[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +49,13 @@ class Layout:
         same: Published value of a column -> ours for the same thing.
         drawn: Whether the result is a picture of images, drawn when it was run.
         written: Whether tables are written too, not only drawn.
+        widest: Columns up to which they are.
+        chart: Table, row -> column -> number of ours -> what is drawn in place of
+            coloured cells; None for nothing.
+        reference: File of published numbers that have no counterpart, such as those of
+            another data set; they are a table of their own, in the same columns.
+        reference_row: Their lines.
+        reference_note: What stands above that.
     """
 
     title: str
@@ -55,6 +72,13 @@ class Layout:
     same: Mapping[str, str] = dataclasses.field(default_factory=dict)
     drawn: bool = False
     written: bool = True
+    widest: int = 12
+    chart: Callable[[str, Mapping[str, Mapping[str, float]]], Chart | None] | None = (
+        None
+    )
+    reference: str = ""
+    reference_row: Callable[[_Cell], str] = lambda cell: ""
+    reference_note: str = ""
 
     def published_rows(self) -> list[dict[str, str]]:
         """Returns the published numbers, none without a file."""

@@ -8,7 +8,7 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from uronet_jax.papers.pages.all_papers import PAPERS
+from uronet_jax.papers.pages.all_papers import PAPERS, papers_run
 from uronet_jax.papers.pages.claims import claims_of, judge_all
 from uronet_jax.papers.pages.group import Group, compared_cells, distance_from_paper
 from uronet_jax.papers.pages.overview_rows import (
@@ -168,12 +168,7 @@ def _failures(results: Sequence[Result], groups: Sequence[Group]) -> list[str]:
             )
     for paper in PAPERS:
         found += paper.overview_failures(known)
-    return found + [_claims_line(paper, groups) for paper in _run(groups)]
-
-
-def _run(groups: Sequence[Group]) -> list[PaperPages]:
-    """The papers of which an experiment was run."""
-    return [x for x in PAPERS if any(group.experiment in x.layouts for group in groups)]
+    return found + [_claims_line(paper, groups) for paper in papers_run(groups)]
 
 
 def _claims_line(paper: PaperPages, groups: Sequence[Group]) -> str:
@@ -181,14 +176,14 @@ def _claims_line(paper: PaperPages, groups: Sequence[Group]) -> str:
     answers = Counter(verdict.answer for verdict in verdicts)
     full = sum(v.measured > 0 and not v.small for v in verdicts)
     text = (
-        f"Of the paper's {len(verdicts)} claims {answers['yes']} hold, "
-        f"{answers['no']} do not, {answers['open']} are open; {full} were judged "
-        "at full size."
+        f"Of the {len(verdicts)} [claims](results/claims.md) of {paper.title} "
+        f"{answers['yes']} hold, {answers['no']} do not, {answers['open']} are open; "
+        f"{full} were judged at full size."
     )
     experiment, what = paper.headline
     if compared_cells(known[experiment]):
         distance = distance_from_paper(known[experiment])["mean_difference"]
-        text += f" {what} are {distance:+.1f} points from it"
+        text += f" {what} are {distance:+.1f} points from its numbers"
         text += " (small)." if known[experiment].small else "."
     return text
 

@@ -31,13 +31,16 @@ def mean_of_noisy(numbers: Mapping[str, float]) -> float | None:
 def overview_row(
     defence: str, results: Sequence[Result], **values: Any
 ) -> dict[str, Any]:
-    """Returns one line; what is None or empty leaves its cell empty."""
+    """Returns one line; what is None or empty leaves its cell empty.
+
+    `noises` are accuracies by degradation, or their mean.
+    """
     counts = sorted({count for result in results for count in result.counts})
     images = " to ".join(f"{x:,}" for x in dict.fromkeys(counts[:1] + counts[-1:]))
     small = ", small" if any(result.small for result in results) else ""
-    noises = values.pop("noises", {})
-    worst = min(noisy_values(noises), default=None)
-    values |= {"noises": mean_of_noisy(noises), "worst": worst}
+    if isinstance(noises := values.get("noises"), Mapping):
+        worst = min(noisy_values(noises), default=None)
+        values |= {"noises": mean_of_noisy(noises), "worst": worst}
     for name, value in values.items():
         values[name] = f"{value:.1f}" if isinstance(value, float) else value
     return {"defence": defence, "images": images + small, **values}

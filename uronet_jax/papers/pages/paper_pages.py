@@ -22,7 +22,7 @@ class PaperPages:
     All but the first three may be left out.
 
     Attributes:
-        heading: Above the links to its pages.
+        title: What it is called in a sentence; with a capital, above links and claims.
         package: Its package in `papers`, whose folder `published` holds `claims.toml`
             and the files of published numbers.
         layouts: Experiment -> how its numbers are laid out.
@@ -41,7 +41,7 @@ class PaperPages:
         overview_pictures: Its pictures on the overview.
     """
 
-    heading: str
+    title: str
     package: str
     layouts: Mapping[str, Layout]
     further: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
@@ -56,6 +56,11 @@ class PaperPages:
     overview_rows: Callable[[KnownGroups], list[dict[str, Any]]] = lambda known: []
     overview_failures: Callable[[KnownGroups], list[str]] = lambda known: []
     overview_pictures: Callable[[KnownGroups], list[Picture]] = lambda known: []
+
+    @property
+    def heading(self) -> str:
+        """Its title, with a capital."""
+        return self.title[0].upper() + self.title[1:]
 
     def claims(self) -> list[dict[str, Any]]:
         """Returns the fields of its claims, in order."""

@@ -13,23 +13,17 @@ from uronet_jax.papers.pages.group import Group
 from uronet_jax.papers.pages.layout import Layout
 from uronet_jax.reports import figures
 
+# What a `Chart` may be -> the function of `reports.figures` that draws it.
+_CHARTS = {"lines": figures.accuracy_over_sigma, "bars": figures.corruption_bars}
+
 
 @dataclasses.dataclass(frozen=True)
 class Picture:
-    """A table as a picture.
-
-    `block` is the key of `table_blocks` that it shows; `values` and `differences` from
-    the paper are `[rows, columns]`, NaN where there is none. Without `differences` the
-    colours show our numbers.
-    """
+    """A table as a picture; `block` is the key of `table_blocks` that it shows."""
 
     name: str
     block: str
     title: str
-    rows: list[str]
-    columns: list[str]
-    values: list[list[float]]
-    differences: list[list[float]] | None = None
 
     @property
     def description(self) -> str:
@@ -40,13 +34,11 @@ class Picture:
     def draw(self, folder: str | os.PathLike) -> Path:
         """Writes it into a folder and returns its path."""
         path = Path(folder) / self.name
-        names = self.rows, self.columns, self.title
-        kept = {"description": self.description}
-        if self.differences is None:
-            figures.heat_map(path, self.values, *names, **kept)
-        else:
-            figures.difference_map(path, self.values, self.differences, *names, **kept)
+        self._write(path)
         return path
+
+    def _write(self, path: Path) -> None:
+        raise NotImplementedError
 
     def is_drawn(self, folder: str | os.PathLike) -> bool:
         """Whether the folder holds the picture of these very numbers.
@@ -54,6 +46,40 @@ class Picture:
         Files are not compared: the same figure differs with the version of Matplotlib.
         """
         return figures.description_of(Path(folder) / self.name) == self.description
+
+
+@dataclasses.dataclass(frozen=True)
+class TablePicture(Picture):
+    """Coloured cells.
+
+    `values` and `differences` from the paper are `[rows, columns]`, NaN where there is
+    none. Without `differences` the colours show our numbers.
+    """
+
+    rows: list[str]
+    columns: list[str]
+    values: list[list[float]]
+    differences: list[list[float]] | None = None
+
+    def _write(self, path: Path) -> None:
+        names = self.rows, self.columns, self.title
+        kept = {"description": self.description}
+        if self.differences is None:
+            figures.heat_map(path, self.values, *names, **kept)
+        else:
+            figures.difference_map(path, self.values, self.differences, *names, **kept)
+
+
+@dataclasses.dataclass(frozen=True)
+class ChartPicture(Picture):
+    """Lines or bars, see `Chart`."""
+
+    kind: str
+    data: Mapping[str, Any]
+
+    def _write(self, path: Path) -> None:
+        kept = {"description": self.description}
+        _CHARTS[self.kind](path, self.data, self.title, **kept)
 
 
 def table_blocks(group: Group) -> dict[str, list[dict[str, Any]]]:
@@ -85,14 +111,27 @@ def table_lines(
 
 
 def group_pictures(group: Group) -> list[Picture]:
-    """Returns the pictures of a group, one per table."""
+    """Returns the pictures of a group, one per table that is drawn."""
     if group.layout is None or group.layout.drawn:
         return []
-    return [_picture(group, *table) for table in table_blocks(group).items()]
+    found = [_picture(group, *table) for table in table_blocks(group).items()]
+    return [picture for picture in found if picture is not None]
 
 
-def _picture(group: Group, block: str, cells: Sequence[Mapping[str, Any]]) -> Picture:
+def _picture(
+    group: Group, block: str, cells: Sequence[Mapping[str, Any]]
+) -> Picture | None:
     lines = table_lines(group.layout, cells, context=False)
+    slug = "".join(c if c.isalnum() else "_" for c in block.lower())
+    name = f"{group.name}_{slug}.png"
+    if group.layout.chart:
+        numbers = {
+            row: {column: cell["ours"] for column, cell in line.items()}
+            for row, line in lines.items()
+        }
+        chart = group.layout.chart(block, numbers)
+        title = f"{block}, small" if group.small else block
+        return ChartPicture(name, block, title, *chart) if chart else None
     columns = list(dict.fromkeys(c for line in lines.values() for c in line))
 
     def numbers(field):
@@ -115,6 +154,4 @@ def _picture(group: Group, block: str, cells: Sequence[Mapping[str, Any]]) -> Pi
             ", and the difference from the paper:\nblue is above, red below, full at "
             "10 points"
         )
-    slug = "".join(c if c.isalnum() else "_" for c in block.lower())
-    name = f"{group.name}_{slug}.png"
-    return Picture(name, block, heading, list(lines), columns, values, differences)
+    return TablePicture(name, block, heading, list(lines), columns, values, differences)

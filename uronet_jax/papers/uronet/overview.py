@@ -7,7 +7,7 @@ from typing import Any
 from uronet_jax.papers.pages.group import Group
 from uronet_jax.papers.pages.overview_rows import mean_of_noisy, overview_row
 from uronet_jax.papers.pages.paper_pages import KnownGroups
-from uronet_jax.papers.pages.pictures import Picture
+from uronet_jax.papers.pages.pictures import Picture, TablePicture
 from uronet_jax.papers.uronet.page_notes import (
     MEAN_ACCURACY,
     best_detector,
@@ -144,7 +144,7 @@ def uronet_pictures(known: KnownGroups) -> list[Picture]:
         values = [[numbers[place] for place in places] for numbers in lines.values()]
         title = f"Accuracy of the ResNet-20 in percent{_size(noises)}"
         found.append(
-            Picture("overview_noises.png", "", title, list(lines), places, values)
+            TablePicture("overview_noises.png", "", title, list(lines), places, values)
         )
     sides = [corruptions.numbers(**x) for x in (_NOISY, _PURIFIED)]
     names = dict.fromkeys(x.rpartition("-")[0] for x in sides[0] if x != "clean")
@@ -157,7 +157,7 @@ def uronet_pictures(known: KnownGroups) -> list[Picture]:
         title = f"ResNet-20 on CIFAR-10-C{_size(corruptions)},\nseverities 1, 3, 5"
         labels = ["undefended", "behind a remover\ntrained on them"]
         name = "overview_corruptions.png"
-        found.append(Picture(name, "", title, list(names), labels, values, gains))
+        found.append(TablePicture(name, "", title, list(names), labels, values, gains))
     return found
 
 

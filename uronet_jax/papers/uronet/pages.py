@@ -5,7 +5,7 @@ from uronet_jax.papers.uronet import overview, page_notes, readings
 from uronet_jax.papers.uronet.layouts import URONET_LAYOUTS
 
 URONET_PAGES = PaperPages(
-    heading="The paper's experiments",
+    title="URoNet",
     package="uronet",
     layouts=URONET_LAYOUTS,
     further={

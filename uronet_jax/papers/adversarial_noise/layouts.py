@@ -1,0 +1,140 @@
+"""How the numbers of the experiments on adversarial noise training are laid out.
+
+A cell has the columns `dataset`, `network`, `model`, `test` and `metric`.
+"""
+
+from collections.abc import Mapping
+from statistics import mean
+
+from uronet_jax.papers.pages.layout import Chart, Layout, join_columns
+
+_SUMMARY = (
+    "clean",
+    "corruptions",
+    "corruptions without noises",
+    "19 corruptions",
+    "PGD linf",
+    "DDN l2",
+)
+# Endings of the names of tables.
+_SINGLE, _SIGMA, _FOOLED = (
+    ", single corruptions",
+    ", Gaussian noise",
+    ", images that no such noise fools",
+)
+# What charts show, the most important first; models of one sigma: the best of them.
+_CHARTED = ("Vanilla", "ANT 1x1", "ANT 3x3", "GNT", "GNT mult")
+_CHARTED += ("PGD training", "Speckle")
+_BARS = 5
+
+
+def _table(cell):
+    """The ending of the name of a cell's table."""
+    if cell["metric"] == "never_fooled":
+        return _FOOLED
+    if cell["metric"] == "eps_star" or cell["test"] in _SUMMARY:
+        return ""
+    return _SIGMA if cell["test"].startswith("sigma ") else _SINGLE
+
+
+def _block(cell):
+    return f"{cell['dataset']}, {cell['network']}{_table(cell)}"
+
+
+def _model(cell):
+    return cell["model"]
+
+
+def _published_model(cell):
+    """With what is not as in most of the paper's table."""
+    usual = ("ImageNet", "ResNet-50")
+    names = [cell[x] for x in ("dataset", "network") if cell[x] not in usual]
+    return ", ".join([*names, cell["model"]])
+
+
+def _row(cell):
+    return cell["test"] if _table(cell) == _SINGLE else _model(cell)
+
+
+def _column(cell):
+    if _table(cell) == _SINGLE:
+        return _model(cell)
+    return f"eps* {cell['test']}" if cell["metric"] == "eps_star" else cell["test"]
+
+
+def _is_single_sigma(model: str) -> bool:
+    return model.startswith("GNT ") and model != "GNT mult"
+
+
+def _charted(models: Mapping[str, Mapping[str, float]]) -> list[str]:
+    """Returns the models to draw: those with one sigma by the best alone."""
+    single = {name: mean(x.values()) for name, x in models.items() if x}
+    single = {name: x for name, x in single.items() if _is_single_sigma(name)}
+    best = max(single, key=single.__getitem__, default="")
+    chosen = [best if name == "GNT" else name for name in _CHARTED]
+    return [name for name in chosen if name in models]
+
+
+def _chart(block: str, lines: Mapping[str, Mapping[str, float]]) -> Chart | None:
+    """Returns accuracy over sigma as lines, on single corruptions as bars."""
+    if block.endswith(_SIGMA):
+        return Chart(
+            "lines",
+            {
+                name: [
+                    [float(test.removeprefix("sigma ")) for test in lines[name]],
+                    [value / 100.0 for value in lines[name].values()],
+                ]
+                for name in _charted(lines)
+            },
+        )
+    if block.endswith(_SINGLE):
+        models: dict[str, dict[str, float]] = {}
+        for test, line in lines.items():
+            for name, value in line.items():
+                models.setdefault(name, {})[test] = value / 100.0
+        return Chart("bars", {x: models[x] for x in _charted(models)[:_BARS]})
+    return None
+
+
+def _comparison(dataset: str) -> Layout:
+    return Layout(
+        f"{dataset}: classifiers that learn noise, beside Tables 1 to 4 of Rusak et "
+        "al. 2020",
+        _block,
+        _row,
+        _column,
+        metrics=("accuracy", "eps_star", "never_fooled"),
+        first=_CHARTED[:1],
+        widest=16,
+        chart=_chart,
+        reference="adversarial_noise/ant_tables.csv",
+        reference_row=_published_model,
+        reference_note="**The paper's own numbers.** Another data set and another "
+        "network: ImageNet and ResNet-50 where a line does not say otherwise. Only the "
+        "order of the models can be compared. eps* grows with the root of the number "
+        "of elements: at 224x224x3 it is 7 times that at 32x32x3 and 14 times that at "
+        "28x28, for noise of the same strength. In brackets: a corruption of the test "
+        "was seen in training.",
+    )
+
+
+ADVERSARIAL_NOISE_LAYOUTS = {
+    "ant_cifar10": _comparison("CIFAR-10"),
+    "ant_mnist": _comparison("MNIST"),
+    "ant_defences": Layout(
+        "Both defences: a remover before a classifier that learned noise",
+        join_columns("dataset", "network", separator=", "),
+        _model,
+        join_columns("test"),
+        metrics=("accuracy",),
+        chart=lambda block, lines: None,
+    ),
+    "ant_noise": Layout(
+        "Learned noise: images of it, and how it is distributed",
+        join_columns("dataset", "network", separator=", "),
+        _model,
+        join_columns("test"),
+        drawn=True,
+    ),
+}
