@@ -248,6 +248,22 @@ def test_each_image_of_a_mix_gets_its_own_noise(key, grey, mix, entries):
     chex.assert_trees_all_equal(degrade(key, grey, mix, index[::-1]), out[::-1])
 
 
+def test_each_image_draws_a_strength_of_one_noise(key, grey):
+    strengths = (0.05, 0.2, 0.6)
+    one = corruptions.make_degradation([("gaussian_noise", x) for x in strengths])
+    assert (one.kind.shape, one.parameter.shape) == ((), (3,))
+    index = 100 + jnp.arange(64)
+    chosen = corruptions.choose_entries(key, one, index)
+    several = corruptions.Degradation(jnp.repeat(one.kind, 3), one.parameter)
+    chex.assert_trees_all_equal(chosen, corruptions.choose_entries(key, several, index))
+    out = degrade(key, grey, one, index)
+    for i, scale in enumerate(strengths):
+        alone = corruptions.gaussian_noise(key, grey, scale=scale, index=index)
+        assert (chosen == i).any()
+        # Fused multiply-adds round differently under jit.
+        chex.assert_trees_all_close(out[chosen == i], alone[chosen == i], atol=1e-6)
+
+
 def test_uronet_suite_matches_the_table():
     table = {
         "GN": (0.08, 0.12, 0.18),

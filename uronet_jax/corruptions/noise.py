@@ -140,7 +140,8 @@ class Degradation:
     Attributes:
         kind: int32, position of the noise in `NOISES`. Scalar: one noise for all
             images. `[N]`: a mix, of which each image draws one entry uniformly.
-        parameter: float32, same shape: scale, half-width, amount or rate.
+        parameter: float32, same shape: scale, half-width, amount or rate. Of a scalar
+            kind it may be `[N]` too: each image draws one strength.
     """
 
     kind: jax.Array
@@ -150,8 +151,9 @@ class Degradation:
 def make_degradation(entries: Sequence[tuple[str, float]]) -> Degradation:
     """Builds a `Degradation` from `(name in NOISES, parameter)` pairs.
 
-    One pair gives scalars, several a mix, arrays `[N]`. The parameter of `"identity"`
-    is ignored.
+    One pair gives scalars, several a mix, arrays `[N]`; of one noise in several
+    strengths the kind stays a scalar, so that no other noise is computed. The parameter
+    of `"identity"` is ignored.
 
     Raises:
         ValueError: If there is no entry, a name is unknown, or a parameter is out of
@@ -168,8 +170,10 @@ def make_degradation(entries: Sequence[tuple[str, float]]) -> Degradation:
             batches.check_range(parameter, value, *ends)
     kind = jnp.asarray([names.index(name) for name, _ in entries], jnp.int32)
     parameter = jnp.asarray([value for _, value in entries], jnp.float32)
+    if len({name for name, _ in entries}) == 1:
+        kind = kind[0]
     if len(entries) == 1:
-        kind, parameter = kind[0], parameter[0]
+        parameter = parameter[0]
     return Degradation(kind, parameter)
 
 
@@ -180,7 +184,7 @@ def choose_entries(
 
     The arguments are those of `degrade`. A fixed noise has one entry, number 0.
     """
-    entries = degradation.kind.size
+    entries = degradation.parameter.size
     # Images use fold_in(key, index >= 0), so the largest word is a stream of its own.
     key = jax.random.fold_in(key, np.uint32(2**32 - 1))
 
@@ -214,18 +218,23 @@ def degrade(
 
     Raises:
         ValueError: If `images` is not a non-empty batch of floating-point images, or
-            the fields of `degradation` are not both scalar or both `[N]`.
+            the shapes of `degradation` do not fit each other.
     """
     batches.check_images(images, index)
     kind, parameter = degradation.kind, degradation.parameter
-    if kind.shape != parameter.shape or kind.ndim > 1:
+    if kind.shape not in ((), parameter.shape) or parameter.ndim > 1:
         raise ValueError(
-            "kind and parameter of a degradation must both be scalar or both [N]: "
-            f"{kind.shape} and {parameter.shape}; build it with make_degradation"
+            "kind and parameter of a degradation must both be scalar or both [N], or "
+            f"of one kind parameters [N]: {kind.shape} and {parameter.shape}; build it "
+            "with make_degradation"
         )
     index = jnp.arange(images.shape[0]) if index is None else index
     cores = list(NOISES.values())
 
+    entry = None
+    if parameter.ndim:
+        entry = choose_entries(key, degradation, index)[:, None, None, None]
+        parameter = parameter[entry]
     if kind.ndim == 0:
 
         def select(uniform, images, parameter):
@@ -233,8 +242,7 @@ def degrade(
 
         return _render(select, key, images, parameter, index)
 
-    entry = choose_entries(key, degradation, index)[:, None, None, None]
-    kind, parameter = kind[entry], parameter[entry]
+    kind = kind[entry]
 
     def select_per_image(uniform, images, parameter):
         # A rate of 0 ends the Poisson search at once in images of another kind, and
