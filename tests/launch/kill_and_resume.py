@@ -2,13 +2,14 @@
 
   python tests/launch/kill_and_resume.py --what=train --trials=10
 
-A small run on generated images is made once undisturbed: a training, or Tables 2, 6 and
-7 and Figure 4. Every trial makes the same run, kills it (SIGKILL) one to three times,
-at a random moment or while a checkpoint is being written, starts it again each time,
-and compares what it leaves. Of a training that is the last state, bit for bit
-(parameters, batch statistics, optimizer state, key and step), and the metrics along the
-way; of tables the JSON files, all but the seconds, and the images. Exit status 1 if
-something differs, or a run was never killed.
+A small run on generated images is made once undisturbed: a training, of a classifier
+alone or against a noise generator, or Tables 2, 6 and 7 and Figure 4. Every trial makes
+the same run, kills it (SIGKILL) one to three times, at a random moment or while a
+checkpoint is being written, starts it again each time, and compares what it leaves. Of
+a training that is the last state, bit for bit (parameters, batch statistics, optimizer
+state, key and step; generators old and new), and the metrics along the way; of tables
+the JSON files, all but the seconds, and the images. Exit status 1 if something differs,
+or a run was never killed.
 """
 
 import argparse
@@ -96,12 +97,14 @@ def read_tables(workdir: Path) -> dict[str, Any]:
     return found
 
 
-KINDS = {
-    "train": Kind(
+def training(config: str, batch_size: int) -> Kind:
+    """Returns a training by one of the configs, which logs every step."""
+    return Kind(
         (
-            *("launch.train", "--config=configs/classifier.py:smoke"),
+            *("launch.train", f"--config=configs/{config}.py:smoke"),
             # Batch statistics, optimizer state, augmentation, order: all must come back
-            *("--config.data.augmentation=flip_crop", "--config.batch_size=8"),
+            "--config.data.augmentation=flip_crop",
+            f"--config.batch_size={batch_size}",
             f"--config.num_steps={NUM_STEPS}",
             *("--config.checkpoint_every=4", "--config.eval_every=8"),
             *("--config.steps_per_dispatch=1", "--config.log_every=1"),
@@ -109,7 +112,14 @@ KINDS = {
         count_lines,
         read_training,
         at_a_time=os.cpu_count() or 1,
-    ),
+    )
+
+
+KINDS = {
+    "train": training("classifier", 8),
+    # Every third step is one of a new generator alone, so checkpoints lie before, at
+    # and after restarts. Each slice of a batch needs an image.
+    "adversarial_noise": training("adversarial_noise", 16),
     "reproduce": Kind(
         (
             *("launch.reproduce", "--config=configs/reproduce.py:smoke"),
