@@ -32,7 +32,7 @@ from uronet_jax.reports.results import REPRODUCTION, REPRODUCTION_VERSION
 from uronet_jax.training.run import check_same_config, flatten_config
 
 # Experiments whose result is also a picture.
-_PICTURES = ("figure1", "figure2", "figure4", "figure5")
+_PICTURES = ("figure1", "figure2", "figure4", "figure5", "ant_noise")
 
 
 def choose_experiments(names: str) -> list[str]:
@@ -282,6 +282,15 @@ def draw_figure(name: str, workdir: Path) -> None:
             x: (arrays[x], arrays[f"{x}_map"]) for x in arrays if f"{x}_map" in arrays
         }
         figures.attention_gallery(workdir / "figure5.png", seen)
+        return
+    if name == "ant_noise":
+        clean = arrays.pop("clean")
+        shown = {
+            x: (arrays[x], arrays[f"{x}_noise"])
+            for x in arrays
+            if f"{x}_noise" in arrays
+        }
+        figures.noise_samples(workdir / "ant_noise.png", clean, shown, amplify=0.2)
         return
     labels = None
     columns = {heading.replace("_", " "): x for heading, x in arrays.items()}

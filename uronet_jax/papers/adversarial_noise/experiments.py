@@ -3,28 +3,29 @@
 import functools
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import numpy as np
 from jax.tree_util import Partial
 
 from uronet_jax import sharding
-from uronet_jax.attacks import ATTACKS, balls
+from uronet_jax.attacks import ATTACKS, balls, clipping_aware_rescale
 from uronet_jax.corruptions import SuiteEntry, list_corruptions, list_severities
 from uronet_jax.data import evaluation_batches
 from uronet_jax.defense import classifier_function
-from uronet_jax.evaluation.judge import CLEAN_ENTRY, CorruptionEntry, Entry
+from uronet_jax.evaluation.judge import CLEAN_ENTRY, CorruptionEntry, Entry, StoredEntry
 from uronet_jax.evaluation.noise_robustness import (
     NOISE_DIRECTIONS,
+    gaussian_direction,
     learned_direction,
     noise_robustness,
 )
 from uronet_jax.loading import LoadedModel
-from uronet_jax.models import make_noise_generator
+from uronet_jax.models import NOISE_GENERATORS, make_noise_generator
 from uronet_jax.papers.adversarial_noise.models import NOISE_SECTIONS, noise_models
 from uronet_jax.papers.kinds import ModelKey
 from uronet_jax.papers.laboratory import Laboratory, TidyRow
+from uronet_jax.papers.made_images import save_arrays
 from uronet_jax.papers.parts import PaperExperiment, Part, needs_of
 from uronet_jax.papers.store import Store
 from uronet_jax.seeds import named_seed
@@ -33,6 +34,8 @@ from uronet_jax.training.state import to_float
 
 # Corruptions of a suite that are noises, and those that are no part of the first 15.
 _NOISES = ("gaussian_noise", "shot_noise", "impulse_noise", "speckle_noise")
+# How many images are shown.
+_SHOWN = 5
 _EXTRA = ("speckle_noise", "gaussian_blur", "spatter", "saturate")
 
 
@@ -119,40 +122,36 @@ class _Measured:
             for sigma in self.section["tested_sigmas"]
         ]
 
-    def directions(self) -> dict[str, Any]:
-        """Returns kind of noise -> what draws it; that of learned noise is trained."""
+    def learned(self, variant: str, number: int) -> Partial:
+        """Trains a generator against the model; returns the direction that it draws."""
         store, section = self.lab.store, self.section
-        classify = classifier_function(self.model.module)
-        learned = []
-        for i in range(section["generators"]):
-            seed = named_seed(self.lab.seed, self.role, "generator", str(i))
-            params = train_noise_generator(
-                classify,
-                self.model.variables,
-                store.source(self.role, "train"),
-                epsilon=section["epsilon"],
-                num_steps=section["generator_steps"],
-                batch_size=section["batch_size"],
-                rate=section["restart_rate"],
-                seed=seed,
-                mesh=store.mesh,
-                progress=store.progress,
-            )
-            learned.append(learned_direction(make_noise_generator("1x1"), params))
-        return {**NOISE_DIRECTIONS, "learned": learned}
+        params = train_noise_generator(
+            classifier_function(self.model.module),
+            self.model.variables,
+            store.source(self.role, "train"),
+            variant=variant,
+            epsilon=section["epsilon"],
+            num_steps=section["generator_steps"],
+            batch_size=section["batch_size"],
+            rate=section["restart_rate"],
+            seed=named_seed(self.lab.seed, self.role, "generator", str(number)),
+            mesh=store.mesh,
+            progress=store.progress,
+        )
+        return learned_direction(make_noise_generator(variant), params)
 
     def eps_star(self) -> list[TidyRow]:
         """Rows of the median distance to the border along three kinds of noise.
 
         A median that is infinite is no number, and has no row.
         """
-        count = self.section["eps_star_images"]
-        judge = self.lab.judge(self.role, count=count)
+        judge = self.lab.judge(self.role, count=self.section["eps_star_images"])
+        learned = [self.learned("1x1", i) for i in range(self.section["generators"])]
         found = noise_robustness(
             judge,
             classifier_function(self.model.module),
             self.model.variables,
-            self.directions(),
+            {**NOISE_DIRECTIONS, "learned": learned},
             seed=self.lab.seed + 1,
         )
         rows = []
@@ -205,6 +204,45 @@ class _Measured:
         return float(np.concatenate(held).mean())
 
 
+def _learned_noise(role: str, store: Store) -> list[Part]:
+    """What generators learn against the classifier on clean images, as pictures."""
+    title, key = next(iter(_models(store, role).items()))
+
+    def rows(lab):
+        model = _Measured(lab, role, title, key)
+        epsilon, judge = model.section["epsilon"], model.judge
+        clean = judge.pictures(CLEAN_ENTRY, len(judge))
+        index, shape = np.arange(len(judge)), clean.shape[1:]
+        directions = {
+            "Gaussian": gaussian_direction,
+            **{f"learned, {x}": model.learned(x, 0) for x in NOISE_GENERATORS},
+        }
+        count = min(_SHOWN, len(judge))
+        arrays, found = {"clean": clean[:count]}, []
+        for name, direction in directions.items():
+            noise = direction(jax.random.key(lab.seed + 1), index, shape)
+            noisy = np.asarray(clipping_aware_rescale(clean, noise, epsilon))
+            arrays |= {name: noisy[:count], f"{name}_noise": np.asarray(noise[:count])}
+            stored = np.round(noisy * 65535).astype(np.uint16)
+            values = np.asarray(noise, np.float64).ravel()
+            score = (values - values.mean()) / values.std()
+            right = model.accuracy(StoredEntry(name, 1, stored))
+            for test, value, metric in (
+                ("accuracy under it", right, "accuracy"),
+                ("excess kurtosis", np.mean(score**4) - 3, "kurtosis"),
+            ):
+                found.append(model.row(value, test, metric) | {"model": name})
+        save_arrays(store.workdir / "ant_noise.npz", arrays)
+        return found
+
+    return [Part("all", _trained(store, role, key), rows)]
+
+
+def _trained(store: Store, role: str, key: ModelKey | None) -> tuple[ModelKey, ...]:
+    """Returns what has to be trained before a model is judged."""
+    return (key,) if key else tuple(store.classifier_keys(role, first=True))
+
+
 def _comparison(role: str, store: Store) -> list[Part]:
     """The models of a data set: corruptions, noise of any strength, eps*, attacks."""
 
@@ -212,8 +250,7 @@ def _comparison(role: str, store: Store) -> list[Part]:
         def rows(lab):
             return getattr(_Measured(lab, role, title, key), what)()
 
-        trained = (key,) if key else tuple(store.classifier_keys(role, first=True))
-        return Part(f"{title}, {what}", trained, rows)
+        return Part(f"{title}, {what}", _trained(store, role, key), rows)
 
     return [
         part(title, key, what)
@@ -239,5 +276,11 @@ ADVERSARIAL_NOISE_EXPERIMENTS: dict[str, PaperExperiment] = {
         _needs("digits", classifier=False),
         functools.partial(_comparison, "digits"),
         ("mnist_noise_training",),
+    ),
+    "ant_noise": PaperExperiment(
+        "learned noise: images of it, and how it is distributed, CIFAR-10",
+        _needs("data", classifier=True),
+        functools.partial(_learned_noise, "data"),
+        ("noise_training", "training"),
     ),
 }
