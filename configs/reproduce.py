@@ -61,8 +61,9 @@ def get_config(preset: str = "full") -> config_dict.ConfigDict:
                 "train[240:]",
             ),
             test_split="test",
-            # Classifiers: the folder of a run, a .npz file of PyTorch weights, or
-            # `train:` and the name of one to train here. An empty one is left out.
+            # Classifiers: the folder of a run, a .npz or .safetensors file of PyTorch
+            # weights, or `train:` and the name of one to train here. An empty one is
+            # left out.
             classifier="train:cnn_narrow" if smoke else "",
             classifier_title="",
             other_classifier="",
@@ -211,6 +212,9 @@ def get_config(preset: str = "full") -> config_dict.ConfigDict:
         restart_rate=1e-2,
         sigmas=(0.1,),
         epsilon=5.5,  # Of Gaussian noise with the first sigma.
+        pgd_steps=0,  # Adversarial training is left out.
+        pgd_epsilon=0.0,
+        pgd_step_size=0.0,
         suite="cifar_c",
         tested_sigmas=(0.02, 0.05, 0.1, 0.15, 0.2, 0.3),
         optimizer=config_dict.create(
@@ -231,6 +235,10 @@ def get_config(preset: str = "full") -> config_dict.ConfigDict:
         restart_rate=1e-2,
         sigmas=(0.1, 0.3, 0.5),
         epsilon=9.7,
+        # Madry et al. have 40 steps of 0.01.
+        pgd_steps=choose(10, 7, 1),
+        pgd_epsilon=0.3,
+        pgd_step_size=choose(0.05, 0.08, 0.3),
         suite="mnist_c",
         tested_sigmas=(0.1, 0.2, 0.3, 0.5, 0.7, 1.0),
         optimizer=config.optimizer.copy_and_resolve_references(),
@@ -272,6 +280,7 @@ def _noise_training(
             *(f"GNT {sigma:g}" for sigma in fields["sigmas"]),
             *("GNT mult", "Speckle"),
             *("ANT 1x1", "ANT 1x1 without replay", "ANT 3x3"),
+            *(("PGD training",) if fields["pgd_steps"] else ()),
         ),
         sigma_set=(0.08, 0.12, 0.18, 0.26, 0.38),
         speckle_set=(0.15, 0.2, 0.35, 0.45, 0.6),

@@ -11,7 +11,10 @@ from uronet_jax.training import experiment
 from uronet_jax.training.phases import PHASES as KNOWN
 from uronet_jax.training.phases import find_phase
 
-PHASES = ("remover", "detector", "classifier", "adversarial_noise")
+PHASES = (
+    *("remover", "detector", "classifier"),
+    *("adversarial_noise", "adversarial_training"),
+)
 PRESETS = ("full", "small", "smoke")
 # What the models of each phase are in a defence.
 ROLES = {"purifier": "remover", "detector": "detector", "classifier": "classifier"}
@@ -119,7 +122,7 @@ def test_phases_are_known_by_name():
     """Each has a config of its name, which `test_launch` trains and loads."""
     assert tuple(KNOWN) == PHASES
     assert all(KNOWN[phase].role == role for role, phase in ROLES.items())
-    assert KNOWN["adversarial_noise"].role == "classifier"
+    assert {KNOWN[phase].role for phase in PHASES[3:]} == {"classifier"}
     with pytest.raises(ValueError, match="unknown phase 'gan': choose from remover, d"):
         find_phase("gan")
 
@@ -175,6 +178,9 @@ WRONG = [
     ("adversarial_noise", "shares__replay_slices", 0, "replay_slices must be"),
     ("adversarial_noise", "shares__degraded", 0.1, "set degradation.suite or"),
     ("adversarial_noise", "model__name", "resnet21", "resnet20"),
+    ("adversarial_training", "attack__epsilon", -1.0, "attack.epsilon must be"),
+    ("adversarial_training", "attack__steps", 0, "attack.steps must be"),
+    ("adversarial_training", "attack__norm", "l1", "linf, l2"),
     ("remover", "loss__clean_mse", -1.0, "loss.clean_mse must be"),
     ("remover", "loss__inconsistency", 0.1, "set config.classifier"),
     ("detector", "purifier", "", "set config.purifier"),

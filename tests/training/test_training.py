@@ -1,6 +1,7 @@
 """Training: the three steps, optimizers, evaluation, and runs that stop and resume."""
 
 import dataclasses
+import functools
 import itertools
 import json
 import math
@@ -12,8 +13,10 @@ import numpy as np
 import optax
 import pytest
 from flax import linen as nn
+from jax.tree_util import Partial
 
 from uronet_jax import sharding
+from uronet_jax.attacks import pgd
 from uronet_jax.checkpoints import (
     Checkpoints,
     find_step,
@@ -25,13 +28,14 @@ from uronet_jax.data.augment import flip_crop
 from uronet_jax.data.sources import ArraySource
 from uronet_jax.models import Separation, make_remover
 from uronet_jax.training import loop, losses, pairs
+from uronet_jax.training.adversarial_training import adversarial_training_task
 from uronet_jax.training.classifier import classifier_task
 from uronet_jax.training.detector import detector_task
 from uronet_jax.training.optimizers import SCHEDULES, make_optimizer
 from uronet_jax.training.pairs import clean_pairs, drawn_pairs, stored_pairs
 from uronet_jax.training.remover import remover_task
 from uronet_jax.training.run import fit
-from uronet_jax.training.state import TrainState
+from uronet_jax.training.state import TrainState, to_float
 
 SHAPE, CLASSES, BATCH = (8, 8, 1), 3, 8
 NOISE = make_degradation([("salt_and_pepper_noise", 0.4), ("gaussian_noise", 0.3)])
@@ -651,3 +655,33 @@ def test_pipelines_train_the_same_network(run, make_variables):
 def test_wrong_settings_are_rejected(run, changes, message):
     with pytest.raises(ValueError, match=message):
         run(**changes)
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_adversarial_training_shows_what_pgd_makes(norm, make_variables):
+    sizes = {"epsilon": 0.1, "step_size": 0.04, "steps": 3}
+    optimizer = optax.sgd(0.0)
+    task = adversarial_training_task(
+        Tiny(), optimizer, image_shape=SHAPE, norm=norm, **sizes
+    )
+    state, batch = first_state(task, make_variables), batch_of(IMAGES, LABELS)
+    key = jax.random.split(jax.random.fold_in(state.key, state.step))[1]
+    model = functools.partial(Tiny().apply, state.variables)
+    clean = to_float(IMAGES)
+
+    def loss_fn(images):  # Without success, so that no image stops early.
+        logits = model(images)
+        return optax.softmax_cross_entropy_with_integer_labels(logits, LABELS)
+
+    made = pgd(key, clean, Partial(loss_fn), norm=norm, index=batch["index"], **sizes)
+    _, metrics = jax.jit(task.step)(state, {}, batch)
+    shown = model(made, train=True, mutable=["batch_stats"])[0]
+    expected = optax.softmax_cross_entropy_with_integer_labels(shown, LABELS)
+    # A gradient near 0 may have another sign under jit.
+    assert metrics["loss"] == pytest.approx(float(expected.sum()), rel=1e-3)
+    assert metrics["count"] == len(IMAGES)
+    batch["mask"] = np.ones(len(IMAGES), bool)
+    found = jax.jit(task.evaluation)(state.variables, {}, key, batch)
+    assert found["loss"] == pytest.approx(float(loss_fn(made).sum()), rel=1e-3)
+    right = (model(clean).argmax(-1) == LABELS).sum()
+    assert found["accuracy"] <= found["clean_accuracy"] == right

@@ -1,6 +1,12 @@
 """The phases by name: everything that `launch.train` can train."""
 
-from uronet_jax.training import adversarial_noise, classifier, detector, remover
+from uronet_jax.training import (
+    adversarial_noise,
+    adversarial_training,
+    classifier,
+    detector,
+    remover,
+)
 from uronet_jax.training.task import Phase
 
 PHASES: dict[str, Phase] = {
@@ -8,6 +14,7 @@ PHASES: dict[str, Phase] = {
     "detector": detector.DETECTOR_PHASE,
     "classifier": classifier.CLASSIFIER_PHASE,
     "adversarial_noise": adversarial_noise.ADVERSARIAL_NOISE_PHASE,
+    "adversarial_training": adversarial_training.ADVERSARIAL_TRAINING_PHASE,
 }
 
 

@@ -67,6 +67,10 @@ def _recipes(section: Mapping[str, Any]) -> list[tuple[str, str, dict[str, Any]]
         shares |= {"replay_slices": 2, "degraded": 0.0}
         recipe = {"noise": {"generator": generator, **noise}, "shares": shares}
         found.append((title, slug, recipe))
+    if section["pgd_steps"]:
+        attack = {"epsilon": section["pgd_epsilon"], "norm": "linf"}
+        attack |= {"step_size": section["pgd_step_size"], "steps": section["pgd_steps"]}
+        found.append(("PGD training", "pgd_training", {"attack": attack}))
     return found
 
 
@@ -101,6 +105,8 @@ def noise_kinds(config: Mapping[str, Any]) -> dict[str, Kind]:
                 phase, noise = "adversarial_noise", sections["noise"]
                 restarts = -(-steps // noise["restart_every"])
                 steps += restarts * noise["restart_steps"]
+            elif "attack" in sections:
+                phase = "adversarial_training"
             kinds[f"{role}_{slug}"] = Kind(
                 phase,
                 model,
