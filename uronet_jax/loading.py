@@ -11,6 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
 
 from uronet_jax import checkpoints
 from uronet_jax.attacks.digests import digest
@@ -21,6 +23,8 @@ from uronet_jax.purifiers import Purifier, chain, parse_purifier
 from uronet_jax.training.phases import find_phase
 from uronet_jax.transformations import TRANSFORMATIONS
 
+# Files of PyTorch weights.
+_WEIGHT_FILES = (".npz", ".safetensors")
 # The statistics that PyTorch's CIFAR ResNets are usually normalised with.
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -127,52 +131,73 @@ def _load_stage(text: str, which: str) -> LoadedModel:
 
 
 def load_classifier(path: str | os.PathLike, *, which: str = "best") -> LoadedModel:
-    """Loads a classifier: one of ours, or a PyTorch CIFAR ResNet as `.npz`.
+    """Loads a classifier: one of ours, or a PyTorch CIFAR ResNet.
 
-    The latter has PyTorch's names and layouts (see `models.pytorch`) and is taken to
-    normalise its 32x32 colour input with ImageNet's statistics. `which` and errors are
-    those of `load_model`.
+    The latter is a `.npz` or `.safetensors` file with PyTorch's names and layouts (see
+    `models.pytorch`), and is taken to normalise its 32x32 colour input with ImageNet's
+    statistics. `which` and errors are those of `load_model`.
     """
-    path = Path(path)
-    if path.suffix != ".npz":
+    path, shape = Path(path), (32, 32, 3)
+    if path.suffix not in _WEIGHT_FILES:
         return load_model(path, role="classifier", which=which)
     weights = read_pytorch(path)
-    variables = resnet_variables(weights)
-    classes = int(variables["params"]["Dense_0"]["bias"].size)
     depth = resnet_depth(weights)
-    module = ResNet(depth, num_classes=classes, mean=IMAGENET_MEAN, std=IMAGENET_STD)
+    try:
+        variables = resnet_variables(weights)
+        classes = int(variables["params"]["Dense_0"]["bias"].size)
+        module = ResNet(
+            depth, num_classes=classes, mean=IMAGENET_MEAN, std=IMAGENET_STD
+        )
+        images = jnp.zeros((1, *shape))
+        like = jax.eval_shape(module.init, jax.random.key(0), images)
+        checkpoints.check_same_shapes(variables, like)
+    except ValueError as error:
+        raise ValueError(f"{path} is not of a CIFAR ResNet: {error}") from error
     config = {"model": {"name": f"resnet{depth}"}}
-    return LoadedModel("classifier", module, variables, (32, 32, 3), classes, config)
+    return LoadedModel("classifier", module, variables, shape, classes, config)
 
 
 def read_pytorch(path: str | os.PathLike) -> dict[str, np.ndarray]:
-    """Reads a `.npz` file; FileNotFoundError without one, ValueError if damaged."""
+    """Reads a `.npz` or `.safetensors` file of arrays by their names.
+
+    Raises:
+        FileNotFoundError: If there is none.
+        ValueError: If it is damaged, or no such file.
+    """
     if not Path(path).is_file():
         raise FileNotFoundError(f"no classifier weights at {path}")
     try:
-        with np.load(path) as file:
+        if Path(path).suffix == ".safetensors":
+            return load_file(path)
+        with open(path, "rb") as stream, np.load(stream) as file:
             return dict(file)
-    except (zipfile.BadZipFile, EOFError) as error:
-        raise ValueError(f"{path} is damaged ({error}): copy it anew") from error
+    except (
+        *(zipfile.BadZipFile, EOFError, SafetensorError),
+        *(ValueError, TypeError),  # Another format of NumPy's.
+    ) as error:
+        raise ValueError(
+            f"{path} is damaged or no file of weights ({error}): copy it anew"
+        ) from error
 
 
 def load_initial(path: str | os.PathLike, like: Any, which: str = "best") -> Any:
     """Loads the weights that a training is to start from.
 
     Args:
-        path: Folder of a run with a model of the same shapes, or a `.npz` file of
-            PyTorch weights of a CIFAR ResNet.
+        path: Folder of a run with a model of the same shapes, or a `.npz` or
+            `.safetensors` file of PyTorch weights of a CIFAR ResNet.
         like: `{"params", "batch_stats"}` with the shapes of the module to be trained.
         which: Checkpoint of a run, see `load_model`.
 
     Raises:
         FileNotFoundError: If there is nothing.
-        ValueError: If the shapes differ; names the first that do.
+        ValueError: If a file is damaged or the shapes differ; names the first that do.
     """
-    if Path(path).suffix != ".npz":
+    if Path(path).suffix not in _WEIGHT_FILES:
         return checkpoints.read_variables(path, like, which)
-    variables = resnet_variables(read_pytorch(path))
+    weights = read_pytorch(path)
     try:
+        variables = resnet_variables(weights)
         checkpoints.check_same_shapes(variables, like)
     except ValueError as error:
         raise ValueError(f"{path} does not fit the model: {error}") from error
@@ -181,7 +206,7 @@ def load_initial(path: str | os.PathLike, like: Any, which: str = "best") -> Any
 
 def initial_statistics(path: str | os.PathLike) -> dict[str, Any]:
     """Returns the pixel statistics that initial weights were trained with."""
-    if Path(path).suffix == ".npz":
+    if Path(path).suffix in _WEIGHT_FILES:
         return {"mean": list(IMAGENET_MEAN), "std": list(IMAGENET_STD)}
     resolved = checkpoints.read_config(path)["resolved"]
     return {name: resolved[name] for name in ("mean", "std", "clean_mean")}

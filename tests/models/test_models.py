@@ -1,12 +1,14 @@
 """Models: one contract for all classifiers, published sizes, remover, PyTorch."""
 
 import math
+import pickle
 
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from uronet_jax import loading
 from uronet_jax.data import packed
@@ -347,10 +349,11 @@ def numpy_resnet(weights, x):
     return x.mean(axis=(2, 3)) @ weights["linear.weight"].T + weights["linear.bias"]
 
 
-def test_pytorch_weights_give_pytorchs_logits(tmp_path):
+@pytest.mark.parametrize("kind", ["npz", "safetensors"])
+def test_pytorch_weights_give_pytorchs_logits(kind, tmp_path):
     weights = pytorch_resnet(depth=14)
-    np.savez(tmp_path / "resnet.npz", **weights)
-    model = loading.load_classifier(tmp_path / "resnet.npz")
+    path = save_weights(weights, tmp_path / f"resnet.{kind}")
+    model = loading.load_classifier(path)
     assert model.module.depth == 14 and model.num_classes == 3
     assert model.image_shape == (32, 32, 3)
     images = uniform(2, 8, 8, 3)
@@ -359,6 +362,90 @@ def test_pytorch_weights_give_pytorchs_logits(tmp_path):
     x = ((np.asarray(images) - mean) / std).transpose(0, 3, 1, 2)
     # 14 float32 layers whose logits are of order 10.
     np.testing.assert_allclose(logits, numpy_resnet(weights, x), rtol=1e-3, atol=1e-3)
+
+
+def save_weights(weights, path):
+    if path.suffix == ".npz":
+        np.savez(path, **weights)
+    else:
+        save_file({k: np.asarray(v) for k, v in weights.items()}, path)
+    return path
+
+
+def test_both_files_of_weights_are_one_model(tmp_path):
+    weights = pytorch_resnet(depth=8)
+    kinds = ("npz", "safetensors")
+    paths = [save_weights(weights, tmp_path / f"resnet.{kind}") for kind in kinds]
+    one, other = map(loading.load_classifier, paths)
+    assert one.identity == other.identity and one.module == other.module
+    initial = [loading.load_initial(path, one.variables) for path in paths]
+    chex.assert_trees_all_equal(one.variables, other.variables, *initial)
+    statistics = [loading.initial_statistics(path) for path in paths]
+    assert statistics[0] == statistics[1]
+
+
+def test_bfloat16_weights_are_read(tmp_path):
+    weights = {k: jnp.bfloat16(v) for k, v in pytorch_resnet(depth=8).items()}
+    path = save_weights(jax.device_get(weights), tmp_path / "resnet.safetensors")
+    variables = loading.load_classifier(path).variables
+    bias = variables["params"]["Dense_0"]["bias"]
+    assert bias.dtype == np.float32
+    np.testing.assert_array_equal(bias, weights["module.linear.bias"])
+
+
+@pytest.mark.parametrize("kind", ["npz", "safetensors"])
+def test_files_without_weights_are_rejected(kind, tmp_path):
+    path = save_weights({"a": np.zeros(1000)}, tmp_path / f"resnet.{kind}")
+    whole = path.read_bytes()
+    np.save(tmp_path / "array.npy", np.zeros(3))
+    contents = [whole[:-200], whole[:5], b"", b"no weights", b"x" * 100]
+    contents += [pickle.dumps({}), (tmp_path / "array.npy").read_bytes()]
+    for content in contents:
+        path.write_bytes(content)
+        for load in (loading.load_classifier, lambda p: loading.load_initial(p, {})):
+            message = f"resnet.{kind} is damaged or no file of weights .*copy it anew"
+            with pytest.raises(ValueError, match=message):
+                load(path)
+
+
+def other_weights(weights, name, value=None):
+    """Returns weights with one exchanged, or left out."""
+    kept = {k: v for k, v in weights.items() if k != f"module.{name}"}
+    return kept if value is None else {**kept, f"module.{name}": np.float32(value)}
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("linear.weight", None, "weight 'linear.weight' is missing"),
+        ("fc.weight", np.zeros((3, 64)), "weights left over: fc.weight"),
+        (
+            "conv1.weight",
+            np.zeros((16, 3)),
+            r"weight 'conv1.weight' has shape \(16, 3\)",
+        ),
+        ("linear.weight", np.zeros(3), r"weight 'linear.weight' has shape \(3,\)"),
+        (
+            "conv1.weight",
+            np.zeros((64, 3, 3, 3)),
+            r"params/Conv_0/kernel has shape \(3, 3, 3, 64\) .* \(3, 3, 3, 16\)",
+        ),
+    ],
+)
+@pytest.mark.parametrize("kind", ["npz", "safetensors"])
+def test_weights_of_other_networks_are_rejected(kind, name, value, message, tmp_path):
+    weights = other_weights(pytorch_resnet(depth=8), name, value)
+    path = save_weights(weights, tmp_path / f"resnet.{kind}")
+    with pytest.raises(ValueError, match=f"{kind} is not of a CIFAR ResNet: {message}"):
+        loading.load_classifier(path)
+
+
+def test_depths_of_other_networks_are_rejected(tmp_path):
+    weights = pytorch_resnet(depth=14)
+    few = {k: v for k, v in weights.items() if "layer3.1." not in k}
+    path = save_weights(few, tmp_path / "resnet.safetensors")
+    with pytest.raises(ValueError, match="not of a CIFAR ResNet: depth must be 6n"):
+        loading.load_classifier(path)
 
 
 def test_pytorch_blocks_are_taken_in_order_of_their_numbers():
@@ -381,8 +468,9 @@ def test_other_pytorch_weights_are_rejected():
 
 
 def test_missing_weights_file_is_reported(tmp_path):
-    with pytest.raises(FileNotFoundError, match="no classifier weights at"):
-        loading.load_classifier(tmp_path / "absent.npz")
+    for kind in ("npz", "safetensors"):
+        with pytest.raises(FileNotFoundError, match="no classifier weights at"):
+            loading.load_classifier(tmp_path / f"absent.{kind}")
 
 
 def test_published_resnet20_reaches_its_accuracy(models_dir, data_dir):

@@ -108,7 +108,9 @@ def check_subject(config: Mapping[str, Any], false_alarms: str) -> None:
             f"{false_alarms} is a share of images, in [0, 1): {config[false_alarms]}"
         )
     if not config["classifier"]:
-        raise ValueError("name a classifier: the folder of its run, or a .npz file")
+        raise ValueError(
+            "name a classifier: the folder of its run, or a .npz or .safetensors file"
+        )
     if config["detector"] and not config["purifier"]:
         raise ValueError(
             "a detector looks at the purifier's noise: name a purifier too"

@@ -23,7 +23,7 @@ def resnet_variables(weights: Mapping[str, np.ndarray]) -> dict[str, Any]:
         `{"params", "batch_stats"}` of float32 arrays.
 
     Raises:
-        ValueError: If a weight is missing or left over.
+        ValueError: If a weight is missing, left over or has another number of axes.
     """
     weights = {
         name.removeprefix("module."): np.asarray(value, np.float32)
@@ -33,11 +33,15 @@ def resnet_variables(weights: Mapping[str, np.ndarray]) -> dict[str, Any]:
     params: dict[str, Any] = {}
     stats: dict[str, Any] = {}
 
-    def take(name: str) -> np.ndarray:
+    def take(name: str, axes: int = 1) -> np.ndarray:
         if name not in weights:
             raise ValueError(
                 f"weight {name!r} is missing: expected a CIFAR ResNet with names "
                 "like conv1.weight, layer1.0.bn2.running_var, linear.bias"
+            )
+        if weights[name].ndim != axes:
+            raise ValueError(
+                f"weight {name!r} has shape {weights[name].shape}: expected {axes} axes"
             )
         return weights.pop(name)
 
@@ -46,7 +50,7 @@ def resnet_variables(weights: Mapping[str, np.ndarray]) -> dict[str, Any]:
         if block is not None:
             inner = params.setdefault(block, {})
             inner_stats = stats.setdefault(block, {})
-        kernel = take(f"{source}{conv}.weight").transpose(2, 3, 1, 0)
+        kernel = take(f"{source}{conv}.weight", 4).transpose(2, 3, 1, 0)
         inner[f"Conv_{number}"] = {"kernel": kernel}
         inner[f"BatchNorm_{number}"] = {
             "scale": take(f"{source}{norm}.weight"),
@@ -63,7 +67,7 @@ def resnet_variables(weights: Mapping[str, np.ndarray]) -> dict[str, Any]:
             source = f"layer{layer}.{block}."
             convert(source, i, f"conv{i + 1}", f"bn{i + 1}", f"BasicBlock_{number}")
     params["Dense_0"] = {
-        "kernel": take("linear.weight").T,
+        "kernel": take("linear.weight", 2).T,
         "bias": take("linear.bias"),
     }
     if weights:

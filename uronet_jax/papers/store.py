@@ -48,7 +48,7 @@ TRAIN = "train:"
 # Images that take more are not read as a whole.
 _MAX_RESIDENT = 2 * 2**30
 # What a classifier may be.
-CHOICES = "the folder of a run, a .npz file, or train:NAME"
+CHOICES = "the folder of a run, a .npz or .safetensors file, or train:NAME"
 
 
 class Store:
