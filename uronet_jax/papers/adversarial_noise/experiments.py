@@ -34,9 +34,11 @@ from uronet_jax.training.state import to_float
 
 # Corruptions of a suite that are noises, and those that are no part of the first 15.
 _NOISES = ("gaussian_noise", "shot_noise", "impulse_noise", "speckle_noise")
+_EXTRA = ("speckle_noise", "gaussian_blur", "spatter", "saturate")
 # How many images are shown.
 _SHOWN = 5
-_EXTRA = ("speckle_noise", "gaussian_blur", "spatter", "saturate")
+# What stands for classifiers that learned noise.
+_ROBUST = "ANT 1x1"
 
 
 def _models(store: Store, role: str) -> dict[str, ModelKey | None]:
@@ -243,6 +245,64 @@ def _trained(store: Store, role: str, key: ModelKey | None) -> tuple[ModelKey, .
     return (key,) if key else tuple(store.classifier_keys(role, first=True))
 
 
+def _defences(store: Store) -> list[Part]:
+    """The universal remover, the classifier that learned noise, and both."""
+    models, section = _models(store, "data"), store.config["noise_training"]
+    if _ROBUST not in models:
+        raise ValueError(f"this experiment needs {_ROBUST}: add it to models")
+    first, robust = models["Vanilla"], models[_ROBUST]
+    remover = ModelKey("data", "remover_universal", "all")
+    suite, names, severities = _suite(store, "data")
+
+    def part(what, entries):
+        def rows(lab):
+            judge = lab.judge("data")
+            classifiers = {
+                "none": _Measured(lab, "data", "Vanilla", first).model,
+                _ROBUST: lab.model(*robust),
+            }
+            found = []
+            for purifier in (None, lab.model(*remover)):
+                mirror = bool(purifier) and store.config["universal"]["mirror"]
+                measured = [
+                    lab.accuracies(judge, classifiers, entry, purifier, mirror=mirror)
+                    for entry in entries
+                ]
+                for title in classifiers:
+                    values = [x[title] for x in measured]
+                    numbers = {what: np.mean(values)}
+                    if what == "18 noises":
+                        numbers["worst noise"] = np.min(values)
+                    for test, value in numbers.items():
+                        columns = {
+                            "dataset": store.dataset("data"),
+                            "network": section["network_title"],
+                            "model": _in_front(purifier, title),
+                            "test": test,
+                        }
+                        found.append(
+                            lab.row(judge, float(value), "accuracy", **columns)
+                        )
+            return found
+
+        trained = (*_trained(store, "data", first), robust, remover)
+        return Part(what, trained, rows)
+
+    noises = "18 noises" if len(store.entries) == 18 else "noises"
+    made = [CorruptionEntry(n, s, suite) for n in names for s in severities]
+    return [
+        part("clean", [CLEAN_ENTRY]),
+        part(noises, store.entries),
+        part("19 corruptions", made),
+    ]
+
+
+def _in_front(purifier: LoadedModel | None, title: str) -> str:
+    if purifier is None:
+        return title
+    return "remover" if title == "none" else f"remover + {title}"
+
+
 def _comparison(role: str, store: Store) -> list[Part]:
     """The models of a data set: corruptions, noise of any strength, eps*, attacks."""
 
@@ -276,6 +336,12 @@ ADVERSARIAL_NOISE_EXPERIMENTS: dict[str, PaperExperiment] = {
         _needs("digits", classifier=False),
         functools.partial(_comparison, "digits"),
         ("mnist_noise_training",),
+    ),
+    "ant_defences": PaperExperiment(
+        "the universal remover, a classifier that learned noise, and both, CIFAR-10",
+        _needs("data", classifier=True),
+        _defences,
+        ("noise_training", "training", "remover", "universal"),
     ),
     "ant_noise": PaperExperiment(
         "learned noise: images of it, and how it is distributed, CIFAR-10",
