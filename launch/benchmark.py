@@ -4,9 +4,10 @@
 
 Every time is given as a ratio to that of a peer that does the same work, in turns, in
 the same process. `pip install uronet_jax[benchmark]` brings the peers: PyTorch for the
-training steps, imagecorruptions-imaug and corrupt-tta for the corruptions, foolbox and
-torchattacks for the attacks. A row that the file holds already is not measured again,
-so a run that was cut short goes on with the same command.
+training steps (with foolbox for adversarial noise training), imagecorruptions-imaug and
+corrupt-tta for the corruptions, foolbox and torchattacks for the attacks. A row that
+the file holds already is not measured again, so a run that was cut short goes on with
+the same command.
 """
 
 from absl import flags

@@ -117,7 +117,8 @@ def test_another_function_is_not_compared():
 
 @needs_torch
 @pytest.mark.parametrize(
-    ("name", "channels"), [("wrn10_1", 6), ("resnet8", 3), ("wrn10_2", 3)]
+    ("name", "channels"),
+    [("wrn10_1", 6), ("resnet8", 3), ("wrn10_2", 3), ("cnn_madry", 1)],
 )
 def test_torch_classifiers_are_the_same_function(name, channels, make_variables):
     peer = make_torch_peer()
@@ -194,6 +195,77 @@ def test_rows_with_torch():
     assert peers_of(row) == [run.peer.name]
     # Zero would mean that nothing was compared.
     assert 0 < row["comparisons"][0]["agreement"] < 1e-4
+
+
+needs_foolbox = pytest.mark.skipif(
+    importlib.util.find_spec("foolbox") is None, reason="foolbox is not installed"
+)
+
+
+@needs_torch
+@needs_foolbox
+@pytest.mark.parametrize("side", [32, 28])
+def test_noise_rows_with_torch(side):
+    run = RUN._replace(peer=make_torch_peer())
+    row = rows.noise_row(run, side)
+    check_row(row)
+    compared = [(c["subject"], c["peer"]) for c in row["comparisons"]]
+    ours, peer = "uronet_jax", run.peer.name
+    expected = [(ours, "plain step"), ("rescaling", ours), (ours, peer)]
+    assert compared == expected
+    assert 0 < row["comparisons"][2]["agreement"] < 1e-3
+
+
+@needs_torch
+@needs_foolbox
+def test_torch_steps_of_noise_move_what_ours_move():
+    peer, work = make_torch_peer(), steps.WORKS["adversarial_noise_32"](TINY)
+    twins, original = [], peer._twin
+    peer._twin = lambda *a: twins.append(original(*a)) or twins[-1]
+    run = peer.steps(work, 1)
+    network, learning, *kept = twins
+    before = [{k: v.clone() for k, v in t.state_dict().items()} for t in twins]
+    run()
+    moved = [
+        max(float((v - old[k]).abs().max()) for k, v in t.state_dict().items())
+        for t, old in zip(twins, before, strict=True)
+    ]
+    # Adam's first step is the rate; SGD's depends on the gradient.
+    assert moved[0] > 0 and moved[2:] == [0.0] * len(kept)
+    assert moved[1] == pytest.approx(work.noise.rate, rel=1e-2)
+
+
+@pytest.mark.parametrize("absent", [True, False])
+def test_noise_row_without_its_peer(absent, monkeypatch):
+    class Peer:
+        name = "PyTorch"
+
+        def logits(self, *arguments):
+            raise ImportError("No module named 'foolbox'")
+
+    row = rows.noise_row(RUN._replace(peer=Peer() if absent else None), 28)
+    check_row(row)
+    plain, rescaling = row["comparisons"]
+    assert plain["met"] == (plain["ratio"] <= plain["at_most"] == 2.3)
+    assert rescaling["met"] == (rescaling["ratio"] <= rescaling["at_most"] == 0.05)
+    assert any("pip install" in note for note in row["notes"]) == absent
+
+
+def test_noise_work_counts_the_passes_and_fills_the_batch():
+    sizes = dataclasses.replace(TINY, batch_size=32)
+    work = steps.WORKS["adversarial_noise_32"](sizes)
+    forward = flops.forward_flops(work.module, sizes.image_shape)
+    # Forward and to the image, then forward, to the image and to the weights.
+    assert work.flops == 5 * forward
+    assert work.noise.parts == {
+        "clean": 16,
+        "degraded": 0,
+        "noise": 10,
+        "replay": [3, 3],
+    }
+    grey = steps.WORKS["adversarial_noise_28"](sizes)
+    assert grey.batches["image"].shape[2:] == (28, 28, 1)
+    assert type(grey.module) is type(make_classifier("cnn_madry", 10))
 
 
 def test_data_row():

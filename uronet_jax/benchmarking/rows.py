@@ -28,6 +28,10 @@ from uronet_jax.training.pairs import drawn_pairs
 from uronet_jax.training.remover import remover_task
 
 MAX_DATA_RATIO = 1.03
+# Of the plain step: two thirds for the generator's gradient, and what makes noise.
+MAX_NOISE_RATIO = 2.3
+# Of the step of adversarial noise training.
+MAX_RESCALING_SHARE = 0.05
 
 
 def training_row(run: BenchmarkRun, name: str) -> BenchmarkRow:
@@ -48,6 +52,47 @@ def training_row(run: BenchmarkRun, name: str) -> BenchmarkRow:
         seconds,
         [base.comparison(seconds, OURS, p, agreement=x) for p, x in agreement.items()],
         values=throughput(sizes, seconds[OURS], work.flops),
+    )
+
+
+def noise_row(run: BenchmarkRun, side: int) -> BenchmarkRow:
+    """A step of adversarial noise training, against a plain one and the peer.
+
+    The clipping-aware rescaling is timed alone too, as a share of the step.
+    """
+    sizes, work = run.sizes, steps.WORKS[f"adversarial_noise_{side}"](run.sizes)
+    count, peer = sizes.steps_per_sample, run.peer
+    peers = {}
+    if peer is not None:
+        peers[peer.name] = functools.partial(steps.peer_agreement, work, peer)
+    # Foolbox may be absent where PyTorch is not.
+    agreement, notes = base.installed(peers)
+    ours = steps.run_over(work.step, work.state, work.frozen, work.batches, count)
+    contestants = {
+        OURS: ours,
+        "plain step": steps.plain_runner(work, count),
+        "rescaling": steps.rescaling_runner(work, count),
+    }
+    contestants |= {name: peer.steps(work, count) for name in agreement}
+    seconds = timing.interleave(contestants, repeats=sizes.repeats)
+    return base.new_row(
+        work.text,
+        seconds,
+        [
+            base.comparison(seconds, OURS, "plain step", MAX_NOISE_RATIO),
+            base.comparison(seconds, "rescaling", OURS, MAX_RESCALING_SHARE),
+            *(
+                base.comparison(seconds, OURS, p, agreement=x)
+                for p, x in agreement.items()
+            ),
+        ],
+        values=throughput(sizes, seconds[OURS], work.flops),
+        notes=[
+            "plain step: the same classifier's, on clean images",
+            "rescaling: clipping-aware, once on the whole batch with its gradient and "
+            "once on half",
+            *notes,
+        ],
     )
 
 

@@ -4,6 +4,8 @@ Everything runs on one device, from generated images. A framework that is compar
 (`TrainingPeer`) is handed in, so that nothing here imports it.
 """
 
+import dataclasses
+import functools
 import itertools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol
@@ -15,16 +17,26 @@ import optax
 from flax import linen as nn
 
 from uronet_jax import sharding
+from uronet_jax.attacks import clipping_aware_rescale
 from uronet_jax.benchmarking import flops
 from uronet_jax.benchmarking.base import BenchmarkSizes
 from uronet_jax.defense import detector_channels, detector_input
-from uronet_jax.models import Remover, compute_dtype, make_classifier, make_remover
+from uronet_jax.models import (
+    NoiseGenerator,
+    Remover,
+    compute_dtype,
+    make_classifier,
+    make_noise_generator,
+    make_remover,
+)
+from uronet_jax.training.adversarial_noise import adversarial_noise_task, batch_parts
 from uronet_jax.training.classifier import classifier_task
 from uronet_jax.training.state import (
     Step,
     TrainState,
     apply_update,
     create_state,
+    decisions,
     update_by_labels,
 )
 
@@ -45,6 +57,16 @@ SGD = optax.chain(
 )
 
 
+class NoiseWork(NamedTuple):
+    """What adversarial noise training does besides training its classifier."""
+
+    generator: NoiseGenerator
+    variables: Variables  # Of it.
+    epsilon: float
+    rate: float  # Of Adam for the generator.
+    parts: dict[str, Any]  # See `batch_parts`; each slice has a generator of its own.
+
+
 class TrainingWork(NamedTuple):
     """A training step that other implementations take too."""
 
@@ -60,14 +82,15 @@ class TrainingWork(NamedTuple):
     flops: int  # Of an image.
     remover: Remover | None = None  # Before the detector.
     frozen: Variables = {}  # Of it.
+    noise: NoiseWork | None = None
 
 
 class TrainingPeer(Protocol):
     """Another implementation, with the same weights; arrays have our layouts.
 
     A remover learns with `ADAM` on two mean squared errors, a classifier with `SGD` on
-    the cross-entropy of uint8 images, a detector with `ADAM` on that of image and noise
-    pattern.
+    the cross-entropy of uint8 images, after a step of its noise generator where there
+    is one, a detector with `ADAM` on that of image and noise pattern.
     """
 
     name: str
@@ -77,6 +100,9 @@ class TrainingPeer(Protocol):
 
     def gradients(self, module: Remover, variables: Variables, batch: Batches) -> Any:
         """Returns a remover's loss of a batch and its gradient, in float32."""
+
+    def noise_gradients(self, work: TrainingWork, batch: Batches) -> Any:
+        """Returns what `noise_gradients` does, in float32."""
 
     def logits(self, module: nn.Module, variables: Variables, images: Any) -> Any:
         """Returns logits of float images, in float32, with running statistics."""
@@ -107,8 +133,13 @@ def remover_work(sizes: BenchmarkSizes) -> TrainingWork:
 def classifier_work(sizes: BenchmarkSizes) -> TrainingWork:
     """Returns the step of the classifier, of ten classes."""
     dtype = compute_dtype(sizes.dtype)
+    channels = sizes.image_shape[-1]
     classifier = make_classifier(
-        sizes.classifier, 10, mean=(0.5,) * 3, std=(0.25,) * 3, dtype=dtype
+        sizes.classifier,
+        10,
+        mean=(0.5,) * channels,
+        std=(0.25,) * channels,
+        dtype=dtype,
     )
     shape = (NUM_BATCHES, sizes.batch_size)
     rng = np.random.default_rng(0)
@@ -167,10 +198,58 @@ def detector_work(sizes: BenchmarkSizes) -> TrainingWork:
     )
 
 
+def noise_work(sizes: BenchmarkSizes, side: int) -> TrainingWork:
+    """Returns a step of adversarial noise training: generator, then classifier.
+
+    At 28 pixels that is the MNIST network, on grey images.
+    """
+    if side == 28:
+        sizes = dataclasses.replace(
+            sizes, classifier="cnn_madry", image_shape=(side, side, 1)
+        )
+    work, shape = classifier_work(sizes), sizes.image_shape
+    slices = 2 if sizes.batch_size >= 16 else 1  # Of at least one image.
+    epsilon, rate = 0.348 * float(np.sqrt(np.prod(shape))), 1e-4
+    shares = {"noise": 0.3, "replay": 0.2, "replay_slices": slices, "degraded": 0.0}
+    # Generators are kept from the first step on, and none is trained alone.
+    task = adversarial_noise_task(
+        work.module,
+        SGD,
+        image_shape=shape,
+        num_steps=2**10,
+        epsilon=epsilon,
+        rate=rate,
+        restart_every=2**5,
+        **shares,
+    )
+    state = task.extend(work.state)
+    passes = 2 + flops.TRAINING_FACTOR
+    return work._replace(
+        name=f"adversarial_noise_{side}",
+        text=f"one step of adversarial noise training of {sizes.classifier} "
+        f"({sizes.dtype}, batch {sizes.batch_size}, {shape[0]}x{shape[1]}): its noise "
+        "generator learns on the whole batch, then the classifier, with half of the "
+        f"images noisy by one of {1 + slices} generators; logits and the generator's "
+        "gradient agree in float32 as stated",
+        state=state,
+        step=task.step,
+        flops=work.flops // flops.TRAINING_FACTOR * passes,
+        noise=NoiseWork(
+            make_noise_generator("1x1"),
+            {"params": state.generator.params},
+            epsilon,
+            rate,
+            batch_parts(sizes.batch_size, **shares),
+        ),
+    )
+
+
 WORKS: Mapping[str, Callable[[BenchmarkSizes], TrainingWork]] = {
     "remover": remover_work,
     "classifier": classifier_work,
     "detector": detector_work,
+    "adversarial_noise_32": functools.partial(noise_work, side=32),
+    "adversarial_noise_28": functools.partial(noise_work, side=28),
 }
 
 
@@ -261,6 +340,61 @@ def separation_gradients(module: Any, params: Any, batch: Any) -> tuple[jax.Arra
         return jax.jit(gradients, static_argnums=0)(module, params, batch)
 
 
+def plain_runner(work: TrainingWork, count: int) -> Callable[[], None]:
+    """Returns a function that takes plain steps of a noise work's classifier."""
+    shape = work.batches["image"].shape[2:]
+    step = classifier_task(work.module, SGD, image_shape=shape).step
+    return run_over(step, work.state, {}, work.batches, count)
+
+
+def rescaling_runner(work: TrainingWork, count: int) -> Callable[[], None]:
+    """Returns a function that rescales noise as often as the steps of a noise work do.
+
+    In a step that is once with its gradient, and once for the part that is noisy.
+    """
+    images = jnp.float32(work.batches["image"][0]) / 255.0
+    made = jax.random.normal(jax.random.key(0), images.shape)
+    epsilon, begin = work.noise.epsilon, work.noise.parts["clean"]
+
+    @jax.jit
+    def rescale(images, made):
+        shown = functools.partial(clipping_aware_rescale, images, epsilon=epsilon)
+        whole, back = jax.vjp(shown, made)
+        part = clipping_aware_rescale(images[begin:], made[begin:], epsilon)
+        return whole, back(images), part
+
+    def run() -> None:
+        for _ in range(count):
+            jax.block_until_ready(rescale(images, made))
+
+    return run
+
+
+def noise_examples(work: TrainingWork) -> Batches:
+    """Returns a few images, their labels and the `z` of their noise."""
+    images = work.examples
+    labels = work.batches["label"][0, : len(images)]
+    z = np.random.default_rng(2).standard_normal(images.shape, np.float32)
+    return {"image": images, "label": labels, "z": z}
+
+
+def noise_gradients(work: TrainingWork, batch: Batches) -> Any:
+    """Returns the mean loss under noise and its gradient by the generator."""
+    module, noise = work.module.clone(dtype=jnp.float32), work.noise
+
+    def loss_fn(params, variables, batch):
+        made = noise.generator.apply({"params": params}, batch["z"])
+        shown = clipping_aware_rescale(batch["image"], made, noise.epsilon)
+        logits = module.apply(variables, shown, train=False)
+        return decisions(logits, batch["label"])["loss"].mean()
+
+    state = work.state
+    variables = {"params": state.params, "batch_stats": state.batch_stats}
+    with jax.default_matmul_precision("highest"):
+        gradients = jax.jit(jax.value_and_grad(loss_fn))
+        return gradients(noise.variables["params"], variables, batch)
+
+
 def peer_agreement(work: TrainingWork, peer: TrainingPeer) -> float:
     """Returns how far a peer's loss and gradients, or logits, are from ours."""
     module, params = work.module.clone(dtype=jnp.float32), work.state.params
@@ -278,7 +412,12 @@ def peer_agreement(work: TrainingWork, peer: TrainingPeer) -> float:
     with jax.default_matmul_precision("highest"):
         logits = jax.jit(lambda v, x: module.apply(v, x, train=False))
         ours = logits(variables, work.examples)
-    return agree(ours, peer.logits(module, variables, work.examples))
+    found = agree(ours, peer.logits(module, variables, work.examples))
+    if work.noise is not None:
+        batch = noise_examples(work)
+        theirs = peer.noise_gradients(work, batch)
+        found = max(found, agree(noise_gradients(work, batch), theirs))
+    return found
 
 
 def agree(ours: Any, theirs: Any) -> float:

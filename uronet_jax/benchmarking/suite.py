@@ -22,6 +22,10 @@ RowFunctions = dict[str, Callable[[BenchmarkRun], BenchmarkRow]]
 
 # Rows that have one name together.
 GROUPS: dict[str, RowFunctions] = {
+    "adversarial_noise": {
+        "adversarial_noise_32": functools.partial(rows.noise_row, side=32),
+        "adversarial_noise_28": functools.partial(rows.noise_row, side=28),
+    },
     "corruptions": {
         "corruptions_32": functools.partial(corruptions.throughput_row, side=32),
         "corruptions_224": functools.partial(corruptions.throughput_row, side=224),
@@ -42,6 +46,7 @@ ROWS: RowFunctions = {
     "classifier": functools.partial(rows.training_row, name="classifier"),
     "detector": functools.partial(rows.training_row, name="detector"),
     "degradation": rows.degradation_row,
+    **GROUPS["adversarial_noise"],
     **GROUPS["corruptions"],
     **GROUPS["attacks"],
 }

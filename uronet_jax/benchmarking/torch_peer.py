@@ -17,7 +17,7 @@ from uronet_jax.benchmarking.steps import (
     TrainingWork,
     Variables,
 )
-from uronet_jax.models import Remover, WideResNet
+from uronet_jax.models import MadryCNN, NoiseGenerator, Remover, WideResNet
 
 # Of `torch.compile`; `auto` is `default` on a GPU and `off` on a CPU.
 COMPILE_MODES = ("auto", "off", "default", "reduce-overhead", "max-autotune")
@@ -41,16 +41,21 @@ def _twin_class() -> type:
             if self.separates:
                 self.depth = len(module.widths)
                 return
+            self.generates = isinstance(module, NoiseGenerator)
+            if self.generates:
+                return
+            self.pooled = isinstance(module, MadryCNN)
             self.wide = isinstance(module, WideResNet)
-            self.depth = (module.depth - (4 if self.wide else 2)) // 6
+            if not self.pooled:
+                self.depth = (module.depth - (4 if self.wide else 2)) // 6
             for name in ("_mean", "_std"):
                 values = torch.tensor(getattr(module, name[1:])).reshape(1, -1, 1, 1)
                 self.register_buffer(name, values)
 
         def forward(self, x):
-            """Returns logits, or the clean picture and `(noise + 1) / 2`."""
+            """Returns logits, noise, or the clean picture and `(noise + 1) / 2`."""
             if not self.separates:
-                return self.classify(x)
+                return self.generate(x) if self.generates else self.classify(x)
             x = self.encode(x)
             return self.decode("clean_decoder", x), self.decode("noise_decoder", x)
 
@@ -83,8 +88,24 @@ def _twin_class() -> type:
                 x = _relu(self.conv(f"{name}/Conv_{i}", x))
             return torch.sigmoid(self.conv(f"{name}/Conv_{self.depth}", x).float())
 
+        def generate(self, z):
+            x = z
+            for i in range(3):
+                x = _relu(self.conv(f"_Convolution_{i}", x))
+            return z + self.conv("_Convolution_3", x)
+
+        def pooled_logits(self, x):
+            for i in (0, 1):
+                x = F.max_pool2d(_relu(self.conv(f"Conv_{i}", x)), 2)
+            x = x.permute(0, 2, 3, 1).flatten(1)
+            x = _relu(F.linear(x, *self.weights("Dense_0", "kernel", "bias")))
+            return F.linear(x, *self.weights("Dense_1", "kernel", "bias")).float()
+
         def classify(self, x):
-            x = self.conv("Conv_0", (x - self._mean) / self._std)
+            x = (x - self._mean) / self._std
+            if self.pooled:
+                return self.pooled_logits(x)
+            x = self.conv("Conv_0", x)
             if not self.wide:
                 x = _relu(self.norm("BatchNorm_0", x))
             for i in range(3 * self.depth):
@@ -149,6 +170,27 @@ def _separation_loss(twin, batch):
     return F.mse_loss(clean, batch["clean"]) + F.mse_loss(code, target)
 
 
+def _gradient(twin: Any, params: Any) -> Any:
+    """Returns the gradient by `params`, in our layouts."""
+
+    def leaf(path, array):
+        value = twin.get_parameter(path).grad.cpu().numpy()
+        if not path.endswith("kernel"):
+            return value
+        return value.transpose(np.argsort(_kernel_axes(path, array.ndim)))
+
+    leaves = [leaf(*named) for named in _named(params)]
+    return jax.tree.structure(params).unflatten(leaves)
+
+
+def _noisy(images, noise, epsilon):
+    """Returns images with noise of a norm, as foolbox computes it."""
+    from foolbox.external.clipping_aware_rescaling import l2_clipping_aware_rescaling
+
+    scale = l2_clipping_aware_rescaling(images, noise, epsilon)
+    return (images + scale * noise).clamp(0, 1)
+
+
 class TorchPeer:
     """PyTorch as a `steps.TrainingPeer`: channels last, on one device.
 
@@ -198,6 +240,56 @@ class TorchPeer:
         self._torch.backends.cudnn.allow_tf32 = not exact
         self._torch.backends.cuda.matmul.allow_tf32 = not exact
 
+    def _autocast(self) -> Any:
+        half = self._dtype == "bfloat16"
+        return self._torch.autocast(self._device, self._torch.bfloat16, enabled=half)
+
+    def _sgd(self, twin: Any) -> Any:
+        options = {"momentum": 0.9, "weight_decay": 5e-4, "nesterov": True}
+        return self._torch.optim.SGD(twin.parameters(), lr=0.1, fused=True, **options)
+
+    def _noise_step(self, work: TrainingWork) -> Callable[[Batches], None]:
+        """Returns a step of adversarial noise training, generator then classifier."""
+        torch, noise, F = self._torch, work.noise, self._torch.nn.functional
+        twin = self._twin(work.module, work.state.variables)
+        sizes = [noise.parts["noise"], *noise.parts["replay"]]
+        # The first one learns; the others were kept.
+        made_by = [self._twin(noise.generator, noise.variables) for _ in sizes]
+        learned = [*made_by[0].parameters()]
+        adam = torch.optim.Adam(learned, lr=noise.rate, fused=True)
+        sgd, classify = self._sgd(twin), twin
+        if self._compile_mode != "off":
+            classify = torch.compile(twin, mode=self._compile_mode)
+
+        def loss_fn(images, labels):
+            with self._autocast():
+                return F.cross_entropy(classify(images), labels)
+
+        def compose(images):
+            clean, *parts = images.split([noise.parts["clean"], *sizes])
+            made = [g(torch.randn_like(x)) for g, x in zip(made_by, parts, strict=True)]
+            noisy = _noisy(torch.cat(parts), torch.cat(made), noise.epsilon)
+            return torch.cat([clean, noisy])
+
+        def step(batch):
+            images, labels = batch["image"] / 255.0, batch["label"]
+            twin.eval()
+            made = made_by[0](torch.randn_like(images))
+            loss = loss_fn(_noisy(images, made, noise.epsilon), labels)
+            adam.zero_grad(set_to_none=True)
+            # Of the generator alone, or the classifier's weights had gradients too.
+            (-loss).backward(inputs=learned)
+            adam.step()
+            twin.train()
+            with torch.no_grad():
+                shown = compose(images)
+            loss = loss_fn(shown, labels)
+            sgd.zero_grad(set_to_none=True)
+            loss.backward()
+            sgd.step()
+
+        return step
+
     def _loss_and_optimizer(self, work: TrainingWork) -> tuple[Callable, Any]:
         F, optim = self._torch.nn.functional, self._torch.optim
         twin = self._twin(work.module, work.state.variables).train()
@@ -206,9 +298,7 @@ class TorchPeer:
             def loss_fn(batch):
                 return F.cross_entropy(twin(batch["image"] / 255.0), batch["label"])
 
-            options = {"lr": 0.1, "fused": True}
-            options |= {"momentum": 0.9, "weight_decay": 5e-4, "nesterov": True}
-            return loss_fn, optim.SGD(twin.parameters(), **options)
+            return loss_fn, self._sgd(twin)
         adam = optim.Adam(twin.parameters(), lr=1e-3, fused=True)
         if work.name == "remover":
             return functools.partial(_separation_loss, twin), adam
@@ -222,26 +312,34 @@ class TorchPeer:
 
         return loss_of_pairs, adam
 
+    def _plain_step(self, work: TrainingWork) -> Callable[[Batches], None]:
+        loss_fn, optimizer = self._loss_and_optimizer(work)
+        if self._compile_mode != "off":
+            loss_fn = self._torch.compile(loss_fn, mode=self._compile_mode)
+
+        def step(batch):
+            with self._autocast():
+                loss = loss_fn(batch)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+
+        return step
+
     def steps(self, work: TrainingWork, count: int) -> Callable[[], None]:
         """See `TrainingPeer`."""
         torch = self._torch
-        loss_fn, optimizer = self._loss_and_optimizer(work)
-        if self._compile_mode != "off":
-            loss_fn = torch.compile(loss_fn, mode=self._compile_mode)
+        make_step = self._noise_step if work.noise else self._plain_step
+        step = make_step(work)
         batches = [
             {name: self.tensor(x[i]) for name, x in work.batches.items()}
             for i in range(NUM_BATCHES)
         ]
-        half = self._dtype == "bfloat16"
 
         def run() -> None:
             self._precision(exact=False)
             for i in range(count):
-                with torch.autocast(self._device, torch.bfloat16, enabled=half):
-                    loss = loss_fn(batches[i % len(batches)])
-                optimizer.zero_grad(set_to_none=True)
-                loss.backward()
-                optimizer.step()
+                step(batches[i % len(batches)])
             if self._device == "cuda":
                 torch.cuda.synchronize()
 
@@ -254,15 +352,18 @@ class TorchPeer:
         loss = _separation_loss(twin, {k: self.tensor(x) for k, x in batch.items()})
         loss.backward()
 
-        def gradient(path, array):
-            value = twin.get_parameter(path).grad.cpu().numpy()
-            if not path.endswith("kernel"):
-                return value
-            return value.transpose(np.argsort(_kernel_axes(path, array.ndim)))
+        return float(loss.detach()), _gradient(twin, variables["params"])
 
-        params = variables["params"]
-        leaves = [gradient(*named) for named in _named(params)]
-        return float(loss.detach()), jax.tree.structure(params).unflatten(leaves)
+    def noise_gradients(self, work: TrainingWork, batch: Batches) -> Any:
+        """See `TrainingPeer`."""
+        noise, F = work.noise, self._torch.nn.functional
+        classify = self.network(work.module, work.state.variables)
+        generator = self._twin(noise.generator, noise.variables)
+        batch = {name: self.tensor(x) for name, x in batch.items()}
+        noisy = _noisy(batch["image"], generator(batch["z"]), noise.epsilon)
+        loss = F.cross_entropy(classify(noisy), batch["label"])
+        loss.backward()
+        return float(loss.detach()), _gradient(generator, noise.variables["params"])
 
     def logits(self, module: nn.Module, variables: Variables, images: Any) -> Any:
         """See `TrainingPeer`."""
