@@ -6,9 +6,10 @@ is written as if there were one device, and batch statistics are those of the gl
 batch.
 """
 
+import dataclasses
 import operator
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -95,7 +96,8 @@ def constrain_batch(batch: Any, mesh: jax.sharding.Mesh) -> Any:
     return jax.lax.with_sharding_constraint(batch, batch_sharding(mesh))
 
 
-class Alternating(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Alternating:
     """A step that is now of one kind, now of another, all of one signature.
 
     Attributes:

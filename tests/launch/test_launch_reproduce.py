@@ -12,6 +12,7 @@ from test_configs import load, save_run
 
 from configs.reproduce import get_config
 from uronet_jax import checkpoints
+from uronet_jax.corruptions import list_corruptions
 from uronet_jax.loading import load_defense
 from uronet_jax.papers import runner
 from uronet_jax.papers.experiments import EXPERIMENTS, check_needs
@@ -251,7 +252,7 @@ def untrained(monkeypatch, make_variables):
         """Traces a step: that finds what does not fit together."""
         begin = functools.partial(initial_state, task.module, task.optimizer)
         state = jax.eval_shape(
-            lambda key: begin(key, task.input_shape), jax.random.key(0)
+            lambda key: task.extend(begin(key, task.input_shape)), jax.random.key(0)
         )
         source = row.sources()[0] if row.sources else source
         index = np.arange(size)
@@ -279,14 +280,17 @@ def untrained(monkeypatch, make_variables):
 def test_every_experiment_runs(untrained, tmp_path):
     # Both classifiers of one architecture: half as much to compile.
     narrow = {f"{x}__other_classifier": "train:cnn_narrow" for x in ("data", "second")}
-    config = load("reproduce", **FEW, **narrow, ablations__noises=("GN",))
+    few = {"noise_training__models": ("ANT 1x1",)}
+    few["mnist_noise_training__models"] = ("PGD training",)
+    config = load("reproduce", **FEW, **narrow, **few, ablations__noises=("GN",))
     assert run(config, choose_experiments("all"), tmp_path) == {}
     for name in EXPERIMENTS:
         result = read(tmp_path, name)
         assert result["finished"] and result["rows"], name
         assert np.isfinite([row["value"] for row in result["rows"]]).all(), name
-    for name in ("figure1", "figure2", "figure4", "figure5"):
+    for name in ("figure1", "figure2", "figure4", "figure5", "ant_noise"):
         assert (tmp_path / f"{name}.png").stat().st_size > 3_000
+    _check_noise_training(tmp_path)
     noise = {row["noise"]: row["value"] for row in read(tmp_path, "figure1")["rows"]}
     # U(-0.1, 0.1) is 0.05 away on average, a normal of deviation 0.08 is 0.064; after
     # two of the steps of 0.01 an attack is 0.02 away, but where an image is black.
@@ -305,6 +309,46 @@ def test_every_experiment_runs(untrained, tmp_path):
     assert gains
     for key, gain in gains.items():
         assert gain == pytest.approx(robust[key] - attacked[key[:3]])
+
+
+def _check_noise_training(workdir):
+    """What the rows on classifiers that learned noise say of one another."""
+    found = {
+        (row["model"], row["test"], row["metric"]): row["value"]
+        for row in read(workdir, "ant_cifar10")["rows"]
+    }
+    assert {model for model, *_ in found} == {"Vanilla", "ANT 1x1"}
+
+    def accuracy(test):
+        return found["ANT 1x1", test, "accuracy"]
+
+    names = list_corruptions("cifar_c")
+    noises = ["gaussian_noise", "shot_noise", "impulse_noise", "speckle_noise"]
+    extra = ["speckle_noise", "gaussian_blur", "spatter", "saturate"]
+    for test, left_out in (
+        ("19 corruptions", []),
+        ("corruptions", extra),
+        ("corruptions without noises", [*noises, *extra]),
+    ):
+        values = [accuracy(name) for name in names if name not in left_out]
+        assert accuracy(test) == pytest.approx(np.mean(values)), test
+    # Images that an attack leaves right were right.
+    for test in ("PGD linf", "DDN l2"):
+        assert 0 <= accuracy(test) <= 100
+    assert all(
+        found[model, noise, "never_fooled"] >= 0
+        for model in ("Vanilla", "ANT 1x1")
+        for noise in ("gaussian", "uniform", "learned")
+    )
+    rows = read(workdir, "ant_mnist")["rows"]
+    assert {row["model"] for row in rows} == {"Vanilla", "PGD training"}
+    noisy = dict(np.load(workdir / "ant_noise.npz"))
+    distance = noisy["learned, 3x3"] - noisy["clean"]
+    # In float32, of 3072 numbers.
+    expected = get_config("smoke").noise_training.epsilon
+    np.testing.assert_allclose(
+        np.linalg.norm(distance.reshape(len(distance), -1), axis=1), expected, rtol=1e-5
+    )
 
 
 def test_what_lacks_data_is_left_out_of_all_and_said(smoke, tmp_path):
