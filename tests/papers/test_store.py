@@ -132,6 +132,12 @@ def test_the_ablation_needs_a_remover_with_two_heads(variant, tmp_path):
         ("universal_corruptions.copies", 0, r"{field} must be .*\[1, 1000\]: 0"),
         ("universal.mirror", "no", "{field} must be True or .*: 'no'"),
         ("universal.clean_entries", -5, "{field} must be"),
+        ("noise_training.sigmas", (-0.1,), r"scale must be finite .*: -0.1"),
+        ("noise_training.sigma_set", (), "how strong they are in"),
+        ("noise_training.epsilon", 0.0, "epsilon must be above 0 .*: 0.0"),
+        ("noise_training.restart_every", 0, "with 0 there is none"),
+        ("mnist_noise_training.pgd_step_size", -1.0, "attack.step_size must be"),
+        ("mnist_noise_training.network", "cnn9", "unknown classifier 'cnn9'"),
         ("data.other_classifier_title", "ResNet", "of data are called 'ResNet'"),
     ],
 )

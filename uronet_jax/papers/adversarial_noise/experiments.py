@@ -22,7 +22,7 @@ from uronet_jax.evaluation.noise_robustness import (
 )
 from uronet_jax.loading import LoadedModel
 from uronet_jax.models import NOISE_GENERATORS, make_noise_generator
-from uronet_jax.papers.adversarial_noise.models import NOISE_SECTIONS, noise_models
+from uronet_jax.papers.adversarial_noise.models import noise_models, noise_section
 from uronet_jax.papers.kinds import ModelKey
 from uronet_jax.papers.laboratory import Laboratory, TidyRow
 from uronet_jax.papers.made_images import save_arrays
@@ -43,8 +43,7 @@ _ROBUST = "ANT 1x1"
 
 def _models(store: Store, role: str) -> dict[str, ModelKey | None]:
     """Returns title -> model; None is the first classifier of the data set."""
-    (section,) = (x for x, own in NOISE_SECTIONS.items() if own == role)
-    network = store.config[section]["network"]
+    network = noise_section(store.config, role)["network"]
     return {
         title: ModelKey(role, kind, network) if kind else None
         for title, kind in noise_models(store.config, role).items()
@@ -53,9 +52,9 @@ def _models(store: Store, role: str) -> dict[str, ModelKey | None]:
 
 def _suite(store: Store, role: str) -> tuple[str, tuple[str, ...], tuple[int, ...]]:
     """Returns the suite that a data set is judged on, its corruptions, severities."""
-    (section,) = (x for x, own in NOISE_SECTIONS.items() if own == role)
-    suite = store.config[section]["suite"]
-    severities = store.config[section]["tested_severities"] or list_severities(suite)
+    section = noise_section(store.config, role)
+    suite = section["suite"]
+    severities = section["tested_severities"] or list_severities(suite)
     return suite, tuple(list_corruptions(suite)), tuple(severities)
 
 
@@ -65,8 +64,7 @@ class _Measured:
     def __init__(self, lab: Laboratory, role: str, title: str, key: ModelKey | None):
         self.lab, self.role, self.title = lab, role, title
         store = lab.store
-        (section,) = (x for x, own in NOISE_SECTIONS.items() if own == role)
-        self.section, self.judge = store.config[section], lab.judge(role)
+        self.section, self.judge = noise_section(store.config, role), lab.judge(role)
         if key is not None:
             self.model: LoadedModel = lab.model(*key)
         else:

@@ -4,35 +4,34 @@ from collections.abc import Mapping
 from typing import Any
 
 from uronet_jax.papers.kinds import Kind
+from uronet_jax.training.experiment import build_degradation
 from uronet_jax.training.run import Schedule
 
 # Section of the config -> the data set that its models learn, another section.
 NOISE_SECTIONS = {"noise_training": "data", "mnist_noise_training": "digits"}
-# The sets of which each image draws one (section 5.3 of the reference's code).
-_MULTIPLE = (0.08, 0.12, 0.18, 0.26, 0.38)
-_SPECKLE = (0.15, 0.2, 0.35, 0.45, 0.6)
+
+
+def noise_section(config: Mapping[str, Any], role: str) -> Mapping[str, Any]:
+    """Returns the section on the models of a data set."""
+    (name,) = (name for name, own in NOISE_SECTIONS.items() if own == role)
+    return config[name]
 
 
 def noise_models(config: Mapping[str, Any], role: str) -> dict[str, str]:
     """Returns title -> kind of the models of a data set, the first one on clean images.
 
-    The first is the given classifier, and has no kind, where none is trained here.
+    That has no kind where it is the given classifier and not trained here.
     """
-    (section,) = (x for x, own in NOISE_SECTIONS.items() if own == role)
-    chosen = config[section]["models"]
-    kinds = {
-        title: f"{role}_{slug}"
-        for title, slug, _ in _recipes(config[section])
-        if title in chosen
-    }
-    unknown = set(chosen) - {title for title, *_ in _recipes(config[section])}
+    section = noise_section(config, role)
+    known = {title: f"{role}_{slug}" for title, slug, _ in _recipes(section)}
+    unknown = sorted(set(section["models"]) - known.keys())
     if unknown:
-        known = ", ".join(title for title, *_ in _recipes(config[section]))
         raise ValueError(
-            f"{section}.models has no {', '.join(sorted(unknown))}: choose from {known}"
+            f"no model {', '.join(unknown)} to learn {config[role]['title']}: choose "
+            f"from {', '.join(known)}"
         )
-    first = f"{role}_clean" if config[section]["clean_steps"] else ""
-    return {"Vanilla": first, **kinds}
+    first = f"{role}_clean" if section["clean_steps"] else ""
+    return {"Vanilla": first, **{x: known[x] for x in known if x in section["models"]}}
 
 
 def _drawn(noise: str, parameters: tuple[float, ...]) -> dict[str, Any]:
@@ -75,7 +74,11 @@ def _recipes(section: Mapping[str, Any]) -> list[tuple[str, str, dict[str, Any]]
 
 
 def noise_kinds(config: Mapping[str, Any]) -> dict[str, Kind]:
-    """Returns the kinds of models; those on clean images come before the others."""
+    """Returns the kinds of models; those on clean images come before the others.
+
+    Raises:
+        ValueError: If a strength of a noise is out of range, or there is none.
+    """
     kinds = {}
     for name, role in NOISE_SECTIONS.items():
         section = config[name]
@@ -103,10 +106,12 @@ def noise_kinds(config: Mapping[str, Any]) -> dict[str, Kind]:
             steps, phase = section["num_steps"], "classifier"
             if "noise" in sections:
                 phase, noise = "adversarial_noise", sections["noise"]
-                restarts = -(-steps // noise["restart_every"])
-                steps += restarts * noise["restart_steps"]
+                every = noise["restart_every"] or steps
+                steps += -(-steps // every) * noise["restart_steps"]
             elif "attack" in sections:
                 phase = "adversarial_training"
+            else:
+                build_degradation(sections["degradation"])  # Raises if it is none.
             kinds[f"{role}_{slug}"] = Kind(
                 phase,
                 model,
