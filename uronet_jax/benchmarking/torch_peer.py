@@ -356,14 +356,14 @@ class TorchPeer:
 
     def noise_gradients(self, work: TrainingWork, batch: Batches) -> Any:
         """See `TrainingPeer`."""
-        noise, F = work.noise, self._torch.nn.functional
-        classify = self.network(work.module, work.state.variables)
+        self._precision(exact=True)
+        noise = work.noise
         generator = self._twin(noise.generator, noise.variables)
         batch = {name: self.tensor(x) for name, x in batch.items()}
-        noisy = _noisy(batch["image"], generator(batch["z"]), noise.epsilon)
-        loss = F.cross_entropy(classify(noisy), batch["label"])
-        loss.backward()
-        return float(loss.detach()), _gradient(generator, noise.variables["params"])
+        shown = _noisy(batch["image"], generator(batch["z"]), noise.epsilon)
+        (batch["factor"] * shown).sum().backward()
+        images = shown.detach().permute(0, 2, 3, 1).cpu().numpy()
+        return images, _gradient(generator, noise.variables["params"])
 
     def logits(self, module: nn.Module, variables: Variables, images: Any) -> Any:
         """See `TrainingPeer`."""
