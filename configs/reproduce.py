@@ -172,6 +172,7 @@ def get_config(preset: str = "full") -> config_dict.ConfigDict:
     # remover sees a share of clean images too.
     config.universal_corruptions = config_dict.create(
         suite="cifar_c",
+        tested_severities=choose((), (1, 3, 5), (1,)),  # Empty: all.
         names=("fog", "contrast") if smoke else list_corruptions("cifar_c"),
         severities=(1, 2, 3, 4, 5),
         copies=choose(10, 4, 2),
@@ -240,6 +241,7 @@ def get_config(preset: str = "full") -> config_dict.ConfigDict:
         pgd_epsilon=0.3,
         pgd_step_size=choose(0.05, 0.08, 0.3),
         suite="mnist_c",
+        tested_severities=(),
         tested_sigmas=(0.1, 0.2, 0.3, 0.5, 0.7, 1.0),
         optimizer=config.optimizer.copy_and_resolve_references(),
         preset=preset,
@@ -289,7 +291,6 @@ def _noise_training(
         checkpoint_every=1 if smoke else 176,
         clean_optimizer=optimizer,
         optimizer=optimizer,
-        tested_severities=(1,) if smoke else (),  # Empty: all.
         eps_star_images={"full": 10_000, "small": 200, "smoke": 8}[preset],
         # Learned noise of the distance to the border: how many generators, and steps.
         generators={"full": 4, "small": 2, "smoke": 1}[preset],
