@@ -172,7 +172,6 @@ def get_config(preset: str = "full") -> config_dict.ConfigDict:
     # remover sees a share of clean images too.
     config.universal_corruptions = config_dict.create(
         suite="cifar_c",
-        tested_severities=choose((), (1, 3, 5), (1,)),  # Empty: all.
         names=("fog", "contrast") if smoke else list_corruptions("cifar_c"),
         severities=(1, 2, 3, 4, 5),
         copies=choose(10, 4, 2),
@@ -217,6 +216,7 @@ def get_config(preset: str = "full") -> config_dict.ConfigDict:
         pgd_epsilon=0.0,
         pgd_step_size=0.0,
         suite="cifar_c",
+        tested_severities=choose((), (1, 3, 5), (1,)),  # Empty: all.
         tested_sigmas=(0.02, 0.05, 0.1, 0.15, 0.2, 0.3),
         optimizer=config_dict.create(
             **{"name": "sgd", "peak_rate": 0.02, "schedule": "cosine"},
