@@ -204,6 +204,7 @@ needs_foolbox = pytest.mark.skipif(
 
 @needs_torch
 @needs_foolbox
+@pytest.mark.filterwarnings("default")  # Those of foolbox.
 @pytest.mark.parametrize("side", [32, 28])
 def test_noise_rows_with_torch(side):
     run = RUN._replace(peer=make_torch_peer())
@@ -218,6 +219,7 @@ def test_noise_rows_with_torch(side):
 
 @needs_torch
 @needs_foolbox
+@pytest.mark.filterwarnings("default")  # Those of foolbox.
 def test_torch_steps_of_noise_move_what_ours_move():
     peer, work = make_torch_peer(), steps.WORKS["adversarial_noise_32"](TINY)
     twins, original = [], peer._twin
