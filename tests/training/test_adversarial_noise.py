@@ -17,7 +17,11 @@ from uronet_jax.attacks import clipping_aware_rescale
 from uronet_jax.data.sources import ArraySource
 from uronet_jax.models import learned_noise, make_noise_generator
 from uronet_jax.training import adversarial_noise
-from uronet_jax.training.adversarial_noise import adversarial_noise_task, batch_parts
+from uronet_jax.training.adversarial_noise import (
+    adversarial_noise_task,
+    batch_blocks,
+    batch_parts,
+)
 from uronet_jax.training.noise_generator import train_noise_generator
 from uronet_jax.training.pairs import Pairs
 from uronet_jax.training.run import fit
@@ -151,6 +155,25 @@ def test_a_batch_is_clean_degraded_noisy_and_noisy_by_earlier_generators(step):
             assert_allclose(images[part], current[part], atol=1e-6)
         else:
             assert any(fits)
+
+
+def test_every_block_of_a_large_batch_has_all_parts():
+    sizes = (8, 128, 200, 250, 1024)
+    assert [batch_blocks(size) for size in sizes] == [1, 1, 2, 2, 8]
+    task, found, _ = states()
+    large = jax.tree.map(lambda x: np.concatenate([x] * 10), batch())
+    clean = np.concatenate([CLEAN] * 10)
+    with mock.patch.object(adversarial_noise, "update_by_labels") as update:
+        update.return_value = found[2], {}
+        task.step.kinds[0](found[2], {}, large)
+    images = np.asarray(update.call_args.args[3])
+    for block in (slice(0, 100), slice(100, 200)):
+        shown, own = images[block], clean[block]
+        assert_array_equal(shown[:40], own[:40])
+        assert_array_equal(shown[40:50], 1 - own[40:50])
+        distance = np.linalg.norm((shown - own)[50:].reshape(50, -1), axis=1)
+        # In float32, of 64 numbers.
+        assert_allclose(distance, EPSILON, rtol=1e-5)
 
 
 def test_the_generator_raises_the_loss_of_the_classifier_as_it_judges():

@@ -5,7 +5,7 @@ learns clean images, this noise, and the noise of earlier generators.
 """
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import flax
@@ -179,8 +179,9 @@ def adversarial_noise_task(
 
     def compose(state, key, replay_key, clean, degraded_images, batch):
         """Returns what the classifier is shown, in the order of the batch."""
-        parts = batch_parts(len(clean), noise, replay, replay_slices, degraded)
-        begin = parts["clean"] + parts["degraded"]
+        blocks = batch_blocks(len(clean))
+        block = len(clean) // blocks
+        parts = batch_parts(block, noise, replay, replay_slices, degraded)
         generators = [(parts["noise"], state.generator.params)]
         for i, size in enumerate(parts["replay"]):
             latest = state.step // cycle
@@ -189,15 +190,21 @@ def adversarial_noise_task(
             old = jax.tree.map(lambda s, i=drawn: s[i], state.snapshots)
             # In the first cycle there is no earlier one.
             generators.append((size, _where(latest > 0, old, state.generator.params)))
-        images = [clean[: parts["clean"]], degraded_images[parts["clean"] : begin]]
+        begin = parts["clean"] + parts["degraded"]
+        images = [
+            _part(clean, blocks, 0, parts["clean"]),
+            _part(degraded_images, blocks, parts["clean"], begin),
+        ]
+        noisy, made = _part(clean, blocks, begin, block), []
         for size, params in generators:
-            index = batch["index"][begin : begin + size]
+            index = _part(batch["index"], blocks, begin, begin + size)
             if size:
-                made = learned_noise(network, params, key, index, image_shape)
-                part = clean[begin : begin + size]
-                images.append(clipping_aware_rescale(part, made, epsilon))
+                made.append(learned_noise(network, params, key, index, image_shape))
             begin += size
-        return jnp.concatenate(images)
+        if made:
+            pattern = _joined(made, blocks)
+            images.append(clipping_aware_rescale(noisy, pattern, epsilon))
+        return _joined(images, blocks)
 
     def evaluate(variables: Any, frozen: Any, key: jax.Array, batch: Batch) -> Metrics:
         clean, _ = pairs.validation(key, frozen, batch)
@@ -229,6 +236,33 @@ def adversarial_noise_task(
         pairs.frozen,
         extend=extend,
     )
+
+
+def batch_blocks(batch_size: int) -> int:
+    """Returns into how many equal blocks a batch is divided, each with all its parts.
+
+    A block lies on one device; parts of a whole batch would have to move. It has 100
+    images at least, or rounding would change the shares, and does not depend on the
+    number of devices.
+    """
+    return max(
+        n
+        for n in range(1, batch_size + 1)
+        if n == 1 or (batch_size % n == 0 and batch_size >= 100 * n)
+    )
+
+
+def _part(x: jax.Array, blocks: int, begin: int, end: int) -> jax.Array:
+    """Returns `x[begin:end]` of each block, one after the other."""
+    x = x.reshape(blocks, -1, *x.shape[1:])[:, begin:end]
+    return x.reshape(-1, *x.shape[2:])
+
+
+def _joined(parts: Sequence[jax.Array], blocks: int) -> jax.Array:
+    """Returns the batch of which `_part` gave these."""
+    parts = [x.reshape(blocks, -1, *x.shape[1:]) for x in parts]
+    x = jnp.concatenate(parts, axis=1)
+    return x.reshape(-1, *x.shape[2:])
 
 
 def batch_parts(
@@ -308,7 +342,8 @@ def _check(config: Config) -> None:
         check_number(f"noise.{name}", noise[name], 0.0)
     for name in ("restart_every", "restart_steps"):
         check_whole(f"noise.{name}", noise[name], 0, 2**31 - 1)
-    parts = batch_parts(config["batch_size"], **shares)
+    size = config["batch_size"]
+    parts = batch_parts(size // batch_blocks(size) if size > 0 else 0, **shares)
     degradation = config.get("degradation") or {}
     if parts["degraded"] and not any(
         degradation.get(field) for field in ("suite", "folder", "noises")
