@@ -36,6 +36,7 @@ TINY = {
     "remover": {"variant": "dcae", "widths": (2,)},
     "detector": {"name": "cnn_narrow", "inputs": "image"},
     "classifier": {"name": "cnn_narrow"},
+    "adversarial_noise": {"name": "cnn_narrow"},
 }
 
 

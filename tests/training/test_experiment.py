@@ -127,6 +127,31 @@ def test_a_classifier_learns_on_drawn_noise_or_copies_from_a_folder(tmp_path):
         learn("short")
 
 
+def test_stylised_copies_are_a_share_of_adversarial_noise_training(tmp_path):
+    def learn(name, **fields):
+        fields = {
+            "degradation__folder": str(tmp_path),
+            "noise__restart_steps": 0,
+        } | fields
+        config = few("adversarial_noise", shares__degraded=0.25, **fields)
+        return raw(train.train(config, tmp_path / name).state)
+
+    clean, _ = open_source("generated", "train[:16]").arrays()
+    np.save(
+        tmp_path / "validation.npy", open_source("generated", "train[252:]").arrays()[0]
+    )
+    np.save(tmp_path / "train.npy", clean[:, :, ::-1])
+    stylised = learn("stylised")
+    np.save(tmp_path / "train.npy", clean)
+    kernels = (x.params["Conv_0"]["kernel"] for x in (stylised, learn("clean")))
+    assert np.abs(np.subtract(*kernels)).max() > 1e-5
+    with pytest.raises(ValueError, match="noise.generator: '1x1' there, '3x3' now"):
+        learn("clean", noise__generator="3x3")
+    np.save(tmp_path / "train.npy", clean[:8])
+    with pytest.raises(ValueError, match=r"uint8 or uint16 \[16, 32, 32, 3\].*\[8, 32"):
+        learn("short")
+
+
 def test_the_universal_remover_is_stopped_resumed_and_served(tmp_path, classifier):
     fields = {"classifier": classifier, "degradation__noises": ("GN",)}
     config = few("remover", "universal_smoke", **fields)
