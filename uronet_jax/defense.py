@@ -215,9 +215,19 @@ def make_defense(
 
 
 @functools.cache  # One object for a module, so that programs are shared.
+@dataclasses.dataclass(frozen=True)
+class _Applied:
+    """Equal ones share a program."""
+
+    module: nn.Module
+
+    def __call__(self, variables, images):
+        return self.module.apply(variables, images, train=False)
+
+
 def classifier_function(classifier: nn.Module) -> Classify:
     """Returns `(variables, images) -> logits` of a Flax classifier, for inference."""
-    return lambda variables, images: classifier.apply(variables, images, train=False)
+    return _Applied(classifier)
 
 
 class Defense:

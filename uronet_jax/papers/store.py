@@ -261,7 +261,7 @@ class Store:
         trained = self._initial(key)
         if trained:
             return self.load(trained)
-        return self.load_classifier(key.role, self._first_title(key.role))
+        return self.load_classifier(key.role, self.first_title(key.role))
 
     def _program(self, key: ModelKey) -> tuple[str, ...]:
         """Returns what models must share to be trained by one program."""
@@ -303,7 +303,7 @@ class Store:
         purifier, config = self.purifier(key), self._config(key)
         models = {"purifier": self.load(purifier)} if purifier else {}
         if config.get("classifier"):
-            title = self._first_title(key.role)
+            title = self.first_title(key.role)
             models["classifier"] = self.load_classifier(key.role, title)
         task, start = make_task(config, models), self._start(key)
         return replace(task, initial=start.variables) if start else task
@@ -365,7 +365,8 @@ class Store:
         trained = self._initial(key)
         if trained:
             return {"initial": self._relative(trained)}
-        statistics = initial_statistics(next(iter(self.classifiers(key.role).values())))
+        given = self.classifiers(key.role)[self.first_title(key.role)]
+        statistics = initial_statistics(given)
         return {
             "initial": self._first_identity(key.role),
             "resolved": self.statistics(key.role) | statistics,
@@ -405,7 +406,8 @@ class Store:
 
         return pair("train"), pair("validation")
 
-    def _first_title(self, role: str) -> str:
+    def first_title(self, role: str) -> str:
+        """Returns the title of the first classifier; ValueError if there is none."""
         for title in self.classifiers(role):
             return title
         raise ValueError(
@@ -413,7 +415,7 @@ class Store:
         )
 
     def _first_identity(self, role: str) -> str:
-        return self.identity(role, self._first_title(role))
+        return self.identity(role, self.first_title(role))
 
     # Attacked and corrupted images.
 
@@ -430,7 +432,7 @@ class Store:
         By default of the first classifier, and no remover before it that is known to
         the attacker; the attack is one of `made_images.attack_steps`.
         """
-        title = title or self._first_title(role)
+        title = title or self.first_title(role)
         count = self.config["attack"]["num_test" if part == "test" else "num_train"]
         models = {"classifier": self.load_classifier(role, title)}
         if remover is not None:

@@ -49,16 +49,21 @@ class AdversarialNoiseState(TrainState):
 
     Attributes:
         generator: The current one.
+        opponent: Parameters of the one that the classifier learned from last.
         snapshots: Parameters of earlier ones, `[restarts, ...]`, filled one by one.
     """
 
     generator: GeneratorState
+    opponent: Any
     snapshots: Any
 
     @property
     def variables(self) -> dict[str, Any]:
-        """What the validation takes: those of the classifier and `generator`."""
-        return {**super().variables, "generator": self.generator.params}
+        """What the validation takes: those of the classifier and its opponent.
+
+        That one is trained, where a new generator may only have begun.
+        """
+        return {**super().variables, "opponent": self.opponent}
 
 
 def adversarial_noise_task(
@@ -90,7 +95,8 @@ def adversarial_noise_task(
     The metrics are `loss` and `correct` of what the classifier was shown, and
     `noise_loss` and `noise_correct` of the generator's batch; where only the generator
     learns they are the same. The validation's `accuracy`, which ranks checkpoints, is
-    the mean of `clean_accuracy` and `noise_accuracy`, under the current generator.
+    the mean of `clean_accuracy` and `noise_accuracy`: under the generator that the
+    classifier learned from last, so each checkpoint has an opponent of its own.
 
     Args:
         classifier: The module that is trained.
@@ -111,7 +117,14 @@ def adversarial_noise_task(
         replay_slices: Slices of that share, each of one snapshot. Until there is more
             than one snapshot they have the current generator's noise.
         degraded: Share of `pairs`' degraded images, such as stylised ones.
+
+    Raises:
+        ValueError: If images cannot have noise of that norm, the generator is unknown,
+            or restarts and replay do not fit each other; when it steps, if the shares
+            do not fit the batch.
     """
+    check_noise_norm(epsilon, image_shape)
+    _check_restarts(num_steps, restart_every, restart_steps, replay)
     pairs = clean_pairs() if pairs is None else pairs
     network = make_noise_generator(generator)
     cycle = restart_every + restart_steps
@@ -127,7 +140,8 @@ def adversarial_noise_task(
         first = draw_generator(state.key, 0)
         empty = jax.tree.map(lambda x: jnp.zeros((kept, *x.shape)), first.params)
         fields = {name: getattr(state, name) for name in TrainState.__annotations__}
-        return AdversarialNoiseState(**fields, generator=first, snapshots=empty)
+        noises = {"generator": first, "opponent": first.params, "snapshots": empty}
+        return AdversarialNoiseState(**fields, **noises)
 
     def learn(state, key, images, batch, rate):
         model = {"params": state.params, "batch_stats": state.batch_stats}
@@ -157,7 +171,7 @@ def adversarial_noise_task(
             begins = state.step % cycle == restart_steps
             state = keep(state, begins)
         learned, values = learn(state, noise_key, clean, batch, rate)
-        state = state.replace(generator=learned)
+        state = state.replace(generator=learned, opponent=learned.params)
         shown = compose(state, batch_key, replay_key, clean, degraded_images, batch)
         state, metrics = update_by_labels(
             state, optimizer, classifier, shown, batch["label"]
@@ -208,7 +222,7 @@ def adversarial_noise_task(
 
     def evaluate(variables: Any, frozen: Any, key: jax.Array, batch: Batch) -> Metrics:
         clean, _ = pairs.validation(key, frozen, batch)
-        params, index = variables["generator"], batch["index"]
+        params, index = variables["opponent"], batch["index"]
         noise = learned_noise(network, params, key, index, image_shape)
         model = {name: variables[name] for name in ("params", "batch_stats")}
         noisy = clipping_aware_rescale(clean, noise, epsilon)
@@ -241,9 +255,9 @@ def adversarial_noise_task(
 def batch_blocks(batch_size: int) -> int:
     """Returns into how many equal blocks a batch is divided, each with all its parts.
 
-    A block lies on one device; parts of a whole batch would have to move. It has 100
-    images at least, or rounding would change the shares, and does not depend on the
-    number of devices.
+    Where the devices divide the number of blocks no image has to move, as those of a
+    batch of one block do. A block has 100 images at least, or rounding would change the
+    shares; it does not depend on the number of devices.
     """
     return max(
         n
@@ -325,7 +339,6 @@ def _fields(config: Config) -> dict[str, Any]:
 
 def _make_task(config: Config, models: Mapping[str, Any], **given: Any) -> Task:
     del models
-    check_noise_norm(config["noise"]["epsilon"], given["image_shape"])
     return adversarial_noise_task(
         build_classifier(config),
         num_steps=config["num_steps"],
@@ -337,7 +350,7 @@ def _make_task(config: Config, models: Mapping[str, Any], **given: Any) -> Task:
 def _check(config: Config) -> None:
     noise, shares = config["noise"], config["shares"]
     make_noise_generator(noise["generator"])
-    check_noise_norm(noise["epsilon"], (2**10, 2**10, 4))  # The data decide later.
+    check_number("noise.epsilon", noise["epsilon"], 1e-6)  # The data bound it.
     for name in ("rate", "restart_rate"):
         check_number(f"noise.{name}", noise[name], 0.0)
     for name in ("restart_every", "restart_steps"):
@@ -345,27 +358,38 @@ def _check(config: Config) -> None:
     size = config["batch_size"]
     parts = batch_parts(size // batch_blocks(size) if size > 0 else 0, **shares)
     degradation = config.get("degradation") or {}
-    if parts["degraded"] and not any(
-        degradation.get(field) for field in ("suite", "folder", "noises")
-    ):
+    named = [x for x in ("suite", "folder", "noises") if degradation.get(x)]
+    if named and not parts["degraded"]:
+        raise ValueError(
+            f"degradation.{named[0]} ({degradation[named[0]]}) is shown to nobody "
+            "while shares.degraded is 0: set the share, or leave the degradation out"
+        )
+    if parts["degraded"] and not named:
         raise ValueError(
             f"shares.degraded ({shares['degraded']:g}) shows degraded images, and "
             "there are none: set degradation.suite or, for stylised copies, "
             "degradation.folder"
         )
-    if not noise["restart_every"]:
-        if noise["restart_steps"]:
-            raise ValueError(
-                f"noise.restart_steps ({noise['restart_steps']}) trains a new "
-                "generator at every restart, and with 0 there is none: set "
-                "noise.restart_every"
-            )
-        if parts["replay"]:
-            raise ValueError(
-                f"shares.replay ({shares['replay']:g}) shows noise of earlier "
-                "generators, which are kept at restarts: set noise.restart_every, or "
-                "the share to 0"
-            )
+    restarts = noise["restart_every"], noise["restart_steps"]
+    _check_restarts(config["num_steps"], *restarts, shares["replay"])
+
+
+def _check_restarts(num_steps: int, every: int, steps: int, replay: float) -> None:
+    if steps and not every:
+        raise ValueError(
+            f"noise.restart_steps ({steps}) trains a new generator at every restart, "
+            "and with 0 there is none: set noise.restart_every"
+        )
+    if replay and not every:
+        raise ValueError(
+            f"shares.replay ({replay:g}) shows noise of earlier generators, which are "
+            "kept at restarts: set noise.restart_every, or the share to 0"
+        )
+    if num_steps <= steps:
+        raise ValueError(
+            f"num_steps ({num_steps}) ends before the classifier's first update: the "
+            f"first generator learns for noise.restart_steps ({steps}) alone"
+        )
 
 
 def _updates(config: Config) -> int:

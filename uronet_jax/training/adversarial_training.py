@@ -1,6 +1,7 @@
 """Adversarial training: the classifier learns images that PGD makes against it."""
 
 import functools
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -116,7 +117,8 @@ def _check(config: Config) -> None:
     attack = config["attack"]
     balls.check_norm(attack["norm"])
     for name in ("epsilon", "step_size"):
-        check_number(f"attack.{name}", attack[name], 0.0)
+        largest = 1.0 if attack["norm"] == "linf" else math.inf
+        check_number(f"attack.{name}", attack[name], 0.0, largest)
     check_whole("attack.steps", attack["steps"], 1, 1000)
 
 

@@ -1,22 +1,26 @@
 """A noise generator learns the noise that hurts a classifier most."""
 
+import contextlib
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from uronet_jax import sharding
 from uronet_jax.attacks import clipping_aware_rescale
-from uronet_jax.batches import check_number
+from uronet_jax.batches import check_number, check_whole
 from uronet_jax.data.pipelines import make_pipeline
 from uronet_jax.models import NoiseGenerator, learned_noise, make_noise_generator
 from uronet_jax.progress import Progress
 from uronet_jax.training.state import Batch, Metrics, decisions, to_float
 from uronet_jax.training.task import Shape
 
+# Steps between two looks at the clock.
+_DISPATCH = 10
 _adam = optax.scale_by_adam()
 
 
@@ -76,82 +80,97 @@ def raise_loss(
     return GeneratorState(params, opt), values
 
 
-def train_noise_generator(
+def train_noise_generators(
     classify: Callable[[Any, jax.Array], jax.Array],
     variables: Any,
     source: Any,
     *,
     epsilon: float,
+    seeds: Sequence[int],
     variant: str = "1x1",
     num_steps: int = 1000,
     batch_size: int = 128,
     rate: float = 5e-4,
-    seed: int = 0,
     mesh: jax.sharding.Mesh | None = None,
     progress: Progress | None = None,
-) -> Any:
-    """Trains a noise generator against a classifier that stays as it is.
+) -> list[Any]:
+    """Trains noise generators against a classifier that stays as it is.
 
     Args:
         classify: `(variables, images) -> logits`, any defence or network.
         variables: Its variables.
         source: Images to learn from; never the test split.
         epsilon: L2 norm of the noise after clipping.
+        seeds: One for each generator: of its start and its noise. The first is that of
+            the order of the images, which all share.
         variant: A key of `NOISE_GENERATORS`.
         num_steps: Steps of Adam.
         batch_size: Over all devices.
         rate: Adam's learning rate.
-        seed: Of the generator, its noise and the order of images.
         mesh: Where to run; all devices by default.
         progress: Where it shows how far it is, and is told to stop.
 
     Returns:
-        The generator's parameters; see `learned_noise`.
+        The parameters of each; see `learned_noise`.
 
     Raises:
-        ValueError: If the variant is unknown, images cannot have such noise, or there
-            are fewer than a batch.
+        ValueError: If the variant is unknown, images cannot have such noise, there are
+            fewer than a batch, or a number is out of range.
+        FloatingPointError: If a loss was not finite.
         StoppedError: If it was told to stop; nothing is kept.
     """
     mesh = sharding.data_mesh() if mesh is None else mesh
     network = make_noise_generator(variant)
     check_noise_norm(epsilon, tuple(source.image_shape))
-    key = jax.random.key(seed)
-    init_key, draw_key = jax.random.split(key)
-    z = network.draw(draw_key, jnp.arange(1), source.image_shape)
-    generator = start_generator(network.init(init_key, z)["params"])
+    check_whole("num_steps", num_steps, 1, 2**31 - 1)
+    check_number("rate", rate, 0.0)
 
     def step(state, frozen, batch):
-        generator, count = state
+        generator, key, count = state
         generator, values = raise_loss(
             generator,
             network,
             functools.partial(classify, frozen),
-            jax.random.fold_in(draw_key, count),
+            jax.random.fold_in(key, count),
             to_float(batch["image"]),
             batch,
             epsilon=epsilon,
             rate=rate,
         )
-        return (generator, count + 1), decision_sums(values)
+        return (generator, key, count + 1), decision_sums(values)
 
-    state = generator, jnp.zeros((), jnp.int32)
-    feed = make_pipeline(source, batch_size=batch_size, seed=seed, mesh=mesh)
-    advance = sharding.compile_steps(step, feed.fetch, mesh)
-    state, variables = sharding.replicate((state, variables), mesh)
-    progress = progress or Progress(shown=False)
-    with progress.bar(num_steps, "noise generator", "step", leave=False) as bar:
-        for start in range(0, num_steps, 10):
-            progress.stopping()
-            size = min(10, num_steps - start)
-            state, metrics = advance(
-                state, variables, feed.resident, feed.inputs(start, size)
-            )
-            loss = float(metrics["loss"][-1] / metrics["count"][-1])
-            bar.set_postfix(loss=f"{loss:.3g}", refresh=False)
-            bar.update(size)
-    feed.close()
-    return jax.device_get(state[0].params)
+    def begin(seed):
+        init_key, key = jax.random.split(jax.random.key(seed))
+        z = network.draw(key, jnp.arange(1), source.image_shape)
+        generator = start_generator(network.init(init_key, z)["params"])
+        return generator, key, jnp.zeros((), jnp.int32)
+
+    feed = make_pipeline(source, batch_size=batch_size, seed=seeds[0], mesh=mesh)
+    progress, total = progress or Progress(shown=False), len(seeds) * num_steps
+    with (
+        contextlib.closing(feed),
+        progress.bar(total, "noise generators", "step", leave=False) as bar,
+    ):
+        advance = sharding.compile_steps(step, feed.fetch, mesh)
+        variables, found = sharding.replicate(variables, mesh), []
+        for seed in seeds:
+            state, losses = sharding.replicate(begin(seed), mesh), []
+            for start in range(0, num_steps, _DISPATCH):
+                progress.stopping()
+                size = min(_DISPATCH, num_steps - start)
+                inputs = feed.inputs(start, size)
+                state, metrics = advance(state, variables, feed.resident, inputs)
+                losses.append(metrics["loss"])
+                # The device is busy with this dispatch meanwhile.
+                jax.block_until_ready(losses[-2:-1])
+                bar.update(size)
+            if not np.isfinite(np.concatenate(jax.device_get(losses))).all():
+                raise FloatingPointError(
+                    "the loss of a noise generator is not finite: lower its rate "
+                    f"({rate:g}), or look at the classifier"
+                )
+            found.append(jax.device_get(state[0].params))
+    return found
 
 
 def decision_sums(values: Metrics) -> Metrics:

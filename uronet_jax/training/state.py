@@ -23,7 +23,7 @@ class TrainState:
     """Everything a run must save to resume exactly. Arrays only.
 
     Attributes:
-        step: Scalar int32, number of updates applied so far.
+        step: Scalar int32, number of steps taken so far.
         key: Root PRNG key. Never advanced; per-step keys are folded from it.
         params: Parameters that are trained, float32.
         batch_stats: Batch-norm averages, an empty dict for a model without any.

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+from uronet_jax.batches import check_number, check_whole
+from uronet_jax.corruptions import list_severities
 from uronet_jax.papers.kinds import Kind
 from uronet_jax.training.experiment import build_degradation
 from uronet_jax.training.run import Schedule
@@ -82,6 +84,7 @@ def noise_kinds(config: Mapping[str, Any]) -> dict[str, Kind]:
     kinds = {}
     for name, role in NOISE_SECTIONS.items():
         section = config[name]
+        _check_section(name, section)
 
         def schedule(num_steps, section=section):
             return Schedule(
@@ -122,3 +125,25 @@ def noise_kinds(config: Mapping[str, Any]) -> dict[str, Kind]:
                 sections=sections,
             )
     return kinds
+
+
+def _check_section(name: str, section: Mapping[str, Any]) -> None:
+    """Raises ValueError for what no model checks itself."""
+    for field, low in (
+        *(("generators", 1), ("generator_steps", 1), ("batch_size", 1)),
+        *(("clean_steps", 0), ("pgd_steps", 0)),
+        *(("eps_star_images", 0), ("attacked_images", 0)),
+    ):
+        check_whole(f"{name}.{field}", section[field], low, 2**31 - 1)
+    for field in ("attack_linf", "attack_l2"):
+        check_number(f"{name}.{field}", section[field], 0.0)
+    for sigma in section["tested_sigmas"]:
+        check_number(f"{name}.tested_sigmas", sigma, 0.0)
+    if name == "mnist_noise_training" and not section["clean_steps"]:
+        raise ValueError(f"{name}.clean_steps must be above 0: no classifier is given")
+    known = list_severities(section["suite"])
+    if not set(section["tested_severities"]) <= set(known):
+        raise ValueError(
+            f"{name}.tested_severities must be some of {known}, those of "
+            f"{section['suite']}: {tuple(section['tested_severities'])}"
+        )
