@@ -202,19 +202,13 @@ def test_the_generator_raises_the_loss_of_the_classifier_as_it_judges():
     (params, other) = train_noise_generators(
         lambda variables, images: Tiny().apply(variables, images),
         *(model, source),
-        **{
-            "seeds": (0, 1),
-            "epsilon": EPSILON,
-            "num_steps": 40,
-            "batch_size": BATCH,
-            "rate": 0.05,
-        },
+        **{"seeds": (0, 1), "epsilon": EPSILON, "num_steps": 40},
+        **{"batch_size": BATCH, "rate": 0.05},
     )
     for learned in (params, other):
         assert loss(learned, key).mean() > before.mean() + 0.05
-    assert not np.allclose(
-        params["_Convolution_0"]["kernel"], other["_Convolution_0"]["kernel"]
-    )
+    kernels = (x["_Convolution_0"]["kernel"] for x in (params, other))
+    assert not np.allclose(*kernels)
 
 
 def test_kinds_of_steps_alternate_in_a_scan_as_in_a_loop(mesh):
@@ -281,9 +275,10 @@ def test_the_learning_rate_falls_over_the_updates_of_the_classifier(
     noise = {"restart_every": every, "restart_steps": steps}
     config = {"num_steps": num_steps, "noise": noise}
     found = adversarial_noise.ADVERSARIAL_NOISE_PHASE.updates(config)
-    joint = make_task(restart_every=every or 1, restart_steps=steps).step
     if steps:
-        assert found == sum(joint.choose(i) == 0 for i in range(num_steps))
+        fields = {"restart_every": every, "restart_steps": steps}
+        step = make_task(num_steps=num_steps, **fields).step
+        assert found == sum(step.choose(i) == 0 for i in range(num_steps))
     assert found == updates
 
 
