@@ -171,6 +171,8 @@ def noise_training(dataset="CIFAR-10", network="ResNet-20", published=NOISE_MODE
             if row["model"] == name:
                 found = {"test": row["test"], "metric": row["metric"]}
                 found |= {"std": float(row["std"])} if row["std"] else {}
+                if row["test"].startswith("corruptions"):
+                    found["severities"] = "all"
                 rows.append(base | found | {"value": float(row["value"])})
         tests = {"fog": 50, "contrast": 40, "snow": 30} | {
             f"sigma {sigma:g}": 70 - 100 * sigma for sigma in (0.05, 0.1)
@@ -184,7 +186,7 @@ def noise_training(dataset="CIFAR-10", network="ResNet-20", published=NOISE_MODE
     return rows
 
 
-def noise_defences():
+def noise_defences(severities="1, 3, 5"):
     """Returns rows of a remover, a classifier that learned noise, and both."""
     rows = []
     for model, values in {
@@ -197,6 +199,8 @@ def noise_defences():
         for test, value in zip(tests, values, strict=True):
             base = {"dataset": "CIFAR-10", "network": "ResNet-20", "model": model}
             base |= {"test": test, "metric": "accuracy", "value": value}
+            if test == "19 corruptions":
+                base["severities"] = severities
             rows.append(base)
     return rows
 

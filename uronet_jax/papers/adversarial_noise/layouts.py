@@ -12,6 +12,7 @@ _SUMMARY = (
     "clean",
     "corruptions",
     "corruptions without noises",
+    "16 with identity",
     "19 corruptions",
     "PGD linf",
     "DDN l2",

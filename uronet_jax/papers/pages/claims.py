@@ -6,6 +6,7 @@ experiment and a bound, and it holds if all of its numbers do.
 
 import dataclasses
 import fnmatch
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from statistics import mean
 from typing import Any
@@ -45,7 +46,9 @@ class Claim:
         mean: Column by which numbers are averaged first, empty for a mean over all;
             None for each on its own.
         but: Column -> value of cells that are left out.
-        named: How many cells it names where no published table has them all.
+        named: How many cells it names where no published table has them all. Left out,
+            they are counted: without a published table every value that it lists names
+            a cell, whether there is one or not, and so do all that fit one with `*`.
     """
 
     experiment: str
@@ -121,6 +124,30 @@ def _with_names(cell: _Cell) -> dict[str, Any]:
     return {**cell, "trained": trained, "tested": place_of(cell), "matched": matched}
 
 
+def _choices(wanted: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Returns every choice of one value per column of those that are listed."""
+    values = [x if isinstance(x, list) else [x] for x in wanted.values()]
+    return [dict(zip(wanted, x, strict=True)) for x in itertools.product(*values)]
+
+
+def _lacking(wanted: Mapping[str, Any], cells: Sequence[_Cell]) -> int:
+    """Returns how many cells are named but not there.
+
+    A value with `*` stands for those that fit it anywhere, or for one if none does.
+    """
+    listed = {
+        column: [
+            value
+            for x in (values if isinstance(values, list) else [values])
+            for value in {c.get(column) for c in cells if _fits(c.get(column), x)}
+            or {x}
+        ]
+        for column, values in wanted.items()
+    }
+    there = {tuple(cell.get(column) for column in wanted) for cell in cells}
+    return len({tuple(x.values()) for x in _choices(listed)} - there)
+
+
 def judge_claim(claim: Claim, group: Group) -> Verdict:
     """Judges a claim by the cells of a group of its experiment."""
     cells = [_with_names(cell) for cell in group.cells]
@@ -134,6 +161,7 @@ def judge_claim(claim: Claim, group: Group) -> Verdict:
         and not (claim.but and _all_fit(cell, claim.but))
         and (cell["published"] is not None or not of_paper)
     ]
+    lacking = 0 if layout.published else _lacking(claim.cells, cells)
     aside = {*MEASURED, *_NAMES, *claim.against}
 
     def rest(cell):
@@ -150,12 +178,15 @@ def judge_claim(claim: Claim, group: Group) -> Verdict:
             column: x[cell[column]] if isinstance(x, Mapping) else x
             for column, x in claim.against.items()
         }
-        others = [
-            other["ours"]
-            for other in beside[rest(cell)]
-            if other is not cell and _all_fit(other, wanted)
-        ]
-        return None if not others or None in others else claim.times * mean(others)
+        near = [other for other in beside[rest(cell)] if other is not cell]
+        others = [other["ours"] for other in near if _all_fit(other, wanted)]
+        if not others or None in others:
+            return None
+        if not layout.published:
+            for choice in _choices(wanted):
+                if not any(_all_fit(other, choice) for other in near):
+                    return None
+        return claim.times * mean(others)
 
     def bound_of(cell) -> float:
         if isinstance(claim.bound, Mapping):
@@ -202,7 +233,7 @@ def judge_claim(claim: Claim, group: Group) -> Verdict:
         held=sum(lead > 0 if strict else lead >= 0 for lead in leads.values()),
         numbers=len(leads),
         measured=len(counted),
-        named=claim.named or len(named),
+        named=claim.named or len(named) + lacking,
         worst=worst,
         seeds=min((cell["seeds"] for cell in counted), default=0),
         small=group.small,

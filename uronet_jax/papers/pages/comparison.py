@@ -20,7 +20,7 @@ from uronet_jax.reports.results import TEST_IMAGES, Result
 _RATE = ("tpr_at_5_percent_fpr", "tpr_at_5_fpr")
 # Columns of rows that do not say which number it is.
 _NOT_KEYS = {"value", "std", "note", "seed", "num_images", "auroc", "steps", "own"}
-_NOT_KEYS |= {*_RATE}
+_NOT_KEYS |= {"infinite", "severities", *_RATE}
 # Parts of a config in which runs of one experiment may differ.
 _NOT_CONFIG = {"seed", "seeds", "data_dir", "workdir"}
 _NONE: Mapping[str, str] = {}
@@ -108,6 +108,8 @@ def _joined(cell: Mapping[str, Any], rows: Sequence[Mapping]) -> dict[str, Any]:
 
     Numbers are means over the seeds and `spread` is their standard deviation; `std` is
     what a row itself says, and `own` whether an ablation's detector is the usual one.
+    `infinite` is whether the number of a seed stands for infinity, `severities` what a
+    mean is over.
     """
     values = [float(row["value"]) for row in rows]
     ours, published = mean(values) if values else None, cell.get("published")
@@ -128,6 +130,8 @@ def _joined(cell: Mapping[str, Any], rows: Sequence[Mapping]) -> dict[str, Any]:
         ),
         "steps": rows[0].get("steps") if rows else None,
         "own": rows[0].get("own") if rows else None,
+        "infinite": any(row.get("infinite") for row in rows),
+        "severities": rows[0].get("severities") if rows else None,
         "std": average("std"),
         "auroc": average("auroc"),
         "true_positive_rate": average(*_RATE),

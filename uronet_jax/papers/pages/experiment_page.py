@@ -108,6 +108,8 @@ def _matrix(layout: Layout, cells: Sequence[Mapping[str, Any]]) -> str:
             return None
         if cell["ours"] is None:
             return f"*{cell['published']:.2f}*"
+        if cell["infinite"]:
+            return "infinite"
         if cell["difference"] is None:
             return _plain_number(layout, cell)
         # No signed zero.

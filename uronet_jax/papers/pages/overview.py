@@ -13,6 +13,7 @@ from uronet_jax.papers.pages.claims import claims_of, judge_all
 from uronet_jax.papers.pages.group import Group, compared_cells, distance_from_paper
 from uronet_jax.papers.pages.overview_rows import (
     OVERVIEW_HEADINGS,
+    OVERVIEW_SEVERITIES,
     mean_of_noisy,
     overview_row,
 )
@@ -22,7 +23,7 @@ from uronet_jax.reports.results import Result
 from uronet_jax.reports.tables import markdown_table
 
 # Severities of CIFAR-10-C that the universal models were judged at.
-_SEVERITIES = ("-1", "-3", "-5")
+_SEVERITIES = tuple(f"-{x}" for x in OVERVIEW_SEVERITIES.split(", "))
 _EPSILON = 8 / 255
 
 
@@ -221,7 +222,8 @@ def render_overview(
             "## Which defence helps against what\n",
             markdown_table(rows, headings, missing=""),
             "Accuracy in percent, one seed; an empty cell was not measured. *18 noises*"
-            " and *19 corruptions* (CIFAR-10-C, severities 1, 3, 5) are means. "
+            f" and *19 corruptions* (CIFAR-10-C, severities {OVERVIEW_SEVERITIES}) are "
+            "means. "
             "*Unseen*: blur, JPEG, fog, contrast, banding, dead columns. *PGD* is "
             "within 0.03 or 8/255 unless said otherwise. *Detected* is accuracy on as "
             "many clean as degraded images. *Small* is an indication: small models or "
