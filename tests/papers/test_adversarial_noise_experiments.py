@@ -1,0 +1,59 @@
+"""What the experiments on noise training measure, where the answer is known."""
+
+from types import SimpleNamespace
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+
+from uronet_jax import sharding
+from uronet_jax.data.sources import ArraySource
+from uronet_jax.papers.adversarial_noise.experiments import _Measured, _severities
+
+WEIGHTS = np.random.default_rng(0).normal(size=(4, 4, 1)).astype(np.float32)
+IMAGES = np.random.default_rng(1).integers(110, 146, (8, 4, 4, 1), dtype=np.uint8)
+
+
+class Half(nn.Module):
+    """Tells on which side of a plane through mid-grey an image lies."""
+
+    def __call__(self, images, *, train=False):
+        side = jnp.sum((images - 0.5) * WEIGHTS[None], axis=(1, 2, 3))
+        return jnp.stack([0 * side, side], axis=-1)
+
+
+@pytest.fixture
+def measured():
+    store = SimpleNamespace(
+        mesh=sharding.data_mesh(),
+        config={"attack": {"batch_size": 12}},  # The last batch is padded.
+        progress=SimpleNamespace(stopping=lambda: None),
+    )
+    found = object.__new__(_Measured)
+    found.lab = SimpleNamespace(store=store, seed=0)
+    found.model = SimpleNamespace(module=Half(), variables={})
+    return found
+
+
+@pytest.mark.parametrize(
+    ("name", "norm", "order"), [("pgd_linf", "linf", 1), ("ddn_l2", "l2", 2)]
+)
+def test_an_attack_counts_within_its_norm(name, norm, order, measured):
+    side = np.sum((IMAGES / 255 - 0.5) * WEIGHTS[None], axis=(1, 2, 3))
+    # Distance to the plane; the box is far away.
+    distances = np.abs(side) / np.linalg.norm(WEIGHTS.ravel(), order)
+    labels = (side > 0).astype(np.int32)
+    labels[0] = 1 - labels[0]  # Wrong from the start.
+    source = ArraySource("planes", "test", IMAGES, labels, "ab")
+    middle = np.sort(distances[1:])[3:5].mean()  # Far from every distance.
+    for radius in (0.5 * distances[1:].min(), middle, 2 * distances.max()):
+        given = {"epsilon": radius} if norm == "linf" else {}
+        right = measured._right_under(name, source, norm, radius, given)
+        assert right == pytest.approx(np.mean((distances > radius)[1:]) * 7 / 8)
+
+
+def test_means_say_at_which_severities_they_are():
+    assert _severities("cifar_c", (1, 3, 5)) == {"severities": "1, 3, 5"}
+    assert _severities("cifar_c", (1, 2, 3, 4, 5)) == {"severities": "all"}
+    assert _severities("mnist_c", (1,)) == {"severities": "all"}
