@@ -26,6 +26,6 @@ def test_links(page):
 
 
 def test_links_are_found():
-    text = "[a](b.md#c) [`d`](e.md) ![f](g.png) <img src=\"h.png\">\n`i[j](k)`\n"
+    text = '[a](b.md#c) [`d`](e.md) ![f](g.png) <img src="h.png">\n`i[j](k)`\n'
     text += "[l](https://m.org) [n](#o)\n```\n[p](q)\n```\n[r](s.md)"
     assert targets(text) == ["b.md", "e.md", "g.png", "h.png", "s.md"]
