@@ -17,7 +17,7 @@ def get_config(preset: str = "full") -> config_dict.ConfigDict:
     """Returns the experiment at `full`, `small` or `smoke` size."""
     config = common.base("adversarial_noise", preset)
     config.model = config_dict.create(
-        name={"full": "resnet20", "small": "resnet8", "smoke": "resnet8"}[preset]
+        name={"full": "resnet20", "small": "resnet8", "smoke": "cnn_narrow"}[preset]
     )
     config.initial = "" if preset == "smoke" else f"runs/{preset}/classifier"
     config.noise = config_dict.create(
