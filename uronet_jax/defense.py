@@ -215,19 +215,9 @@ def make_defense(
 
 
 @functools.cache  # One object for a module, so that programs are shared.
-@dataclasses.dataclass(frozen=True)
-class _Applied:
-    """Equal ones share a program."""
-
-    module: nn.Module
-
-    def __call__(self, variables, images):
-        return self.module.apply(variables, images, train=False)
-
-
 def classifier_function(classifier: nn.Module) -> Classify:
     """Returns `(variables, images) -> logits` of a Flax classifier, for inference."""
-    return _Applied(classifier)
+    return lambda variables, images: classifier.apply(variables, images, train=False)
 
 
 class Defense:

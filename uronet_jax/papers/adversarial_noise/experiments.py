@@ -271,7 +271,7 @@ def _trained(store: Store, role: str, key: ModelKey | None) -> tuple[ModelKey, .
 
 def _defences(store: Store) -> list[Part]:
     """The universal remover, the classifier that learned noise, and both."""
-    models, section = _models(store, "data"), store.config["noise_training"]
+    models = _models(store, "data")
     if _ROBUST not in models:
         raise ValueError(
             f"this experiment needs {_ROBUST}: add it to noise_training.models"
@@ -282,11 +282,8 @@ def _defences(store: Store) -> list[Part]:
 
     def part(what, entries):
         def rows(lab):
-            judge = lab.judge("data")
-            classifiers = {
-                "none": _Measured(lab, "data", "Vanilla", first).model,
-                _ROBUST: lab.model(*robust),
-            }
+            judge, plain = lab.judge("data"), _Measured(lab, "data", "Vanilla", first)
+            classifiers = {"none": plain.model, _ROBUST: lab.model(*robust)}
             found = []
             for purifier in (None, lab.model(*remover)):
                 mirror = bool(purifier) and store.config["universal"]["mirror"]
@@ -299,18 +296,12 @@ def _defences(store: Store) -> list[Part]:
                     numbers = {what: np.mean(values)}
                     if what.endswith("noises"):
                         numbers["worst noise"] = np.min(values)
-                    for test, value in numbers.items():
-                        columns = {
-                            "dataset": store.dataset("data"),
-                            "network": section["network_title"],
-                            "model": _in_front(purifier, title),
-                            "test": test,
-                        }
-                        if test.endswith("corruptions"):
-                            columns |= _severities(suite, severities)
-                        found.append(
-                            lab.row(judge, float(value), "accuracy", **columns)
-                        )
+                    columns = {"model": _in_front(purifier, title)}
+                    if what.endswith("corruptions"):
+                        columns |= _severities(suite, severities)
+                    found += [
+                        plain.row(x, test) | columns for test, x in numbers.items()
+                    ]
             return found
 
         trained = (*_trained(store, "data", first), robust, remover)

@@ -1,5 +1,6 @@
 """Tables as pictures, drawn anew only when their numbers have changed."""
 
+import abc
 import dataclasses
 import hashlib
 import json
@@ -18,7 +19,7 @@ _CHARTS = {"lines": figures.accuracy_over_sigma, "bars": figures.corruption_bars
 
 
 @dataclasses.dataclass(frozen=True)
-class Picture:
+class Picture(abc.ABC):
     """A table as a picture; `block` is the key of `table_blocks` that it shows."""
 
     name: str
@@ -37,8 +38,8 @@ class Picture:
         self._write(path)
         return path
 
-    def _write(self, path: Path) -> None:
-        raise NotImplementedError
+    @abc.abstractmethod
+    def _write(self, path: Path) -> None: ...
 
     def is_drawn(self, folder: str | os.PathLike) -> bool:
         """Whether the folder holds the picture of these very numbers.
