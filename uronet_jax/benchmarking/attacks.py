@@ -40,6 +40,17 @@ MAX_LOSS_DIFFERENCE = 0.02
 PeerAttack = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
+def _without_tf32(row: Callable[..., BenchmarkRow]) -> Callable[..., BenchmarkRow]:
+    """Lets a row compute in full float32 on a GPU, as `TorchPeer.network` does."""
+
+    @functools.wraps(row)
+    def exact(*args: Any, **kwargs: Any) -> BenchmarkRow:
+        with jax.default_matmul_precision("highest"):
+            return row(*args, **kwargs)
+
+    return exact
+
+
 def peer_attack(
     package: str,
     find: Callable[[Any], Callable[..., Any]],
@@ -162,6 +173,7 @@ def _problem(run: BenchmarkRun, row: str, count: int, make_peers: Callable) -> t
     return logits_fn, images, labels, peers, notes
 
 
+@_without_tf32
 def pgd_row(run: BenchmarkRun, make_peers: Callable = attack_peers) -> BenchmarkRow:
     """PGD of 40 steps on one batch, against every peer."""
     logits_fn, images, labels, attacks, notes = _problem(
@@ -202,6 +214,7 @@ def pgd_row(run: BenchmarkRun, make_peers: Callable = attack_peers) -> Benchmark
     )
 
 
+@_without_tf32
 def autoattack_row(
     run: BenchmarkRun, make_peers: Callable = attack_peers
 ) -> BenchmarkRow:
