@@ -87,6 +87,16 @@ def test_overview_by_hand(tmp_path):
     assert "The goal of 85 % on average is missed: 75.0 %." in " ".join(text.split())
 
 
+def test_corruptions_of_other_severities_are_no_part_of_the_mean(tmp_path):
+    row = {"dataset": "CIFAR-10", "classifier": "ResNet", "model": "blend_dcae"}
+    row |= {"condition": "mitigated", "metric": "accuracy", "test_noise": "fog"}
+    values = {1: 90.0, 2: 10.0, 3: 70.0, 4: 20.0, 5: 50.0}
+    corrupted = [row | {"test_severity": s, "value": x} for s, x in values.items()]
+    rows, text = overview(tmp_path, b=run("universal_corruptions", rows=corrupted))
+    assert "severities 1, 3, 5" in " ".join(text.split())
+    assert rows[0]["19 corruptions"] == "70.0"
+
+
 def attack(config, epsilon):
     row = {"attack": "pgd_linf", "norm": "linf", "epsilon": epsilon, "num_images": 100}
     row |= {"undefended_accuracy": 0.02, "parameters": {"steps": 20}}

@@ -1,11 +1,16 @@
 """What the overview says of the URoNet paper's experiments."""
 
 import math
+from collections.abc import Mapping
 from statistics import mean
 from typing import Any
 
 from uronet_jax.papers.pages.group import Group
-from uronet_jax.papers.pages.overview_rows import mean_of_noisy, overview_row
+from uronet_jax.papers.pages.overview_rows import (
+    OVERVIEW_SEVERITIES,
+    mean_of_noisy,
+    overview_row,
+)
 from uronet_jax.papers.pages.paper_pages import KnownGroups
 from uronet_jax.papers.pages.pictures import Picture, TablePicture
 from uronet_jax.papers.uronet.page_notes import (
@@ -48,7 +53,7 @@ def uronet_rows(groups: KnownGroups) -> list[dict[str, Any]]:
             _runs(groups, "universal", "table11"),
             clean=noises.numbers(**_NOISY).get("clean"),
             noises=noises.numbers(**_NOISY),
-            corruptions=mean_of_noisy(corruptions.numbers(**_NOISY)),
+            corruptions=_suite_mean(corruptions.numbers(**_NOISY)),
             unseen=mean_of_noisy(unseen.numbers(**_NOISY)),
             unaware=_robust(groups, "none"),
             aware=_robust(groups, "none"),
@@ -80,12 +85,20 @@ def uronet_rows(groups: KnownGroups) -> list[dict[str, Any]]:
             "one trained on the 19 corruptions instead",
             corruptions.runs,
             clean=corruptions.numbers(**_PURIFIED).get("clean"),
-            corruptions=mean_of_noisy(corruptions.numbers(**_PURIFIED)),
+            corruptions=_suite_mean(corruptions.numbers(**_PURIFIED)),
             found=mean_of_noisy(corruptions.numbers(**_FOUND)),
             alarms=_alarms(corruptions),
         ),
     ]
     return [row for row in rows if row["images"]]
+
+
+def _suite_mean(numbers: Mapping[str, float]) -> float | None:
+    """Returns the mean over the corruptions at the overview's severities, of any."""
+    shown = OVERVIEW_SEVERITIES.split(", ")
+    return mean_of_noisy(
+        {k: x for k, x in numbers.items() if k.rpartition("-")[2] in shown}
+    )
 
 
 def _changes(group: Group) -> dict[str, float]:
