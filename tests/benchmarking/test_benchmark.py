@@ -16,6 +16,7 @@ from uronet_jax.attacks import flax_logits, misclassification, pgd
 from uronet_jax.attacks.adaptive import without_success
 from uronet_jax.benchmarking import (
     attacks,
+    base,
     corruptions,
     flops,
     memory,
@@ -268,6 +269,22 @@ def test_noise_work_counts_the_passes_and_fills_the_batch():
     grey = steps.WORKS["adversarial_noise_28"](sizes)
     assert grey.batches["image"].shape[2:] == (28, 28, 1)
     assert type(grey.module) is type(make_classifier("cnn_madry", 10))
+
+
+def test_ceilings_are_work_over_time(monkeypatch):
+    assert suite.ROWS["ceilings"](RUN)["values"] == {}  # Times of GPUs only.
+    monkeypatch.setattr(base, "on_gpu", lambda: True)
+    row = suite.ROWS["ceilings"](RUN)
+    seconds = {name: x["min"] / 2 for name, x in row["seconds"].items()}
+    assert row["values"] == {
+        "bfloat16 product, TFLOP/s": pytest.approx(
+            2 * 256**3 / seconds["products"] / 1e12
+        ),
+        # Eight matrices of two bytes, read and written.
+        "copy, GB/s read and written": pytest.approx(
+            2 * 8 * 256**2 * 2 / seconds["copies"] / 1e9
+        ),
+    }
 
 
 def test_data_row():

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from uronet_jax import sharding
@@ -32,6 +33,43 @@ MAX_DATA_RATIO = 1.03
 MAX_NOISE_RATIO = 2.3
 # Of the step of adversarial noise training.
 MAX_RESCALING_SHARE = 0.05
+
+
+def ceilings_row(run: BenchmarkRun) -> BenchmarkRow:
+    """What the device reaches on one large matrix product and one large copy."""
+    side, count = (256, 2) if run.tiny or not base.on_gpu() else (8192, 10)
+    # Random numbers: on zeros a card draws less power and is faster.
+    keys = jax.random.split(jax.random.key(0))
+    a, b = (jax.random.normal(key, (side, side), jnp.bfloat16) for key in keys)
+
+    @jax.jit
+    def multiply(a, b):
+        # Each product takes the last one, or they would be done once.
+        return jax.lax.fori_loop(0, count, lambda _, x: x @ b / side**0.5, a)
+
+    @jax.jit
+    def copy(a):
+        return jax.lax.fori_loop(0, count, lambda _, x: -x, a)
+
+    large = jnp.tile(a, (8, 1))
+    seconds = timing.interleave(
+        {
+            "products": lambda: jax.block_until_ready(multiply(a, b)),
+            "copies": lambda: jax.block_until_ready(copy(large)),
+        },
+        repeats=run.sizes.repeats,
+    )
+    best = {name: min(times) / count for name, times in seconds.items()}
+    values = {
+        "bfloat16 product, TFLOP/s": 2 * side**3 / best["products"] / 1e12,
+        "copy, GB/s read and written": 2 * large.nbytes / best["copies"] / 1e9,
+    }
+    return base.new_row(
+        f"{count} products of {side}x{side} bfloat16 matrices, and as many copies of "
+        f"{large.nbytes / 1e6:,.0f} MB: what no program exceeds",
+        seconds,
+        values=values if base.on_gpu() else {},
+    )
 
 
 def training_row(run: BenchmarkRun, name: str) -> BenchmarkRow:

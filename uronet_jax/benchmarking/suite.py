@@ -46,6 +46,7 @@ ROWS: RowFunctions = {
     "classifier": functools.partial(rows.training_row, name="classifier"),
     "detector": functools.partial(rows.training_row, name="detector"),
     "degradation": rows.degradation_row,
+    "ceilings": rows.ceilings_row,
     **GROUPS["adversarial_noise"],
     **GROUPS["corruptions"],
     **GROUPS["attacks"],
