@@ -22,6 +22,8 @@ def provenance(config: Any, *, seconds: float) -> dict[str, Any]:
         seconds: How long it took.
     """
     device = jax.devices()[0]
+    # What an environment variable may have changed; by default a GPU takes TF32.
+    precision = jax.config.values["jax_default_matmul_precision"]
     return {
         "config": config,
         "versions": {
@@ -34,6 +36,7 @@ def provenance(config: Any, *, seconds: float) -> dict[str, Any]:
             "kind": device.device_kind,
             "count": jax.device_count(),
             "processes": jax.process_count(),
+            **({"matmul_precision": precision} if precision else {}),
         },
         "seconds": round(seconds, 1),
     }

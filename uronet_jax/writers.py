@@ -1,4 +1,4 @@
-"""Where numbers go while a run runs: JSON lines and TensorBoard."""
+"""Where numbers go while a run runs, and files that are written in parts."""
 
 import json
 import math
@@ -69,6 +69,55 @@ class Writer:
             if handle is not None:
                 handle.close()
         self._file = self._events = None
+
+
+class PartsWriter:
+    """A file to write in parts `NAME.0000`, `NAME.0001`, ...; `cat NAME.*` joins them.
+
+    The parts of an earlier one stay until this one is complete.
+    """
+
+    def __init__(self, path: str | os.PathLike, part_bytes: int):
+        """Opens nothing yet; ValueError if `part_bytes` is below 1."""
+        if part_bytes < 1:
+            raise ValueError(f"a part must have at least 1 byte: {part_bytes}")
+        self._path, self._part_bytes = Path(path), part_bytes
+        self._written: list[Path] = []
+        self._room, self._file = 0, None
+
+    def __enter__(self):
+        """Returns the file."""
+        return self
+
+    def __exit__(self, kind: Any, *_: Any) -> None:
+        """Puts the parts in their place, if nothing failed."""
+        if self._file:
+            self._file.close()
+        if kind is None:
+            for old in self._path.parent.glob(f"{self._path.name}.[0-9]*"):
+                old.unlink()
+        for number, path in enumerate(self._written):
+            if kind is None:
+                path.rename(f"{self._path}.{number:04d}")
+            else:
+                path.unlink(missing_ok=True)
+
+    def write(self, data: bytes) -> int:
+        """Writes bytes, to further parts where one is full."""
+        rest = memoryview(data)
+        while rest:
+            if not self._room:
+                if self._file:
+                    self._file.close()
+                name = f".{self._path.name}.{len(self._written):04d}.tmp"
+                self._written.append(self._path.with_name(name))
+                self._file = open(self._written[-1], "wb")
+                self._room = self._part_bytes
+            taken = rest[: self._room]
+            self._file.write(taken)
+            self._room -= len(taken)
+            rest = rest[len(taken) :]
+        return len(data)
 
 
 def _plain(value: Any) -> Any:

@@ -10,6 +10,11 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
+from uronet_jax.data.sources import find_prepared
+
+# Data sets that the trainings take.
+DATA_SETS = ("cifar10", "mnist")
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Stage:
@@ -18,7 +23,7 @@ class Stage:
     Attributes:
         name: For logs and `--stages`.
         command: Module and flags, after `python -m`.
-        result: What it writes.
+        result: JSON that it writes, or a data set that it prepares.
         rows: Names of the rows of a finished benchmark; empty for a reproduction, whose
             result says itself whether it is finished.
         environment: Variables that it needs beside those of this process.
@@ -36,12 +41,28 @@ class Stage:
 
     def is_finished(self) -> bool:
         """Returns whether nothing is left to do."""
+        if self.result.suffix != ".json":
+            return find_prepared(self.result.name, self.result.parent) is not None
         if not self.result.exists():
             return False
         content = json.loads(self.result.read_text())
         if self.rows:
             return set(self.rows) <= content["rows"].keys()
         return content["finished"]
+
+
+def preparations(packed: Path, data_dir: Path) -> list[Stage]:
+    """Returns what makes the data sets of the trainings from packed ones."""
+    return [
+        Stage(
+            f"prepare_{name}",
+            ("launch.prepare_data", f"--name={name}", "--from=packed")
+            + (f"--input={packed}", f"--data_dir={data_dir}"),
+            data_dir / name,
+            environment={"JAX_PLATFORMS": "cpu"},
+        )
+        for name in DATA_SETS
+    ]
 
 
 def timed_stages(out: Path, card: str, *, rehearsal: bool) -> list[Stage]:
@@ -106,4 +127,4 @@ def trainings(workdir: Path, data_dir: Path, *, rehearsal: bool) -> list[Stage]:
 def card_name(kind: str) -> str:
     """Returns a short name of a JAX `device_kind`: `h100` of `NVIDIA H100 80GB`."""
     found = re.search(r"\b[A-Z]+\d+\w*\b", kind)
-    return (found[0] if found else kind).lower()
+    return re.sub(r"\W+", "_", found[0] if found else kind).lower()

@@ -8,8 +8,9 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from uronet_jax.benchmarking.accelerator_run import DATA_SETS, PartsWriter
+from uronet_jax.benchmarking.accelerator_stages import DATA_SETS
 from uronet_jax.data import packed
+from uronet_jax.writers import PartsWriter
 
 # What images with JAX, Flax and PyTorch usually lack of ours, and the peers.
 MISSING_PACKAGES = (
@@ -38,7 +39,7 @@ def write_bundle(
     """Writes an archive in parts; `cat bundle.tar.xz.* | tar xJ` unpacks it.
 
     Args:
-        folder: Where the parts `bundle.tar.xz.00`, `bundle.tar.xz.01`, ... go.
+        folder: Where the parts `bundle.tar.xz.0000`, `bundle.tar.xz.0001`, ... go.
         data: Folder of the packed data sets, see `launch.prepare_data --from=packed`.
         names: Data sets, keys of `packed.SETS`.
         classifier: `.npz` of the classifier on clean images.
@@ -66,7 +67,7 @@ def write_bundle(
                     archive.add(path, arcname=f"data/{path.name}")
                 if classifier is not None:
                     archive.add(classifier, arcname=f"models/{classifier.name}")
-    return sorted(folder.glob("bundle.tar.xz.[0-9][0-9]"))
+    return sorted(folder.glob("bundle.tar.xz.[0-9]*"))
 
 
 def packed_files(data: Path, name: str) -> list[Path]:

@@ -49,9 +49,8 @@ NUM_BATCHES = 4
 # Largest difference of two implementations of one function, relative to the largest
 # value of the array; float32 sums of 10^5 terms in another order stay below 1e-4.
 AGREEMENT = 1e-3
-# On a GPU of a remover's gradients. Rounding decides which of two nearly equal pixels a
-# pooling takes, and cuDNN rounds more coarsely than a CPU's convolutions: 5e-4 was seen
-# there, 9e-3 on an H100.
+# The same of a remover's gradients on a GPU. Rounding decides which of two nearly equal
+# pixels a pooling takes: 5e-4 was seen on a CPU, 9e-3 on an H100.
 GPU_GRADIENT_AGREEMENT = 2e-2
 
 ADAM = optax.adam(1e-3)

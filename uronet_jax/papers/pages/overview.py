@@ -14,6 +14,7 @@ from uronet_jax.papers.pages.group import Group, compared_cells, distance_from_p
 from uronet_jax.papers.pages.overview_rows import (
     OVERVIEW_HEADINGS,
     OVERVIEW_SEVERITIES,
+    at_overview_severities,
     mean_of_noisy,
     overview_row,
 )
@@ -22,8 +23,6 @@ from uronet_jax.papers.pages.pictures import Picture
 from uronet_jax.reports.results import Result
 from uronet_jax.reports.tables import markdown_table
 
-# Severities of CIFAR-10-C that the universal models were judged at.
-_SEVERITIES = tuple(f"-{x}" for x in OVERVIEW_SEVERITIES.split(", "))
 _EPSILON = 8 / 255
 
 
@@ -57,7 +56,7 @@ def _undefended(results: Sequence[Result]) -> list[dict[str, Any]]:
         return []
     noises, other = by_suite["uronet"], by_suite.get("cifar_c")
     corruptions = _percent(other, "undefended_accuracy") if other else {}
-    chosen = {k: x for k, x in corruptions.items() if k[-2:] in _SEVERITIES}
+    chosen = at_overview_severities(corruptions)
     return [
         overview_row(
             "none: ResNet-20, all test images",
@@ -147,10 +146,10 @@ def _purifier_name(result: Result) -> str:
 
 def _of_suite(suite: str, values: Mapping[str, float]) -> dict[str, Any]:
     """Returns accuracies under the column that they belong to, if they are complete."""
-    chosen = {k: x for k, x in values.items() if k[-2:] in _SEVERITIES}
+    chosen = at_overview_severities(values)
     if suite == "uronet" and len(values) == 18:
         return {"noises": values}
-    if suite == "cifar_c" and len(chosen) == 19 * len(_SEVERITIES):
+    if suite == "cifar_c" and len(chosen) == 19 * len(OVERVIEW_SEVERITIES.split(", ")):
         return {"corruptions": mean_of_noisy(chosen)}
     return {}
 

@@ -30,6 +30,12 @@ def mean_of_noisy(numbers: Mapping[str, float]) -> float | None:
     return mean(found) if found else None
 
 
+def at_overview_severities(numbers: Mapping[str, float]) -> dict[str, float]:
+    """Returns those of `corruption-severity` -> number that the table's means take."""
+    shown = tuple(f"-{x}" for x in OVERVIEW_SEVERITIES.split(", "))
+    return {place: x for place, x in numbers.items() if place.endswith(shown)}
+
+
 def overview_row(
     defence: str, results: Sequence[Result], **values: Any
 ) -> dict[str, Any]:

@@ -1,13 +1,13 @@
 """What the overview says of the URoNet paper's experiments."""
 
 import math
-from collections.abc import Mapping
 from statistics import mean
 from typing import Any
 
 from uronet_jax.papers.pages.group import Group
 from uronet_jax.papers.pages.overview_rows import (
     OVERVIEW_SEVERITIES,
+    at_overview_severities,
     mean_of_noisy,
     overview_row,
 )
@@ -47,13 +47,17 @@ def uronet_rows(groups: KnownGroups) -> list[dict[str, Any]]:
     noises, corruptions, unseen = (
         groups[x] for x in ("universal", "universal_corruptions", "zero_shot")
     )
+
+    def shown(**where):
+        return at_overview_severities(corruptions.numbers(**where))
+
     rows = [
         overview_row(
             "none: ResNet-20",
             _runs(groups, "universal", "table11"),
             clean=noises.numbers(**_NOISY).get("clean"),
             noises=noises.numbers(**_NOISY),
-            corruptions=_suite_mean(corruptions.numbers(**_NOISY)),
+            corruptions=mean_of_noisy(shown(**_NOISY)),
             unseen=mean_of_noisy(unseen.numbers(**_NOISY)),
             unaware=_robust(groups, "none"),
             aware=_robust(groups, "none"),
@@ -85,20 +89,12 @@ def uronet_rows(groups: KnownGroups) -> list[dict[str, Any]]:
             "one trained on the 19 corruptions instead",
             corruptions.runs,
             clean=corruptions.numbers(**_PURIFIED).get("clean"),
-            corruptions=_suite_mean(corruptions.numbers(**_PURIFIED)),
+            corruptions=mean_of_noisy(shown(**_PURIFIED)),
             found=mean_of_noisy(corruptions.numbers(**_FOUND)),
             alarms=_alarms(corruptions),
         ),
     ]
     return [row for row in rows if row["images"]]
-
-
-def _suite_mean(numbers: Mapping[str, float]) -> float | None:
-    """Returns the mean over the corruptions at the overview's severities, of any."""
-    shown = OVERVIEW_SEVERITIES.split(", ")
-    return mean_of_noisy(
-        {k: x for k, x in numbers.items() if k.rpartition("-")[2] in shown}
-    )
 
 
 def _changes(group: Group) -> dict[str, float]:
@@ -159,15 +155,18 @@ def uronet_pictures(known: KnownGroups) -> list[Picture]:
         found.append(
             TablePicture("overview_noises.png", "", title, list(lines), places, values)
         )
-    sides = [corruptions.numbers(**x) for x in (_NOISY, _PURIFIED)]
-    names = dict.fromkeys(x.rpartition("-")[0] for x in sides[0] if x != "clean")
+    sides = [
+        at_overview_severities(corruptions.numbers(**x)) for x in (_NOISY, _PURIFIED)
+    ]
+    names = dict.fromkeys(x.rpartition("-")[0] for x in sides[0])
     if names and sides[0].keys() == sides[1].keys():
         values = [
             [mean(v for k, v in x.items() if k.startswith(f"{name}-")) for x in sides]
             for name in names
         ]
         gains = [[math.nan, after - before] for before, after in values]
-        title = f"ResNet-20 on CIFAR-10-C{_size(corruptions)},\nseverities 1, 3, 5"
+        title = f"ResNet-20 on CIFAR-10-C{_size(corruptions)},\n"
+        title += f"severities {OVERVIEW_SEVERITIES}"
         labels = ["undefended", "behind a remover\ntrained on them"]
         name = "overview_corruptions.png"
         found.append(TablePicture(name, "", title, list(names), labels, values, gains))
