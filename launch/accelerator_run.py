@@ -11,7 +11,7 @@ DIR gets the JSON files of the benchmarks, `accelerator_run.json` (what came of 
 stage) and `results.tar.0000`, ...: results, logs and models of the trainings
 (`cat results.tar.* | tar x`). Exit status 1 if a stage failed.
 
-On a machine without a network a bundle brings packages, data and classifier:
+A bundle is for x86-64 Linux without a network, with JAX, Flax and PyTorch for its card:
 
   python -m launch.accelerator_run --bundle --packed=DATA --out=DIR --part_mb=50 \
       --classifier=cifar10_resnet20.npz

@@ -1,6 +1,7 @@
 """What a config can ask for: degraded images, frozen models, initial weights."""
 
 import json
+import shutil
 
 import chex
 import jax
@@ -198,8 +199,12 @@ def test_training_starts_from_a_run_or_from_a_file(
     tmp_path, classifier, models_dir, make_variables
 ):
     # The rate of the first step of a warm-up is zero.
-    fields = {"initial": classifier, "num_steps": 1, "optimizer__warmup_steps": 1}
+    initial = str(tmp_path / "initial")
+    shutil.copytree(classifier, initial)
+    fields = {"initial": initial, "num_steps": 1, "optimizer__warmup_steps": 1}
     train.train(few("classifier", **fields), tmp_path / "run")
+    shutil.rmtree(initial)  # Whoever resumes does not need it.
+    assert train.train(few("classifier", **fields), tmp_path / "run").finished
     given, saved = (load_model(x) for x in (classifier, tmp_path / "run"))
     chex.assert_trees_all_equal(saved.variables["params"], given.variables["params"])
     # The same function of the pixels: behind the statistics it was trained with.

@@ -65,7 +65,10 @@ def check_attack_config(
         asks = [threat.name for threat in threats if threat.evades_detector]
         asks += ["gated"] if config["gated"] else []
         if asks:
-            raise ValueError(f"{asks[0]} needs a detector: name one, or leave it out")
+            raise ValueError(
+                f"{asks[0]} needs a detector: name one, or leave it out (fields "
+                f"threats, now {','.join(config['threats'])}, and gated)"
+            )
     if config["num_pictures"] < 0:
         raise ValueError(f"num_pictures cannot be negative: {config['num_pictures']}")
     for norm, epsilon in config["epsilon"].items():

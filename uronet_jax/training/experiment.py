@@ -301,10 +301,13 @@ def build_experiment(
         # If there are other weights by the time this run is resumed, it would go on
         # with another model: the configs then differ.
         config["resolved"][role] = models[role].identity
+    begun = workdir is not None and finished_steps(workdir) > 0
     if config["initial"]:  # Other pixel statistics would make another function of it.
-        config["resolved"] |= initial_statistics(config["initial"])
+        # A run that is resumed has them, and goes on from its own weights.
+        given = workdir if begun else config["initial"]
+        config["resolved"] |= initial_statistics(given)
     task = make_task(config, models)
-    if config["initial"]:
+    if config["initial"] and not begun:
         images = jnp.zeros((1, *task.input_shape))
         like = jax.eval_shape(task.module.init, jax.random.key(0), images)
         initial = load_initial(config["initial"], {"batch_stats": {}, **like})

@@ -17,7 +17,9 @@ _COMPARISON = (
     "where half of the images or more are never fooled; the number of elements of an "
     "image stands for that in the claims, as in the paper's code. Of several sigmas "
     "charts and the claims that say so take the best on the test images, as the paper "
-    "does: an upper bound for GNT.\n"
+    "does: an upper bound for GNT. *PGD* and *DDN* are as small as in the paper, 0.001 "
+    "(L-inf) and 0.00031 times the root of the number of elements (L2), a quarter of a "
+    "grey level and less: they say nothing about attacks of a usual size.\n"
 )
 _NOTES = {
     "ant_cifar10": _COMPARISON.format(
