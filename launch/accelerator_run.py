@@ -8,7 +8,7 @@ universal remover, adversarial noise training on MNIST (three seeds) and CIFAR-1
 Tables 7 and 2, all at `full`. Everything ends in time and keeps what it has; the same
 command goes on.
 DIR gets the JSON files of the benchmarks, `accelerator_run.json` (what came of each
-stage) and `results.tar.0000`, ...: results, logs and models of the trainings
+stage) and `results.tar.0000`, ...: these, and results, logs and models of the trainings
 (`cat results.tar.* | tar x`). Exit status 1 if a stage failed.
 
 A bundle is for x86-64 Linux without a network, with JAX, Flax and PyTorch for its card:

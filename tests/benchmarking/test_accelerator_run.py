@@ -289,6 +289,7 @@ def test_archive_is_cut_into_parts_and_whole_again(stage, tmp_path):
     with tarfile.open(fileobj=joined) as archive:
         names = {x.removeprefix("./") for x in archive.getnames()}
     assert {"results/a.json", "results/b.json", "logs/a.log"} <= names
+    assert "accelerator_run.json" in names
 
 
 def test_parts_stay_until_the_next_are_complete(tmp_path):

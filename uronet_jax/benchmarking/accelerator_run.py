@@ -167,14 +167,17 @@ class AcceleratorRun:
         return lines[-1][:200] if lines else "no output"
 
     def collect(self, stages: Sequence[Stage], part_bytes: int) -> None:
-        """Puts results, logs and trained models into `out`, as parts of one archive.
+        """Puts everything worth keeping into `out`, as parts of one archive.
 
+        That is what is in `out`, and results, logs and trained models of `stages`.
         `cat results.tar.* | tar x` unpacks them. Models have no optimizers; those that
         are not trained to the end stay behind.
         """
         gathered = self.workdir / "gathered"
         shutil.rmtree(gathered, ignore_errors=True)
         shutil.copytree(self.logs, gathered / "logs")
+        for path in self.out.glob("*.json"):
+            shutil.copy(path, gathered)
         for stage in stages:
             folder = stage.result.parent
             for path in folder.glob(f"{stage.result.stem}.*"):
