@@ -15,8 +15,9 @@ from uronet_jax.writers import PartsWriter
 # What images with JAX, Flax and PyTorch usually lack of ours, and the peers.
 MISSING_PACKAGES = (
     *("array-record", "dm-tree", "docstring-parser", "googleapis-common-protos"),
-    *("grain", "immutabledict", "ml-collections", "promise", "simple-parsing"),
-    *("tensorflow-datasets", "tensorflow-metadata", "termcolor", "toml"),
+    *("grain", "immutabledict", "ml-collections", "portpicker", "promise"),
+    *("simple-parsing", "tensorflow-datasets", "tensorflow-metadata"),
+    *("termcolor", "toml"),
     *("foolbox", "eagerpy", "gitpython", "gitdb", "smmap", "torchattacks"),
     *("imagecorruptions-imaug", "corrupt-tta"),
 )
