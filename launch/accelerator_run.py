@@ -71,7 +71,7 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    flags.DEFINE_float("minutes", None, "Everything has ended after these.")
+    flags.DEFINE_float("minutes", None, "All has ended after these; ending takes 0.5.")
     flags.DEFINE_string("out", None, "Folder for results, or for a bundle.")
     flags.DEFINE_string(
         "packed",
