@@ -49,9 +49,9 @@ NUM_BATCHES = 4
 # Largest difference of two implementations of one function, relative to the largest
 # value of the array; float32 sums of 10^5 terms in another order stay below 1e-4.
 AGREEMENT = 1e-3
-# The same of a remover's gradients on a GPU, set after AGREEMENT failed there: 1.8e-3 and
-# 9.2e-3 were seen on an H100, 5e-4 on a CPU. Why is not known; perhaps rounding decides
-# which of two nearly equal pixels a pooling takes.
+# The same of a remover's gradients on a GPU, set after AGREEMENT failed there: 1.8e-3
+# and 9.2e-3 were seen on an H100, 5e-4 on a CPU. Why is not known; perhaps rounding
+# decides which of two nearly equal pixels a pooling takes.
 GPU_GRADIENT_AGREEMENT = 2e-2
 
 ADAM = optax.adam(1e-3)
