@@ -214,6 +214,7 @@ def get_config(preset: str = "full") -> config_dict.ConfigDict:
         restart_rate=1e-2,
         sigmas=(0.1,),
         epsilon=5.5,  # Of Gaussian noise with the first sigma.
+        epsilons=(),  # Others that are tried.
         pgd_steps=0,  # Adversarial training is left out.
         pgd_epsilon=0.0,
         pgd_step_size=0.0,
@@ -238,6 +239,7 @@ def get_config(preset: str = "full") -> config_dict.ConfigDict:
         restart_rate=1e-2,
         sigmas=(0.1, 0.3, 0.5),
         epsilon=9.7,
+        epsilons=choose(*[(3.0, 4.0, 5.6, 7.0, 8.3, 9.7)] * 2, (3.0,)),
         # Madry et al. have 40 steps of 0.01.
         pgd_steps=choose(10, 7, 1),
         pgd_epsilon=0.3,

@@ -9,6 +9,7 @@ from flax import linen as nn
 
 from uronet_jax import sharding
 from uronet_jax.data.sources import ArraySource
+from uronet_jax.papers.adversarial_noise import experiments
 from uronet_jax.papers.adversarial_noise.experiments import _Measured, _severities
 
 WEIGHTS = np.random.default_rng(0).normal(size=(4, 4, 1)).astype(np.float32)
@@ -57,3 +58,33 @@ def test_means_say_at_which_severities_they_are():
     assert _severities("cifar_c", (1, 3, 5)) == {"severities": "1, 3, 5"}
     assert _severities("cifar_c", (1, 2, 3, 4, 5)) == {"severities": "all"}
     assert _severities("mnist_c", (1,)) == {"severities": "all"}
+
+
+def test_strengths_are_chosen_by_validation_images(monkeypatch):
+    """Right on validation images alone, so no number can be of the wrong part."""
+    severe = {"identity": 0.0, "fog": 40.0, "stripe": 80.0}
+    monkeypatch.setattr(
+        experiments, "_suite", lambda *args: ("mnist_c", tuple(severe), (1,))
+    )
+    found = object.__new__(_Measured)
+    progress = SimpleNamespace(stopping=lambda: None)
+    parts = {"validation": range(5), "test": range(8)}
+    found.lab = SimpleNamespace(
+        store=SimpleNamespace(progress=progress),
+        judge=lambda role, part: parts[part],
+        accuracies=lambda judge, models, entry: {
+            "": severe.get(entry.noise, 90.0) + len(judge)
+        },
+        row=lambda judge, value, metric, **columns: (
+            columns["test"],
+            value,
+            len(judge),
+        ),
+    )
+    found.role, found.model, found.columns = "digits", None, {}
+    assert found.scanned() == [
+        ("clean, validation", 95.0, 5),
+        ("corruptions, validation", 65.0, 5),
+        ("clean", 98.0, 8),
+        ("corruptions", 68.0, 8),
+    ]

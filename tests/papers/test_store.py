@@ -1,6 +1,7 @@
 """The models of the experiments: which there are, and how they come to be."""
 
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import jax
@@ -11,6 +12,7 @@ from test_reproduction import load
 from uronet_jax.corruptions import make_degradation
 from uronet_jax.defense import DETECTOR_INPUTS
 from uronet_jax.models import make_classifier
+from uronet_jax.papers.adversarial_noise.models import scanned_models
 from uronet_jax.papers.experiments import EXPERIMENTS
 from uronet_jax.papers.kinds import ModelKey
 from uronet_jax.papers.store import Store
@@ -44,6 +46,27 @@ def test_what_is_compared_is_drawn_alike(tmp_path):
     kinds = ("remover", "dcae", "detector", "detector_other")
     seeds = [config_of(smoke, kind, "GN_1")["seed"] for kind in kinds]
     assert seeds[0] == seeds[1] != seeds[2] == seeds[3]
+
+
+def test_strengths_are_tried_with_nothing_else_changed(tmp_path):
+    config = load("full")
+    titles = scanned_models(config, "digits")
+    assert list(titles)[:3] == ["GNT 0.1", "GNT 0.3", "GNT 0.5"]
+    epsilons = [float(x.split()[-1]) for x in titles if "epsilon" in x]
+    section = config["mnist_noise_training"]
+    assert epsilons == sorted({section["epsilon"], *section["epsilons"]})
+    kinds = Store(config, tmp_path).kinds
+    usual = kinds["digits_ant_1x1"]
+    for epsilon in epsilons:
+        kind = kinds[titles[f"ANT 1x1, epsilon {epsilon:g}"]]
+        noise = kind.sections["noise"]
+        assert noise["epsilon"] == epsilon
+        noise = noise | {"epsilon": section["epsilon"]}
+        assert replace(kind, sections=kind.sections | {"noise": noise}) == usual
+    # The same model as in the comparison, whose noise is not tried twice.
+    assert titles[f"ANT 1x1, epsilon {section['epsilon']:g}"] == "digits_ant_1x1"
+    # Noise of 0.001 has to survive, whatever the other experiments compute in.
+    assert config["dtype"] == "bfloat16" and usual.dtype == "float32"
 
 
 def test_universal_models_of_both_kinds_learn_alike(tmp_path):

@@ -37,6 +37,7 @@ class Kind:
     variant_of: str = ""
     # Whose weights it starts from: `classifier`, the first of the data set, or a kind.
     initial: str = ""
+    dtype: str = ""  # Of its computation, if not that of the config.
     # Further sections of its config.
     sections: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 

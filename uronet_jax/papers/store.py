@@ -312,7 +312,7 @@ class Store:
         """Returns what of a config follows from the kind."""
         return {
             "phase": kind.phase,
-            "dtype": self.config["dtype"],
+            "dtype": kind.dtype or self.config["dtype"],
             "model": dict(model),
             "num_steps": kind.schedule.num_steps,
             "batch_size": kind.schedule.batch_size,

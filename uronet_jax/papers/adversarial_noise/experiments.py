@@ -28,7 +28,11 @@ from uronet_jax.evaluation.noise_robustness import (
 )
 from uronet_jax.loading import LoadedModel
 from uronet_jax.models import NOISE_GENERATORS, make_noise_generator
-from uronet_jax.papers.adversarial_noise.models import noise_models, noise_section
+from uronet_jax.papers.adversarial_noise.models import (
+    noise_models,
+    noise_section,
+    scanned_models,
+)
 from uronet_jax.papers.kinds import ModelKey
 from uronet_jax.papers.laboratory import Laboratory, TidyRow
 from uronet_jax.papers.made_images import save_arrays
@@ -91,9 +95,10 @@ class _Measured:
         columns = {**self.columns, "test": test}
         return self.lab.row(shown, float(value), metric, **columns, **more)
 
-    def accuracy(self, entry: Entry) -> float:
-        """Returns the accuracy on a degradation, in percent."""
-        return self.lab.accuracies(self.judge, {"": self.model}, entry)[""]
+    def accuracy(self, entry: Entry, judge: Judge | None = None) -> float:
+        """Returns the accuracy on a degradation, of test images, in percent."""
+        judge = judge or self.judge
+        return self.lab.accuracies(judge, {"": self.model}, entry)[""]
 
     def corruptions(self) -> list[TidyRow]:
         """Rows of clean images, every corruption and the means over them."""
@@ -123,6 +128,32 @@ class _Measured:
             rows.append(self.row(mean, test, **_severities(suite, severities)))
         shown = {name: x for name, x in found.items() if name != "identity"}
         return rows + [self.row(x, name) for name, x in shown.items()]
+
+    def scanned(self) -> list[TidyRow]:
+        """Rows of what strengths are chosen by, and what they come to on test images.
+
+        They are chosen by corruptions of the validation images.
+        """
+        suite, names, severities = _suite(self.lab.store, self.role)
+        extra = _EXTRA if suite == "cifar_c" else ("identity",)
+        entries = [
+            CorruptionEntry(name, severity, suite)
+            for name in names
+            if name not in extra
+            for severity in severities
+        ]
+        rows = []
+        for ending, part in ((", validation", "validation"), ("", "test")):
+            judge = self.lab.judge(self.role, part=part)
+            clean, found = self.accuracy(CLEAN_ENTRY, judge), []
+            for entry in entries:
+                self.lab.store.progress.stopping()
+                found.append(self.accuracy(entry, judge))
+            more = {"shown": judge}
+            rows.append(self.row(clean, f"clean{ending}", **more))
+            more |= _severities(suite, severities)
+            rows.append(self.row(np.mean(found), f"corruptions{ending}", **more))
+        return rows
 
     def sigmas(self) -> list[TidyRow]:
         """Rows of accuracy under Gaussian noise of several strengths."""
@@ -344,6 +375,22 @@ def _comparison(role: str, store: Store) -> list[Part]:
     ]
 
 
+def _scan(role: str, store: Store) -> list[Part]:
+    """How strong the noise should be, Gaussian and learned."""
+    network = noise_section(store.config, role)["network"]
+
+    def part(title, key):
+        def rows(lab):
+            return _Measured(lab, role, title, key).scanned()
+
+        return Part(title, _trained(store, role, key), rows)
+
+    return [
+        part(title, ModelKey(role, kind, network))
+        for title, kind in scanned_models(store.config, role).items()
+    ]
+
+
 def _needs(role: str, *, classifier: bool) -> dict[str, tuple[str, ...]]:
     (needs,) = needs_of(role, classifier=classifier).values()
     return {"data": needs}  # The group of all parts.
@@ -360,6 +407,12 @@ ADVERSARIAL_NOISE_EXPERIMENTS: dict[str, PaperExperiment] = {
         "the same on MNIST",
         _needs("digits", classifier=False),
         functools.partial(_comparison, "digits"),
+        ("mnist_noise_training",),
+    ),
+    "ant_mnist_scan": PaperExperiment(
+        "how strong the noise should be that a classifier learns, MNIST",
+        _needs("digits", classifier=False),
+        functools.partial(_scan, "digits"),
         ("mnist_noise_training",),
     ),
     "ant_defences": PaperExperiment(

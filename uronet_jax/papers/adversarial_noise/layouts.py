@@ -123,6 +123,14 @@ def _comparison(dataset: str) -> Layout:
 ADVERSARIAL_NOISE_LAYOUTS = {
     "ant_cifar10": _comparison("CIFAR-10"),
     "ant_mnist": _comparison("MNIST"),
+    "ant_mnist_scan": Layout(
+        "MNIST: how strong the noise should be",
+        join_columns("dataset", "network", separator=", "),
+        _model,
+        join_columns("test"),
+        metrics=("accuracy",),
+        chart=lambda block, lines: None,
+    ),
     "ant_defences": Layout(
         "Both defences: a remover before a classifier that learned noise",
         join_columns("dataset", "network", separator=", "),

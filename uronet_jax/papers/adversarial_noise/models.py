@@ -11,6 +11,8 @@ from uronet_jax.training.run import Schedule
 
 # Section of the config -> the data set that its models learn, another section.
 NOISE_SECTIONS = {"noise_training": "data", "mnist_noise_training": "digits"}
+# Perturbations of 0.001 would be rounded away in bfloat16.
+_DTYPE = "float32"
 
 
 def noise_section(config: Mapping[str, Any], role: str) -> Mapping[str, Any]:
@@ -36,6 +38,20 @@ def noise_models(config: Mapping[str, Any], role: str) -> dict[str, str]:
     return {"Vanilla": first, **{x: known[x] for x in known if x in section["models"]}}
 
 
+def scanned_models(config: Mapping[str, Any], role: str) -> dict[str, str]:
+    """Returns title -> kind of the models of one sigma each, and one epsilon each."""
+    section = noise_section(config, role)
+    found = {f"GNT {x:g}": f"{role}_gnt_{x:g}" for x in section["sigmas"]}
+    for epsilon in sorted({section["epsilon"], *section["epsilons"]}):
+        slug = _scanned(epsilon) if epsilon != section["epsilon"] else "ant_1x1"
+        found[f"ANT 1x1, epsilon {epsilon:g}"] = f"{role}_{slug}"
+    return found
+
+
+def _scanned(epsilon: float) -> str:
+    return f"ant_1x1_{epsilon:g}"
+
+
 def _drawn(noise: str, parameters: tuple[float, ...]) -> dict[str, Any]:
     """Returns that half of each batch has a noise, each image of a strength."""
     return {
@@ -57,13 +73,19 @@ def _recipes(section: Mapping[str, Any]) -> list[tuple[str, str, dict[str, Any]]
         ("GNT mult", "gnt_mult", _drawn("gaussian_noise", section["sigma_set"])),
         ("Speckle", "speckle", _drawn("speckle_noise", section["speckle_set"])),
     ]
-    for title, slug, generator, replay in (
-        ("ANT 1x1", "ant_1x1", "1x1", True),
-        ("ANT 1x1 without replay", "ant_1x1_without_replay", "1x1", False),
-        ("ANT 3x3", "ant_3x3", "3x3", True),
+    usual = section["epsilon"]
+    for title, slug, generator, replay, epsilon in (
+        ("ANT 1x1", "ant_1x1", "1x1", True, usual),
+        ("ANT 1x1 without replay", "ant_1x1_without_replay", "1x1", False, usual),
+        ("ANT 3x3", "ant_3x3", "3x3", True, usual),
+        *(
+            (f"ANT 1x1, epsilon {x:g}", _scanned(x), "1x1", True, x)
+            for x in section["epsilons"]
+            if x != usual
+        ),
     ):
-        fields = ("epsilon", "rate", "restart_every", "restart_steps", "restart_rate")
-        noise = {name: section[name] for name in fields}
+        fields = ("rate", "restart_every", "restart_steps", "restart_rate")
+        noise = {"epsilon": epsilon} | {name: section[name] for name in fields}
         shares = {"noise": 0.3 if replay else 0.5, "replay": 0.2 if replay else 0.0}
         shares |= {"replay_slices": 2, "degraded": 0.0}
         recipe = {"noise": {"generator": generator, **noise}, "shares": shares}
@@ -103,6 +125,7 @@ def noise_kinds(config: Mapping[str, Any]) -> dict[str, Kind]:
                 model,
                 schedule(section["clean_steps"]),
                 section["clean_optimizer"],
+                dtype=_DTYPE,
             )
         start = f"{role}_clean" if section["clean_steps"] else "classifier"
         for _, slug, sections in _recipes(section):
@@ -122,6 +145,7 @@ def noise_kinds(config: Mapping[str, Any]) -> dict[str, Kind]:
                 section["optimizer"],
                 variant_of=f"{role}_noise",
                 initial=start,
+                dtype=_DTYPE,
                 sections=sections,
             )
     return kinds
