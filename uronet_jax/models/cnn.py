@@ -39,6 +39,8 @@ class MadryCNN(layers.Classifier):
     Attributes:
         width: Filters of the first layer; the second has twice as many, the dense layer
             32 times.
+
+    It takes images as they are, as the original does, and leaves `mean` and `std` out.
     """
 
     width: int = 32
@@ -47,7 +49,8 @@ class MadryCNN(layers.Classifier):
     def __call__(self, images: jax.Array, *, train: bool = False) -> jax.Array:
         """Returns logits `[B, num_classes]` of images `[B, H, W, C]` in `[0, 1]`."""
         del train  # Nothing in it depends on the mode.
-        x = self.normalized(images, min_size=4)  # Halved twice.
+        layers.check_float_images(images, min_size=4)  # Halved twice.
+        x = images.astype(self.dtype)
         init = {
             "kernel_init": nn.initializers.truncated_normal(0.1),
             "bias_init": nn.initializers.constant(0.1),
