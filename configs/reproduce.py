@@ -215,6 +215,7 @@ def get_config(preset: str = "full") -> config_dict.ConfigDict:
         sigmas=(0.1,),
         epsilon=5.5,  # Of Gaussian noise with the first sigma.
         epsilons=(),  # Others that are tried.
+        generator_epsilon=5.5,  # Of the generators that judge.
         pgd_steps=0,  # Adversarial training is left out.
         pgd_epsilon=0.0,
         pgd_step_size=0.0,
@@ -241,6 +242,8 @@ def get_config(preset: str = "full") -> config_dict.ConfigDict:
         # Chosen by ant_mnist_scan. 9.7 is the paper's of ImageNet, for each element.
         epsilon=5.6,
         epsilons=choose(*[(3.0, 4.0, 5.6, 7.0, 8.3, 9.7)] * 2, (3.0,)),
+        # Noise of 5.6 fools the first classifier too rarely to learn anything from.
+        generator_epsilon=9.7,
         # Madry et al. have 40 steps of 0.01.
         pgd_steps=choose(10, 7, 1),
         pgd_epsilon=0.3,

@@ -323,7 +323,8 @@ def _check_noise_training(workdir):
     """What the rows on classifiers that learned noise say of one another."""
     found = {
         (row["model"], row["test"], row["metric"]): row["value"]
-        for row in read(workdir, "ant_cifar10")["rows"]
+        for name in ("ant_cifar10", "ant_cifar10_attacks")
+        for row in read(workdir, name)["rows"]
     }
     assert {model for model, *_ in found} == {"Vanilla", "ANT 1x1"}
 
@@ -354,7 +355,7 @@ def _check_noise_training(workdir):
     noisy = dict(np.load(workdir / "ant_noise.npz"))
     distance = noisy["learned, 3x3"] - noisy["clean"]
     # In float32, of 3072 numbers.
-    expected = get_config("smoke").noise_training.epsilon
+    expected = get_config("smoke").noise_training.generator_epsilon
     np.testing.assert_allclose(
         np.linalg.norm(distance.reshape(len(distance), -1), axis=1), expected, rtol=1e-5
     )

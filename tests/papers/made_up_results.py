@@ -158,7 +158,7 @@ NOISE_MODELS = {
 
 
 def noise_training(dataset="CIFAR-10", network="ResNet-20", published=NOISE_MODELS):
-    """Returns rows of `ant_cifar10` or `ant_mnist`: the numbers of ImageNet."""
+    """Returns rows on a data set, and those under attack: the numbers of ImageNet."""
     theirs = [
         row
         for row in published_rows("adversarial_noise/ant_tables.csv")
@@ -184,6 +184,14 @@ def noise_training(dataset="CIFAR-10", network="ResNet-20", published=NOISE_MODE
         found = {"test": "gaussian", "metric": "never_fooled", "value": 1.5}
         rows.append(base | found)
     return rows
+
+
+def under_attack(rows):
+    """Returns those of `ant_cifar10_attacks`, and the others."""
+    tests = ("PGD linf", "DDN l2")
+    found = [x["metric"] != "accuracy" or x["test"] in tests for x in rows]
+    pairs = list(zip(rows, found, strict=True))
+    return [x for x, is_one in pairs if is_one], [x for x, one in pairs if not one]
 
 
 def noise_defences(severities="1, 3, 5"):

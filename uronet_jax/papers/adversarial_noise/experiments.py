@@ -173,7 +173,7 @@ class _Measured:
             self.model.variables,
             store.source(self.role, "train"),
             variant=variant,
-            epsilon=section["epsilon"],
+            epsilon=section["generator_epsilon"],
             num_steps=section["generator_steps"],
             batch_size=section["batch_size"],
             rate=section["restart_rate"],
@@ -259,6 +259,8 @@ _MEASUREMENTS = {
     "eps_star": _Measured.eps_star,
     "attacks": _Measured.attacks,
 }
+# A page each: what is judged at once, and what takes many passes for an image.
+_JUDGED, _ATTACKED = ("corruptions", "sigmas"), ("eps_star", "attacks")
 
 
 def _learned_noise(role: str, store: Store) -> list[Part]:
@@ -267,7 +269,7 @@ def _learned_noise(role: str, store: Store) -> list[Part]:
 
     def rows(lab):
         model = _Measured(lab, role, title, key)
-        epsilon, judge = model.section["epsilon"], model.judge
+        epsilon, judge = model.section["generator_epsilon"], model.judge
         clean = judge.pictures(CLEAN_ENTRY, len(judge))
         index, shape = np.arange(len(judge)), clean.shape[1:]
         directions = {
@@ -359,8 +361,8 @@ def _in_front(purifier: LoadedModel | None, title: str) -> str:
     return "remover" if title == "none" else f"remover + {title}"
 
 
-def _comparison(role: str, store: Store) -> list[Part]:
-    """The models of a data set: corruptions, noise of any strength, eps*, attacks."""
+def _comparison(role: str, measurements: Sequence[str], store: Store) -> list[Part]:
+    """The models of a data set, and what is measured of each of them."""
 
     def part(title, key, what):
         def rows(lab):
@@ -370,7 +372,7 @@ def _comparison(role: str, store: Store) -> list[Part]:
 
     return [
         part(title, key, what)
-        for what in _MEASUREMENTS
+        for what in measurements
         for title, key in _models(store, role).items()
     ]
 
@@ -400,13 +402,25 @@ ADVERSARIAL_NOISE_EXPERIMENTS: dict[str, PaperExperiment] = {
     "ant_cifar10": PaperExperiment(
         "classifiers trained on noise and on learned noise, CIFAR-10",
         _needs("data", classifier=True),
-        functools.partial(_comparison, "data"),
+        functools.partial(_comparison, "data", _JUDGED),
+        ("noise_training", "training"),
+    ),
+    "ant_cifar10_attacks": PaperExperiment(
+        "how far they are from the border (eps*), and under attack",
+        _needs("data", classifier=True),
+        functools.partial(_comparison, "data", _ATTACKED),
         ("noise_training", "training"),
     ),
     "ant_mnist": PaperExperiment(
-        "the same on MNIST",
+        "classifiers trained on noise and on learned noise, MNIST",
         _needs("digits", classifier=False),
-        functools.partial(_comparison, "digits"),
+        functools.partial(_comparison, "digits", _JUDGED),
+        ("mnist_noise_training",),
+    ),
+    "ant_mnist_attacks": PaperExperiment(
+        "how far they are from the border (eps*), and under attack",
+        _needs("digits", classifier=False),
+        functools.partial(_comparison, "digits", _ATTACKED),
         ("mnist_noise_training",),
     ),
     "ant_mnist_scan": PaperExperiment(

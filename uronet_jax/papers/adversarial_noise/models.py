@@ -159,7 +159,7 @@ def _check_section(name: str, section: Mapping[str, Any]) -> None:
         *(("eps_star_images", 0), ("attacked_images", 0)),
     ):
         check_whole(f"{name}.{field}", section[field], low, 2**31 - 1)
-    for field in ("attack_linf", "attack_l2"):
+    for field in ("attack_linf", "attack_l2", "generator_epsilon"):
         check_number(f"{name}.{field}", section[field], 0.0)
     for sigma in section["tested_sigmas"]:
         check_number(f"{name}.tested_sigmas", sigma, 0.0)

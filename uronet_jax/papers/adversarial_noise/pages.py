@@ -7,30 +7,37 @@ from uronet_jax.papers.pages.group import Group
 from uronet_jax.papers.pages.overview_rows import OVERVIEW_SEVERITIES, overview_row
 from uronet_jax.papers.pages.paper_pages import KnownGroups, PaperPages
 
-_COMPARISON = (
+_MODELS = (
     "GNT learns Gaussian noise of the sigma named (mult: of several), Speckle speckle "
-    "noise, ANT the noise of a generator that is trained against it. *Corruptions* is "
-    "the mean over {corruptions}; *without noises* leaves out {noises}. "
+    "noise, ANT the noise of a generator that is trained against it. "
+)
+_JUDGED = _MODELS + (
+    "*Corruptions* is the mean over {corruptions}; *without noises* leaves out "
+    "{noises}. Of several sigmas charts and the claims that say so take the best on "
+    "the test images, as the paper does: an upper bound for GNT.\n"
+)
+_ATTACKED = _MODELS + (
     "*eps\\** is the median norm of noise of a kind at the border that a search along "
     "it meets, not necessarily the nearest (L2, images in [0, 1]); *learned* is noise "
     "of generators trained afterwards, with their standard deviation. It is infinite "
     "where half of the images or more are never fooled; the number of elements of an "
-    "image stands for that in the claims, as in the paper's code. Of several sigmas "
-    "charts and the claims that say so take the best on the test images, as the paper "
-    "does: an upper bound for GNT. *PGD* and *DDN* are as small as in the paper, 0.001 "
-    "(L-inf) and 0.00031 times the root of the number of elements (L2), a quarter of a "
-    "grey level and less: they say nothing about attacks of a usual size.\n"
+    "image stands for that in the claims, as in the paper's code. *PGD* and *DDN* are "
+    "as small as in the paper, 0.001 (L-inf) and 0.00031 times the root of the number "
+    "of elements (L2), a quarter of a grey level and less: they say nothing about "
+    "attacks of a usual size.\n"
 )
 _NOTES = {
-    "ant_cifar10": _COMPARISON.format(
+    "ant_cifar10": _JUDGED.format(
         corruptions="the first 15 of CIFAR-10-C{severities}",
         noises="Gaussian, shot and impulse noise",
     ),
-    "ant_mnist": _COMPARISON.format(
+    "ant_mnist": _JUDGED.format(
         corruptions="MNIST-C's 15, and *16 with identity*, as in the tables of that "
         "paper, over clean images too",
         noises="shot and impulse noise",
     ),
+    "ant_cifar10_attacks": _ATTACKED,
+    "ant_mnist_attacks": _ATTACKED,
     "ant_mnist_scan": "*Corruptions* is the mean over MNIST-C's 15, *validation* that "
     "over the same ones of training images held out: by these the strength was "
     "chosen, the corruptions being known. *Epsilon* is the L2 norm of the learned "
@@ -47,7 +54,7 @@ _OVERVIEW = {
 
 def _note(group: Group) -> str:
     note = _NOTES.get(group.experiment, "")
-    return note.format(severities=_severities(group))
+    return note.replace("{severities}", _severities(group))
 
 
 def _severities(group: Group) -> str:

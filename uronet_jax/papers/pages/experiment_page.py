@@ -135,7 +135,9 @@ def _plain_number(layout: Layout, cell: Mapping[str, Any]) -> Any:
 def _reference(layout: Layout) -> str:
     """The paper's own table, of what is not measured here."""
     lines: dict[str, dict[str, str]] = {}
-    for row in filter(layout.has_place, published_rows(layout.reference)):
+    for row in filter(layout.reference_cells, published_rows(layout.reference)):
+        if not layout.has_place(row):
+            continue
         text = f"{row['value']} ± {row['std']}" if row["std"] else row["value"]
         text = f"({text})" if row["note"].startswith("bracketed") else text
         lines.setdefault(layout.reference_row(row), {})[layout.column(row)] = text

@@ -54,6 +54,7 @@ class Layout:
             coloured cells; None for nothing.
         reference: File of published numbers that have no counterpart, such as those of
             another data set; they are a table of their own, in the same columns.
+        reference_cells: Which of them.
         reference_row: Their lines.
         reference_note: What stands above that.
     """
@@ -77,6 +78,7 @@ class Layout:
         None
     )
     reference: str = ""
+    reference_cells: Callable[[_Cell], bool] = lambda cell: True
     reference_row: Callable[[_Cell], str] = lambda cell: ""
     reference_note: str = ""
 
