@@ -97,6 +97,25 @@ def test_corruptions_of_other_severities_are_no_part_of_the_mean(tmp_path):
     assert rows[0]["19 corruptions"] == "70.0"
 
 
+def test_a_small_remover_says_nothing_of_one_at_full_size(tmp_path):
+    row = {"dataset": "CIFAR-10", "classifier": "ResNet", "model": "blend_dcae"}
+    row |= {"test_noise": "fog", "test_severity": 1, "metric": "accuracy"}
+    conditions = {"noisy": 90.0, "mitigated": 88.0}
+    rows = [row | {"condition": x, "value": v} for x, v in conditions.items()]
+    found = {"metric": "detection_accuracy", "condition": "detection", "value": 50.0}
+    unseen = [*rows, row | found]
+    for number, (size, name) in enumerate((("full", "z"), ("small", "z_small"))):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        stored = {name: run("zero_shot", rows=unseen, preset=size)}
+        full = run("universal", rows=universal(accuracy=75.0))
+        rows, text = overview(folder, a=full, **stored)
+        (ours,) = (x for x in rows if "one universal" in x["defence"])
+        flat = " ".join(text.split())
+        assert ours.get("unseen", "") == ("88.0" if size == "full" else "")
+        assert ("What a small one never saw" in flat) == (size == "small")
+
+
 def attack(config, epsilon):
     row = {"attack": "pgd_linf", "norm": "linf", "epsilon": epsilon, "num_images": 100}
     row |= {"undefended_accuracy": 0.02, "parameters": {"steps": 20}}

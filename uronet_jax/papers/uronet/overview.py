@@ -37,6 +37,11 @@ def _robust(groups: KnownGroups, defence: str) -> float | None:
     return next((c["ours"] for c in groups["table11"].measured(**where)), None)
 
 
+def _unlike(one: Group, other: Group) -> bool:
+    """Whether one is of small models and the other is not: not the same models."""
+    return bool(one.runs and other.runs) and one.small != other.small
+
+
 def _alarms(group: Group) -> float | None:
     cells = group.measured(metric="false_alarm_rate")
     return max((cell["ours"] for cell in cells), default=None)
@@ -47,6 +52,8 @@ def uronet_rows(groups: KnownGroups) -> list[dict[str, Any]]:
     noises, corruptions, unseen = (
         groups[x] for x in ("universal", "universal_corruptions", "zero_shot")
     )
+
+    blind = unseen.numbers(**_PURIFIED)
 
     def shown(**where):
         return at_overview_severities(corruptions.numbers(**where))
@@ -81,7 +88,7 @@ def uronet_rows(groups: KnownGroups) -> list[dict[str, Any]]:
             noises.runs,
             clean=noises.numbers(**_PURIFIED).get("clean"),
             noises=noises.numbers(**_PURIFIED),
-            unseen=mean_of_noisy(unseen.numbers(**_PURIFIED)),
+            unseen=None if _unlike(unseen, noises) else mean_of_noisy(blind),
             found=mean_of_noisy(noises.numbers(**_FOUND)),
             alarms=_alarms(noises),
         ),
@@ -120,8 +127,10 @@ def uronet_failures(known: KnownGroups) -> list[str]:
     changes = {k: v for k, v in changes.items() if not k.startswith("dead_columns")}
     seen = known["zero_shot"].numbers(**_FOUND)
     if changes and seen:
+        small = _unlike(known["zero_shot"], known["universal"])
+        subject = "What a small one" if small else "What it"
         found.append(
-            "What it never saw (blur, JPEG, fog, contrast, banding; dead columns "
+            f"{subject} never saw (blur, JPEG, fog, contrast, banding; dead columns "
             "aside, which it repairs in part) its detector does "
             f"not notice ({max(map(seen.get, changes)):.0f} % at most, chance is 50), "
             f"and accuracy changes by {min(changes.values()):+.1f} to "

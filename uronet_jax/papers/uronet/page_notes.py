@@ -162,11 +162,14 @@ def beside_single_noises(group: Group, groups: Sequence[Group]) -> str:
         numbers = {k: summary(x[place] for place in noisy) for k, x in whole.items()}
         rows.append({"": label, **numbers})
     used = [f"`{single[x].name}`" for x in ("table2", "table7") if x in single]
-    return (
+    beside = (
         "Beside the detector of a single noise that is best on average, and for each "
-        "line the best remover of a single noise, chosen on these test images"
-        f"{' (' + ', '.join(used) + ')' if used else ''}. Asked of the universal "
-        f"models: {'; '.join(goals)}.\n\n{markdown_table(rows, ['', *columns])}"
+        "line the best remover of a single noise, chosen on these test images "
+        f"({', '.join(used)}). "
+    )
+    return (
+        f"{beside if used else ''}Asked of the universal models: {'; '.join(goals)}."
+        f"\n\n{markdown_table(rows, ['', *columns])}"
     )
 
 
