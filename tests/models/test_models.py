@@ -119,6 +119,19 @@ def test_training_mode_moves_the_batch_statistics(make_variables):
     np.testing.assert_allclose(new, expected, rtol=1e-4, atol=1e-6)
 
 
+def test_the_network_of_madry_takes_images_as_they_are():
+    """Or its convolutions would pad black images with grey."""
+    images = uniform(2, 8, 8, 1)
+    for name in ("cnn_madry", "cnn_narrow"):
+        plain = make_classifier(name, 3)
+        variables = plain.init(jax.random.key(0), images)
+        other = make_classifier(name, 3, mean=(0.13,), std=(0.31,))
+        same = jnp.array_equal(
+            plain.apply(variables, images), other.apply(variables, images)
+        )
+        assert same == (name == "cnn_madry")
+
+
 @pytest.mark.parametrize(
     "images, message",
     [

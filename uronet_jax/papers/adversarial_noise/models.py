@@ -161,6 +161,8 @@ def _check_section(name: str, section: Mapping[str, Any]) -> None:
         check_whole(f"{name}.{field}", section[field], low, 2**31 - 1)
     for field in ("attack_linf", "attack_l2", "generator_epsilon"):
         check_number(f"{name}.{field}", section[field], 0.0)
+    if not section["generator_epsilon"]:
+        raise ValueError(f"{name}.generator_epsilon must be above 0: 0.0")
     for sigma in section["tested_sigmas"]:
         check_number(f"{name}.tested_sigmas", sigma, 0.0)
     if name == "mnist_noise_training" and not section["clean_steps"]:
