@@ -5,8 +5,8 @@ r"""Measures and trains what is worth most, on an accelerator that is lent for m
 In this order: ceilings of the device; training steps beside `torch.compile`,
 corruptions and attacks beside their peers, one at a time; then, three at a time, the
 universal remover, adversarial noise training on MNIST (three seeds, and several
-strengths) and CIFAR-10, Tables 7 and 2, all at `full`. Everything ends in time and
-keeps what it has; the same command goes on.
+strengths) and CIFAR-10, with attacks, Tables 7 and 2, all at `full`. Everything ends in
+time and keeps what it has; the same command goes on.
 DIR gets the JSON files of the benchmarks, `accelerator_run.json` (what came of each
 stage) and `results.tar.0000`, ...: these, and results, logs and models of the trainings
 (`cat results.tar.* | tar x`). Exit status 1 if a stage failed.

@@ -357,7 +357,9 @@ def test_stages_are_commands_of_ours(tmp_path, rehearsal):
             assert set(given["what"].split(",")) == set(stage.rows) <= ROWS.keys()
             assert given["out"] == str(stage.result)
         elif stage.command[0] == "launch.reproduce":
-            assert stage.result.stem == given["experiment"] in EXPERIMENTS
+            experiments = given["experiment"].split(",")
+            assert set(experiments) <= EXPERIMENTS.keys()
+            assert stage.result.stem == experiments[-1]
             assert str(stage.result.parent) == given["workdir"]
             fields = {x.removeprefix("config.") for x in given if "config." in x}
             assert fields <= preset.keys()

@@ -114,6 +114,16 @@ def test_a_small_remover_says_nothing_of_one_at_full_size(tmp_path):
         flat = " ".join(text.split())
         assert ours.get("unseen", "") == ("88.0" if size == "full" else "")
         assert ("What a small one never saw" in flat) == (size == "small")
+    # Lines of both sizes, and none of both.
+    stored |= {
+        "a_small": run("universal", rows=universal(accuracy=60.0), preset="small")
+    }
+    (tmp_path / "both").mkdir()
+    rows, _ = overview(tmp_path / "both", a=full, **stored)
+    rows = [row for row in rows if "one universal" in row["defence"]]
+    assert [row["18 noises"] for row in rows] == ["75.0", "60.0"]
+    assert [row.get("unseen", "") for row in rows] == ["", "88.0"]
+    assert ["small" in row["images"] for row in rows] == [False, True]
 
 
 def attack(config, epsilon):

@@ -159,6 +159,8 @@ def test_the_ablation_needs_a_remover_with_two_heads(variant, tmp_path):
         ("noise_training.sigma_set", (), "how strong they are in"),
         ("noise_training.epsilon", 0.0, "noise.epsilon must be .*: 0.0"),
         ("noise_training.generator_epsilon", 0.0, "{field} must be above 0.*: 0.0"),
+        ("mnist_noise_training.epsilons", (3.0, 3.0000001), "{field} must differ"),
+        ("noise_training.dtype", "float8", "unknown dtype 'float8'"),
         ("mnist_noise_training.epsilons", (-3.0,), "noise.epsilon must be .*: -3.0"),
         ("noise_training.restart_every", 0, "with 0 there is none"),
         ("noise_training.generators", 0, "{field} must be an integer in"),

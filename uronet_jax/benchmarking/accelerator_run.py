@@ -180,7 +180,9 @@ class AcceleratorRun:
             shutil.copy(path, gathered)
         for stage in stages:
             folder = stage.result.parent
-            for path in folder.glob(f"{stage.result.stem}.*"):
+            for path in sorted(folder.glob("*.*")):
+                if path.suffix not in (".json", ".npz", ".png"):
+                    continue
                 place = gathered / folder.name
                 place.mkdir(exist_ok=True)
                 shutil.copy(path, place)

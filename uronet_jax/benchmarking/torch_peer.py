@@ -102,9 +102,9 @@ def _twin_class() -> type:
             return F.linear(x, *self.weights("Dense_1", "kernel", "bias")).float()
 
         def classify(self, x):
-            x = (x - self._mean) / self._std
-            if self.pooled:
+            if self.pooled:  # It takes images as they are.
                 return self.pooled_logits(x)
+            x = (x - self._mean) / self._std
             x = self.conv("Conv_0", x)
             if not self.wide:
                 x = _relu(self.norm("BatchNorm_0", x))

@@ -167,7 +167,10 @@ def origin_line(results: Sequence[Result]) -> str:
         ends = dict.fromkeys((counts[0], counts[-1]))
         parts[-1] += f", {' to '.join(f'{count:,}' for count in ends)} images"
     links = ", ".join(f"[{result.name}.json]({result.name}.json)" for result in results)
-    return f"{' '.join(parts)}. Config and versions: {links}.\n"
+    notes = dict.fromkeys(x.content["note"] for x in results if "note" in x.content)
+    return (
+        " ".join([f"{' '.join(parts)}. Config and versions: {links}.", *notes]) + "\n"
+    )
 
 
 def _duration(seconds: float) -> str:

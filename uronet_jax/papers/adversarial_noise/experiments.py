@@ -1,5 +1,6 @@
 """The experiments on adversarial noise training by name."""
 
+import dataclasses
 import functools
 import math
 from collections.abc import Sequence
@@ -27,7 +28,7 @@ from uronet_jax.evaluation.noise_robustness import (
     noise_robustness,
 )
 from uronet_jax.loading import LoadedModel
-from uronet_jax.models import NOISE_GENERATORS, make_noise_generator
+from uronet_jax.models import NOISE_GENERATORS, compute_dtype, make_noise_generator
 from uronet_jax.papers.adversarial_noise.models import (
     noise_models,
     noise_section,
@@ -75,9 +76,12 @@ class _Measured:
         self.lab, self.role, self.title = lab, role, title
         store = lab.store
         self.section = noise_section(store.config, role)
-        self.model: LoadedModel = (
+        model = (
             lab.model(*key) if key else lab.classifier(role, store.first_title(role))
         )
+        # Also one that was trained for another experiment.
+        module = model.module.clone(dtype=compute_dtype(self.section["dtype"]))
+        self.model: LoadedModel = dataclasses.replace(model, module=module)
         self.columns = {
             "dataset": store.dataset(role),
             "network": self.section["network_title"],
@@ -96,7 +100,7 @@ class _Measured:
         return self.lab.row(shown, float(value), metric, **columns, **more)
 
     def accuracy(self, entry: Entry, judge: Judge | None = None) -> float:
-        """Returns the accuracy on a degradation, of test images, in percent."""
+        """Returns the accuracy on a degradation, in percent; by default of the test."""
         judge = judge or self.judge
         return self.lab.accuracies(judge, {"": self.model}, entry)[""]
 
@@ -406,7 +410,7 @@ ADVERSARIAL_NOISE_EXPERIMENTS: dict[str, PaperExperiment] = {
         ("noise_training", "training"),
     ),
     "ant_cifar10_attacks": PaperExperiment(
-        "how far they are from the border (eps*), and under attack",
+        "the same classifiers under attack, and distances (eps*), CIFAR-10",
         _needs("data", classifier=True),
         functools.partial(_comparison, "data", _ATTACKED),
         ("noise_training", "training"),
@@ -418,7 +422,7 @@ ADVERSARIAL_NOISE_EXPERIMENTS: dict[str, PaperExperiment] = {
         ("mnist_noise_training",),
     ),
     "ant_mnist_attacks": PaperExperiment(
-        "how far they are from the border (eps*), and under attack",
+        "the same classifiers under attack, and distances (eps*), MNIST",
         _needs("digits", classifier=False),
         functools.partial(_comparison, "digits", _ATTACKED),
         ("mnist_noise_training",),

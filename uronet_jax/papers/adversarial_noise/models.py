@@ -11,8 +11,6 @@ from uronet_jax.training.run import Schedule
 
 # Section of the config -> the data set that its models learn, another section.
 NOISE_SECTIONS = {"noise_training": "data", "mnist_noise_training": "digits"}
-# Perturbations of 0.001 would be rounded away in bfloat16.
-_DTYPE = "float32"
 
 
 def noise_section(config: Mapping[str, Any], role: str) -> Mapping[str, Any]:
@@ -125,7 +123,7 @@ def noise_kinds(config: Mapping[str, Any]) -> dict[str, Kind]:
                 model,
                 schedule(section["clean_steps"]),
                 section["clean_optimizer"],
-                dtype=_DTYPE,
+                dtype=section["dtype"],
             )
         start = f"{role}_clean" if section["clean_steps"] else "classifier"
         for _, slug, sections in _recipes(section):
@@ -145,7 +143,7 @@ def noise_kinds(config: Mapping[str, Any]) -> dict[str, Kind]:
                 section["optimizer"],
                 variant_of=f"{role}_noise",
                 initial=start,
-                dtype=_DTYPE,
+                dtype=section["dtype"],
                 sections=sections,
             )
     return kinds
@@ -163,6 +161,12 @@ def _check_section(name: str, section: Mapping[str, Any]) -> None:
         check_number(f"{name}.{field}", section[field], 0.0)
     if not section["generator_epsilon"]:
         raise ValueError(f"{name}.generator_epsilon must be above 0: 0.0")
+    for field in ("sigmas", "epsilons"):  # They name folders.
+        names = [f"{x:g}" for x in section[field]]
+        if len(set(names)) < len(names):
+            raise ValueError(
+                f"{name}.{field} must differ in six digits: {section[field]}"
+            )
     for sigma in section["tested_sigmas"]:
         check_number(f"{name}.tested_sigmas", sigma, 0.0)
     if name == "mnist_noise_training" and not section["clean_steps"]:

@@ -39,9 +39,9 @@ _NOTES = {
     "ant_cifar10_attacks": _ATTACKED,
     "ant_mnist_attacks": _ATTACKED,
     "ant_mnist_scan": "*Corruptions* is the mean over MNIST-C's 15, *validation* that "
-    "over the same ones of training images held out: by these a strength may be "
-    "chosen, the corruptions being known. *Epsilon* is the L2 norm of the learned "
-    "noise; 9.7 is the paper's 135 at 224x224x3, by the root of the elements.\n",
+    "over the same ones of training images that are held out. Whoever chooses by "
+    "these knows the corruptions. *Epsilon* is the L2 norm of the learned noise; "
+    "9.7 is the paper's 135 at 224x224x3, by the root of the elements.\n",
     "ant_defences": "*18 noises* is the mean over those of the universal remover, "
     "*19 corruptions* over all of CIFAR-10-C{severities}.\n",
 }

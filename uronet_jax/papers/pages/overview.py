@@ -200,9 +200,10 @@ def render_overview(
     links: Mapping[str, Sequence[str]],
 ) -> str:
     """Returns the first page; `links` are heading -> links to the other pages."""
-    known = _by_experiment(groups)
     rows = _undefended(results)
-    rows += [row for paper in PAPERS for row in paper.overview_rows(known)]
+    for small in (False, True):  # Lines of the same models.
+        known = _by_experiment([x for x in groups if x.small == small])
+        rows += [row for paper in PAPERS for row in paper.overview_rows(known)]
     rows += _evaluated(results)
     parts = [
         "# Results\n\nA remover in front of an unchanged classifier undoes most of the "

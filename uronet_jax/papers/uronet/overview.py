@@ -37,9 +37,9 @@ def _robust(groups: KnownGroups, defence: str) -> float | None:
     return next((c["ours"] for c in groups["table11"].measured(**where)), None)
 
 
-def _unlike(one: Group, other: Group) -> bool:
-    """Whether one is of small models and the other is not: not the same models."""
-    return bool(one.runs and other.runs) and one.small != other.small
+def _smaller(one: Group, other: Group) -> bool:
+    """Whether one is of small models, and the other of those at full size."""
+    return bool(one.runs and other.runs) and one.small and not other.small
 
 
 def _alarms(group: Group) -> float | None:
@@ -52,8 +52,6 @@ def uronet_rows(groups: KnownGroups) -> list[dict[str, Any]]:
     noises, corruptions, unseen = (
         groups[x] for x in ("universal", "universal_corruptions", "zero_shot")
     )
-
-    blind = unseen.numbers(**_PURIFIED)
 
     def shown(**where):
         return at_overview_severities(corruptions.numbers(**where))
@@ -88,7 +86,7 @@ def uronet_rows(groups: KnownGroups) -> list[dict[str, Any]]:
             noises.runs,
             clean=noises.numbers(**_PURIFIED).get("clean"),
             noises=noises.numbers(**_PURIFIED),
-            unseen=None if _unlike(unseen, noises) else mean_of_noisy(blind),
+            unseen=mean_of_noisy(unseen.numbers(**_PURIFIED)),
             found=mean_of_noisy(noises.numbers(**_FOUND)),
             alarms=_alarms(noises),
         ),
@@ -101,6 +99,10 @@ def uronet_rows(groups: KnownGroups) -> list[dict[str, Any]]:
             alarms=_alarms(corruptions),
         ),
     ]
+    # Without more than `launch.evaluate` says of all test images.
+    if noises.runs and not noises.small:
+        if all(rows[0][x] is None for x in ("corruptions", "unseen", "unaware")):
+            del rows[0]
     return [row for row in rows if row["images"]]
 
 
@@ -127,7 +129,7 @@ def uronet_failures(known: KnownGroups) -> list[str]:
     changes = {k: v for k, v in changes.items() if not k.startswith("dead_columns")}
     seen = known["zero_shot"].numbers(**_FOUND)
     if changes and seen:
-        small = _unlike(known["zero_shot"], known["universal"])
+        small = _smaller(known["zero_shot"], known["universal"])
         subject = "What a small one" if small else "What it"
         found.append(
             f"{subject} never saw (blur, JPEG, fog, contrast, banding; dead columns "
@@ -151,9 +153,11 @@ def uronet_pictures(known: KnownGroups) -> list[Picture]:
     """Returns the pictures of the overview that are drawn from results."""
     noises, corruptions = known["universal"], known["universal_corruptions"]
     found = []
+    single = known["table7"]
+    cells = [] if _smaller(single, noises) else single.cells
     lines = {
         "undefended": noises.numbers(**_NOISY),
-        "best of single noises": best_removers(known["table7"].cells, "ours", _NETWORK),
+        "best of single noises": best_removers(cells, "ours", _NETWORK),
         "universal remover": noises.numbers(**_PURIFIED),
     }
     places = [place for place in lines["undefended"] if place != "clean"]

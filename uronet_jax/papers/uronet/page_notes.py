@@ -222,4 +222,5 @@ def noise_footnote(groups: Iterable[Group]) -> str:
 def noise_footnote_of_page(group: Group, groups: Sequence[Group]) -> str:
     """Returns `noise_footnote` where the numbers rest on the noises."""
     rests = group.layout.published or group.experiment in ("universal", "ablations")
-    return noise_footnote([group, *groups]) if rests else ""
+    alike = [x for x in groups if x.small == group.small]
+    return noise_footnote([group, *alike]) if rests else ""
