@@ -69,6 +69,11 @@ def _suite(store: Store, role: str) -> tuple[str, tuple[str, ...], tuple[int, ..
     return suite, tuple(list_corruptions(suite)), tuple(severities)
 
 
+def _extra(suite: str) -> tuple[str, ...]:
+    """Returns what a benchmark's mean leaves out: 4 of CIFAR-10-C's 19, identity."""
+    return _EXTRA if suite == "cifar_c" else ("identity",)
+
+
 class _Measured:
     """One model of a data set, and rows about it."""
 
@@ -117,8 +122,7 @@ class _Measured:
             found[name] = np.mean([self.accuracy(entry) for entry in entries])
             self.lab.store.progress.stopping()
 
-        # Of CIFAR-10-C's 19 the benchmark's mean has 15; of MNIST-C's all but identity.
-        extra = _EXTRA if suite == "cifar_c" else ("identity",)
+        extra = _extra(suite)
         everything = f"{len(names)} " + (
             "with identity" if "identity" in names else "corruptions"
         )
@@ -139,11 +143,10 @@ class _Measured:
         They are chosen by corruptions of the validation images.
         """
         suite, names, severities = _suite(self.lab.store, self.role)
-        extra = _EXTRA if suite == "cifar_c" else ("identity",)
         entries = [
             CorruptionEntry(name, severity, suite)
             for name in names
-            if name not in extra
+            if name not in _extra(suite)
             for severity in severities
         ]
         rows = []

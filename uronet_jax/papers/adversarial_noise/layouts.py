@@ -133,26 +133,26 @@ def _comparison(dataset: str, *, attacked: bool) -> Layout:
     )
 
 
+def _accuracies(title: str) -> Layout:
+    """A line for each model, a column for each test, and nothing drawn."""
+    return Layout(
+        title,
+        join_columns("dataset", "network", separator=", "),
+        _model,
+        join_columns("test"),
+        metrics=("accuracy",),
+        chart=lambda block, lines: None,
+    )
+
+
 ADVERSARIAL_NOISE_LAYOUTS = {
     "ant_cifar10": _comparison("CIFAR-10", attacked=False),
     "ant_cifar10_attacks": _comparison("CIFAR-10", attacked=True),
     "ant_mnist": _comparison("MNIST", attacked=False),
     "ant_mnist_attacks": _comparison("MNIST", attacked=True),
-    "ant_mnist_scan": Layout(
-        "MNIST: how strong the noise should be",
-        join_columns("dataset", "network", separator=", "),
-        _model,
-        join_columns("test"),
-        metrics=("accuracy",),
-        chart=lambda block, lines: None,
-    ),
-    "ant_defences": Layout(
-        "Both defences: a remover before a classifier that learned noise",
-        join_columns("dataset", "network", separator=", "),
-        _model,
-        join_columns("test"),
-        metrics=("accuracy",),
-        chart=lambda block, lines: None,
+    "ant_mnist_scan": _accuracies("MNIST: how strong the noise should be"),
+    "ant_defences": _accuracies(
+        "Both defences: a remover before a classifier that learned noise"
     ),
     "ant_noise": Layout(
         "Learned noise: images of it, and how it is distributed",
