@@ -311,3 +311,34 @@ def test_part_of_the_test_set_is_small():
     assert one_group("ant_cifar10", rows=rows).small
     assert one_group("ant_cifar10", overridden=["noise_training.num_steps"]).small
     assert not one_group("ant_cifar10", rows=noise_training()).small
+
+
+def test_seeds_of_some_of_the_models():
+    """Which models, and of how many images, makes no result small, nor another one."""
+    rows = under_attack(noise_training())[1]
+    runs = {}
+    for seed, models in enumerate((list(NOISE_MODELS), ["Vanilla", "ANT 1x1"])):
+        chosen = [x | {"seed": seed} for x in rows if x["model"] in models]
+        chosen = [
+            x | {"value": x["value"] + 2.0 * seed} if x["test"] == "clean" else x
+            for x in chosen
+        ]
+        section = {"models": models, "eps_star_images": 10 * seed, "sigmas": [0.1]}
+        fields = ["noise_training.models", "noise_training.eps_star_images"]
+        runs[f"seed_{seed}"] = run(
+            "ant_cifar10",
+            rows=chosen,
+            seed=seed,
+            overridden=fields * seed,
+            noise_training=section,
+        )
+    (group,) = groups(**runs)
+    assert not group.small
+    page = render_experiment(group)
+    assert "Means over seeds ± their standard deviation; the rest is of one." in page
+    # 76 and 78; sqrt(2). One seed stands as it is.
+    assert "| ANT 1x1 | 77.00 ± 1.41 | 51.10 ± 0.00 |" in page
+    assert "| Speckle | 75.80 | 46.40 |" in page
+    # Another strength is another experiment.
+    runs["seed_1"]["config"]["noise_training"]["sigmas"] = [0.2]
+    assert len(groups(**runs)) == 2

@@ -34,7 +34,9 @@ TEST_IMAGES = 10_000
 _HARMLESS = (
     "seed dtype data_dir workdir pipeline log_every steps_per_dispatch "
     "*checkpoint_every *classifier *classifier_title suite.spn_reading "
-    "suite.un_reading evaluation.batch_size attack.batch_size"
+    "suite.un_reading evaluation.batch_size attack.batch_size "
+    # Which models, and of how many images: the rows say so themselves.
+    "*noise_training.models *.eps_star_images *.attacked_images"
 ).split()
 # Experiments that are not judged on all test images, whatever their size: pictures of a
 # few, and trials that are judged on validation images.

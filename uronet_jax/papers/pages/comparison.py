@@ -23,6 +23,8 @@ _NOT_KEYS = {"value", "std", "note", "seed", "num_images", "auroc", "steps", "ow
 _NOT_KEYS |= {"infinite", "severities", *_RATE}
 # Parts of a config in which runs of one experiment may differ.
 _NOT_CONFIG = {"seed", "seeds", "data_dir", "workdir"}
+# Fields of sections that say what is measured, not how.
+_SELECTION = {"models", "eps_star_images", "attacked_images"}
 _NONE: Mapping[str, str] = {}
 
 
@@ -36,8 +38,11 @@ def group_runs(results: Iterable[Result]) -> list[Group]:
         if result.kind != "reproduction":
             continue
         content = result.content
-        config = without_machine_settings(content["config"])
-        config = {k: v for k, v in config.items() if k not in _NOT_CONFIG}
+        config = {
+            name: _without_selection(value)
+            for name, value in without_machine_settings(content["config"]).items()
+            if name not in _NOT_CONFIG
+        }
         # Seeds of other weights under the same name are no seeds of one thing.
         rests_on = json.dumps([config, content.get("classifiers")], sort_keys=True)
         key = (content["experiment"], result.small, rests_on)
@@ -54,6 +59,12 @@ def group_runs(results: Iterable[Result]) -> list[Group]:
         for (experiment, _, _), runs in sorted(groups.items(), key=place)
         for layout in (PAGE_LAYOUTS.get(experiment),)
     ]
+
+
+def _without_selection(value: Any) -> Any:
+    if not isinstance(value, Mapping):
+        return value
+    return {name: x for name, x in value.items() if name not in _SELECTION}
 
 
 def lay_beside(layout: Layout | None, runs: Sequence[Result]) -> list[dict[str, Any]]:

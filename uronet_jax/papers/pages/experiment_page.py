@@ -120,6 +120,8 @@ def _matrix(layout: Layout, cells: Sequence[Mapping[str, Any]]) -> str:
         for row, line in lines.items()
     ]
     legend = ""
+    if not layout.published and any(cell["spread"] is not None for cell in cells):
+        legend = "Means over seeds ± their standard deviation; the rest is of one.\n\n"
     if any(cell["difference"] is not None for cell in cells):
         legend = "In brackets ours less published"
         legend += ", in italics published only.\n\n" if layout.context else ".\n\n"
@@ -127,6 +129,8 @@ def _matrix(layout: Layout, cells: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _plain_number(layout: Layout, cell: Mapping[str, Any]) -> Any:
+    if not layout.published and cell["spread"] is not None:
+        return f"{cell['ours']:.2f} ± {cell['spread']:.2f}"
     if cell["std"] is not None:
         return f"{cell['ours']:.2f} ± {cell['std']:.2f}"
     return f"{cell['ours']:.2f}" if layout.published else cell["ours"]
