@@ -60,21 +60,34 @@ def test_means_say_at_which_severities_they_are():
     assert _severities("mnist_c", (1,)) == {"severities": "all"}
 
 
-def test_strengths_are_chosen_by_validation_images(monkeypatch):
-    """Right on validation images alone, so no number can be of the wrong part."""
-    severe = {"identity": 0.0, "fog": 40.0, "stripe": 80.0}
+@pytest.mark.parametrize(
+    ("suite", "values", "severities", "mean"),
+    [
+        ("mnist_c", {"identity": 0.0, "fog": 40.0, "stripe": 80.0}, (1,), 60.0),
+        # The mean of CIFAR-10-C leaves out four, here the last; of severities too.
+        ("cifar_c", {"fog": 40.0, "snow": 80.0, "saturate": 0.0}, (1, 5), 60.3),
+    ],
+)
+def test_strengths_are_chosen_by_validation_images(
+    suite, values, severities, mean, monkeypatch
+):
+    """The images of a part are in its numbers: 5 of validation, 8 of the test."""
     monkeypatch.setattr(
-        experiments, "_suite", lambda *args: ("mnist_c", tuple(severe), (1,))
+        experiments, "_suite", lambda *args: (suite, tuple(values), severities)
     )
     found = object.__new__(_Measured)
     progress = SimpleNamespace(stopping=lambda: None)
     parts = {"validation": range(5), "test": range(8)}
+
+    def accuracy(entry):
+        if entry.noise not in values:
+            return 90.0
+        return values[entry.noise] + 0.1 * entry.severity * (suite == "cifar_c")
+
     found.lab = SimpleNamespace(
         store=SimpleNamespace(progress=progress),
         judge=lambda role, part: parts[part],
-        accuracies=lambda judge, models, entry: {
-            "": severe.get(entry.noise, 90.0) + len(judge)
-        },
+        accuracies=lambda judge, models, entry: {"": accuracy(entry) + len(judge)},
         row=lambda judge, value, metric, **columns: (
             columns["test"],
             value,
@@ -84,7 +97,12 @@ def test_strengths_are_chosen_by_validation_images(monkeypatch):
     found.role, found.model, found.columns = "digits", None, {}
     assert found.scanned() == [
         ("clean, validation", 95.0, 5),
-        ("corruptions, validation", 65.0, 5),
+        ("corruptions, validation", pytest.approx(mean + 5), 5),
         ("clean", 98.0, 8),
-        ("corruptions", 68.0, 8),
+        ("corruptions", pytest.approx(mean + 8), 8),
     ]
+
+
+def test_pages_under_attack_and_not_share_all_measurements():
+    both = (*experiments._JUDGED, *experiments._ATTACKED)
+    assert sorted(both) == sorted(experiments._MEASUREMENTS)

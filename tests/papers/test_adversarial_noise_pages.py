@@ -210,6 +210,7 @@ def test_infinite_norms():
     # One seed of several is enough.
     rows = [row | {"seed": seed} for row in noise_training() for seed in (0, 1)]
     shown = under_attack(endless(rows, seed=1))[0]
+    line = "| GNT 0.5 | 74.80 ± 0.00 | 74.90 ± 0.00 | infinite | "
     assert line in render_experiment(one_group("ant_cifar10_attacks", rows=shown))
 
 
@@ -342,3 +343,17 @@ def test_seeds_of_some_of_the_models():
     # Another strength is another experiment.
     runs["seed_1"]["config"]["noise_training"]["sigmas"] = [0.2]
     assert len(groups(**runs)) == 2
+
+
+def test_page_of_the_scan():
+    rows = [
+        {"dataset": "MNIST", "network": "CNN", "model": model, "test": test}
+        | {"metric": "accuracy", "value": value, "severities": "all"}
+        for model, value in (("GNT 0.3", 91.0), ("ANT 1x1, epsilon 5.6", 88.0))
+        for test in ("corruptions, validation", "corruptions")
+    ]
+    page = render_experiment(one_group("ant_mnist_scan", rows=rows))
+    assert "|  | corruptions, validation | corruptions |" in page
+    assert "| ANT 1x1, epsilon 5.6 | 88.00 | 88.00 |" in page
+    assert "Whoever chooses by these knows the corruptions." in " ".join(page.split())
+    assert "![" not in page and "Also measured" not in page
