@@ -15,7 +15,7 @@ from uronet_jax.data import prepare, sources
 
 _NAME = flags.DEFINE_string("name", None, "Name of the data set.", required=True)
 _FROM = flags.DEFINE_enum(
-    "from", None, [*prepare.READERS, "tfds"], "Kind of input; deduced by default."
+    "from", None, prepare.INPUT_KINDS, "Kind of input; deduced by default."
 )
 _INPUT = flags.DEFINE_string(
     "input", None, "Folder or .npz file to read. None: an official TFDS set."
@@ -27,6 +27,12 @@ _DATA_DIR = flags.DEFINE_string(
 )
 _RESIZE = flags.DEFINE_list("resize", None, "HEIGHT,WIDTH of the stored images.")
 _OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace the data set if it exists.")
+_SKIP_BROKEN = flags.DEFINE_bool(
+    "skip_broken", False, "Leave out image files that cannot be read, and say which."
+)
+_SCALE_16BIT = flags.DEFINE_bool(
+    "scale_16bit", False, "Take 16-bit image files too: 65535 becomes 255."
+)
 
 
 def main(argv: list[str]) -> None:
@@ -42,6 +48,8 @@ def main(argv: list[str]) -> None:
         data_dir=_DATA_DIR.value,
         resize=(int(size[0]), int(size[1])) if size else None,
         overwrite=_OVERWRITE.value,
+        skip_broken=_SKIP_BROKEN.value,
+        scale_16bit=_SCALE_16BIT.value,
     )
     print(f"wrote {path}")
     for split, size in sources.split_sizes(path).items():

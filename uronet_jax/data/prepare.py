@@ -4,7 +4,6 @@ Everything downstream then reads one kind of source. Images are stored as PNG,
 without loss, in array_record files.
 """
 
-import dataclasses
 import difflib
 import importlib.util
 import os
@@ -19,21 +18,12 @@ import numpy as np
 from PIL import Image, ImageOps
 from tqdm import tqdm
 
-from uronet_jax.data import packed, sources
+from uronet_jax.data import folders, packed, sources
+from uronet_jax.data.folders import SplitImages
 
 VERSION = "1.0.0"
 _EXAMPLES_PER_SHARD = 10_000
 _CHUNK = 500
-_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
-
-
-@dataclasses.dataclass(frozen=True)
-class SplitImages:
-    """The images of one split, read one by one."""
-
-    labels: np.ndarray  # int [N].
-    read: Callable[[int], Image.Image]
-    shapes: dict[tuple[int, int, int], str]  # Each (H, W, C), and an image that has it.
 
 
 _Splits = tuple[dict[str, SplitImages], Sequence[str]]  # With the class names.
@@ -47,6 +37,8 @@ def prepare(
     data_dir: str | os.PathLike | None = None,
     resize: tuple[int, int] | None = None,
     overwrite: bool = False,
+    skip_broken: bool = False,
+    scale_16bit: bool = False,
     progress: bool = True,
 ) -> Path:
     """Writes the TFDS data set `name` with the features `image` and `label`.
@@ -59,7 +51,7 @@ def prepare(
             `packed`: `input_path` is a folder of packed sets.
             `folder`: a folder of image files, `<class>/*.png` (one split, `train`) or
             `<split>/<class>/*.png`. Classes get their labels in order of name, and
-            are spread evenly over the split.
+            are spread evenly over the split. See `folders.read_folder`.
             `arrays`: an `.npz` file with `images` and `labels` (one split, `train`)
             or `x_train`, `y_train`, `x_test`, `y_test`, and optionally
             `class_names`; or a folder with `images.npy` and `labels.npy`. uint8
@@ -71,6 +63,8 @@ def prepare(
             cut out. Not for `tfds`.
         overwrite: Replace the data set if it was prepared before. The old one stays
             until the new one is complete.
+        skip_broken: Leave out image files of a folder that cannot be read.
+        scale_16bit: Divide the intensities of 16-bit images of a folder by 257.
         progress: Show a progress bar.
 
     Returns:
@@ -81,8 +75,8 @@ def prepare(
         ValueError: If the input is not as described, holds images of different sizes
             and no `resize` is given, or the data set is already there.
     """
-    if source not in (*READERS, "tfds"):
-        raise ValueError(f"unknown source {source!r}: use {', '.join(READERS)} or tfds")
+    if source not in INPUT_KINDS:
+        raise ValueError(f"unknown source {source!r}: use {', '.join(INPUT_KINDS)}")
     if (input_path is None) != (source == "tfds"):
         raise ValueError(f"source {source!r} needs {_INPUTS[source]} as input")
     plain = name.isascii() and name.isidentifier() and name.islower()
@@ -110,7 +104,19 @@ def prepare(
         )
     if not Path(input_path).exists():
         raise FileNotFoundError(f"no such file or folder: {input_path}")
-    splits, class_names = READERS[source](name, Path(input_path))
+    if source == "folder":
+        splits, class_names, notes = folders.read_folder(
+            Path(input_path),
+            skip_broken=skip_broken,
+            scale_16bit=scale_16bit,
+            progress=progress,
+        )
+        for note in notes:
+            print(f"{name}: {note}")
+    elif skip_broken or scale_16bit:
+        raise ValueError("skip_broken and scale_16bit are for folders of image files")
+    else:
+        splits, class_names = READERS[source](name, Path(input_path))
     shape = _common_shape(splits, resize)
     return _write(name, folder, splits, class_names, shape, progress)
 
@@ -264,54 +270,6 @@ def _read_arrays(name: str, path: Path) -> _Splits:
     return splits, class_names
 
 
-def _open_image(path: Path) -> Image.Image:
-    image = Image.open(path)
-    if image.mode.startswith(("I", "F")):
-        raise ValueError(f"{path}: {image.mode} pixels, need 8 bits a channel")
-    ImageOps.exif_transpose(image, in_place=True)  # Cameras store rotated pictures.
-    return image
-
-
-def _read_folder(name: str, root: Path) -> _Splits:
-    def folders(path):
-        found = sorted(p for p in path.iterdir() if p.is_dir())
-        return [p for p in found if not p.name.startswith(".")]
-
-    def files(path):
-        return sorted(p for p in path.iterdir() if p.suffix.lower() in _SUFFIXES)
-
-    if not root.is_dir():
-        raise ValueError(f"not a folder: {root}")
-    flat = any(files(folder) for folder in folders(root))
-    roots = {"train": root} if flat else {p.name: p for p in folders(root)}
-    paths = {
-        split: [path for folder in folders(top) for path in files(folder)]
-        for split, top in roots.items()
-    }
-    empty = [split for split in paths if not paths[split]]
-    if empty or not paths:
-        raise ValueError(
-            f"no images in class folders of {root}"
-            + (f" (split {', '.join(empty)})" if paths else "")
-            + f": need <class>/* or <split>/<class>/* with files {' '.join(_SUFFIXES)}"
-        )
-    class_names = sorted({f.name for top in roots.values() for f in folders(top)})
-    label_of = {class_name: label for label, class_name in enumerate(class_names)}
-
-    def images(found):
-        labels = np.array([label_of[path.parent.name] for path in found])
-        order = sources.spread_classes(labels)
-        found = [found[i] for i in order]
-        shapes = {}
-        for path in found:
-            with _open_image(path) as image:
-                channels = 1 if image.mode in ("1", "L", "LA") else 3
-                shapes.setdefault((image.height, image.width, channels), str(path))
-        return SplitImages(labels[order], lambda i: _open_image(found[i]), shapes)
-
-    return {split: images(found) for split, found in paths.items()}, class_names
-
-
 _INPUTS = {
     "packed": "a folder of packed files",
     "folder": "a folder of images",
@@ -319,12 +277,12 @@ _INPUTS = {
     "tfds": "nothing",
 }
 
-# Source -> (name, path) -> images and class names.
+# Source -> (name, path) -> images and class names; folders of images have options.
 READERS: dict[str, Callable[[str, Path], _Splits]] = {
     "packed": _read_packed,
-    "folder": _read_folder,
     "arrays": _read_arrays,
 }
+INPUT_KINDS = ("folder", *READERS, "tfds")
 
 
 def deduce_source(name: str, input_path: str | os.PathLike | None) -> str:

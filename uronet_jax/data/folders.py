@@ -1,0 +1,256 @@
+"""Folders of image files as people have them: `<class>/*` or `<split>/<class>/*`."""
+
+import collections
+import dataclasses
+import os
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image, ImageOps
+from tqdm import tqdm
+
+from uronet_jax.data import sources
+
+_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+# What systems leave behind, besides hidden files.
+_LITTER = ("thumbs.db", "desktop.ini", "__macosx")
+_SPLITS = ("train", "test", "val", "validation")
+_EXIF_ORIENTATION = 0x0112
+# Modes of Pillow with more than 8 bits a channel.
+_DEEP = ("I", "F")
+
+
+@dataclasses.dataclass(frozen=True)
+class SplitImages:
+    """The images of one split, read one by one."""
+
+    labels: np.ndarray  # int [N].
+    read: Callable[[int], Image.Image]
+    shapes: dict[tuple[int, int, int], str]  # Each (H, W, C), and an image that has it.
+
+
+class _Seen(NamedTuple):
+    """What a look at a file showed."""
+
+    shape: tuple[int, int, int]  # (H, W, C).
+    broken: str  # Why it cannot be read, or nothing.
+    deep: bool  # More than 8 bits a channel.
+    frames: int
+
+
+def read_folder(
+    root: Path,
+    *,
+    skip_broken: bool = False,
+    scale_16bit: bool = False,
+    progress: bool = False,
+) -> tuple[dict[str, SplitImages], list[str], list[str]]:
+    """Looks at every image of a folder; reads none to the end yet.
+
+    A folder with images right in it is a class, and so are its neighbours; otherwise
+    the folders at the top are splits. What lies deeper belongs to its class. Hidden
+    files and what systems leave behind (`Thumbs.db`, `__MACOSX`) are passed over.
+
+    Args:
+        root: The folder.
+        skip_broken: Leave out images that cannot be read.
+        scale_16bit: Divide the intensities of 16-bit images by 257.
+        progress: Show a progress bar.
+
+    Returns:
+        The splits, the class names in order of their labels, and what a user should
+        know, a sentence each: what was left out, and classes that a split lacks.
+
+    Raises:
+        ValueError: If there are no images, images cannot be read or have more than 8
+            bits a channel, or a class has no images to learn from.
+    """
+    if not root.is_dir():
+        raise ValueError(f"not a folder: {root}")
+    found, notes = _find(root)
+    paths = [
+        path for split in found.values() for group in split.values() for path in group
+    ]
+    if not paths:
+        raise ValueError(
+            f"no images in class folders of {root}: need <class>/* or "
+            f"<split>/<class>/* with files {' '.join(_SUFFIXES)}"
+            + "".join(f"; {note}" for note in notes)
+        )
+    seen = _look(paths, progress)
+    broken = {path: x.broken for path, x in seen.items() if x.broken}
+    if broken and not skip_broken:
+        listed = "; ".join(f"{path} ({why})" for path, why in _first(broken.items()))
+        raise ValueError(
+            f"{len(broken)} of {len(paths)} images cannot be read: {listed}"
+            f"{_more(broken)}: mend or remove them, or leave them out (--skip_broken)"
+        )
+    if broken:
+        listed = ", ".join(str(path) for path in _first(broken))
+        notes.append(f"{len(broken)} broken images left out: {listed}{_more(broken)}")
+    whole = {path: x for path, x in seen.items() if not x.broken}
+    deep = [path for path, x in whole.items() if x.deep]
+    if deep and not scale_16bit:
+        raise ValueError(
+            f"{len(deep)} images have more than 8 bits a channel, the first {deep[0]}: "
+            "convert them, or let 65535 become 255 (--scale_16bit)"
+        )
+    moving = [path for path, x in whole.items() if x.frames > 1]
+    if moving:
+        notes.append(
+            f"{len(moving)} images have several frames, the first {moving[0]}: only "
+            "the first frame is read"
+        )
+    found = {
+        split: {name: [p for p in group if p in whole] for name, group in of.items()}
+        for split, of in found.items()
+    }
+    notes += _check_classes(root, found)
+    class_names = sorted({name for of in found.values() for name in of if of[name]})
+    splits = {
+        split: _split_images(of, class_names, whole) for split, of in found.items()
+    }
+    return splits, class_names, notes
+
+
+def _find(root: Path) -> tuple[dict[str, dict[str, list[Path]]], list[str]]:
+    """Returns split -> class -> images, and notes on files that are left out."""
+    tops = _folders(root)
+    direct = {top: _images(top) for top in tops}
+    if any(direct.values()):
+        for top, images in direct.items():
+            inner = any(_images(folder, deep=True) for folder in _folders(top))
+            if images and inner and top.name.lower() in _SPLITS:
+                raise ValueError(
+                    f"{top} holds images beside class folders, the first "
+                    f"{images[0].name}: move them into a class folder, or away"
+                )
+        found = {"train": {top.name: _images(top, deep=True) for top in tops}}
+    else:
+        found = {
+            top.name: {f.name: _images(f, deep=True) for f in _folders(top)}
+            for top in tops
+        }
+    notes = []
+    if outside := _images(root):
+        notes.append(f"{len(outside)} images outside class folders left out")
+    suffixes = [path.suffix.lower() for path in _files(root, deep=True)]
+    other = collections.Counter(x for x in suffixes if x not in _SUFFIXES)
+    if other:
+        counts = ", ".join(f"{n} {x or 'without'}" for x, n in sorted(other.items()))
+        notes.append(f"files of other kinds (by suffix) left out: {counts}")
+    return found, notes
+
+
+def _images(folder: Path, *, deep: bool = False) -> list[Path]:
+    files = _files(folder, deep=deep)
+    return sorted(path for path in files if path.suffix.lower() in _SUFFIXES)
+
+
+def _files(folder: Path, *, deep: bool = False) -> list[Path]:
+    files = [p for p in folder.iterdir() if p.is_file() and not _is_litter(p)]
+    inner = _folders(folder) if deep else ()
+    return files + [path for f in inner for path in _files(f, deep=True)]
+
+
+def _folders(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.iterdir() if p.is_dir() and not _is_litter(p))
+
+
+def _is_litter(path: Path) -> bool:
+    return path.name.startswith(".") or path.name.lower() in _LITTER
+
+
+def _look(paths: Sequence[Path], progress: bool) -> dict[Path, _Seen]:
+    """Looks at every image, decoding all of it."""
+    with ThreadPoolExecutor() as pool:
+        bar = tqdm(
+            pool.map(_look_at, paths),
+            total=len(paths),
+            desc="reading",
+            disable=not progress,
+            unit=" images",
+        )
+        return dict(zip(paths, bar, strict=True))
+
+
+def _look_at(path: Path) -> _Seen:
+    try:
+        if not os.path.getsize(path):
+            raise OSError("empty file")
+        with Image.open(path) as image:
+            image.load()
+            channels = 3 if image.mode not in ("1", "L", "LA") else 1
+            deep = image.mode.startswith(_DEEP)
+            if deep:
+                low, high = np.min(image), np.max(image)
+                if not 0 <= low <= high <= 65535:
+                    raise ValueError(f"{low:g} to {high:g}, expected 0 to 65535")
+            turned = image.getexif().get(_EXIF_ORIENTATION, 1) >= 5
+            height, width = image.size if turned else image.size[::-1]
+            shape = (height, width, 1 if deep else channels)
+            return _Seen(shape, "", deep, getattr(image, "n_frames", 1))
+    except Image.UnidentifiedImageError:
+        return _Seen((0, 0, 0), "no image", False, 1)
+    # SyntaxError is what Pillow raises for a broken PNG.
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        return _Seen((0, 0, 0), str(error), False, 1)
+
+
+def _open(path: Path) -> Image.Image:
+    image = Image.open(path)
+    if image.mode.startswith(_DEEP):
+        levels = np.asarray(image, np.float64)
+        image = Image.fromarray(np.rint(levels / 257).astype(np.uint8))
+    ImageOps.exif_transpose(image, in_place=True)  # Cameras store rotated pictures.
+    return image
+
+
+def _check_classes(root: Path, found: dict[str, dict[str, list[Path]]]) -> list[str]:
+    """Raises ValueError for classes that cannot be learned; returns notes on others."""
+    own = {split: {c for c in of if of[c]} for split, of in found.items()}
+    everywhere = set().union(*own.values())
+    notes = []
+    for split, of in found.items():
+        # Of a split for tests a class may be missing, one to be learned may not.
+        needed = set(of) if split == "train" else set(of) - everywhere
+        empty = sorted(needed - own[split])
+        if empty or not own[split]:
+            folders = ", ".join(map(str, empty)) or split
+            raise ValueError(
+                f"{root}: no images that can be read in class folders of {split}: "
+                f"{folders}: remove these folders, or put images there"
+            )
+        train = own.get("train", own[split])
+        if own[split] - train:
+            classes = ", ".join(sorted(own[split] - train))
+            notes.append(f"{split} has classes that train lacks: {classes}")
+        if train - own[split]:
+            classes = ", ".join(sorted(train - own[split]))
+            notes.append(f"{split} lacks classes of train: {classes}")
+    return notes
+
+
+def _split_images(
+    of: dict[str, list[Path]], class_names: Sequence[str], seen: dict[Path, _Seen]
+) -> SplitImages:
+    label_of = {name: label for label, name in enumerate(class_names)}
+    paths = [path for group in of.values() for path in group]
+    labels = np.array([label_of[name] for name, group in of.items() for _ in group])
+    order = sources.spread_classes(labels)
+    paths = [paths[i] for i in order]
+    shapes: dict[tuple[int, int, int], str] = {}
+    for path in paths:
+        shapes.setdefault(seen[path].shape, str(path))
+    return SplitImages(labels[order], lambda i: _open(paths[i]), shapes)
+
+
+def _first(items: Iterable) -> list:
+    return list(items)[:5]
+
+
+def _more(items: Sequence) -> str:
+    return f" and {len(items) - 5} more" if len(items) > 5 else ""
