@@ -174,8 +174,16 @@ def find_step(workdir: str | os.PathLike, which: str = "best") -> Path:
 
     Raises:
         FileNotFoundError: If there is no such checkpoint.
+        ValueError: If there is a file in place of the folder.
     """
     folder = Path(workdir).absolute() / _FOLDER
+    if Path(workdir).is_file():
+        raise ValueError(
+            f"{workdir} is a file: expected the folder of a run, or a classifier's "
+            "PyTorch weights as .npz or .safetensors; a .pt or .pth file becomes one "
+            "by numpy.savez(path, **{name: x.cpu().numpy() for name, x in "
+            "state_dict.items()})"
+        )
     steps = sorted(int(p.name) for p in folder.glob("*") if p.name.isdigit())
     if not steps:
         raise FileNotFoundError(

@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import os
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from uronet_jax import checkpoints
+from uronet_jax.array_files import read_archive
 from uronet_jax.attacks.digests import digest
 from uronet_jax.defense import Defense, classifier_function
 from uronet_jax.models import ResNet
@@ -167,17 +167,23 @@ def read_pytorch(path: str | os.PathLike) -> dict[str, np.ndarray]:
     if not Path(path).is_file():
         raise FileNotFoundError(f"no classifier weights at {path}")
     try:
-        if Path(path).suffix == ".safetensors":
-            return load_file(path)
-        with open(path, "rb") as stream, np.load(stream) as file:
-            return dict(file)
-    except (
-        *(zipfile.BadZipFile, EOFError, SafetensorError),
-        *(ValueError, TypeError),  # Another format of NumPy's.
-    ) as error:
+        if Path(path).suffix == ".npz":
+            weights = read_archive(path)
+        else:
+            weights = load_file(path)
+    except (ValueError, SafetensorError) as error:
         raise ValueError(
-            f"{path} is damaged or no file of weights ({error}): copy it anew"
+            f"{path} is damaged or no file of weights: copy it anew; from PyTorch "
+            "write it with numpy.savez(path, **{name: x.cpu().numpy() for name, x in "
+            "state_dict.items()})"
         ) from error
+    for name, value in weights.items():
+        if not np.isfinite(np.asarray(value, np.float32)).all():
+            raise ValueError(
+                f"{path}: weight {name!r} holds numbers that are not finite: copy or "
+                "train it anew"
+            )
+    return weights
 
 
 def load_initial(path: str | os.PathLike, like: Any, which: str = "best") -> Any:

@@ -36,6 +36,7 @@ from tqdm import tqdm
 
 import uronet_jax
 from uronet_jax import corruptions, sharding
+from uronet_jax.array_files import map_array
 from uronet_jax.checkpoints import locked_workdir
 from uronet_jax.data.pipelines import evaluation_batches
 from uronet_jax.data.sources import Source
@@ -572,10 +573,7 @@ def _load_npy(path: Path) -> np.ndarray:
             f"no {path.name} in {path.parent}"
             + (": it is not finished" if Path(f"{path}{_PARTIAL}").exists() else "")
         )
-    try:
-        return np.load(path, mmap_mode="r")
-    except (ValueError, EOFError) as error:
-        raise ValueError(f"{path} is damaged or no array: {error}") from error
+    return map_array(path)
 
 
 def _parse_manifest(path: Path) -> Manifest:

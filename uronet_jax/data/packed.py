@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from uronet_jax.array_files import read_archive
 from uronet_jax.data import sources
 
 PackedArrays = tuple[np.ndarray, np.ndarray]  # uint8 [N, H, W, C], int32 [N].
@@ -100,8 +101,10 @@ def _read_cifar(path: Path, split: str, *, label_file: str) -> PackedArrays:
 
 
 def _read_npz(path: Path, split: str) -> PackedArrays:
-    with np.load(path) as arrays:
-        return arrays["images"][..., None], arrays["labels"]
+    arrays = read_archive(path)
+    if missing := {"images", "labels"} - arrays.keys():
+        raise ValueError(f"{path} lacks {', '.join(sorted(missing))}: no packed set")
+    return arrays["images"][..., None], arrays["labels"]
 
 
 def _tar_classes(path: Path) -> dict[str, str]:

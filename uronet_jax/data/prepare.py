@@ -18,6 +18,7 @@ import numpy as np
 from PIL import Image, ImageOps
 from tqdm import tqdm
 
+from uronet_jax.array_files import map_array, read_archive
 from uronet_jax.data import folders, packed, sources
 from uronet_jax.data.folders import SplitImages
 
@@ -240,10 +241,9 @@ def _read_arrays(name: str, path: Path) -> _Splits:
         missing = [file.name for file in files if not file.is_file()]
         if missing:
             raise FileNotFoundError(f"missing in {path}: {', '.join(missing)}")
-        arrays = {file.stem: np.load(file, mmap_mode="r") for file in files}
+        arrays = {file.stem: map_array(file) for file in files}
     elif path.suffix == ".npz":
-        with np.load(path) as archive:
-            arrays = dict(archive)
+        arrays = read_archive(path)
     else:
         raise ValueError(
             f"need an .npz file or a folder of images.npy, labels.npy: {path}"

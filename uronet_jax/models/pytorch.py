@@ -10,6 +10,15 @@ from typing import Any
 
 import numpy as np
 
+# Networks of other libraries, and what their weights begin with.
+_OTHER_FAMILIES = {
+    "torchvision's or timm's ResNet": ("conv1", "layer4", "fc"),
+    "torchvision's VGG or AlexNet": ("features", "classifier"),
+    "a vision transformer": ("patch_embed", "blocks"),
+    "torchvision's vision transformer": ("conv_proj", "encoder"),
+    "a Wide-ResNet of RobustBench": ("conv1", "block1", "fc"),
+}
+
 
 def resnet_variables(weights: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """Converts the weights of a CIFAR ResNet to variables of `models.ResNet`.
@@ -30,6 +39,7 @@ def resnet_variables(weights: Mapping[str, np.ndarray]) -> dict[str, Any]:
         for name, value in weights.items()
         if not name.endswith("num_batches_tracked")
     }
+    _check_family(weights)
     params: dict[str, Any] = {}
     stats: dict[str, Any] = {}
 
@@ -73,6 +83,18 @@ def resnet_variables(weights: Mapping[str, np.ndarray]) -> dict[str, Any]:
     if weights:
         raise ValueError(f"weights left over: {', '.join(sorted(weights)[:5])}")
     return {"params": params, "batch_stats": stats}
+
+
+def _check_family(weights: Mapping[str, np.ndarray]) -> None:
+    """Raises ValueError for well-known networks that are none of these."""
+    prefixes = {name.split(".")[0] for name in weights}
+    for family, marks in _OTHER_FAMILIES.items():
+        if set(marks) <= prefixes:
+            raise ValueError(
+                f"these are weights of {family} (they have "
+                f"{', '.join(f'{mark}.*' for mark in marks)}), which is not supported "
+                "yet: pass the network itself as a function, see make_defense"
+            )
 
 
 def resnet_depth(weights: Mapping[str, np.ndarray]) -> int:

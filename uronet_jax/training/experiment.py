@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from uronet_jax import sharding
+from uronet_jax.array_files import map_array
 from uronet_jax.batches import check_whole
 from uronet_jax.checkpoints import locked_workdir, read_config
 from uronet_jax.corruptions import (
@@ -344,7 +345,7 @@ def _copies(
                 f"no degraded copies at {path}: degradation.folder must hold train.npy "
                 "and validation.npy, uint8 or uint16 [N, H, W, C] or [N, K, H, W, C]"
             )
-        return np.load(path, mmap_mode="r")
+        return map_array(path)
     if workdir is None:
         raise ValueError("degraded copies are kept in the work folder: name one")
     path = Path(workdir) / "copies" / f"{part}.npy"
