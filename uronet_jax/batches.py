@@ -23,6 +23,12 @@ def check_images(images: jax.Array, index: jax.Array | None) -> None:
         raise ValueError(
             f"need a non-empty batch of images [B, H, W, C]: {images.shape}"
         )
+    _, rows, columns, channels = images.shape
+    if rows in (1, 3) and columns == channels > 4:
+        raise ValueError(
+            f"need images [B, H, W, C]: {list(images.shape)} looks like [B, C, H, W]; "
+            "bring the channels to the end with x.transpose(0, 2, 3, 1)"
+        )
     if not jnp.issubdtype(images.dtype, jnp.floating):
         raise ValueError(
             f"need floating-point images in [0, 1]: {images.dtype}; "
@@ -63,6 +69,23 @@ def _extremes(images):
     return float(images.min()), float(images.max())
 
 
+def check_key(key: Any) -> None:
+    """Raises `ValueError` unless `key` is one typed PRNG key."""
+    dtype = getattr(key, "dtype", None)
+    if dtype is None or not jnp.issubdtype(dtype, jax.dtypes.prng_key):
+        raw = dtype == jnp.uint32 and key.shape == (2,)
+        raise ValueError(
+            "need a typed key, such as jax.random.key(0): "
+            + (
+                "jax.random.wrap_key_data makes one of this array"
+                if raw
+                else f"{key!r}"
+            )
+        )
+    if key.shape:
+        raise ValueError(f"need one key, not several: {list(key.shape)}")
+
+
 def check_range(name: str, value: Any, low: float, high: float) -> None:
     """Raises `ValueError` unless every value is finite and in `[low, high]`."""
     value = np.asarray(value)
@@ -93,6 +116,7 @@ def per_image(draw: Callable, key: jax.Array, index: jax.Array) -> Any:
     batch it is in. Draw flat arrays and reshape: XLA's CPU backend compiles draws of
     several dimensions to slow code.
     """
+    check_key(key)
 
     def draw_one(i):
         return draw(jax.random.fold_in(key, i))

@@ -15,6 +15,7 @@ import numpy as np
 from flax import linen as nn
 from jax.tree_util import Partial
 
+from uronet_jax import batches
 from uronet_jax.attacks import adaptive, balls
 from uronet_jax.models import Separation, layers
 from uronet_jax.purifiers import Purifier, as_purifier
@@ -149,6 +150,8 @@ class DefenseFunction:
                 differently; `0 .. B - 1` by default.
         """
         layers.check_float_images(images)
+        if key is not None:
+            batches.check_key(key)
         classify = functools.partial(self.classify, variables["classifier"])
         if self.purifier is None:
             return Answer(classify(images), None, _nothing_to_remove(images))

@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from uronet_jax.batches import check_key
 from uronet_jax.models import Separation
 from uronet_jax.transformations import TRANSFORMATIONS
 
@@ -51,6 +52,7 @@ class NetworkPurifier:
     def __call__(self, variables, images, key=None, index=None) -> Separation:
         """Applies the module to its variables."""
         if key is not None:
+            check_key(key)
             key = jax.random.fold_in(key, _OWN_DRAWS)
             # Batches of one set differ in their images' numbers, not in the key.
             key = key if index is None else jax.random.fold_in(key, index[0])
@@ -73,6 +75,7 @@ class TransformationPurifier:
         if transformation.random and key is None:
             raise ValueError(f"the purifier {self.name} is random: give it a key")
         if transformation.random:
+            check_key(key)
             key = jax.random.fold_in(key, _OWN_DRAWS)
             index = jnp.arange(len(images)) if index is None else index
         clean = transformation(images, key=key, index=index, **dict(self.parameters))

@@ -382,9 +382,9 @@ def test_usual_mistakes_are_told(problem):
     with pytest.raises(ValueError, match="swapped"):
         ATTACKS["pgd_l2"](KEY, images, labels, logits_fn, epsilon=3.0)
     with pytest.raises(ValueError, match="swapped"):
-        autoattack(KEY, images, logits_fn, labels, epsilon=0.1)
+        autoattack(KEY, images, labels, logits_fn, epsilon=0.1)
     with pytest.raises(ValueError, match="epsilon 2 allows any image"):
-        autoattack(KEY, images, labels, logits_fn, epsilon=2)
+        autoattack(KEY, images, logits_fn, labels, epsilon=2)
 
 
 @pytest.mark.parametrize("name", ALL)

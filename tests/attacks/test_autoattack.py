@@ -51,7 +51,9 @@ def problem():
 
 def run(problem, *, version=SHORT, **changes):
     usual = {"epsilon": EPSILON, "batch_size": BATCH}
-    return autoattack(KEY, *problem, version=version, **(usual | changes))
+    images, labels, logits_fn = problem
+    options = usual | changes
+    return autoattack(KEY, images, logits_fn, labels, version=version, **options)
 
 
 @pytest.fixture(scope="module")
@@ -374,6 +376,47 @@ def masked_network(logits_fn, images):
     return jax.lax.stop_gradient(2 * logits) - logits
 
 
+@pytest.mark.parametrize("classes", [2, 3])
+def test_few_classes(classes, problem, monkeypatch):
+    """A linear classifier: DLR is not defined, and PGD alone would do as well."""
+    images, _, _ = problem
+    plane = np.random.default_rng(1).normal(size=(25, classes)).astype(np.float32)
+
+    def linear(x):
+        return (x.reshape(len(x), -1) - 0.5) @ plane
+
+    logits = np.asarray(linear(images))
+    labels = logits.argmax(axis=1)
+    for step in VERSIONS["few_classes"]:
+        assert step.parameters.get("loss") in (None, "cross_entropy", "margin")
+    short = [
+        step._replace(parameters={**step.parameters, "steps": 10})
+        for step in VERSIONS["few_classes"]
+    ]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", MisleadingEvaluation)
+        found = run((images, labels, linear), version=short)
+    # How far the border is in L-inf, where the box is not met: the difference of two
+    # logits by the L1 norm of the difference of their weights.
+    right = np.arange(len(labels))
+    distance = np.full(len(labels), np.inf)
+    for k in range(classes):
+        gap = logits[right, labels] - logits[:, k]
+        size = np.abs(plane[:, labels] - plane[:, [k]]).sum(axis=0)
+        closer = np.divide(gap, size, out=np.full_like(gap, np.inf), where=size > 0)
+        distance = np.minimum(distance, closer)
+    # Inside the box no image is farther from the border than without it.
+    assert not (found.robust & (distance < 0.9 * EPSILON) & _inside(images)).any()
+    assert found.robust[distance > EPSILON].all()
+    assert [row["attack"] for row in found.log[1:]] == [x.name for x in short]
+
+
+def _inside(images):
+    """Images that no step within the budget takes out of the box."""
+    flat = images.reshape(len(images), -1)
+    return (flat.min(axis=1) > EPSILON) & (flat.max(axis=1) < 1 - EPSILON)
+
+
 def test_arguments_are_checked(problem, monkeypatch, tmp_path):
     calls = record_runs(monkeypatch)
     images, labels, logits_fn = problem
@@ -412,7 +455,10 @@ def test_arguments_are_checked(problem, monkeypatch, tmp_path):
         ((images, labels + 1.0, logits_fn), "labels must be integers"),
         ((images, labels + CLASSES, logits_fn), "labels must be classes 0 to 5"),
         ((images, labels, lambda x: x), r"logits must have shape \[B, K\]"),
-        ((images, labels % 2, few), "of apgd-t needs at least 4 classes, .* has 3"),
+        (
+            (images, labels % 2, few),
+            "of apgd-t needs at least 4 classes, .* has 3: .*'few_classes'$",
+        ),
         ((images, labels, whole), "logits must be floating point, not int32"),
     ):
         with pytest.raises(ValueError, match=message):

@@ -310,7 +310,7 @@ def test_targeted_apgd(norm, fewer):
         parameters={"loss": "targeted_dlr", "targets": 3, "steps": 20}
     )
     budget = {"epsilon": EPSILON[norm], "norm": norm}
-    result = autoattack(KEY, images, labels, logits_fn, version=[step], **budget)
+    result = autoattack(KEY, images, logits_fn, labels, version=[step], **budget)
     # It pursues all but one of the number of classes that it is told.
     theirs = {"eps": EPSILON[norm], "norm": NAMES[norm], "n_classes": 4}
     theirs = run_torch("APGDT", fewer, steps=20, **theirs)
@@ -423,7 +423,7 @@ def test_standard_autoattack(norm, fewer):
         parameters = {**step.parameters, "steps": few[step.attack], **targets}
         steps.append(step._replace(parameters=parameters))
     result = autoattack(
-        KEY, images, labels, logits_fn, epsilon=EPSILON[norm], norm=norm, version=steps
+        KEY, images, logits_fn, labels, epsilon=EPSILON[norm], norm=norm, version=steps
     )
     theirs = torchattacks.AutoAttack(twin, norm=NAMES[norm], eps=EPSILON[norm], seed=0)
     # Its own numbers of steps are others than those of the paper.

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 
+from uronet_jax import batches
 from uronet_jax.attacks import balls, loop
 from uronet_jax.attacks.objectives import LogitsFn, LossFn, misclassification
 
@@ -73,7 +74,7 @@ class Attack(NamedTuple):
         """
         if callable(labels) and not callable(logits_fn):
             raise ValueError("logits_fn comes before labels: they are swapped")
-        self._check(parameters, len(images))
+        self._check(key, parameters, len(images))
         parameters = {**self.defaults, **parameters}
         if not self.minimal and "epsilon" not in parameters:
             raise ValueError("give epsilon, the largest norm of the perturbation")
@@ -102,14 +103,15 @@ class Attack(NamedTuple):
                 "call it with them, or choose one that takes a loss function, such as "
                 "apgd_dlr"
             )
-        self._check({**parameters, "epsilon": epsilon}, len(images))
+        self._check(key, {**parameters, "epsilon": epsilon}, len(images))
         parameters = {**self.defaults, **parameters}
         if self.relative_step is not None and "step_size" not in parameters:
             loop.check_count("steps", parameters["steps"])
             parameters["step_size"] = self.relative_step * epsilon / parameters["steps"]
         return self.function(key, images, loss_fn, epsilon=epsilon, **parameters)
 
-    def _check(self, parameters, count):
+    def _check(self, key, parameters, count):
+        batches.check_key(key)
         if parameters.get("norm", self.norm) != self.norm:
             raise ValueError(
                 f"this attack is of norm {self.norm}: choose the one whose name ends "

@@ -141,7 +141,7 @@ PAIRS = (
 )
 
 
-# `(key, images, labels, logits_fn, epsilon=, norm=) -> result`.
+# `(key, images, logits_fn, labels, epsilon=, norm=) -> result`.
 _autoattack = functools.partial(
     autoattack,
     version=[
@@ -165,7 +165,7 @@ def compare_pair(
     def ours() -> np.ndarray:
         key = jax.random.key(0)
         if whole:
-            problem = key, images, labels, logits_fn
+            problem = key, images, logits_fn, labels
             return _autoattack(*problem, norm=norm, **pair.parameters).images
         if pair.attack.startswith(("fgsm", "ifgsm", "pgd")):
             # The peers' go on after a success, so ours must too.

@@ -226,7 +226,7 @@ def autoattack_row(
     options = {"epsilon": EPSILON, "batch_size": run.sizes.batch_size}
 
     def ours() -> None:
-        autoattack(jax.random.key(0), images, labels, logits_fn, **options)
+        autoattack(jax.random.key(0), images, logits_fn, labels, **options)
 
     seconds = timing.interleave({OURS: ours, **attacks}, repeats=1)
     return base.new_row(

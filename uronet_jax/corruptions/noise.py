@@ -220,6 +220,7 @@ def degrade(
         ValueError: If `images` is not a non-empty batch of floating-point images, or
             the shapes of `degradation` do not fit each other.
     """
+    batches.check_key(key)
     batches.check_images(images, index)
     kind, parameter = degradation.kind, degradation.parameter
     if kind.shape not in ((), parameter.shape) or parameter.ndim > 1:
@@ -378,6 +379,7 @@ class _Noise(Operation):
         self.check_complete(setting)
         images = jnp.asarray(images)  # Without x64 a float64 array becomes float32.
         index = None if index is None else jnp.asarray(index)
+        batches.check_key(key)
         batches.check_images(images, index)
         name, *ends = self.parameter
         if not isinstance(setting[name], Tracer):

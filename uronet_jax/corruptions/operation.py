@@ -175,6 +175,7 @@ class Operation:
         """
         images = jnp.asarray(images)
         index = None if index is None else jnp.asarray(index)
+        batches.check_key(key)
         batches.check_images(images, index)
         if min(images.shape[1:3]) < self.smallest_side:
             raise ValueError(

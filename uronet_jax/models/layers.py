@@ -306,6 +306,12 @@ def check_float_images(images: jax.Array, min_size: int = 1) -> None:
             f"[0, 1], got {images.dtype}{list(images.shape)}: "
             "convert uint8 images with images / 255"
         )
+    _, rows, columns, channels = images.shape
+    if rows in (1, 3) and columns == channels > 4:
+        raise ValueError(
+            f"need images [B, H, W, C]: {list(images.shape)} looks like [B, C, H, W]; "
+            "bring the channels to the end with x.transpose(0, 2, 3, 1)"
+        )
     if 0 in images.shape:
         raise ValueError(f"need at least one image, got shape {list(images.shape)}")
     if min(images.shape[1:3]) < min_size:

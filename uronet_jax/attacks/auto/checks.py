@@ -113,11 +113,14 @@ def check_classifier(task: AutoAttackTask) -> int:
     for step in task.steps:
         least = LEAST_CLASSES.get(step.all_parameters.get("loss"), 2)
         if classes < least:
+            other = (
+                "a sequence of AttackStep of apgd with cross_entropy and with margin"
+                if task.samples
+                else "'few_classes'"
+            )
             raise ValueError(
                 f"the loss of {step.name} needs at least {least} classes, the "
-                f"classifier has {classes}: give as version a sequence of AttackStep "
-                "without it, such as apgd with cross_entropy and with margin, fab, "
-                "square"
+                f"classifier has {classes}: give as version {other}"
             )
     return classes
 

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from uronet_jax import batches
 from uronet_jax.attacks import balls, loop
 from uronet_jax.attacks.auto.batch import attack_batch, classify_batch
 from uronet_jax.attacks.auto.checks import (
@@ -54,8 +55,8 @@ class AutoAttackResult(NamedTuple):
 def autoattack(
     key: jax.Array,
     images: Any,
-    labels: Any,
     logits_fn: Callable[..., jax.Array],
+    labels: Any,
     *,
     epsilon: float,
     norm: str = "linf",
@@ -79,7 +80,8 @@ def autoattack(
     with cross-entropy and with DLR and FAB, five runs each, then Square and the
     targeted ones. `rand`, for random classifiers, is APGD with both losses and
     gradients averaged over draws. With fewer classes than targets and one, all wrong
-    classes are targets.
+    classes are targets. `few_classes`, for two or three, for which DLR is not defined,
+    is APGD with cross-entropy and with the margin, FAB and Square.
 
     The result does not depend on how images are batched, up to rounding. The draws of
     a random classifier are its own: if an image's depend on the batch, so does the
@@ -88,10 +90,10 @@ def autoattack(
     Args:
         key: Typed PRNG key.
         images: `[N, H, W, C]`, floating point, in `[0, 1]`; they stay on the host.
-        labels: Integer `[N]`, the right ones.
         logits_fn: `[B, H, W, C] -> [B, K]`, logits, no probabilities; a pytree such as
             `flax_logits` makes compiles once for all weights. Of a random classifier:
             `(key, images) -> [B, K]`.
+        labels: Integer `[N]`, the right ones.
         epsilon: Largest norm of the perturbation, in units of the intensities.
         norm: `linf` or `l2`.
         version: Key of `VERSIONS`, or a sequence of `AttackStep`.
@@ -123,7 +125,8 @@ def autoattack(
         diverse parameter-free attacks", ICML 2020.
     """
     if callable(labels) and not callable(logits_fn):
-        raise ValueError("labels come before logits_fn here: they are swapped")
+        raise ValueError("logits_fn comes before labels: they are swapped")
+    batches.check_key(key)
     steps, samples = check_version(version, samples)
     images, labels, index = check_data(images, labels, index)
     balls.check_norm(norm)

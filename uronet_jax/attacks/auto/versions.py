@@ -79,6 +79,12 @@ VERSIONS: dict[str, tuple[AttackStep, ...]] = {
         AttackStep("apgd-ce", "apgd", {"loss": "cross_entropy"}),
         AttackStep("apgd-dlr", "apgd", {"loss": "dlr"}),
     ),
+    "few_classes": (
+        AttackStep("apgd-ce", "apgd", {"loss": "cross_entropy"}),
+        AttackStep("apgd-margin", "apgd", {"loss": "margin"}),
+        AttackStep("fab", "fab"),
+        _SQUARE,
+    ),
 }
 
 
