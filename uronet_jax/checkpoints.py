@@ -150,7 +150,9 @@ class Checkpoints:
 
 def _read_config(step_folder: Path) -> dict:
     with _explained(step_folder):
-        return json.loads((step_folder / "config" / "metadata").read_text())
+        return json.loads(
+            (step_folder / "config" / "metadata").read_text(encoding="utf-8")
+        )
 
 
 @contextlib.contextmanager
@@ -210,7 +212,7 @@ def find_step(workdir: str | os.PathLike, which: str = "best") -> Path:
 
 def _read_metrics(step_folder: Path) -> dict[str, float]:
     path = step_folder / "metrics" / "metrics"
-    return json.loads(path.read_text()) if path.exists() else {}
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
 def read_config(workdir: str | os.PathLike, which: str = "best") -> dict:

@@ -63,7 +63,11 @@ class AcceleratorRun:
         self.failed: list[str] = []  # Stages of this run.
         self._record = self.out / "accelerator_run.json"
         # Those of earlier runs stay, unless a stage is begun again.
-        stored = json.loads(self._record.read_text()) if self._record.exists() else {}
+        stored = (
+            json.loads(self._record.read_text(encoding="utf-8"))
+            if self._record.exists()
+            else {}
+        )
         self.outcomes: dict[str, dict[str, Any]] = stored
         self._end = time.monotonic() + seconds - grace
         self._stop, self._show, self._grace = stop, show, grace

@@ -46,7 +46,7 @@ class Stage:
             return find_prepared(self.result.name, self.result.parent) is not None
         if not self.result.exists():
             return False
-        content = json.loads(self.result.read_text())
+        content = json.loads(self.result.read_text(encoding="utf-8"))
         if self.rows:
             return set(self.rows) <= content["rows"].keys()
         return content["finished"]

@@ -216,7 +216,7 @@ def host_bytes(field: str) -> int:
     status = Path("/proc/self/status")
     if status.exists():
         # Not getrusage: on Linux that also counts the process that started this one.
-        for line in status.read_text().splitlines():
+        for line in status.read_text(encoding="utf-8").splitlines():
             if line.startswith(f"{field}:"):
                 return int(line.split()[1]) * 1024
     import resource

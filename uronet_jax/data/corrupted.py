@@ -265,7 +265,7 @@ def verify(folder: str | os.PathLike) -> int:
     sums = _parse_manifest(folder / MANIFEST)["files"]
     for path in [folder / name for name in sums]:
         if path.name == _CHECKSUMS and path.exists():
-            for line in path.read_text().splitlines():
+            for line in path.read_text(encoding="utf-8").splitlines():
                 digest, file = line.split("  ", 1)
                 sums[str(path.parent.relative_to(folder) / file)] = digest
     damaged = [
@@ -521,7 +521,7 @@ class _Folders(_Store):
             for images, labels in examples:
                 indices = range(len(sums), len(sums) + len(images))
                 sums += pool.map(save, indices, images, labels)
-        (partial / _CHECKSUMS).write_text("".join(sums))
+        (partial / _CHECKSUMS).write_text("".join(sums), encoding="utf-8")
         os.replace(partial, final)
 
     def finish(self, name: str) -> list[str]:
@@ -578,7 +578,7 @@ def _load_npy(path: Path) -> np.ndarray:
 
 def _parse_manifest(path: Path) -> Manifest:
     try:
-        manifest = json.loads(path.read_text())
+        manifest = json.loads(path.read_text(encoding="utf-8"))
         if manifest["layout"] not in FILE_LAYOUTS:
             raise ValueError(f"layout {manifest['layout']!r}")
     except (ValueError, KeyError, TypeError) as e:

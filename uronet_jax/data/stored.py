@@ -12,7 +12,9 @@ import numpy as np
 def is_finished(path: str | os.PathLike) -> bool:
     """Returns whether an array is on disk as a whole."""
     sidecar = Path(path).with_suffix(".json")
-    return sidecar.exists() and json.loads(sidecar.read_text())["finished"]
+    return (
+        sidecar.exists() and json.loads(sidecar.read_text(encoding="utf-8"))["finished"]
+    )
 
 
 class StoredArray:

@@ -130,7 +130,7 @@ def _read_results(
         if not path.exists():
             continue
         try:
-            stored = results[name] = json.loads(path.read_text())
+            stored = results[name] = json.loads(path.read_text(encoding="utf-8"))
             found = stored.get("schema"), stored.get("schema_version")
         except (ValueError, AttributeError) as error:
             raise ValueError(f"{path} is no result ({error}): move it away") from error
