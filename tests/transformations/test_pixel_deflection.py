@@ -56,6 +56,14 @@ def test_copies_in_turn_like_the_loop(key, drawn):
     assert np.mean(at_once != expected) > 0.2
 
 
+def test_chains_end_where_the_loop_ends(drawn):
+    # What accelerators do; the other tests see what a CPU does.
+    np.testing.assert_array_equal(
+        pixel_deflection._origins_at_once(*drawn),
+        pixel_deflection._origins_in_turn(*drawn, 96),
+    )
+
+
 def test_gradients_go_to_the_values_that_were_read(key, drawn):
     positions = np.broadcast_to(np.arange(96), (4, 3, 96))
     origins = in_turn(positions, *drawn)

@@ -79,28 +79,54 @@ def _draw(key, shape, height, width, window):
 def _copy_in_turn(planes, targets, sources):
     """Copies `planes[targets[i]] = planes[sources[i]]`, one i after the other.
 
-    Planes are `[B, C, H * W]`, targets and sources `[B, C, N]`. A copy reads what the
-    last one before it has written there, if any has: so it belongs to a chain, and has
-    the value that the first of its chain read. All chains are followed at once, each
-    round doubling the part that is known.
+    Planes are `[B, C, H * W]`, targets and sources `[B, C, N]`.
+    """
+    origins = jax.lax.platform_dependent(
+        targets,
+        sources,
+        cpu=lambda *copies: _origins_in_turn(*copies, planes.shape[-1]),
+        # On an accelerator N steps would be N starts of small programs.
+        default=_origins_at_once,
+    )
+    values = _take(planes, origins)
+    # What is written more than once has the same value each time.
+    write = jax.vmap(jax.vmap(lambda plane, at, value: plane.at[at].set(value)))
+    return write(planes, targets, values)
+
+
+def _origins_in_turn(targets, sources, size):
+    """Returns where what targets hold in the end was at the start, `[B, C, N]`."""
+
+    def follow(targets, sources):
+        def copy(i, origins):
+            return origins.at[targets[i]].set(origins[sources[i]])
+
+        origins = jax.lax.fori_loop(0, targets.size, copy, jnp.arange(size))
+        return origins[targets]
+
+    return jax.vmap(jax.vmap(follow))(targets, sources)
+
+
+def _origins_at_once(targets, sources):
+    """Returns the same without a loop.
+
+    A copy reads what the last one before it has written there, if any has: so it
+    belongs to a chain, and has the value that the first of its chain read. All chains
+    are followed together, each round doubling the part that is known.
     """
     count = targets.shape[-1]
     turn = jnp.arange(count).reshape(1, 1, 1, count)
     own_turn = turn.reshape(1, 1, count, 1)
-    written = targets[:, :, None, :]
-    before = (written == sources[..., None]) & (turn < own_turn)
-    first = jnp.where(before, turn, -1).max(axis=-1)
-    first = jnp.where(first < 0, own_turn[..., 0], first)
+
+    def last_write(places, until):
+        found = (targets[:, :, None] == places[..., None]) & (turn < until)
+        return jnp.where(found, turn, -1).max(axis=-1)
+
+    before = last_write(sources, own_turn)
+    first = jnp.where(before < 0, own_turn[..., 0], before)
     for _ in range((count - 1).bit_length()):
         first = _take(first, first)
-    values = _take(planes, _take(sources, first))
-    again = ((written == targets[..., None]) & (turn > own_turn)).any(axis=-1)
-    # What is written once more later on goes nowhere, each to a place of its own.
-    places = jnp.where(again, planes.shape[-1] + own_turn[..., 0], targets)
-    write = jax.vmap(
-        jax.vmap(lambda x, at, y: x.at[at].set(y, mode="drop", unique_indices=True))
-    )
-    return write(planes, places, values)
+    return _take(sources, _take(first, last_write(targets, count)))
 
 
 def _take(values, positions):
