@@ -64,6 +64,14 @@ def test_chains_end_where_the_loop_ends(drawn):
     )
 
 
+def test_is_the_same_with_64_bits(key):
+    parameters = {"deflections": 298, "window": 2}
+    expected = deflect(RANDOM, key, **parameters)
+    with jax.enable_x64(True):
+        found = deflect(RANDOM, key, **parameters)
+    np.testing.assert_array_equal(found, expected)
+
+
 def test_gradients_go_to_the_values_that_were_read(key, drawn):
     positions = np.broadcast_to(np.arange(96), (4, 3, 96))
     origins = in_turn(positions, *drawn)

@@ -101,8 +101,8 @@ def _origins_in_turn(targets, sources, size):
         def copy(i, origins):
             return origins.at[targets[i]].set(origins[sources[i]])
 
-        origins = jax.lax.fori_loop(0, targets.size, copy, jnp.arange(size))
-        return origins[targets]
+        start = jnp.arange(size, dtype=sources.dtype)
+        return jax.lax.fori_loop(0, targets.size, copy, start)[targets]
 
     return jax.vmap(jax.vmap(follow))(targets, sources)
 
@@ -115,7 +115,7 @@ def _origins_at_once(targets, sources):
     are followed together, each round doubling the part that is known.
     """
     count = targets.shape[-1]
-    turn = jnp.arange(count).reshape(1, 1, 1, count)
+    turn = jnp.arange(count, dtype=sources.dtype).reshape(1, 1, 1, count)
     own_turn = turn.reshape(1, 1, count, 1)
 
     def last_write(places, until):
