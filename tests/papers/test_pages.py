@@ -28,6 +28,7 @@ from uronet_jax.papers.uronet.readings import (
     render_readings,
 )
 from uronet_jax.reports.results import Result
+from uronet_jax.transformations import TRANSFORMATIONS
 
 ROOT = Path(__file__).parent.parent.parent
 DOCS = ROOT / "docs"
@@ -189,7 +190,8 @@ def test_no_results(tmp_path):
     store(tmp_path / "results")
     pages, pictures = docs_pages(tmp_path / "results", tmp_path)
     assert "No result is stored yet" in pages[tmp_path / "RESULTS.md"]
-    assert len(pages) == 4 and not pictures
+    assert len(pages) == 4
+    assert list(pictures) == [tmp_path / "transformations.png"]
 
 
 def test_readings_are_compared_with_the_paper(tmp_path):
@@ -359,6 +361,16 @@ def test_pictures_follow_the_numbers(tmp_path):
     assert drawn[1].stat().st_mtime_ns == before[1]
     drawn[1].unlink()
     assert out_of_date(folder, tmp_path) == drawn[1:]
+
+
+def test_the_picture_of_transformations_follows_their_parameters(tmp_path, monkeypatch):
+    store(tmp_path / "results")
+    picture = tmp_path / "transformations.png"
+    assert picture in write_pages(tmp_path / "results", tmp_path)
+    assert not out_of_date(tmp_path / "results", tmp_path)
+    other = TRANSFORMATIONS["jpeg"]._replace(parameters={"quality": 60})
+    monkeypatch.setitem(TRANSFORMATIONS, "jpeg", other)
+    assert picture in out_of_date(tmp_path / "results", tmp_path)
 
 
 def test_pages_without_a_result_are_deleted(tmp_path):

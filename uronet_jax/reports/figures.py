@@ -40,15 +40,17 @@ def gallery(
     *,
     title: str = "",
     cell_inches: float = 1.0,
+    description: str = "",
 ) -> None:
     """Writes a PNG: one column per kind of picture, one row per example.
 
     `columns` are heading -> images `[N, H, W, 1 or 3]` in `[0, 1]`, all of the same N,
     H and W. Every pixel becomes a whole number of pixels of the file, so small images
-    stay crisp. Headings and the `N` labels may contain line breaks.
+    stay crisp. Headings and the `N` labels may contain line breaks. The description is
+    kept in the file's metadata, see `description_of`.
     """
     figure, _ = _gallery(columns, row_labels, title, cell_inches)
-    _save(figure, path)
+    _save(figure, path, description)
 
 
 def _gallery(columns, row_labels, title, cell_inches, least_w=0, below=0):

@@ -11,6 +11,8 @@ Any of these stands wherever a remover can, by its name and parameters, alone or
 row:
 `load_defense("jpeg:quality=60+runs/small/remover", None, classifier)`,
 `--config.purifier=bit_depth:bits=2`. A random one needs a key: `defense(images, key)`.
+
+![Every transformation on a clean and on noisy images](transformations.png)
 """
 
 

@@ -5,13 +5,21 @@ shape: pure, jittable, differentiable (where its own gradient is zero, straight
 through). `purifiers.make_transformation(name)` puts one wherever a remover can stand.
 """
 
-from uronet_jax.transformations import compression, noise, quantisation
+from uronet_jax.transformations import (
+    compression,
+    noise,
+    pixel_deflection,
+    quantisation,
+    wavelet,
+)
 from uronet_jax.transformations.transformation import Transformation
 
 TRANSFORMATIONS: dict[str, Transformation] = {
     "jpeg": compression.JPEG,
     "bit_depth": quantisation.BIT_DEPTH,
     "gaussian_noise": noise.GAUSSIAN_NOISE,
+    "wavelet": wavelet.WAVELET,
+    "pixel_deflection": pixel_deflection.PIXEL_DEFLECTION,
 }
 
 __all__ = ["TRANSFORMATIONS", "Transformation"]

@@ -16,11 +16,16 @@ from uronet_jax.papers.pages.experiment_page import (
 from uronet_jax.papers.pages.group import Group
 from uronet_jax.papers.pages.overview import overview_pictures, render_overview
 from uronet_jax.papers.pages.paper_pages import PaperPages
-from uronet_jax.papers.pages.pictures import Picture, group_pictures
+from uronet_jax.papers.pages.pictures import (
+    Picture,
+    TransformationPicture,
+    group_pictures,
+)
 from uronet_jax.reports import attack_page, corruption_page, transformation_page
 from uronet_jax.reports.result_pages import render_result
 from uronet_jax.reports.results import Result, load_folder
 from uronet_jax.reports.tables import wrap_markdown
+from uronet_jax.transformations import TRANSFORMATIONS
 
 _FIGURES = "figures"
 # Kinds of results that have a page of their own -> the heading above the links.
@@ -112,7 +117,10 @@ def docs_pages(
             )
     drawn = [x for group in groups for x in group_pictures(group)]
     drawn += overview_pictures(groups)
-    return pages, {figures / picture.name: picture for picture in drawn}
+    usual = {name: dict(x.parameters) for name, x in TRANSFORMATIONS.items()}
+    gallery = TransformationPicture("transformations.png", "", "", usual)
+    pictures = {docs / gallery.name: gallery}
+    return pages, pictures | {figures / picture.name: picture for picture in drawn}
 
 
 def _links(results: Sequence[Result], groups: Sequence[Group]) -> dict[str, list[str]]:

@@ -1,4 +1,4 @@
-"""Tables as pictures, drawn anew only when their numbers have changed."""
+"""Pictures of the docs, drawn anew only when what they show has changed."""
 
 import abc
 import dataclasses
@@ -13,6 +13,8 @@ from typing import Any
 from uronet_jax.papers.pages.group import Group
 from uronet_jax.papers.pages.layout import Layout
 from uronet_jax.reports import figures
+from uronet_jax.reports.corruption_gallery import sample_photographs
+from uronet_jax.reports.transformation_gallery import draw_transformations
 
 # What a `Chart` may be -> the function of `reports.figures` that draws it.
 _CHARTS = {"lines": figures.accuracy_over_sigma, "bars": figures.corruption_bars}
@@ -20,7 +22,7 @@ _CHARTS = {"lines": figures.accuracy_over_sigma, "bars": figures.corruption_bars
 
 @dataclasses.dataclass(frozen=True)
 class Picture(abc.ABC):
-    """A table as a picture; `block` is the key of `table_blocks` that it shows."""
+    """A picture; of a table `block` is the key of `table_blocks` that it shows."""
 
     name: str
     block: str
@@ -81,6 +83,18 @@ class ChartPicture(Picture):
     def _write(self, path: Path) -> None:
         kept = {"description": self.description}
         _CHARTS[self.kind](path, self.data, self.title, **kept)
+
+
+@dataclasses.dataclass(frozen=True)
+class TransformationPicture(Picture):
+    """Every input transformation; `parameters` are name -> usual values."""
+
+    parameters: Mapping[str, Mapping[str, Any]]
+
+    def _write(self, path: Path) -> None:
+        _, flower = sample_photographs(64)
+        kept = {"description": self.description}
+        draw_transformations(path, flower, list(self.parameters), **kept)
 
 
 def table_blocks(group: Group) -> dict[str, list[dict[str, Any]]]:
