@@ -5,13 +5,21 @@ shape: pure, jittable, differentiable (where its own gradient is zero, straight
 through). `purifiers.make_transformation(name)` puts one wherever a remover can stand.
 """
 
-from uronet_jax.transformations import compression, noise, quantisation
+from uronet_jax.transformations import (
+    compression,
+    noise,
+    quantisation,
+    quilting,
+    sparse_layer,
+)
 from uronet_jax.transformations.transformation import Transformation
 
 TRANSFORMATIONS: dict[str, Transformation] = {
     "jpeg": compression.JPEG,
     "bit_depth": quantisation.BIT_DEPTH,
     "gaussian_noise": noise.GAUSSIAN_NOISE,
+    "quilting": quilting.QUILTING,
+    "sparse_layer": sparse_layer.SPARSE_LAYER,
 }
 
 __all__ = ["TRANSFORMATIONS", "Transformation"]
