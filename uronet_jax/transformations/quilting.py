@@ -117,7 +117,8 @@ def nearest_patches(queries: jax.Array, patches: jax.Array) -> jax.Array:
 
     starts = jnp.arange(0, count + missing, chunk)
     parts = starts, patches.reshape(len(starts), chunk, -1), norms.reshape(-1, chunk)
-    first = jnp.full(len(queries), jnp.inf), jnp.zeros(len(queries), starts.dtype)
+    first = jnp.full_like(norms, jnp.inf, shape=len(queries))
+    first = first, jnp.zeros(len(queries), starts.dtype)
     return jax.lax.scan(look, first, parts)[0][1]
 
 
@@ -194,7 +195,7 @@ def quilt(images: jax.Array, patches: jax.Array, *, overlap: int) -> jax.Array:
 
     def lay(canvas, place):
         top, left, chosen = place
-        corner = 0, top, left, 0
+        corner = np.int32(0), top, left, np.int32(0)
         new = patches[chosen]
         old = jax.lax.dynamic_slice(canvas, corner, new.shape)
         errors = jnp.sum((new - old) ** 2, axis=-1)

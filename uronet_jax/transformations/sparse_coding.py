@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 # Of SPORCO's ADMM: over-relaxation, and how the penalty follows the residuals.
 _RELAXATION, _RATIO, _LARGEST_CHANGE = 1.8, 1.2, 1000.0
@@ -41,16 +42,14 @@ def tikhonov_low_pass(
     height, width = padded.shape[-3:-1]
 
     def difference(size, frequencies):  # Squared gain of a forward difference.
-        angles = 2 * math.pi * jnp.arange(frequencies) / size
-        return 2.0 - 2.0 * jnp.cos(angles)
+        return 2.0 - 2.0 * np.cos(2 * np.pi * np.arange(frequencies) / size)
 
-    gain = 1.0 + smoothing * (
-        difference(height, height)[:, None] + difference(width, width // 2 + 1)[None, :]
-    )
+    across = difference(width, width // 2 + 1)
+    gain = 1.0 + smoothing * (difference(height, height)[:, None] + across)
     # The channels go first: transforms of the last two axes are fast.
     moved = jnp.moveaxis(padded, -1, -3)
     spectrum = jnp.fft.rfft2(moved)
-    gain = gain.reshape((1,) * (spectrum.ndim - 2) + gain.shape)
+    gain = gain.reshape((1,) * (spectrum.ndim - 2) + gain.shape).astype(images.dtype)
     low = jnp.fft.irfft2(spectrum / gain, s=(height, width))
     low = low[..., padding : padding + rows, padding : padding + columns]
     return jnp.moveaxis(low, -3, -1)
