@@ -1,5 +1,11 @@
 """Sparse coding by its optimality conditions, the low-pass by a dense solve."""
 
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -198,3 +204,27 @@ def test_learning_lowers_the_objective_and_can_be_repeated():
     ):
         with pytest.raises(ValueError, match=message):
             learn_dictionary(images, **{**settings, **change})
+
+
+def test_command(tmp_path):
+    root = Path(__file__).parents[2]
+
+    def learn(*arguments):
+        return subprocess.run(
+            [sys.executable, "-m", "launch.learn_dictionary", *arguments],
+            cwd=root,
+            env={**os.environ, "PYTHONPATH": str(root), "JAX_PLATFORMS": "cpu"},
+            capture_output=True,
+            text=True,
+        )
+
+    path = tmp_path / "new" / "own.npy"
+    common = ("--dataset=generated", "--split=train[:4]", "--grey", "--steps=1")
+    sizes = ("--filters=2", "--size=3", "--batch_size=2")
+    done = learn(*common, *sizes, f"--out={path}")
+    assert done.returncode == 0, done.stderr
+    assert load_dictionaries(str(path))[0].shape == (2, 3, 3, 1)
+    config = json.loads(path.with_suffix(".json").read_text())["config"]
+    assert config["images"] == 4 and config["grey"] and config["seed"] == 0
+    wrong = learn(*common, *sizes, f"--out={path}.txt")
+    assert wrong.returncode == 2 and "--out must end in .npy" in wrong.stderr

@@ -3,6 +3,11 @@
 After Guo et al., *Countering adversarial images using input transformations*, ICLR
 2018, and their program (github.com/facebookresearch/adversarial_image_defenses); seams
 as in Efros & Freeman, *Image quilting for texture synthesis and transfer*, 2001.
+
+Three things differ from that program. It leaves the last rows and columns black; here
+the last windows end at the edges. Its graph cut has a sink and no source, so that the
+newer patch always wins; here there are seams. Its search is approximate, this one is
+exact. As there, neighbours are those of the image, not of what was laid before.
 """
 
 import functools

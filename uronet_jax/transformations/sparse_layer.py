@@ -67,8 +67,9 @@ def code_sparsely(
     """Replaces the high-pass part of images by its sparse code, and stretches them.
 
     As in the authors' program an image is divided by its largest value, over pixels and
-    channels, and then clipped. Filters of the images' channels share their maps among
-    the channels; with filters of one channel every channel is coded alone.
+    channels, and then clipped; it is not rounded to 8 bits, as theirs is in a file.
+    Filters of the images' channels share their maps among the channels; with filters of
+    one channel every channel is coded alone.
 
     Raises:
         ValueError: If no dictionary has the images' channels, or one, or the images are
