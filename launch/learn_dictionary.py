@@ -30,6 +30,8 @@ _GREY = flags.DEFINE_bool("grey", False, "Learn from the luma of colour images."
 _FILTERS = flags.DEFINE_integer("filters", 64, "How many.", lower_bound=1)
 _SIZE = flags.DEFINE_integer("size", 8, "Side of a filter.", lower_bound=2)
 _WEIGHT = flags.DEFINE_float("weight", 0.2, "Of the l1 norm.", lower_bound=1e-3)
+_SMOOTHING = flags.DEFINE_float("smoothing", 5.0, "Of the low-pass.", lower_bound=0.0)
+_LEARNING_RATE = flags.DEFINE_float("learning_rate", 0.03, "Adam's, at first.")
 _STEPS = flags.DEFINE_integer("steps", 200, "Batches to look at.", lower_bound=1)
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 32, "Images in one.", lower_bound=1)
 _SEED = flags.DEFINE_integer("seed", 0, "Of all random numbers.", lower_bound=0)
@@ -47,6 +49,7 @@ def main(argv: list[str]) -> None:
         images = images @ np.array([[0.299], [0.587], [0.114]], np.float32)
     settings = {
         **{"filters": _FILTERS.value, "size": _SIZE.value, "weight": _WEIGHT.value},
+        **{"smoothing": _SMOOTHING.value, "learning_rate": _LEARNING_RATE.value},
         **{"steps": _STEPS.value, "batch_size": _BATCH_SIZE.value},
         "seed": _SEED.value,
     }
