@@ -254,6 +254,40 @@ def get_config(preset: str = "full") -> config_dict.ConfigDict:
         optimizer=config.optimizer.copy_and_resolve_references(),
         preset=preset,
     )
+    # Reconstructive training, and the transformations beside it: attacks and defences
+    # are `title=` and what `parse_run` or `load_purifier` reads.
+    config.reconstructive = config_dict.create(
+        attacks=(
+            "FGSM=fgsm_linf:epsilon=0.01",
+            "PGD=pgd_linf:epsilon=0.01,step_size=0.004,steps=10",
+            "DeepFool=deepfool_l2:overshoot=0.02,steps=50",
+        ),
+        learned=("FGSM", "PGD"),  # On which of them autoencoders learn.
+        transformations=(
+            *("PD=pixel_deflection", "RRP=resize_pad", "FD=feature_distillation"),
+            *("STL=sparse_layer", "JPEG=jpeg", "bit depth=bit_depth"),
+            *("TVM=total_variation", "TVM (ART)=total_variation_art"),
+            *("median=median", "wavelets=wavelet"),
+        ),
+        patches=choose(1_000_000, 50_000, 100),  # Of training images, for quilting.
+        variant="code",
+        width=choose(48, 24, 4),
+        # Epochs: 50 and 150 of 45,000 images; 2 and 8 of 10,000.
+        warmup_steps=choose(18_000, 400, 1),
+        num_steps=choose(72_000, 2_000, 2),
+        batch_size=choose(125, 50, 8),
+        checkpoint_every=choose(1_000, 200, 1),
+        visual_weight=0.005,
+        class_weight=1.0,
+        clean_share=0.25,  # Of those that see clean images too.
+        num_train=0,  # Images that are attacked; 0 for all.
+        num_test=choose(0, 500, 16),
+        num_white_box=choose(1_000, 96, 16),
+        optimizer=config_dict.create(
+            **{"name": "adam", "peak_rate": 1e-3, "schedule": "constant"},
+            **{"warmup_steps": 0, "clip_norm": 0.0},
+        ),
+    )
     config.attack = config_dict.create(
         epsilon=0.03,
         step_size=0.01,

@@ -340,6 +340,16 @@ def test_a_chain_of_purifiers_is_one(networks, runs):
         loading.load_purifier("jpeg+nowhere/at/all")
 
 
+def test_data_of_a_transformation_are_variables_of_the_defence(runs, tmp_path):
+    path = tmp_path / "patches.npy"
+    patches = np.random.default_rng(0).random((4, 5, 5, SHAPE[-1]), np.float32)
+    np.save(path, patches)
+    spec = f"quilting:patches={path}"
+    defense = loading.load_defense(spec, None, runs["classifier"], batch_size=2)
+    np.testing.assert_array_equal(defense.variables["purifier"], patches)
+    assert set(np.unique(defense(IMAGES).clean)) <= set(np.unique(patches))
+
+
 def test_straight_through_takes_the_purifier_for_the_identity():
     def gradient(**options):
         defend = DefenseFunction(show, Dimmer(), **options)

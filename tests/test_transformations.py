@@ -16,35 +16,53 @@ from uronet_jax.purifiers import (
     parse_purifier,
 )
 from uronet_jax.transformations import TRANSFORMATIONS
+from uronet_jax.transformations.quilting import extract_patches
 
 IMAGES = np.random.default_rng(0).uniform(0.1, 0.9, (3, 32, 32, 3)).astype(np.float32)
 
 
 @pytest.mark.parametrize("name", sorted(TRANSFORMATIONS))
-def test_contract(name, key):
+def test_contract(name, key, tmp_path):
     entry = TRANSFORMATIONS[name]
-    purifier = make_transformation(name)
+    files = {}
+    if "patches" in entry.parameters:
+        files["patches"] = str(tmp_path / "patches.npy")
+        np.save(files["patches"], extract_patches(IMAGES[::-1, ::-1], 50))
+    purifier = make_transformation(name, **files)
+    assert purifier == make_transformation(name)  # Files make no other program.
+    variables = purifier.load()
+    assert (variables is None) == (entry.load is None)
     index = jnp.arange(3)
 
     @jax.jit
-    def purify(images, index):
-        return purifier(None, images, key, index)
+    def purify(variables, images, index):
+        return purifier(variables, images, key, index)
 
-    clean, noise = purify(IMAGES, index)
+    clean, noise = purify(variables, IMAGES, index)
     assert clean.shape == IMAGES.shape and clean.dtype == np.float32
     assert clean.min() >= 0.0 and clean.max() <= 1.0
     np.testing.assert_allclose(noise, IMAGES - clean, atol=1e-6)
     assert np.abs(noise).max() > 0.01  # It does something.
     # An image does not depend on its neighbours, and draws by its number.
-    alone = purify(IMAGES[1:2], index[1:2]).clean
+    alone = purify(variables, IMAGES[1:2], index[1:2]).clean
     np.testing.assert_allclose(alone, clean[1:2], atol=1e-6)
-    slope = jax.jit(jax.grad(lambda x: purifier(None, x, key, index).clean.sum()))
+    slope = jax.jit(jax.grad(lambda x: purify(variables, x, index).clean.sum()))
     gradient = slope(IMAGES)
     assert np.isfinite(gradient).all() and np.abs(gradient).max() > 0
     if entry.gradient == "straight-through":
         # Half of it where a result was clipped at 0 or 1.
         assert set(np.unique(gradient)) <= {0.5, 1.0} and np.mean(gradient) > 0.99
-    assert entry.text and entry.source and set(entry.ranges) == set(entry.parameters)
+    assert entry.text and entry.source
+    assert set(entry.ranges) == set(entry.parameters) - set(entry.files)
+    assert (entry.load is None) == (not entry.files)
+    for parameter in entry.files:
+        with pytest.raises(ValueError, match=f"{parameter} must be the path"):
+            make_transformation(name, **{parameter: 3})
+        with pytest.raises(FileNotFoundError, match="at nowhere"):
+            make_transformation(name, **{parameter: "nowhere"}).load()
+    if entry.load is not None:
+        with pytest.raises(ValueError, match=f"{name} has variables: give it"):
+            purifier(None, IMAGES)
     for parameter, (low, high) in entry.ranges.items():
         for wrong in (low - 1, high + 1):
             with pytest.raises(ValueError, match=parameter):

@@ -90,8 +90,8 @@ def load_purifier(spec: str | os.PathLike, *, which: str = "best") -> LoadedMode
 
     Args:
         spec: Folder of a run; `name:parameter=value,...` of an input transformation,
-            such as `jpeg:quality=75`; or several of these, joined by `+`, one after
-            the other.
+            such as `jpeg:quality=75` or `quilting:patches=patches.npy`; or several of
+            these, joined by `+`, one after the other.
         which: Checkpoint of a run.
     """
     text = os.fspath(spec)
@@ -125,8 +125,9 @@ def _load_stage(text: str, which: str) -> LoadedModel:
                 f"transformation ({', '.join(TRANSFORMATIONS)})"
             )
         made = parse_purifier(text)
+        # The variables tell its data from others, wherever the files lie.
         config = {"model": {"name": made.name, **dict(made.parameters)}}
-        return LoadedModel("purifier", made, None, None, None, config)
+        return LoadedModel("purifier", made, made.load(), None, None, config)
     return load_model(text, role="purifier", which=which)
 
 

@@ -63,22 +63,46 @@ class NetworkPurifier:
 
 @dataclasses.dataclass(frozen=True)
 class TransformationPurifier:
-    """An input transformation by name; `parameters` are those that are not usual."""
+    """An input transformation by name.
+
+    Attributes:
+        name: A key of `TRANSFORMATIONS`.
+        parameters: The numbers that are not usual.
+        files: The paths that are not usual; they make no other program.
+    """
 
     name: str
     parameters: tuple[tuple[str, Any], ...] = ()
+    files: tuple[tuple[str, str], ...] = dataclasses.field(default=(), compare=False)
+
+    def load(self) -> Any:
+        """Returns its variables, arrays from files; None if it has none.
+
+        Raises:
+            FileNotFoundError: If there is no such file.
+            ValueError: If no file is named and it needs one, or one is damaged or holds
+                something else.
+        """
+        load = TRANSFORMATIONS[self.name].load
+        return None if load is None else load(**dict(self.files))
 
     def __call__(self, variables, images, key=None, index=None) -> Separation:
-        """Transforms the images; there are no variables."""
-        del variables
+        """Transforms the images; `variables` are what `load` returns."""
         transformation = TRANSFORMATIONS[self.name]
+        if transformation.load is not None and variables is None:
+            raise ValueError(
+                f"the purifier {self.name} has variables: give it those that its "
+                "method load() returns"
+            )
         if transformation.random and key is None:
             raise ValueError(f"the purifier {self.name} is random: give it a key")
         if transformation.random:
             check_key(key)
             key = jax.random.fold_in(key, _OWN_DRAWS)
             index = jnp.arange(len(images)) if index is None else index
-        clean = transformation(images, key=key, index=index, **dict(self.parameters))
+        clean = transformation(
+            images, data=variables, key=key, index=index, **dict(self.parameters)
+        )
         return _separate(images, clean)
 
 
@@ -120,8 +144,12 @@ def make_transformation(name: str, **parameters: Any) -> TransformationPurifier:
         raise ValueError(
             f"unknown transformation {name!r}: choose from {', '.join(TRANSFORMATIONS)}"
         )
-    TRANSFORMATIONS[name].check(parameters)
-    return TransformationPurifier(name, tuple(sorted(parameters.items())))
+    transformation = TRANSFORMATIONS[name]
+    transformation.check(parameters)
+    numbers, files = [], []
+    for item in sorted(parameters.items()):
+        (files if item[0] in transformation.files else numbers).append(item)
+    return TransformationPurifier(name, tuple(numbers), tuple(files))
 
 
 def chain(*stages: Purifier) -> Purifier:
@@ -138,14 +166,21 @@ def chain(*stages: Purifier) -> Purifier:
 def parse_purifier(text: str) -> TransformationPurifier:
     """Reads `name` or `name:parameter=value,...`, such as `jpeg:quality=75`.
 
+    Values are numbers, or paths without a comma, as in `quilting:patches=patches.npy`.
+
     Raises:
         ValueError: If the text has another form, or see `make_transformation`.
     """
     name, _, listed = text.partition(":")
-    parameters: dict[str, float | int] = {}
+    name = name.strip()
+    files = TRANSFORMATIONS[name].files if name in TRANSFORMATIONS else []
+    parameters: dict[str, float | int | str] = {}
     for item in filter(None, listed.split(",")):
         key, equals, value = item.partition("=")
         key = key.strip()
+        if key in files and key not in parameters and value.strip():
+            parameters[key] = value.strip()
+            continue
         try:
             number = float(value)
         except ValueError:
@@ -156,4 +191,4 @@ def parse_purifier(text: str) -> TransformationPurifier:
                 "jpeg:quality=75, each once"
             )
         parameters[key] = int(value) if value.strip().isdecimal() else number
-    return make_transformation(name.strip(), **parameters)
+    return make_transformation(name, **parameters)

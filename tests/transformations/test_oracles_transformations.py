@@ -1,9 +1,42 @@
-"""Input transformations against other implementations."""
+"""Transformations beside the programs that their papers used, where installed."""
 
 import numpy as np
 import pytest
 from skimage.restoration import denoise_wavelet
 from test_wavelet import noisy_patches, wavelet
+
+from uronet_jax.purifiers import make_transformation
+
+REASON = "needs pip install -e '.[oracles]'"
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_sparse_layer_is_that_of_sporco(channels):
+    cbpdn = pytest.importorskip("sporco.admm.cbpdn", reason=REASON)
+    signal = pytest.importorskip("sporco.signal", reason=REASON)
+    # Smooth, with edges and some noise, as images are.
+    rng = np.random.default_rng(0)
+    y, x = np.mgrid[:20, :23] / 20
+    scenes = 0.4 + 0.3 * np.sin(5 * x) * (y > 0.5) + 0.05 * rng.random((2, 20, 23))
+    images = np.stack([scenes * tint for tint in (1.0, 0.7, 0.8)[:channels]], -1)
+    images = images.astype(np.float32)
+    layer = make_transformation("sparse_layer", weight=0.05)
+    variables = layer.load()
+    (filters,) = (x for x in variables if x.shape[-1] == channels)
+    options = {"Verbose": False, "MaxMainIter": 200, "RelStopTol": 5e-3}
+    options = cbpdn.ConvBPDN.Options({**options, "AuxVarObj": False})
+    # SPORCO takes [P, P, M] and [P, P, C, M].
+    dictionary = np.ascontiguousarray(np.moveaxis(filters, 0, -1).squeeze())
+    for image, found in zip(images, layer(variables, images).clean, strict=True):
+        low, high = signal.tikhonov_filter(image.squeeze(), 5, 16)
+        solver = cbpdn.ConvBPDN(dictionary, high, 0.05, options)
+        solver.solve()
+        assert 10 < solver.k < 100  # From there on we keep the penalty.
+        expected = (low + solver.reconstruct().squeeze()).reshape(image.shape)
+        assert np.abs(expected - low.reshape(image.shape)).max() > 0.05
+        # 60 iterations in float32, whose sums have another order.
+        expected = np.clip(expected / expected.max(), 0, 1)
+        np.testing.assert_allclose(found, expected, atol=5e-5)
 
 
 # That there is no level for small images, which are transformed nevertheless.
@@ -13,7 +46,7 @@ from test_wavelet import noisy_patches, wavelet
     [(32, 32, 3), (34, 41, 1), (61, 64, 3), (130, 129, 3), (1, 1, 3), (7, 1, 2)],
 )
 def test_wavelets_are_those_of_scikit_image(shape):
-    pytest.importorskip("pywt", reason="needs PyWavelets: uronet_jax[oracles]")
+    pytest.importorskip("pywt", reason=REASON)
     images = noisy_patches((2, *shape))
     for image, ours in zip(images, wavelet(images), strict=True):
         expected = denoise_wavelet(

@@ -11,6 +11,9 @@ Any of these stands wherever a remover can, by its name and parameters, alone or
 row:
 `load_defense("jpeg:quality=60+runs/small/remover", None, classifier)`,
 `--config.purifier=bit_depth:bits=2`. A random one needs a key: `defense(images, key)`.
+A file is named by its path, without comma or plus: `quilting:patches=patches.npy`.
+`sparse_layer` brings a dictionary; `launch.learn_dictionary` learns another.
+`uronet_jax.transformations.quilting.extract_patches` makes patches.
 
 ![Every transformation on a clean and on noisy images](transformations.png)
 """
@@ -23,7 +26,9 @@ def render_transformations() -> str:
             "name": f"`{name}`",
             "text": entry.text,
             "parameters": ", ".join(
-                f"{parameter} {usual:g} ({entry.ranges[parameter][0]:g} to "
+                f"{parameter} (file)"
+                if parameter in entry.files
+                else f"{parameter} {usual:g} ({entry.ranges[parameter][0]:g} to "
                 f"{entry.ranges[parameter][1]:g})"
                 for parameter, usual in entry.parameters.items()
             ),

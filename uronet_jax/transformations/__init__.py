@@ -10,6 +10,8 @@ from uronet_jax.transformations import (
     noise,
     pixel_deflection,
     quantisation,
+    quilting,
+    sparse_layer,
     wavelet,
 )
 from uronet_jax.transformations.transformation import Transformation
@@ -20,6 +22,8 @@ TRANSFORMATIONS: dict[str, Transformation] = {
     "gaussian_noise": noise.GAUSSIAN_NOISE,
     "wavelet": wavelet.WAVELET,
     "pixel_deflection": pixel_deflection.PIXEL_DEFLECTION,
+    "quilting": quilting.QUILTING,
+    "sparse_layer": sparse_layer.SPARSE_LAYER,
 }
 
 __all__ = ["TRANSFORMATIONS", "Transformation"]
