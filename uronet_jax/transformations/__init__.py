@@ -5,13 +5,26 @@ shape: pure, jittable, differentiable (where its own gradient is zero, straight
 through). `purifiers.make_transformation(name)` puts one wherever a remover can stand.
 """
 
-from uronet_jax.transformations import compression, noise, quantisation
+from uronet_jax.transformations import (
+    compression,
+    feature_distillation,
+    median,
+    noise,
+    quantisation,
+    resizing,
+    total_variation,
+)
 from uronet_jax.transformations.transformation import Transformation
 
 TRANSFORMATIONS: dict[str, Transformation] = {
     "jpeg": compression.JPEG,
     "bit_depth": quantisation.BIT_DEPTH,
     "gaussian_noise": noise.GAUSSIAN_NOISE,
+    "median": median.MEDIAN,
+    "total_variation": total_variation.TOTAL_VARIATION,
+    "total_variation_art": total_variation.TOTAL_VARIATION_ART,
+    "feature_distillation": feature_distillation.FEATURE_DISTILLATION,
+    "resize_pad": resizing.RESIZE_PAD,
 }
 
 __all__ = ["TRANSFORMATIONS", "Transformation"]
