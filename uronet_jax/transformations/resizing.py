@@ -20,7 +20,8 @@ def resize_and_pad(
 ) -> jax.Array:
     """Enlarges images at random and puts them anywhere on a grey canvas.
 
-    An image of side `n` is enlarged (nearest neighbour) to a random side from
+    An image of side `n` is enlarged (pixel `i` of `r` is `floor(i n / r)`, the nearest
+    neighbour of the published code) to a random side `r` from
     `round(smallest n)` to `round(canvas n) - 1`, placed at random on a canvas of side
     `round(canvas n)`, and the canvas is resized (linearly, antialiased) to `n`: the
     published defence hands the canvas to a network that takes such sizes. Height and
@@ -52,7 +53,7 @@ def resize_and_pad(
     placed = jnp.einsum("bxj,byjc->byxc", columns, placed, precision="highest")
     placed = placed + _GREY
     # Only rounding leaves [0, 1].
-    return straight(jnp.clip(placed, 0.0, 1.0), placed)
+    return straight(jnp.clip(jax.lax.stop_gradient(placed), 0.0, 1.0), placed)
 
 
 def _axis_matrices(size, smallest, canvas, share, place):
