@@ -10,7 +10,7 @@ from uronet_jax.reports import figures
 def no_transformations_are_drawn(monkeypatch):
     """Each is compiled for it: a black square does where pages are written."""
 
-    def draw(path, image, names, *, description):
+    def draw(path, image, names, *, other, description):
         figures.gallery(path, {"": 0 * image[None]}, description=description)
 
     monkeypatch.setattr(pictures, "draw_transformations", draw)

@@ -10,12 +10,15 @@ from uronet_jax.corruptions import corrupt
 from uronet_jax.purifiers import make_transformation
 from uronet_jax.reports import figures
 from uronet_jax.transformations import TRANSFORMATIONS
+from uronet_jax.transformations.quilting import extract_patches
 
 # Label -> corruption and parameters.
 _DEGRADED = {
     "Gaussian\nnoise": ("gaussian_noise", {"scale": 0.1}),
     "impulse\nnoise": ("impulse_noise", {"amount": 0.05}),
 }
+# Of the other image.
+_PATCHES = 20_000
 
 
 def draw_transformations(
@@ -23,6 +26,7 @@ def draw_transformations(
     image: np.ndarray,
     names: Sequence[str] | None = None,
     *,
+    other: np.ndarray | None = None,
     seed: int = 0,
     cell_inches: float = 0.8,
     description: str = "",
@@ -41,8 +45,12 @@ def draw_transformations(
     ]
     columns = {"": np.concatenate([clean, *degraded])}
     for name in names:
-        transform = jax.jit(make_transformation(name), static_argnums=0)
-        pictures = transform(None, columns[""], key)
+        purifier = make_transformation(name)
+        if "patches" in TRANSFORMATIONS[name].parameters:
+            variables = extract_patches(np.asarray(other)[None], _PATCHES)
+        else:
+            variables = purifier.load()
+        pictures = jax.jit(purifier)(variables, columns[""], key)
         columns[name.replace("_", "\n")] = np.asarray(pictures.clean)
     labels = ["clean", *_DEGRADED]
     figures.gallery(

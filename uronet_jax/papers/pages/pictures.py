@@ -92,8 +92,8 @@ class TransformationPicture(Picture):
     parameters: Mapping[str, Mapping[str, Any]]
 
     def _write(self, path: Path) -> None:
-        _, flower = sample_photographs(64)
-        kept = {"description": self.description}
+        temple, flower = sample_photographs(64)
+        kept = {"other": temple, "description": self.description}
         draw_transformations(path, flower, list(self.parameters), **kept)
 
 
