@@ -67,8 +67,9 @@ def minimise_total_variation_art(
     Descends from the image on `art_objective` of every channel. At its minimum little
     is left of the picture: with the usual values it is the few iterations that leave
     it. They are L-BFGS like SciPy's, which ART calls for 10 iterations with a gradient
-    that counts the variation twice. Ours is the true one, and on images of 32x32 pixels
-    12 iterations reach at least what those do, and move as far.
+    that counts the variation twice. Ours is the true one, and on pictures of 32x32
+    pixels 12 iterations move as far and reach a value as low or lower (on a bar on
+    black one that is 3 % higher, on 16x16 pixels up to 1.4 % higher).
 
     Args:
         images: `[B, H, W, C]`, float, in `[0, 1]`.
@@ -156,15 +157,19 @@ def _sweep_forward(picture, base, slope):
 
 
 def _sweep_backward(slope, cotangent):
-    # Derived by JAX it takes forty times as long on a CPU, not two. The slope is fixed.
-    def visit(i, state):
-        cotangent, total = state
-        made = jnp.where(_colour(cotangent, i + 1), cotangent, 0.0)
-        passed = cotangent - made + _sum_neighbours(slope * made)
-        return passed, total + made
+    # The slope is fixed. By hand, and with the shares kept for the next round: as JAX
+    # derives it, it takes many times as long on a CPU.
+    def made(cotangent, i):
+        return jnp.where(_colour(cotangent, i), cotangent, 0.0)
 
-    start = cotangent, jnp.zeros_like(cotangent)
-    picture, base = jax.lax.fori_loop(0, 2 * _SWEEPS, visit, start)
+    def visit(i, state):
+        cotangent, total, share = state
+        own = made(cotangent, i + 1)
+        passed = cotangent - own + _sum_neighbours(share)
+        return passed, total + own, slope * made(passed, i)
+
+    start = cotangent, jnp.zeros_like(cotangent), slope * made(cotangent, 1)
+    picture, base, _ = jax.lax.fori_loop(0, 2 * _SWEEPS, visit, start)
     return picture, base, jnp.zeros_like(slope)
 
 
@@ -255,11 +260,14 @@ def descend_art_objective(
 
     each_channel = jax.vmap(descend, -1, -1)
     # Image by image on a CPU: they stay in the cache, and none waits for another.
-    return jax.lax.platform_dependent(
-        (jax.lax.stop_gradient(images), kept),
+    # Optax wants numbers of JAX's usual type, which is float64 where that is enabled.
+    planes = jax.lax.stop_gradient(images).astype(jnp.result_type(float))
+    found = jax.lax.platform_dependent(
+        (planes, kept),
         cpu=lambda pair: jax.lax.map(lambda x: each_channel(*x), pair),
         default=lambda pair: jax.vmap(each_channel)(*pair),
     )
+    return found.astype(images.dtype)
 
 
 TOTAL_VARIATION = Transformation(
