@@ -138,6 +138,23 @@ def parse_purifier(text: str) -> TransformationPurifier:
     Raises:
         ValueError: If the text has another form, or see `make_transformation`.
     """
+    name, parameters = parse_parameters(text, "purifier", "jpeg:quality=75")
+    return make_transformation(name, **parameters)
+
+
+def parse_parameters(
+    text: str, what: str, example: str
+) -> tuple[str, dict[str, float | int]]:
+    """Reads `name` or `name:parameter=number,...`; numbers without a point are whole.
+
+    Args:
+        text: What is read.
+        what: What it names, for the error.
+        example: A right one, for the error.
+
+    Raises:
+        ValueError: If the text has another form.
+    """
     name, _, listed = text.partition(":")
     parameters: dict[str, float | int] = {}
     for item in filter(None, listed.split(",")):
@@ -149,8 +166,8 @@ def parse_purifier(text: str) -> TransformationPurifier:
             equals = ""
         if not equals or key in parameters:
             raise ValueError(
-                f"purifier {text!r}: {item!r} is no parameter=number, as in "
-                "jpeg:quality=75, each once"
+                f"{what} {text!r}: {item!r} is no parameter=number, as in "
+                f"{example}, each once"
             )
         parameters[key] = int(value) if value.strip().isdecimal() else number
-    return make_transformation(name.strip(), **parameters)
+    return name.strip(), parameters

@@ -22,7 +22,7 @@ _MOMENTUM, _EPSILON = 0.99, 1e-3
 _Triple = tuple[float, float, float]
 
 
-class Layout(NamedTuple):
+class AutoencoderLayout(NamedTuple):
     """Filters of the layers, in units of the base width.
 
     Attributes:
@@ -39,12 +39,12 @@ class Layout(NamedTuple):
 
 
 RECONSTRUCTOR_VARIANTS = {
-    "code": Layout(
+    "code": AutoencoderLayout(
         ((1, 1, 1), (2, 2, 1 / 2), (4, 4, 4)),
         ((1 / 4, 4, 4), (1 / 2, 2, 2), (1, 1, 1)),
         skip_halved=True,
     ),
-    "paper": Layout(
+    "paper": AutoencoderLayout(
         ((1, 1, 1), (1 / 2, 1 / 2, 1 / 2), (1 / 4, 1 / 4, 1 / 4)),
         ((1 / 4, 1 / 4, 1 / 4), (1 / 2, 1 / 2, 1 / 2), (1, 1, 1)),
         skip_halved=False,
