@@ -11,6 +11,7 @@ compiled programs. Modules of Flax and `transformations` become purifiers by
 """
 
 import dataclasses
+from collections.abc import Collection
 from typing import Any, Protocol
 
 import jax
@@ -171,15 +172,33 @@ def parse_purifier(text: str) -> TransformationPurifier:
     Raises:
         ValueError: If the text has another form, or see `make_transformation`.
     """
-    name, _, listed = text.partition(":")
-    name = name.strip()
+    name = text.partition(":")[0].strip()
     files = TRANSFORMATIONS[name].files if name in TRANSFORMATIONS else []
+    name, parameters = parse_parameters(text, "purifier", "jpeg:quality=75", files)
+    return make_transformation(name, **parameters)
+
+
+def parse_parameters(
+    text: str, what: str, example: str, texts: Collection[str] = ()
+) -> tuple[str, dict[str, float | int | str]]:
+    """Reads `name` or `name:parameter=number,...`; numbers without a point are whole.
+
+    Args:
+        text: What is read.
+        what: What it names, for the error.
+        example: A right one, for the error.
+        texts: Parameters that are no numbers.
+
+    Raises:
+        ValueError: If the text has another form.
+    """
+    name, _, listed = text.partition(":")
     parameters: dict[str, float | int | str] = {}
     for item in filter(None, listed.split(",")):
         key, equals, value = item.partition("=")
-        key = key.strip()
-        if key in files and key not in parameters and value.strip():
-            parameters[key] = value.strip()
+        key, value = key.strip(), value.strip()
+        if key in texts and key not in parameters and value:
+            parameters[key] = value
             continue
         try:
             number = float(value)
@@ -187,8 +206,8 @@ def parse_purifier(text: str) -> TransformationPurifier:
             equals = ""
         if not equals or key in parameters:
             raise ValueError(
-                f"purifier {text!r}: {item!r} is no parameter=number, as in "
-                "jpeg:quality=75, each once"
+                f"{what} {text!r}: {item!r} is no parameter=number, as in "
+                f"{example}, each once"
             )
-        parameters[key] = int(value) if value.strip().isdecimal() else number
-    return make_transformation(name, **parameters)
+        parameters[key] = int(value) if value.isdecimal() else number
+    return name.strip(), parameters

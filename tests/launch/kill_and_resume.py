@@ -3,7 +3,8 @@
   python tests/launch/kill_and_resume.py --what=train --trials=10
 
 A small run on generated images is made once undisturbed: a training, of a classifier
-alone or against a noise generator, or Tables 2, 6 and 7 and Figure 4. Every trial makes
+alone or against a noise generator or of a purifier for one, or Tables 2, 6 and 7 and
+Figure 4. Every trial makes
 the same run, kills it (SIGKILL) one to three times, at a random moment or while a
 checkpoint is being written, starts it again each time, and compares what it leaves. Of
 a training that is the last state, bit for bit (parameters, batch statistics, optimizer
@@ -39,12 +40,17 @@ EXPERIMENTS = ("table2", "table6", "table7", "figure4")
 
 
 class Kind(NamedTuple):
-    """A kind of run: its command, how far it is, and what it leaves, by name."""
+    """A kind of run: its command, how far it is, and what it leaves, by name.
+
+    What goes before it is run once, in the folder `before` beside those of the runs,
+    where the command finds it.
+    """
 
     command: tuple[str, ...]
     count: Callable[[Path], int]
     read: Callable[[Path], dict[str, Any]]
     at_a_time: int
+    before: tuple[str, ...] = ()
 
 
 def count_lines(workdir: Path) -> int:
@@ -97,11 +103,13 @@ def read_tables(workdir: Path) -> dict[str, Any]:
     return found
 
 
-def training(config: str, batch_size: int) -> Kind:
+def training(
+    config: str, batch_size: int, *fields: str, before: tuple[str, ...] = ()
+) -> Kind:
     """Returns a training by one of the configs, which logs every step."""
     return Kind(
         (
-            *("launch.train", f"--config=configs/{config}.py:smoke"),
+            *("launch.train", f"--config=configs/{config}.py:smoke", *fields),
             # Batch statistics, optimizer state, augmentation, order: all must come back
             "--config.data.augmentation=flip_crop",
             f"--config.batch_size={batch_size}",
@@ -112,6 +120,7 @@ def training(config: str, batch_size: int) -> Kind:
         count_lines,
         read_training,
         at_a_time=os.cpu_count() or 1,
+        before=before,
     )
 
 
@@ -120,6 +129,15 @@ KINDS = {
     # Every third step is one of a new generator alone, so checkpoints lie before, at
     # and after restarts. Each slice of a batch needs an image.
     "adversarial_noise": training("adversarial_noise", 16),
+    # Its optimizer starts anew in the middle, between two checkpoints.
+    "reconstructor": training(
+        "reconstructor",
+        8,
+        *("--config.classifier={before}", "--config.degradation.folder="),
+        *("--config.degradation.suite=uronet", "--config.degradation.noises=('GN',)"),
+        f"--config.reconstruction.warmup_steps={NUM_STEPS // 2 - 2}",
+        before=("launch.train", "--config=configs/classifier.py:smoke"),
+    ),
     "reproduce": Kind(
         (
             *("launch.reproduce", "--config=configs/reproduce.py:smoke"),
@@ -138,6 +156,8 @@ KINDS = {
 
 def start(kind: Kind, workdir: Path) -> subprocess.Popen:
     """Starts a run where it stands; programs are compiled once for all trials."""
+    before = workdir.parent / "before"
+    command = [x.replace("{before}", str(before)) for x in kind.command]
     environment = {
         **os.environ,
         "PYTHONPATH": str(ROOT),
@@ -148,7 +168,7 @@ def start(kind: Kind, workdir: Path) -> subprocess.Popen:
     }
     with open(workdir.with_suffix(".log"), "ab") as log:
         return subprocess.Popen(
-            [sys.executable, "-m", *kind.command, f"--workdir={workdir}"],
+            [sys.executable, "-m", *command, f"--workdir={workdir}"],
             cwd=ROOT,
             env=environment,
             stdout=log,
@@ -222,6 +242,9 @@ def main() -> int:
     arguments = parser.parse_args()
     kind = KINDS[arguments.what]
     with tempfile.TemporaryDirectory() as folder:
+        if kind.before:
+            nothing = kind._replace(command=kind.before, read=lambda workdir: {})
+            finish(nothing, Path(folder) / "before")
         undisturbed = Path(folder) / "undisturbed"
         expected = finish(kind, undisturbed)
         total = kind.count(undisturbed)

@@ -13,7 +13,7 @@ from uronet_jax.training.phases import find_phase
 
 PHASES = (
     *("remover", "detector", "classifier"),
-    *("adversarial_noise", "adversarial_training"),
+    *("adversarial_noise", "adversarial_training", "reconstructor"),
 )
 PRESETS = ("full", "small", "smoke")
 # What the models of each phase are in a defence.
@@ -37,6 +37,7 @@ TINY = {
     "detector": {"name": "cnn_narrow", "inputs": "image"},
     "classifier": {"name": "cnn_narrow"},
     "adversarial_noise": {"name": "cnn_narrow"},
+    "reconstructor": {"variant": "paper", "width": 4},
 }
 
 
@@ -123,7 +124,8 @@ def test_phases_are_known_by_name():
     """Each has a config of its name, which `test_launch` trains and loads."""
     assert tuple(KNOWN) == PHASES
     assert all(KNOWN[phase].role == role for role, phase in ROLES.items())
-    assert {KNOWN[phase].role for phase in PHASES[3:]} == {"classifier"}
+    assert {KNOWN[phase].role for phase in PHASES[3:5]} == {"classifier"}
+    assert KNOWN["reconstructor"].role == "purifier"
     with pytest.raises(ValueError, match="unknown phase 'gan': choose from remover, d"):
         find_phase("gan")
 
@@ -188,6 +190,15 @@ WRONG = [
     ("remover", "loss__clean_mse", -1.0, "loss.clean_mse must be"),
     ("remover", "loss__inconsistency", 0.1, "set config.classifier"),
     ("detector", "purifier", "", "set config.purifier"),
+    ("reconstructor", "classifier", "", "asks a frozen classifier: set config.class"),
+    ("reconstructor", "model__variant", "unet", "code, paper"),
+    ("reconstructor", "model__width", 6, "multiple of 4"),
+    ("reconstructor", "reconstruction__warmup_steps", 5, "num_steps is 4"),
+    ("reconstructor", "reconstruction__warmup_steps", -1, "warmup_steps must be"),
+    ("reconstructor", "reconstruction__class_weight", -0.5, "class_weight must be"),
+    ("reconstructor", "reconstruction__labels", "guessed", "true, predictions"),
+    ("reconstructor", "degradation__folder", "", "learns on degraded images: set"),
+    ("reconstructor", "optimizer__warmup_steps", 3, r"num_steps \(2\)"),
     ("remover", "data__augmentation", "mixup", "flip_crop"),
     ("remover", "data__pipeline", "grain", "auto, on_device or streamed"),
     ("remover", "data__train_split", "test", "split off a part of train"),

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from test_configs import PHASES, ROLES, load, save_models
 
-from launch import cli, evaluate, train
+from launch import attack, cli, evaluate, train
 from uronet_jax import checkpoints
 from uronet_jax.data import corrupted, open_source
 from uronet_jax.data.sources import ArraySource
@@ -26,7 +26,14 @@ def runs(tmp_path_factory):
     """Returns the folder of the smoke runs and their results."""
     folder, results = tmp_path_factory.mktemp("runs"), {}
     for phase in PHASES:
-        behind = {"purifier": str(folder / "remover")} if phase == "detector" else {}
+        behind = {
+            "detector": {"purifier": str(folder / "remover")},
+            "reconstructor": {
+                "classifier": str(folder / "classifier"),
+                # Attacked copies have a test of their own.
+                **{"degradation__folder": "", "degradation__suite": "uronet"},
+            },
+        }.get(phase, {})
         results[phase] = train.train(load(phase, **behind), folder / phase)
     return folder, results
 
@@ -95,6 +102,50 @@ def test_smoke_evaluation(runs, tmp_path):
     images, labels = open_source("generated", "test").arrays()
     right = np.argmax(defense(images).logits, axis=-1) == labels
     assert right.mean() == pytest.approx(stored["summary"]["purified_clean_accuracy"])
+
+
+# A random network may well be misleading.
+@pytest.mark.filterwarnings("ignore::uronet_jax.attacks.MisleadingEvaluation")
+def test_a_reconstructor_is_judged_and_attacked_as_a_remover_is(runs, tmp_path):
+    folder, _ = runs
+    models = {
+        "purifier": str(folder / "reconstructor"),
+        **{"classifier": str(folder / "classifier"), "detector": ""},
+    }
+    chosen = {"suite__noises": ("GN",), "suite__severities": (1,)}
+    result = judge(load("evaluate", **models, **chosen, data__num_examples=8))
+    (row,) = result["rows"]
+    images, labels = open_source("generated", "test[:8]").arrays()
+    defense = load_defense(models["purifier"], None, models["classifier"], batch_size=8)
+    right = (defense(images).logits.argmax(-1) == labels).mean()
+    assert result["summary"]["purified_clean_accuracy"] == pytest.approx(right)
+    assert 0 < row["psnr_purified"] < row["psnr_noisy"]  # It is hardly trained.
+    threats = ("grey_box", "white_box", "adaptive")
+    rows = attack.run(load("attack", **models, threats=threats), tmp_path)["rows"]
+    assert {row["threat"] for row in rows} == set(threats)
+    right = (defense(images[:6]).logits.argmax(-1) == labels[:6]).mean()
+    assert rows[-1]["clean_accuracy"] == pytest.approx(right)
+    assert not any(row["zero_gradients"] for row in rows)
+
+
+def test_attacked_copies_are_made_by_a_command(untrained, tmp_path, start):
+    command = (
+        *("-m", "launch.make_attacked", "--dataset=generated"),
+        *("--train_split=train[:8]", "--validation_split=train[252:]"),
+        f"--classifier={untrained()['classifier']}",
+        *("--batch_size=4", f"--out={tmp_path}"),
+    )
+    done = start(*command, "--attack=fgsm_linf:epsilon=0.01")
+    output, errors = done.communicate()
+    assert done.returncode == 0, errors
+    assert output == (
+        f"{tmp_path}/train.npy: 8 images after fgsm_linf\n"
+        f"{tmp_path}/validation.npy: 4 images after fgsm_linf\n"
+    )
+    assert np.load(tmp_path / "train.npy").shape == (8, 32, 32, 3)
+    other = start(*command, "--attack=fgsm_linf:epsilon=0.02")
+    assert other.communicate()[1].startswith(f"error: {tmp_path}/train.npy was made wi")
+    assert other.returncode == 2
 
 
 def test_evaluation_over_a_suite(untrained, tmp_path):

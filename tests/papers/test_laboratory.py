@@ -19,12 +19,12 @@ from uronet_jax.corruptions import corrupt, entry_key, gaussian_noise
 from uronet_jax.data.mixed_corruptions import store_mixed
 from uronet_jax.data.sources import ArraySource
 from uronet_jax.defense import classifier_function, make_defense
+from uronet_jax.evaluation import attacked_copies
 from uronet_jax.evaluation.defense_table import defense_table
 from uronet_jax.evaluation.judge import CLEAN_ENTRY, CorruptionEntry, Judge, StoredEntry
 from uronet_jax.evaluation.threat_models import AttackRun
 from uronet_jax.loading import LoadedModel
 from uronet_jax.models import make_classifier, make_remover
-from uronet_jax.papers import made_images
 from uronet_jax.papers.experiments import EXPERIMENTS
 from uronet_jax.papers.kinds import entry_name
 from uronet_jax.papers.laboratory import Laboratory
@@ -298,7 +298,7 @@ def test_an_attack_goes_on_where_it_was_stopped(images, make_store, monkeypatch)
     assert distance.max() <= epsilon + 1e-5  # 16 bits.
 
     # Killed: what was written from time to time is there.
-    monkeypatch.setattr(made_images, "_SAVE_EVERY", 0.0)
+    monkeypatch.setattr(attacked_copies, "_SAVE_EVERY", 0.0)
     raise_loss, die = AttackRun.raise_loss, after(1, KeyboardInterrupt)
 
     def dying(*args, **kwargs):

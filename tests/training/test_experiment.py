@@ -1,5 +1,7 @@
 """What a config can ask for: degraded images, frozen models, initial weights."""
 
+import dataclasses
+import functools
 import json
 import shutil
 
@@ -10,10 +12,14 @@ import pytest
 from test_configs import TINY, load, save_untrained
 
 from launch import train
+from uronet_jax import sharding
 from uronet_jax.checkpoints import read_config
 from uronet_jax.data import open_source
+from uronet_jax.defense import classifier_function, make_defense
+from uronet_jax.evaluation.attacked_copies import attack_parts
+from uronet_jax.evaluation.threat_models import parse_run
 from uronet_jax.loading import load_classifier, load_defense, load_model
-from uronet_jax.progress import StoppedError
+from uronet_jax.progress import Progress, StoppedError
 from uronet_jax.training import experiment
 from uronet_jax.training.experiment import build_experiment
 
@@ -193,6 +199,103 @@ def test_a_detector_learns_behind_a_transformation(purifier, tmp_path, classifie
     assert found.degraded_probability.shape == (4,)
     with pytest.raises(ValueError, match="learned behind another purifier.*bit_depth"):
         load_defense("bit_depth", tmp_path / "detector", classifier)
+
+
+def attack_copies(folder, classifier, splits):
+    """Stores attacked copies, as `launch.make_attacked` does."""
+    sources = {part: open_source("generated", split) for part, split in splits.items()}
+    return attack_parts(
+        folder,
+        sources,
+        load_classifier(classifier),
+        parse_run("fgsm_linf:epsilon=0.05"),
+        **{"seed": 0, "batch_size": 8, "mesh": sharding.data_mesh()},
+        progress=Progress(shown=False),
+    )
+
+
+def test_reconstructive_training_on_attacked_copies(
+    tmp_path, classifier, make_variables
+):
+    """From copies to a purifier that is stopped, resumed, served, and stood behind."""
+    copies, splits = tmp_path / "copies", {"train": "train[:16]"}
+    splits |= {"validation": "train[252:]"}
+    made = attack_copies(copies, classifier, splits)
+    fields = {"classifier": classifier, "degradation__folder": str(copies)}
+    fields["reconstruction__warmup_steps"] = 1
+
+    def config(**changes):
+        return few("reconstructor", **fields | changes)
+
+    whole = train.train(config(), tmp_path / "whole")
+    stopped = train.train(config(), tmp_path / "parts", stop=stop_after(0))
+    assert not stopped.finished and int(stopped.state.step) == 1
+    resumed = train.train(config(), tmp_path / "parts")
+    assert resumed.finished and resumed.metrics == whole.metrics
+    chex.assert_trees_all_equal(raw(resumed.state), raw(whole.state))
+    resolved = read_config(tmp_path / "parts")["resolved"]
+    assert resolved["classifier"] == load_model(classifier).identity
+    assert resolved["copies"]["attack"] == "fgsm_linf"
+    # What is learned from are the copies.
+    images, _ = open_source("generated", "train[:16]").arrays()
+    source = build_experiment(config(), None, tmp_path / "whole").train_source
+    np.testing.assert_array_equal(source.read_degraded(np.arange(16)), made["train"])
+    distance = np.abs(made["train"] / 65535 - images / 255)
+    assert 0.04 < distance.max() <= 0.05 + 1e-5  # 16 bits.
+
+    model = load_model(tmp_path / "parts", role="purifier")
+    pixels = open_source("generated", "test[:4]").arrays()[0].astype(np.float32) / 255
+    defense = load_defense(tmp_path / "parts", None, classifier, batch_size=4)
+    found = defense(pixels)
+    # With running averages, which batch norm kept.
+    assert model.variables["batch_stats"]
+    expected = model.module.apply(model.variables, pixels, train=False).clean
+    np.testing.assert_allclose(found.clean, expected, atol=1e-5)
+    alone = defense(pixels[:1])
+    np.testing.assert_allclose(alone.clean, found.clean[:1], atol=1e-6)
+    by_hand = make_defense(
+        model.module, None, classifier_function(load_model(classifier).module)
+    )
+    variables = {"purifier": model.variables}
+    variables["classifier"] = load_model(classifier).variables
+    logits = by_hand(variables, pixels).logits
+    np.testing.assert_allclose(found.logits, logits, atol=1e-4)
+    chained = load_defense(f"bit_depth:bits=3+{tmp_path / 'parts'}", None, classifier)
+    assert np.abs(chained(pixels).clean - found.clean).max() > 1e-4
+
+    behind = few("detector", purifier=str(tmp_path / "parts"))
+    behind["degradation"]["noises"] = ("GN",)
+    detector = train.train(behind, tmp_path / "detector")
+    assert detector.finished and np.isfinite(detector.metrics["loss"])
+    gated = load_defense(
+        tmp_path / "parts", tmp_path / "detector", classifier, gate=0.5, batch_size=4
+    )
+    assert gated(pixels).degraded_probability.shape == (4,)
+
+    # Copies of another classifier, of other images, of nobody, or unfinished.
+    other = save_untrained(
+        "classifier", tmp_path / "other", functools.partial(make_variables, seed=1)
+    )
+    with pytest.raises(ValueError, match="validation.npy was not made .*: classifier "):
+        build_experiment(config(classifier=other), None, tmp_path / "new")
+    with pytest.raises(ValueError, match="train.npy was not made .*: images .* there"):
+        build_experiment(config(data__train_split="train[16:32]"), None)
+    sidecar = copies / "train.json"
+    text = sidecar.read_text()
+    sidecar.write_text(text.replace('"finished": true', '"finished": false'))
+    with pytest.raises(ValueError, match="train.npy is not finished"):
+        build_experiment(config(), None)
+    # Exchanged since the run began.
+    sidecar.write_text(text.replace('"epsilon": 0.05', '"epsilon": 0.06'))
+    with pytest.raises(ValueError, match="epsilon: 0.05 there, 0.06 now"):
+        train.train(config(), tmp_path / "parts")
+    sidecar.unlink()
+    build_experiment(config(), None)
+    few_classes = dataclasses.replace(load_classifier(classifier), num_classes=7)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(experiment._LOADERS, "classifier", lambda spec: few_classes)
+        with pytest.raises(ValueError, match="knows 7 classes and generated has 10"):
+            build_experiment(config(), None)
 
 
 def test_training_starts_from_a_run_or_from_a_file(

@@ -39,7 +39,7 @@ from uronet_jax import corruptions, sharding
 from uronet_jax.array_files import map_array
 from uronet_jax.checkpoints import locked_workdir
 from uronet_jax.data.pipelines import evaluation_batches
-from uronet_jax.data.sources import Source
+from uronet_jax.data.sources import Source, source_digest
 
 MANIFEST = "manifest.json"
 _LABELS = "labels.npy"
@@ -49,7 +49,6 @@ _PUBLISHED_SEVERITIES = (1, 2, 3, 4, 5)
 _LARGEST_ARRAY_SIDE = 64  # Larger images are stored as JPEG files.
 # Sources up to this size are decoded once, larger ones anew for every severity.
 _RESIDENT_BYTES = 2**31
-_DIGESTED = 128  # Examples at either end.
 
 Manifest = dict[str, Any]
 StoredExamples = tuple[np.ndarray, np.ndarray]  # uint8 [n, H, W, C], int32 [n].
@@ -317,7 +316,7 @@ def _describe(source, suite, names, severities, seed, layout, photographs) -> Ma
         "dataset": source.name,
         "split": source.split,
         "num_images": len(source),
-        "examples_sha256": _digest(source),
+        "examples_sha256": source_digest(source),
         "image_shape": source.image_shape,
         "classes": classes,
         "suite": suite,
@@ -330,14 +329,6 @@ def _describe(source, suite, names, severities, seed, layout, photographs) -> Ma
         "files": {},
     }
     return json.loads(json.dumps(manifest))  # As it will be read: tuples are lists.
-
-
-def _digest(source: Source) -> str:
-    """Tells two sets of the same name apart by their first and last examples."""
-    index = np.arange(len(source))
-    ends = np.union1d(index[:_DIGESTED], index[-_DIGESTED:])
-    images, labels = source.read(ends)
-    return hashlib.sha256(images.tobytes() + labels.astype("<i4").tobytes()).hexdigest()
 
 
 def _join(folder: Path, wanted: Manifest) -> Manifest:

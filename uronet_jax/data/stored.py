@@ -17,6 +17,50 @@ def is_finished(path: str | os.PathLike) -> bool:
     )
 
 
+def check_digests(
+    path: str | os.PathLike, digests: Mapping[str, str]
+) -> dict[str, Any] | None:
+    """Checks that an array was made of what it is now used with.
+
+    Args:
+        path: The `.npy` file.
+        digests: What is used -> its digest. Compared with `made_with["digests"]` of
+            `StoredArray`; what is only in one of them is not.
+
+    Returns:
+        What it was made with; None if it does not say of what.
+
+    Raises:
+        ValueError: If it was made of something else, or is not finished.
+    """
+    sidecar = Path(path).with_suffix(".json")
+    if not sidecar.exists():
+        return None
+    try:
+        stored = json.loads(sidecar.read_text(encoding="utf-8"))
+        made_with, finished = stored["made_with"], stored["finished"]
+    except (ValueError, KeyError, TypeError):
+        return None  # Of somebody else.
+    made_of = made_with.get("digests")
+    if made_of is None:
+        return None
+    differing = [
+        f"{name} ({made_of[name]} there, {now} now)"
+        for name, now in digests.items()
+        if made_of.get(name, now) != now
+    ]
+    if differing:
+        raise ValueError(
+            f"{path} was not made of what this run uses: {', '.join(differing)}; make "
+            "it anew with launch.make_attacked in another folder, or use what it is of"
+        )
+    if not finished:
+        raise ValueError(
+            f"{path} is not finished: run the command that makes it once more"
+        )
+    return made_with
+
+
 class StoredArray:
     """A `.npy` file, memory-mapped, and a `.json` beside it that says what is done.
 
@@ -62,7 +106,7 @@ class StoredArray:
             raise ValueError(
                 f"{self._path} was made with other weights or settings "
                 f"({stored['made_with']} there, {self._made_with} now): choose another "
-                "--workdir, or delete the file, the .json beside it and what was "
+                "folder, or delete the file, the .json beside it and what was "
                 "measured with it"
             )
         self.done, self.finished = stored["done"], stored["finished"]

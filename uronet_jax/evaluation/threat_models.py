@@ -8,7 +8,9 @@ import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from uronet_jax.attacks import ATTACKS, Attack, loop
+from uronet_jax.attacks import ATTACKS, Attack, loop, misclassification
+from uronet_jax.attacks.adaptive import without_success
+from uronet_jax.purifiers import parse_parameters
 
 
 class Attempt(NamedTuple):
@@ -180,6 +182,26 @@ class AttackRun(NamedTuple):
             key, batch["image"], loss_fn, epsilon=self.epsilon, **own
         )
 
+    def go_to_the_end(self, key: Any, batch: Mapping[str, Any], logits_fn: Any) -> Any:
+        """Runs the attack on a classifier; no image stays at its first success.
+
+        For those who look at the images behind a defence that the attacker does not
+        know. A minimal attack has its own end.
+
+        Args:
+            key: Typed PRNG key.
+            batch: Float `image` `[B, H, W, C]`, `label` and `index` `[B]`.
+            logits_fn: `images -> [B, K]`.
+        """
+        labels = batch["label"]
+        if not (self.attack.minimal or self.attack.takes_logits):
+            loss_fn = misclassification(logits_fn, labels, loss=self.attack.loss)
+            return self.raise_loss(key, batch, without_success(loss_fn))
+        own = self.parameters_for(batch)
+        if self.attack.takes_logits:
+            own |= {"epsilon": self.epsilon, "stop_early": False}
+        return self.attack(key, batch["image"], logits_fn, labels, **own)
+
     def takes(self, name: str) -> bool:
         """Returns whether the attack has a parameter of this name."""
         return name in inspect.signature(self.attack.function).parameters
@@ -216,6 +238,16 @@ def make_run(
         raise ValueError(f"{name} needs epsilon, the largest norm of its perturbations")
     loop.check_budget(epsilon, run.attack.norm)
     return run._replace(epsilon=float(epsilon))
+
+
+def parse_run(text: str) -> AttackRun:
+    """Reads an attack, such as `pgd_linf:epsilon=0.01,step_size=0.004,steps=10`.
+
+    Raises:
+        ValueError: If the text has another form, or see `make_run`.
+    """
+    name, parameters = parse_parameters(text, "attack", "fgsm_linf:epsilon=0.01")
+    return make_run(name, **parameters)
 
 
 def make_plan(

@@ -20,6 +20,11 @@ from uronet_jax.models.noise_generator import (
     learned_noise,
     make_noise_generator,
 )
+from uronet_jax.models.reconstructor import (
+    RECONSTRUCTOR_VARIANTS,
+    Reconstructor,
+    make_reconstructor,
+)
 from uronet_jax.models.remover import (
     REMOVER_VARIANTS,
     Remover,
@@ -92,7 +97,9 @@ __all__ = [
     "MadryCNN",
     "NOISE_GENERATORS",
     "NoiseGenerator",
+    "RECONSTRUCTOR_VARIANTS",
     "REMOVER_VARIANTS",
+    "Reconstructor",
     "Remover",
     "ResNet",
     "Separation",
@@ -102,5 +109,6 @@ __all__ = [
     "learned_noise",
     "make_classifier",
     "make_noise_generator",
+    "make_reconstructor",
     "make_remover",
 ]

@@ -186,6 +186,26 @@ def max_pool(x: jax.Array) -> jax.Array:
     )
 
 
+def pad_to_multiple(images: jax.Array, multiple: int) -> tuple[jax.Array, tuple]:
+    """Mirrors images `[B, H, W, C]` up to multiples in height and width.
+
+    Also returns the index that undoes it; ValueError if a side is too short for it.
+    """
+    padding, crop = [(0, 0)], [slice(None)]
+    for size in images.shape[1:3]:
+        missing = -size % multiple
+        before, after = missing // 2, missing - missing // 2
+        if after >= size:
+            raise ValueError(
+                f"images of {images.shape[1]}x{images.shape[2]} pixels are too small: "
+                f"{size} cannot be mirrored up to a multiple of {multiple}"
+            )
+        padding.append((before, after))
+        crop.append(slice(before, before + size))
+    padded = jnp.pad(images, [*padding, (0, 0)], mode="reflect")
+    return padded, tuple(crop)
+
+
 class Conv(nn.Module):
     """Square convolution, zero padded symmetrically by half the kernel size.
 
@@ -229,10 +249,12 @@ class UpsampleConv(nn.Module):
 
     Attributes:
         features: Output channels.
+        use_bias: Whether a bias is added.
         dtype: Computation type; parameters are float32.
     """
 
     features: int
+    use_bias: bool = True
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -241,9 +263,11 @@ class UpsampleConv(nn.Module):
         # An output pixel sees a quarter of the kernel on average, hence 4 * 2.
         shape = (3, 3, x.shape[-1], self.features)
         kernel = self.param("kernel", kernel_init(8.0), shape)
-        bias = self.param("bias", nn.initializers.zeros_init(), (self.features,))
         x = upsample_conv(x.astype(self.dtype), kernel.astype(self.dtype))
-        return x + bias.astype(self.dtype)[None, None, None]
+        if self.use_bias:
+            bias = self.param("bias", nn.initializers.zeros_init(), (self.features,))
+            x = x + bias.astype(self.dtype)[None, None, None]
+        return x
 
 
 def batch_norm(x: jax.Array, *, train: bool, dtype: Any) -> jax.Array:

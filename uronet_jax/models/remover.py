@@ -170,7 +170,7 @@ class Remover(nn.Module):
         }
 
         def separate(images: jax.Array) -> Separation:
-            padded, crop = _pad_to_multiple(images, 2 ** len(self.widths))
+            padded, crop = layers.pad_to_multiple(images, 2 ** len(self.widths))
             code, features = encoder(padded)
             features = features if self.skips else []
             found = {
@@ -187,23 +187,6 @@ class Remover(nn.Module):
             return separation
         mirrored = separate(images[:, :, ::-1])
         return jax.tree.map(lambda x, y: (x + y[:, :, ::-1]) / 2, separation, mirrored)
-
-
-def _pad_to_multiple(images: jax.Array, multiple: int) -> tuple[jax.Array, tuple]:
-    """Mirrors images up to a multiple; also returns the index that undoes it."""
-    padding, crop = [(0, 0)], [slice(None)]
-    for size in images.shape[1:3]:
-        missing = -size % multiple
-        before, after = missing // 2, missing - missing // 2
-        if after >= size:
-            raise ValueError(
-                f"images of {images.shape[1]}x{images.shape[2]} pixels are too small: "
-                f"{size} cannot be mirrored up to a multiple of {multiple}"
-            )
-        padding.append((before, after))
-        crop.append(slice(before, before + size))
-    padded = jnp.pad(images, [*padding, (0, 0)], mode="reflect")
-    return padded, tuple(crop)
 
 
 # Variant -> the fields in which it differs from the others.

@@ -1,9 +1,7 @@
 """Attacked copies of images, made once and kept on disk."""
 
 import glob
-import itertools
 import os
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,20 +11,15 @@ import numpy as np
 from jax.tree_util import Partial
 
 from uronet_jax import sharding
-from uronet_jax.attacks import misclassification
-from uronet_jax.attacks.adaptive import without_success
 from uronet_jax.attacks.digests import digest
 from uronet_jax.corruptions import entry_key
-from uronet_jax.data import evaluation_batches
-from uronet_jax.data.stored import StoredArray
 from uronet_jax.defense import DefenseFunction, classifier_function
+from uronet_jax.evaluation.attacked_copies import store_attacked
 from uronet_jax.evaluation.defense_views import make_attacked
 from uronet_jax.evaluation.threat_models import make_run
 from uronet_jax.loading import LoadedModel
-from uronet_jax.progress import Progress, StoppedError
+from uronet_jax.progress import Progress
 
-# Seconds between two marks of attacked images.
-_SAVE_EVERY = 60.0
 # The papers' names -> ours, and what it takes besides.
 _ATTACKS = {
     "IFGSM": ("ifgsm_linf",),
@@ -72,10 +65,6 @@ def attacked_images(
         "images": [source.name, source.split, len(source)],
         "weights": [digest(model.variables) for model in models.values()],
     }
-    shape = (len(source), *source.image_shape)
-    stored = StoredArray(path, shape, np.uint16, made_with)
-    if stored.finished:
-        return stored.array
     ours, *restarts = _ATTACKS[name]
     fields = ("epsilon", "step_size", *restarts)
     run = make_run(ours, steps=steps, **{x: settings[x] for x in fields})
@@ -84,34 +73,18 @@ def attacked_images(
     key = entry_key(config["seed"], f"attack/{part}/{name}", 1)
     variables = {role: model.variables for role, model in models.items()}
     key, frozen = sharding.replicate((key, {"variables": variables}), mesh)
-    logits_fn = Partial(make_attacked(seen), frozen, None)
-    size, last_save = settings["batch_size"], time.perf_counter()
-    # Blocks are numbers of images; batches may have had another size before.
-    made = stored.done[-1] if stored.done else 0
-    batches = evaluation_batches(source, batch_size=size, mesh=mesh)
-    batches = itertools.islice(batches, made // size, None)
-    with progress.bar(
-        -(-len(source) // size), f"{attack} on {part}", "batch", leave=False
-    ) as bar:
-        bar.update(made // size)
-        for batch in batches:
-            if progress.stop():
-                stored.mark(made)
-                raise StoppedError
-            loss_fn = without_success(misclassification(logits_fn, batch["label"]))
-            images = batch["image"].astype(np.float32) / 255.0
-            adversarial = run.raise_loss(key, {**batch, "image": images}, loss_fn)
-            levels = np.rint(65535.0 * np.asarray(adversarial)).astype(np.uint16)
-            levels = levels[np.asarray(batch["mask"])]
-            first = int(np.asarray(batch["index"])[0])
-            stored.array[first : first + len(levels)] = levels
-            made = first + len(levels)
-            if time.perf_counter() - last_save > _SAVE_EVERY:
-                stored.mark(made)
-                last_save = time.perf_counter()
-            bar.update()
-    stored.mark(made, finished=True)
-    return stored.array
+    return store_attacked(
+        path,
+        source,
+        run,
+        key,
+        Partial(make_attacked(seen), frozen, None),
+        made_with,
+        batch_size=settings["batch_size"],
+        mesh=mesh,
+        progress=progress,
+        description=f"{attack} on {part}",
+    )
 
 
 def save_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:

@@ -30,9 +30,9 @@ from uronet_jax.corruptions import (
 from uronet_jax.data import AUGMENTATIONS, PairedSource, open_source
 from uronet_jax.data.mixed_corruptions import store_mixed
 from uronet_jax.data.pipelines import check_pipeline
-from uronet_jax.data.sources import check_disjoint
+from uronet_jax.data.sources import check_disjoint, source_digest
 from uronet_jax.data.statistics import pixel_statistics
-from uronet_jax.data.stored import is_finished
+from uronet_jax.data.stored import check_digests, is_finished
 from uronet_jax.loading import (
     LoadedModel,
     check_models_match,
@@ -302,6 +302,8 @@ def build_experiment(
         # If there are other weights by the time this run is resumed, it would go on
         # with another model: the configs then differ.
         config["resolved"][role] = models[role].identity
+    if has_copies(config):
+        config["resolved"] |= _copies_origin(config, sources, models)
     begun = workdir is not None and finished_steps(workdir) > 0
     if config["initial"]:  # Other pixel statistics would make another function of it.
         # A run that is resumed has them, and goes on from its own weights.
@@ -333,13 +335,34 @@ def _check_before_copies(config, task, source, workdir) -> None:
         check_same_config(read_config(workdir, "last"), stored)
 
 
+def _copies_origin(
+    config: Config, sources: Mapping[str, Any], models: Mapping[str, LoadedModel]
+) -> dict[str, Any]:
+    """Returns what given copies say they were made with, if it is of these models.
+
+    Raises ValueError if it is of others, or of other images.
+    """
+    if not config["degradation"]["folder"]:
+        return {}
+    digests = {role: model.identity for role, model in models.items()}
+    for part, source in reversed(sources.items()):  # Of training at last.
+        path = _given_copies(config, part)
+        images = {"images": source_digest(source)}
+        origin = check_digests(path, digests | images)
+    return {"copies": origin} if origin else {}
+
+
+def _given_copies(config: Config, part: str) -> Path:
+    return Path(config["degradation"]["folder"]) / f"{part}.npy"
+
+
 def _copies(
     config: Config, part: str, source: Any, workdir: Any, progress: Progress
 ) -> np.ndarray:
     """Returns the degraded copies of a part; makes those that nobody has given."""
     fields = config["degradation"]
     if fields["folder"]:
-        path = Path(fields["folder"]) / f"{part}.npy"
+        path = _given_copies(config, part)
         if not path.exists():
             raise FileNotFoundError(
                 f"no degraded copies at {path}: degradation.folder must hold train.npy "

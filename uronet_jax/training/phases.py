@@ -5,6 +5,7 @@ from uronet_jax.training import (
     adversarial_training,
     classifier,
     detector,
+    reconstructor,
     remover,
 )
 from uronet_jax.training.task import Phase
@@ -15,6 +16,7 @@ PHASES: dict[str, Phase] = {
     "classifier": classifier.CLASSIFIER_PHASE,
     "adversarial_noise": adversarial_noise.ADVERSARIAL_NOISE_PHASE,
     "adversarial_training": adversarial_training.ADVERSARIAL_TRAINING_PHASE,
+    "reconstructor": reconstructor.RECONSTRUCTOR_PHASE,
 }
 
 
