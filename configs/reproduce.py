@@ -263,7 +263,9 @@ def get_config(preset: str = "full") -> config_dict.ConfigDict:
             "DeepFool=deepfool_l2:overshoot=0.02,steps=50",
         ),
         learned=("FGSM", "PGD"),  # On which of them autoencoders learn.
-        transformations=(
+        transformations=("FD=feature_distillation", "RRP=resize_pad")
+        if smoke
+        else (
             *("PD=pixel_deflection", "RRP=resize_pad", "FD=feature_distillation"),
             *("STL=sparse_layer", "JPEG=jpeg", "bit depth=bit_depth"),
             *("TVM=total_variation", "TVM (ART)=total_variation_art"),

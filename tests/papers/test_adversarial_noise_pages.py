@@ -333,6 +333,8 @@ def test_seeds_of_some_of_the_models():
             overridden=fields * seed,
             noise_training=section,
         )
+    # Nor does a section that came later, for other experiments.
+    runs["seed_1"]["config"]["reconstructive"] = {"width": 48}
     (group,) = groups(**runs)
     assert not group.small
     page = render_experiment(group)

@@ -11,12 +11,14 @@ from uronet_jax.papers.adversarial_noise.experiments import (
     ADVERSARIAL_NOISE_EXPERIMENTS,
 )
 from uronet_jax.papers.parts import PaperExperiment
+from uronet_jax.papers.reconstructive.experiments import RECONSTRUCTIVE_EXPERIMENTS
 from uronet_jax.papers.store import CHOICES, TRAIN, Store
 from uronet_jax.papers.uronet.experiments import URONET_EXPERIMENTS
 
 EXPERIMENTS: dict[str, PaperExperiment] = {
     **URONET_EXPERIMENTS,
     **ADVERSARIAL_NOISE_EXPERIMENTS,
+    **RECONSTRUCTIVE_EXPERIMENTS,
 }
 
 

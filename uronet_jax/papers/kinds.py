@@ -28,6 +28,7 @@ class Kind:
     purifier: str = ""  # Kind of the purifier that a detector stands behind.
     # Name -> weight, of a purifier.
     loss: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    asks_classifier: bool = False  # Whether it learns from the first, frozen one.
     clean_entries: int = 0  # How often a mix of all degradations holds the clean image.
     stored: str = ""  # `attacked` or `corrupted` if it learns on such images from disk.
     # Share of clean images among these; where they are drawn, see `clean_entries`.

@@ -16,8 +16,9 @@ from uronet_jax.corruptions import entry_key
 from uronet_jax.defense import DefenseFunction, classifier_function
 from uronet_jax.evaluation.attacked_copies import store_attacked
 from uronet_jax.evaluation.defense_views import make_attacked
-from uronet_jax.evaluation.threat_models import make_run
+from uronet_jax.evaluation.threat_models import AttackRun, make_run
 from uronet_jax.loading import LoadedModel
+from uronet_jax.papers.reconstructive.models import attack_runs
 from uronet_jax.progress import Progress
 
 # The papers' names -> ours, and what it takes besides.
@@ -57,17 +58,14 @@ def attacked_images(
     `classifier` is attacked, with the `purifier` before it if the attacker knows one.
     Each part has its own random starts.
     """
-    settings, (name, steps) = config["attack"], attack_steps(config, attack)
+    settings = config["attack"]
+    name, run, parameters = _named_run(attack, config)
     made_with = {
-        **{name: settings[name] for name in ("epsilon", "step_size", "restarts")},
-        "steps": steps,
+        **parameters,
         "seed": config["seed"],
         "images": [source.name, source.split, len(source)],
         "weights": [digest(model.variables) for model in models.values()],
     }
-    ours, *restarts = _ATTACKS[name]
-    fields = ("epsilon", "step_size", *restarts)
-    run = make_run(ours, steps=steps, **{x: settings[x] for x in fields})
     classifier, *purifier = (model.module for model in models.values())
     seen = DefenseFunction(classifier_function(classifier), *purifier)
     key = entry_key(config["seed"], f"attack/{part}/{name}", 1)
@@ -85,6 +83,21 @@ def attacked_images(
         progress=progress,
         description=f"{attack} on {part}",
     )
+
+
+def _named_run(
+    attack: str, config: Mapping[str, Any]
+) -> tuple[str, AttackRun, dict[str, Any]]:
+    """Returns a name for random numbers, the attack, and what its images depend on."""
+    if run := attack_runs(config).get(attack):
+        parameters = {"attack": run.name, "parameters": run.all_parameters}
+        return attack, run, {**parameters, "epsilon": run.epsilon}
+    settings, (name, steps) = config["attack"], attack_steps(config, attack)
+    ours, *restarts = _ATTACKS[name]
+    fields = ("epsilon", "step_size", *restarts)
+    run = make_run(ours, steps=steps, **{x: settings[x] for x in fields})
+    known = ("epsilon", "step_size", "restarts")
+    return name, run, {**{x: settings[x] for x in known}, "steps": steps}
 
 
 def save_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:

@@ -34,6 +34,7 @@ from uronet_jax.papers.adversarial_noise.models import noise_kinds
 from uronet_jax.papers.kinds import Kind, ModelKey, entry_name
 from uronet_jax.papers.machine_settings import without_machine_settings
 from uronet_jax.papers.made_images import attacked_images
+from uronet_jax.papers.reconstructive.models import attack_runs, reconstructive_kinds
 from uronet_jax.papers.uronet.kinds import make_kinds
 from uronet_jax.papers.uronet.settings import CLASSIFIER_FIELDS, ROLES, check_settings
 from uronet_jax.progress import Progress, StoppedError
@@ -75,6 +76,7 @@ class Store:
         # First, as it knows the fields by the names that they have here.
         check_settings(config, self.mesh)
         self.kinds = make_kinds(config) | noise_kinds(config)
+        self.kinds |= reconstructive_kinds(config)
         self.entries: list[SuiteEntry] = suite_degradations(**config["suite"])
         self._check_models()
         # One per instance: the arrays go when the store goes.
@@ -200,8 +202,8 @@ class Store:
     def check(self, keys: Iterable[ModelKey]) -> None:
         """Raises ValueError if the data or the models that are there do not fit."""
         ordered = self.with_purifiers(keys)
-        for role, kind in dict.fromkeys((key.role, key.kind) for key in ordered):
-            self._check_data(role, kind)
+        for key in {(key.role, key.kind): key for key in ordered}.values():
+            self._check_data(key)
         for key in ordered:
             folder = self.folder(key)
             if not run.finished_steps(folder):
@@ -213,8 +215,9 @@ class Store:
             except ValueError as error:
                 raise ValueError(f"{folder}: {error}") from error
 
-    def _check_data(self, role: str, kind: str) -> None:
+    def _check_data(self, key: ModelKey) -> None:
         """Raises ValueError if models of a kind cannot learn on the data."""
+        role, kind, name = key
         section = self.config[role]
         parts = ("train", "validation", "test")
         splits = {part: section[f"{part}_split"] for part in parts}
@@ -222,9 +225,9 @@ class Store:
         count = check_disjoint(section["name"], splits, **where)["train"]
         limit = f"{role}.train_split"
         if self.kinds[kind].stored == "attacked":
-            asked = self.config["attack"]["num_train"]
+            asked = self._num_attacked(name, "train")
             if 0 < asked < count:
-                count, limit = asked, "attack.num_train"
+                count, limit = asked, f"{self._attack_section(name)}.num_train"
         size = self.kinds[kind].schedule.batch_size
         if size > count:
             raise ValueError(
@@ -271,9 +274,9 @@ class Store:
 
     def _train(self, keys: Sequence[ModelKey]) -> bool:
         """Trains models of one kind and data set; returns whether all are finished."""
-        role, kind, _ = keys[0]
+        role, kind, name = keys[0]
         attacked = self.kinds[kind].stored == "attacked"
-        count = self.config["attack"]["num_train"] if attacked else 0
+        count = self._num_attacked(name, "train") if attacked else 0
         return run.train_grid(
             self._task(keys[0]),
             [self._row(key) for key in keys],
@@ -347,9 +350,8 @@ class Store:
         if not classifier:
             found["degradation"] = self._degradation(key)
         if kind.stored == "attacked":
-            attack = without_machine_settings({"attack": config["attack"]})["attack"]
-            found["attack"] = {**attack, "classifier": self._first_identity(key.role)}
-        if kind.loss.get("inconsistency"):
+            found["attack"] = self._attack_of(key)
+        if kind.loss.get("inconsistency") or kind.asks_classifier:
             found["classifier"] = self._first_identity(key.role)
         if kind.initial:
             found |= self._started(key)
@@ -394,7 +396,7 @@ class Store:
     def _paired(self, key: ModelKey) -> tuple[PairedSource, PairedSource]:
         """Returns training and validation images with their stored copies."""
         role, attacked = key.role, self.kinds[key.kind].stored == "attacked"
-        count = self.config["attack"]["num_train"] if attacked else 0
+        count = self._num_attacked(key.name, "train") if attacked else 0
 
         def pair(part):
             copies = (
@@ -419,6 +421,26 @@ class Store:
 
     # Attacked and corrupted images.
 
+    def _attack_section(self, attack: str) -> str:
+        """Returns the section of the config that says how many images are attacked."""
+        return "reconstructive" if attack in attack_runs(self.config) else "attack"
+
+    def _num_attacked(self, attack: str, part: str) -> int:
+        """Returns how many images of a part are attacked; 0 for all."""
+        section = self.config[self._attack_section(attack)]
+        return section["num_test" if part == "test" else "num_train"]
+
+    def _attack_of(self, key: ModelKey) -> dict[str, Any]:
+        """Returns what a model learns on depends on, for its config."""
+        identity = {"classifier": self._first_identity(key.role)}
+        run = attack_runs(self.config).get(key.name)
+        if run is None:
+            attack = without_machine_settings({"attack": self.config["attack"]})
+            return {**attack["attack"], **identity}
+        made_of = {"epsilon": run.epsilon, "parameters": run.all_parameters}
+        count = self._num_attacked(key.name, "train")
+        return {"attack": run.name, **made_of, "num_train": count, **identity}
+
     def attacked(
         self,
         role: str,
@@ -433,7 +455,7 @@ class Store:
         the attacker; the attack is one of `made_images.attack_steps`.
         """
         title = title or self.first_title(role)
-        count = self.config["attack"]["num_test" if part == "test" else "num_train"]
+        count = self._num_attacked(attack, part)
         models = {"classifier": self.load_classifier(role, title)}
         if remover is not None:
             models["purifier"] = self.load(remover)

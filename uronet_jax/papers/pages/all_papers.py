@@ -6,9 +6,14 @@ from uronet_jax.papers.adversarial_noise.pages import ADVERSARIAL_NOISE_PAGES
 from uronet_jax.papers.pages.group import Group
 from uronet_jax.papers.pages.layout import Layout
 from uronet_jax.papers.pages.paper_pages import PaperPages
+from uronet_jax.papers.reconstructive.pages import RECONSTRUCTIVE_PAGES
 from uronet_jax.papers.uronet.pages import URONET_PAGES
 
-PAPERS: tuple[PaperPages, ...] = (URONET_PAGES, ADVERSARIAL_NOISE_PAGES)
+PAPERS: tuple[PaperPages, ...] = (
+    URONET_PAGES,
+    ADVERSARIAL_NOISE_PAGES,
+    RECONSTRUCTIVE_PAGES,
+)
 # Of all experiments.
 PAGE_LAYOUTS: dict[str, Layout] = {
     name: layout for paper in PAPERS for name, layout in paper.layouts.items()

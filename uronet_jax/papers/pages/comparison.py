@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from statistics import mean, stdev
 from typing import Any
 
+from uronet_jax.papers.experiments import EXPERIMENTS
 from uronet_jax.papers.machine_settings import without_machine_settings
 from uronet_jax.papers.pages.all_papers import PAGE_LAYOUTS
 from uronet_jax.papers.pages.group import Group
@@ -38,9 +39,12 @@ def group_runs(results: Iterable[Result]) -> list[Group]:
         if result.kind != "reproduction":
             continue
         content = result.content
+        config, known = content["config"], EXPERIMENTS.get(content["experiment"])
+        # A section that came later, for other experiments, is no difference.
+        config = known.depends_on(config) if known else without_machine_settings(config)
         config = {
             name: _without_selection(value)
-            for name, value in without_machine_settings(content["config"]).items()
+            for name, value in config.items()
             if name not in _NOT_CONFIG
         }
         # Seeds of other weights under the same name are no seeds of one thing.

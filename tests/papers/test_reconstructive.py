@@ -1,0 +1,132 @@
+"""Reconstructive training: its claims on the paper's own numbers, its settings."""
+
+import pytest
+from made_up_results import groups, one_group, run
+
+from configs import reproduce
+from uronet_jax.papers.pages.claims import claims_of, judge_all
+from uronet_jax.papers.pages.experiment_page import render_experiment
+from uronet_jax.papers.pages.layout import published_rows
+from uronet_jax.papers.reconstructive.models import (
+    attack_runs,
+    autoencoders,
+    reconstructive_kinds,
+)
+from uronet_jax.papers.reconstructive.pages import RECONSTRUCTIVE_PAGES
+
+NETWORKS = {"reconstructive": "VGG19", "reconstructive_transfer": "InceptionV3"}
+
+
+def paper_rows(experiment):
+    """The paper's numbers as if they were ours."""
+    return [
+        {"dataset": "CIFAR-10", "classifier": "ResNet", "threat": "grey box"}
+        | {name: row[name] for name in ("defence", "attack", "metric")}
+        | {"value": float(row["value"])}
+        for row in published_rows("reconstructive/reconstructive_tables.csv")
+        if row["network"] == NETWORKS[experiment]
+    ]
+
+
+def answers(**rows):
+    known = groups(**{x: run(x, rows=rows.get(x, paper_rows(x))) for x in NETWORKS})
+    claims = claims_of(RECONSTRUCTIVE_PAGES)
+    return {v.claim.text: v for v in judge_all(known, claims)}
+
+
+def test_the_papers_numbers_bear_out_its_claims():
+    found = answers()
+    assert len(found) == 9
+    for text, verdict in found.items():
+        assert verdict.answer == "yes", text
+        assert verdict.measured == verdict.named > 0, text
+
+
+@pytest.mark.parametrize(
+    ("defence", "attack", "value", "text"),
+    [
+        ("STL", "PGD", 68.2, "reconstructive training on PGD is above"),
+        ("STL", "FGSM", 75.3, "reconstructive training on FGSM is above"),
+        ("FD", "DeepFool", 66.3, "on DeepFool it is above"),
+        ("RT (FGSM)", "FGSM", 72.1, "above the clean baseline on FGSM"),
+        ("RT (FGSM)", "PGD", 68.0, "better on PGD than trained on PGD"),
+        ("RT (PGD)", "clean", 72.2, "costs accuracy on clean images"),
+        ("PD", "PGD", 22.5, "STL is the best"),
+    ],
+)
+def test_claims_can_fail(defence, attack, value, text):
+    rows = [
+        row | {"value": value}
+        if (row["defence"], row["attack"]) == (defence, attack)
+        else row
+        for row in paper_rows("reconstructive")
+    ]
+    found = answers(reconstructive=rows)
+    (verdict,) = (v for name, v in found.items() if text in name)
+    assert verdict.answer == "no"
+
+
+def test_page():
+    rows = paper_rows("reconstructive")
+    white = [row | {"threat": "white box", "value": 0.5} for row in rows[:2]]
+    quality = [rows[4] | {"metric": "psnr", "value": 31.25}]
+    page = render_experiment(one_group("reconstructive", rows=rows + white + quality))
+    lines = page.splitlines()
+    for block in ("grey box", "white box"):
+        assert f"**CIFAR-10, ResNet: accuracy, {block}**" in lines
+    assert "**CIFAR-10, ResNet: PSNR in dB of what the classifier sees**" in lines
+    assert "|  | clean | FGSM | PGD | DeepFool |" in lines
+    assert lines.count("| RT (FGSM) | 66.5 | 75.2 | 70.9 | 67.7 |") >= 1
+    assert "only the order of the defences can be compared" in " ".join(page.split())
+    assert "Also measured" not in page
+
+
+def config(**changes):
+    found = reproduce.get_config("smoke").to_dict()
+    found["reconstructive"] |= changes
+    return found
+
+
+def test_attacks_have_the_papers_parameters():
+    runs = attack_runs(reproduce.get_config("full").to_dict())
+    assert [run.name for run in runs.values()] == [
+        *("fgsm_linf", "pgd_linf", "deepfool_l2"),
+    ]
+    assert runs["FGSM"].epsilon == runs["PGD"].epsilon == 0.01
+    expected = {"steps": 10, "step_size": 0.004}
+    assert {x: runs["PGD"].all_parameters[x] for x in expected} == expected
+    expected = {"steps": 50, "overshoot": 0.02}
+    assert {x: runs["DeepFool"].all_parameters[x] for x in expected} == expected
+    keys = autoencoders(reproduce.get_config("full").to_dict())
+    assert list(keys)[:2] == ["RT (FGSM)", "RT (PGD)"] and len(keys) == 6
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"learned": ("CW",)}, "learned must be some of reconstructive.attacks"),
+        ({"attacks": ("FGSM",)}, "attacks must hold title=text"),
+        ({"attacks": ("FGSM=fgsm_linf",)}, "fgsm_linf needs epsilon"),
+        ({"attacks": ("A=blur:epsilon=1",)}, "unknown attack 'blur'"),
+        ({"transformations": ("A=jpeg", "A=median")}, "each title once"),
+        ({"transformations": ("A=blur",)}, "unknown transformation 'blur'"),
+        ({"transformations": ("A=jpeg:quality=0",)}, "quality must be"),
+        ({"clean_share": 1.5}, "clean_share must be a finite number in"),
+        ({"num_test": -1}, "num_test must be an integer"),
+    ],
+)
+def test_wrong_settings(changes, message):
+    with pytest.raises(ValueError, match=message):
+        reconstructive_kinds(config(**changes))
+
+
+def test_autoencoders_that_are_compared_differ_in_one_thing():
+    kinds = reconstructive_kinds(config())
+    plain = kinds["reconstructor"]
+    assert plain.clean_share == 0.0
+    assert plain.sections["reconstruction"]["labels"] == "true"
+    assert kinds["reconstructor_clean"].clean_share == 0.25
+    told = kinds["reconstructor_predictions"].sections["reconstruction"]
+    assert told == plain.sections["reconstruction"] | {"labels": "predictions"}
+    # They start alike and see the same images.
+    assert {kind.variant_of for kind in kinds.values()} == {"reconstructor"}

@@ -1,0 +1,1 @@
+"""Reconstructive training (Patrick et al., WACV workshops 2022): its experiments."""

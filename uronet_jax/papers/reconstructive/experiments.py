@@ -1,0 +1,240 @@
+"""The experiments on reconstructive training by name."""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from uronet_jax.data import evaluation_batches
+from uronet_jax.defense import DefenseFunction, classifier_function
+from uronet_jax.evaluation.attack_judge import AttackJudge
+from uronet_jax.evaluation.judge import CLEAN_ENTRY, Entry
+from uronet_jax.evaluation.threat_models import THREAT_MODELS
+from uronet_jax.image_quality import psnr, ssim
+from uronet_jax.loading import LoadedModel, load_purifier
+from uronet_jax.papers.kinds import ModelKey
+from uronet_jax.papers.laboratory import Laboratory, TidyRow
+from uronet_jax.papers.made_images import save_arrays
+from uronet_jax.papers.parts import PaperExperiment, Part, needs_of
+from uronet_jax.papers.reconstructive.models import (
+    attack_runs,
+    autoencoders,
+    transformations,
+)
+from uronet_jax.papers.store import Store
+from uronet_jax.purifiers import make_transformation
+from uronet_jax.transformations.quilting import extract_patches
+
+_NONE, _CLEAN, _QUILTING = "none", "clean", "quilting"
+# The URoNet remover that stands beside the others.
+_REMOVER = ("URoNet remover", ModelKey("data", "remover_universal", "all"))
+# Images of the picture.
+_SHOWN = 5
+
+# Title -> what stands before the classifier: nothing, a transformation, a model.
+_Defences = Mapping[str, "str | ModelKey | None"]
+
+
+def _defences(store: Store) -> _Defences:
+    found = {_NONE: None, **transformations(store.config), _QUILTING: _QUILTING}
+    return {**found, **autoencoders(store.config), _REMOVER[0]: _REMOVER[1]}
+
+
+def _trained(store: Store, *keys: str | ModelKey | None) -> tuple[ModelKey, ...]:
+    models = [key for key in keys if isinstance(key, ModelKey)]
+    return tuple(models) + tuple(store.classifier_keys("data"))
+
+
+def _purifier(lab: Laboratory, what: str | ModelKey | None) -> LoadedModel | None:
+    if what is None:
+        return None
+    if what == _QUILTING:
+        return _quilting(lab.store)
+    return load_purifier(what) if isinstance(what, str) else lab.model(*what)
+
+
+def _quilting(store: Store) -> LoadedModel:
+    """Quilting with patches of the training images, which are kept on disk."""
+    count = store.config["reconstructive"]["patches"]
+    path = store.workdir / f"patches_{count}.npz"
+    if not path.exists():
+        images, _ = store.source("data", "train").arrays()
+        patches = extract_patches(images, count, seed=store.config["seed"])
+        save_arrays(path, {"patches": patches})
+    made = make_transformation(_QUILTING)
+    with np.load(path) as file:
+        patches = file["patches"]
+    config = {"model": {"name": _QUILTING}}
+    return LoadedModel("purifier", made, patches, None, None, config)
+
+
+def _entries(lab: Laboratory, title: str) -> dict[str, Entry]:
+    """Returns clean images, and the attacked ones of a classifier."""
+    attacks = attack_runs(lab.store.config)
+    return {
+        _CLEAN: CLEAN_ENTRY,
+        **{name: lab.attacked("data", name, title) for name in attacks},
+    }
+
+
+def _columns(lab: Laboratory, classifier: str, defence: str) -> dict[str, str]:
+    dataset = lab.store.dataset("data")
+    return {"dataset": dataset, "classifier": classifier, "defence": defence}
+
+
+def _grey_box(store: Store, title: str, defence: str, what) -> Part:
+    """What a defence gives back that the attacker does not know, and how it looks."""
+
+    def rows(lab: Laboratory) -> list[TidyRow]:
+        judge = lab.judge("data", count=store.config["reconstructive"]["num_test"])
+        classifier = {title: lab.classifier("data", title)}
+        purifier = _purifier(lab, what)
+        columns = _columns(lab, title, defence) | {"threat": "grey box"}
+        clean = judge.pictures(CLEAN_ENTRY, len(judge))
+        found = []
+        for attack, entry in _entries(lab, title).items():
+            store.progress.stopping()
+            right = lab.accuracies(judge, classifier, entry, purifier)[title]
+            if purifier is None:
+                seen = judge.pictures(entry, len(judge))
+            else:
+                seen = lab.purified(judge, purifier, entry)
+            numbers = {"accuracy": right}
+            if purifier is not None or attack != _CLEAN:  # Else infinite.
+                numbers["psnr"] = _mean(psnr, seen, clean)
+                numbers["ssim"] = _mean(ssim, seen, clean)
+            place = columns | {"attack": attack}
+            found += [
+                lab.row(judge, x, metric, **place) for metric, x in numbers.items()
+            ]
+        return found
+
+    return Part(f"{defence}, grey box", _trained(store, what), rows)
+
+
+def _mean(measure, images, clean) -> float:
+    """Returns the mean over images, in slices that do not fill the memory."""
+    slices = [slice(i, i + 250) for i in range(0, len(images), 250)]
+    return float(np.mean([x for s in slices for x in measure(images[s], clean[s])]))
+
+
+def _white_box(store: Store, title: str, defence: str, what) -> Part:
+    """What is left of a defence that the attacker knows."""
+
+    def rows(lab: Laboratory) -> list[TidyRow]:
+        section = store.config["reconstructive"]
+        source = store.first("data", "test", section["num_white_box"])
+        classifier, purifier = lab.classifier("data", title), _purifier(lab, what)
+        models = {"classifier": classifier, "purifier": purifier}
+        judge = AttackJudge(
+            DefenseFunction(
+                classifier_function(classifier.module), purifier and purifier.module
+            ),
+            {name: x.variables for name, x in models.items() if x is not None},
+            evaluation_batches(
+                source,
+                batch_size=store.config["attack"]["batch_size"],
+                mesh=store.mesh,
+            ),
+            mesh=store.mesh,
+            seed=lab.seed + 1,
+        )
+        columns = _columns(lab, title, defence) | {"threat": "white box"}
+        right, found = 0.0, []
+        for attack, run in attack_runs(store.config).items():
+            if run.attack.minimal:  # Without a budget it always succeeds.
+                continue
+            store.progress.stopping()
+            row, _ = judge.attack(THREAT_MODELS["adaptive"], run)
+            right = 100 * row["clean_accuracy"]
+            place = columns | {"attack": attack}
+            value = 100 * row["robust_accuracy"]
+            found.append(lab.row(source, value, "accuracy", **place))
+        return [
+            lab.row(source, right, "accuracy", **columns, attack=_CLEAN),
+            *found,
+        ]
+
+    return Part(f"{defence}, white box", _trained(store, what), rows)
+
+
+def _comparison(store: Store) -> list[Part]:
+    """Table 2: the classifier that autoencoders learned before; and white boxes."""
+    title = store.first_title("data")
+    return [
+        part(store, title, defence, what)
+        for part in (_grey_box, _white_box)
+        for defence, what in _defences(store).items()
+    ]
+
+
+def _transfer(store: Store) -> list[Part]:
+    """Table 3: another classifier is attacked, and classifies."""
+    *_, title = store.classifiers("data")
+    if title == store.first_title("data"):
+        raise ValueError(
+            "reconstructive_transfer needs another classifier: set "
+            "--config.data.other_classifier"
+        )
+    return [
+        _grey_box(store, title, defence, what)
+        for defence, what in _defences(store).items()
+    ]
+
+
+def _perturbations(store: Store) -> list[Part]:
+    """Figure 1: how far attacked images are from the originals, before and after."""
+    attack = store.config["reconstructive"]["learned"][-1]
+    defence, key = f"RT ({attack})", autoencoders(store.config)[f"RT ({attack})"]
+
+    def rows(lab: Laboratory) -> list[TidyRow]:
+        title = store.first_title("data")
+        judge = lab.judge("data", count=store.config["reconstructive"]["num_test"])
+        entry = lab.attacked("data", attack, title)
+        clean = judge.pictures(CLEAN_ENTRY, len(judge))
+        shown = {
+            "attacked": judge.pictures(entry, len(judge)),
+            "reconstructed": lab.purified(judge, lab.model(*key), entry),
+        }
+        arrays, found = {"original": clean[:_SHOWN]}, []
+        for name, images in shown.items():
+            change = np.abs(images - clean)
+            # As in the paper, but amplified so that they can be seen.
+            arrays[f"{name},_10_times_the_change"] = np.clip(10 * change[:_SHOWN], 0, 1)
+            columns = _columns(lab, title, defence) | {"attack": f"{attack}, {name}"}
+            columns["threat"] = "grey box"
+            value = float(change.mean())
+            found.append(lab.row(judge, value, "mean_absolute_change", **columns))
+        save_arrays(store.workdir / "reconstructive_figure1.npz", arrays)
+        return found
+
+    return [Part("all", _trained(store, key), rows)]
+
+
+_SETTINGS = ("reconstructive", "attack", "training", "universal", "remover")
+
+
+def _needs() -> dict[str, tuple[str, ...]]:
+    (needs,) = needs_of("data", classifier=True).values()
+    return {"data": needs}
+
+
+RECONSTRUCTIVE_EXPERIMENTS: dict[str, PaperExperiment] = {
+    "reconstructive": PaperExperiment(
+        "reconstructive training and input transformations under attack",
+        _needs(),
+        _comparison,
+        _SETTINGS,
+    ),
+    "reconstructive_transfer": PaperExperiment(
+        "the same before another classifier",
+        _needs(),
+        _transfer,
+        _SETTINGS,
+    ),
+    "reconstructive_figure1": PaperExperiment(
+        "perturbations before and after reconstruction",
+        _needs(),
+        _perturbations,
+        _SETTINGS,
+    ),
+}

@@ -1,0 +1,102 @@
+"""The defences that are compared: transformations, autoencoders, the URoNet remover."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from uronet_jax.batches import check_number, check_whole
+from uronet_jax.evaluation.threat_models import AttackRun, parse_run
+from uronet_jax.papers.kinds import Kind, ModelKey
+from uronet_jax.purifiers import parse_purifier
+from uronet_jax.training.run import Schedule
+
+# Kinds of autoencoders: as published; with clean images among what they see; told the
+# classifier's answers in place of labels. Ending of their title -> kind.
+_AUTOENCODERS = {
+    "": "reconstructor",
+    ", a quarter clean": "reconstructor_clean",
+    ", without labels": "reconstructor_predictions",
+}
+
+
+def attack_runs(config: Mapping[str, Any]) -> dict[str, AttackRun]:
+    """Returns title -> attack."""
+    listed = config["reconstructive"]["attacks"]
+    return {title: parse_run(text) for title, text in _pairs("attacks", listed).items()}
+
+
+def transformations(config: Mapping[str, Any]) -> dict[str, str]:
+    """Returns title -> what `load_purifier` reads."""
+    return _pairs("transformations", config["reconstructive"]["transformations"])
+
+
+def autoencoders(config: Mapping[str, Any]) -> dict[str, ModelKey]:
+    """Returns title -> model."""
+    return {
+        f"RT ({name}){ending}": ModelKey("data", kind, name)
+        for ending, kind in _AUTOENCODERS.items()
+        for name in config["reconstructive"]["learned"]
+    }
+
+
+def reconstructive_kinds(config: Mapping[str, Any]) -> dict[str, Kind]:
+    """Returns the kinds of models.
+
+    Raises:
+        ValueError: If a field of the section is wrong.
+    """
+    section = config["reconstructive"]
+    _check_section(config)
+    schedule = Schedule(
+        batch_size=section["batch_size"],
+        num_steps=section["num_steps"],
+        checkpoint_every=section["checkpoint_every"],
+        eval_batch_size=config["evaluation"]["batch_size"],
+        steps_per_dispatch=config["steps_per_dispatch"],
+        log_every=config["log_every"],
+    )
+    fields = ("warmup_steps", "visual_weight", "class_weight")
+
+    def kind(*, labels="true", clean_share=0.0):
+        reconstruction = {name: section[name] for name in fields} | {"labels": labels}
+        return Kind(
+            "reconstructor",
+            {"variant": section["variant"], "width": section["width"]},
+            schedule,
+            section["optimizer"],
+            stored="attacked",
+            asks_classifier=True,
+            clean_share=clean_share,
+            variant_of="reconstructor",
+            sections={"reconstruction": reconstruction},
+        )
+
+    return {
+        "reconstructor": kind(),
+        "reconstructor_clean": kind(clean_share=section["clean_share"]),
+        "reconstructor_predictions": kind(labels="predictions"),
+    }
+
+
+def _check_section(config: Mapping[str, Any]) -> None:
+    section = config["reconstructive"]
+    for name in ("num_test", "num_white_box", "num_train"):
+        check_whole(f"reconstructive.{name}", section[name], 0, 2**31 - 1)
+    check_number("reconstructive.clean_share", section["clean_share"], 0.0, 1.0)
+    unknown = set(section["learned"]) - attack_runs(config).keys()
+    if unknown:
+        raise ValueError(
+            f"reconstructive.learned must be some of reconstructive.attacks: {unknown}"
+        )
+    for text in transformations(config).values():
+        parse_purifier(text)
+
+
+def _pairs(field: str, listed: Any) -> dict[str, str]:
+    """Reads `title=text` of each item."""
+    pairs = [item.partition("=") for item in listed]
+    found = {title: text for title, _, text in pairs}
+    if len(found) < len(pairs) or not all(map(all, pairs)):
+        raise ValueError(
+            f"reconstructive.{field} must hold title=text, each title once: {listed}"
+        )
+    return found

@@ -1,0 +1,32 @@
+"""What reconstructive training brings to the pages."""
+
+from uronet_jax.papers.pages.group import Group
+from uronet_jax.papers.pages.paper_pages import PaperPages
+from uronet_jax.papers.reconstructive.layouts import RECONSTRUCTIVE_LAYOUTS
+
+_DEFENCES = (
+    "*RT* is the autoencoder of reconstructive training, with what it learned on in "
+    "brackets. PD: pixel deflection, RRP: random resize and padding, FD: feature "
+    "distillation, STL: sparse transformation layer, TVM: total variation "
+    "minimisation; see [the input transformations](../TRANSFORMATIONS.md). "
+)
+_THREATS = (
+    "*Grey box*: the attacker knows the classifier alone, as in the paper. *White "
+    "box*: he knows the defence too, and the best of his ways counts: through the "
+    "defence, past it (BPDA), and averaged over its draws (EOT) where it is random.\n"
+)
+
+
+def _note(group: Group) -> str:
+    if group.experiment == "reconstructive_figure1":
+        return ""
+    return _DEFENCES + _THREATS
+
+
+RECONSTRUCTIVE_PAGES = PaperPages(
+    title="reconstructive training",
+    package="reconstructive",
+    layouts=RECONSTRUCTIVE_LAYOUTS,
+    unjudged="what Figures 2 and 3 show in pictures alone",
+    note=_note,
+)
