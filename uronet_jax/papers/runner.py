@@ -24,6 +24,7 @@ from uronet_jax.papers.experiments import (
 )
 from uronet_jax.papers.kinds import ModelKey
 from uronet_jax.papers.laboratory import Laboratory
+from uronet_jax.papers.pages.all_papers import PAGE_LAYOUTS
 from uronet_jax.papers.parts import Part
 from uronet_jax.papers.store import Store
 from uronet_jax.records import provenance, write_json
@@ -32,7 +33,7 @@ from uronet_jax.reports.results import REPRODUCTION, REPRODUCTION_VERSION
 from uronet_jax.training.run import check_same_config, flatten_config
 
 # Experiments whose result is also a picture.
-_PICTURES = ("figure1", "figure2", "figure4", "figure5", "ant_noise")
+_PICTURES = {name for name, layout in PAGE_LAYOUTS.items() if layout.drawn}
 
 
 def choose_experiments(names: str) -> list[str]:
