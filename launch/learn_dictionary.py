@@ -54,7 +54,7 @@ def main(argv: list[str]) -> None:
         "seed": _SEED.value,
     }
     start = time.monotonic()
-    dictionary, objective = learn_dictionary(images, **settings)
+    dictionary, objective = learn_dictionary(images, **settings, progress=True)
     seconds = time.monotonic() - start
     path.parent.mkdir(parents=True, exist_ok=True)
     np.save(path, dictionary)

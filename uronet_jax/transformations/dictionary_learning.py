@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from tqdm import tqdm
 
 from uronet_jax.batches import check_images, check_whole
 from uronet_jax.transformations.sparse_coding import (
@@ -68,6 +69,7 @@ def learn_dictionary(
     batch_size: int = 32,
     learning_rate: float = 0.03,
     seed: int = 0,
+    progress: bool = False,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Learns filters that code the high-pass parts of clean images sparsely.
 
@@ -81,6 +83,7 @@ def learn_dictionary(
         batch_size: Images in one, drawn without replacement.
         learning_rate: Adam's at the first step; it falls to 0 by a cosine.
         seed: Of the first filters (normal numbers) and of the batches.
+        progress: Show a progress bar.
 
     Returns:
         Filters `[M, P, P, C]`, float32, each of norm 1 with mean 0 in each channel; and
@@ -100,7 +103,7 @@ def learn_dictionary(
     found = rng.normal(size=(filters, size, size, images.shape[-1]))
     found = _normalise(jnp.asarray(found, jnp.float32))
     state, values = optimizer.init(found), []
-    for _ in range(steps):
+    for _ in tqdm(range(steps), "dictionary", unit=" steps", disable=not progress):
         chosen = np.sort(rng.choice(len(images), batch_size, replace=False))
         batch = jnp.asarray(images[chosen], jnp.float32)
         found, state, value = _step(
