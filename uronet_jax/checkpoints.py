@@ -175,12 +175,11 @@ def find_step(workdir: str | os.PathLike, which: str = "best") -> Path:
     """Returns the folder of a run's checkpoint: `best`, `last`, or a step number.
 
     Raises:
-        FileNotFoundError: If there is no such checkpoint.
-        ValueError: If there is a file in place of the folder.
+        FileNotFoundError: If there is no such checkpoint, or a file and no folder.
     """
     folder = Path(workdir).absolute() / _FOLDER
     if Path(workdir).is_file():
-        raise ValueError(
+        raise FileNotFoundError(
             f"{workdir} is a file: expected the folder of a run, or a classifier's "
             "PyTorch weights as .npz or .safetensors; a .pt or .pth file becomes one "
             "by numpy.savez(path, **{name: x.cpu().numpy() for name, x in "

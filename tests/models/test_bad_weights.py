@@ -117,7 +117,7 @@ def test_a_file_of_another_kind(name, tmp_path):
     path.write_bytes(pickle.dumps({}))
     message = rf"{name} is a file: expected the folder of a run.*numpy\.savez"
     for load in (loading.load_classifier, loading.load_model, loading.load_purifier):
-        with pytest.raises(ValueError, match=message):
+        with pytest.raises(FileNotFoundError, match=message):
             load(path)
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(FileNotFoundError, match=message):
         loading.load_initial(path, {})
