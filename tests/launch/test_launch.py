@@ -203,7 +203,7 @@ def test_evaluation_over_a_suite(untrained, tmp_path):
         ({"data__name": "generated_grey"}, r"\[28, 28, 1\].*\[32, 32, 3\]"),
         ({"checkpoint": "3"}, "checkpoint must be best or last: '3'"),
         ({"classifier": ""}, "name a classifier"),
-        ({"classifier": "nowhere"}, "no checkpoint under nowhere.*launch.train"),
+        ({"classifier": "nowhere"}, "no checkpoint under nowhere.*uronet train"),
         ({"classifier": "nowhere.npz"}, "no classifier weights at nowhere.npz"),
         ({"purifier": ""}, "name a purifier"),
         ({"purifier": "jpg:quality=50"}, "neither the folder of a run nor a trans"),
