@@ -1,5 +1,7 @@
 """What the experiments share: data, cadence and presets."""
 
+from collections.abc import Sequence
+
 from ml_collections import config_dict
 
 PRESETS = ("full", "small", "smoke")
@@ -90,10 +92,10 @@ def sgd(warmup_steps: int) -> config_dict.ConfigDict:
     )
 
 
-def check_preset(preset: str) -> None:
+def check_preset(preset: str, known: Sequence[str] = PRESETS) -> None:
     """Raises ValueError if `preset` is unknown."""
-    if preset not in PRESETS:
-        raise ValueError(f"unknown preset {preset!r}: choose from {', '.join(PRESETS)}")
+    if preset not in known:
+        raise ValueError(f"unknown preset {preset!r}: choose from {', '.join(known)}")
 
 
 def add_degradation(

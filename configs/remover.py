@@ -12,9 +12,12 @@ from ml_collections import config_dict
 
 from configs import common
 
+PRESETS = (*common.PRESETS, "universal", "universal_small", "universal_smoke")
+
 
 def get_config(preset: str = "full") -> config_dict.ConfigDict:
     """Returns the experiment at `full`, `small` or `smoke` size, or `universal`."""
+    common.check_preset(preset, PRESETS)
     if preset == "universal" or preset.startswith("universal_"):
         return _universal(preset.removeprefix("universal").lstrip("_") or "full")
     config = common.base("remover", preset)

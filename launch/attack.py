@@ -39,5 +39,5 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    cli.define_experiment_flags("configs/attack.py:PRESET")
+    cli.define_experiment_flags("attack:PRESET")
     cli.run(main)

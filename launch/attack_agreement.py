@@ -1,4 +1,4 @@
-"""Compares every attack with foolbox and torchattacks, on one network and its images.
+r"""Compares every attack with foolbox and torchattacks, on one network and its images.
 
   pip install -e ".[oracles]"
   python -m launch.attack_agreement --classifier=resnet20.npz --dataset=cifar10 \

@@ -10,6 +10,7 @@ from typing import NoReturn
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+from uronet_jax.command import find_config
 from uronet_jax.host import keep_freed_memory
 
 # Cluster managers that `jax.distributed` can ask; each sets its variable only in a
@@ -27,19 +28,26 @@ _PROCESS_ID = flags.DEFINE_integer("process_id", None, "Number of this process."
 
 
 def define_experiment_flags(configs: str) -> None:
-    """Defines --config (`configs` is its help), --workdir and --data_dir."""
-    config_flags.DEFINE_config_file("config", None, configs, lock_config=True)
+    """Defines --config (`configs` says which), --workdir and --data_dir."""
+    names = f"{configs}, see `uronet list configs`; or a file's path, FILE.py:PRESET."
+    config_flags.DEFINE_config_file("config", None, names)
+    parser = flags.FLAGS["config"].parser
+    load = parser.parse
+    parser.parse = lambda text: load(find_config(text))
     flags.DEFINE_string("workdir", None, "Folder to write to.")
     folder = "Folder of the prepared data sets. Default: $URONET_DATA_DIR, else "
     flags.DEFINE_string("data_dir", None, folder + "~/tensorflow_datasets.")
     flags.mark_flags_as_required(["config", "workdir"])
 
 
-def run(main: Callable[[list[str]], None]) -> None:
-    """Runs `main`; a wrong input ends it with one line and exit status 2."""
+def run(main: Callable[[list[str]], None], *, takes_arguments: bool = False) -> None:
+    """Runs `main`; a wrong input ends it with one line and exit status 2.
+
+    Arguments that are no flags are wrong, unless `main` takes them.
+    """
     keep_freed_memory()
     try:
-        app.run(_guarded(main), flags_parser=_parse_flags)
+        app.run(_guarded(main, takes_arguments), flags_parser=_parse_flags)
     except KeyboardInterrupt:
         sys.stdout.flush()
         # Not sys.exit: XLA may still be computing and would crash while Python ends.
@@ -57,6 +65,8 @@ def _parse_flags(argv: list[str]) -> list[str]:
         if "config" in flags.FLAGS:
             flags.FLAGS["config"].value.to_dict()  # Raises if it could not be loaded.
         return rest
+    except SystemExit:  # Of --help, which absl ends as if it were a failure.
+        sys.exit(0)
     # What ml_collections raises for a field that does not exist.
     except (AttributeError, KeyError) as error:
         # Some arrive quoted twice.
@@ -71,7 +81,9 @@ def _parse_flags(argv: list[str]) -> list[str]:
         _fail(f"{re.sub(r'^[A-Za-z]*Error: ', '', reason)} (--help lists the flags)")
 
 
-def _guarded(main: Callable[[list[str]], None]) -> Callable[[list[str]], None]:
+def _guarded(
+    main: Callable[[list[str]], None], takes_arguments: bool
+) -> Callable[[list[str]], None]:
     def guarded(argv: list[str]) -> None:
         from uronet_jax.training.loop import DivergedError
 
@@ -81,7 +93,7 @@ def _guarded(main: Callable[[list[str]], None]) -> Callable[[list[str]], None]:
             # Orbax and TFDS also raise every error that they log, with tracebacks.
             logging.get_absl_logger().setLevel("CRITICAL")
         try:
-            if len(argv) > 1:
+            if len(argv) > 1 and not takes_arguments:
                 raise ValueError(f"unexpected arguments: {' '.join(argv[1:])}")
             connect_processes()
             main(argv)

@@ -1,4 +1,4 @@
-"""Judges a defence on clean test images and on every degradation of a suite.
+r"""Judges a defence on clean test images and on every degradation of a suite.
 
   python -m launch.evaluate --config=configs/evaluate.py:small \
       --workdir=runs/small/evaluation
@@ -45,5 +45,5 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    cli.define_experiment_flags("configs/evaluate.py:PRESET")
+    cli.define_experiment_flags("evaluate:PRESET")
     cli.run(main)

@@ -1,4 +1,4 @@
-"""Compares the corruptions with stored outputs of the original programs.
+r"""Compares the corruptions with stored outputs of the original programs.
 
   python -m launch.fidelity --golden_dir=FOLDER \
       --out=docs/results/corruption_fidelity.json

@@ -1,4 +1,4 @@
-"""Learns a dictionary of the transformation `sparse_layer` from clean images.
+r"""Learns a dictionary of the transformation `sparse_layer` from clean images.
 
   python -m launch.learn_dictionary --dataset=cifar10 --split='train[:5000]' \
       --out=colour.npy

@@ -1,4 +1,4 @@
-"""Writes a corrupted test set, in the layout of CIFAR-10-C or of ImageNet-C.
+r"""Writes a corrupted test set, in the layout of CIFAR-10-C or of ImageNet-C.
 
   python -m launch.make_corrupted --dataset=cifar10 --suite=cifar_c --out=cifar10_c
   python -m launch.make_corrupted --dataset=photos --split=validation \

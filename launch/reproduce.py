@@ -40,7 +40,7 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    cli.define_experiment_flags("configs/reproduce.py:PRESET")
+    cli.define_experiment_flags("reproduce:PRESET")
     flags.DEFINE_string(
         "experiment",
         None,

@@ -72,5 +72,5 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    cli.define_experiment_flags("configs/PHASE.py:PRESET")
+    cli.define_experiment_flags("PHASE:PRESET")
     cli.run(main)

@@ -45,6 +45,7 @@ LONGEST = (
     "test_laboratory",
     "test_robustness",
     "test_processes",
+    "test_command",
     "test_fidelity",
     "test_blur",
 )

@@ -188,8 +188,8 @@ def find_step(workdir: str | os.PathLike, which: str = "best") -> Path:
     steps = sorted(int(p.name) for p in folder.glob("*") if p.name.isdigit())
     if not steps:
         raise FileNotFoundError(
-            f"no checkpoint under {workdir}: train one there with `python -m "
-            f"launch.train --config=configs/PHASE.py:PRESET --workdir={workdir}`, or "
+            f"no checkpoint under {workdir}: train one there with `uronet train "
+            f"--config=PHASE:PRESET --workdir={workdir}`, or "
             "name the folder of another run"
         )
     if which == "last":

@@ -230,7 +230,7 @@ def test_wrong_field_is_reported_before_data_are_read(
 @pytest.mark.parametrize(
     ("fields", "expected"),
     [
-        ({"name": "cifar11"}, r"'cifar11'.*Built in: mnist5k.*launch.prepare_data"),
+        ({"name": "cifar11"}, r"'cifar11'.*Built in: mnist5k.*uronet prepare"),
         ({"train_split": "training"}, "no split 'training': it has test, train"),
         ({"train_split": "train[:9999]"}, "goes beyond the 256 images"),
         ({"validation_split": "train[256:]"}, "holds no image"),

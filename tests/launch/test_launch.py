@@ -203,7 +203,7 @@ def test_evaluation_over_a_suite(untrained, tmp_path):
         ({"data__name": "generated_grey"}, r"\[28, 28, 1\].*\[32, 32, 3\]"),
         ({"checkpoint": "3"}, "checkpoint must be best or last: '3'"),
         ({"classifier": ""}, "name a classifier"),
-        ({"classifier": "nowhere"}, "no checkpoint under nowhere.*launch.train"),
+        ({"classifier": "nowhere"}, "no checkpoint under nowhere.*uronet train"),
         ({"classifier": "nowhere.npz"}, "no classifier weights at nowhere.npz"),
         ({"purifier": ""}, "name a purifier"),
         ({"purifier": "jpg:quality=50"}, "neither the folder of a run nor a trans"),
@@ -269,7 +269,7 @@ def test_unusable_workdirs_are_reported_before_any_work(tmp_path, monkeypatch):
 @pytest.fixture(scope="module")
 def flags():
     """Defines the flags of `launch.train` in this process."""
-    cli.define_experiment_flags("configs/PHASE.py:PRESET")
+    cli.define_experiment_flags("PHASE:PRESET")
 
 
 # That of ml_collections, which loads the config.
@@ -311,8 +311,8 @@ def test_a_command_reports_one_line(start):
     assert process.communicate() == (
         "",
         "error: no data set 'cifar11'. Built in: mnist5k, generated, generated_grey. "
-        "Prepared in nowhere: none. To prepare it there: python -m "
-        "launch.prepare_data --name=cifar11 --data_dir=nowhere\n",
+        "Prepared in nowhere: none. To prepare it there: uronet prepare "
+        "--name=cifar11 --data_dir=nowhere\n",
     )
     assert process.returncode == 2
 

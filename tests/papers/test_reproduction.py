@@ -313,7 +313,7 @@ def test_missing_data_are_reported_with_what_to_do(tmp_path):
         text = str(caught.value)
         assert f"{name} lacks the training images of CIFAR-100 (train[:48]): " in text
         assert "no data set 'cifar100'" in text
-        assert f"launch.prepare_data --name=cifar100 --data_dir={tmp_path}" in text
+        assert f"uronet prepare --name=cifar100 --data_dir={tmp_path}" in text
     # What the other half can say is said.
     missing = check_needs(store, "table5")
     assert list(missing) == ["second"]

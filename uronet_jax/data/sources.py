@@ -226,7 +226,7 @@ class TfdsSource(Source):
             raise ValueError(
                 f"{where} is stored as {builder.info.file_format.value}; only "
                 "array_record can be read without TensorFlow. Prepare it again: "
-                f"python -m launch.prepare_data --name={name} --from=tfds --overwrite"
+                f"uronet prepare --name={name} --from=tfds --overwrite"
             )
         channels = features["image"].shape[-1]
         if channels not in _MODES:
@@ -386,7 +386,7 @@ def _require_prepared(name: str, data_dir: str | None) -> Path:
             + (f" (did you mean {' or '.join(near)}?)" if near else "")
             + f". Built in: {', '.join(BUILT_IN)}. Prepared in {folder}: "
             f"{', '.join(prepared) or 'none'}. To prepare it there: "
-            f"python -m launch.prepare_data --name={name} --data_dir={folder}"
+            f"uronet prepare --name={name} --data_dir={folder}"
         )
     return path
 

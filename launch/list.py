@@ -1,0 +1,88 @@
+"""Lists corruptions, attacks, transformations, classifiers and configs by name.
+
+  python -m launch.list
+  python -m launch.list attacks transformations
+
+These are the names that flags, configs and Python take.
+"""
+
+import importlib
+import inspect
+import os
+import sys
+from collections.abc import Callable, Mapping
+from functools import partial
+
+from configs.common import PRESETS
+from launch import cli
+from uronet_jax.attacks import ATTACKS
+from uronet_jax.command import list_configs, nearest_name
+from uronet_jax.corruptions import CORRUPTIONS, SUITES
+from uronet_jax.models import CLASSIFIERS
+from uronet_jax.transformations import TRANSFORMATIONS, Transformation
+
+
+def _first_line(thing: object) -> str:
+    return (inspect.getdoc(thing) or "").splitlines()[0]
+
+
+def _transformation(entry: Transformation) -> str:
+    usual = [
+        f"{name}={value:.4g}" if isinstance(value, float) else f"{name}={value}"
+        for name, value in entry.parameters.items()
+    ]
+    return f"{entry.text} ({','.join(usual)})"
+
+
+def _classifier(build: Callable) -> str:
+    return _first_line(build.func if isinstance(build, partial) else build)
+
+
+def _config(module: object) -> str:
+    presets = getattr(module, "PRESETS", PRESETS)
+    return f"{_first_line(module)} Presets: {', '.join(presets)}."
+
+
+# What can be listed -> its names, each with a line.
+KINDS: dict[str, Callable[[], Mapping[str, str]]] = {
+    "corruptions": lambda: {
+        name: entry.text.splitlines()[0] for name, entry in CORRUPTIONS.items()
+    },
+    "suites": lambda: {name: ", ".join(suite) for name, suite in SUITES.items()},
+    "attacks": lambda: {name: entry.about for name, entry in ATTACKS.items()},
+    "transformations": lambda: {
+        name: _transformation(entry) for name, entry in TRANSFORMATIONS.items()
+    },
+    "classifiers": lambda: {
+        name: _classifier(build) for name, build in CLASSIFIERS.items()
+    },
+    "configs": lambda: {
+        name: _config(importlib.import_module(f"configs.{name}"))
+        for name in list_configs()
+    },
+}
+
+
+def main(argv: list[str]) -> None:
+    """Lists what the arguments name, by default everything."""
+    kinds = argv[1:] or list(KINDS)
+    for kind in kinds:
+        if kind not in KINDS:
+            hint = nearest_name(kind, KINDS)
+            raise ValueError(
+                f"nothing is called {kind!r}: {hint}There are {', '.join(KINDS)}"
+            )
+    sections = []
+    for kind in kinds:
+        entries = KINDS[kind]()
+        width = max(map(len, entries)) + 2
+        lines = [f"  {name:<{width}}{text}" for name, text in entries.items()]
+        sections.append("\n".join([f"{kind} ({len(entries)})", *lines]))
+    try:
+        print("\n\n".join(sections), flush=True)
+    except BrokenPipeError:  # The reader, such as `head`, has seen enough.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+if __name__ == "__main__":
+    cli.run(main, takes_arguments=True)
