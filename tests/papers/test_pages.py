@@ -1,5 +1,6 @@
 """The pages of docs, of made-up results, small ones among them, and ours."""
 
+import dataclasses
 import re
 import subprocess
 import sys
@@ -368,7 +369,7 @@ def test_the_picture_of_transformations_follows_their_parameters(tmp_path, monke
     picture = tmp_path / "transformations.png"
     assert picture in write_pages(tmp_path / "results", tmp_path)
     assert not out_of_date(tmp_path / "results", tmp_path)
-    other = TRANSFORMATIONS["jpeg"]._replace(parameters={"quality": 60})
+    other = dataclasses.replace(TRANSFORMATIONS["jpeg"], parameters={"quality": 60})
     monkeypatch.setitem(TRANSFORMATIONS, "jpeg", other)
     assert picture in out_of_date(tmp_path / "results", tmp_path)
 
