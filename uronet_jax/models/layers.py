@@ -214,7 +214,7 @@ def _upsample_forward(x, kernel):
 def _upsample_backward(residuals, gradient):
     # It is the transpose of a convolution of stride 2, whose input is `gradient`.
     x, kernel = residuals
-    options = 2, ((1, 0), (1, 0))
+    options = 2, ((1, 1), (1, 1))
     kernel = kernel.swapaxes(2, 3)
     found = _kernel_gradient(gradient, x, kernel.shape, *options)
     return _native_conv(gradient, kernel, *options), found.swapaxes(2, 3)
