@@ -24,6 +24,8 @@ from uronet_jax.benchmarking import (
     steps,
     suite,
     timing,
+    transformation_peers,
+    transformations,
 )
 from uronet_jax.benchmarking.base import (
     BenchmarkRun,
@@ -35,6 +37,7 @@ from uronet_jax.benchmarking.linen_remover import LinenRemover
 from uronet_jax.benchmarking.torch_peer import TorchPeer
 from uronet_jax.models import make_classifier, make_remover
 from uronet_jax.reports import results
+from uronet_jax.transformations import TRANSFORMATIONS
 
 needs_torch = pytest.mark.skipif(
     importlib.util.find_spec("torch") is None, reason="PyTorch is not installed"
@@ -393,11 +396,12 @@ def test_sizes_are_checked(size, message):
 def test_rows_and_sizes_are_chosen():
     with pytest.raises(ValueError, match="unknown row 'speed'"):
         suite.choose_rows(["remover", "speed"])
-    of_corruptions, of_attacks = suite.GROUPS["corruptions"], suite.GROUPS["attacks"]
+    groups = ("corruptions", "attacks", "transformations")
     every = suite.choose_rows(["all"])
-    assert every == list(suite.ROWS) and every[-6:] == [*of_corruptions, *of_attacks]
-    assert suite.choose_rows(["corruptions"]) == list(of_corruptions)
-    assert suite.choose_rows(["attacks"]) == list(of_attacks)
+    assert every == list(suite.ROWS)
+    assert every[-7:] == [row for name in groups for row in suite.GROUPS[name]]
+    for name in groups:
+        assert suite.choose_rows([name]) == list(suite.GROUPS[name])
     gpu = suite.choose_sizes("gpu", dtype="bfloat16", batch_size=None)
     assert (gpu.classifier, gpu.steps_per_sample) == ("wrn16_8", 50)
     assert (gpu.batch_size, gpu.widths) == (128, (64, 128, 256))
@@ -524,3 +528,61 @@ def test_autoattack_row():
     row = attacks.autoattack_row(RUN, make_peers)
     check_row(row)
     assert peers_of(row) == ["idle"] and row["notes"][0] == "a note on autoattack"
+
+
+def test_every_transformation_has_a_peer():
+    assert transformation_peers.PEERS.keys() == TRANSFORMATIONS.keys()
+
+
+def test_transformation_row(monkeypatch):
+    names = ("bit_depth", "gaussian_noise", "quilting")
+    monkeypatch.setattr(
+        transformations, "TRANSFORMATIONS", {x: TRANSFORMATIONS[x] for x in names}
+    )
+    peers = transformation_peers.PEERS
+
+    def make_peers(patches):
+        return {name: peers[name].make(patches) for name in names}, []
+
+    row = transformations.transformations_row(RUN, make_peers)
+    compared = row["comparisons"]
+    assert [c["subject"] for c in compared] == list(names)
+    assert peers_of(row) == [f"NumPy {np.__version__}"] * 3
+    for comparison in compared:
+        assert comparison["met"] == (comparison["ratio"] <= comparison["at_most"] == 1)
+    # The random one is not compared; the others make the same but for rounding.
+    assert "agreement" not in compared[1]
+    assert 0 <= compared[0]["agreement"] < 1e-5 and 0 <= compared[2]["agreement"] < 1e-5
+    assert row["values"] == {} and row["seconds"].keys() == set(names)
+    assert any(note.startswith("quilting: no package") for note in row["notes"])
+
+
+def test_a_peer_that_transforms_otherwise_is_not_compared(monkeypatch):
+    entries = {"bit_depth": TRANSFORMATIONS["bit_depth"]}
+    monkeypatch.setattr(transformations, "TRANSFORMATIONS", entries)
+    coarse = {"bit_depth": lambda images: np.rint(images)}
+    with pytest.raises(ValueError, match="peer of bit_depth makes other images"):
+        transformations.transformations_row(RUN, lambda patches: (coarse, []))
+    row = transformations.transformations_row(RUN, lambda patches: ({}, ["a note"]))
+    assert not row["comparisons"] and row["notes"][-1] == "a note"
+
+
+@pytest.mark.parametrize("name", ["jpeg", "median", "feature_distillation"])
+def test_peers_transform_as_ours_do(name):
+    images = np.random.default_rng(0).random((2, 32, 32, 3), np.float32)
+    if name == "jpeg":
+        images = np.rint(255 * images) / np.float32(255)
+    theirs = transformation_peers.PEERS[name].make(None)(images)
+    ours = np.asarray(jax.jit(TRANSFORMATIONS[name])(images))
+    assert transformations.difference(name, images, ours, theirs) < 1e-4
+
+
+def test_packages_of_transformations_may_be_absent(monkeypatch):
+    absent = {"art": "total_variation_art", "sporco": "sparse_layer"}
+    for package in absent:
+        monkeypatch.setitem(sys.modules, package, None)
+    monkeypatch.setitem(sys.modules, "pywt", None)
+    peers, notes = transformations.transformation_peers(np.zeros((9, 5, 5, 3)))
+    expected = {*absent.values(), "wavelet", "pixel_deflection"}
+    assert TRANSFORMATIONS.keys() - peers.keys() == expected
+    assert len(notes) == 3 and all("pip install" in note for note in notes)

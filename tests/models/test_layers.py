@@ -32,25 +32,30 @@ def values_and_gradients(function, x, kernel):
     return run(x, kernel)
 
 
-# Up to 8 input channels the weight gradient copies the input, above that the output
-# gradient: both must agree with XLA's, for every kernel and padding.
+# Up to 8 input channels, and with strides, the weight gradient copies the input, else
+# the output gradient: both must agree with XLA's, for every kernel and padding.
 @pytest.mark.parametrize("inputs", [1, 8, 9])
 @pytest.mark.parametrize(
-    "size, padding",
+    "size, padding, strides",
     [
-        ((1, 1), ((0, 0), (0, 0))),
-        ((2, 2), ((0, 1), (0, 1))),
-        ((3, 3), ((1, 1), (1, 1))),
-        ((5, 3), ((2, 1), (0, 2))),
+        ((1, 1), ((0, 0), (0, 0)), 1),
+        ((2, 2), ((0, 1), (0, 1)), 1),
+        ((3, 3), ((1, 1), (1, 1)), 1),
+        ((5, 3), ((2, 1), (0, 2)), 1),
+        ((3, 3), ((1, 1), (1, 1)), 2),
+        ((5, 3), ((2, 1), (0, 2)), 3),
     ],
 )
-def test_conv_equals_xla(size, padding, inputs):
-    conv = partial(layers.conv, padding=padding)
+def test_conv_equals_xla(size, padding, strides, inputs, monkeypatch):
+    # The four images are summed in two parts or four, as many would be.
+    monkeypatch.setattr(layers, "_CACHED_NUMBERS", 1500)
+    conv = partial(layers.conv, padding=padding, strides=strides)
     reference = partial(
         jax.lax.conv_general_dilated,
-        window_strides=(1, 1), padding=padding, dimension_numbers=DIMENSIONS,
+        window_strides=(strides, strides), padding=padding,
+        dimension_numbers=DIMENSIONS,
     )  # fmt: skip
-    x, kernel = normal(0, 2, 7, 6, inputs), normal(1, *size, inputs, 5)
+    x, kernel = normal(0, 4, 7, 6, inputs), normal(1, *size, inputs, 5)
     result, expected = (values_and_gradients(f, x, kernel) for f in (conv, reference))
     chex.assert_trees_all_close(result, expected, **CLOSE)
 

@@ -12,7 +12,15 @@ from typing import Any
 import jax
 
 from uronet_jax import host
-from uronet_jax.benchmarking import attacks, base, corruptions, memory, rows, steps
+from uronet_jax.benchmarking import (
+    attacks,
+    base,
+    corruptions,
+    memory,
+    rows,
+    steps,
+    transformations,
+)
 from uronet_jax.benchmarking.base import BenchmarkRow, BenchmarkRun, BenchmarkSizes
 from uronet_jax.benchmarking.torch_peer import TorchPeer
 from uronet_jax.records import provenance, write_json
@@ -36,6 +44,7 @@ GROUPS: dict[str, RowFunctions] = {
         "attack_pgd": attacks.pgd_row,
         "attack_autoattack": attacks.autoattack_row,
     },
+    "transformations": {"transformations_32": transformations.transformations_row},
 }
 ROWS: RowFunctions = {
     "remover": functools.partial(rows.training_row, name="remover"),
@@ -50,6 +59,7 @@ ROWS: RowFunctions = {
     **GROUPS["adversarial_noise"],
     **GROUPS["corruptions"],
     **GROUPS["attacks"],
+    **GROUPS["transformations"],
 }
 
 PEER_LEFT_OUT = "PyTorch was left out by --skip_peer"

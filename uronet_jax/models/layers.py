@@ -20,6 +20,8 @@ from jax import lax
 
 # Up to here the input is cheaper to copy than the output gradient.
 _FEW_CHANNELS = 8
+# That are copied at once, about: 2 MB of float32.
+_CACHED_NUMBERS = 2**19
 
 Padding = tuple[tuple[int, int], tuple[int, int]]
 
@@ -44,37 +46,50 @@ relu_init = kernel_init(2.0)
 
 def _native_conv(x, kernel, strides, padding):
     return lax.conv_general_dilated(
-        x, kernel, strides, padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
+        x,
+        kernel,
+        (strides, strides),
+        padding,
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
     )
 
 
-def _native_kernel_gradient(x, gradient, kernel_shape, padding):
+def _native_kernel_gradient(x, gradient, kernel_shape, strides, padding):
     _, vjp = jax.vjp(
-        lambda kernel: _native_conv(x, kernel, (1, 1), padding),
+        lambda kernel: _native_conv(x, kernel, strides, padding),
         jnp.zeros(kernel_shape, x.dtype),
     )
     return vjp(gradient)[0]
 
 
-def _matmul_kernel_gradient(x, gradient, kernel_shape, padding):
+def _copies_input(kernel_shape, strides):
+    return strides > 1 or kernel_shape[2] <= _FEW_CHANNELS
+
+
+def _product_kernel_gradient(x, gradient, kernel_shape, strides, padding):
     """Matrix products of the input with shifted output gradients, or the reverse.
 
     The shifts are laid side by side in the channels, because wide products run near
     the peak of the machine and narrow ones do not. What is copied for that is the
-    output gradient, once per kernel column; of a few input channels (images) the
-    input is smaller, and copied once per kernel element.
+    output gradient, once per kernel column; of a few input channels (images), and with
+    a stride, the input is smaller, and copied once per kernel element.
     """
     rows, columns, inputs, outputs = kernel_shape
-    if inputs <= _FEW_CHANNELS:
-        height, width = gradient.shape[1:3]
+    multiply = partial(
+        lax.dot_general,
+        dimension_numbers=(((0,), (0,)), ((), ())),
+        preferred_element_type=jnp.promote_types(x.dtype, jnp.float32),
+    )
+    if _copies_input(kernel_shape, strides):
+        height, width = (strides * (side - 1) + 1 for side in gradient.shape[1:3])
         x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
         shifts = [
-            x[:, i : i + height, j : j + width] for i, j in np.ndindex(rows, columns)
+            x[:, i : i + height : strides, j : j + width : strides]
+            for i, j in np.ndindex(rows, columns)
         ]
-        return lax.dot_general(
+        return multiply(
             jnp.concatenate(shifts, axis=-1).reshape(-1, rows * columns * inputs),
             gradient.reshape(-1, outputs),
-            (((0,), (0,)), ((), ())),
         ).reshape(kernel_shape)
     height, width = gradient.shape[1], x.shape[2]
     left, right = padding[1]
@@ -87,37 +102,55 @@ def _matmul_kernel_gradient(x, gradient, kernel_shape, padding):
     shifted = shifted.reshape(-1, columns * outputs)
     x = jnp.pad(x, ((0, 0), padding[0], (0, 0), (0, 0)))
     products = [
-        lax.dot_general(
-            x[:, i : i + height].reshape(-1, inputs), shifted, (((0,), (0,)), ((), ()))
-        )
-        for i in range(rows)
+        multiply(x[:, i : i + height].reshape(-1, inputs), shifted) for i in range(rows)
     ]
     return jnp.stack(products).reshape(rows, inputs, columns, outputs).swapaxes(1, 2)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _unit_stride_conv(x: jax.Array, kernel: jax.Array, padding: Padding) -> jax.Array:
-    return _native_conv(x, kernel, (1, 1), padding)
+def _matmul_kernel_gradient(x, gradient, kernel_shape, strides, padding):
+    """Sums the products of a few images at a time, whose copies stay in the cache."""
+    batch, height, width, _ = gradient.shape
+    rows, columns, inputs, outputs = kernel_shape
+    copied = rows * inputs if _copies_input(kernel_shape, strides) else outputs
+    most = max(1, _CACHED_NUMBERS // (height * width * columns * copied))
+    count = max(n for n in range(1, min(batch, most) + 1) if batch % n == 0)
+
+    def add(i, total):
+        images = (lax.dynamic_slice_in_dim(y, count * i, count) for y in (x, gradient))
+        found = _product_kernel_gradient(*images, kernel_shape, strides, padding)
+        return total + found
+
+    start = jnp.zeros(kernel_shape, jnp.promote_types(x.dtype, jnp.float32))
+    return lax.fori_loop(0, batch // count, add, start).astype(x.dtype)
 
 
-def _unit_stride_forward(x, kernel, padding):
-    return _native_conv(x, kernel, (1, 1), padding), (x, kernel)
-
-
-def _unit_stride_backward(padding, residuals, gradient):
-    x, kernel = residuals
-    _, vjp = jax.vjp(lambda x: _native_conv(x, kernel, (1, 1), padding), x)
-    options = {"kernel_shape": kernel.shape, "padding": padding}
-    kernel_gradient = lax.platform_dependent(
+def _kernel_gradient(x, gradient, *options):
+    """Returns the gradient of `conv(x, kernel)` by the kernel."""
+    return lax.platform_dependent(
         x,
         gradient,
-        cpu=partial(_matmul_kernel_gradient, **options),
-        default=partial(_native_kernel_gradient, **options),
+        cpu=lambda *arrays: _matmul_kernel_gradient(*arrays, *options),
+        default=lambda *arrays: _native_kernel_gradient(*arrays, *options),
     )
-    return vjp(gradient)[0], kernel_gradient
 
 
-_unit_stride_conv.defvjp(_unit_stride_forward, _unit_stride_backward)
+@partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _conv(x: jax.Array, kernel: jax.Array, strides: int, padding: Padding) -> jax.Array:
+    return _native_conv(x, kernel, strides, padding)
+
+
+def _conv_forward(x, kernel, strides, padding):
+    return _native_conv(x, kernel, strides, padding), (x, kernel)
+
+
+def _conv_backward(strides, padding, residuals, gradient):
+    x, kernel = residuals
+    _, vjp = jax.vjp(lambda x: _native_conv(x, kernel, strides, padding), x)
+    found = _kernel_gradient(x, gradient, kernel.shape, strides, padding)
+    return vjp(gradient)[0], found
+
+
+_conv.defvjp(_conv_forward, _conv_backward)
 
 
 def conv(
@@ -132,14 +165,13 @@ def conv(
         padding: `((top, bottom), (left, right))` zeros.
 
     Returns:
-        `[B, H', W', O]`. Reverse-mode differentiable; with `strides=1` forward-mode
-        differentiation is not supported.
+        `[B, H', W', O]`. Reverse-mode differentiable; forward-mode differentiation is
+        not supported.
     """
-    if strides == 1:
-        return _unit_stride_conv(x, kernel, padding)
-    return _native_conv(x, kernel, (strides, strides), padding)
+    return _conv(x, kernel, strides, padding)
 
 
+@jax.custom_vjp
 def upsample_conv(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """Applies a 3x3 transposed convolution of stride 2, as a sub-pixel convolution.
 
@@ -153,7 +185,8 @@ def upsample_conv(x: jax.Array, kernel: jax.Array) -> jax.Array:
         kernel: `[3, 3, I, O]`.
 
     Returns:
-        `[B, 2H, 2W, O]`.
+        `[B, 2H, 2W, O]`. Reverse-mode differentiable; forward-mode differentiation is
+        not supported.
     """
     batch, height, width, inputs = x.shape
     outputs = kernel.shape[-1]
@@ -172,6 +205,22 @@ def upsample_conv(x: jax.Array, kernel: jax.Array) -> jax.Array:
     return out.transpose(0, 1, 3, 2, 4, 5).reshape(
         batch, 2 * height, 2 * width, outputs
     )
+
+
+def _upsample_forward(x, kernel):
+    return upsample_conv(x, kernel), (x, kernel)
+
+
+def _upsample_backward(residuals, gradient):
+    # It is the transpose of a convolution of stride 2, whose input is `gradient`.
+    x, kernel = residuals
+    options = 2, ((1, 1), (1, 1))
+    kernel = kernel.swapaxes(2, 3)
+    found = _kernel_gradient(gradient, x, kernel.shape, *options)
+    return _native_conv(gradient, kernel, *options), found.swapaxes(2, 3)
+
+
+upsample_conv.defvjp(_upsample_forward, _upsample_backward)
 
 
 def max_pool(x: jax.Array) -> jax.Array:

@@ -34,24 +34,21 @@ def distil_features(
     levels = jnp.pad(255.0 * images, pad, mode="edge")
     rows, columns = levels.shape[1] // _SIDE, levels.shape[2] // _SIDE
     blocks = levels.reshape(batch, rows, _SIDE, columns, _SIDE, channels)
+    blocks = blocks.transpose(0, 1, 3, 5, 2, 4).reshape(-1, _SIDE**2)
 
+    # Rows and columns at once: products of 8 rows do not compile for some GPUs.
+    transform = jnp.asarray(np.kron(_TRANSFORM, _TRANSFORM), jnp.float32)
     steps = np.full((_SIDE, _SIDE), high_step, np.float32)
     steps[:_LOW, :_LOW] = low_step
-    steps = jnp.asarray(steps).reshape(1, 1, _SIDE, 1, _SIDE, 1)
-    blocks = _multiply(_multiply(blocks, _TRANSFORM, 4), _TRANSFORM, 2)
-    blocks = jnp.round(blocks / steps) * steps
-    blocks = _multiply(_multiply(blocks, _TRANSFORM.T, 4), _TRANSFORM.T, 2)
+    steps = jnp.asarray(steps).reshape(1, -1)
+    found = jnp.matmul(blocks, transform.T, precision="highest")
+    found = jnp.round(found / steps) * steps
+    blocks = jnp.matmul(found, transform, precision="highest")
 
-    levels = blocks.reshape(levels.shape)[:, :height, :width]
+    blocks = blocks.reshape(batch, rows, columns, channels, _SIDE, _SIDE)
+    levels = blocks.transpose(0, 1, 4, 2, 5, 3).reshape(levels.shape)
+    levels = levels[:, :height, :width]
     return straight(jnp.clip(levels / 255.0, 0.0, 1.0), images)
-
-
-def _multiply(blocks, matrix, axis):
-    """Multiplies an axis of blocks by a matrix from the left."""
-    equation = {2: "ky,aybxc->akbxc", 4: "kx,aybxc->aybkc"}[axis]
-    flat = blocks.reshape(-1, *blocks.shape[2:])
-    matrix = jnp.asarray(matrix, jnp.float32)
-    return jnp.einsum(equation, matrix, flat, precision="highest").reshape(blocks.shape)
 
 
 FEATURE_DISTILLATION = Transformation(

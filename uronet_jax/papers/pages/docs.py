@@ -102,7 +102,9 @@ def docs_pages(
         docs / "CORRUPTIONS.md": corruption_page.render_corruptions(
             only("fidelity"), contents("benchmark")
         ),
-        docs / "TRANSFORMATIONS.md": transformation_page.render_transformations(),
+        docs / "TRANSFORMATIONS.md": transformation_page.render_transformations(
+            contents("benchmark")
+        ),
         docs / "ATTACKS.md": attack_page.render_attacks(
             only("attack_agreement"), contents("benchmark")
         ),
