@@ -35,11 +35,15 @@ def define_experiment_flags(configs: str) -> None:
     flags.mark_flags_as_required(["config", "workdir"])
 
 
-def run(main: Callable[[list[str]], None]) -> None:
-    """Runs `main`; a wrong input ends it with one line and exit status 2."""
+def run(main: Callable[[list[str]], None], *, arguments: bool = False) -> None:
+    """Runs `main`; a wrong input ends it with one line and exit status 2.
+
+    Only with `arguments` it takes any besides flags: those behind the first of the list
+    that it is given.
+    """
     keep_freed_memory()
     try:
-        app.run(_guarded(main), flags_parser=_parse_flags)
+        app.run(_guarded(main, arguments), flags_parser=_parse_flags)
     except KeyboardInterrupt:
         sys.stdout.flush()
         # Not sys.exit: XLA may still be computing and would crash while Python ends.
@@ -71,7 +75,9 @@ def _parse_flags(argv: list[str]) -> list[str]:
         _fail(f"{re.sub(r'^[A-Za-z]*Error: ', '', reason)} (--help lists the flags)")
 
 
-def _guarded(main: Callable[[list[str]], None]) -> Callable[[list[str]], None]:
+def _guarded(
+    main: Callable[[list[str]], None], arguments: bool
+) -> Callable[[list[str]], None]:
     def guarded(argv: list[str]) -> None:
         from uronet_jax.training.loop import DivergedError
 
@@ -81,7 +87,7 @@ def _guarded(main: Callable[[list[str]], None]) -> Callable[[list[str]], None]:
             # Orbax and TFDS also raise every error that they log, with tracebacks.
             logging.get_absl_logger().setLevel("CRITICAL")
         try:
-            if len(argv) > 1:
+            if len(argv) > 1 and not arguments:
                 raise ValueError(f"unexpected arguments: {' '.join(argv[1:])}")
             connect_processes()
             main(argv)
