@@ -56,7 +56,7 @@ class Look(NamedTuple):
 
 
 @dataclasses.dataclass
-class Picture:
+class DecodedPicture:
     """A decoded picture.
 
     Attributes:
@@ -135,7 +135,7 @@ def _check_still(image):
         raise ValueError(f"{frames} frames: only still pictures are purified")
 
 
-def read_picture(path: Path) -> Picture:
+def read_picture(path: Path) -> DecodedPicture:
     """Decodes a file.
 
     Grey of up to 16 bits stays what it is. Palettes become colours; other colour spaces
@@ -172,7 +172,7 @@ def _picture(image, notes, keep):
                 f"intensities {levels.min()} to {levels.max()}: need 0 to 65535"
             )
         pixels = levels.astype(np.uint16)[..., None]
-        return Picture(pixels, None, notes, _without_nones(keep))
+        return DecodedPicture(pixels, None, notes, _without_nones(keep))
     if image.mode not in ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa"):
         notes.append(f"{image.mode} became RGB")
         keep["icc_profile"] = None  # It was one of that colour space.
@@ -182,7 +182,7 @@ def _picture(image, notes, keep):
     alpha = None
     if image.mode in ("LA", "RGBA"):
         bands, alpha = bands[..., :-1], bands[..., -1]
-    return Picture(bands, alpha, notes, _without_nones(keep))
+    return DecodedPicture(bands, alpha, notes, _without_nones(keep))
 
 
 def _without_nones(options):
@@ -197,7 +197,7 @@ def _plain_mode(image):
     return "RGBA" if clear else "RGB"
 
 
-def encode_picture(picture: Picture, pixels: np.ndarray, suffix: str) -> bytes:
+def encode_picture(picture: DecodedPicture, pixels: np.ndarray, suffix: str) -> bytes:
     """Returns a file of other `pixels` and everything else of a picture.
 
     Args:
@@ -247,10 +247,10 @@ def from_planes(planes: list[np.ndarray], channels: int) -> np.ndarray:
         return np.concatenate(planes, axis=-1)
     if planes[0].shape[-1] == channels:
         return planes[0]
-    return luma(planes[0])
+    return luma_of(planes[0])
 
 
-def luma(pixels: np.ndarray) -> np.ndarray:
+def luma_of(pixels: np.ndarray) -> np.ndarray:
     """Returns the luma (ITU-R BT.601) of `[H, W, 3]`, `[H, W, 1]` of the same type."""
     weights = np.array([0.299, 0.587, 0.114], np.float32)
     grey = np.einsum("hwc,c->hw", pixels, weights)[..., None]
@@ -270,7 +270,7 @@ def fitted(pixels: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
         pixels = np.rint(pixels / scale * 255).astype(np.uint8)
         scale = np.float32(255)
     if pixels.shape[-1] > channels:
-        pixels = luma(pixels)
+        pixels = luma_of(pixels)
     if pixels.shape[:2] != (height, width):
         image = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
         fit = ImageOps.fit(image, (width, height), Image.Resampling.BICUBIC)

@@ -148,7 +148,7 @@ class _Job:
     found: FoundPicture
     row: dict[str, Any]
     state: list[Any]
-    picture: pictures.Picture | None = None
+    picture: pictures.DecodedPicture | None = None
     planes: list[np.ndarray] = dataclasses.field(default_factory=list)
     layout: tiles.TileLayout | None = None
     assemblies: list[tiles.Assembly] = dataclasses.field(default_factory=list)
@@ -289,7 +289,9 @@ def _look_at(found, finished):
         look = pictures.look_at_picture(found.path)
         job.row |= {"width": look.width, "height": look.height}
         job.row["channels"] = look.channels
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        job.fail(error.strerror or error)
+    except ValueError as error:
         job.fail(error)
     return job
 

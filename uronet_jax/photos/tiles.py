@@ -197,7 +197,9 @@ class TileLayout:
     the first at the edge of that image, the last so that it ends with it. Neighbours
     overlap by twice the halo and the ramp at least, and of a window nothing counts that
     lies in the halo of an edge which is not the image's. So a network whose reach is
-    known gives, tile by tile, what it gives for the whole image.
+    known gives, tile by tile, what it gives for the whole image. (A remover that also
+    looks at the mirror image pads that on the other side; here both share the padding,
+    which is other pixels of the border if an odd number is missing.)
     """
 
     def __init__(self, height: int, width: int, window: tuple[int, int], reach: Reach):
