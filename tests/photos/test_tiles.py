@@ -42,7 +42,7 @@ def test_reach_is_what_not_a_number_infects(network):
 
 def purify_by_tiles(purify, images, tile, reach, dtype=np.float32):
     height, width, channels = images.shape
-    window = tiles.window_shape(height, width, tile)
+    window = tiles.window_shape(height, width, tile, reach)
     layout = tiles.TileLayout(height, width, window, reach)
     assembly = tiles.Assembly(layout, channels, dtype)
     for part in layout.cut(images):
@@ -135,18 +135,22 @@ def test_one_tile_fades_into_the_next():
 
 
 def test_windows_have_few_shapes():
-    rng = np.random.default_rng(0)
-    sizes = np.exp(rng.uniform(0, 8, size=(2000, 2))).astype(int)
-    shapes = {tiles.window_shape(*size, 512) for size in sizes.tolist()}
-    assert len(shapes) <= 11 and all(h == w for h, w in shapes)
-    for size in sizes.tolist():
-        side, _ = tiles.window_shape(*size, 512)
-        # A window is not much larger than its image, or the smallest there is.
-        assert side == 512 or side == 16 or max(size) <= side < 1.6 * max(size)
+    rng, reach = np.random.default_rng(0), tiles.Reach(8, 43)
+    sizes = np.exp(rng.uniform(0, 8, size=(2000, 2))).astype(int).tolist()
+    windows = [tiles.window_shape(*size, 512, reach) for size in sizes]
+    squares = {(s, s) for s in tiles.WINDOW_SIDES if s <= 256}
+    assert set(windows) == squares | {(a, b) for a in (384, 512) for b in (384, 512)}
+    for (height, width), window in zip(sizes, windows, strict=True):
+        # No larger than it must be, but for the smallest.
+        if window in squares - {(16, 16)}:
+            assert window[0] / 1.6 < max(height, width) <= window[0]
+    assert tiles.window_shape(375, 500, 512, reach) == (384, 512)
+    # Tiles of three quarters could not overlap enough.
+    assert tiles.window_shape(80, 100, 112, reach) == (112, 112)
     # What models were trained on stays as it is.
-    assert tiles.window_shape(28, 28, 512, (28, 28, 1)) == (28, 28)
-    assert tiles.window_shape(28, 27, 512, (28, 28, 1)) == (32, 32)
-    assert tiles.window_shape(600, 700, 512, (600, 700, 3)) == (600, 700)
+    assert tiles.window_shape(28, 28, 512, reach, (28, 28, 1)) == (28, 28)
+    assert tiles.window_shape(28, 27, 512, reach, (28, 28, 1)) == (32, 32)
+    assert tiles.window_shape(600, 700, 512, reach, (600, 700, 3)) == (600, 700)
 
 
 def test_small_images_are_mirrored():

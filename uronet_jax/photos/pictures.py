@@ -39,6 +39,7 @@ _UNLIMITED = threading.Lock()
 
 # Format -> options with which nothing is lost, or as little as it can.
 _SAVING: dict[str, dict[str, Any]] = {
+    "PNG": {"compress_level": 4},  # Files of 6, the usual one, in two thirds the time.
     "JPEG": {"quality": 95, "subsampling": 0, "optimize": True},
     "WEBP": {"lossless": True},
     "TIFF": {"compression": "tiff_adobe_deflate"},

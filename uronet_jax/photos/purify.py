@@ -337,7 +337,9 @@ class _Run:
         return (*self._window(*size), job.row["channels"])
 
     def _window(self, height, width):
-        return tiles.window_shape(height, width, self._tile, self._models.trained)
+        return tiles.window_shape(
+            height, width, self._tile, self._reach, self._models.trained
+        )
 
     def _batch_size(self, shape):
         size = min(max(_BATCH_PIXELS // (shape[0] * shape[1]), 1), _LARGEST_BATCH)

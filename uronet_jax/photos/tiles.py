@@ -1,18 +1,20 @@
 """Images of any size as windows of a few sizes, and back without seams.
 
 A purifier is compiled for a shape, and photographs have many. Here an image is looked
-at through square windows:
+at through windows:
 
-    no side longer than a tile   one window, the next side of `WINDOW_SIDES`; what the
-                                 image lacks is its mirror image. An image of the shape
-                                 that the models were trained on is its own window.
-    else                         overlapping tiles, see `TileLayout`
+    small       one square window, the next of `WINDOW_SIDES`; what the image lacks is
+                its mirror image. One of the shape that the models were trained on is
+                its own window.
+    else        overlapping tiles, see `TileLayout`; their height and width are a tile's
+                or three quarters of it, what takes the fewest pixels
 
-So there are at most a dozen shapes, whatever the images are.
+So there are about a dozen shapes, whatever the images are.
 """
 
 import dataclasses
 import functools
+import itertools
 import math
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -23,7 +25,7 @@ from uronet_jax.models import Reconstructor, Remover
 from uronet_jax.models.reconstructor import RECONSTRUCTOR_VARIANTS
 from uronet_jax.purifiers import Chain, NetworkPurifier, TransformationPurifier
 
-# Sides of windows that are smaller than a tile.
+# Sides of windows of small images.
 WINDOW_SIDES = (16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768)
 # Transformations that move pixels at random: what one tile shows would be elsewhere in
 # the next one.
@@ -93,18 +95,26 @@ def moves_pixels(purifier: Any) -> bool:
 
 def check_tile(tile: int, reach: Reach) -> None:
     """Raises ValueError unless tiles of a side of `tile` pixels can overlap enough."""
-    smallest = 2 * reach.halo + reach.ramp + reach.multiple
-    smallest = math.ceil(smallest / reach.multiple) * reach.multiple
-    if tile < smallest or tile % reach.multiple:
+    if not _overlaps(tile, reach):
+        overlap = 2 * reach.halo + reach.ramp
+        smallest = math.ceil(overlap / reach.multiple + 1) * reach.multiple
         raise ValueError(
-            f"tiles of this purifier overlap by {2 * reach.halo + reach.ramp} pixels: "
-            f"tile must be a multiple of {reach.multiple} and at least {smallest}, "
-            f"got {tile}"
+            f"tiles of this purifier overlap by {overlap} pixels: tile must be a "
+            f"multiple of {reach.multiple} and at least {smallest}, got {tile}"
         )
 
 
+def _overlaps(side, reach):
+    step = side - 2 * reach.halo - reach.ramp
+    return step >= reach.multiple and side % reach.multiple == 0
+
+
 def window_shape(
-    height: int, width: int, tile: int, trained: tuple[int, ...] | None = None
+    height: int,
+    width: int,
+    tile: int,
+    reach: Reach,
+    trained: tuple[int, ...] | None = None,
 ) -> tuple[int, int]:
     """Returns height and width of the windows of an image; see the head of the module.
 
@@ -112,13 +122,23 @@ def window_shape(
         height: Of the image.
         width: Of the image.
         tile: Side of a tile.
+        reach: Of the purifier.
         trained: Image shape of the models, if they have one.
     """
     if trained is not None and (height, width) == tuple(trained[:2]):
         return height, width
-    longest = max(height, width)
-    side = min((s for s in WINDOW_SIDES if longest <= s < tile), default=tile)
-    return side, side
+    shorter = 3 * tile // 4
+    for side in WINDOW_SIDES:
+        if max(height, width) <= side < shorter:
+            return side, side
+    sides = [tile, shorter] if _overlaps(shorter, reach) else [tile]
+    return min(
+        itertools.product(sides, sides),
+        key=lambda window: (
+            len(TileLayout(height, width, window, reach)) * window[0] * window[1],
+            window,
+        ),
+    )
 
 
 def mirrored_indices(first: int, count: int, size: int) -> np.ndarray:
