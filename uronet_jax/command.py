@@ -26,6 +26,7 @@ COMMANDS = {
     "train": "train",
     "evaluate": "evaluate",
     "attack": "attack",
+    "purify": "purify",
     "corrupt": "make_corrupted",
     "make_attacked": "make_attacked",
     "learn_dictionary": "learn_dictionary",

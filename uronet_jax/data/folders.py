@@ -151,16 +151,17 @@ def _images(folder: Path, *, deep: bool = False) -> list[Path]:
 
 
 def _files(folder: Path, *, deep: bool = False) -> list[Path]:
-    files = [p for p in folder.iterdir() if p.is_file() and not _is_litter(p)]
+    files = [p for p in folder.iterdir() if p.is_file() and not is_litter(p)]
     inner = _folders(folder) if deep else ()
     return files + [path for f in inner for path in _files(f, deep=True)]
 
 
 def _folders(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.iterdir() if p.is_dir() and not _is_litter(p))
+    return sorted(p for p in folder.iterdir() if p.is_dir() and not is_litter(p))
 
 
-def _is_litter(path: Path) -> bool:
+def is_litter(path: Path) -> bool:
+    """Returns whether a file or folder is hidden or left behind by a system."""
     return path.name.startswith(".") or path.name.lower() in _LITTER
 
 

@@ -1,0 +1,571 @@
+"""Files in, purified files out: every stage, interruptions, wrong input."""
+
+import csv
+import dataclasses
+import errno
+import os
+import shutil
+import time
+import weakref
+from concurrent.futures import ThreadPoolExecutor
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+from PIL import Image
+from test_configs import save_models
+
+from uronet_jax import loading, sharding
+from uronet_jax.models import Separation, make_remover
+from uronet_jax.photos import finished, purify, streams, verdicts
+from uronet_jax.photos.purify import PhotoModels, load_photo_models, purify_files
+from uronet_jax.progress import Progress, StoppedError
+
+RNG = np.random.default_rng(0)
+OWN = {finished.RECORDS, ".lock", "verdicts.csv", "contact_sheet.png"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Halving:
+    """A purifier that takes half of everything away."""
+
+    def __call__(self, variables, images, key=None, index=None):
+        return Separation(images / 2, images / 2)
+
+
+class Roughness(nn.Module):
+    """A detector: neighbours that differ by 1/2 on average are degraded for sure."""
+
+    @nn.compact
+    def __call__(self, x, *, train=False):
+        p = jnp.clip(2 * jnp.abs(jnp.diff(x[..., 0], axis=2)).mean((1, 2)), 0, 1)
+        return jnp.log(jnp.stack([1 - p, p], axis=-1))
+
+
+class Brightest(nn.Module):
+    """A classifier: is it bright?"""
+
+    @nn.compact
+    def __call__(self, x, *, train=False):
+        mean = x.mean(axis=(1, 2, 3))
+        return jnp.stack([0.5 - mean, mean - 0.5], axis=-1) * 100
+
+
+def loaded(role, module, shape=None, variables=None, classes=None):
+    config = {"model": {"name": repr(module), "inputs": "image"}, "resolved": {}}
+    return loading.LoadedModel(role, module, variables, shape, classes, config)
+
+
+HALVING = PhotoModels(loaded("purifier", Halving()))
+
+
+def judged(channels=1):
+    return PhotoModels(
+        HALVING.purifier,
+        loaded("detector", Roughness(), (8, 8, channels), {}),
+        loaded("classifier", Brightest(), (4, 4, channels), {}, 2),
+    )
+
+
+def photo(*shape):
+    return RNG.integers(256, size=shape, dtype=np.uint8)
+
+
+def save(path, pixels, **options):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path, **options)
+    return path
+
+
+def pixels_of(path):
+    with Image.open(path) as image:
+        return np.asarray(image)
+
+
+def results_in(folder):
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in files
+        if path.name not in OWN
+    }
+
+
+def table_of(folder):
+    with open(folder / "verdicts.csv", encoding="utf-8-sig", newline="") as file:
+        return {row["file"]: row for row in csv.DictReader(file)}
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """Returns a folder with five small pictures."""
+    folder = tmp_path / "in"
+    save(folder / "a.png", photo(16, 16, 3))
+    save(folder / "b.jpg", photo(20, 9, 3))
+    save(folder / "deep/c.png", photo(5, 7))
+    save(folder / "deep/er/d.webp", photo(40, 200, 3), lossless=True)
+    save(folder / "one.bmp", photo(1, 1, 3))
+    return folder
+
+
+def test_every_picture_is_purified(photos, tmp_path):
+    (photos / "readme.txt").touch()
+    (photos / ".hidden.png").touch()
+    (photos / "Thumbs.db").touch()
+    out = tmp_path / "out"
+    done = purify_files([photos], out, HALVING, tile=192)
+    names = ["a.png", "b.jpg", "deep/c.png", "deep/er/d.webp", "one.bmp"]
+    outputs = ["a.png", "b.png", "deep/c.png", "deep/er/d.png", "one.png"]
+    assert set(results_in(out)) == set(outputs)
+    for name, output in zip(names, outputs, strict=True):
+        before, after = pixels_of(photos / name), pixels_of(out / output)
+        # An odd one lies in the middle between two levels.
+        assert before.shape == after.shape
+        assert np.abs(after - before / 2).max() <= 0.5
+    assert (done.made, done.kept, done.failed) == (5, 0, 0)
+    assert done.notes == ["files of other kinds (by suffix) left out: 1 .txt"]
+    rows = table_of(out)
+    assert sorted(rows) == sorted(names)
+    row = rows["deep/er/d.webp"]
+    assert (row["output"], row["width"], row["height"]) == (
+        "deep/er/d.png",
+        "200",
+        "40",
+    )
+    assert row["degraded_probability"] == row["verdict"] == row["error"] == ""
+    before = pixels_of(photos / "deep/er/d.webp") / 255
+    removed = np.sqrt(np.mean((before / 2) ** 2))
+    assert float(row["removed"]) == pytest.approx(removed, abs=2e-3)
+    with Image.open(out / "contact_sheet.png") as sheet:
+        assert sheet.width > 1000 and np.asarray(sheet).std() > 10
+
+
+def test_a_remover_gives_what_it_gives_for_the_whole_picture(tmp_path, make_variables):
+    module, shape = make_remover("blend_dcae", widths=(4, 4)), (16, 16, 3)
+    variables = make_variables(module, shape)
+    models = PhotoModels(loaded("purifier", module, shape, variables))
+    sizes = [(121, 75), (64, 64), (16, 16), (16, 16), (70, 200)]
+    images = [photo(*size, 3) for size in sizes]
+    paths = [save(tmp_path / f"{i}.png", x) for i, x in enumerate(images)]
+    out = tmp_path / "out"
+    purify_files(paths, out, models, tile=64)
+    for i, image in enumerate(images):
+        whole = jnp.asarray(image, jnp.float32)[None] / 255
+        expected = np.asarray(jax.jit(module.apply)(variables, whole).clean[0]) * 255
+        # Half a level by rounding, and where float32 decides it otherwise.
+        assert np.abs(pixels_of(out / f"{i}.png") - expected).max() < 0.51
+
+
+def test_few_programs_serve_many_sizes(tmp_path, mesh):
+    for i, (height, width) in enumerate(RNG.integers(1, 400, size=(60, 2)).tolist()):
+        save(tmp_path / "in" / f"{i}.png", photo(height, width, 3))
+
+    @dataclasses.dataclass(frozen=True)
+    class Own(Halving):
+        """Not yet compiled."""
+
+    models = PhotoModels(loaded("purifier", Own()))
+    done = purify_files([tmp_path / "in"], tmp_path / "out", models, tile=192)
+    assert done.made == 60
+    program = purify._compile_purifier(Own(), mesh)
+    assert program._cache_size() <= 12  # Seven squares from 16 to 128, and tiles.
+
+
+def test_devices_and_company_do_not_matter(photos, tmp_path):
+    models = load_photo_models("gaussian_noise")
+    purify_files([photos], tmp_path / "four", models, tile=96)
+    one = sharding.data_mesh(jax.devices()[:1])
+    purify_files([photos], tmp_path / "one", models, tile=96, mesh=one)
+    results = results_in(tmp_path / "four")
+    assert results == results_in(tmp_path / "one")
+    shutil.copytree(photos / "deep", tmp_path / "alone/deep")
+    purify_files([tmp_path / "alone"], tmp_path / "few", models, tile=96)
+    for name, data in results_in(tmp_path / "few").items():
+        assert data == results[name]
+    purify_files([photos], tmp_path / "other", models, tile=96, seed=1)
+    assert results_in(tmp_path / "other")["a.png"] != results["a.png"]
+    # Each tile draws its own noise.
+    flat = save(tmp_path / "flat.png", np.full((96, 300), 128, np.uint8))
+    purify_files([flat], tmp_path / "flat", models, tile=96)
+    noise = pixels_of(tmp_path / "flat/flat.png").astype(float) - 128
+    for shift in (16, 32):
+        assert (
+            abs(
+                np.corrcoef(noise[:, :40].flat, noise[:, shift : shift + 40].flat)[0, 1]
+            )
+            < 0.1
+        )
+
+
+# Little is held at a time
+
+
+class Owner:
+    """Something large."""
+
+    def __init__(self, count):
+        self.count, self.results = count, []
+
+
+def test_few_tiles_are_under_way():
+    under_way, most = 0, 0
+
+    def items(owner):
+        nonlocal under_way, most
+        for i in range(owner.count):
+            under_way += 1
+            most = max(most, under_way)
+            yield np.full((2, 2), i, np.float32), i
+
+    def deliver(owner, result):
+        nonlocal under_way
+        under_way -= 1
+        owner.results.append(result[0, 0])
+
+    alive = weakref.WeakSet()
+
+    def owners():
+        for count in (1000, 0, 3, 1, 500, 2):
+            alive.add(owner := Owner(count))
+            yield owner
+            del owner
+
+    calls = []
+
+    def call(batch, numbers):
+        calls.append(len(batch))
+        assert (batch[:, 0, 0] == numbers).all()
+        return batch * 2
+
+    counts = []
+    for owner in streams.in_batches(owners(), items, call, deliver, lambda shape: 8):
+        assert owner.results == [2 * i for i in range(owner.count)]
+        counts.append(owner.count)
+        assert len(alive) <= 4
+    assert sorted(counts) == [0, 1, 2, 3, 500, 1000]
+    # Two batches, and one that is looked at to know the last.
+    assert most <= 2 * 8 + 1
+    assert set(calls) == {8} and len(calls) == -(-1506 // 8)
+
+
+def test_few_pictures_wait():
+    started = []
+
+    def work(price):
+        started.append(price)
+        time.sleep(0.001)
+        return price
+
+    prices = [1, 2, 50, 3, 4, 5, 100, 1, 1] * 3
+    pulled = []
+
+    def pulling():
+        for price in prices:
+            # What is done and not yet given out counts too.
+            pulled.append(price)
+            yield price
+
+    with ThreadPoolExecutor(4) as pool:
+        given = []
+        for price in streams.bounded_map(pool, work, pulling(), lambda x: x, 10):
+            given.append(price)
+            held = pulled[len(given) : -1]
+            assert sum(held) <= 10 or len(held) == 1
+    assert given == prices
+
+
+# Verdicts
+
+
+def test_the_verdict_is_on_pixels_and_the_label_on_the_whole(tmp_path):
+    noise = np.indices((100, 130)).sum(axis=0) % 2 * 255
+    half = np.where(np.arange(130) < 65, noise, 128)
+    pictures = {"noise": noise, "half": half, "flat": np.full((100, 130), 140)}
+    pictures["tiny"] = np.full((1, 1), 250)
+    for name, pixels in pictures.items():
+        save(tmp_path / f"in/{name}.png", pixels.astype(np.uint8))
+    save(
+        tmp_path / "in/colour.png",
+        np.stack([noise, half, noise * 0 + 9], -1).astype(np.uint8),
+    )
+    out = tmp_path / "out"
+    purify_files([tmp_path / "in"], out, judged(), class_names=["dark", "bright"])
+    rows = table_of(out)
+    found = {
+        name.removesuffix(".png"): float(row["degraded_probability"])
+        for name, row in rows.items()
+    }
+    # Made as small as the detector's images, the noise would be a grey field.
+    assert found["noise"] > 0.99 and found["flat"] < 0.01 and found["tiny"] < 0.01
+    assert found["half"] == pytest.approx(0.5, abs=0.05)
+    # Each colour on its own: one is noise, one half, one nothing.
+    assert found["colour"] == pytest.approx(0.5, abs=0.05)
+    assert "each colour purified as a grey image" in rows["colour.png"]["notes"]
+    verdict = {name: row["verdict"] for name, row in rows.items()}
+    assert (verdict["noise.png"], verdict["flat.png"]) == ("degraded", "clean")
+    flat = rows["flat.png"]
+    assert (flat["label_before"], flat["label_after"]) == ("bright", "dark")
+    logits = 100 * (140 / 255 - 0.5) * np.array([-1, 1])
+    confidence = np.exp(logits)[1] / np.exp(logits).sum()
+    assert float(flat["confidence_before"]) == pytest.approx(confidence, abs=1e-3)
+
+
+def test_windows_are_spread_over_the_picture():
+    image = np.arange(100 * 60, dtype=np.uint16).reshape(100, 60, 1)
+    sample = verdicts.sample_windows(image, (32, 32))
+    corners = [[y, x] for y in (0, 23, 45, 68) for x in (0, 28)]
+    assert sample.corners.tolist() == corners
+    for window, (y, x) in zip(sample.windows, sample.corners, strict=True):
+        expected = image[y : y + 32, x : x + 32] / np.float32(65535)
+        np.testing.assert_array_equal(window, expected)
+    for size, most in [((4000, 3000), 256), ((9000, 33), 256), ((64, 64), 1)]:
+        sample = verdicts.sample_windows(np.zeros((*size, 1), np.uint8), (32, 32), most)
+        assert most // 2 <= len(sample.windows) <= most
+        assert sample.corners.min() >= 0
+        spans = np.ptp(sample.corners, axis=0) + 32
+        assert most == 1 or (spans >= np.array(size) * 0.9).all()
+    small = verdicts.sample_windows(np.arange(3, dtype=np.uint8)[None, :, None], (2, 7))
+    levels = small.windows[0, 0, :, 0] * 255
+    np.testing.assert_allclose(levels, [2, 1, 0, 1, 2, 1, 0], atol=1e-5)
+
+
+def test_the_place_of_the_largest_change_is_found():
+    before = photo(200, 150, 3)
+    after = before.copy()
+    after[130:134, 140:145] ^= 128
+    change = verdicts.measure_change(before, after)
+    assert (change.row, change.column) == (128 + 32, 128 + 11)
+    expected = np.sqrt(np.mean((before / 255 - after / 255) ** 2))
+    assert change.rms == pytest.approx(expected, rel=1e-5)
+
+
+def test_trained_models_judge_as_a_defence_does(tmp_path, make_variables):
+    folders = save_models(tmp_path / "runs", make_variables)
+    images = photo(3, 32, 32, 3)
+    paths = [save(tmp_path / f"in/{i}.png", x) for i, x in enumerate(images)]
+    models = load_photo_models(*folders.values())
+    out = tmp_path / "out"
+    purify_files(paths, out, models)
+    prediction = loading.load_defense(*folders.values())(images)
+    rows = table_of(out)
+    for i, path in enumerate(paths):
+        row = rows[path.name]
+        probability = prediction.degraded_probability[i]
+        # Four decimals in the table.
+        assert float(row["degraded_probability"]) == pytest.approx(
+            probability, abs=1e-4
+        )
+        clean = prediction.clean[i] * 255
+        assert np.abs(pixels_of(out / path.name) - clean).max() < 0.51
+        assert row["label_after"] == str(prediction.logits[i].argmax())
+    with pytest.raises(ValueError, match="holds a classifier, expected a detector"):
+        load_photo_models("median", folders["classifier"])
+    detector = models.detector
+    behind = detector.config["resolved"] | {"purifier": "another"}
+    other = dataclasses.replace(detector, config=detector.config | {"resolved": behind})
+    with pytest.raises(ValueError, match="learned behind another purifier, another"):
+        PhotoModels(models.purifier, other)
+    small = dataclasses.replace(detector, image_shape=(8, 8, 3))
+    with pytest.raises(ValueError, match="choose models of one data set"):
+        PhotoModels(models.purifier, small)
+
+
+# Again
+
+
+def times_in(folder):
+    return {
+        path: path.stat().st_mtime_ns
+        for path in folder.rglob("*")
+        if path.is_file() and path.name not in OWN
+    }
+
+
+def test_what_is_finished_is_not_made_again(photos, tmp_path):
+    out, models = tmp_path / "out", judged()
+    first = purify_files([photos], out, models)
+    before, times = results_in(out), times_in(out)
+    again = purify_files([photos], out, models)
+    assert (again.made, again.kept) == (0, 5) and times_in(out) == times
+    assert again.rows == first.rows
+    # Another threshold is another verdict on the same pictures.
+    strict = purify_files([photos], out, models, threshold=1.0)
+    assert strict.made == 0 and {row["verdict"] for row in strict.rows} == {"clean"}
+    # A changed picture, a lost result and a record that was cut off.
+    save(photos / "a.png", photo(16, 16, 3))
+    (out / "b.png").unlink()
+    records = out / finished.RECORDS
+    lines = records.read_bytes().splitlines(keepends=True)
+    records.write_bytes(b"".join(lines[:-1]) + lines[-1][:20])
+    cut = purify_files([photos], out, models)
+    assert (cut.made, cut.kept) == (3, 2)
+    assert purify_files([photos], out, models).made == 0
+    changed = results_in(out)
+    assert {name for name in before if before[name] != changed[name]} == {"a.png"}
+    # Other settings, other models: all anew.
+    assert purify_files([photos], out, models, tile=224).made == 5
+    assert purify_files([photos], out, HALVING, tile=224).made == 5
+
+
+def test_an_interrupted_run_goes_on(photos, tmp_path):
+    whole = tmp_path / "whole"
+    done = purify_files([photos], whole, judged())
+    for moment in range(5):
+        asked = iter(range(99))
+        out = tmp_path / f"out{moment}"
+        stop = Progress(lambda m=moment, a=asked: next(a) >= m, shown=False)
+        with pytest.raises(StoppedError):
+            purify_files([photos], out, judged(), progress=stop)
+        assert len(table_of(out)) == len(results_in(out)) == moment
+        again = purify_files([photos], out, judged())
+        assert (again.kept, again.rows) == (moment, done.rows)
+        assert results_in(out) == results_in(whole)
+
+
+def test_a_full_disk_leaves_finished_pictures(photos, tmp_path, monkeypatch):
+    out, written = tmp_path / "out", []
+
+    def fsync(descriptor):
+        written.append(descriptor)
+        if len(written) == 3:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with pytest.raises(OSError, match="No space left on device.*finished pictures are"):
+        purify_files([photos], out, HALVING)
+    monkeypatch.undo()
+    partial = results_in(out)
+    whole = tmp_path / "whole"
+    purify_files([photos], whole, HALVING)
+    complete = results_in(whole)
+    assert 0 < len(partial) < 5
+    assert all(complete[name] == data for name, data in partial.items())
+    assert purify_files([photos], out, HALVING).failed == 0
+    assert results_in(out) == complete
+
+
+# Wrong input
+
+
+def test_bad_pictures_have_a_row_and_the_others_go_on(photos, tmp_path):
+    (photos / "empty.png").touch()
+    (photos / "gone.png").symlink_to(photos / "nothing")
+    data = (photos / "a.png").read_bytes()
+    (photos / "cut.png").write_bytes(data[: len(data) // 2])
+    frames = [Image.fromarray(photo(4, 4)) for _ in range(3)]
+    frames[0].save(photos / "moving.gif", save_all=True, append_images=frames[1:])
+    done = purify_files([photos], tmp_path / "out", judged())
+    errors = {row["file"]: row["error"] for row in done.rows if row["error"]}
+    assert errors == {
+        "empty.png": "empty file",
+        "gone.png": "No such file or directory",
+        "cut.png": "image file is truncated",
+        "moving.gif": "3 frames: only still pictures are purified",
+    }
+    assert (done.made, done.failed) == (5, 4)
+    assert table_of(tmp_path / "out")["cut.png"]["output"] == ""
+    # They are tried again, and only they.
+    save(photos / "cut.png", photo(3, 3))
+    again = purify_files([photos], tmp_path / "out", judged())
+    assert (again.made, again.kept, again.failed) == (1, 5, 3)
+
+
+def test_what_a_purifier_cannot_do_is_said_of_the_picture(photos, tmp_path):
+    @dataclasses.dataclass(frozen=True)
+    class Breaking:
+        def __call__(self, variables, images, key=None, index=None):
+            clean = images / jnp.where(images.max() > 0.999, 0.0, 1.0) * 1.0
+            return Separation(clean, images)
+
+    save(photos / "black.png", np.zeros((64, 64, 3), np.uint8))
+    models = PhotoModels(loaded("purifier", Breaking()))
+    rows = purify_files([photos], tmp_path / "out", models).rows
+    errors = {row["file"]: row["error"] for row in rows}
+    assert errors["black.png"] is None
+    assert errors["a.png"] == "the purifier gave numbers that are not finite"
+    # Pixels that move do not fit tiles.
+    models = load_photo_models("resize_pad")
+    rows = purify_files([photos], tmp_path / "moved", models, tile=96).rows
+    errors = {row["file"]: row["error"] for row in rows if row["error"]}
+    assert list(errors) == ["deep/er/d.webp"]
+    assert "takes up to 96 pixels a side" in errors["deep/er/d.webp"]
+
+
+def test_files_folders_and_patterns(photos, tmp_path):
+    def names(*inputs, **options):
+        found, _ = purify.find_pictures(inputs, tmp_path / "out", **options)
+        return [(x.name, x.output) for x in found]
+
+    deep = [("c.png", "c.png"), ("er/d.webp", "er/d.png")]
+    assert names(photos / "deep") == deep
+    assert names(f"{photos}/deep/**/*") == deep
+    assert names(f"{photos}/*/*.png") == [("deep/c.png", "deep/c.png")]
+    assert names(photos / "b.jpg", same_suffix=True) == [("b.jpg", "b.jpg")]
+    # Each once, however often it is named.
+    assert names(photos / "deep/c.png", photos / "deep") == deep
+    # A name is taken as it is, if there is such a file.
+    odd = save(photos / "[b]*.png", photo(2, 2))
+    assert names(odd) == [("[b]*.png", "[b]*.png")]
+
+
+@pytest.mark.parametrize(
+    "inputs, out, message",
+    [
+        ((), "out", "no pictures in nothing: name image files"),
+        (("in/void",), "out", "no pictures in .*void"),
+        (("in/*.tif",), "out", r"no pictures in .*\*.tif"),
+        (("in/none.png",), "out", "no such file or folder: .*none.png"),
+        (("in",), "in", "the output folder .* is .* or inside it"),
+        (("in",), "in/void/out", "the output folder .* or inside it"),
+        (("in/a.png",), "in", "a.png lies in the output folder"),
+        (("in", "again"), "out", "a.png and .*a.png would both become a.png"),
+        (("in", "twin"), "out", "both become b.png: keep suffixes"),
+        (("sheet",), "out", "and the contact sheet would both become contact_sheet"),
+        (("in",), "full", "full is not empty and was not made by purifying"),
+        (("again",), "in/a.png", "cannot write to workdir .*a.png"),
+        (("in",), "/proc/nothing", "cannot write to workdir /proc/nothing"),
+    ],
+)
+def test_wrong_inputs(photos, tmp_path, inputs, out, message):
+    (photos / "void").mkdir()
+    save(tmp_path / "again/a.png", photo(2, 2))
+    save(tmp_path / "twin/b.bmp", photo(2, 2))
+    save(tmp_path / "sheet/contact_sheet.png", photo(2, 2))
+    save(tmp_path / "full/z.png", photo(2, 2))
+    before = results_in(tmp_path)
+    with pytest.raises((ValueError, OSError), match=message):
+        purify_files([tmp_path / x for x in inputs], tmp_path / out, HALVING)
+    assert results_in(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"threshold": 1.5}, r"probability in \[0, 1\]: 1.5"),
+        ({"tile": 50}, "multiple of 32 and at least 192, got 50"),
+        ({"class_names": ["a"]}, "1 class names for a classifier of 2"),
+    ],
+)
+def test_wrong_settings(photos, tmp_path, options, message):
+    with pytest.raises(ValueError, match=message):
+        purify_files([photos], tmp_path / "out", judged(), **options)
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_command(photos, tmp_path, start):
+    def run(*arguments):
+        process = start("-m", "launch.purify", f"--out={tmp_path / 'out'}", *arguments)
+        text, errors = process.communicate()
+        return process.returncode, text, errors
+
+    status, text, _ = run(str(photos), "--purifier=median:size=3")
+    assert status == 0 and "purified 5 pictures, 0 failed" in text
+    assert len(results_in(tmp_path / "out")) == 5
+    (photos / "bad.png").touch()
+    status, text, errors = run(str(photos), "--purifier=median:size=3")
+    assert status == 1 and "failed: bad.png: empty file" in errors
+    assert "purified 0 pictures (5 were finished before), 1 failed" in text
+    status, _, errors = run("nowhere", "--purifier=median")
+    assert (status, errors) == (2, "error: no such file or folder: nowhere\n")

@@ -1,0 +1,136 @@
+"""Which pictures are meant by files, folders and patterns, and what they become."""
+
+import collections
+import glob
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from uronet_jax.data.folders import is_litter
+from uronet_jax.photos.pictures import picture_suffixes
+
+CONTACT_SHEET = "contact_sheet.png"
+VERDICTS = "verdicts.csv"
+_WILD = "*?["
+
+
+class FoundPicture(NamedTuple):
+    """A file that is to be purified.
+
+    Attributes:
+        path: Where it is.
+        name: What it is called in tables: its path below the folder that was named.
+        output: Where its result goes, below the output folder.
+    """
+
+    path: Path
+    name: str
+    output: str
+
+
+def find_pictures(
+    inputs: Sequence[str | os.PathLike],
+    out: str | os.PathLike,
+    *,
+    same_suffix: bool = False,
+) -> tuple[list[FoundPicture], list[str]]:
+    """Finds pictures and names their results.
+
+    Args:
+        inputs: Files; folders, in which everything deep down with the suffix of a
+            picture is meant; or patterns such as `photos/**/*.jpg`. Hidden files and
+            what systems leave behind are meant only if named.
+        out: Where results go: each as far below it as the picture is below the folder
+            that was named, or below the first folder of a pattern without wildcard.
+        same_suffix: Whether results keep the suffix, instead of `.png`.
+
+    Returns:
+        The pictures, in order and each once, and notes on files that were left out.
+
+    Raises:
+        FileNotFoundError: If something named is not there, or there is no picture.
+        ValueError: If a result would have the name of another, or results would lie
+            among the pictures.
+    """
+    out, suffixes = Path(out), picture_suffixes()
+    found: dict[Path, tuple[Path, str]] = {}
+    other: collections.Counter[str] = collections.Counter()
+    for given in map(os.fspath, inputs):
+        for path, below, named in _expand(given):
+            if named or path.suffix.lower() in suffixes:
+                name = path.relative_to(below).as_posix()
+                found.setdefault(path.resolve(), (path, name))
+            else:
+                other[path.suffix.lower() or "without"] += 1
+        if Path(given).is_dir() and _is_below(out, Path(given)):
+            raise ValueError(
+                f"the output folder {out} is {given} or inside it: results would be "
+                "taken for pictures next time; choose a folder elsewhere"
+            )
+    if not found:
+        listed = ", ".join(map(os.fspath, inputs)) or "nothing"
+        raise FileNotFoundError(
+            f"no pictures in {listed}: name image files, folders with some, or "
+            "patterns such as 'photos/*.jpg'"
+        )
+    pictures = []
+    for real, (path, name) in found.items():
+        if _is_below(real, out):
+            raise ValueError(
+                f"{path} lies in the output folder {out}: choose another folder"
+            )
+        keep = same_suffix and path.suffix
+        output = name if keep else Path(name).with_suffix(".png").as_posix()
+        pictures.append(FoundPicture(path, name, output))
+    _check_outputs(pictures)
+    notes = []
+    if other:
+        counts = ", ".join(f"{n} {suffix}" for suffix, n in sorted(other.items()))
+        notes.append(f"files of other kinds (by suffix) left out: {counts}")
+    return pictures, notes
+
+
+def _expand(given):
+    """Yields `(file, the folder it is named below, whether it was named itself)`."""
+    path = Path(given)
+    if path.is_dir():
+        yield from ((file, path, False) for file in _files_below(path))
+    elif path.exists():
+        yield path, path.parent, True
+    elif any(sign in given for sign in _WILD):
+        parts = path.parts
+        wild = next(i for i, part in enumerate(parts) if set(part) & set(_WILD))
+        below = Path(*parts[:wild])
+        for match in sorted(map(Path, glob.glob(given, recursive=True))):
+            if match.is_file():
+                # `*` means everything that is a picture; `*.xyz` is somebody's wish.
+                suffix = path.suffix
+                yield match, below, bool(suffix) and not set(suffix) & set(_WILD)
+    else:
+        raise FileNotFoundError(f"no such file or folder: {given}")
+
+
+def _files_below(folder):
+    for root, folders, files in os.walk(folder):
+        folders[:] = sorted(f for f in folders if not is_litter(Path(f)))
+        paths = (Path(root) / name for name in sorted(files))
+        yield from (path for path in paths if not is_litter(path))
+
+
+def _is_below(path: Path, folder: Path) -> bool:
+    path, folder = path.resolve(), folder.resolve()
+    return path == folder or folder in path.parents
+
+
+def _check_outputs(pictures):
+    taken = {os.path.normcase(CONTACT_SHEET): "the contact sheet"}
+    for picture in pictures:
+        output = os.path.normcase(picture.output)
+        if output in taken:
+            raise ValueError(
+                f"{picture.path} and {taken[output]} would both become "
+                f"{picture.output}: keep suffixes (--same_suffix), rename one, or "
+                "purify them into folders of their own"
+            )
+        taken[output] = str(picture.path)
