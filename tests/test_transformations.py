@@ -85,6 +85,18 @@ def test_jpeg_is_that_of_pillow():
         np.testing.assert_array_equal(np.rint(255 * found), expected)
 
 
+@pytest.mark.parametrize("shape", [(1, 1, 3), (7, 5, 3), (9, 9, 1), (1, 20, 3)])
+def test_jpeg_of_any_size(shape):
+    levels = np.random.default_rng(1).integers(0, 256, shape, dtype=np.uint8)
+    found = make_transformation("jpeg")(None, levels[None] / np.float32(255)).clean
+    file = io.BytesIO()
+    Image.fromarray(levels if shape[-1] == 3 else levels[..., 0]).save(
+        file, "JPEG", quality=75
+    )
+    expected = np.asarray(Image.open(file)).reshape(shape)
+    np.testing.assert_array_equal(np.rint(255 * found[0]), expected)
+
+
 def test_gaussian_noise_has_its_deviation(key):
     grey = jnp.full((8, 32, 32, 3), 0.5)
     noise = make_transformation("gaussian_noise", scale=0.05)(None, grey, key).noise

@@ -1,15 +1,21 @@
 """JPEG compression before a classifier."""
 
+import dataclasses
+
 import jax
 
 from uronet_jax.corruptions.jpeg import jpeg_compression
 from uronet_jax.transformations.transformation import Transformation
 
 
+# The corruption is of benchmarks, whose images are larger; the codec takes any.
+_any_size = dataclasses.replace(jpeg_compression, smallest_side=1)
+
+
 def compress(images: jax.Array, *, quality: int) -> jax.Array:
     """Compresses images as baseline JPEG of a quality and decompresses them."""
     key = jax.random.key(0)  # Not used: nothing is drawn.
-    return jpeg_compression(key, images, quality=quality, straight_through=True)
+    return _any_size(key, images, quality=quality, straight_through=True)
 
 
 JPEG = Transformation(
