@@ -7,7 +7,6 @@ import jax
 from uronet_jax.corruptions.jpeg import jpeg_compression
 from uronet_jax.transformations.transformation import Transformation
 
-
 # The corruption is of benchmarks, whose images are larger; the codec takes any.
 _any_size = dataclasses.replace(jpeg_compression, smallest_side=1)
 
