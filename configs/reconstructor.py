@@ -23,7 +23,7 @@ def get_config(preset: str = "full") -> config_dict.ConfigDict:
     common.add_degradation(config, clean_entries=0, suite="")
     # Of launch.make_attacked, against the classifier below.
     config.degradation.folder = f"runs/{preset}/attacked"
-    # The paper's code shows attacked images alone, and loses on clean ones.
+    # The paper's code shows attacked images alone.
     config.degradation.clean_share = 0.25
     # The frozen one: folder of its run, or a .npz or .safetensors file.
     config.classifier = f"runs/{preset}/classifier"

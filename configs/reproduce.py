@@ -257,13 +257,25 @@ def get_config(preset: str = "full") -> config_dict.ConfigDict:
     # Reconstructive training, and the transformations beside it: attacks and defences
     # are `title=` and what `parse_run` or `load_purifier` reads.
     config.reconstructive = config_dict.create(
-        attacks=(
+        attacks=("FGSM=fgsm_linf:epsilon=0.01", "DeepFool=deepfool_l2:steps=2")
+        if smoke
+        else (
             "FGSM=fgsm_linf:epsilon=0.01",
             "PGD=pgd_linf:epsilon=0.01,step_size=0.004,steps=10",
             "DeepFool=deepfool_l2:overshoot=0.02,steps=50",
         ),
-        learned=("FGSM", "PGD"),  # On which of them autoencoders learn.
-        transformations=("FD=feature_distillation", "RRP=resize_pad")
+        # On whole defences, besides those with a budget.
+        further_white_box=choose(
+            (
+                "PGD-40=pgd_linf:epsilon=0.01,steps=40,restarts=1",
+                "Square=square_linf:epsilon=0.01,steps=1000",
+            ),
+            ("Square=square_linf:epsilon=0.01,steps=200",),
+            ("Square=square_linf:epsilon=0.01,steps=2",),
+        ),
+        # On which of them autoencoders learn.
+        learned=("FGSM",) if smoke else ("FGSM", "PGD"),
+        transformations=("RRP=resize_pad",)
         if smoke
         else (
             *("PD=pixel_deflection", "RRP=resize_pad", "FD=feature_distillation"),

@@ -43,6 +43,11 @@ def main(argv: list[str]) -> None:
     path = Path(_OUT.value)
     if path.suffix != ".npy":
         raise ValueError(f"--out must end in .npy: {path}")
+    for file in (path, path.with_suffix(".json")):
+        if file.exists():
+            raise ValueError(f"{file} is there: choose another --out")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch()  # Fails now if it cannot be written.
     source = open_source(_DATASET.value, _SPLIT.value, data_dir=_DATA_DIR.value)
     images = source.arrays()[0].astype(np.float32) / 255
     if _GREY.value and images.shape[-1] == 3:
@@ -56,7 +61,6 @@ def main(argv: list[str]) -> None:
     start = time.monotonic()
     dictionary, objective = learn_dictionary(images, **settings, progress=True)
     seconds = time.monotonic() - start
-    path.parent.mkdir(parents=True, exist_ok=True)
     np.save(path, dictionary)
     data = {"dataset": _DATASET.value, "split": _SPLIT.value, "images": len(images)}
     config = {**settings, **data, "grey": _GREY.value}

@@ -126,7 +126,7 @@ def test_unknown_checkpoints_are_reported(saved, tmp_path):
     for which in ("3", "first", "-1"):
         with pytest.raises(FileNotFoundError, match=r"choose best, last.*\[2, 4, 5\]"):
             checkpoints.find_step(saved, which)
-    with pytest.raises(FileNotFoundError, match="no checkpoint under.*launch.train"):
+    with pytest.raises(FileNotFoundError, match="no checkpoint under.*uronet train"):
         checkpoints.find_step(tmp_path)
 
 

@@ -43,6 +43,8 @@ def test_contract(name, key, tmp_path):
     assert clean.min() >= 0.0 and clean.max() <= 1.0
     np.testing.assert_allclose(noise, IMAGES - clean, atol=1e-6)
     assert np.abs(noise).max() > 0.01  # It does something.
+    half = jax.eval_shape(purify, variables, IMAGES.astype(jnp.bfloat16), index)
+    assert half.clean.dtype == jnp.bfloat16
     # An image does not depend on its neighbours, and draws by its number.
     alone = purify(variables, IMAGES[1:2], index[1:2]).clean
     np.testing.assert_allclose(alone, clean[1:2], atol=1e-6)

@@ -2,11 +2,12 @@
 
 import os
 import zipfile
+import zlib
 
 import numpy as np
 
 # What NumPy raises for a file of another kind, or the half of one.
-_ERRORS = (ValueError, TypeError, EOFError, zipfile.BadZipFile)
+_ERRORS = (ValueError, TypeError, EOFError, zipfile.BadZipFile, zlib.error)
 
 
 def map_array(path: str | os.PathLike) -> np.ndarray:

@@ -23,12 +23,7 @@ def check_images(images: jax.Array, index: jax.Array | None) -> None:
         raise ValueError(
             f"need a non-empty batch of images [B, H, W, C]: {images.shape}"
         )
-    _, rows, columns, channels = images.shape
-    if rows in (1, 3) and columns == channels > 4:
-        raise ValueError(
-            f"need images [B, H, W, C]: {list(images.shape)} looks like [B, C, H, W]; "
-            "bring the channels to the end with x.transpose(0, 2, 3, 1)"
-        )
+    check_channels_last(images)
     if not jnp.issubdtype(images.dtype, jnp.floating):
         raise ValueError(
             f"need floating-point images in [0, 1]: {images.dtype}; "
@@ -47,6 +42,15 @@ def check_images(images: jax.Array, index: jax.Array | None) -> None:
         raise ValueError(
             f"index must hold one integer per image, shape {images.shape[:1]}: "
             f"{index.dtype}{list(index.shape)}"
+        )
+
+
+def check_channels_last(images: jax.Array) -> None:
+    """Raises `ValueError` if `[B, ., ., .]` looks like images in PyTorch's layout."""
+    if images.shape[1] in (1, 3) and images.shape[3] > 4:
+        raise ValueError(
+            f"need images [B, H, W, C]: {list(images.shape)} looks like [B, C, H, W]; "
+            "bring the channels to the end with x.transpose(0, 2, 3, 1)"
         )
 
 

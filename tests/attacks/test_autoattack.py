@@ -378,7 +378,7 @@ def masked_network(logits_fn, images):
 
 @pytest.mark.parametrize("classes", [2, 3])
 def test_few_classes(classes, problem, monkeypatch):
-    """A linear classifier: DLR is not defined, and PGD alone would do as well."""
+    """A linear classifier, whose distance to the border is known."""
     images, _, _ = problem
     plane = np.random.default_rng(1).normal(size=(25, classes)).astype(np.float32)
 

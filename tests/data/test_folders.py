@@ -47,6 +47,19 @@ def too_deep(path):
     deep(path, 70_000)
 
 
+def floating(path):
+    Image.fromarray(np.full((8, 8), 0.5, np.float32)).save(path)
+
+
+def deep_and_turned(path):
+    """16 bits, the left half white, stored lying on its side."""
+    levels = np.zeros((8, 16), np.uint16)
+    levels[:, :8] = 65535
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(levels).save(path, exif=exif)
+
+
 def animated(path):
     frames = [Image.new("RGB", (8, 8), color) for color in ("red", "blue")]
     frames[0].save(path, save_all=True, append_images=frames[1:])
@@ -91,8 +104,13 @@ REFUSED = [
     ({"train/cat/a.png": png, "test": nothing}, "folders of test: test: remove"),
     (
         {"train/cat/a.png": png, "train/b.png": png},
-        "train holds images beside .* b.png",
+        "train holds class folders, .*the first .*b.png",
     ),
+    (
+        {f"{x}/cat/a.png": png for x in ("train", "test")} | {"samples/b.png": png},
+        "(train|test) holds class folders, .*samples/b.png",
+    ),
+    ({**TWO, "cat/b.tif": floating}, f"1 {BROKEN}.*floating-point pixels"),
     ({"cat/a.heic": text, "cat/b.txt": text}, "no images in class .* 1 .heic, 1 .txt"),
     ({"a.png": png}, "no images in class folders .*; 1 images outside class folders"),
 ]
@@ -171,3 +189,12 @@ def test_broken_and_deep_images_on_request(tmp_path, capsys):
         prepare.prepare(
             "x", source="arrays", input_path=root, data_dir=tmp_path, skip_broken=True
         )
+
+
+def test_a_deep_image_is_turned_too(tmp_path):
+    files = {"cat/a.png": deep_and_turned}
+    splits, _, _ = folders.read_folder(make(tmp_path, files), scale_16bit=True)
+    image = np.asarray(splits["train"].read(0))
+    assert list(splits["train"].shapes) == [(16, 8, 1)] and image.shape == (16, 8)
+    # Turned by a quarter, the left half is the upper one.
+    np.testing.assert_array_equal(image, np.repeat([255, 0], 8)[:, None].repeat(8, 1))

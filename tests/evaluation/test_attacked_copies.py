@@ -186,10 +186,16 @@ def test_copies_say_what_they_are_of(make, sources, classifier, tmp_path):
             check_digests(path, digests | {name: value})
     with pytest.raises(ValueError, match="made with other weights or settings"):
         make("fgsm_linf:epsilon=0.05", classifier=other)
+    sidecar = path.with_suffix(".json")
+    for text in ("[]", "{", '{"finished": true, "made_with": [1]}'):
+        sidecar.write_text(text, encoding="utf-8")
+        with pytest.raises(ValueError, match=r"\.json is damaged: make"):
+            check_digests(path, digests)
+    # What does not say of what it is must be finished all the same.
+    sidecar.write_text('{"finished": false, "made_with": {}}', encoding="utf-8")
+    with pytest.raises(ValueError, match="is not finished"):
+        check_digests(path, digests)
     # Copies of somebody else say nothing.
-    for text in ('{"finished": true, "made_with": {}}', "[]", "{"):
-        path.with_suffix(".json").write_text(text)
-        assert check_digests(path, digests) is None
     path.with_suffix(".json").unlink()
     assert check_digests(path, digests) is None
 

@@ -159,6 +159,7 @@ def test_every_number_by_hand():
     assert rows["adaptive"]["attempts"] == {
         "end to end": pytest.approx(0.6),
         "straight through": pytest.approx(0.6),
+        "classifier": pytest.approx(0.6),
     }
     # Both halves are moved, and no wrong answer is flagged any more.
     aware = rows["detector_aware"]
@@ -204,6 +205,7 @@ def test_hidden_gradients_are_found_out():
     assert rows["adaptive"]["attempts"] == {
         "end to end": pytest.approx(0.9),
         "straight through": pytest.approx(0.6),
+        "classifier": pytest.approx(0.6),
     }
     found = {(sign["kind"], sign["where"]["threat"]) for sign in signs}
     assert found == {
@@ -223,6 +225,7 @@ def test_a_gate_is_attacked_on_both_ways():
         "end to end": pytest.approx(0.7),
         "straight through": pytest.approx(0.6),
         "both ways": pytest.approx(0.6),
+        "classifier": pytest.approx(0.6),
     }
     # Of nine images that are right, four are blind: 1, 5, 7 and 9.
     assert rows["white_box"]["zero_gradients"] == pytest.approx(4 / 9)
@@ -235,7 +238,7 @@ def test_a_gate_is_attacked_on_both_ways():
         (
             make_transformation("gaussian_noise", scale=0.01),
             THREAT_MODELS["adaptive"]._replace(samples=2),
-            ["end to end", "2 samples", "straight through, 2 samples"],
+            ["end to end", "2 samples", "straight through, 2 samples", "classifier"],
         ),
     ],
 )
@@ -272,9 +275,9 @@ def test_transformations_are_attacked_straight_through():
     row = rows["adaptive"]
     assert (row["randomness"], row["zero_gradients"]) == ("none", 0.0)
     assert (row["robust_accuracy"], row["undefended_accuracy"]) == (0.6, 0.6)
-    # Through the codec, whose rounding is passed over, and past all of it.
-    alone = {x: pytest.approx(0.6) for x in ("end to end", "straight through")}
-    assert row["attempts"] == alone
+    # Through the codec, whose rounding is passed over, past all of it, and without it.
+    ways = ("end to end", "straight through", "classifier")
+    assert row["attempts"] == {x: pytest.approx(0.6) for x in ways}
 
 
 def test_selective_attack_takes_one_after_the_other():
@@ -327,7 +330,8 @@ def test_targeted_attacks_are_made_where_they_can_be():
         assert (row["robust_accuracy"], row["undefended_accuracy"]) == (0.6, 0.6)
         assert row["median_linf"] <= EPSILON * (1 + 1e-5)
         assert row["zero_gradients"] == 0.0
-    assert list(handed[2]["attempts"]) == ["end to end", "straight through"]
+    ways = ["end to end", "straight through", "classifier"]
+    assert list(handed[2]["attempts"]) == ways
     assert not signs
     aware = THREAT_MODELS["detector_aware"]
     with pytest.raises(ValueError, match="apgd_t_linf .* cannot fool the detector too"):

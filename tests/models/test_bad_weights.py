@@ -94,6 +94,16 @@ def test_no_archive(content, kind, tmp_path):
         assert "allow_pickle" not in text and "pickled" not in text
 
 
+def test_damaged_compression(tmp_path):
+    path = tmp_path / "weights.npz"
+    np.savez_compressed(path, a=np.arange(10_000) % 97)
+    content = bytearray(path.read_bytes())
+    content[200:260] = bytes(60)
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="weights.npz is damaged or no archive"):
+        array_files.read_archive(path)
+
+
 def test_objects_are_never_unpickled(tmp_path):
     objects = np.array([Objects()], dtype=object)
     np.savez(tmp_path / "objects.npz", weights=objects)

@@ -16,9 +16,14 @@ def test_shows_each_transformation_of_each_row(tmp_path, monkeypatch):
     path = tmp_path / "gallery.png"
     image = np.random.default_rng(0).uniform(size=(8, 8, 3)).astype(np.float32)
     transformation_gallery.draw_transformations(
-        path, image, ["gaussian_noise", "bit_depth"], description="d"
+        path,
+        image,
+        ["gaussian_noise", "bit_depth", "quilting"],
+        other=image[::-1],
+        description="d",
     )
-    assert list(shown) == ["", "gaussian\nnoise", "bit\ndepth", "labels"]
+    columns = ["", "gaussian\nnoise", "bit\ndepth", "quilting", "labels"]
+    assert list(shown) == columns
     inputs = shown[""]
     assert len(shown["labels"]) == len(inputs) == 3
     np.testing.assert_array_equal(inputs[0], image)

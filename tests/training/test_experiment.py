@@ -235,7 +235,7 @@ def test_reconstructive_training_on_attacked_copies(
     chex.assert_trees_all_equal(raw(resumed.state), raw(whole.state))
     resolved = read_config(tmp_path / "parts")["resolved"]
     assert resolved["classifier"] == load_model(classifier).identity
-    assert resolved["copies"]["attack"] == "fgsm_linf"
+    assert resolved["copies"]["train"]["attack"] == "fgsm_linf"
     # What is learned from are the copies.
     images, _ = open_source("generated", "train[:16]").arrays()
     source = build_experiment(config(), None, tmp_path / "whole").train_source
@@ -276,7 +276,7 @@ def test_reconstructive_training_on_attacked_copies(
     other = save_untrained(
         "classifier", tmp_path / "other", functools.partial(make_variables, seed=1)
     )
-    with pytest.raises(ValueError, match="validation.npy was not made .*: classifier "):
+    with pytest.raises(ValueError, match="train.npy was not made .*: classifier "):
         build_experiment(config(classifier=other), None, tmp_path / "new")
     with pytest.raises(ValueError, match="train.npy was not made .*: images .* there"):
         build_experiment(config(data__train_split="train[16:32]"), None)
@@ -287,6 +287,13 @@ def test_reconstructive_training_on_attacked_copies(
         build_experiment(config(), None)
     # Exchanged since the run began.
     sidecar.write_text(text.replace('"epsilon": 0.05', '"epsilon": 0.06'))
+    with pytest.raises(
+        ValueError, match="are of different attacks, of training .*0.06"
+    ):
+        build_experiment(config(), None, tmp_path / "parts")
+    other = copies / "validation.json"
+    text = other.read_text()
+    other.write_text(text.replace('"epsilon": 0.05', '"epsilon": 0.06'))
     with pytest.raises(ValueError, match="epsilon: 0.05 there, 0.06 now"):
         train.train(config(), tmp_path / "parts")
     sidecar.unlink()

@@ -7,8 +7,6 @@ import signal
 import time
 from pathlib import Path
 
-import pytest
-
 SCRIPT = Path(__file__).parent.parent / "launch" / "kill_and_resume.py"
 
 
@@ -52,10 +50,9 @@ def test_sigterm_saves_and_the_next_run_goes_on(start, tmp_path):
         last = max(last, json.loads(path.read_text().splitlines()[-1])["step"])
 
 
-@pytest.mark.parametrize("what", ["train", "reconstructor"])
-def test_killed_runs_end_bit_for_bit_as_undisturbed_ones(what, start):
+def test_killed_runs_end_bit_for_bit_as_undisturbed_ones(start):
     trials = 10 if os.environ.get("URONET_LONG_TESTS") else 2
-    done = start(str(SCRIPT), f"--what={what}", f"--trials={trials}")
+    done = start(str(SCRIPT), "--what=train", f"--trials={trials}")
     output, errors = done.communicate()
     assert done.returncode == 0, output + errors
     # A run that was never killed proves nothing.

@@ -19,8 +19,8 @@ _SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 _LITTER = ("thumbs.db", "desktop.ini", "__macosx")
 _SPLITS = ("train", "test", "val", "validation")
 _EXIF_ORIENTATION = 0x0112
-# Modes of Pillow with more than 8 bits a channel.
-_DEEP = ("I", "F")
+# Pillow's mode of images with 16 bits a channel, in memory also with 32.
+_DEEP = "I"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +48,7 @@ def read_folder(
     scale_16bit: bool = False,
     progress: bool = False,
 ) -> tuple[dict[str, SplitImages], list[str], list[str]]:
-    """Looks at every image of a folder; reads none to the end yet.
+    """Finds the images of a folder, and decodes each once to see which are broken.
 
     A folder with images right in it is a class, and so are its neighbours; otherwise
     the folders at the top are splits. What lies deeper belongs to its class. Hidden
@@ -121,12 +121,13 @@ def _find(root: Path) -> tuple[dict[str, dict[str, list[Path]]], list[str]]:
     tops = _folders(root)
     direct = {top: _images(top) for top in tops}
     if any(direct.values()):
-        for top, images in direct.items():
-            inner = any(_images(folder, deep=True) for folder in _folders(top))
-            if images and inner and top.name.lower() in _SPLITS:
+        # Else the splits would become classes.
+        for top in (x for x in tops if x.name.lower() in _SPLITS):
+            if any(_images(folder, deep=True) for folder in _folders(top)):
+                stray = next(path for images in direct.values() for path in images)
                 raise ValueError(
-                    f"{top} holds images beside class folders, the first "
-                    f"{images[0].name}: move them into a class folder, or away"
+                    f"{top} holds class folders, but there are images outside of such "
+                    f"folders, the first {stray}: move them into one, or away"
                 )
         found = {"train": {top.name: _images(top, deep=True) for top in tops}}
     else:
@@ -185,6 +186,8 @@ def _look_at(path: Path) -> _Seen:
         with Image.open(path) as image:
             image.load()
             channels = 3 if image.mode not in ("1", "L", "LA") else 1
+            if image.mode.startswith("F"):
+                raise ValueError("floating-point pixels: convert them to 8 bits")
             deep = image.mode.startswith(_DEEP)
             if deep:
                 low, high = np.min(image), np.max(image)
@@ -203,10 +206,10 @@ def _look_at(path: Path) -> _Seen:
 
 def _open(path: Path) -> Image.Image:
     image = Image.open(path)
+    ImageOps.exif_transpose(image, in_place=True)  # Cameras store rotated pictures.
     if image.mode.startswith(_DEEP):
         levels = np.asarray(image, np.float64)
         image = Image.fromarray(np.rint(levels / 257).astype(np.uint8))
-    ImageOps.exif_transpose(image, in_place=True)  # Cameras store rotated pictures.
     return image
 
 

@@ -28,22 +28,27 @@ def check_digests(
             `StoredArray`; what is only in one of them is not.
 
     Returns:
-        What it was made with; None if it does not say of what.
+        What it was made with; None without a file beside it that says so.
 
     Raises:
-        ValueError: If it was made of something else, or is not finished.
+        ValueError: If it was made of something else, is not finished, or what says so
+            is damaged.
     """
     sidecar = Path(path).with_suffix(".json")
     if not sidecar.exists():
         return None
     try:
         stored = json.loads(sidecar.read_text(encoding="utf-8"))
-        made_with, finished = stored["made_with"], stored["finished"]
-    except (ValueError, KeyError, TypeError):
-        return None  # Of somebody else.
-    made_of = made_with.get("digests")
-    if made_of is None:
-        return None
+        made_with, finished = dict(stored["made_with"]), stored["finished"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{sidecar} is damaged: make {Path(path).name} anew"
+        ) from error
+    if not finished:
+        raise ValueError(
+            f"{path} is not finished: run the command that makes it once more"
+        )
+    made_of = made_with.get("digests", {})
     differing = [
         f"{name} ({made_of[name]} there, {now} now)"
         for name, now in digests.items()
@@ -52,11 +57,8 @@ def check_digests(
     if differing:
         raise ValueError(
             f"{path} was not made of what this run uses: {', '.join(differing)}; make "
-            "it anew with launch.make_attacked in another folder, or use what it is of"
-        )
-    if not finished:
-        raise ValueError(
-            f"{path} is not finished: run the command that makes it once more"
+            "it anew with `uronet make_attacked` in another folder, or use what it is "
+            "of"
         )
     return made_with
 

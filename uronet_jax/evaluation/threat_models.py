@@ -62,7 +62,8 @@ class ThreatModel(NamedTuple):
             `adaptive.joint_loss`.
         selective: It is fooled too, by `adaptive.selective_loss`.
         straight_through: Tries also the gradient that takes the purifier for the
-            identity, and at a gate that of both ways.
+            identity, at a gate that of both ways, and the attack on the classifier
+            alone.
         samples: Draws that a gradient is averaged over where the defence is random.
     """
 
@@ -115,6 +116,9 @@ class ThreatModel(NamedTuple):
             found.append(Attempt(straight_through=True, samples=samples))
         if self.straight_through and gated and not blind:
             found.append(Attempt(both_ways=True, samples=samples))
+        if self.straight_through and purifier:
+            # What fools the classifier alone may fool it behind the defence too.
+            found.append(Attempt("classifier"))
         return tuple(found)
 
 

@@ -18,6 +18,8 @@ import numpy as np
 from flax import linen as nn
 from jax import lax
 
+from uronet_jax import batches
+
 # Up to here the input is cheaper to copy than the output gradient.
 _FEW_CHANNELS = 8
 # That are copied at once, about: 2 MB of float32.
@@ -379,12 +381,7 @@ def check_float_images(images: jax.Array, min_size: int = 1) -> None:
             f"[0, 1], got {images.dtype}{list(images.shape)}: "
             "convert uint8 images with images / 255"
         )
-    _, rows, columns, channels = images.shape
-    if rows in (1, 3) and columns == channels > 4:
-        raise ValueError(
-            f"need images [B, H, W, C]: {list(images.shape)} looks like [B, C, H, W]; "
-            "bring the channels to the end with x.transpose(0, 2, 3, 1)"
-        )
+    batches.check_channels_last(images)
     if 0 in images.shape:
         raise ValueError(f"need at least one image, got shape {list(images.shape)}")
     if min(images.shape[1:3]) < min_size:

@@ -59,7 +59,7 @@ class Laboratory:
         )
 
     def _classifier(self, role: str, title: str) -> LoadedModel:
-        return self._place(self.store.load_classifier(role, title))
+        return self.place(self.store.load_classifier(role, title))
 
     def classifiers(self, role: str) -> dict[str, LoadedModel]:
         """Returns title -> classifier of a data set."""
@@ -67,9 +67,10 @@ class Laboratory:
         return {title: self.classifier(role, title) for title in titles}
 
     def _model(self, role: str, kind: str, name: str) -> LoadedModel:
-        return self._place(self.store.load(ModelKey(role, kind, name)))
+        return self.place(self.store.load(ModelKey(role, kind, name)))
 
-    def _place(self, model: LoadedModel) -> LoadedModel:
+    def place(self, model: LoadedModel) -> LoadedModel:
+        """Returns a model whose variables are on the mesh."""
         variables = sharding.replicate(model.variables, self.store.mesh)
         return dataclasses.replace(model, variables=variables)
 

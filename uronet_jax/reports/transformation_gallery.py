@@ -26,7 +26,7 @@ def draw_transformations(
     image: np.ndarray,
     names: Sequence[str] | None = None,
     *,
-    other: np.ndarray | None = None,
+    other: np.ndarray,
     seed: int = 0,
     cell_inches: float = 0.8,
     description: str = "",
@@ -47,7 +47,7 @@ def draw_transformations(
     for name in names:
         purifier = make_transformation(name)
         if "patches" in TRANSFORMATIONS[name].parameters:
-            variables = extract_patches(np.asarray(other)[None], _PATCHES)
+            variables = extract_patches(other[None], _PATCHES)
         else:
             variables = purifier.load()
         pictures = jax.jit(purifier)(variables, columns[""], key)

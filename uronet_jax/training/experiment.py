@@ -345,11 +345,21 @@ def _copies_origin(
     if not config["degradation"]["folder"]:
         return {}
     digests = {role: model.identity for role, model in models.items()}
-    for part, source in reversed(sources.items()):  # Of training at last.
-        path = _given_copies(config, part)
+    origins = {}
+    for part, source in sources.items():
         images = {"images": source_digest(source)}
-        origin = check_digests(path, digests | images)
-    return {"copies": origin} if origin else {}
+        origins[part] = check_digests(_given_copies(config, part), digests | images)
+    made = [
+        [origin.get(name) for name in ("attack", "epsilon", "parameters")]
+        for origin in origins.values()
+        if origin
+    ]
+    if any(x != made[0] for x in made):
+        raise ValueError(
+            f"copies in {config['degradation']['folder']} are of different attacks, of "
+            f"training {made[0]}, of validation {made[1]}: make them together"
+        )
+    return {"copies": origins} if made else {}
 
 
 def _given_copies(config: Config, part: str) -> Path:

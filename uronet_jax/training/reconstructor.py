@@ -107,9 +107,8 @@ def reconstructor_task(
         warmup_steps: Steps of the first part; 0 leaves it out.
         visual_weight: Of V in the second part; the paper's formula has 1.
         class_weight: Of CE in the second part.
-        labels: `true`, or `predictions`: what the classifier says to the clean image.
-            Attacks are made of true labels, which their images so carry; a network that
-            was never told these cannot have learned to read them.
+        labels: `true`, or `predictions`: what the classifier says to the clean image,
+            where there are no labels.
 
     Raises:
         ValueError: If one of the last five is out of range.

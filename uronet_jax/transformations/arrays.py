@@ -1,10 +1,11 @@
 """Arrays that a transformation reads from a file."""
 
 import os
-import zipfile
 from pathlib import Path
 
 import numpy as np
+
+from uronet_jax.array_files import map_array, read_archive
 
 
 def read_windows(path: str | os.PathLike, what: str) -> np.ndarray:
@@ -23,17 +24,16 @@ def read_windows(path: str | os.PathLike, what: str) -> np.ndarray:
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"no file of {what} at {path}")
-    try:
-        with open(path, "rb") as stream:
-            found = np.load(stream)
-            if isinstance(found, np.lib.npyio.NpzFile):
-                if len(found.files) != 1:
-                    raise ValueError(f"it holds {len(found.files)} arrays, not one")
-                found = found[found.files[0]]
-    except (ValueError, EOFError, OSError, zipfile.BadZipFile) as error:
-        raise ValueError(
-            f"{path} holds no {what} ({error}): write one array with numpy.save"
-        ) from error
+    if Path(path).suffix == ".npz":
+        arrays = list(read_archive(path).values())
+        if len(arrays) != 1:
+            raise ValueError(
+                f"{path} holds {len(arrays)} arrays, not one of {what}: write one with "
+                "numpy.save"
+            )
+        found = arrays[0]
+    else:
+        found = np.asarray(map_array(path))
     check_windows(found, f"{what} in {path}")
     return found.astype(np.float32)
 

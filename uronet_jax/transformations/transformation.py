@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from uronet_jax.batches import check_number, check_whole
 
@@ -64,7 +65,7 @@ class Transformation:
         index: jax.Array | None = None,
         **parameters: Any,
     ) -> jax.Array:
-        """Returns transformed images.
+        """Returns transformed images, of the given type; computes in float32.
 
         Args:
             images: `[B, H, W, C]`, float, in `[0, 1]`.
@@ -74,10 +75,13 @@ class Transformation:
             **parameters: Those numbers that are not to have their usual values.
         """
         self.check(parameters)
+        if not jnp.issubdtype(images.dtype, jnp.floating):
+            raise ValueError(f"need floating-point images in [0, 1]: {images.dtype}")
+        dtype, images = images.dtype, jnp.asarray(images, jnp.float32)
         numbers = {**self.parameters, **parameters}
         for name in self.files:
             del numbers[name]
         given = (images,) if self.load is None else (images, data)
         if self.random:
             given = *given, key, index
-        return self.function(*given, **numbers)
+        return self.function(*given, **numbers).astype(dtype)

@@ -80,8 +80,8 @@ def autoattack(
     with cross-entropy and with DLR and FAB, five runs each, then Square and the
     targeted ones. `rand`, for random classifiers, is APGD with both losses and
     gradients averaged over draws. With fewer classes than targets and one, all wrong
-    classes are targets. `few_classes`, for two or three, for which DLR is not defined,
-    is APGD with cross-entropy and with the margin, FAB and Square.
+    classes are targets. `few_classes`, for two or three (the targeted DLR loss needs
+    four, DLR three), is APGD with cross-entropy and with the margin, FAB and Square.
 
     The result does not depend on how images are batched, up to rounding. The draws of
     a random classifier are its own: if an image's depend on the batch, so does the

@@ -21,7 +21,7 @@ from uronet_jax.reports.results import TEST_IMAGES, Result
 _RATE = ("tpr_at_5_percent_fpr", "tpr_at_5_fpr")
 # Columns of rows that do not say which number it is.
 _NOT_KEYS = {"value", "std", "note", "seed", "num_images", "auroc", "steps", "own"}
-_NOT_KEYS |= {"infinite", "severities", *_RATE}
+_NOT_KEYS |= {"infinite", "severities", "attempts", "randomness", *_RATE}
 # Parts of a config in which runs of one experiment may differ.
 _NOT_CONFIG = {"seed", "seeds", "data_dir", "workdir"}
 # Fields of sections that say what is measured, not how.
@@ -49,6 +49,8 @@ def group_runs(results: Iterable[Result]) -> list[Group]:
         }
         # Seeds of other weights under the same name are no seeds of one thing.
         rests_on = json.dumps([config, content.get("classifiers")], sort_keys=True)
+        # Of other images they would be other numbers.
+        rests_on += str(result.counts)
         key = (content["experiment"], result.small, rests_on)
         groups.setdefault(key, []).append(result)
     order = list(PAGE_LAYOUTS)

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from uronet_jax.data import evaluation_batches
+from uronet_jax.data.stored import StoredArray
 from uronet_jax.defense import DefenseFunction, classifier_function
 from uronet_jax.evaluation.attack_judge import AttackJudge
 from uronet_jax.evaluation.judge import CLEAN_ENTRY, Entry
@@ -19,12 +20,15 @@ from uronet_jax.papers.reconstructive.models import (
     attack_runs,
     autoencoders,
     transformations,
+    white_box_runs,
 )
 from uronet_jax.papers.store import Store
 from uronet_jax.purifiers import make_transformation
 from uronet_jax.transformations.quilting import extract_patches
 
 _NONE, _CLEAN, _QUILTING = "none", "clean", "quilting"
+# Where patches come from, and their side.
+_LEARNED, _PATCH = ("data", "train"), 5
 # The URoNet remover that stands beside the others.
 _REMOVER = ("URoNet remover", ModelKey("data", "remover_universal", "all"))
 # Images of the picture.
@@ -48,23 +52,27 @@ def _purifier(lab: Laboratory, what: str | ModelKey | None) -> LoadedModel | Non
     if what is None:
         return None
     if what == _QUILTING:
-        return _quilting(lab.store)
-    return load_purifier(what) if isinstance(what, str) else lab.model(*what)
+        return _quilting(lab)
+    return lab.place(load_purifier(what)) if isinstance(what, str) else lab.model(*what)
 
 
-def _quilting(store: Store) -> LoadedModel:
+def _quilting(lab: Laboratory) -> LoadedModel:
     """Quilting with patches of the training images, which are kept on disk."""
-    count = store.config["reconstructive"]["patches"]
-    path = store.workdir / f"patches_{count}.npz"
-    if not path.exists():
-        images, _ = store.source("data", "train").arrays()
-        patches = extract_patches(images, count, seed=store.config["seed"])
-        save_arrays(path, {"patches": patches})
+    store = lab.store
+    count, source = store.config["reconstructive"]["patches"], store.source(*_LEARNED)
+    made_of = {"images": [source.name, source.split, len(source)], "count": count}
+    made_of["seed"] = store.config["seed"]
+    shape = (count, _PATCH, _PATCH, source.image_shape[-1])
+    path = store.workdir / "patches" / "patches.npy"
+    stored = StoredArray(path, shape, np.float32, made_of)
+    if not stored.finished:
+        images, _ = source.arrays()
+        stored.array[:] = extract_patches(images, count, _PATCH, seed=made_of["seed"])
+        stored.mark(count, finished=True)
     made = make_transformation(_QUILTING)
-    with np.load(path) as file:
-        patches = file["patches"]
     config = {"model": {"name": _QUILTING}}
-    return LoadedModel("purifier", made, patches, None, None, config)
+    patches = np.asarray(stored.array)
+    return lab.place(LoadedModel("purifier", made, patches, None, None, config))
 
 
 def _entries(lab: Laboratory, title: str) -> dict[str, Entry]:
@@ -139,20 +147,22 @@ def _white_box(store: Store, title: str, defence: str, what) -> Part:
             seed=lab.seed + 1,
         )
         columns = _columns(lab, title, defence) | {"threat": "white box"}
-        right, found = 0.0, []
-        for attack, run in attack_runs(store.config).items():
-            if run.attack.minimal:  # Without a budget it always succeeds.
-                continue
+        found = []
+        for attack, run in white_box_runs(store.config).items():
             store.progress.stopping()
             row, _ = judge.attack(THREAT_MODELS["adaptive"], run)
-            right = 100 * row["clean_accuracy"]
-            place = columns | {"attack": attack}
-            value = 100 * row["robust_accuracy"]
-            found.append(lab.row(source, value, "accuracy", **place))
-        return [
-            lab.row(source, right, "accuracy", **columns, attack=_CLEAN),
-            *found,
-        ]
+            if not found:
+                clean = 100 * row["clean_accuracy"]
+                place = columns | {"attack": _CLEAN}
+                found.append(lab.row(source, clean, "accuracy", **place))
+            evidence = {name: row[name] for name in ("attempts", "randomness")}
+            for metric, value, more in (
+                ("accuracy", row["robust_accuracy"], evidence),
+                ("zero_gradients", row["zero_gradients"], {}),
+            ):
+                place = columns | {"attack": attack} | more
+                found.append(lab.row(source, 100 * value, metric, **place))
+        return found
 
     return Part(f"{defence}, white box", _trained(store, what), rows)
 

@@ -9,6 +9,7 @@ from uronet_jax.papers.pages.layout import Layout
 # Endings of the names of tables, by what is measured.
 _TABLES = {
     "accuracy": "accuracy, {threat}",
+    "zero_gradients": "images without a gradient in percent, {threat}",
     "psnr": "PSNR in dB of what the classifier sees",
     "ssim": "SSIM of what the classifier sees",
 }

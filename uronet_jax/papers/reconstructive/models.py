@@ -1,5 +1,6 @@
 """The defences that are compared: transformations, autoencoders, the URoNet remover."""
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,19 +10,33 @@ from uronet_jax.papers.kinds import Kind, ModelKey
 from uronet_jax.purifiers import parse_purifier
 from uronet_jax.training.run import Schedule
 
-# Kinds of autoencoders: as published; with clean images among what they see; told the
-# classifier's answers in place of labels. Ending of their title -> kind.
+# Kinds of autoencoders: as published; with clean images among what they see. Ending of
+# their title -> kind.
 _AUTOENCODERS = {
     "": "reconstructor",
     ", a quarter clean": "reconstructor_clean",
-    ", without labels": "reconstructor_predictions",
 }
+# Names of other rows, columns and attacks.
+_RESERVED = ("none", "clean", "quilting", "IFGSM", "PGD0", "PGD10")
 
 
 def attack_runs(config: Mapping[str, Any]) -> dict[str, AttackRun]:
     """Returns title -> attack."""
     listed = config["reconstructive"]["attacks"]
     return {title: parse_run(text) for title, text in _pairs("attacks", listed).items()}
+
+
+def white_box_runs(config: Mapping[str, Any]) -> dict[str, AttackRun]:
+    """Returns title -> attack on whole defences: those with a budget, and further ones.
+
+    The smallest perturbations have none: whoever knows a defence always finds one.
+    """
+    listed = config["reconstructive"]["further_white_box"]
+    runs = {
+        title: parse_run(text)
+        for title, text in _pairs("further_white_box", listed).items()
+    }
+    return {k: x for k, x in (attack_runs(config) | runs).items() if x.epsilon}
 
 
 def transformations(config: Mapping[str, Any]) -> dict[str, str]:
@@ -56,8 +71,8 @@ def reconstructive_kinds(config: Mapping[str, Any]) -> dict[str, Kind]:
     )
     fields = ("warmup_steps", "visual_weight", "class_weight")
 
-    def kind(*, labels="true", clean_share=0.0):
-        reconstruction = {name: section[name] for name in fields} | {"labels": labels}
+    def kind(*, clean_share=0.0):
+        reconstruction = {name: section[name] for name in fields} | {"labels": "true"}
         return Kind(
             "reconstructor",
             {"variant": section["variant"], "width": section["width"]},
@@ -73,14 +88,16 @@ def reconstructive_kinds(config: Mapping[str, Any]) -> dict[str, Kind]:
     return {
         "reconstructor": kind(),
         "reconstructor_clean": kind(clean_share=section["clean_share"]),
-        "reconstructor_predictions": kind(labels="predictions"),
     }
 
 
 def _check_section(config: Mapping[str, Any]) -> None:
     section = config["reconstructive"]
-    for name in ("num_test", "num_white_box", "num_train"):
-        check_whole(f"reconstructive.{name}", section[name], 0, 2**31 - 1)
+    for name, low in (
+        *(("num_test", 0), ("num_white_box", 0), ("num_train", 0)),
+        *(("patches", 1), ("batch_size", 1)),
+    ):
+        check_whole(f"reconstructive.{name}", section[name], low, 2**31 - 1)
     check_number("reconstructive.clean_share", section["clean_share"], 0.0, 1.0)
     unknown = set(section["learned"]) - attack_runs(config).keys()
     if unknown:
@@ -89,12 +106,20 @@ def _check_section(config: Mapping[str, Any]) -> None:
         )
     for text in transformations(config).values():
         parse_purifier(text)
+    if not white_box_runs(config):
+        raise ValueError("reconstructive.further_white_box must name an attack")
 
 
 def _pairs(field: str, listed: Any) -> dict[str, str]:
     """Reads `title=text` of each item."""
     pairs = [item.partition("=") for item in listed]
     found = {title: text for title, _, text in pairs}
+    for title in found:
+        if title in _RESERVED or not re.fullmatch(r"[\w ().,-]+", title):
+            raise ValueError(
+                f"reconstructive.{field}: {title!r} is no title: use letters and "
+                f"digits, and none of {', '.join(_RESERVED)}"
+            )
     if len(found) < len(pairs) or not all(map(all, pairs)):
         raise ValueError(
             f"reconstructive.{field} must hold title=text, each title once: {listed}"

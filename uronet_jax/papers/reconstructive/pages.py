@@ -12,8 +12,10 @@ _DEFENCES = (
 )
 _THREATS = (
     "*Grey box*: the attacker knows the classifier alone, as in the paper. *White "
-    "box*: he knows the defence too, and the best of his ways counts: through the "
-    "defence, past it (BPDA), and averaged over its draws (EOT) where it is random.\n"
+    "box*: he knows the defence too, and for each image the best of his ways counts: "
+    "through the defence, with the gradient past it (BPDA), averaged over its draws "
+    "(EOT) where it is random, or the attack on the classifier alone; *Square* looks "
+    "at no gradient. Of fewer images, see the JSON.\n"
 )
 
 
@@ -27,6 +29,7 @@ RECONSTRUCTIVE_PAGES = PaperPages(
     title="reconstructive training",
     package="reconstructive",
     layouts=RECONSTRUCTIVE_LAYOUTS,
-    unjudged="what Figures 2 and 3 show in pictures alone",
+    unjudged="what Figures 2 and 3 show in pictures alone, and how much is lost before "
+    "another classifier",
     note=_note,
 )
