@@ -1,12 +1,17 @@
 """Reconstructive training: its claims on the paper's own numbers, its settings."""
 
+from types import SimpleNamespace
+
+import numpy as np
 import pytest
 from made_up_results import groups, one_group, run
 
 from configs import reproduce
+from uronet_jax.evaluation.judge import CLEAN_ENTRY
 from uronet_jax.papers.pages.claims import claims_of, judge_all
 from uronet_jax.papers.pages.experiment_page import render_experiment
 from uronet_jax.papers.pages.layout import published_rows
+from uronet_jax.papers.reconstructive import experiments
 from uronet_jax.papers.reconstructive.models import (
     attack_runs,
     autoencoders,
@@ -148,3 +153,64 @@ def test_autoencoders_that_are_compared_differ_in_one_thing():
 def test_wrong_networks_are_told_before_any_work(changes, message, tmp_path):
     with pytest.raises(ValueError, match=message):
         Store(config(**changes), tmp_path)
+
+
+class Lab:
+    """Grey images: attacks add .1, purifiers take half of it off; it records calls."""
+
+    def __init__(self, store):
+        self.store, self.asked = store, []
+
+    def judge(self, role, count):
+        assert (role, count) == ("data", 16)
+        return Pictures()
+
+    def classifier(self, role, title):
+        return f"{title} itself"
+
+    def attacked(self, role, attack, title):
+        return attack, title
+
+    def accuracies(self, judge, classifiers, entry, purifier):
+        self.asked.append((classifiers, entry, purifier))
+        return dict.fromkeys(classifiers, 50.0)
+
+    def purified(self, judge, purifier, entry):
+        clean = judge.pictures(CLEAN_ENTRY, 4)
+        return clean + (judge.pictures(entry, 4) - clean) / 2
+
+    def row(self, judge, value, metric, **columns):
+        return columns["attack"], metric, pytest.approx(value, abs=1e-3)
+
+
+class Pictures:
+    def __len__(self):
+        return 4
+
+    def pictures(self, entry, count):
+        return np.full((count, 12, 12, 3), 0.5 if entry is CLEAN_ENTRY else 0.6)
+
+
+def test_grey_box_rows(monkeypatch):
+    store = SimpleNamespace(
+        config=config(),
+        dataset=lambda role: "CIFAR-10",
+        classifier_keys=lambda role: (),
+        progress=SimpleNamespace(stopping=lambda: None),
+    )
+    monkeypatch.setattr(experiments, "_purifier", lambda lab, what: what)
+    lab = Lab(store)
+    rows = experiments._grey_box(store, "ResNet", "JPEG", "jpeg").rows(lab)
+    assert [x[1:] for x in lab.asked] == [
+        (CLEAN_ENTRY, "jpeg"),
+        (("FGSM", "ResNet"), "jpeg"),
+        (("DeepFool", "ResNet"), "jpeg"),
+    ]
+    assert {tuple(x[0].items()) for x in lab.asked} == {(("ResNet", "ResNet itself"),)}
+    assert ("FGSM", "accuracy", 50.0) in rows
+    # Half of .1 is left: 20 log10(1 / .05).
+    assert ("FGSM", "psnr", 26.0206) in rows
+    # Without a defence clean images are what they are, and attacked ones .1 away.
+    bare = experiments._grey_box(store, "ResNet", "none", None).rows(lab)
+    assert [x[:2] for x in bare if x[0] == "clean"] == [("clean", "accuracy")]
+    assert ("FGSM", "psnr", 20.0) in bare
