@@ -20,9 +20,11 @@ from test_configs import save_models
 
 from uronet_jax import loading, sharding
 from uronet_jax.models import Separation, make_remover
-from uronet_jax.photos import finished, purify, streams, verdicts
+from uronet_jax.photos import finished, purify, streams, tiles, verdicts
 from uronet_jax.photos.purify import PhotoModels, load_photo_models, purify_files
 from uronet_jax.progress import Progress
+from uronet_jax.purifiers import make_transformation
+from uronet_jax.transformations import TRANSFORMATIONS
 
 RNG = np.random.default_rng(0)
 OWN = {finished.RECORDS, ".lock", "verdicts.csv", "contact_sheet.png"}
@@ -598,12 +600,6 @@ def test_what_a_purifier_cannot_do_is_said_of_the_picture(photos, tmp_path):
     errors = {row["file"]: row["error"] for row in rows}
     assert errors["black.png"] is None
     assert errors["a.png"] == "the purifier gave numbers that are not finite"
-    # Pixels that move do not fit tiles.
-    models = load_photo_models("resize_pad")
-    rows = purify_files([photos], tmp_path / "moved", models, tile=96).rows
-    errors = {row["file"]: row["error"] for row in rows if row["error"]}
-    assert list(errors) == ["deep/er/d.webp"]
-    assert "takes up to 96 pixels a side" in errors["deep/er/d.webp"]
 
 
 def test_what_looks_at_the_whole_picture_is_shown_just_that(tmp_path):
@@ -617,6 +613,19 @@ def test_what_looks_at_the_whole_picture_is_shown_just_that(tmp_path):
         expected = np.asarray(found[0]) * 255
         # Half a level by rounding, and where float32 decides it otherwise.
         assert np.abs(pixels_of(tmp_path / name / "a.png") - expected).max() < 0.51
+
+
+# Those that work by tiles are in test_tiles.
+WHOLE = [x for x in TRANSFORMATIONS if not tiles.works_by_tiles(make_transformation(x))]
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_what_looks_at_the_whole_picture_is_not_shown_tiles(name, tmp_path):
+    purifier = make_transformation(name)
+    save(tmp_path / "in/large.png", photo(96, 480, 3))
+    models = PhotoModels(loaded("purifier", purifier))
+    (row,) = purify_files([tmp_path / "in"], tmp_path / "out", models, tile=96).rows
+    assert "depends on the whole picture, and it takes up to 96 pixels" in row["error"]
 
 
 def test_a_shape_that_a_purifier_refuses_is_said_of_the_picture(photos, tmp_path):

@@ -263,10 +263,9 @@ def from_planes(planes: list[np.ndarray], channels: int) -> np.ndarray:
 
 def luma_of(pixels: np.ndarray) -> np.ndarray:
     """Returns the luma (ITU-R BT.601) of `[H, W, 3]`, `[H, W, 1]` of the same type."""
-    grey = np.zeros((*pixels.shape[:2], 1), np.float32)
-    for i, weight in enumerate((0.299, 0.587, 0.114)):
-        grey += np.float32(weight) * pixels[..., i : i + 1]
-    return np.rint(grey, out=grey).astype(pixels.dtype)
+    weights = np.array([0.299, 0.587, 0.114], np.float32)
+    grey = np.einsum("hwc,c->hw", pixels, weights)[..., None]
+    return np.rint(grey).astype(pixels.dtype)
 
 
 def fitted(pixels: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
