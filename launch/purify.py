@@ -6,16 +6,19 @@
 
 Writes the pictures as PNG, verdicts.csv and contact_sheet.png. Run the same again after
 an interruption: what is finished is not made anew. Exit status 1: some files failed,
-which verdicts.csv tells; 2: nothing could be done.
+which verdicts.csv tells; 2: nothing could be done; 130 or 143: a signal stopped it.
 """
 
+import signal
 import sys
+from pathlib import Path
 
 from absl import flags
 
 from launch import cli
+from uronet_jax.photos.inputs import CONTACT_SHEET, VERDICTS
 from uronet_jax.photos.purify import load_photo_models, purify_files
-from uronet_jax.progress import Progress, StoppedError
+from uronet_jax.progress import Progress
 
 _OUT = flags.DEFINE_string("out", None, "Folder to write to.", required=True)
 _PURIFIER = flags.DEFINE_string(
@@ -38,7 +41,9 @@ _THRESHOLD = flags.DEFINE_float(
 )
 _TILE = flags.DEFINE_integer("tile", 512, "Side of the windows of large pictures.")
 _SAME_SUFFIX = flags.DEFINE_bool(
-    "same_suffix", False, "Write files of the same kind instead of PNG."
+    "same_suffix",
+    False,
+    "Write files of the same kind instead of PNG; .gif and other rare kinds fail.",
 )
 _SEED = flags.DEFINE_integer("seed", 0, "Of random purifiers.", lower_bound=0)
 
@@ -46,21 +51,17 @@ _SEED = flags.DEFINE_integer("seed", 0, "Of random purifiers.", lower_bound=0)
 def main(argv: list[str]) -> None:
     """Purifies what the arguments name."""
     stop = cli.StopSignal()
-    try:
-        done = purify_files(
-            argv[1:],
-            _OUT.value,
-            load_photo_models(_PURIFIER.value, _DETECTOR.value, _CLASSIFIER.value),
-            class_names=_CLASS_NAMES.value,
-            threshold=_THRESHOLD.value,
-            tile=_TILE.value,
-            same_suffix=_SAME_SUFFIX.value,
-            seed=_SEED.value,
-            progress=Progress(stop),
-        )
-    except StoppedError:
-        print(f"stopped by {stop.received}; saved. Run the same command to resume.")
-        return
+    done = purify_files(
+        argv[1:],
+        _OUT.value,
+        load_photo_models(_PURIFIER.value, _DETECTOR.value, _CLASSIFIER.value),
+        class_names=_CLASS_NAMES.value,
+        threshold=_THRESHOLD.value,
+        tile=_TILE.value,
+        same_suffix=_SAME_SUFFIX.value,
+        seed=_SEED.value,
+        progress=Progress(stop),
+    )
     for note in done.notes:
         print(note)
     for row in done.rows:
@@ -68,7 +69,14 @@ def main(argv: list[str]) -> None:
             print(f"failed: {row['file']}: {row['error']}", file=sys.stderr)
     kept = f" ({done.kept} were finished before)" if done.kept else ""
     print(f"purified {done.made} pictures{kept}, {done.failed} failed")
-    print(f"wrote verdicts.csv and contact_sheet.png to {_OUT.value}")
+    written = [x for x in (VERDICTS, CONTACT_SHEET) if (Path(_OUT.value) / x).exists()]
+    print(f"wrote {' and '.join(written)} to {_OUT.value}")
+    if done.left:
+        print(
+            f"stopped by {stop.received}, {done.left} are left; run the same command "
+            "to resume"
+        )
+        sys.exit(128 + signal.Signals[stop.received])
     if done.failed:
         sys.exit(1)
 

@@ -340,6 +340,16 @@ def test_a_chain_of_purifiers_is_one(networks, runs):
         loading.load_purifier("jpeg+nowhere/at/all")
 
 
+def test_no_folder_hides_a_transformation(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for spec in ("bit_depth", "bit_depth+jpeg"):
+        expected = loading.load_purifier(spec)
+        (tmp_path / spec).mkdir()
+        assert loading.load_purifier(spec).identity == expected.identity
+    with pytest.raises(FileNotFoundError, match="no checkpoint under ./bit_depth"):
+        loading.load_purifier("./bit_depth")
+
+
 def test_data_of_a_transformation_are_variables_of_the_defence(runs, tmp_path):
     path = tmp_path / "patches.npy"
     patches = np.random.default_rng(0).random((4, 5, 5, SHAPE[-1]), np.float32)

@@ -91,11 +91,14 @@ def load_purifier(spec: str | os.PathLike, *, which: str = "best") -> LoadedMode
     Args:
         spec: Folder of a run; `name:parameter=value,...` of an input transformation,
             such as `jpeg:quality=75` or `quilting:patches=patches.npy`; or several of
-            these, joined by `+`, one after the other.
+            these, joined by `+`, one after the other. A folder that has the name of a
+            transformation is written as `./jpeg`.
         which: Checkpoint of a run.
     """
     text = os.fspath(spec)
-    parts = [text] if Path(text).exists() else text.split("+")
+    parts = text.split("+")
+    if Path(text).exists() and not all(map(_is_transformation, parts)):
+        parts = [text]
     loaded = [_load_stage(part, which) for part in parts]
     if len(loaded) == 1:
         return loaded[0]
@@ -117,18 +120,21 @@ def load_purifier(spec: str | os.PathLike, *, which: str = "best") -> LoadedMode
 
 
 def _load_stage(text: str, which: str) -> LoadedModel:
-    name = text.partition(":")[0]
-    if name.isidentifier() and not Path(text).exists():
-        if name not in TRANSFORMATIONS:
+    if not _is_transformation(text):
+        if text.partition(":")[0].isidentifier() and not Path(text).exists():
             raise ValueError(
                 f"no purifier {text!r}: neither the folder of a run nor a "
                 f"transformation ({', '.join(TRANSFORMATIONS)})"
             )
-        made = parse_purifier(text)
-        # The variables tell its data from others, wherever the files lie.
-        config = {"model": {"name": made.name, **dict(made.parameters)}}
-        return LoadedModel("purifier", made, made.load(), None, None, config)
-    return load_model(text, role="purifier", which=which)
+        return load_model(text, role="purifier", which=which)
+    made = parse_purifier(text)
+    # The variables tell its data from others, wherever the files lie.
+    config = {"model": {"name": made.name, **dict(made.parameters)}}
+    return LoadedModel("purifier", made, made.load(), None, None, config)
+
+
+def _is_transformation(text: str) -> bool:
+    return text.partition(":")[0] in TRANSFORMATIONS
 
 
 def load_classifier(path: str | os.PathLike, *, which: str = "best") -> LoadedModel:

@@ -16,6 +16,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 import uronet_jax
 from launch import list as lists
@@ -138,6 +139,18 @@ def flags_of(tree):
     if any(getattr(x.func, "attr", "") == "define_experiment_flags" for x in calls):
         found |= {"config", "workdir", "data_dir"}
     return found
+
+
+def test_purify_from_the_package(uronet, tmp_path):
+    for i, size in enumerate(((5, 7), (40, 30), (16, 16))):
+        Image.new("RGB", size, (80, 9, 200)).save(tmp_path / f"{i}.png")
+    options = ("--out=clean", "--purifier=bit_depth:bits=1")
+    status, output, errors = uronet("purify", "*.png", *options, cwd=tmp_path)
+    assert status == 0, errors
+    assert "purified 3 pictures, 0 failed" in output
+    for i in range(3):
+        with Image.open(tmp_path / f"clean/{i}.png") as image:
+            assert image.getcolors() == [(image.width * image.height, (0, 0, 255))]
 
 
 @pytest.mark.parametrize("name", command.COMMANDS)

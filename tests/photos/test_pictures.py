@@ -1,5 +1,7 @@
 """Pictures of every kind that files hold, read and written again."""
 
+import struct
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -118,6 +120,10 @@ def write_bad(folder):
     (folder / "text.jpg").write_text("no picture")
     Image.fromarray(GREY.astype(np.float32)).save(folder / "float.tif")
     Image.fromarray(-1 - DEEP.astype(np.int32)).save(folder / "negative.tif")
+    image.save(folder / "odd.dds")
+    data = bytearray((folder / "odd.dds").read_bytes())
+    data[80:84] = bytes(4)  # What its pixels are: nothing that Pillow knows.
+    (folder / "odd.dds").write_bytes(data)
     return {
         "moving.gif": "2 frames: only still pictures",
         "pages.tif": "3 frames",
@@ -128,6 +134,7 @@ def write_bad(folder):
         "text.jpg": "no image",
         "float.tif": "floating-point pixels",
         "negative.tif": "need 0 to 65535",
+        "odd.dds": "broken: Unknown pixel format",
     }
 
 
@@ -151,12 +158,55 @@ def test_too_large_a_picture_is_refused_unread(tmp_path, monkeypatch):
     assert Image.MAX_IMAGE_PIXELS is not None
 
 
-def test_formats_that_cannot_hold_it(tmp_path):
+@pytest.mark.parametrize("name", pictures.SAVING)
+def test_a_format_keeps_a_picture_or_refuses_it(name, tmp_path):
+    suffix = next(s for s, n in Image.registered_extensions().items() if n == name)
+    smooth = np.linspace(0, 1, 40 * 30).reshape(40, 30, 1) * [1.0, 0.8, 0.3]
+    smooth = np.rint(smooth * 255).astype(np.uint8)
+    # Of one level each: where colours are halved, twenty levels are lost.
+    checks = np.indices((40, 30)).sum(axis=0)[..., None] % 2 * np.array([9, 0, 90])
+    colour = smooth // 2 + checks.astype(np.uint8)
+    alpha = np.ascontiguousarray(smooth[::-1, :, 0])
+    deep = smooth[..., :1].astype(np.uint16) * 257 ^ np.uint16(3)
+    written = 0
+    for pixels, clear in [
+        *((colour, None), (colour, alpha), (colour[..., :1], None)),
+        *((colour[..., :1], alpha), (deep, None)),
+    ]:
+        picture = pictures.DecodedPicture(pixels, clear, [], {})
+        try:
+            data = pictures.encode_picture(picture, pixels, suffix)
+        except ValueError as error:
+            assert f"cannot be written as {suffix}: " in str(error)
+            continue
+        written += 1
+        path = tmp_path / f"a{suffix}"
+        path.write_bytes(data)
+        again = pictures.read_picture(path)
+        assert again.pixels.dtype == pixels.dtype
+        error = np.abs(again.pixels.astype(int) - pixels)
+        # The quantisation of quality 95 and 100; else nothing is lost.
+        assert error.max() <= {"JPEG": 12, "AVIF": 4}.get(name, 0)
+        assert (again.alpha is None) == (clear is None)
+        if clear is not None:
+            np.testing.assert_array_equal(again.alpha, clear)
+    assert written >= 2
+
+
+def test_formats_that_cannot_hold_it(tmp_path, monkeypatch):
     found = read(tmp_path / "a.png", with_alpha(Image.fromarray(COLOUR)))
     with pytest.raises(ValueError, match="cannot be written as .jpg"):
         pictures.encode_picture(found, found.pixels, ".jpg")
-    with pytest.raises(ValueError, match="no way to write .psd files"):
-        pictures.encode_picture(found, found.pixels, ".psd")
+    for suffix in (".psd", ".gif", ".mpo"):
+        with pytest.raises(ValueError, match=f"{suffix} files are not written: leave"):
+            pictures.encode_picture(found, found.pixels, suffix)
+
+    def save(*_, **__):
+        raise struct.error("too long")
+
+    monkeypatch.setattr(Image.Image, "save", save)
+    with pytest.raises(ValueError, match="cannot be written as .png: too long"):
+        pictures.encode_picture(found, found.pixels, ".png")
 
 
 def test_grey_for_models_of_colour_and_the_reverse():

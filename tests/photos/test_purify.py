@@ -7,6 +7,7 @@ import os
 import shutil
 import time
 import weakref
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 
 import jax
@@ -19,9 +20,11 @@ from test_configs import save_models
 
 from uronet_jax import loading, sharding
 from uronet_jax.models import Separation, make_remover
-from uronet_jax.photos import finished, purify, streams, verdicts
+from uronet_jax.photos import finished, purify, streams, tiles, verdicts
 from uronet_jax.photos.purify import PhotoModels, load_photo_models, purify_files
-from uronet_jax.progress import Progress, StoppedError
+from uronet_jax.progress import Progress
+from uronet_jax.purifiers import make_transformation
+from uronet_jax.transformations import TRANSFORMATIONS
 
 RNG = np.random.default_rng(0)
 OWN = {finished.RECORDS, ".lock", "verdicts.csv", "contact_sheet.png"}
@@ -250,6 +253,36 @@ def test_few_tiles_are_under_way():
     assert set(calls) == {8} and len(calls) == -(-1506 // 8)
 
 
+def test_levels_become_intensities():
+    parts = [np.full(1, 51, np.uint8), np.full(1, 13107, np.uint16)]
+    parts.append(np.full(1, 0.2, np.float32))
+    shown = []
+    list(
+        streams.in_batches(
+            [None],
+            lambda _: ((part, 0) for part in parts),
+            lambda batch, _: batch,
+            lambda _, result: shown.append(result),
+            lambda _: 2,
+        )
+    )
+    np.testing.assert_allclose(shown, 0.2, rtol=1e-6)
+
+
+def test_what_a_detector_is_shown_is_paid_for(tmp_path, mesh):
+    def price(models, height, width):
+        job = purify._Job(None, {"height": height, "width": width}, [])
+        return purify._Run(models, mesh, 512, 0, tmp_path)._price(job)
+
+    detector = loaded("detector", Roughness(), (224, 224, 3), {})
+    models = PhotoModels(HALVING.purifier, detector)
+    for size in ((1, 1), (5000, 1), (600, 900), (9000, 9000)):
+        sample = verdicts.sample_windows(np.zeros((*size, 1), np.uint8), (224, 224))
+        held = size[0] * size[1] + sample.windows.size
+        assert held <= price(models, *size) <= 2.5 * held + 2 * 2**16
+    assert price(HALVING, 600, 900) < 700 * 900
+
+
 def test_few_pictures_wait():
     started = []
 
@@ -317,9 +350,9 @@ def test_windows_are_spread_over_the_picture():
     sample = verdicts.sample_windows(image, (32, 32))
     corners = [[y, x] for y in (0, 23, 45, 68) for x in (0, 28)]
     assert sample.corners.tolist() == corners
+    assert sample.windows.dtype == image.dtype  # Not four bytes for each of one.
     for window, (y, x) in zip(sample.windows, sample.corners, strict=True):
-        expected = image[y : y + 32, x : x + 32] / np.float32(65535)
-        np.testing.assert_array_equal(window, expected)
+        np.testing.assert_array_equal(window, image[y : y + 32, x : x + 32])
     for size, most in [((4000, 3000), 256), ((9000, 33), 256), ((64, 64), 1)]:
         sample = verdicts.sample_windows(np.zeros((*size, 1), np.uint8), (32, 32), most)
         assert most // 2 <= len(sample.windows) <= most
@@ -327,8 +360,7 @@ def test_windows_are_spread_over_the_picture():
         spans = np.ptp(sample.corners, axis=0) + 32
         assert most == 1 or (spans >= np.array(size) * 0.9).all()
     small = verdicts.sample_windows(np.arange(3, dtype=np.uint8)[None, :, None], (2, 7))
-    levels = small.windows[0, 0, :, 0] * 255
-    np.testing.assert_allclose(levels, [2, 1, 0, 1, 2, 1, 0], atol=1e-5)
+    np.testing.assert_array_equal(small.windows[0, 0, :, 0], [2, 1, 0, 1, 2, 1, 0])
 
 
 def test_the_place_of_the_largest_change_is_found():
@@ -413,15 +445,96 @@ def test_an_interrupted_run_goes_on(photos, tmp_path):
     whole = tmp_path / "whole"
     done = purify_files([photos], whole, judged())
     for moment in range(5):
-        asked = iter(range(99))
+        asked = iter(range(99))  # Five times before heads are read.
         out = tmp_path / f"out{moment}"
-        stop = Progress(lambda m=moment, a=asked: next(a) >= m, shown=False)
-        with pytest.raises(StoppedError):
-            purify_files([photos], out, judged(), progress=stop)
+        stop = Progress(lambda m=moment, a=asked: next(a) >= 5 + m, shown=False)
+        part = purify_files([photos], out, judged(), progress=stop)
+        assert (part.made, part.left, part.failed) == (moment, 5 - moment, 0)
+        assert not (out / "contact_sheet.png").exists()
         assert len(table_of(out)) == len(results_in(out)) == moment
         again = purify_files([photos], out, judged())
         assert (again.kept, again.rows) == (moment, done.rows)
         assert results_in(out) == results_in(whole)
+
+
+def test_it_stops_while_heads_are_read(photos, tmp_path, monkeypatch):
+    looks, look = [], purify.pictures.look_at_picture
+    monkeypatch.setattr(
+        purify.pictures, "look_at_picture", lambda x: looks.append(x) or look(x)
+    )
+    asked = iter(range(99))
+    stop = Progress(lambda: next(asked) >= 2, shown=False)
+    done = purify_files([photos], tmp_path / "out", HALVING, progress=stop)
+    assert (len(looks), done.left) == (2, 5)
+
+
+def test_settings_there_and_back(photos, tmp_path, monkeypatch):
+    """Of a run that dies before its record, no pixels stay under another's."""
+    out, coarse = tmp_path / "out", load_photo_models("bit_depth:bits=2")
+    first = purify_files([photos], out, HALVING)
+    expected = results_in(out)
+
+    def add(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(finished.FinishedPictures, "add", add)
+    with pytest.raises(OSError, match="No space left"):
+        purify_files([photos], out, coarse)
+    monkeypatch.undo()
+    assert results_in(out) != expected
+    again = purify_files([photos], out, HALVING)
+    assert again.kept == 0 and results_in(out) == expected
+    assert again.rows == first.rows
+    # The same of a picture that changed, and changed back.
+    before, times = (photos / "a.png").read_bytes(), (photos / "a.png").stat()
+    save(photos / "a.png", photo(16, 16, 3))
+    monkeypatch.setattr(finished.FinishedPictures, "add", add)
+    with pytest.raises(OSError, match="No space left"):
+        purify_files([photos], out, HALVING)
+    monkeypatch.undo()
+    (photos / "a.png").write_bytes(before)
+    os.utime(photos / "a.png", ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert purify_files([photos], out, HALVING).made == 1
+    assert results_in(out) == expected
+
+
+def test_results_of_other_pictures_are_not_overwritten(photos, tmp_path):
+    save(tmp_path / "other/a.png", photo(3, 3, 3))
+    purify_files([photos], tmp_path / "out", HALVING)
+    before = results_in(tmp_path / "out")
+    with pytest.raises(
+        ValueError, match="out/a.png was made of .*in/a.png, and .*othe"
+    ):
+        purify_files([tmp_path / "other"], tmp_path / "out", HALVING)
+    assert results_in(tmp_path / "out") == before
+    # More pictures may come.
+    save(tmp_path / "more/z.png", photo(3, 3, 3))
+    assert purify_files([tmp_path / "more"], tmp_path / "out", HALVING).made == 1
+    assert purify_files([photos], tmp_path / "out", HALVING).kept == 5
+
+
+def test_nothing_stale_stays(photos, tmp_path):
+    out = tmp_path / "out"
+    purify_files([photos], out, HALVING)
+    (photos / "a.png").write_text("no picture")
+    purify_files([photos], out, HALVING)
+    assert sorted(results_in(out)) == [
+        "b.png",
+        "deep/c.png",
+        "deep/er/d.png",
+        "one.png",
+    ]
+    # Other settings, which one cannot be purified with; others are named otherwise.
+    done = purify_files([photos], out, load_photo_models("resize_pad"), tile=96)
+    assert done.failed == 2 and "deep/er/d.png" not in results_in(out)
+    purify_files([photos], out, HALVING, same_suffix=True)
+    expected = ["b.jpg", "deep/c.png", "deep/er/d.webp", "one.bmp"]
+    assert sorted(results_in(out)) == expected
+    for path in photos.rglob("*.*"):
+        path.write_text("no picture")
+    done = purify_files([photos], out, HALVING)
+    assert done.failed == 5 and not results_in(out)
+    assert not (out / "contact_sheet.png").exists()
 
 
 def test_a_full_disk_leaves_finished_pictures(photos, tmp_path, monkeypatch):
@@ -437,6 +550,8 @@ def test_a_full_disk_leaves_finished_pictures(photos, tmp_path, monkeypatch):
         purify_files([photos], out, HALVING)
     monkeypatch.undo()
     partial = results_in(out)
+    table = {row["output"] for row in table_of(out).values()}
+    assert table <= set(partial)  # Of this run, not of one before.
     whole = tmp_path / "whole"
     purify_files([photos], whole, HALVING)
     complete = results_in(whole)
@@ -476,7 +591,7 @@ def test_what_a_purifier_cannot_do_is_said_of_the_picture(photos, tmp_path):
     @dataclasses.dataclass(frozen=True)
     class Breaking:
         def __call__(self, variables, images, key=None, index=None):
-            clean = images / jnp.where(images.max() > 0.999, 0.0, 1.0) * 1.0
+            clean = images / jnp.where(images.max() > 0.5, 0.0, 1.0) * 1.0
             return Separation(clean, images)
 
     save(photos / "black.png", np.zeros((64, 64, 3), np.uint8))
@@ -485,12 +600,126 @@ def test_what_a_purifier_cannot_do_is_said_of_the_picture(photos, tmp_path):
     errors = {row["file"]: row["error"] for row in rows}
     assert errors["black.png"] is None
     assert errors["a.png"] == "the purifier gave numbers that are not finite"
-    # Pixels that move do not fit tiles.
-    models = load_photo_models("resize_pad")
-    rows = purify_files([photos], tmp_path / "moved", models, tile=96).rows
-    errors = {row["file"]: row["error"] for row in rows if row["error"]}
-    assert list(errors) == ["deep/er/d.webp"]
-    assert "takes up to 96 pixels a side" in errors["deep/er/d.webp"]
+
+
+def test_what_looks_at_the_whole_picture_is_shown_just_that(tmp_path):
+    for name in ("resize_pad", "wavelet"):
+        models, image = load_photo_models(name), photo(20, 37, 3)
+        path = save(tmp_path / "a.png", image)
+        purify_files([path], tmp_path / name, models)
+        number = np.array([zlib.crc32(b"a.png") & 0x7FFFFFFF])
+        whole = jnp.asarray(image, jnp.float32)[None] / 255
+        found = models.purifier.module(None, whole, jax.random.key(0), number).clean
+        expected = np.asarray(found[0]) * 255
+        # Half a level by rounding, and where float32 decides it otherwise.
+        assert np.abs(pixels_of(tmp_path / name / "a.png") - expected).max() < 0.51
+
+
+# Those that work by tiles are in test_tiles.
+WHOLE = [x for x in TRANSFORMATIONS if not tiles.works_by_tiles(make_transformation(x))]
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_what_looks_at_the_whole_picture_is_not_shown_tiles(name, tmp_path):
+    purifier = make_transformation(name)
+    save(tmp_path / "in/large.png", photo(96, 480, 3))
+    models = PhotoModels(loaded("purifier", purifier))
+    (row,) = purify_files([tmp_path / "in"], tmp_path / "out", models, tile=96).rows
+    assert "depends on the whole picture, and it takes up to 96 pixels" in row["error"]
+
+
+def test_a_shape_that_a_purifier_refuses_is_said_of_the_picture(photos, tmp_path):
+    @dataclasses.dataclass(frozen=True)
+    class OfColour(Halving):
+        def __call__(self, variables, images, key=None, index=None):
+            if images.shape[-1] != 3:
+                raise ValueError("made for three colours")
+            return super().__call__(variables, images)
+
+    models = PhotoModels(loaded("purifier", OfColour()))
+    done = purify_files([photos], tmp_path / "out", models)
+    errors = {row["file"]: row["error"] for row in done.rows if row["error"]}
+    assert errors == {"deep/c.png": "made for three colours"} and done.made == 4
+
+
+def test_not_a_number_in_a_tile_of_many(tmp_path):
+    @dataclasses.dataclass(frozen=True)
+    class Undefined(Halving):
+        def __call__(self, variables, images, key=None, index=None):
+            return Separation(jnp.where(images > 0.9, jnp.nan, images), images)
+
+    save(tmp_path / "in/large.png", np.full((192, 4000), 255, np.uint8))
+    save(tmp_path / "in/small.png", np.full((9, 9), 9, np.uint8))
+    models = PhotoModels(loaded("purifier", Undefined()))
+    done = purify_files([tmp_path / "in"], tmp_path / "out", models, tile=192)
+    large, small = done.rows
+    assert large["error"] == "the purifier gave numbers that are not finite"
+    assert small["error"] is None and (done.made, done.failed) == (1, 1)
+
+
+class Undecided(nn.Module):
+    """Knows nothing of dark pictures."""
+
+    @nn.compact
+    def __call__(self, x, *, train=False):
+        mean = x.mean(axis=(1, 2, 3))
+        return jnp.stack([mean, jnp.where(mean < 0.1, jnp.nan, mean)], axis=-1)
+
+
+@pytest.mark.parametrize("role", ["detector", "classifier"])
+def test_who_gives_no_number_has_no_verdict(role, tmp_path):
+    save(tmp_path / "in/dark.png", np.ones((9, 9), np.uint8))
+    save(tmp_path / "in/light.png", np.full((9, 9), 200, np.uint8))
+    judge = loaded(role, Undecided(), (8, 8, 1), {}, 2)
+    models = dataclasses.replace(HALVING, **{role: judge})
+    done = purify_files([tmp_path / "in"], tmp_path / "out", models)
+    dark, light = done.rows
+    assert dark["error"] == "detector or classifier gave numbers that are not finite"
+    assert dark["verdict"] is None and light["error"] is None
+    assert set(results_in(tmp_path / "out")) == {"light.png"}
+
+
+def test_a_name_that_cannot_be_written_stops_nothing(tmp_path):
+    long = "n" * 248  # With its suffix as long as a name may be.
+    for name in (f"{long}.png", f"{long}x.jp2", "x.jpg", "x.png/y.png", "z.png"):
+        save(tmp_path / "in" / name, photo(4, 4, 3))
+    done = purify_files([tmp_path / "in"], tmp_path / "out", HALVING)
+    errors = [row["file"] for row in done.rows if row["error"]]
+    assert done.made == 4 and len(errors) == 1 and errors[0].startswith("x.")
+    assert f"{long}.png" in results_in(tmp_path / "out")
+
+
+def test_kinds_with_loss_are_not_written(photos, tmp_path):
+    save(photos / "e.gif", photo(4, 4))
+    done = purify_files([photos], tmp_path / "out", HALVING, same_suffix=True)
+    errors = {row["file"]: row["error"] for row in done.rows if row["error"]}
+    assert errors == {"e.gif": ".gif files are not written: leave out same_suffix"}
+
+
+def test_what_is_not_looked_into_is_said(photos, tmp_path, monkeypatch):
+    save(tmp_path / "else/f.png", photo(2, 2))
+    (photos / "link").symlink_to(tmp_path / "else")
+    found, notes = purify.find_pictures([photos], tmp_path / "out")
+    assert len(found) == 5
+    assert notes == [f"folders behind links left out (name them): {photos / 'link'}"]
+    # A pattern means folders too, and each file counts once.
+    (photos / "deep/note.txt").touch()
+    found, notes = purify.find_pictures([f"{photos}/*"], tmp_path / "out")
+    names = ["a.png", "b.jpg", "deep/c.png", "deep/er/d.webp", "link/f.png", "one.bmp"]
+    assert [x.name for x in found] == names
+    found, notes = purify.find_pictures([f"{photos}/deep/**"], tmp_path / "out")
+    assert [x.name for x in found] == ["c.png", "er/d.webp"]
+    assert notes == ["files of other kinds (by suffix) left out: 1 .txt"]
+    scandir = os.scandir
+
+    def locked(path):
+        if os.fspath(path).endswith("er"):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", locked)
+    with pytest.raises(PermissionError, match="deep/er"):
+        purify.find_pictures([photos], tmp_path / "out")
 
 
 def test_files_folders_and_patterns(photos, tmp_path):
@@ -522,6 +751,7 @@ def test_files_folders_and_patterns(photos, tmp_path):
         (("in/a.png",), "in", "a.png lies in the output folder"),
         (("in", "again"), "out", "a.png and .*a.png would both become a.png"),
         (("in", "twin"), "out", "both become b.png: keep suffixes"),
+        (("in", "case"), "out", "both become A.png: keep suffixes"),
         (("sheet",), "out", "and the contact sheet would both become contact_sheet"),
         (("in",), "full", "full is not empty and was not made by purifying"),
         (("again",), "in/a.png", "cannot write to workdir .*a.png"),
@@ -532,6 +762,7 @@ def test_wrong_inputs(photos, tmp_path, inputs, out, message):
     (photos / "void").mkdir()
     save(tmp_path / "again/a.png", photo(2, 2))
     save(tmp_path / "twin/b.bmp", photo(2, 2))
+    save(tmp_path / "case/A.png", photo(2, 2))
     save(tmp_path / "sheet/contact_sheet.png", photo(2, 2))
     save(tmp_path / "full/z.png", photo(2, 2))
     before = results_in(tmp_path)
@@ -567,5 +798,28 @@ def test_the_command(photos, tmp_path, start):
     status, text, errors = run(str(photos), "--purifier=median:size=3")
     assert status == 1 and "failed: bad.png: empty file" in errors
     assert "purified 0 pictures (5 were finished before), 1 failed" in text
+    assert "wrote verdicts.csv and contact_sheet.png to" in text
     status, _, errors = run("nowhere", "--purifier=median")
     assert (status, errors) == (2, "error: no such file or folder: nowhere\n")
+
+
+def test_the_command_is_stopped(photos, tmp_path, start):
+    (photos / "bad.png").touch()
+    # It is asked for each of six heads, for one picture, and then it has come.
+    program = """
+import itertools, signal
+from launch import cli, purify
+asked = itertools.count()
+def stop(self):
+    self.received = "SIGTERM" if next(asked) > 6 else None
+    return bool(self.received)
+cli.StopSignal.__call__ = stop
+cli.run(purify.main, takes_arguments=True)
+"""
+    options = [f"--out={tmp_path / 'out'}", "--purifier=bit_depth"]
+    process = start("-c", program, str(photos), *options)
+    text, errors = process.communicate()
+    assert process.returncode == 143
+    assert "failed: bad.png: empty file" in errors
+    assert "purified 1 pictures, 1 failed" in text
+    assert "wrote verdicts.csv to" in text and "4 are left; run the same" in text

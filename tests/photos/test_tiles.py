@@ -1,6 +1,7 @@
 """Windows of images: what a network reaches, and seams."""
 
 import math
+import zlib
 
 import jax
 import numpy as np
@@ -10,6 +11,7 @@ from uronet_jax.models import make_remover
 from uronet_jax.models.reconstructor import make_reconstructor
 from uronet_jax.photos import tiles
 from uronet_jax.purifiers import as_purifier, chain, parse_purifier
+from uronet_jax.transformations import TRANSFORMATIONS
 
 NETWORKS = {
     "skip": make_remover("skip", widths=(4, 4)),
@@ -164,9 +166,50 @@ def test_reach_of_a_chain_and_of_others():
     remover = as_purifier(make_remover("skip"))
     assert tiles.reach_of(remover) == tiles.Reach(8, 43)
     both = chain(parse_purifier("median:size=5"), remover)
-    assert tiles.reach_of(both) == tiles.Reach(16, 59, 32, centred=False)
-    assert tiles.moves_pixels(chain(remover, parse_purifier("resize_pad")))
-    assert not tiles.moves_pixels(both)
+    assert tiles.reach_of(both) == tiles.Reach(16, 59, centred=False)
+    assert tiles.works_by_tiles(both)
+    assert not tiles.works_by_tiles(chain(remover, parse_purifier("resize_pad")))
+
+
+LOCAL = ["jpeg", "bit_depth", "median", "feature_distillation", "gaussian_noise"]
+
+
+def test_which_transformations_work_by_tiles():
+    assert LOCAL == [
+        x for x in TRANSFORMATIONS if tiles.works_by_tiles(parse_purifier(x))
+    ]
+
+
+@pytest.mark.parametrize("name", LOCAL)
+def test_tiles_of_a_transformation_give_what_the_whole_image_gives(name):
+    purifier = parse_purifier("median:size=9" if name == "median" else name)
+    rng, reach = np.random.default_rng(0), tiles.reach_of(purifier)
+    # Blocks of JPEG begin where those of the whole image do.
+    image = (0.2 * rng.uniform(size=(96, 480, 3))).astype(np.float32)
+    image[:, 400:] += 0.8
+    random = TRANSFORMATIONS[name].random
+    key = jax.random.key(0) if random else None
+
+    @jax.jit
+    def run(images, index):
+        return purifier(None, images, key, index if random else None).clean
+
+    def purify(images):
+        number = zlib.crc32(images.tobytes()) & 0x7FFFFFFF
+        return np.asarray(run(images, np.array([number])))
+
+    found, count = purify_by_tiles(purify, image, 96, reach)
+    assert count > 5
+    if not random:
+        # Sums of float32; nothing is a rounding step of these apart.
+        np.testing.assert_allclose(found, purify(image[None])[0], atol=2e-5)
+        return
+    # As strong in every column, overlaps too; clipped nowhere that counts.
+    flat = np.full_like(image, 0.5) + 1e-6 * image
+    noise, _ = purify_by_tiles(purify, flat, 96, reach)
+    spread = (noise - 0.5).std(axis=(0, 2))
+    # Of 288 draws: five standard deviations.
+    np.testing.assert_allclose(spread, 0.1, atol=0.1 * 5 / np.sqrt(2 * 288))
 
 
 @pytest.mark.parametrize("tile", [64, 100, 0, -8])

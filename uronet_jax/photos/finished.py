@@ -5,14 +5,17 @@ goes on behind it, and a line that was cut off counts for nothing.
 """
 
 import contextlib
+import errno
+import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 RECORDS = ".purified.jsonl"
-_PARTIAL = ".partial"
+# What happens to a whole folder, not to one file.
+_OF_THE_FOLDER = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
 
 
 class FinishedPictures:
@@ -33,7 +36,7 @@ class FinishedPictures:
         self._records: dict[str, dict[str, Any]] = {}
         if self._path.exists():
             for line in self._path.read_text(encoding="utf-8").splitlines():
-                with contextlib.suppress(ValueError, KeyError):
+                with contextlib.suppress(ValueError):
                     record = json.loads(line)
                     self._records[record["output"]] = record
         elif self._folder.is_dir() and any(
@@ -44,48 +47,66 @@ class FinishedPictures:
                 "choose another folder"
             )
 
-    def find(self, output: str, source: Path) -> dict[str, Any] | None:
-        """Returns the row of a result that need not be made again, else None.
+    def start(self, sources: Mapping[str, Path]) -> dict[str, dict[str, Any]]:
+        """Removes results that are to be made again, and returns the others' rows.
 
-        It was made of this file, as it is now, with the same settings and weights.
-        """
-        record = self._records.get(output)
-        if record is None or record.get("made_with") != self._made_with:
-            return None
-        with contextlib.suppress(OSError):  # Who reads it will say so.
-            same = record.get("source") == self.state(source)
-            if same and (self._folder / output).exists():
-                return record["row"]
-        return None
+        A result stays if it was made of its source, as that is now, with the same
+        settings and weights. Whatever else was made of these sources goes before the
+        first is made anew: no record vouches for pixels that are not of it.
 
-    def start(self) -> None:
-        """Makes the folder one of ours.
+        Args:
+            sources: Result -> the file it is made of.
 
         Raises:
-            OSError: If it cannot be written.
+            ValueError: If a result is of another file; nothing is removed.
+            OSError: If the folder cannot be written.
         """
-        with open(self._path, "a+b") as file:
-            # A line that was cut off must not swallow the next one.
-            if file.tell() and os.pread(file.fileno(), 1, file.tell() - 1) != b"\n":
-                file.write(b"\n")
+        paths = {output: str(path.resolve()) for output, path in sources.items()}
+        for output, path in paths.items():
+            record = self._records.get(output)
+            if record and record["source"][0] != path:
+                raise ValueError(
+                    f"{self._folder / output} was made of {record['source'][0]}, and "
+                    f"{path} would overwrite it: choose another folder"
+                )
+        given = set(paths.values())
+        rows = {}
+        for output, record in list(self._records.items()):
+            if output in sources and self._is_current(record, sources[output]):
+                rows[output] = record["row"]
+            elif record["source"][0] in given:
+                (self._folder / output).unlink(missing_ok=True)
+                del self._records[output]
+        lines = (json.dumps(record) + "\n" for record in self._records.values())
+        write_whole(self._path, "".join(lines).encode())
+        return rows
 
-    def state(self, source: Path) -> list[Any]:
-        """Returns what tells a file from a changed one; to be asked before reading."""
-        stat = source.stat()
-        return [str(source.resolve()), stat.st_size, stat.st_mtime_ns]
+    def _is_current(self, record, source):
+        if record["made_with"] != self._made_with:
+            return False
+        with contextlib.suppress(OSError):  # Who reads it will say so.
+            same = record["source"] == source_state(source)
+            return same and (self._folder / record["output"]).is_file()
+        return False
 
     def add(self, output: str, state: list[Any], row: dict[str, Any]) -> None:
         """Says that a result is complete.
 
         Args:
             output: Its name below the folder.
-            state: Of its source, see `state`.
+            state: Of its source, see `source_state`.
             row: What is known of it, JSON.
         """
         record = {"output": output, "made_with": self._made_with}
         record |= {"source": state, "row": row}
         with open(self._path, "a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
+
+
+def source_state(source: Path) -> list[Any]:
+    """Returns what tells a file from a changed one; to be asked before reading."""
+    stat = source.stat()
+    return [str(source.resolve()), stat.st_size, stat.st_mtime_ns]
 
 
 @contextlib.contextmanager
@@ -101,10 +122,17 @@ def writable(folder: Path) -> Iterator[None]:
         ) from error
 
 
+def concerns_folder(error: OSError) -> bool:
+    """Returns whether other files of a folder cannot be written either."""
+    return error.errno in _OF_THE_FOLDER
+
+
 def write_whole(path: Path, data: bytes) -> None:
     """Writes a file that is complete or not there at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}{_PARTIAL}")
+    # As short as can be: a name may be as long as the file system allows.
+    digest = hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16]
+    partial = path.with_name(f".{digest}.partial")
     try:
         with open(partial, "wb") as file:
             file.write(data)

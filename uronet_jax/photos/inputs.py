@@ -39,30 +39,34 @@ def find_pictures(
 
     Args:
         inputs: Files; folders, in which everything deep down with the suffix of a
-            picture is meant; or patterns such as `photos/**/*.jpg`. Hidden files and
-            what systems leave behind are meant only if named.
+            picture is meant; or patterns of both such as `photos/**/*.jpg`. Hidden
+            files and what systems leave behind are meant only if named, and so are
+            folders behind links.
         out: Where results go: each as far below it as the picture is below the folder
             that was named, or below the first folder of a pattern without wildcard.
         same_suffix: Whether results keep the suffix, instead of `.png`.
 
     Returns:
-        The pictures, in order and each once, and notes on files that were left out.
+        The pictures, in order and each once, and notes on what was left out.
 
     Raises:
         FileNotFoundError: If something named is not there, or there is no picture.
         ValueError: If a result would have the name of another, or results would lie
             among the pictures.
+        OSError: If a folder cannot be read.
     """
     out, suffixes = Path(out), picture_suffixes()
     found: dict[Path, tuple[Path, str]] = {}
-    other: collections.Counter[str] = collections.Counter()
+    other, links = set(), set()
     for given in map(os.fspath, inputs):
         for path, below, named in _expand(given):
-            if named or path.suffix.lower() in suffixes:
+            if path.is_dir():
+                links.add(path)
+            elif named or path.suffix.lower() in suffixes:
                 name = path.relative_to(below).as_posix()
                 found.setdefault(path.resolve(), (path, name))
             else:
-                other[path.suffix.lower() or "without"] += 1
+                other.add(path)
         if Path(given).is_dir() and _is_below(out, Path(given)):
             raise ValueError(
                 f"the output folder {out} is {given} or inside it: results would be "
@@ -85,14 +89,21 @@ def find_pictures(
         pictures.append(FoundPicture(path, name, output))
     _check_outputs(pictures)
     notes = []
+    if links:
+        listed = ", ".join(map(str, sorted(links)))
+        notes.append(f"folders behind links left out (name them): {listed}")
     if other:
-        counts = ", ".join(f"{n} {suffix}" for suffix, n in sorted(other.items()))
+        kinds = collections.Counter(x.suffix.lower() or "without" for x in other)
+        counts = ", ".join(f"{n} {suffix}" for suffix, n in sorted(kinds.items()))
         notes.append(f"files of other kinds (by suffix) left out: {counts}")
     return pictures, notes
 
 
 def _expand(given):
-    """Yields `(file, the folder it is named below, whether it was named itself)`."""
+    """Yields `(file, the folder it is named below, whether it was named itself)`.
+
+    A folder that is yielded is one behind a link.
+    """
     path = Path(given)
     if path.is_dir():
         yield from ((file, path, False) for file in _files_below(path))
@@ -103,7 +114,9 @@ def _expand(given):
         wild = next(i for i, part in enumerate(parts) if set(part) & set(_WILD))
         below = Path(*parts[:wild])
         for match in sorted(map(Path, glob.glob(given, recursive=True))):
-            if match.is_file():
+            if match.is_dir():
+                yield from ((file, below, False) for file in _files_below(match))
+            else:
                 # `*` means everything that is a picture; `*.xyz` is somebody's wish.
                 suffix = path.suffix
                 yield match, below, bool(suffix) and not set(suffix) & set(_WILD)
@@ -112,10 +125,15 @@ def _expand(given):
 
 
 def _files_below(folder):
-    for root, folders, files in os.walk(folder):
+    for root, folders, files in os.walk(folder, onerror=_raise):
         folders[:] = sorted(f for f in folders if not is_litter(Path(f)))
-        paths = (Path(root) / name for name in sorted(files))
+        links = [f for f in folders if (Path(root) / f).is_symlink()]
+        paths = (Path(root) / name for name in sorted(files + links))
         yield from (path for path in paths if not is_litter(path))
+
+
+def _raise(error):
+    raise error
 
 
 def _is_below(path: Path, folder: Path) -> bool:
@@ -124,9 +142,10 @@ def _is_below(path: Path, folder: Path) -> bool:
 
 
 def _check_outputs(pictures):
-    taken = {os.path.normcase(CONTACT_SHEET): "the contact sheet"}
+    # On many file systems, names of either case are one.
+    taken = {CONTACT_SHEET.casefold(): "the contact sheet"}
     for picture in pictures:
-        output = os.path.normcase(picture.output)
+        output = picture.output.casefold()
         if output in taken:
             raise ValueError(
                 f"{picture.path} and {taken[output]} would both become "

@@ -1,16 +1,14 @@
 """Pictures from files of any format that Pillow reads, and back.
 
-What is purified are intensities: grey or red, green and blue. Everything else about a
-picture is kept: transparency, colour profile, and the camera's notes but for the
-rotation, which is applied.
+What is purified are intensities: grey or red, green and blue. Kept beside them are
+transparency, colour profile, and the camera's notes (not those of a TIFF) but for the
+rotation, which is applied. Everything else, such as resolution, gamma and XMP, is not.
 """
 
 import contextlib
 import dataclasses
 import io
-import struct
 import threading
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,25 +25,26 @@ _STILL = ("MPO", "ICO", "ICNS")
 _DEEP_MODES = ("I", "I;16", "I;16L", "I;16B", "I;16N")
 _GREY_MODES = ("1", "L", "LA", "La", *_DEEP_MODES)
 _EXIF_ORIENTATION = 0x0112
-# What broken files make Pillow raise, besides OSError and ValueError.
-_BROKEN = (
-    *(SyntaxError, EOFError, LookupError, TypeError, ArithmeticError, AttributeError),
-    *(struct.error, zlib.error),
-)
 # Formats whose notes of the camera are nothing else: those of a TIFF say where its
 # pixels are.
 _WITH_EXIF = ("JPEG", "MPO", "PNG", "WEBP", "AVIF")
 _UNLIMITED = threading.Lock()
 
-# Format -> options with which nothing is lost, or as little as it can.
-_SAVING: dict[str, dict[str, Any]] = {
+# Format -> options with which nothing is lost, or (JPEG, AVIF) little. Not here are
+# formats that lose more, such as GIF, and those that pictures are rarely in.
+SAVING: dict[str, dict[str, Any]] = {
     "PNG": {"compress_level": 4},  # Files of 6, the usual one, in two thirds the time.
     "JPEG": {"quality": 95, "subsampling": 0, "optimize": True},
-    "WEBP": {"lossless": True},
+    "WEBP": {"lossless": True, "exact": True},
     "TIFF": {"compression": "tiff_adobe_deflate"},
     "JPEG2000": {"irreversible": False},
-    "AVIF": {"quality": 100},
+    "AVIF": {"quality": 100, "subsampling": "4:4:4"},
+    "BMP": {},
+    "PPM": {},
+    "TGA": {},
 }
+# Those that Pillow would write, but without some of it.
+_NOT_DEEP, _NOT_CLEAR = ("WEBP", "AVIF"), ("BMP", "PPM")
 
 
 class Look(NamedTuple):
@@ -105,7 +104,9 @@ def _explained() -> Iterator[None]:
         raise ValueError(f"too large: {error}") from error
     except OSError as error:
         raise ValueError(error.strerror or str(error)) from error
-    except _BROKEN as error:
+    except ValueError:
+        raise
+    except Exception as error:  # Broken files make Pillow raise whatever there is.
         raise ValueError(f"broken: {error}") from error
 
 
@@ -204,7 +205,7 @@ def encode_picture(picture: DecodedPicture, pixels: np.ndarray, suffix: str) -> 
     Args:
         picture: What the pixels were made of.
         pixels: Of the same shape and type as its own.
-        suffix: `.png`, without loss, or another that Pillow writes.
+        suffix: `.png`, without loss, or another of the formats in `SAVING`.
 
     Raises:
         ValueError: If the format cannot hold this.
@@ -213,16 +214,25 @@ def encode_picture(picture: DecodedPicture, pixels: np.ndarray, suffix: str) -> 
     if picture.alpha is not None:
         bands = np.concatenate([bands, picture.alpha[..., None]], axis=-1)
     image = Image.fromarray(bands[..., 0] if bands.shape[-1] == 1 else bands)
-    name = Image.registered_extensions().get(suffix.lower())
-    if name not in Image.SAVE:
-        raise ValueError(f"no way to write {suffix} files: write PNG")
+    name = check_suffix(suffix)
+    if pixels.dtype == np.uint16 and name in _NOT_DEEP:
+        raise ValueError(f"cannot be written as {suffix}: it has 16 bits")
+    if picture.alpha is not None and name in _NOT_CLEAR:
+        raise ValueError(f"cannot be written as {suffix}: it is transparent")
     data = io.BytesIO()
-    options = {**picture.keep, **_SAVING.get(name, {})}
     try:
-        image.save(data, name, **options)
-    except (OSError, ValueError, KeyError) as error:
+        image.save(data, name, **picture.keep, **SAVING[name])
+    except Exception as error:  # Pillow raises whatever there is.
         raise ValueError(f"cannot be written as {suffix}: {error}") from error
     return data.getvalue()
+
+
+def check_suffix(suffix: str) -> str:
+    """Returns the format of files of a suffix; ValueError if none are written."""
+    name = Image.registered_extensions().get(suffix.lower())
+    if name not in SAVING:
+        raise ValueError(f"{suffix} files are not written: leave out same_suffix")
+    return name
 
 
 def to_planes(pixels: np.ndarray, channels: int | None) -> list[np.ndarray]:

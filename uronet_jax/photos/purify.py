@@ -40,7 +40,13 @@ from uronet_jax.loading import (
 )
 from uronet_jax.photos import pictures, tiles, verdicts
 from uronet_jax.photos.contact_sheet import SheetEntry, draw_contact_sheet
-from uronet_jax.photos.finished import FinishedPictures, writable, write_whole
+from uronet_jax.photos.finished import (
+    FinishedPictures,
+    concerns_folder,
+    source_state,
+    writable,
+    write_whole,
+)
 from uronet_jax.photos.inputs import (
     CONTACT_SHEET,
     VERDICTS,
@@ -48,11 +54,11 @@ from uronet_jax.photos.inputs import (
     find_pictures,
 )
 from uronet_jax.photos.streams import bounded_map, in_batches
-from uronet_jax.progress import Progress, StoppedError
+from uronet_jax.progress import Progress
 from uronet_jax.purifiers import as_purifier
 
 # Changes when the same settings give other files.
-_VERSION = 1
+_VERSION = 2
 COLUMNS = (
     *("file", "output", "width", "height", "degraded_probability", "verdict"),
     *("removed", "label_before", "confidence_before", "label_after"),
@@ -63,6 +69,7 @@ _BATCH_PIXELS, _WAITING_PIXELS = 2**20, 2**26
 _LARGEST_BATCH = 256
 # So that at most a thousand small ones wait.
 _PRICE_OF_A_FILE = 2**16
+_LOOKS = 256  # Heads of files that are read ahead.
 _ON_SHEET = 12
 
 
@@ -132,6 +139,7 @@ class PurifiedFiles:
         made: How many were purified now.
         kept: How many were finished before.
         failed: How many have an error.
+        left: How many were not reached, because somebody asked to stop.
     """
 
     rows: list[dict[str, Any]]
@@ -139,6 +147,7 @@ class PurifiedFiles:
     made: int
     kept: int
     failed: int
+    left: int
 
 
 @dataclasses.dataclass
@@ -188,28 +197,30 @@ def purify_files(
 
     Writes the pictures, `verdicts.csv` and `contact_sheet.png`. How pictures are cut is
     told in `tiles`, what a verdict means in `verdicts`, what of a file is kept in
-    `pictures`. A result depends on its picture, its name and the settings alone.
+    `pictures`. A result depends on its picture, its name and the settings alone; only a
+    network that draws at random (`NetworkPurifier`) draws otherwise in another batch.
 
     Args:
         inputs: Files, folders and patterns, see `find_pictures`.
-        out: Folder to write to: new or empty, or of an earlier call. What that finished
-            stays, if picture, settings and weights are the same; the rest is made anew.
+        out: Folder to write to: new or empty, or of an earlier call. What that made of
+            these pictures stays, if picture, settings and weights are the same; the
+            rest is removed and made anew.
         models: See `load_photo_models`.
         class_names: Names of the classifier's labels, instead of their numbers.
         threshold: A picture is called degraded above this probability.
         tile: Side of the windows of large pictures, in pixels.
-        same_suffix: Write files of the same kind, with as little loss as it allows,
-            instead of PNG.
+        same_suffix: Write files of the same kind instead of PNG. Those of kinds that
+            are not in `pictures.SAVING` fail.
         seed: Of random purifiers.
         mesh: Where to compute; all devices by default.
-        progress: Shows how far it is and says when to stop.
+        progress: Shows how far it is and says when to stop: then what is under way is
+            finished, and the table is of what is finished.
 
     Raises:
         FileNotFoundError: If there are no pictures.
         ValueError: If a setting is wrong, results would have one name, or the folder
-            holds something else.
+            holds something else, such as results of other files of the same names.
         OSError: If it cannot be written to, or lacks space.
-        StoppedError: If it was told to stop; the table is of what is finished.
     """
     if jax.process_count() > 1:
         raise ValueError(
@@ -236,38 +247,25 @@ def purify_files(
     finished = FinishedPictures(out, made_with)  # Raises before the folder is made.
     with locked_workdir(out), pictures.trusted_sizes(), writable(out):
         finished = FinishedPictures(out, made_with)
-        finished.start()
+        rows = finished.start({picture.output: picture.path for picture in found})
+        kept = len(rows)
+        for name in (VERDICTS, CONTACT_SHEET):
+            (out / name).unlink(missing_ok=True)
         run = _Run(models, mesh, tile, seed, out)
-        rows: dict[str, dict[str, Any]] = {}
-        todo, kept, made = [], 0, 0
-        for picture in found:
-            row = finished.find(picture.output, picture.path)
-            if row is not None:
-                kept += 1
-            else:
-                job = _look_at(picture, finished)
-                row = job.row
-                if "error" not in row:
-                    todo.append(job)
-            rows[picture.output] = row
-        with progress.bar(len(found), "purifying", " images") as bar:
-            bar.update(len(found) - len(todo))
-            for job in run.purify(todo, progress):
+        try:
+            for job in run.purify([x for x in found if x.output not in rows], progress):
+                rows[job.found.output] = job.row
                 if "error" not in job.row:
                     finished.add(job.found.output, job.state, job.row)
-                    made += 1
-                bar.update(1)
-        complete = [row for row in rows.values() if "removed" in row or "error" in row]
-        table = [_table_row(row, threshold, class_names) for row in complete]
-        write_whole(out / VERDICTS, _csv(table))
-        if len(complete) < len(found):
-            raise StoppedError
-        _write_sheet(out, found, rows, table)
-    return PurifiedFiles(table, notes, made, kept, _count_errors(complete))
-
-
-def _count_errors(rows):
-    return sum("error" in row for row in rows)
+        finally:
+            complete = [rows[x.output] for x in found if x.output in rows]
+            table = [_table_row(row, threshold, class_names) for row in complete]
+            write_whole(out / VERDICTS, _csv(table))
+        if len(rows) == len(found):
+            _write_sheet(out, found, rows, table)
+    failed = sum("error" in row for row in complete)
+    made, left = len(rows) - kept - failed, len(found) - len(rows)
+    return PurifiedFiles(table, notes, made, kept, failed, left)
 
 
 def _check_names(class_names, classifier):
@@ -282,11 +280,12 @@ def _check_names(class_names, classifier):
         )
 
 
-def _look_at(found, finished):
+def _look_at(found):
     job = _Job(found, {"file": found.name, "output": found.output}, [])
     try:
-        job.state = finished.state(found.path)
+        job.state = source_state(found.path)
         look = pictures.look_at_picture(found.path)
+        pictures.check_suffix(Path(found.output).suffix)
         job.row |= {"width": look.width, "height": look.height}
         job.row["channels"] = look.channels
     except OSError as error:
@@ -303,40 +302,69 @@ class _Run:
         self._models, self._mesh, self._tile, self._out = models, mesh, tile, out
         self._purifier = as_purifier(models.purifier.module)
         self._reach = tiles.reach_of(self._purifier)
+        self._by_tiles = tiles.works_by_tiles(self._purifier)
+        self._refusals: dict[tuple[int, ...], str | None] = {}
         self._key = sharding.replicate(jax.random.key(seed), mesh)
         shape = models.trained
         self._channels = shape[-1] if shape else None
 
-    def purify(self, jobs, progress) -> Iterator[_Job]:
-        """Yields the jobs when they are done, or have failed."""
-        # Pictures of one window in a row, so that they share batches.
-        jobs = sorted(jobs, key=self._order)
-        jobs = (job for job in jobs if not progress.stop())
-        with ThreadPoolExecutor(num_threads()) as pool:
-
-            def threaded(function, jobs):
-                return bounded_map(pool, function, jobs, _price, _WAITING_PIXELS)
-
-            for stage in (
-                functools.partial(threaded, self._read),
-                self._clean,
-                functools.partial(threaded, self._write),
-                self._detect,
-                self._classify,
-            ):
-                jobs = stage(jobs)
-            for job in jobs:
-                if "error" not in job.row:
-                    _judge(job)
-                job.release()
-                job.sample, job.shown = None, []
+    def purify(self, found, progress) -> Iterator[_Job]:
+        """Yields a job for each picture when it is done, or has failed."""
+        with (
+            ThreadPoolExecutor(num_threads()) as pool,
+            progress.bar(len(found), "purifying", " images") as bar,
+        ):
+            for job in self._finish(pool, found, progress):
                 yield job
+                bar.update(1)
+
+    def _finish(self, pool, found, progress):
+        # Pictures of one window in a row, so that they share batches.
+        todo = []
+        with progress.bar(len(found), "reading heads", " images", leave=False) as bar:
+            unread = (picture for picture in found if not progress.stop())
+            for job in bounded_map(pool, _look_at, unread, lambda _: 1, _LOOKS):
+                if "error" in job.row:
+                    yield job
+                else:
+                    todo.append(job)
+                bar.update(1)
+        jobs = (job for job in sorted(todo, key=self._order) if not progress.stop())
+
+        def threaded(function, jobs):
+            return bounded_map(pool, function, jobs, self._price, _WAITING_PIXELS)
+
+        for stage in (
+            functools.partial(threaded, self._read),
+            self._clean,
+            functools.partial(threaded, self._write),
+            self._detect,
+            self._classify,
+        ):
+            jobs = stage(jobs)
+        for job in jobs:
+            if "error" not in job.row:
+                self._judge(job)
+            job.release()
+            job.sample, job.shown = None, []
+            yield job
 
     def _order(self, job):
         size = job.row["height"], job.row["width"]
         return (*self._window(*size), job.row["channels"])
 
+    def _price(self, job):
+        height, width = job.row["height"], job.row["width"]
+        price = height * width + _PRICE_OF_A_FILE
+        if self._models.detector:  # Its windows are held when the picture is written.
+            side, along = self._models.trained[:2]
+            cover = (height + side) * (width + along)
+            price += min(cover, verdicts.MAX_WINDOWS * side * along)
+        return price
+
     def _window(self, height, width):
+        if not self._by_tiles:
+            return height, width
         return tiles.window_shape(
             height, width, self._tile, self._reach, self._models.trained
         )
@@ -355,14 +383,18 @@ class _Run:
         job.row |= {"width": width, "height": height}
         window = self._window(height, width)
         layout = tiles.TileLayout(height, width, window, self._reach)
-        if len(layout) > 1 and tiles.moves_pixels(self._purifier):
+        if not self._by_tiles and max(window) > self._tile:
             job.fail(
-                "the purifier moves pixels at random, and tiles of a large picture "
-                f"would not fit: it takes up to {self._tile} pixels a side"
+                "what the purifier does depends on the whole picture, and it takes up "
+                f"to {self._tile} pixels a side: choose larger tiles, or another one"
             )
             return job
         job.picture, job.layout = picture, layout
         job.planes = pictures.to_planes(picture.pixels, self._channels)
+        refusal = self._refusal((*window, job.planes[0].shape[-1]))
+        if refusal:
+            job.fail(refusal)
+            return job
         notes = list(picture.notes)
         if len(job.planes) > 1:
             notes.append("each colour purified as a grey image: the models are of grey")
@@ -371,18 +403,32 @@ class _Run:
         job.row["notes"] = "; ".join(notes)
         return job
 
+    def _refusal(self, shape):
+        """Returns why the purifier does not take windows of a shape, if so."""
+        if shape not in self._refusals:
+            images = jax.ShapeDtypeStruct((1, *shape), np.float32)
+            numbers = jax.ShapeDtypeStruct((1,), np.int32)
+            variables = self._models.purifier.variables
+            try:
+                jax.eval_shape(self._purifier, variables, images, self._key, numbers)
+                self._refusals[shape] = None
+            except ValueError as error:
+                self._refusals[shape] = str(error)
+        return self._refusals[shape]
+
     def _clean(self, jobs):
         program = _compile_purifier(self._purifier, self._mesh)
         variables = sharding.replicate(self._models.purifier.variables, self._mesh)
 
         def cut(job):
+            layout = job.layout
             for i, plane in enumerate(job.planes):
-                largest = np.float32(np.iinfo(plane.dtype).max)
-                made = tiles.Assembly(job.layout, plane.shape[-1], plane.dtype)
+                made = tiles.Assembly(layout, plane.shape[-1], plane.dtype)
                 job.assemblies.append(made)
-                for j, part in enumerate(job.layout.cut(plane)):
-                    number = job.number + i * len(job.layout) + j
-                    yield part.astype(np.float32) / largest, number & 0x7FFFFFFF
+                for j, part in enumerate(layout.cut(plane)):
+                    if "error" in job.row:  # Of a tile before.
+                        return
+                    yield part, (job.number + i * len(layout) + j) & 0x7FFFFFFF
 
         def add(job, clean):
             if "error" in job.row:
@@ -412,7 +458,13 @@ class _Run:
         except ValueError as error:
             job.fail(error)
             return job
-        write_whole(path, data)
+        try:
+            write_whole(path, data)
+        except OSError as error:
+            if concerns_folder(error):
+                raise
+            job.fail(f"cannot be written to {path}: {error.strerror or error}")
+            return job
         change = verdicts.measure_change(before, after)
         job.row |= {"removed": change.rms, "place": [change.row, change.column]}
         if self._models.detector:
@@ -469,9 +521,6 @@ class _Run:
         program = _compile_classifier(model.module, self._mesh)
         variables = sharding.replicate(model.variables, self._mesh)
 
-        def call(batch, _):
-            return program(variables, sharding.split_batch(batch, self._mesh))
-
         return in_batches(
             jobs,
             lambda job: ((pixels, 0) for pixels in job.shown),
@@ -482,9 +531,21 @@ class _Run:
             self._batch_size,
         )
 
-
-def _price(job):
-    return job.row["width"] * job.row["height"] + _PRICE_OF_A_FILE
+    def _judge(self, job):
+        """Puts into the row what detector and classifier said."""
+        if not np.isfinite([*job.probabilities, *np.ravel(job.logits)]).all():
+            (self._out / job.found.output).unlink()
+            job.fail("detector or classifier gave numbers that are not finite")
+            return
+        if job.probabilities:
+            job.row["degraded_probability"] = float(np.mean(job.probabilities))
+            corner = job.sample.corners[int(np.argmax(job.probabilities))]
+            middle = corner + np.array(job.sample.windows.shape[1:3]) // 2
+            job.row["place"] = middle.tolist()
+        for when, logits in zip(("before", "after"), job.logits, strict=False):
+            probabilities = np.asarray(jax.nn.softmax(jnp.asarray(logits)))
+            job.row[f"label_{when}"] = int(probabilities.argmax())
+            job.row[f"confidence_{when}"] = float(probabilities.max())
 
 
 @functools.lru_cache(maxsize=16)
@@ -508,19 +569,6 @@ def _compile_detector(purifier, detector, inputs, mesh):
 @functools.lru_cache(maxsize=16)
 def _compile_classifier(classifier, mesh):
     return sharding.compile_split(classifier_function(classifier), mesh)
-
-
-def _judge(job):
-    """Puts into the row what detector and classifier said."""
-    if job.probabilities:
-        job.row["degraded_probability"] = float(np.mean(job.probabilities))
-        corner = job.sample.corners[int(np.argmax(job.probabilities))]
-        middle = corner + np.array(job.sample.windows.shape[1:3]) // 2
-        job.row["place"] = middle.tolist()
-    for when, logits in zip(("before", "after"), job.logits, strict=False):
-        probabilities = np.asarray(jax.nn.softmax(jnp.asarray(logits)))
-        job.row[f"label_{when}"] = int(probabilities.argmax())
-        job.row[f"confidence_{when}"] = float(probabilities.max())
 
 
 def _table_row(row, threshold, class_names):

@@ -53,7 +53,8 @@ def in_batches(
 
     Args:
         owners: What has items; one without any is yielded at once.
-        items: Owner -> arrays and their numbers. Owners that follow each other share
+        items: Owner -> arrays and their numbers. Unsigned integers are shown as float32
+            in `[0, 1]`, made when a batch is. Owners that follow each other share
             batches as long as their items have one shape.
         call: Batch float32 `[B, ...]`, numbers int32 `[B]` -> results `[B, ...]`. A
             batch that is not full ends with zeros.
@@ -68,7 +69,9 @@ def in_batches(
         batch = np.zeros((batch_size(shape), *shape), np.float32)
         numbers = np.zeros(len(batch), np.int32)
         for i, (array, number, _, _) in enumerate(rows):
-            batch[i], numbers[i] = array, number
+            whole = np.issubdtype(array.dtype, np.integer)
+            largest = np.float32(np.iinfo(array.dtype).max if whole else 1)
+            batch[i], numbers[i] = array.astype(np.float32) / largest, number
         waiting.append((call(batch, numbers), [row[2:] for row in rows]))
         rows.clear()
 

@@ -9,7 +9,9 @@ at through windows:
     else        overlapping tiles, see `TileLayout`; their height and width are a tile's
                 or three quarters of it, what takes the fewest pixels
 
-So there are about a dozen shapes, whatever the images are.
+So there are about a dozen shapes, whatever the images are. Only a purifier that needs
+the whole picture (see `works_by_tiles`) is shown just that, without anything around it,
+and is compiled for every size.
 """
 
 import dataclasses
@@ -27,9 +29,9 @@ from uronet_jax.purifiers import Chain, NetworkPurifier, TransformationPurifier
 
 # Sides of windows of small images.
 WINDOW_SIDES = (16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768)
-# Transformations that move pixels at random: what one tile shows would be elsewhere in
-# the next one.
-_MOVING = ("resize_pad",)
+# Transformations whose result at a pixel depends on few pixels around it. Others look
+# at statistics of all, or at where the picture ends.
+_LOCAL = ("jpeg", "bit_depth", "median", "feature_distillation", "gaussian_noise")
 
 
 class Reach(NamedTuple):
@@ -50,8 +52,9 @@ class Reach(NamedTuple):
     centred: bool = True
 
 
-# JPEG halves colours and cuts blocks of 8; no filter of ours is wider than the halo.
-_OF_TRANSFORMATIONS = Reach(multiple=16, halo=16, ramp=32, centred=False)
+# Of the local ones. JPEG halves colours and cuts blocks of 8; medians reach 4 pixels.
+# No ramp: noise that fades into other noise would be weaker there.
+_OF_TRANSFORMATIONS = Reach(multiple=16, halo=16, centred=False)
 _OF_OTHER_NETWORKS = Reach(multiple=32, halo=64, ramp=32)
 
 
@@ -86,11 +89,14 @@ def reach_of(purifier: Any) -> Reach:
     return Reach(block, convolutions * (block - 1) + 1 + block - 1)
 
 
-def moves_pixels(purifier: Any) -> bool:
-    """Returns whether a purifier moves what it shows, so that tiles do not fit."""
+def works_by_tiles(purifier: Any) -> bool:
+    """Returns whether windows of a picture give what the whole picture gives.
+
+    Networks of others are taken to do so, but for what a ramp hides.
+    """
     if isinstance(purifier, Chain):
-        return any(map(moves_pixels, purifier.stages))
-    return isinstance(purifier, TransformationPurifier) and purifier.name in _MOVING
+        return all(map(works_by_tiles, purifier.stages))
+    return not isinstance(purifier, TransformationPurifier) or purifier.name in _LOCAL
 
 
 def check_tile(tile: int, reach: Reach) -> None:

@@ -7,8 +7,8 @@ probability of the picture is the mean over them. It says how much of the pictur
 is degraded: a false alarm in one window of many does not condemn it, as the maximum
 would; a small damaged place does not show, but is where the contact sheet looks.
 
-A classifier judges what there is to see. It is shown the whole picture made small, as
-its training images were.
+A classifier judges what there is to see. It is shown the middle of the picture, as much
+as has the shape of its training images, made as small as they are (`pictures.fitted`).
 """
 
 from typing import NamedTuple
@@ -26,7 +26,7 @@ class Sample(NamedTuple):
     """Windows of a picture.
 
     Attributes:
-        windows: float32 `[N, h, w, C]` in `[0, 1]`.
+        windows: `[N, h, w, C]`, of the type of the picture.
         corners: int `[N, 2]`, row and column in the picture.
     """
 
@@ -55,7 +55,6 @@ def sample_windows(
         for size, side, count in zip(pixels.shape, shape[:2], counts, strict=False)
     ]
     corners = np.array([(y, x) for y in firsts[0] for x in firsts[1]])
-    largest = np.float32(np.iinfo(pixels.dtype).max)
     windows = [
         pixels[
             mirrored_indices(y, shape[0], pixels.shape[0])[:, None],
@@ -63,7 +62,7 @@ def sample_windows(
         ]
         for y, x in corners
     ]
-    return Sample(np.stack(windows).astype(np.float32) / largest, corners)
+    return Sample(np.stack(windows), corners)
 
 
 def _spread(size, side, count):
