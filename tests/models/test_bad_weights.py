@@ -1,6 +1,7 @@
 """Weights that are none, or of something else: what is given, and the one error."""
 
 import pickle
+import sys
 
 import numpy as np
 import pytest
@@ -113,6 +114,20 @@ def test_objects_are_never_unpickled(tmp_path):
             array_files.map_array(tmp_path / name)
     with pytest.raises(FileNotFoundError):
         array_files.map_array(tmp_path / "absent.npy")
+
+
+@pytest.mark.parametrize("kind", ["pt", "pth"])
+def test_a_file_of_pytorch_needs_torch(kind, tmp_path, monkeypatch):
+    path = tmp_path / f"weights.{kind}"
+    path.write_bytes(b"")
+    monkeypatch.setitem(sys.modules, "torch", None)
+    message = rf"weights.{kind} is a file of PyTorch.*install torch.*numpy\.savez"
+    with pytest.raises(ValueError, match=message):
+        loading.load_classifier(path)
+    with pytest.raises(ValueError, match=message):
+        loading.load_initial(path, {})
+    with pytest.raises(FileNotFoundError, match="no classifier weights at"):
+        loading.load_classifier(tmp_path / f"absent.{kind}")
 
 
 @pytest.mark.parametrize("name", ["model.h5", "a.bin"])
