@@ -1,5 +1,7 @@
 """Any classifier in a defence and under attack: linen, NNX, functions, the host."""
 
+import os
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -146,6 +148,27 @@ def test_a_black_box_under_vmap_and_over_devices():
     images = sharding.split_batch(IMAGES, sharding.data_mesh())
     found = jax.jit(classify)(variables, images)
     np.testing.assert_allclose(found, on_host(IMAGES), atol=1e-4)
+
+
+ON_ONE_CORE = """
+import faulthandler, os
+faulthandler.dump_traceback_later(60, exit=True)
+os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+import jax, numpy as np
+from uronet_jax.adapters import black_box
+classify, variables = black_box(lambda images: images[:, 0, :2, 0])
+images = np.random.default_rng(0).random((2, 224, 224, 3), np.float32)
+found = jax.jit(lambda x: classify(variables, x / 2))(images)
+np.testing.assert_allclose(found, images[:, 0, :2, 0] / 2)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs Linux")
+def test_a_black_box_on_a_single_core_does_not_wait_for_ever(start):
+    """Images above 100 kB are copied by a thread, of which there is one then."""
+    process = start("-c", ON_ONE_CORE)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.experimental.buffer_callback import buffer_callback
 from jax.tree_util import Partial
 
 from uronet_jax.attacks import ATTACKS
@@ -86,19 +87,31 @@ class _BlackBox:
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _ask(predict, images):
-    def call(images):
-        return np.asarray(predict(np.asarray(images, np.float32)), np.float32)
-
     black = np.zeros((1, *images.shape[1:]), np.float32)
-    found = call(black)
-    if found.ndim != 2 or len(found) != 1:
+    found = np.shape(predict(black))
+    if len(found) != 2 or found[0] != 1:
         raise ValueError(
             "a classifier must return logits [B, K]: for images of shape "
-            f"{list(black.shape)} it returned {list(found.shape)}"
+            f"{list(black.shape)} it returned {list(found)}"
         )
-    shape = (images.shape[0], found.shape[1])
-    like = jax.ShapeDtypeStruct(shape, jnp.float32)
-    return jax.pure_callback(call, like, images, vmap_method="sequential")
+    like = jax.ShapeDtypeStruct((images.shape[0], found[1]), jnp.float32)
+
+    def call(images):
+        return np.asarray(predict(np.asarray(images).copy()), np.float32)
+
+    def write(context, logits, images):
+        del context
+        np.asarray(logits)[...] = call(images)
+
+    # On a CPU the arguments of `pure_callback` are copied by a thread that may be the
+    # one that waits for the answer: on a single core it would wait for ever.
+    return jax.lax.platform_dependent(
+        images.astype(jnp.float32),
+        cpu=buffer_callback(write, like, vmap_method="sequential"),
+        default=functools.partial(
+            jax.pure_callback, call, like, vmap_method="sequential"
+        ),
+    )
 
 
 @_ask.defjvp
