@@ -41,8 +41,8 @@ def base(phase: str, preset: str) -> config_dict.ConfigDict:
     config.steps_per_dispatch = 2 if preset == "smoke" else 20
     config.log_every = 2 if preset == "smoke" else 20
     config.tensorboard = False
-    # Weights to start from: the folder of a run of the same model, or, of a CIFAR
-    # ResNet, a .npz or .safetensors file of PyTorch weights. Empty: random ones.
+    # Weights to start from: the folder of a run of the same model, or, of a ResNet, a
+    # file of PyTorch weights. Empty: random ones.
     config.initial = ""
     return config
 
@@ -53,10 +53,10 @@ def judged(preset: str) -> config_dict.ConfigDict:
     config = config_dict.ConfigDict()
     config.preset = preset
     config.seed = 1  # Of noises and of attacks' random starts; training uses 0.
-    # Folders of the runs. The classifier may also be a .npz or .safetensors file of
-    # PyTorch weights, and the purifier a transformation such as jpeg:quality=75, or
-    # several of these joined by +. Without one the classifier is bare; an empty
-    # detector leaves the other two.
+    # Folders of the runs. The classifier may also be a file of PyTorch weights
+    # (.safetensors, .npz, .pt), and the purifier a transformation such as
+    # jpeg:quality=75, or several of these joined by +. Without one the classifier is
+    # bare; an empty detector leaves the other two.
     config.classifier = f"runs/{preset}/classifier"
     config.purifier = f"runs/{preset}/remover"
     config.detector = f"runs/{preset}/detector"

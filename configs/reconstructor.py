@@ -25,7 +25,7 @@ def get_config(preset: str = "full") -> config_dict.ConfigDict:
     config.degradation.folder = f"runs/{preset}/attacked"
     # The paper's code shows attacked images alone.
     config.degradation.clean_share = 0.25
-    # The frozen one: folder of its run, or a .npz or .safetensors file.
+    # The frozen one: folder of its run, or a file of PyTorch weights.
     config.classifier = f"runs/{preset}/classifier"
     config.model = config_dict.create(
         variant="code",  # A key of models.RECONSTRUCTOR_VARIANTS: paper

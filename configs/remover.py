@@ -30,7 +30,7 @@ def get_config(preset: str = "full") -> config_dict.ConfigDict:
         mirror=False,
     )
     # Weights of training.losses.PURIFIER_LOSSES. The last one asks a classifier: the
-    # folder of its run, or a .npz or .safetensors file of PyTorch weights.
+    # folder of its run, or a file of PyTorch weights.
     config.loss = config_dict.create(clean_mse=1.0, noise_mse=1.0, inconsistency=0.0)
     config.classifier = ""
     # full: 50 epochs of 45,000; small: 15 epochs of 10,000.

@@ -63,9 +63,9 @@ def get_config(preset: str = "full") -> config_dict.ConfigDict:
                 "train[240:]",
             ),
             test_split="test",
-            # Classifiers: the folder of a run, a .npz or .safetensors file of PyTorch
-            # weights, or `train:` and the name of one to train here. An empty one is
-            # left out.
+            # Classifiers: the folder of a run, a file of PyTorch weights
+            # (.safetensors, .npz, .pt), or `train:` and the name of one to train here.
+            # An empty one is left out.
             classifier="train:cnn_narrow" if smoke else "",
             classifier_title="",
             other_classifier="",

@@ -29,7 +29,7 @@ def main(argv: list[str]) -> None:
 
 if __name__ == "__main__":
     flags.DEFINE_string(
-        "classifier", None, "Run, .npz or .safetensors of a ResNet.", required=True
+        "classifier", None, "Run, or PyTorch weights of a ResNet.", required=True
     )
     flags.DEFINE_string("dataset", "cifar10", "Name of the prepared data set.")
     flags.DEFINE_string("data_dir", None, "Folder of the prepared data sets.")

@@ -27,7 +27,7 @@ _VALIDATION = flags.DEFINE_string(
 _CLASSIFIER = flags.DEFINE_string(
     "classifier",
     None,
-    "What is attacked: the folder of a run, or a .npz or .safetensors file.",
+    "What is attacked: the folder of a run, or a file of PyTorch weights.",
     required=True,
 )
 _ATTACK = flags.DEFINE_string(

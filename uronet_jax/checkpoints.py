@@ -181,9 +181,9 @@ def find_step(workdir: str | os.PathLike, which: str = "best") -> Path:
     if Path(workdir).is_file():
         raise FileNotFoundError(
             f"{workdir} is a file: expected the folder of a run, or a classifier's "
-            "PyTorch weights as .npz or .safetensors; a .pt or .pth file becomes one "
-            "by numpy.savez(path, **{name: x.cpu().numpy() for name, x in "
-            "state_dict.items()})"
+            "PyTorch weights as .safetensors, .npz, .pt or .pth, such as "
+            "numpy.savez(path, **{name: x.cpu().numpy() for name, x in "
+            "state_dict.items()}) writes"
         )
     steps = sorted(int(p.name) for p in folder.glob("*") if p.name.isdigit())
     if not steps:

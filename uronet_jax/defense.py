@@ -243,7 +243,7 @@ class Defense:
         classify: Classify,
         variables: dict[str, Any],
         *,
-        image_shape: tuple[int, int, int],
+        image_shape: tuple[int | None, int | None, int],
         inputs: str = "image",
         gate: float | None = None,
         batch_size: int = 128,
@@ -251,8 +251,9 @@ class Defense:
         """Takes the parts of a `DefenseFunction`, and likewise raises ValueError.
 
         `variables` are `{"purifier", "detector", "classifier"}`, of those there are;
-        `image_shape` is `(H, W, C)` of the images it will be shown. `batch_size` images
-        are a compiled call; a shorter rest is padded.
+        `image_shape` is `(H, W, C)` of the images it will be shown, with None for a
+        size that may be any. `batch_size` images are a compiled call, for each size; a
+        shorter rest is padded.
         """
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1: {batch_size}")
@@ -293,13 +294,13 @@ class Defense:
 
 
 def validate_images(
-    images: Any, image_shape: tuple[int, int, int] | None = None
+    images: Any, image_shape: tuple[int | None, int | None, int] | None = None
 ) -> np.ndarray:
     """Checks images from outside and returns them as float32 in `[0, 1]`.
 
     Args:
         images: `[N, H, W, C]`, uint8 in 0..255 or float in `[0, 1]`.
-        image_shape: `(H, W, C)` that is expected, or None for any.
+        image_shape: `(H, W, C)` that is expected; None, also in it, for any.
 
     Returns:
         float32 `[N, H, W, C]`.
@@ -318,10 +319,13 @@ def validate_images(
         )
     if len(images) == 0:
         raise ValueError("got 0 images, need at least one")
-    if image_shape is not None and images.shape[1:] != tuple(image_shape):
+    found = images.shape[1:]
+    wanted = found if image_shape is None else tuple(image_shape)
+    if any(n not in (size, None) for n, size in zip(wanted, found, strict=True)):
+        listed = ", ".join("any" if n is None else str(n) for n in wanted)
         raise ValueError(
-            f"images have shape {list(images.shape[1:])}, but the models were made for "
-            f"{list(image_shape)}: resize or convert them"
+            f"images have shape {list(found)}, but the models were made for "
+            f"[{listed}]: resize or convert them"
         )
     if images.dtype == np.uint8:
         return images.astype(np.float32) / 255.0

@@ -3,29 +3,24 @@
 import dataclasses
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import linen as nn
-from safetensors import SafetensorError
-from safetensors.numpy import load_file
 
 from uronet_jax import checkpoints
-from uronet_jax.array_files import read_archive
 from uronet_jax.attacks.digests import digest
 from uronet_jax.defense import Defense, classifier_function
-from uronet_jax.models import ResNet
-from uronet_jax.models.pytorch import resnet_depth, resnet_variables
+from uronet_jax.models.pytorch import network_from_pytorch
 from uronet_jax.purifiers import Purifier, chain, parse_purifier
 from uronet_jax.training.phases import find_phase
 from uronet_jax.transformations import TRANSFORMATIONS
+from uronet_jax.weight_files import WEIGHT_FILES, read_pytorch
 
-# Files of PyTorch weights.
-_WEIGHT_FILES = (".npz", ".safetensors")
-# The statistics that PyTorch's CIFAR ResNets are usually normalised with.
+# The statistics that PyTorch's ResNets are usually normalised with.
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -38,6 +33,8 @@ class LoadedModel:
         module: The Flax module, or the purifier.
         variables: What it takes; None if it has none.
         image_shape: `(H, W, C)` of the images it was trained on; None for any.
+        any_size: Whether it is as good for images of other sizes, and `image_shape` is
+            only what it is usually shown.
         num_classes: Classes of the data set it was trained on; None where it has none.
         config: The run's config; of others what they are made of.
     """
@@ -48,6 +45,13 @@ class LoadedModel:
     image_shape: tuple[int, int, int] | None
     num_classes: int | None
     config: dict[str, Any]
+    any_size: bool = False
+
+    def takes(self, shape: Sequence[int]) -> bool:
+        """Returns whether it was made for images of a shape `(H, W, C)`."""
+        if self.image_shape is None or self.image_shape == tuple(shape):
+            return True
+        return self.any_size and self.image_shape[-1] == shape[-1]
 
     @property
     def identity(self) -> str:
@@ -138,67 +142,38 @@ def _is_transformation(text: str) -> bool:
 
 
 def load_classifier(path: str | os.PathLike, *, which: str = "best") -> LoadedModel:
-    """Loads a classifier: one of ours, or a PyTorch CIFAR ResNet.
+    """Loads a classifier: one of ours, or a ResNet of PyTorch.
 
-    The latter is a `.npz` or `.safetensors` file with PyTorch's names and layouts (see
-    `models.pytorch`), and is taken to normalise its 32x32 colour input with ImageNet's
-    statistics. `which` and errors are those of `load_model`.
+    The latter is a file that `read_pytorch` reads, of a network that `models.pytorch`
+    knows. It is taken to normalise colour images with ImageNet's statistics; a CIFAR
+    ResNet is for 32x32 pixels, torchvision's for 224x224 and any other size. `which`
+    and errors are those of `load_model`.
     """
-    path, shape = Path(path), (32, 32, 3)
-    if path.suffix not in _WEIGHT_FILES:
+    path = Path(path)
+    if path.suffix not in WEIGHT_FILES:
         return load_model(path, role="classifier", which=which)
     weights = read_pytorch(path)
-    depth = resnet_depth(weights)
     try:
-        variables = resnet_variables(weights)
-        classes = int(variables["params"]["Dense_0"]["bias"].size)
-        module = ResNet(
-            depth, num_classes=classes, mean=IMAGENET_MEAN, std=IMAGENET_STD
-        )
-        images = jnp.zeros((1, *shape))
-        like = jax.eval_shape(module.init, jax.random.key(0), images)
-        checkpoints.check_same_shapes(variables, like)
+        network = network_from_pytorch(weights, mean=IMAGENET_MEAN, std=IMAGENET_STD)
     except ValueError as error:
-        raise ValueError(f"{path} is not of a CIFAR ResNet: {error}") from error
-    config = {"model": {"name": f"resnet{depth}"}}
-    return LoadedModel("classifier", module, variables, shape, classes, config)
-
-
-def read_pytorch(path: str | os.PathLike) -> dict[str, np.ndarray]:
-    """Reads a `.npz` or `.safetensors` file of arrays by their names.
-
-    Raises:
-        FileNotFoundError: If there is none.
-        ValueError: If it is damaged, or no such file.
-    """
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"no classifier weights at {path}")
-    try:
-        if Path(path).suffix == ".npz":
-            weights = read_archive(path)
-        else:
-            weights = load_file(path)
-    except (ValueError, SafetensorError) as error:
-        raise ValueError(
-            f"{path} is damaged or no file of weights: copy it anew; from PyTorch "
-            "write it with numpy.savez(path, **{name: x.cpu().numpy() for name, x in "
-            "state_dict.items()})"
-        ) from error
-    for name, value in weights.items():
-        if not np.isfinite(np.asarray(value, np.float32)).all():
-            raise ValueError(
-                f"{path}: weight {name!r} holds numbers that are not finite: copy or "
-                "train it anew"
-            )
-    return weights
+        raise ValueError(f"{path}: {error}") from error
+    return LoadedModel(
+        "classifier",
+        network.module,
+        network.variables,
+        network.image_shape,
+        network.module.num_classes,
+        {"model": {"name": network.name}},
+        any_size=network.any_size,
+    )
 
 
 def load_initial(path: str | os.PathLike, like: Any, which: str = "best") -> Any:
     """Loads the weights that a training is to start from.
 
     Args:
-        path: Folder of a run with a model of the same shapes, or a `.npz` or
-            `.safetensors` file of PyTorch weights of a CIFAR ResNet.
+        path: Folder of a run with a model of the same shapes, or a file of PyTorch
+            weights, see `load_classifier`.
         like: `{"params", "batch_stats"}` with the shapes of the module to be trained.
         which: Checkpoint of a run, see `load_model`.
 
@@ -206,11 +181,11 @@ def load_initial(path: str | os.PathLike, like: Any, which: str = "best") -> Any
         FileNotFoundError: If there is nothing.
         ValueError: If a file is damaged or the shapes differ; names the first that do.
     """
-    if Path(path).suffix not in _WEIGHT_FILES:
+    if Path(path).suffix not in WEIGHT_FILES:
         return checkpoints.read_variables(path, like, which)
     weights = read_pytorch(path)
     try:
-        variables = resnet_variables(weights)
+        variables = network_from_pytorch(weights).variables
         checkpoints.check_same_shapes(variables, like)
     except ValueError as error:
         raise ValueError(f"{path} does not fit the model: {error}") from error
@@ -219,7 +194,7 @@ def load_initial(path: str | os.PathLike, like: Any, which: str = "best") -> Any
 
 def initial_statistics(path: str | os.PathLike) -> dict[str, Any]:
     """Returns the pixel statistics that initial weights were trained with."""
-    if Path(path).suffix in _WEIGHT_FILES:
+    if Path(path).suffix in WEIGHT_FILES:
         return {"mean": list(IMAGENET_MEAN), "std": list(IMAGENET_STD)}
     resolved = checkpoints.read_config(path)["resolved"]
     return {name: resolved[name] for name in ("mean", "std", "clean_mean")}
@@ -228,8 +203,9 @@ def initial_statistics(path: str | os.PathLike) -> dict[str, Any]:
 def check_models_match(*models: LoadedModel | None) -> None:
     """Raises ValueError if models were made for images of different shapes."""
     shaped = [m for m in models if m is not None and m.image_shape is not None]
+    shaped.sort(key=lambda model: model.any_size)  # The others tell which size it is.
     for model in shaped[1:]:
-        if model.image_shape != shaped[0].image_shape:
+        if not model.takes(shaped[0].image_shape):
             raise ValueError(
                 f"the {model.role} was trained on images of shape "
                 f"{list(model.image_shape)} and the {shaped[0].role} on "
@@ -288,13 +264,15 @@ def load_defense(
     models["classifier"] = load_classifier(classifier)
     check_models_match(*models.values())
     found, cleaner = models.get("detector"), models.get("purifier")
+    fixed = [m.image_shape for m in models.values() if not m.any_size and m.image_shape]
+    any_size = (None, None, models["classifier"].image_shape[-1])
     check_detector(found, cleaner)
     return Defense(
         cleaner and cleaner.module,
         found.module if found else None,
         classifier_function(models["classifier"].module),
         {name: model.variables for name, model in models.items()},
-        image_shape=models["classifier"].image_shape,
+        image_shape=fixed[0] if fixed else any_size,
         inputs=detector_inputs(found),
         gate=gate,
         batch_size=batch_size,

@@ -1,6 +1,7 @@
 """Weights that are none, or of something else: what is given, and the one error."""
 
 import pickle
+import sys
 
 import numpy as np
 import pytest
@@ -44,14 +45,18 @@ WEIGHTS = [
     (resnet(**{"bn1.running_var": INFINITE}), "weight 'bn1.running_var' holds numbers"),
     (
         resnet(**{"layer2.0.conv1.weight": np.ones((32, 16, 5, 5))}),
-        r"BasicBlock_1/Conv_0/kernel has shape \(5, 5, 16, 32\) .* \(3, 3, 16, 32\)",
+        r"layer2.0.conv1.weight has shape \(32, 16, 5, 5\), expected \(32, 16, 3, 3\)",
     ),
-    (resnet(**{"linear.weight": np.ones((12, 64))}), r"kernel has shape \(64, 12\)"),
-    (resnet(**{"linear.weight": np.ones((10, 48))}), r"kernel has shape \(48, 10\)"),
-    (resnet(**{"bn1.bias": np.ones(15)}), r"BatchNorm_0/bias has shape \(15,\)"),
-    (resnet(**{"linear.bias": None}), "weight 'linear.bias' is missing"),
-    (resnet(extra=np.ones(3)), "weights left over: extra"),
-    (families("conv1.weight", "layer4.0.conv1.weight", "fc.bias"), "timm's ResNet"),
+    (resnet(**{"linear.weight": np.ones((12, 64))}), r"\(12, 64\), expected \(10, 64"),
+    (resnet(**{"linear.weight": np.ones((10, 48))}), r"\(10, 48\), expected \(10, 64"),
+    (resnet(**{"bn1.bias": np.ones(15)}), r"bn1.bias has shape \(15,\), expected"),
+    (resnet(**{"linear.bias": None}), "missing: linear.bias"),
+    (resnet(extra=np.ones(3)), "left over: extra"),
+    (
+        resnet(**{"module.conv1.weight": np.ones((16, 3, 3, 3))}),
+        "two weights are called 'conv1.weight'",
+    ),
+    (families("encoder.weight"), "missing: conv1.weight.*left over: encoder.weight"),
     (families("features.0.weight", "classifier.0.weight"), "VGG or AlexNet"),
     (families("patch_embed.proj.weight", "blocks.0.norm1.weight"), "transformer"),
     (families("conv1.weight", "block1.layer.0.bn1.bias", "fc.bias"), "of RobustBench"),
@@ -121,7 +126,21 @@ def test_objects_are_never_unpickled(tmp_path):
         array_files.map_array(tmp_path / "absent.npy")
 
 
-@pytest.mark.parametrize("name", ["a.pt", "a.pth", "model.h5", "a.bin"])
+@pytest.mark.parametrize("kind", ["pt", "pth"])
+def test_a_file_of_pytorch_needs_torch(kind, tmp_path, monkeypatch):
+    path = tmp_path / f"weights.{kind}"
+    path.write_bytes(b"")
+    monkeypatch.setitem(sys.modules, "torch", None)
+    message = rf"weights.{kind} is a file of PyTorch.*install torch.*numpy\.savez"
+    with pytest.raises(ValueError, match=message):
+        loading.load_classifier(path)
+    with pytest.raises(ValueError, match=message):
+        loading.load_initial(path, {})
+    with pytest.raises(FileNotFoundError, match="no classifier weights at"):
+        loading.load_classifier(tmp_path / f"absent.{kind}")
+
+
+@pytest.mark.parametrize("name", ["model.h5", "a.bin"])
 def test_a_file_of_another_kind(name, tmp_path):
     path = tmp_path / name
     path.write_bytes(pickle.dumps({}))

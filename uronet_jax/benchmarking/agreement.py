@@ -212,7 +212,7 @@ def right_images(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Returns the first test images that are classified rightly, and their labels."""
     source = open_source(dataset, "test", data_dir=data_dir)
-    if tuple(source.image_shape) != model.image_shape:
+    if not model.takes(source.image_shape):
         raise ValueError(
             f"{dataset} has images of {list(source.image_shape)}, the classifier was "
             f"made for {list(model.image_shape)}"

@@ -178,13 +178,12 @@ def attack_parts(
 
 
 def _check_suits(source: Source, classifier: LoadedModel, run: AttackRun) -> None:
-    found = tuple(source.image_shape), source.num_classes
-    wanted = classifier.image_shape, classifier.num_classes
-    if found != wanted:
+    same = classifier.num_classes == source.num_classes
+    if not (same and classifier.takes(source.image_shape)):
         raise ValueError(
-            f"the classifier is made for {wanted[1]} classes of images "
-            f"{list(wanted[0])}, {source.name} has {found[1]} of {list(found[0])}: "
-            "name another one"
+            f"the classifier is made for {classifier.num_classes} classes of images "
+            f"{list(classifier.image_shape)}, {source.name} has {source.num_classes} "
+            f"of {list(source.image_shape)}: name another one"
         )
     if classifier.num_classes < run.attack.least_classes:
         raise ValueError(

@@ -109,7 +109,7 @@ def check_subject(config: Mapping[str, Any], false_alarms: str) -> None:
         )
     if not config["classifier"]:
         raise ValueError(
-            "name a classifier: the folder of its run, or a .npz or .safetensors file"
+            "name a classifier: the folder of its run, or a file of PyTorch weights"
         )
     if config["detector"] and not config["purifier"]:
         raise ValueError(
@@ -145,7 +145,7 @@ def load_subject(config: Mapping[str, Any], data_dir: str | None) -> Subject:
             f"the classifier in {config['classifier']} knows {classifier.num_classes} "
             f"classes and {data['name']} has {source.num_classes}"
         )
-    if tuple(source.image_shape) != classifier.image_shape:
+    if not classifier.takes(source.image_shape):
         raise ValueError(
             f"{data['name']} has images of shape {list(source.image_shape)}, the "
             f"models were made for {list(classifier.image_shape)}"

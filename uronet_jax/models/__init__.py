@@ -14,6 +14,10 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from uronet_jax.models.cnn import CNN, MadryCNN
+from uronet_jax.models.imagenet_resnet import (
+    IMAGENET_RESNET_BLOCKS,
+    ImageNetResNet,
+)
 from uronet_jax.models.noise_generator import (
     NOISE_GENERATORS,
     NoiseGenerator,
@@ -40,6 +44,7 @@ CLASSIFIERS: dict[str, Callable[..., nn.Module]] = {
     "cnn_narrow": partial(CNN, width=8),
     "cnn_madry": MadryCNN,
     **{f"resnet{n}": partial(ResNet, n) for n in (8, 20, 32, 44, 56, 110)},
+    **{f"resnet{n}": partial(ImageNetResNet, n) for n in IMAGENET_RESNET_BLOCKS},
     "vgg11": partial(VGG, 11),
     "vgg11_narrow": partial(VGG, 11, narrow=4),
     "vgg16": partial(VGG, 16),
@@ -94,6 +99,7 @@ __all__ = [
     "CLASSIFIERS",
     "CNN",
     "DTYPES",
+    "ImageNetResNet",
     "MadryCNN",
     "NOISE_GENERATORS",
     "NoiseGenerator",

@@ -237,6 +237,27 @@ def max_pool(x: jax.Array) -> jax.Array:
     )
 
 
+def overlapping_max_pool(x: jax.Array) -> jax.Array:
+    """Takes the maximum of every 3x3 window at stride 2, around each second pixel.
+
+    PyTorch's `MaxPool2d(3, stride=2, padding=1)`: `[B, H, W, C]` to
+    `[B, ceil(H / 2), ceil(W / 2), C]`.
+    """
+    for axis in (1, 2):
+        size = x.shape[axis]
+        padding = [(0, 0)] * 4
+        padding[axis] = (1, 1)
+        padded = jnp.pad(x, padding, constant_values=-jnp.inf)
+        x = jnp.maximum(
+            jnp.maximum(
+                lax.slice_in_dim(padded, 0, size, 2, axis),
+                lax.slice_in_dim(padded, 1, size + 1, 2, axis),
+            ),
+            lax.slice_in_dim(padded, 2, size + 2, 2, axis),
+        )
+    return x
+
+
 def pad_to_multiple(images: jax.Array, multiple: int) -> tuple[jax.Array, tuple]:
     """Mirrors images `[B, H, W, C]` up to multiples in height and width.
 

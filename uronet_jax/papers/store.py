@@ -49,7 +49,7 @@ TRAIN = "train:"
 # Images that take more are not read as a whole.
 _MAX_RESIDENT = 2 * 2**30
 # What a classifier may be.
-CHOICES = "the folder of a run, a .npz or .safetensors file, or train:NAME"
+CHOICES = "the folder of a run, a file of PyTorch weights, or train:NAME"
 
 
 class Store:
@@ -169,8 +169,9 @@ class Store:
             return self.load(_classifier_key(role, source))
         model = load_classifier(source)
         data = self.open(role, "test")
-        wanted = tuple(data.image_shape), data.num_classes
-        if (model.image_shape, model.num_classes) != wanted:
+        if not (
+            model.takes(data.image_shape) and model.num_classes == data.num_classes
+        ):
             raise ValueError(
                 f"the classifier {source} is made for {model.num_classes} classes of "
                 f"images {list(model.image_shape)}, {data.name} has {data.num_classes} "

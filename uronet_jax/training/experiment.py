@@ -291,7 +291,7 @@ def build_experiment(
     wanted = phase.needs(config)
     models = {role: _LOADERS[role](spec) for role, spec in wanted.items()}
     for role, model in models.items():
-        if model.image_shape not in (None, shape):
+        if not model.takes(shape):
             raise ValueError(
                 f"the {role} in {wanted[role]} was trained on images of shape "
                 f"{list(model.image_shape)}, {data['name']} has {list(shape)}"

@@ -229,7 +229,7 @@ def _needs(config: Config) -> dict[str, str]:
     if not config["classifier"]:
         raise ValueError(
             "reconstructive training asks a frozen classifier: set config.classifier "
-            "to the folder of its run or a .npz or .safetensors file"
+            "to the folder of its run or a file of PyTorch weights"
         )
     return {"classifier": config["classifier"]}
 

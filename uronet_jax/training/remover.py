@@ -123,7 +123,7 @@ def _needs(config: Config) -> dict[str, str]:
     if not config["classifier"]:
         raise ValueError(
             "loss.inconsistency asks a classifier: set config.classifier to the folder "
-            "of its run or a .npz or .safetensors file, or the weight to 0"
+            "of its run or a file of PyTorch weights, or the weight to 0"
         )
     return {"classifier": config["classifier"]}
 
