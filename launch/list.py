@@ -54,9 +54,7 @@ KINDS: dict[str, Callable[[], Mapping[str, str]]] = {
     "transformations": lambda: {
         name: _transformation(entry) for name, entry in TRANSFORMATIONS.items()
     },
-    "classifiers": lambda: {
-        name: _classifier(build) for name, build in CLASSIFIERS.items()
-    },
+    "classifiers": lambda: {x: _classifier(y) for x, y in CLASSIFIERS.items()},
     "pretrained": list_pretrained,
     "configs": lambda: {
         name: _config(importlib.import_module(f"configs.{name}"))
