@@ -154,6 +154,7 @@ def test_whatever_it_learned_in_it_computes_in_float32(card, tmp_path, make_vari
     )
     for model in loading.load_pretrained(NAME, folder=folder):
         assert model.module.dtype == jnp.float32
+        assert model.config["learned_in"] == "bfloat16"
 
 
 def test_the_card_says_data_recipe_and_what_was_written(packed):
@@ -169,7 +170,11 @@ def test_the_card_says_data_recipe_and_what_was_written(packed):
     weights = load_file(packed / f"{NAME}.safetensors")
     count = sum(x.size for name, x in weights.items() if name.startswith("purifier/"))
     assert rows["weights"] == str(count)
-    assert "/tmp" not in text and str(packed) not in text
+    assert rows["learned_in"] == "float32" and "degradation.folder" not in rows
+    # No paths of the machine that it learned on.
+    fields = packing._config(config | {"degradation": {"folder": "/home/me/attacked"}})
+    assert fields["degradation"] == {"folder": "attacked"}
+    assert not {"purifier", "classifier", "initial"} & fields.keys()
 
 
 def test_a_defence_by_name(shipped, classifier, runs):

@@ -132,7 +132,12 @@ def _mirrored(purifier: LoadedModel, mirror: bool) -> LoadedModel:
 
 def _config(config: Mapping[str, Any]) -> dict[str, Any]:
     kept = {key: config[key] for key in _KEPT if key in config}
-    return json.loads(json.dumps(kept | {"dtype": "float32"}))
+    kept |= {"dtype": "float32", "learned_in": config["dtype"]}
+    kept = json.loads(json.dumps(kept))
+    folder = (kept.get("degradation") or {}).get("folder")
+    if folder:
+        kept["degradation"]["folder"] = Path(folder).name
+    return kept
 
 
 def _images(config: Mapping[str, Any], count: int, data_dir: str | None) -> np.ndarray:
@@ -204,8 +209,9 @@ def _card(name: str, entry: PretrainedEntry, models: PretrainedModels) -> str:
     }
     flat = {role: {"weights": counts[role]} | fields for role, fields in flat.items()}
     for field in dict.fromkeys(key for fields in flat.values() for key in fields):
-        cells = [json.dumps(flat[role].get(field, "")) for role in flat]
-        lines.append("| " + " | ".join([field, *(x.strip('"') for x in cells)]) + " |")
+        cells = [json.dumps(flat[role].get(field, "")).strip('"') for role in flat]
+        if any(cells):
+            lines.append(f"| {' | '.join([field, *cells])} |")
     lines += [
         "",
         "## Rounding to float16",
@@ -226,4 +232,5 @@ def _told(entry: PretrainedEntry):
     """Yields role and config, without what is of no use to a reader."""
     for role, config in entry.configs.items():
         resolved = {"image_shape": config["resolved"]["image_shape"]}
-        yield role, config | {"resolved": resolved}
+        told = {key: x for key, x in config.items() if key != "dtype"}
+        yield role, told | {"resolved": resolved}
