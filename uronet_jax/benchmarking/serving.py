@@ -10,7 +10,7 @@ from uronet_jax.defense import Defense, classifier_function
 SERVED_BATCHES = (1, 16, 256)
 _TINY_BATCHES = (1, 3)
 # Images in calls that are timed as one: one call alone would measure the clock.
-_IMAGES_PER_SAMPLE = 256
+_IMAGES_PER_SAMPLE = 64
 
 
 def serving_row(run: BenchmarkRun) -> BenchmarkRow:
