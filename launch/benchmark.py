@@ -1,13 +1,13 @@
-"""Measures training steps, pipelines, evaluation and memory against named peers.
+"""Measures training, pipelines, evaluation, serving and memory against named peers.
 
   python -m launch.benchmark --what=remover,data --out=benchmark.json
 
 Every time is given as a ratio to that of a peer that does the same work, in turns, in
 the same process. `pip install uronet_jax[benchmark]` brings the peers: PyTorch for the
-training steps (with foolbox for adversarial noise training), imagecorruptions-imaug and
-corrupt-tta for the corruptions, foolbox and torchattacks for the attacks, and what the
-transformations are compared with. A row that the file holds already is not measured
-again, so a run that was cut short goes on with the same command.
+training steps (with foolbox for adversarial noise training) and for serving,
+imagecorruptions-imaug and corrupt-tta for the corruptions, foolbox and torchattacks for
+the attacks, and what the transformations are compared with. A row that the file holds
+already is not measured again, so a run that was cut short goes on with the same line.
 """
 
 from absl import flags

@@ -1,4 +1,4 @@
-"""Lists corruptions, attacks, transformations, classifiers and configs by name.
+"""Lists corruptions, attacks, classifiers, pretrained weights and more by name.
 
   python -m launch.list
   python -m launch.list attacks transformations
@@ -19,6 +19,7 @@ from uronet_jax.attacks import ATTACKS
 from uronet_jax.command import list_configs, nearest_name
 from uronet_jax.corruptions import CORRUPTIONS, SUITES
 from uronet_jax.models import CLASSIFIERS
+from uronet_jax.pretrained import list_pretrained
 from uronet_jax.transformations import TRANSFORMATIONS, Transformation
 
 
@@ -53,9 +54,8 @@ KINDS: dict[str, Callable[[], Mapping[str, str]]] = {
     "transformations": lambda: {
         name: _transformation(entry) for name, entry in TRANSFORMATIONS.items()
     },
-    "classifiers": lambda: {
-        name: _classifier(build) for name, build in CLASSIFIERS.items()
-    },
+    "classifiers": lambda: {x: _classifier(y) for x, y in CLASSIFIERS.items()},
+    "pretrained": list_pretrained,
     "configs": lambda: {
         name: _config(importlib.import_module(f"configs.{name}"))
         for name in list_configs()
@@ -75,7 +75,7 @@ def main(argv: list[str]) -> None:
     sections = []
     for kind in kinds:
         entries = KINDS[kind]()
-        width = max(map(len, entries)) + 2
+        width = max(map(len, entries), default=0) + 2
         lines = [f"  {name:<{width}}{text}" for name, text in entries.items()]
         sections.append("\n".join([f"{kind} ({len(entries)})", *lines]))
     try:

@@ -24,11 +24,14 @@ _OUT = flags.DEFINE_string("out", None, "Folder to write to.", required=True)
 _PURIFIER = flags.DEFINE_string(
     "purifier",
     None,
-    "Folder of a run, a transformation such as median:size=5, or several, joined by +.",
+    "Folder of a run, pretrained weights, a transformation such as median:size=5, or "
+    "several, joined by +.",
     required=True,
 )
 _DETECTOR = flags.DEFINE_string(
-    "detector", None, "Folder of the run of a detector behind that purifier."
+    "detector",
+    None,
+    "Folder of the run of a detector behind that purifier, or pretrained weights.",
 )
 _CLASSIFIER = flags.DEFINE_string(
     "classifier", None, "Folder of a run, or file of PyTorch weights."

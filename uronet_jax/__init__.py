@@ -13,8 +13,10 @@ _EXPORTS = {
     "Defense": "uronet_jax.defense",
     "corrupt": "uronet_jax.corruptions",
     "list_corruptions": "uronet_jax.corruptions",
+    "list_pretrained": "uronet_jax.pretrained",
     "load_defense": "uronet_jax.loading",
     "load_model": "uronet_jax.loading",
+    "load_pretrained": "uronet_jax.loading",
     "make_defense": "uronet_jax.defense",
     "open_source": "uronet_jax.data",
 }

@@ -229,6 +229,7 @@ class Defense:
     Compiles once for a batch size and runs every input in batches of that size.
 
     Attributes:
+        function: The `DefenseFunction`, which takes `variables`.
         logits_fn: The defence as a pure function, float images `[B, H, W, C]` to
             logits, for attacks end to end: it checks nothing, and a gate has no
             gradient.
@@ -260,8 +261,10 @@ class Defense:
         self.variables = jax.device_put(variables)
         self.image_shape = tuple(image_shape)
         self.batch_size = batch_size
-        function = make_defense(purifier, detector, classify, inputs=inputs, gate=gate)
-        self._defend = defend = jax.jit(function)
+        self.function = make_defense(
+            purifier, detector, classify, inputs=inputs, gate=gate
+        )
+        self._defend = defend = jax.jit(self.function)
         self.logits_fn = Partial(lambda v, x: defend(v, x).logits, self.variables)
         self.random_logits_fn = Partial(
             lambda v, key, x: defend(v, x, key).logits, self.variables

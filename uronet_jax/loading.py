@@ -3,9 +3,9 @@
 import dataclasses
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,8 +13,14 @@ from flax import linen as nn
 
 from uronet_jax import checkpoints
 from uronet_jax.attacks.digests import digest
+from uronet_jax.command import nearest_name
 from uronet_jax.defense import Defense, classifier_function
 from uronet_jax.models.pytorch import network_from_pytorch
+from uronet_jax.pretrained import (
+    is_pretrained_name,
+    list_pretrained,
+    read_pretrained,
+)
 from uronet_jax.purifiers import Purifier, chain, parse_purifier
 from uronet_jax.training.phases import find_phase
 from uronet_jax.transformations import TRANSFORMATIONS
@@ -75,18 +81,92 @@ def load_model(
         ValueError: If it is damaged, of another architecture or of another role.
     """
     config = checkpoints.read_config(workdir, which)
-    phase = find_phase(config["phase"])
-    if role is not None and phase.role != role:
+    found = find_phase(config["phase"]).role
+    if role is not None and found != role:
         raise ValueError(
-            f"{workdir} holds a {phase.role}, expected a {role}: check the path"
+            f"{workdir} holds a {found}, expected a {role}: check the path"
         )
+    return _rebuild(
+        config, lambda like: checkpoints.read_variables(workdir, like, which)
+    )
+
+
+def _rebuild(config: dict[str, Any], read: Callable[[Any], Any]) -> LoadedModel:
+    """Returns the model of a config; `read(like)` gives variables of such shapes."""
+    phase = find_phase(config["phase"])
     module = phase.build(config)
     shape = tuple(config["resolved"]["image_shape"])
     images = jnp.zeros((1, *phase.input_shape(config, shape)))
     like = jax.eval_shape(module.init, jax.random.key(0), images)
-    variables = checkpoints.read_variables(workdir, {"batch_stats": {}, **like}, which)
+    variables = read({"batch_stats": {}, **like})
     classes = config["resolved"]["num_classes"]
     return LoadedModel(phase.role, module, variables, shape, classes, config)
+
+
+class PretrainedModels(NamedTuple):
+    """A purifier and the detector that learned behind it."""
+
+    purifier: LoadedModel
+    detector: LoadedModel
+
+
+def load_pretrained(
+    name: str, *, folder: str | os.PathLike | None = None
+) -> PretrainedModels:
+    """Loads weights that come with the package.
+
+    The modules compute in float32, whatever they were trained in.
+
+    Args:
+        name: A key of `list_pretrained()`.
+        folder: Where entries lie, by default in the package.
+
+    Raises:
+        ValueError: If the name is unknown, or a file is damaged.
+        FileNotFoundError: If a file is missing.
+    """
+    entry = read_pretrained(name, folder)
+
+    def rebuild(role):
+        def read(like):
+            try:
+                checkpoints.check_same_shapes(entry.variables[role], like)
+            except ValueError as error:
+                raise ValueError(f"{name} is of another version: {error}") from error
+            return entry.variables[role]
+
+        return _rebuild(entry.configs[role], read)
+
+    return PretrainedModels(*map(rebuild, PretrainedModels._fields))
+
+
+def _find_pretrained(text: str) -> PretrainedModels | None:
+    """Returns the models that a text names; what is on disk goes before them."""
+    if not is_pretrained_name(text) or Path(text).exists():
+        return None
+    if text not in list_pretrained():
+        hint = nearest_name(text, list_pretrained())
+        raise FileNotFoundError(
+            f"no folder {text!r}, and no pretrained weights of that name: {hint}"
+            "`uronet list pretrained` names them"
+        )
+    return load_pretrained(text)
+
+
+def load_detector(spec: str | os.PathLike, *, which: str = "best") -> LoadedModel:
+    """Loads a detector; `which` and errors are those of `load_model`.
+
+    Args:
+        spec: Folder of a run, or a name of pretrained weights; a folder of that name
+            goes before them.
+        which: Checkpoint of a run.
+    """
+    pretrained = _find_pretrained(os.fspath(spec))
+    return (
+        pretrained.detector
+        if pretrained
+        else load_model(spec, role="detector", which=which)
+    )
 
 
 def load_purifier(spec: str | os.PathLike, *, which: str = "best") -> LoadedModel:
@@ -94,9 +174,10 @@ def load_purifier(spec: str | os.PathLike, *, which: str = "best") -> LoadedMode
 
     Args:
         spec: Folder of a run; `name:parameter=value,...` of an input transformation,
-            such as `jpeg:quality=75` or `quilting:patches=patches.npy`; or several of
-            these, joined by `+`, one after the other. A folder that has the name of a
-            transformation is written as `./jpeg`.
+            such as `jpeg:quality=75` or `quilting:patches=patches.npy`; a name of
+            pretrained weights, such as `universal-cifar10`; or several of these, joined
+            by `+`, one after the other. A folder that has the name of a transformation
+            is written as `./jpeg`, and goes before pretrained weights of its name.
         which: Checkpoint of a run.
     """
     text = os.fspath(spec)
@@ -125,11 +206,17 @@ def load_purifier(spec: str | os.PathLike, *, which: str = "best") -> LoadedMode
 
 def _load_stage(text: str, which: str) -> LoadedModel:
     if not _is_transformation(text):
-        if text.partition(":")[0].isidentifier() and not Path(text).exists():
+        name = text.partition(":")[0]
+        if name.isidentifier() and not Path(text).exists():
+            known = [*TRANSFORMATIONS, *list_pretrained()]
             raise ValueError(
-                f"no purifier {text!r}: neither the folder of a run nor a "
-                f"transformation ({', '.join(TRANSFORMATIONS)})"
+                f"no purifier {text!r}: {nearest_name(name, known)}It is neither the "
+                "folder of a run nor a transformation or pretrained weights "
+                f"({', '.join(known)})"
             )
+        pretrained = _find_pretrained(text)
+        if pretrained:
+            return pretrained.purifier
         return load_model(text, role="purifier", which=which)
     made = parse_purifier(text)
     # The variables tell its data from others, wherever the files lie.
@@ -247,7 +334,7 @@ def load_defense(
     Args:
         purifier: What `load_purifier` reads, such as the folder of a remover's run;
             None shows the classifier the images as they come.
-        detector: Folder of a detector's run behind that purifier; None for none.
+        detector: What `load_detector` reads, behind that purifier; None for none.
         classifier: What `load_classifier` reads.
         gate: Threshold above which an image is purified; None purifies all.
         batch_size: Images in a compiled call.
@@ -260,7 +347,7 @@ def load_defense(
     if purifier is not None:
         models["purifier"] = load_purifier(purifier)
     if detector is not None:
-        models["detector"] = load_model(detector, role="detector")
+        models["detector"] = load_detector(detector)
     models["classifier"] = load_classifier(classifier)
     check_models_match(*models.values())
     found, cleaner = models.get("detector"), models.get("purifier")

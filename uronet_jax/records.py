@@ -57,12 +57,17 @@ def write_json(path: str | os.PathLike, value: Any) -> None:
         TypeError: If a value has no JSON form. The file is not touched either way.
     """
     text = json.dumps(value, indent=2, sort_keys=True, allow_nan=False, default=_plain)
+    write_file(path, f"{text}\n".encode())
+
+
+def write_file(path: str | os.PathLike, data: bytes) -> None:
+    """Writes a file that is complete or not there at all; makes missing folders."""
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     # In the same folder: a rename is atomic only within one file system.
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        temporary.write_text(text + "\n", encoding="utf-8")
+        temporary.write_bytes(data)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -21,6 +21,7 @@ from uronet_jax.benchmarking import (
     flops,
     memory,
     rows,
+    serving,
     steps,
     suite,
     timing,
@@ -199,6 +200,46 @@ def test_rows_with_torch():
     assert peers_of(row) == [run.peer.name]
     # Zero would mean that nothing was compared.
     assert 0 < row["comparisons"][0]["agreement"] < 1e-4
+
+
+@needs_torch
+def test_serving_row_with_torch():
+    run = RUN._replace(peer=make_torch_peer())
+    row = serving.serving_row(run)
+    check_row(row)
+    pairs = [(f"uronet_jax, batch {x}", f"{run.peer.name}, batch {x}") for x in (1, 3)]
+    assert [(c["subject"], c["peer"]) for c in row["comparisons"]] == pairs
+    # All fields of the prediction; zero would mean that nothing was compared.
+    assert all(0 < c["agreement"] < 1e-3 for c in row["comparisons"])
+
+
+def test_serving_row_without_torch(monkeypatch):
+    monkeypatch.setattr(base, "on_gpu", lambda: True)
+    row = serving.serving_row(RUN)
+    check_row(row)
+    assert row["comparisons"] == []
+    for batch in (1, 3):
+        call = row["seconds"][f"uronet_jax, batch {batch}"]["median"]
+        assert row["values"][f"batch {batch}: ms"] == pytest.approx(1e3 * call)
+        images = row["values"][f"batch {batch}: images/s"]
+        assert images == pytest.approx(batch / call)
+
+
+def test_a_peer_that_serves_another_defence_is_not_compared():
+    class Other:
+        name = "other"
+
+        def defense(self, parts):
+            assert set(parts) == {"purifier", "detector", "classifier"}
+            return lambda pixels: {
+                "logits": np.ones((len(pixels), 10), np.float32),
+                "degraded_probability": np.ones(len(pixels), np.float32),
+                "clean": np.float32(pixels) / 255,
+                "noise": np.float32(pixels) / 255,
+            }
+
+    with pytest.raises(ValueError, match="another function"):
+        serving.serving_row(RUN._replace(peer=Other()))
 
 
 needs_foolbox = pytest.mark.skipif(

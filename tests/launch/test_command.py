@@ -24,6 +24,7 @@ from uronet_jax import command
 from uronet_jax.attacks import ATTACKS
 from uronet_jax.corruptions import CORRUPTIONS, SUITES
 from uronet_jax.models import CLASSIFIERS
+from uronet_jax.pretrained import list_pretrained
 from uronet_jax.training.phases import PHASES
 from uronet_jax.transformations import TRANSFORMATIONS
 
@@ -128,6 +129,7 @@ def test_help_lists_the_commands_and_imports_nothing_slow():
 def test_every_program_is_a_command_or_for_those_who_develop():
     programs = {path.stem for path in (ROOT / "launch").glob("*.py")}
     inside = {"__init__", "cli", "accelerator_run", "attack_agreement", "fidelity"}
+    inside |= {"pack_pretrained"}
     assert set(command.COMMANDS.values()) == programs - inside
 
 
@@ -269,6 +271,7 @@ def test_list_names_every_entry(uronet):
         "attacks": set(ATTACKS),
         "transformations": set(TRANSFORMATIONS),
         "classifiers": set(CLASSIFIERS),
+        "pretrained": set(list_pretrained()),
         "configs": {*PHASES, "evaluate", "attack", "reproduce"},
     }
     some = names_of(uronet("list", "suites", "attacks")[1])

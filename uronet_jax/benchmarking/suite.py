@@ -18,6 +18,7 @@ from uronet_jax.benchmarking import (
     corruptions,
     memory,
     rows,
+    serving,
     steps,
     transformations,
 )
@@ -55,6 +56,7 @@ ROWS: RowFunctions = {
     "classifier": functools.partial(rows.training_row, name="classifier"),
     "detector": functools.partial(rows.training_row, name="detector"),
     "degradation": rows.degradation_row,
+    "serving": serving.serving_row,
     "ceilings": rows.ceilings_row,
     **GROUPS["adversarial_noise"],
     **GROUPS["corruptions"],
@@ -62,6 +64,8 @@ ROWS: RowFunctions = {
     **GROUPS["transformations"],
 }
 
+# Rows in which PyTorch is the peer of `BenchmarkRun`.
+_BESIDE_PYTORCH = {*steps.WORKS, "serving"}
 PEER_LEFT_OUT = "PyTorch was left out by --skip_peer"
 _TINY = {
     "batch_size": 4,
@@ -154,7 +158,7 @@ def measure_rows(
             continue
         start = clock()
         row = functions[name](run)
-        if run.peer is None and name in steps.WORKS:
+        if run.peer is None and name in _BESIDE_PYTORCH:
             row["notes"].append(note)
         wall = clock() - start
         result["rows"][name] = row | {"wall_seconds": round(wall, 1)}
@@ -186,7 +190,7 @@ def run_benchmark(
     platform, tiny = jax.devices()[0].platform, scale == "tiny"
     chosen = choose_sizes(platform, tiny=tiny, **sizes)
     peers, notes = {}, [PEER_LEFT_OUT]
-    if not skip_peer and set(names) & set(steps.WORKS):
+    if not skip_peer and set(names) & _BESIDE_PYTORCH:
         make = functools.partial(
             TorchPeer,
             platform=platform,

@@ -371,6 +371,50 @@ class TorchPeer:
         with self._torch.no_grad():
             return network(self.tensor(images)).cpu().numpy()
 
+    def defense(
+        self, parts: dict[str, tuple[nn.Module, Variables]]
+    ) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
+        """Returns the defence of three networks as a server calls it, without TF32.
+
+        Args:
+            parts: `purifier`, `detector` and `classifier` -> module and variables. The
+                purifier is of variant `paper`.
+
+        Returns:
+            uint8 images `[B, H, W, C]` -> the fields of `defense.Prediction`.
+        """
+        torch = self._torch
+        purifier, detector, classifier = (
+            self._twin(*parts[role]).eval().requires_grad_(False)
+            for role in ("purifier", "detector", "classifier")
+        )
+
+        def defend(images):
+            images = images.float() / 255.0
+            clean, code = purifier(images)
+            noise = 2.0 * code - 1.0
+            detected = detector(torch.cat([images, noise], dim=1))
+            probability = torch.softmax(detected, dim=1)[:, 1]
+            return classifier(clean), probability, clean, noise
+
+        if self._compile_mode != "off":
+            defend = torch.compile(defend, mode=self._compile_mode, dynamic=False)
+
+        def run(images: np.ndarray) -> dict[str, np.ndarray]:
+            self._precision(exact=True)
+            with torch.inference_mode(), self._autocast():
+                found = defend(self.tensor(images))
+            logits, probability, *pictures = found
+            clean, noise = (x.permute(0, 2, 3, 1).cpu().numpy() for x in pictures)
+            return {
+                "logits": logits.cpu().numpy(),
+                "degraded_probability": probability.cpu().numpy(),
+                "clean": clean,
+                "noise": noise,
+            }
+
+        return run
+
     def network(
         self, module: nn.Module, variables: Variables, *, channels_last: bool = True
     ) -> Any:

@@ -20,7 +20,7 @@ from uronet_jax.loading import (
     check_models_match,
     detector_inputs,
     load_classifier,
-    load_model,
+    load_detector,
     load_purifier,
 )
 
@@ -134,9 +134,7 @@ def load_subject(config: Mapping[str, Any], data_dir: str | None) -> Subject:
     if config["purifier"]:
         models["purifier"] = load_purifier(config["purifier"], which=which)
     if config["detector"]:
-        models["detector"] = load_model(
-            config["detector"], role="detector", which=which
-        )
+        models["detector"] = load_detector(config["detector"], which=which)
     check_models_match(*models.values())
     check_detector(models.get("detector"), models.get("purifier"))
     source = open_source(data["name"], data["split"], data_dir=data_dir)

@@ -35,7 +35,7 @@ from uronet_jax.loading import (
     check_models_match,
     detector_inputs,
     load_classifier,
-    load_model,
+    load_detector,
     load_purifier,
 )
 from uronet_jax.photos import pictures, tiles, verdicts
@@ -115,7 +115,7 @@ def load_photo_models(
 
     Args:
         purifier: What `load_purifier` reads: a transformation, the folder of a run.
-        detector: Folder of a detector's run behind that purifier.
+        detector: What `load_detector` reads, behind that purifier.
         classifier: What `load_classifier` reads. It is shown pictures of its own size.
 
     Raises:
@@ -124,7 +124,7 @@ def load_photo_models(
     """
     return PhotoModels(
         load_purifier(purifier),
-        load_model(detector, role="detector") if detector else None,
+        load_detector(detector) if detector else None,
         load_classifier(classifier) if classifier else None,
     )
 

@@ -1,0 +1,319 @@
+"""Weights that ship: made of runs, read by name, damaged, and what is shipped."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+from test_configs import load, save_run, save_untrained
+
+import uronet_jax
+from uronet_jax import loading, packing, pretrained
+from uronet_jax.defense import DefenseFunction, classifier_function
+from uronet_jax.photos.purify import load_photo_models
+from uronet_jax.training.phases import find_phase
+
+ROOT = Path(__file__).parents[1]
+SHAPE = (32, 32, 3)
+NAME = "universal-tiny"
+CARD = """## Numbers
+
+71.3 % behind a ResNet-8, from docs/results/cifar10_universal.json.
+
+## Limits
+
+Noise alone.
+
+## How to make it again
+
+By hand.
+"""
+MODELS = {
+    "purifier": ("remover", {"variant": "blend_dcae", "widths": (2,), "mirror": True}),
+    "detector": ("detector", {"name": "wrn10_1", "inputs": "image"}),
+}
+
+
+def save_models(folder, make_variables, *, dtype="float32", representable=False):
+    """Writes two runs that belong together; returns their folders."""
+    runs, learned_behind = {}, {}
+    for seed, (role, (phase, model)) in enumerate(MODELS.items()):
+        config = load(phase) | {"model": model, "dtype": dtype}
+        config["resolved"] = learned_behind | {
+            **{"image_shape": SHAPE, "num_classes": 10, "clean_mean": 0.5},
+            **{"mean": [0.5] * 3, "std": [0.25] * 3},
+        }
+        found = find_phase(phase)
+        shape = found.input_shape(config, SHAPE)
+        variables = make_variables(found.build(config), shape, seed)
+        if representable:
+            variables = jax.tree.map(rounded, variables)
+        runs[role] = str(folder / phase)
+        save_run(runs[role], 3, variables, config)
+        if role == "purifier":
+            identity = loading.load_model(runs[role]).identity
+            learned_behind = {"purifier": identity}
+    return runs
+
+
+def rounded(x):
+    return np.asarray(x, np.float16).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory, make_variables):
+    return save_models(tmp_path_factory.mktemp("runs"), make_variables)
+
+
+@pytest.fixture(scope="module")
+def card(tmp_path_factory):
+    path = tmp_path_factory.mktemp("card") / "card.md"
+    path.write_text(CARD)
+    return path
+
+
+@pytest.fixture(scope="module")
+def packed(runs, card, tmp_path_factory):
+    """Returns a folder with an entry."""
+    folder = tmp_path_factory.mktemp("entries") / "new"
+    about = "Made up."
+    packing.pack_pretrained(
+        **runs, name=NAME, about=about, card=card, folder=folder, count=16
+    )
+    return folder
+
+
+@pytest.fixture
+def shipped(packed, tmp_path, monkeypatch):
+    """Returns a copy of that folder, from which the package takes its weights."""
+    folder = shutil.copytree(packed, tmp_path / "shipped")
+    monkeypatch.setattr(pretrained, "PRETRAINED_FOLDER", folder)
+    monkeypatch.chdir(tmp_path)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def classifier(tmp_path_factory, make_variables):
+    return save_untrained("classifier", tmp_path_factory.mktemp("c"), make_variables)
+
+
+IMAGES = np.random.default_rng(1).integers(256, size=(3, *SHAPE), dtype=np.uint8)
+
+
+def test_models_are_those_of_the_runs_in_half_precision(runs, packed):
+    models = uronet_jax.load_pretrained(NAME, folder=packed)
+    weights = load_file(packed / f"{NAME}.safetensors")
+    assert {x.dtype for x in weights.values()} == {np.dtype(np.float16)}
+    for role, run in runs.items():
+        run, model = loading.load_model(run), getattr(models, role)
+        chex.assert_trees_all_equal(
+            model.variables, jax.tree.map(rounded, run.variables)
+        )
+        assert model.module == run.module and model.image_shape == SHAPE
+        assert (model.role, model.num_classes) == (role, 10)
+    # The detector is bound to what the purifier has become.
+    loading.check_detector(models.detector, models.purifier)
+    with pytest.raises(ValueError, match="learned behind another purifier"):
+        loading.check_detector(models.detector, loading.load_model(runs["purifier"]))
+
+
+def test_how_far_rounding_moves_the_outputs(packed, runs, card, make_variables):
+    moved = json.loads((packed / f"{NAME}.json").read_text())["float16"]
+    assert moved["images"] == 32  # Clean and degraded.
+    # Half of the distance of two numbers in float16 is 2^-11 of them: pictures in
+    # [0, 1] move by a small multiple of 255 / 2048.
+    assert 0 < moved["grey_levels_mean"] < moved["grey_levels_max"] < 2
+    assert 0 < moved["probability_max"] < 0.05
+    exact = save_models(packed.parent / "exact", make_variables, representable=True)
+    about = {"about": "", "card": card, "folder": packed.parent / "other", "count": 4}
+    same = packing.pack_pretrained(**exact, name="a-b", **about).float16
+    images = same.pop("images")
+    assert images == 8 and set(same.values()) == {0}
+    # The picture and its mirror image, without: another picture, and not by rounding.
+    alone = packing.pack_pretrained(**exact, name="a-c", mirror=False, **about)
+    assert alone.float16["grey_levels_max"] == 0
+    assert not alone.configs["purifier"]["model"]["mirror"]
+    found, other = (
+        loading.load_pretrained(x, folder=about["folder"]).purifier
+        for x in "a-b a-c".split()
+    )
+    assert found.module == other.module.clone(mirror=True) != other.module
+
+
+def test_whatever_it_learned_in_it_computes_in_float32(card, tmp_path, make_variables):
+    runs = save_models(tmp_path, make_variables, dtype="bfloat16")
+    folder = tmp_path / "entries"
+    packing.pack_pretrained(
+        **runs, name=NAME, about="", card=card, folder=folder, count=4
+    )
+    for model in loading.load_pretrained(NAME, folder=folder):
+        assert model.module.dtype == jnp.float32
+        assert model.config["learned_in"] == "bfloat16"
+
+
+def test_the_card_says_data_recipe_and_what_was_written(packed):
+    text = (packed / f"{NAME}.md").read_text()
+    assert text.startswith(f"# {NAME}\n\nMade up.\n") and text.endswith(CARD)
+    assert f'load_defense("{NAME}", "{NAME}", ' in text
+    config = load("remover")
+    rows = dict(re.findall(r"^\| ([\w.]+) \| (.+?) \|", text, re.MULTILINE))
+    assert rows["data.name"] == "generated"
+    assert rows["data.train_split"] == config["data"]["train_split"]
+    assert rows["model.variant"] == "blend_dcae" and rows["model.mirror"] == "true"
+    assert rows["num_steps"] == "4" and "degradation.suite" in rows
+    weights = load_file(packed / f"{NAME}.safetensors")
+    count = sum(x.size for name, x in weights.items() if name.startswith("purifier/"))
+    assert rows["weights"] == str(count)
+    assert rows["learned_in"] == "float32" and "degradation.folder" not in rows
+    # No paths of the machine that it learned on.
+    fields = packing._config(config | {"degradation": {"folder": "/home/me/attacked"}})
+    assert fields["degradation"] == {"folder": "attacked"}
+    assert not {"purifier", "classifier", "initial"} & fields.keys()
+
+
+def test_a_defence_by_name(shipped, classifier, runs):
+    assert uronet_jax.list_pretrained() == {NAME: "Made up."}
+    models = uronet_jax.load_pretrained(NAME)
+    defense = uronet_jax.load_defense(NAME, NAME, classifier, batch_size=3)
+    loaded = loading.load_classifier(classifier)
+    function = DefenseFunction(
+        classifier_function(loaded.module),
+        models.purifier.module,
+        models.detector.module,
+    )
+    variables = {role: model.variables for role, model in models._asdict().items()}
+    variables["classifier"] = loaded.variables
+    expected = jax.jit(function)(variables, np.float32(IMAGES) / 255)
+    # Division and compilation in one program or two.
+    chex.assert_trees_all_close(defense(IMAGES), jax.device_get(expected), atol=1e-5)
+    photos = load_photo_models(NAME, NAME)
+    assert photos.purifier.identity == models.purifier.identity
+    assert photos.detector.identity == models.detector.identity
+    chained = loading.load_purifier(f"bit_depth:bits=2+{NAME}")
+    assert chained.image_shape == SHAPE and len(chained.variables) == 2
+    with pytest.raises(ValueError, match="learned behind another purifier"):
+        uronet_jax.load_defense(f"bit_depth+{NAME}", NAME, classifier)
+    # A folder of that name goes first.
+    shutil.copytree(runs["purifier"], NAME)
+    found = loading.load_purifier(NAME)
+    assert found.identity == loading.load_model(runs["purifier"]).identity
+
+
+def test_unknown_names(shipped, tmp_path):
+    with pytest.raises(
+        ValueError,
+        match=f"no pretrained weights 'universal-tny': did you mean {NAME}\\? there",
+    ):
+        uronet_jax.load_pretrained("universal-tny")
+    with pytest.raises(ValueError, match="weights 'a-b': there are none"):
+        uronet_jax.load_pretrained("a-b", folder=tmp_path / "nothing")
+    for load_it in (loading.load_purifier, loading.load_detector):
+        with pytest.raises(
+            FileNotFoundError,
+            match=f"no folder 'universal-tny', .*did you mean {NAME}\\? `uronet list",
+        ):
+            load_it("universal-tny")
+    with pytest.raises(
+        ValueError, match=f"'universal_tiny': did you mean {NAME}\\? It"
+    ):
+        loading.load_purifier("universal_tiny")
+
+
+def test_damaged_entries(shipped):
+    weights, content = (shipped / f"{NAME}.{x}" for x in ("safetensors", "json"))
+    data, text = weights.read_bytes(), content.read_text()
+    weights.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    with pytest.raises(ValueError, match="safetensors is damaged: its SHA-256 is"):
+        uronet_jax.load_pretrained(NAME)
+    weights.unlink()
+    with pytest.raises(FileNotFoundError, match="safetensors is missing: install"):
+        uronet_jax.load_pretrained(NAME)
+    weights.write_bytes(data)
+    fields = json.loads(text)
+    fields["configs"]["purifier"]["model"]["widths"] = [3]
+    content.write_text(json.dumps(fields))
+    with pytest.raises(ValueError, match=f"{NAME} is of another version: params/"):
+        uronet_jax.load_pretrained(NAME)
+    for wrong in (text[:-9], "[]", "{}"):
+        content.write_text(wrong)
+        with pytest.raises(ValueError, match="json is damaged or of another version"):
+            uronet_jax.list_pretrained()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"name": "tiny"}, "name 'tiny': use lower-case words joined by hyphens"),
+        ({"name": "../a-b"}, "joined by hyphens"),
+        ({}, f"holds {NAME} already"),
+        ({"card": "## Numbers\n\n## Limits\n"}, "lacks the section `## How to make"),
+        (
+            {"card": CARD.replace("docs/results/", "")},
+            "numbers must name the JSON that they are from",
+        ),
+        ({"limit": 1000, "name": "a-b"}, r"a-b takes 0\.\d MB, and all in .* 0.0 MB"),
+        ({"purifier": "detector"}, "holds a detector, expected a purifier"),
+    ],
+)
+def test_what_cannot_be_packed(change, message, runs, card, shipped, monkeypatch):
+    if "card" in change:
+        card = shipped.parent / "card.md"
+        card.write_text(change["card"])
+    monkeypatch.setattr(
+        pretrained,
+        "MAX_PRETRAINED_BYTES",
+        change.get("limit", pretrained.MAX_PRETRAINED_BYTES),
+    )
+    before = sorted(shipped.iterdir())
+    with pytest.raises(ValueError, match=message):
+        packing.pack_pretrained(
+            runs[change.get("purifier", "purifier")],
+            runs["detector"],
+            change.get("name", NAME),
+            **{"about": "", "card": card, "count": 4},
+        )
+    assert sorted(shipped.iterdir()) == before
+
+
+def test_float16_has_a_largest_number():
+    tree = {"params": {"a": np.float32([1, 65_504])}}
+    assert pretrained.half_precision(tree)["params/a"].dtype == np.float16
+    for wrong in (1e5, np.nan):
+        with pytest.raises(ValueError, match="params/a holds numbers that float16"):
+            pretrained.half_precision({"params": {"a": np.float32([1, wrong])}})
+
+
+def test_the_program(runs, card, tmp_path, start):
+    folders = [f"--{role}={run}" for role, run in runs.items()]
+    process = start(
+        *("-m", "launch.pack_pretrained", *folders, f"--card={card}", "--images=4"),
+        *(f"--name={NAME}", "--about=Made up.", f"--out={tmp_path}"),
+    )
+    output, errors = process.communicate()
+    assert process.returncode == 0, errors
+    assert output.splitlines()[0] == "float16: images 8"
+    assert output.endswith(f"wrote {NAME} to {tmp_path}\n")
+    assert pretrained.list_pretrained(tmp_path) == {NAME: "Made up."}
+
+
+def test_what_ships():
+    """Every entry loads, has its card, and all are small enough for a wheel."""
+    folder = pretrained.PRETRAINED_FOLDER
+    files = {path.name for path in folder.iterdir()}
+    names = pretrained.list_pretrained()
+    kinds = ("safetensors", "json", "md")
+    assert files == {"README.md", *(f"{x}.{kind}" for x in names for kind in kinds)}
+    weights = [path.stat().st_size for path in folder.glob("*.safetensors")]
+    assert sum(weights) <= pretrained.MAX_PRETRAINED_BYTES == 6_000_000
+    for name in names:
+        models = uronet_jax.load_pretrained(name)
+        loading.check_detector(models.detector, models.purifier)
+        text = (folder / f"{name}.md").read_text(encoding="utf-8")
+        results = re.findall(r"docs/results/\w+\.json", text)
+        assert results and all((ROOT / path).is_file() for path in results)
