@@ -125,11 +125,21 @@ def test_attacks_have_the_papers_parameters():
         ({"attacks": ("PGD0=fgsm_linf:epsilon=1",)}, "'PGD0' is no title"),
         ({"transformations": ("none=jpeg",)}, "'none' is no title"),
         ({"transformations": ("a/b=jpeg",)}, "'a/b' is no title"),
+        ({"remover": "runs/nowhere"}, "runs/nowhere"),
     ],
 )
 def test_wrong_settings(changes, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
         reconstructive_kinds(config(**changes))
+
+
+def test_the_remover_is_trained_here_or_named():
+    trained, named = (
+        experiments._defences(SimpleNamespace(config=config(remover=remover)))
+        for remover in ("", "jpeg")
+    )
+    assert trained.pop("URoNet remover").kind == "remover_universal"
+    assert named.pop("URoNet remover") == "jpeg" and trained == named
 
 
 def test_autoencoders_that_are_compared_differ_in_one_thing():
