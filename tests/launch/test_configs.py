@@ -2,10 +2,12 @@
 
 import importlib
 import json
+import math
 
 import pytest
 
 from uronet_jax import checkpoints
+from uronet_jax.corruptions import NOISES
 from uronet_jax.evaluation import defense_table
 from uronet_jax.training import experiment
 from uronet_jax.training.phases import PHASES as KNOWN
@@ -168,7 +170,11 @@ WRONG = [
     ("detector", "degradation__suite", "", "learns on degraded images: set degrad"),
     ("remover", "degradation__copies", -1, "degradation.copies must be an integer"),
     ("remover", "degradation__clean_share", 1.5, r"clean_share must be .*\[0, 1\]"),
-    ("classifier", "degradation__noises", ("gaussian_noise",), "parameters"),
+    (
+        *("classifier", "degradation__noises", ("gaussian_noise",)),
+        r"^degradation.noises \('gaussian_noise',\) are of no suite: name it in "
+        "degradation.suite, or how strong they are in degradation.parameters$",
+    ),
     ("classifier", "degradation__parameters", (0.1,), "name these and leave"),
     ("remover", "degradation__parameters", (0.1,), "name these and leave"),
     ("adversarial_noise", "noise__epsilon", 0.0, "noise.epsilon must be"),
@@ -225,6 +231,23 @@ def test_wrong_field_is_reported_before_data_are_read(
     shown = value[-1] if isinstance(value, tuple) else value
     unnamed = ("loss__inconsistency", "degradation__copies")
     assert field in unnamed or str(shown) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("noise", "parameter", "expected"),
+    [
+        ("gaussian_noise", -0.1, "scale must be finite and in [0.0, inf]: -0.1"),
+        ("gaussian_noise", math.nan, "scale must be finite and in [0.0, inf]: nan"),
+        ("gn", 0.1, f"unknown noise 'gn': expected one of {list(NOISES)}"),
+    ],
+)
+def test_wrong_strengths_are_reported_by_their_field(noise, parameter, expected):
+    fields = {"noises": (noise,), "parameters": (parameter,)}
+    config = load("classifier", **{f"degradation__{k}": v for k, v in fields.items()})
+    start = f"degradation.noises ('{noise}',) do not take degradation.parameters "
+    with pytest.raises(ValueError) as caught:
+        experiment.check_config(config)
+    assert str(caught.value) == f"{start}({parameter},): {expected}"
 
 
 @pytest.mark.parametrize(

@@ -105,7 +105,13 @@ def build_degradation(fields: Mapping[str, Any]) -> Degradation:
                 "degradation.parameters"
             )
         found = itertools.product(fields["noises"], fields["parameters"])
-        return make_degradation([*found, *clean])
+        try:
+            return make_degradation([*found, *clean])
+        except ValueError as error:
+            raise ValueError(
+                f"degradation.noises {tuple(fields['noises'])} do not take "
+                f"degradation.parameters {tuple(fields['parameters'])}: {error}"
+            ) from error
     names, severities = _chosen(fields)
     entries = suite_degradations(
         fields["suite"],
@@ -160,7 +166,7 @@ def _check_degradation(config: Config) -> None:
     try:
         build_degradation(fields)
     except ValueError as error:
-        if fields["suite"] == "uronet":
+        if fields["suite"] in ("", "uronet"):
             raise
         raise ValueError(
             f"{fields['suite']} takes too long to be drawn in every step: set "
