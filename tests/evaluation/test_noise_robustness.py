@@ -314,17 +314,41 @@ def darker(key, index, shape):
     return -brighter(key, index, shape)
 
 
+def uneven(key, index, shape):
+    """Brighter, and more so in the upper half of an image."""
+    upper = jnp.arange(shape[0])[None, :, None, None] < shape[0] // 2
+    return brighter(key, index, shape) * jnp.where(upper, 2.0, 1.0)
+
+
 def test_an_infinite_median_is_said(judge):
     # Nothing that becomes darker is bright: all but the last image stay right.
-    noises = {"one": darker, "several": [brighter, darker], "single": [brighter]}
+    noises = {"one": darker, "single": [brighter], "all": [darker] * 2}
     rows = noise_robustness(judge, by_brightness, band(0.9), noises)
-    one, several, single = json.loads(json.dumps(rows, allow_nan=False))
+    one, single, none = json.loads(json.dumps(rows, allow_nan=False))
     assert one["eps_star"] is None and one["infinite"] and one["never_fooled"] == 0.9
-    assert several["eps_stars"] == [single["eps_star"], None]
-    assert several["infinite"] and several["never_fooled"] == pytest.approx(0.45)
-    assert several["eps_star"] is several["eps_star_std"] is None
-    assert eps_star_text(one) == eps_star_text(several) == "infinite"
     assert single["eps_star_std"] is None and "±" not in eps_star_text(single)
+    assert none["infinite"] and none["eps_stars"] == [None, None]
+    assert none["eps_star"] is none["eps_star_std"] is None
+    assert eps_star_text(one) == eps_star_text(none) == "infinite"
+
+
+def test_a_direction_that_fools_nothing_does_not_raise_the_number(judge):
+    noises = {"without": [brighter, uneven], "with": [brighter, uneven, darker]}
+    rows = noise_robustness(judge, by_brightness, band(0.9), noises)
+    less, more = json.loads(json.dumps(rows, allow_nan=False))
+    assert more["eps_stars"] == [*less["eps_stars"], None]
+    assert not more["infinite"]
+    for name in ("eps_star", "eps_star_std"):
+        assert more[name] == less[name] > 0
+    # What no candidate fooled, of each, in the order of the directions.
+    assert more["never_fooled_each"] == [*less["never_fooled_each"], 0.9]
+    assert more["never_fooled"] == pytest.approx(np.mean(more["never_fooled_each"]))
+    assert eps_star_text(more) == f"{eps_star_text(less)} (1 of 3 infinite)"
+    # A single one that is finite has no deviation.
+    (row,) = noise_robustness(
+        judge, by_brightness, band(0.9), {"both": [darker, brighter]}
+    )
+    assert row["eps_star"] == less["eps_stars"][0] and row["eps_star_std"] is None
 
 
 def never(*args):

@@ -103,6 +103,43 @@ def test_strengths_are_chosen_by_validation_images(
     ]
 
 
+def test_rows_of_eps_star_keep_what_each_generator_found(measured, monkeypatch):
+    usual = {"num_images": 8, "clean_accuracy": 1.0, "infinite": False}
+    several = {"eps_star": 3.0, "eps_star_std": 1.0, "eps_stars": [2.0, None, 4.0]}
+    several |= {"never_fooled": 0.35, "never_fooled_each": [0.25, 0.5, 0.3]}
+    none = {"eps_star": None, "infinite": True, "never_fooled": 0.5}
+    found = [
+        usual | {"noise": "gaussian", "eps_star": 9.0, "never_fooled": 0.1},
+        usual | {"noise": "uniform"} | none,
+        usual | {"noise": "learned"} | several,
+    ]
+    monkeypatch.setattr(experiments, "noise_robustness", lambda *x, **y: found)
+    measured.lab.judge = lambda role, count: range(count)
+    measured.lab.row = lambda judge, value, metric, **columns: {
+        **{"value": value, "metric": metric},
+        **columns,
+    }
+    measured.lab.store.open = lambda *x: SimpleNamespace(image_shape=(4, 4, 1))
+    measured.learned = lambda variant, count: []
+    measured.section = {"eps_star_images": 8, "generators": 3}
+    measured.role, measured.columns = "digits", {}
+    rows = [x for x in measured.eps_star() if x.pop("metric") == "eps_star"]
+    assert rows == [
+        {
+            **{"test": "gaussian", "value": 9.0},
+            **{"eps_stars": [9.0], "never_fooled": [10.0]},
+        },
+        {
+            **{"test": "uniform", "value": 16.0, "infinite": True},
+            **{"eps_stars": [None], "never_fooled": [50.0]},
+        },
+        {
+            **{"test": "learned", "value": 3.0, "std": 1.0},
+            **{"eps_stars": [2.0, None, 4.0], "never_fooled": [25.0, 50.0, 30.0]},
+        },
+    ]
+
+
 def test_pages_under_attack_and_not_share_all_measurements():
     both = (*experiments._JUDGED, *experiments._ATTACKED)
     assert sorted(both) == sorted(experiments._MEASUREMENTS)

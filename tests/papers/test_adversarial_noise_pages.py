@@ -195,7 +195,7 @@ def test_infinite_norms():
 
     def endless(rows, *, seed=None):
         return [
-            row | {"value": 3072.0, "infinite": True}
+            row | {"value": 3072.0, "infinite": True, "eps_stars": [None, None]}
             if (row["model"], row["test"]) == ("GNT 0.5", "learned")
             and seed in (None, row.get("seed"))
             else row
@@ -214,6 +214,36 @@ def test_infinite_norms():
     shown = under_attack(endless(rows, seed=1))[0]
     line = "| GNT 0.5 | 74.80 ± 0.00 | 74.90 ± 0.00 | infinite | "
     assert line in render_experiment(one_group("ant_cifar10_attacks", rows=shown))
+
+
+@pytest.mark.parametrize(
+    ("found", "shown", "answer"),
+    [
+        # The claims have what the other generators found.
+        (
+            {"value": 31.0, "std": 0.5, "eps_stars": [30.5, 31.5, None]},
+            "31.00 ± 0.50 (1 of 3 infinite)",
+            "yes",
+        ),
+        ({"value": 31.0, "eps_stars": [31.0, None]}, "31.00 (1 of 2 infinite)", "yes"),
+        # Of an older program: nobody knows what the others found.
+        ({"value": 3072.0, "infinite": True}, "infinite", "open"),
+    ],
+)
+def test_a_generator_that_fails_does_not_make_a_classifier_robust(found, shown, answer):
+    rows = [
+        row
+        if (row["model"], row["test"]) != ("GNT mult", "learned")
+        else {k: x for k, x in row.items() if k != "std"} | found
+        for row in noise_training()
+    ]
+    (group,) = groups(a=run("ant_cifar10_attacks", rows=under_attack(rows)[0]))
+    page = render_experiment(group)
+    line = next(x for x in page.splitlines() if x.startswith("| GNT mult | 130"))
+    assert line.split(" | ")[3] == shown
+    assert ("*Here* infinite means" in page) == (answer == "open")
+    verdict = find(answers(rows), "bears more learned noise than Vanilla, GNT")
+    assert (verdict.answer, verdict.numbers) == (answer, 3 - (answer == "open"))
 
 
 def test_mnist_with_clean_images_among_the_corruptions():

@@ -235,14 +235,17 @@ def noise_robustness(
 
         - `noise`, `num_images`, and `clean_accuracy`, a fraction;
         - `eps_star`: median L2 distance over all images, those included that are wrong
-          already, at 0; of a sequence the mean. None if it is infinite;
+          already, at 0; None if it is infinite. Of a sequence the mean over the
+          directions for which it is finite, since one that fools few images, such as
+          that of a generator that learned nothing, says nothing good of the classifier;
         - `infinite`: whether it is: half of the images or more are never fooled, in
-          a sequence for some direction;
+          a sequence for every direction;
         - `never_fooled`: share of the images that no candidate fools; of a sequence
           the mean;
-        - of a sequence also `eps_stars`, one per direction, None where infinite, and
-          `eps_star_std`, their sample standard deviation (`ddof=1`; the paper does not
-          say which it has); None for a single direction or where one is infinite.
+        - of a sequence also `eps_stars`, one per direction, None where infinite,
+          `never_fooled_each`, likewise, and `eps_star_std`, the sample standard
+          deviation (`ddof=1`; the paper does not say which it has) of those that are
+          finite; None for fewer than two.
 
     Raises:
         ValueError: See `noise_distances`; if there is no noise, or a sequence is empty.
@@ -274,32 +277,37 @@ def noise_robustness(
 
 def _row(name, distances, several):
     medians = [float(np.median(x)) for x in distances]
-    infinite = not all(map(math.isfinite, medians))
+    finite = [x for x in medians if math.isfinite(x)]
+    never_fooled = [float(np.mean(np.isinf(x))) for x in distances]
     row = {
         "noise": name,
         "num_images": len(distances[0]),
         # An image that is right has to move, so its distance is above 0.
         "clean_accuracy": float(np.mean(distances[0] > 0)),
-        "eps_star": None if infinite else mean(medians),
-        "infinite": infinite,
-        "never_fooled": mean(float(np.mean(np.isinf(x))) for x in distances),
+        "eps_star": mean(finite) if finite else None,
+        "infinite": not finite,
+        "never_fooled": mean(never_fooled),
     }
     if several:
-        spread = None if infinite or len(medians) < 2 else stdev(medians)
-        row["eps_star_std"] = spread
+        row["eps_star_std"] = stdev(finite) if len(finite) > 1 else None
         row["eps_stars"] = [x if math.isfinite(x) else None for x in medians]
+        row["never_fooled_each"] = never_fooled
     return row
 
 
 def eps_star_text(row: Mapping[str, Any], number_format: str = ".1f") -> str:
     """Returns eps* of a row of `noise_robustness` as text.
 
-    Such as `39.0`, `15.7 ± 0.6` of several generators, or `infinite`.
+    Such as `39.0`, `15.7 ± 0.6` of several generators, `15.7 ± 0.6 (1 of 4 infinite)`
+    or `infinite`.
     """
     if row["infinite"]:
         return "infinite"
     text, spread = format(row["eps_star"], number_format), row.get("eps_star_std")
-    return text if spread is None else f"{text} ± {spread:{number_format}}"
+    text = text if spread is None else f"{text} ± {spread:{number_format}}"
+    each = row.get("eps_stars", ())
+    count = sum(x is None for x in each)
+    return f"{text} ({count} of {len(each)} infinite)" if count else text
 
 
 def _check(classify, directions, seed, draw, steps):

@@ -198,7 +198,8 @@ class _Measured:
         """Rows of the median distance to the border along three kinds of noise.
 
         One that is infinite says so, and has the number of elements of an image in its
-        place, as the paper has.
+        place, as the paper has. Beside it stand, for each direction, eps*, None where
+        infinite, and the percentage of the images that were never fooled.
         """
         judge = self.lab.judge(self.role, count=self.section["eps_star_images"])
         learned = self.learned("1x1", self.section["generators"])
@@ -212,11 +213,15 @@ class _Measured:
         elements = math.prod(self.lab.store.open(self.role, "test").image_shape)
         rows = []
         for x in found:
-            value, more = x["eps_star"], {}
+            value, each = x["eps_star"], x.get("never_fooled_each", [x["never_fooled"]])
+            more = {
+                "eps_stars": x.get("eps_stars", [value]),
+                "never_fooled": [100 * share for share in each],
+            }
             if x["infinite"]:
-                value, more = elements, {"infinite": True}
+                value, more = elements, more | {"infinite": True}
             elif x.get("eps_star_std") is not None:
-                more = {"std": x["eps_star_std"]}
+                more["std"] = x["eps_star_std"]
             rows.append(self.row(value, x["noise"], "eps_star", judge, **more))
             never = 100 * x["never_fooled"]
             rows.append(self.row(never, x["noise"], "never_fooled", judge))

@@ -18,10 +18,12 @@ _JUDGED = _MODELS + (
 )
 _ATTACKED = _MODELS + (
     "*eps\\** is the median norm of noise of a kind at the border that a search along "
-    "it meets, not necessarily the nearest (L2, images in [0, 1]); *learned* is noise "
-    "of generators trained afterwards, with their standard deviation. It is infinite "
-    "where half of the images or more are never fooled; the number of elements of an "
-    "image stands for that in the claims, as in the paper's code. *PGD* and *DDN* are "
+    "it meets, not necessarily the nearest (L2, images in [0, 1]). *Infinite* means "
+    "that half of the images or more were never fooled; the number of elements of an "
+    "image stands for that in the claims, as in the paper's code. *Learned* is noise "
+    "of generators trained afterwards, their mean and standard deviation, without "
+    "those for which it is infinite, and infinite if it is for all: an attacker that "
+    "fails does not raise the number. *PGD* and *DDN* are "
     "as small as in the paper, 0.001 (L-inf) and 0.00031 times the root of the number "
     "of elements (L2), a quarter of a grey level and less: they say nothing about "
     "attacks of a usual size.\n"
@@ -55,9 +57,17 @@ _OVERVIEW = {
 _HARM = 3.0
 
 
+# Under results of a program that did not keep what each generator found.
+_UNKNOWN = (
+    "\n*Here* infinite means that it is for one of the generators at least; what the "
+    "others found was not stored, and the claims leave such a number out.\n"
+)
+
+
 def _note(group: Group) -> str:
-    note = _NOTES.get(group.experiment, "")
-    return note.replace("{severities}", _severities(group))
+    note = _NOTES.get(group.experiment, "").replace("{severities}", _severities(group))
+    unknown = any(x["infinite"] and x["each"] is None for x in group.measured())
+    return note + (_UNKNOWN if unknown else "")
 
 
 def _severities(group: Group) -> str:

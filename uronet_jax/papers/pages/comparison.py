@@ -22,6 +22,7 @@ _RATE = ("tpr_at_5_percent_fpr", "tpr_at_5_fpr")
 # Columns of rows that do not say which number it is.
 _NOT_KEYS = {"value", "std", "note", "seed", "num_images", "auroc", "steps", "own"}
 _NOT_KEYS |= {"infinite", "severities", "attempts", "randomness", *_RATE}
+_NOT_KEYS |= {"eps_stars", "never_fooled"}
 # Parts of a config in which runs of one experiment may differ.
 _NOT_CONFIG = {"seed", "seeds", "data_dir", "workdir"}
 # Fields of sections that say what is measured, not how.
@@ -125,8 +126,9 @@ def _joined(cell: Mapping[str, Any], rows: Sequence[Mapping]) -> dict[str, Any]:
 
     Numbers are means over the seeds and `spread` is their standard deviation; `std` is
     what a row itself says, and `own` whether an ablation's detector is the usual one.
-    `infinite` is whether the number of a seed stands for infinity, `severities` what a
-    mean is over.
+    `infinite` is whether the number of a seed stands for infinity, and `each` what
+    every direction of noise gave, None where infinite; None where rows do not say it.
+    `severities` is what a mean is over.
     """
     values = [float(row["value"]) for row in rows]
     ours, published = mean(values) if values else None, cell.get("published")
@@ -148,6 +150,9 @@ def _joined(cell: Mapping[str, Any], rows: Sequence[Mapping]) -> dict[str, Any]:
         "steps": rows[0].get("steps") if rows else None,
         "own": rows[0].get("own") if rows else None,
         "infinite": any(row.get("infinite") for row in rows),
+        "each": [x for row in rows for x in row["eps_stars"]]
+        if rows and all("eps_stars" in row for row in rows)
+        else None,
         "severities": rows[0].get("severities") if rows else None,
         "std": average("std"),
         "auroc": average("auroc"),

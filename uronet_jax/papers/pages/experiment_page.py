@@ -111,7 +111,7 @@ def _matrix(layout: Layout, cells: Sequence[Mapping[str, Any]]) -> str:
         if cell["infinite"]:
             return "infinite"
         if cell["difference"] is None:
-            return _plain_number(layout, cell)
+            return _with_infinite(_plain_number(layout, cell), cell["each"] or ())
         # No signed zero.
         return f"{cell['ours']:.2f} ({round(cell['difference'], 2) + 0.0:+.2f})"
 
@@ -134,6 +134,15 @@ def _plain_number(layout: Layout, cell: Mapping[str, Any]) -> Any:
     if cell["std"] is not None:
         return f"{cell['ours']:.2f} ± {cell['std']:.2f}"
     return f"{cell['ours']:.2f}" if layout.published else cell["ours"]
+
+
+def _with_infinite(number: Any, each: Sequence[float | None]) -> Any:
+    """Returns a mean, and for how many directions of noise it is infinite."""
+    count = sum(x is None for x in each)
+    if not count:
+        return number
+    text = number if isinstance(number, str) else f"{number:.2f}"
+    return f"{text} ({count} of {len(each)} infinite)"
 
 
 def _reference(layout: Layout) -> str:
