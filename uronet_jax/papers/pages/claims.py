@@ -43,6 +43,8 @@ class Claim:
         times: What that mean is multiplied by first.
         below: Whether the numbers have to be below, not above.
         one: Whether one number that holds is enough.
+        best: Whether only the highest number counts.
+        apart: Whether the numbers have to be within the bound of 0, either way.
         mean: Column by which numbers are averaged first, empty for a mean over all;
             None for each on its own.
         but: Column -> value of cells that are left out.
@@ -59,6 +61,8 @@ class Claim:
     times: float = 1.0
     below: bool = False
     one: bool = False
+    best: bool = False
+    apart: bool = False
     mean: str | None = None
     but: Mapping[str, str] = dataclasses.field(default_factory=dict)
     named: int = 0
@@ -102,7 +106,8 @@ class Verdict:
             return "yes"
         if self.measured == self.named > 0:
             return "yes" if self.held == self.numbers else "no"
-        each = self.claim.mean is None and not self.claim.one
+        claim = self.claim
+        each = claim.mean is None and not claim.one and not claim.best
         return "no" if each and self.held < self.numbers else "open"
 
 
@@ -220,8 +225,16 @@ def judge_claim(claim: Claim, group: Group) -> Verdict:
         name: [mean(column) for column in zip(*pairs, strict=True)]
         for name, pairs in numbers.items()
     }
-    sign = -1.0 if claim.below else 1.0
-    leads = {name: round(sign * (x - bound), 2) for name, (x, bound) in means.items()}
+    if claim.best and means:
+        highest = max(means, key=means.__getitem__)
+        means = {highest: means[highest]}
+
+    def lead_of(number, bound) -> float:
+        if claim.apart:
+            return round(bound - abs(number), 2)
+        return round(bound - number if claim.below else number - bound, 2)
+
+    leads = {name: lead_of(*pair) for name, pair in means.items()}
     strict = bool(claim.against) and claim.bound == 0.0
     worst = ""
     if leads:
