@@ -266,6 +266,15 @@ def test_wrong_data_are_reported(fields, expected, tmp_path):
         experiment.build_experiment(config, str(tmp_path / "nowhere"))
 
 
+def test_noise_larger_than_the_images_allow_is_reported(monkeypatch):
+    monkeypatch.setattr(experiment, "load_initial", None)
+    config = load("adversarial_noise", noise__epsilon=55.5, initial="nowhere")
+    monkeypatch.setattr(experiment, "initial_statistics", lambda given: {})
+    expected = "^noise.epsilon must be above 0 and at most 55.43, .* 32x32x3: 55.5$"
+    with pytest.raises(ValueError, match=expected):
+        experiment.build_experiment(config, None)
+
+
 def test_large_sets_are_sampled_evenly_for_their_statistics():
     class Source:
         image_shape = (2, 2, 1)

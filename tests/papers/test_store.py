@@ -155,8 +155,9 @@ def test_the_ablation_needs_a_remover_with_two_heads(variant, tmp_path):
         ("universal_corruptions.copies", 0, r"{field} must be .*\[1, 1000\]: 0"),
         ("universal.mirror", "no", "{field} must be True or .*: 'no'"),
         ("universal.clean_entries", -5, "{field} must be"),
-        ("noise_training.sigmas", (-0.1,), r"scale must be finite .*: -0.1"),
-        ("noise_training.sigma_set", (), "how strong they are in"),
+        ("noise_training.sigmas", (-0.1,), "{field} must be a finite number.*: -0.1"),
+        ("noise_training.speckle_set", (float("nan"),), "{field} must be .*: nan"),
+        ("noise_training.sigma_set", (), "{field} is empty: name at least one"),
         ("noise_training.epsilon", 0.0, "noise.epsilon must be .*: 0.0"),
         ("noise_training.generator_epsilon", 0.0, "{field} must be above 0.*: 0.0"),
         ("mnist_noise_training.epsilons", (3.0, 3.0000001), "{field} must differ"),
@@ -198,6 +199,33 @@ def test_data_that_do_not_suffice_are_reported_before_any_training(
     store = Store(change(field, value), tmp_path)
     with pytest.raises(ValueError, match=expected):
         store.check([ModelKey("data", kind, "GN_1")])
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("noise_training.epsilon", 100.0),
+        ("noise_training.epsilons", (5.0, 100.0)),
+        ("noise_training.generator_epsilon", 100.0),
+        ("mnist_noise_training.generator_epsilon", 100.0),
+    ],
+)
+def test_noise_larger_than_images_allow_is_reported_before_any_training(
+    field, value, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("uronet_jax.training.run.train_grid", None)
+    store = Store(change(field, value), tmp_path)
+    for name in ("ant_cifar10_attacks", "ant_mnist_scan"):
+        parts = EXPERIMENTS[name].parts(store)
+        keys = [key for part in parts for key in part.models]
+        if field.startswith("mnist") == ("mnist" in name):
+            shape = store.open(keys[0].role, "train").image_shape
+            norm = f"{np.sqrt(np.prod(shape)):.4g}"
+            expected = f"{field} must be above 0 and at most {norm}, the .*: 100.0"
+            with pytest.raises(ValueError, match=f"^{expected}"):
+                store.check(keys)
+        else:
+            store.check(keys)
 
 
 def test_models_are_those_of_the_weights_they_rest_on(tmp_path, make_variables):

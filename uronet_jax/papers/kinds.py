@@ -42,6 +42,9 @@ class Kind:
     # Further sections of its config.
     sections: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
+    # Field of the config, and an L2 norm that its images must allow.
+    norms: tuple[tuple[str, float], ...] = ()
+
     @property
     def role(self) -> str:
         """What its models are in a defence."""

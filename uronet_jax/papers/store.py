@@ -41,6 +41,7 @@ from uronet_jax.progress import Progress, StoppedError
 from uronet_jax.seeds import named_seed
 from uronet_jax.training import run
 from uronet_jax.training.experiment import check_task, make_task, resolve
+from uronet_jax.training.noise_generator import check_noise_norm
 from uronet_jax.training.optimizers import make_optimizer
 from uronet_jax.training.task import Task
 
@@ -224,6 +225,9 @@ class Store:
         splits = {part: section[f"{part}_split"] for part in parts}
         where = {"data_dir": self._data_dir, "section": role}
         count = check_disjoint(section["name"], splits, **where)["train"]
+        shape = tuple(self.open(role, "train").image_shape)
+        for field, norm in self.kinds[kind].norms:
+            check_noise_norm(norm, shape, field)
         limit = f"{role}.train_split"
         if self.kinds[kind].stored == "attacked":
             asked = self._num_attacked(name, "train")

@@ -339,6 +339,7 @@ def _fields(config: Config) -> dict[str, Any]:
 
 def _make_task(config: Config, models: Mapping[str, Any], **given: Any) -> Task:
     del models
+    check_noise_norm(config["noise"]["epsilon"], given["image_shape"], "noise.epsilon")
     return adversarial_noise_task(
         build_classifier(config),
         num_steps=config["num_steps"],

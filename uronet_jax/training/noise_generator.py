@@ -180,13 +180,19 @@ def decision_sums(values: Metrics) -> Metrics:
     return sums | {"count": count}
 
 
-def check_noise_norm(epsilon: Any, shape: Shape) -> None:
-    """Raises ValueError unless a perturbation of that norm is possible."""
-    check_number("epsilon", epsilon, 0.0)
+def check_noise_norm(epsilon: Any, shape: Shape, name: str = "epsilon") -> None:
+    """Raises ValueError unless a perturbation of that norm is possible.
+
+    Args:
+        epsilon: The norm.
+        shape: `(H, W, C)` of the images.
+        name: Of the field that has it.
+    """
+    check_number(name, epsilon, 0.0)
     height, width, channels = shape
     largest = (height * width * channels) ** 0.5
     if not 0 < epsilon <= largest:
         raise ValueError(
-            f"epsilon must be above 0 and at most {largest:.4g}, the L2 norm from "
+            f"{name} must be above 0 and at most {largest:.4g}, the L2 norm from "
             f"black to white of images {height}x{width}x{channels}: {epsilon}"
         )

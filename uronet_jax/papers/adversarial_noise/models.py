@@ -6,7 +6,6 @@ from typing import Any
 from uronet_jax.batches import check_number, check_whole
 from uronet_jax.corruptions import list_severities
 from uronet_jax.papers.kinds import Kind
-from uronet_jax.training.experiment import build_degradation
 from uronet_jax.training.run import Schedule
 
 # Section of the config -> the data set that its models learn, another section.
@@ -105,6 +104,8 @@ def noise_kinds(config: Mapping[str, Any]) -> dict[str, Kind]:
     for name, role in NOISE_SECTIONS.items():
         section = config[name]
         _check_section(name, section)
+        norms = [(f"{name}.{x}", section[x]) for x in ("epsilon", "generator_epsilon")]
+        norms += [(f"{name}.epsilons", x) for x in section["epsilons"]]
 
         def schedule(num_steps, section=section):
             return Schedule(
@@ -124,6 +125,7 @@ def noise_kinds(config: Mapping[str, Any]) -> dict[str, Kind]:
                 schedule(section["clean_steps"]),
                 section["clean_optimizer"],
                 dtype=section["dtype"],
+                norms=tuple(norms),
             )
         start = f"{role}_clean" if section["clean_steps"] else "classifier"
         for _, slug, sections in _recipes(section):
@@ -134,8 +136,6 @@ def noise_kinds(config: Mapping[str, Any]) -> dict[str, Kind]:
                 steps += -(-steps // every) * noise["restart_steps"]
             elif "attack" in sections:
                 phase = "adversarial_training"
-            else:
-                build_degradation(sections["degradation"])  # Raises if it is none.
             kinds[f"{role}_{slug}"] = Kind(
                 phase,
                 model,
@@ -145,6 +145,7 @@ def noise_kinds(config: Mapping[str, Any]) -> dict[str, Kind]:
                 initial=start,
                 dtype=section["dtype"],
                 sections=sections,
+                norms=tuple(norms),
             )
     return kinds
 
@@ -167,8 +168,14 @@ def _check_section(name: str, section: Mapping[str, Any]) -> None:
             raise ValueError(
                 f"{name}.{field} must differ in six digits: {section[field]}"
             )
-    for sigma in section["tested_sigmas"]:
-        check_number(f"{name}.tested_sigmas", sigma, 0.0)
+    for field in ("sigmas", "sigma_set", "speckle_set", "tested_sigmas"):
+        for sigma in section[field]:
+            check_number(f"{name}.{field}", sigma, 0.0)
+    for field in ("sigma_set", "speckle_set"):
+        if not section[field]:
+            raise ValueError(
+                f"{name}.{field} is empty: name at least one strength of the noise"
+            )
     if name == "mnist_noise_training" and not section["clean_steps"]:
         raise ValueError(f"{name}.clean_steps must be above 0: no classifier is given")
     known = list_severities(section["suite"])
