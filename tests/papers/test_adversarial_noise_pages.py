@@ -22,6 +22,7 @@ from uronet_jax.papers.pages.docs import docs_pages, out_of_date, write_pages
 from uronet_jax.papers.pages.experiment_page import render_experiment
 from uronet_jax.papers.pages.group import Group
 from uronet_jax.papers.pages.pictures import group_pictures
+from uronet_jax.reports import figures
 
 NETWORKS = {
     "ant_cifar10": ("CIFAR-10", "ResNet-20"),
@@ -359,14 +360,45 @@ def test_charts():
     several = {name: "Vanilla" for name in ("Vanilla", "GNT 0.1", "GNT 0.3", "ANT 1x1")}
     several |= dict.fromkeys(("ANT 3x3", "GNT mult", "Speckle"), "Vanilla")
     rows = noise_training(published=several)
-    bars, lines = group_pictures(one_group("ant_cifar10", rows=rows))
-    assert (bars.kind, lines.kind) == ("bars", "lines")
+    figure2, bars, lines = group_pictures(one_group("ant_cifar10", rows=rows))
+    assert (figure2.kind, bars.kind, lines.kind) == ("training", "bars", "lines")
     # The better of two with one sigma, and not all of them.
     names = ["Vanilla", "ANT 1x1", "ANT 3x3", "GNT 0.3", "GNT mult", "Speckle"]
     assert list(lines.data) == names and list(bars.data) == names[:5]
     assert lines.data["Vanilla"] == [[0.05, 0.1], [0.65, 0.6]]
     assert bars.data["GNT 0.3"]["fog"] == pytest.approx(0.52)
     assert lines.title == "CIFAR-10, ResNet-20, Gaussian noise"
+
+
+def test_accuracy_over_the_sigma_of_training_is_drawn(monkeypatch, tmp_path):
+    several = ("Vanilla", "GNT 0.5", "GNT 0.1", "GNT mult", "ANT 1x1")
+    rows = noise_training(published=dict.fromkeys(several, "Vanilla"))
+    given = {"GNT 0.5": 44.0, "GNT 0.1": 41.0, "GNT mult": 45.0, "Vanilla": 40.0}
+    rows = changed(lambda m, t: given.get(m) if t == "corruptions" else None, rows)
+    picture = group_pictures(one_group("ant_cifar10", rows=rows))[0]
+    assert picture.block == "CIFAR-10, ResNet-20"
+    drawn = {}
+
+    def draw(path, lines, title, *, levels, x_label, description):
+        drawn.update(lines=lines, levels=levels, x_label=x_label)
+
+    monkeypatch.setattr(figures, "accuracy_over_sigma", draw)
+    picture.draw(tmp_path)
+    assert drawn["x_label"] == "sigma of the Gaussian noise in training"
+    assert drawn["lines"] == {
+        "GNT, corruptions": [[0.5, 0.1], [0.44, 0.41]],
+        "GNT, corruptions without noises": [[0.5, 0.1], [0.423, 0.423]],
+    }
+    level = pytest.approx(0.423)
+    assert drawn["levels"] == {
+        **{"GNT mult, corruptions": 0.45, "Vanilla, corruptions": 0.4},
+        "GNT mult, corruptions without noises": level,
+        "Vanilla, corruptions without noises": level,
+    }
+    # One sigma is no line.
+    rows = [row for row in rows if row["model"] != "GNT 0.1"]
+    found = group_pictures(one_group("ant_cifar10", rows=rows))
+    assert [x.kind for x in found] == ["bars", "lines"]
 
 
 def test_docs(tmp_path):

@@ -5,6 +5,7 @@ A cell has the columns `dataset`, `network`, `model`, `test` and `metric`.
 
 from collections.abc import Mapping
 from statistics import mean
+from typing import Any
 
 from uronet_jax.papers.pages.layout import Chart, Layout, join_columns
 
@@ -18,6 +19,8 @@ _SUMMARY = (
     "DDN l2",
 )
 _ATTACKS = _SUMMARY[-2:]
+# Means that are drawn over the sigma of training, and what has no single one.
+_MEANS, _LEVELS = _SUMMARY[1:3], ("GNT mult", "Vanilla")
 # Endings of the names of tables.
 _SINGLE, _SIGMA, _FOOLED = (
     ", single corruptions",
@@ -78,7 +81,10 @@ def _charted(models: Mapping[str, Mapping[str, float]]) -> list[str]:
 
 
 def _chart(block: str, lines: Mapping[str, Mapping[str, float]]) -> Chart | None:
-    """Returns accuracy over sigma as lines, on single corruptions as bars."""
+    """Returns accuracy over sigma as lines, on single corruptions as bars.
+
+    Of the first table it is over the sigma of training, as in the paper's Figure 2.
+    """
     if block.endswith(_SIGMA):
         return Chart(
             "lines",
@@ -96,7 +102,26 @@ def _chart(block: str, lines: Mapping[str, Mapping[str, float]]) -> Chart | None
             for name, value in line.items():
                 models.setdefault(name, {})[test] = value / 100.0
         return Chart("bars", {x: models[x] for x in _charted(models)[:_BARS]})
-    return None
+    return _over_training(lines)
+
+
+def _over_training(lines: Mapping[str, Mapping[str, float]]) -> Chart | None:
+    """Returns accuracy on corruptions over the sigma learned; None for one alone."""
+    models = [name for name in lines if _is_single_sigma(name)]
+    data: dict[str, dict[str, Any]] = {"lines": {}, "levels": {}}
+    for test in _MEANS:
+        found = {
+            float(name.removeprefix("GNT ")): lines[name][test] / 100.0
+            for name in models
+            if test in lines[name]
+        }
+        if len(found) < 2:
+            return None
+        data["lines"][f"GNT, {test}"] = [list(found), list(found.values())]
+        for name in _LEVELS:
+            if test in lines.get(name, {}):
+                data["levels"][f"{name}, {test}"] = lines[name][test] / 100.0
+    return Chart("training", data)
 
 
 def _is_attacked(cell) -> bool:

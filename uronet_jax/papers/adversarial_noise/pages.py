@@ -37,7 +37,9 @@ _NOTES = {
         corruptions="MNIST-C's 15, and *16 with identity*, as in the tables of that "
         "paper, over clean images too",
         noises="shot and impulse noise",
-    ),
+    )
+    + "The first chart is as the paper's Figure 2: over the sigma of training; what "
+    "has several or none is a level.\n",
     "ant_cifar10_attacks": _ATTACKED,
     "ant_mnist_attacks": _ATTACKED,
     "ant_mnist_scan": "*Corruptions* is the mean over MNIST-C's 15, *validation* that "

@@ -25,7 +25,8 @@ def published_rows(file: str) -> tuple[dict[str, str], ...]:
 class Chart(NamedTuple):
     """A table that is drawn as `lines` over sigma or as `bars` per corruption.
 
-    `data` is what `accuracy_over_sigma` or `corruption_bars` of `reports.figures` take.
+    `data` is what `accuracy_over_sigma` or `corruption_bars` of `reports.figures` take;
+    over the sigma of `training` these are its `lines` and `levels`.
     """
 
     kind: str

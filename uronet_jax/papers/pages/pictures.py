@@ -16,8 +16,24 @@ from uronet_jax.reports import figures
 from uronet_jax.reports.corruption_gallery import sample_photographs
 from uronet_jax.reports.transformation_gallery import draw_transformations
 
-# What a `Chart` may be -> the function of `reports.figures` that draws it.
-_CHARTS = {"lines": figures.accuracy_over_sigma, "bars": figures.corruption_bars}
+
+def _over_training(path: Path, data: Mapping[str, Any], title: str, **kept) -> None:
+    figures.accuracy_over_sigma(
+        path,
+        data["lines"],
+        title,
+        levels=data["levels"],
+        x_label="sigma of the Gaussian noise in training",
+        **kept,
+    )
+
+
+# What a `Chart` may be -> what draws it.
+_CHARTS = {
+    "lines": figures.accuracy_over_sigma,
+    "training": _over_training,
+    "bars": figures.corruption_bars,
+}
 
 
 @dataclasses.dataclass(frozen=True)
