@@ -11,15 +11,23 @@ batch with Gaussian noise, from given weights (GNT of Rusak et al.):
   --config.degradation.noises="('gaussian_noise',)" \
   --config.degradation.parameters="(0.5,)" --config.degradation.clean_share=0.5 \
   --config.initial=runs/small/classifier
+
+`:imagenet` is the same of ResNet-50 at 224x224 from torchvision's weights, and
+`:imagenet_smoke` four steps of it on generated images, from random ones.
 """
 
 from ml_collections import config_dict
 
 from configs import common
 
+PRESETS = common.IMAGENET_PRESETS
+
 
 def get_config(preset: str = "full") -> config_dict.ConfigDict:
-    """Returns the experiment at `full`, `small` or `smoke` size."""
+    """Returns the experiment at `full`, `small` or `smoke` size, or `imagenet`."""
+    common.check_preset(preset, PRESETS)
+    if preset.startswith("imagenet"):
+        return _imagenet(get_config(preset.removeprefix("imagenet")[1:] or "full"))
     config = common.base("classifier", preset)
     config.model = config_dict.create(
         name={"full": "resnet20", "small": "resnet8", "smoke": "resnet8"}[preset]
@@ -28,4 +36,11 @@ def get_config(preset: str = "full") -> config_dict.ConfigDict:
     # full: 200 epochs of 45,000; small: 6 epochs of 10,000.
     common.set_length(config, 70_400 if preset == "full" else 480, every=160)
     config.optimizer = common.sgd(warmup_steps=0 if preset == "smoke" else 100)
+    return config
+
+
+def _imagenet(config: config_dict.ConfigDict) -> config_dict.ConfigDict:
+    common.set_imagenet(config)
+    epoch = common.IMAGENET_EPOCH
+    common.set_length(config, 120 * epoch, every=epoch)
     return config

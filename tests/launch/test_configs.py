@@ -4,14 +4,18 @@ import importlib
 import json
 import math
 
+import chex
+import jax
+import numpy as np
 import pytest
 
 from uronet_jax import checkpoints
 from uronet_jax.corruptions import NOISES
 from uronet_jax.evaluation import defense_table
-from uronet_jax.training import experiment
+from uronet_jax.training import adversarial_noise, experiment
 from uronet_jax.training.phases import PHASES as KNOWN
 from uronet_jax.training.phases import find_phase
+from uronet_jax.training.state import initial_state
 
 PHASES = (
     *("remover", "detector", "classifier"),
@@ -77,15 +81,18 @@ UNIVERSAL = {
     "universal_small": "small",
     "universal_smoke": "smoke",
 }
+IMAGENET = {"imagenet": "full", "imagenet_smoke": "smoke"}
 
 
 @pytest.mark.parametrize(
     ("phase", "preset"),
-    [(x, y) for x in PHASES for y in PRESETS] + [("remover", x) for x in UNIVERSAL],
+    [(x, y) for x in PHASES for y in PRESETS]
+    + [("remover", x) for x in UNIVERSAL]
+    + [(x, y) for x in ("classifier", "adversarial_noise") for y in IMAGENET],
 )
 def test_training_config_is_sound(phase, preset):
     config = load(phase, preset)
-    size = UNIVERSAL.get(preset, preset)
+    size = (UNIVERSAL | IMAGENET).get(preset, preset)
     assert (config["phase"], config["preset"]) == (phase, size)
     experiment.check_config(config)
     json.dumps(config)  # It is stored with the checkpoints.
@@ -101,7 +108,43 @@ def test_training_config_is_sound(phase, preset):
         assert config["model"]["mirror"] and config["loss"]["inconsistency"] > 0
         assert config["classifier"] == f"runs/{size}/classifier"
     if size == "smoke":  # Needs no data and four steps.
-        assert (data["name"], config["num_steps"]) == ("generated", 4)
+        generated = "generated_224" if preset in IMAGENET else "generated"
+        assert (data["name"], config["num_steps"]) == (generated, 4)
+
+
+def test_photographs_learn_adversarial_noise_of_the_papers_size(monkeypatch):
+    """The smoke run without compiling it: four images of 224x224, ResNet-50."""
+    full = load("adversarial_noise", "imagenet")
+    shape = (224, 224, 3)
+    # 0.35 an element.
+    assert full["noise"]["epsilon"] / math.sqrt(math.prod(shape)) == pytest.approx(
+        0.348, abs=5e-4
+    )
+    assert full["initial"].endswith(".safetensors")
+    cycle = full["noise"]["restart_every"] + full["noise"]["restart_steps"]
+    assert full["num_steps"] == 120 * cycle
+    source, _, task, _ = experiment.build_experiment(
+        load("adversarial_noise", "imagenet_smoke"), None
+    )
+    assert source.image_shape == shape and len(source) == 12
+    images, labels = source.read(np.arange(4))
+    batch = {"image": images, "label": labels, "index": np.arange(4, dtype=np.int32)}
+
+    def begin():
+        state = initial_state(task.module, task.optimizer, jax.random.key(0), shape)
+        return task.extend(state)
+
+    def update(state, optimizer, classifier, images, labels):
+        # Traced as for any classifier, which takes longest.
+        assert images.shape == (4, *shape) and labels.shape == (4,)
+        return state, {}
+
+    monkeypatch.setattr(adversarial_noise, "update_by_labels", update)
+    state = jax.eval_shape(begin)
+    assert state.params["Dense_0"]["kernel"].shape == (2048, 10)
+    after, metrics = jax.eval_shape(task.step.kinds[0], state, task.frozen, batch)
+    chex.assert_trees_all_equal_shapes_and_dtypes(after, state)
+    assert metrics["noise_loss"].shape == ()
 
 
 @pytest.mark.parametrize("preset", PRESETS)

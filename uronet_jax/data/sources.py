@@ -300,8 +300,8 @@ def open_source(name: str, split: str, *, data_dir: str | None = None) -> Source
     """Opens one split of a data set.
 
     Args:
-        name: `mnist5k`, `generated`, `generated_grey`, or a data set that
-            `launch/prepare_data.py` wrote, as `name`, `name/config` or
+        name: `mnist5k`, `generated`, `generated_grey`, `generated_224`, or a data set
+            that `launch/prepare_data.py` wrote, as `name`, `name/config` or
             `name:1.0.0`; without a version the newest is opened.
         split: A split, whole or sliced: `train`, `train[:45000]`, `train[90%:]`,
             `test[-100:]`. Percentages are rounded to the nearest example.
@@ -528,7 +528,9 @@ def _mnist5k() -> tuple[dict, tuple[str, ...]]:
 
 
 @functools.cache
-def _generated(shape: tuple[int, int, int]) -> tuple[dict, tuple[str, ...]]:
+def _generated(
+    shape: tuple[int, int, int], sizes: tuple[int, int] = (256, 64)
+) -> tuple[dict, tuple[str, ...]]:
     """Ten classes: a smooth wave pattern each, shifted, dimmed and with some noise."""
     height, width, channels = shape
     rng = np.random.default_rng(0)
@@ -537,7 +539,7 @@ def _generated(shape: tuple[int, int, int]) -> tuple[dict, tuple[str, ...]]:
     phase = rng.uniform(0, 2 * np.pi, (10, 1, 1, channels))
     waves = np.cos(2 * np.pi * (frequency[:, 0] * y + frequency[:, 1] * x) + phase)
     splits = {}
-    for split, size in (("train", 256), ("test", 64)):
+    for split, size in zip(("train", "test"), sizes, strict=True):
         labels = np.arange(size, dtype=np.int32) % 10
         shifts = rng.integers(-2, 3, (size, 2))
         pairs = zip(labels, shifts, strict=True)
@@ -555,4 +557,5 @@ BUILT_IN: dict[str, Callable[[], tuple[dict, tuple[str, ...]]]] = {
     "mnist5k": _mnist5k,
     "generated": functools.partial(_generated, (32, 32, 3)),
     "generated_grey": functools.partial(_generated, (28, 28, 1)),
+    "generated_224": functools.partial(_generated, (224, 224, 3), (16, 8)),
 }
