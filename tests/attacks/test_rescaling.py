@@ -69,6 +69,21 @@ def test_the_norm_is_reached_or_all_that_can_be(kind, noise):
         assert ((found - images) * np.sign(noise) >= 0).all()
 
 
+@pytest.mark.parametrize("noise", ["normal", "of long tails"])
+def test_the_norm_is_reached_on_images_of_usual_size(noise):
+    """3,072 elements, with rounding of as many sums; the sizes of the papers."""
+    rng, shape = np.random.default_rng(3), (6, 32, 32, 3)
+    images = rng.random(shape).astype(np.float32)
+    images[3:] = np.round(images[3:])
+    noise = rng.normal(size=shape).astype(np.float32) ** (1 if noise == "normal" else 3)
+    possible = norms(np.where(noise >= 0, 1 - images, images), "l2")
+    for epsilon in (0.5, 5.5, 19.3, 0.99 * possible, 50.0):
+        found = np.asarray(clipping_aware_rescale(images, noise, epsilon))
+        assert found.min() >= 0 and found.max() <= 1
+        expected = np.minimum(epsilon, possible)
+        assert_allclose(norms(found - images, "l2"), expected, rtol=1e-5)
+
+
 @every_image
 @every_noise
 def test_it_is_what_sorting_finds(kind, noise):
