@@ -1,5 +1,6 @@
 """Adversarial noise training: what is shown to whom, when, and what is kept."""
 
+import dataclasses
 import functools
 from unittest import mock
 
@@ -315,6 +316,43 @@ def test_without_restarts_one_generator_learns_all_along():
     result = fit(task, source, source, batch_size=BATCH, num_steps=2, progress=False)
     assert not jax.tree.leaves(result.state.snapshots)[0].size
     assert result.state.generator.opt.count == 2
+
+
+def test_a_run_from_given_weights_resumes_bit_for_bit(tmp_path):
+    """What it started from counts once, and kept generators come back."""
+    kernel = np.random.default_rng(1).normal(size=(64, 3)).astype(np.float32)
+    given = {"Dense_0": {"kernel": kernel, "bias": np.zeros(3, np.float32)}}
+    ones = {"scale": np.ones(1, np.float32), "bias": np.zeros(1, np.float32)}
+    stats = {"mean": np.zeros(1, np.float32), "var": np.ones(1, np.float32)}
+    given = {
+        "params": given | {"BatchNorm_0": ones},
+        "batch_stats": {"BatchNorm_0": stats},
+    }
+    source = ArraySource("random", "train", IMAGES, LABELS, "abc")
+
+    def run(folder, stop=lambda: False):
+        return fit(
+            dataclasses.replace(task, initial=given),
+            *(source, source),
+            **{"batch_size": BATCH, "num_steps": 4, "steps_per_dispatch": 1},
+            **{"log_every": 1, "eval_every": 0, "checkpoint_every": 0},
+            workdir=tmp_path / folder,
+            config={},
+            stop=stop,
+            progress=False,
+        )
+
+    task = make_task(num_steps=4, restart_every=2, restart_steps=0)
+    whole = run("whole")
+    asked = iter(range(100))
+    stopped = run("parts", stop=lambda: next(asked) == 2)
+    assert not stopped.finished and int(stopped.state.step) == 3
+    # Three updates of a rate of 0.3 have not led far from there.
+    assert_allclose(stopped.state.params["Dense_0"]["kernel"], kernel, atol=0.5)
+    resumed = run("parts")
+    assert resumed.finished and jax.tree.leaves(resumed.state.snapshots)[0][1].any()
+    states_of = (x.state.replace(key=0) for x in (whole, resumed))
+    chex.assert_trees_all_equal(*states_of)
 
 
 @pytest.mark.parametrize(

@@ -20,8 +20,10 @@ from uronet_jax.evaluation.attacked_copies import attack_parts
 from uronet_jax.evaluation.threat_models import parse_run
 from uronet_jax.loading import load_classifier, load_defense, load_model
 from uronet_jax.progress import Progress, StoppedError
+from uronet_jax.training import classifier as classifier_phase
 from uronet_jax.training import experiment
 from uronet_jax.training.experiment import build_experiment
+from uronet_jax.training.state import create_state
 
 # Two steps on 16 images.
 FEW = {
@@ -132,6 +134,71 @@ def test_a_classifier_learns_on_drawn_noise_or_copies_from_a_folder(tmp_path):
     np.save(tmp_path / "train.npy", clean["train"][:8])
     with pytest.raises(ValueError, match=r"uint8 or uint16 \[16, 32, 32, 3\].*\[8, 32"):
         learn("short")
+
+
+@pytest.fixture(scope="module")
+def trained_on_noise():
+    """Returns `run(noise, parameters)`: metrics and images of two steps.
+
+    Mixes of as many strengths share a program: they are arguments of a step.
+    """
+    steps = {}
+    update = classifier_phase.update_by_labels
+
+    def look(state, optimizer, module, images, labels):
+        state, metrics = update(state, optimizer, module, images, labels)
+        return state, metrics | {"images": images}
+
+    def run(noise, parameters):
+        fields = {"noises": (noise,), "parameters": parameters, "clean_share": 0.5}
+        fields = {f"degradation__{k}": v for k, v in fields.items()}
+        source, _, task, _ = build_experiment(few("classifier", **fields), None)
+        step = steps.setdefault(len(parameters), jax.jit(task.step))
+        images, labels = source.arrays()
+        batch = {"image": images, "label": labels, "index": np.arange(len(images))}
+        state = create_state(
+            task.module, task.optimizer, jax.random.key(0), task.input_shape
+        )
+        found = []
+        for _ in range(2):
+            state, metrics = step(state, task.frozen, batch)
+            found.append(jax.device_get(metrics))
+        assert int(state.step) == 2
+        return images / np.float32(255), found
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(classifier_phase, "update_by_labels", look)
+        yield run
+
+
+@pytest.mark.parametrize(
+    ("noise", "parameters"),
+    [
+        ("gaussian_noise", (0.1,)),
+        ("gaussian_noise", (0.02, 0.05, 0.1)),
+        ("speckle_noise", (0.05, 0.1, 0.2)),
+    ],
+)
+def test_half_of_a_batch_has_noise(noise, parameters, trained_on_noise):
+    """GNT, GNT mult and Speckle of the paper on adversarial noise training."""
+    clean, steps = trained_on_noise(noise, parameters)
+    assert all(np.isfinite(metrics["loss"]) for metrics in steps)
+    # Far from black and white nothing is clipped.
+    inside = (clean > 0.35) & (clean < 0.65)
+    unit = clean if noise == "speckle_noise" else np.ones_like(clean)
+    found = []
+    for metrics in steps:
+        change = (metrics["images"] - clean) / unit
+        for image, where in zip(change, inside, strict=True):
+            found.append(np.std(image[where]) if np.abs(image).max() > 1e-6 else 0.0)
+    noisy = [x for x in found if x]
+    # Of 32 images: three standard deviations.
+    assert 8 <= len(noisy) <= 24
+    # Of hundreds of numbers: a tenth is three standard errors and more.
+    nearest = {min(parameters, key=lambda p, x=x: abs(p - x)) for x in noisy}
+    assert nearest == set(parameters)
+    for x in noisy:
+        assert min(abs(x / p - 1) for p in parameters) < 0.15
 
 
 def test_stylised_copies_are_a_share_of_adversarial_noise_training(tmp_path):
