@@ -151,7 +151,8 @@ def add_degradation(
         # Of the training set, each image with a corruption of its own, made beforehand;
         # 0 draws anew in every step, which knows the noises alone.
         copies=0,
-        folder="",  # Copies that lie there instead: train.npy and validation.npy.
+        # Copies that lie there instead, of no suite: train.npy and validation.npy.
+        folder="",
         clean_share=0.0,  # Of images that are shown as they are.
     )
 

@@ -359,6 +359,12 @@ def _check(config: Config) -> None:
     size = config["batch_size"]
     parts = batch_parts(size // batch_blocks(size) if size > 0 else 0, **shares)
     degradation = config.get("degradation") or {}
+    if degradation.get("clean_share"):
+        raise ValueError(
+            f"degradation.clean_share ({degradation['clean_share']}) would make fewer "
+            "images degraded than shares.degraded says: set it to 0; what the shares "
+            "leave over is clean"
+        )
     named = [x for x in ("suite", "folder", "noises") if degradation.get(x)]
     if named and not parts["degraded"]:
         raise ValueError(

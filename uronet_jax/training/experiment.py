@@ -149,6 +149,13 @@ def _check_degradation(config: Config) -> None:
                 )
     if fields["folder"]:
         check_whole("degradation.copies beside a folder", fields["copies"], 0, 0)
+        for name in ("suite", "noises", "severities", "parameters"):
+            if fields.get(name):
+                raise ValueError(
+                    f"degradation.{name} ({fields[name]!r}) is for degradations that "
+                    f"are made, and degradation.folder ({fields['folder']}) holds "
+                    "copies: leave one of them empty"
+                )
         return
     if fields.get("parameters") and (fields["suite"] or not fields["noises"]):
         raise ValueError(
