@@ -18,11 +18,8 @@ from uronet_jax.attacks import clipping_aware_rescale
 from uronet_jax.data.sources import ArraySource
 from uronet_jax.models import learned_noise, make_noise_generator
 from uronet_jax.training import adversarial_noise
-from uronet_jax.training.adversarial_noise import (
-    adversarial_noise_task,
-    batch_blocks,
-    batch_parts,
-)
+from uronet_jax.training.adversarial_noise import adversarial_noise_task
+from uronet_jax.training.noise_batches import batch_blocks, batch_parts
 from uronet_jax.training.noise_generator import train_noise_generators
 from uronet_jax.training.pairs import Pairs
 from uronet_jax.training.run import fit
@@ -347,8 +344,9 @@ def test_a_run_from_given_weights_resumes_bit_for_bit(tmp_path):
     asked = iter(range(100))
     stopped = run("parts", stop=lambda: next(asked) == 2)
     assert not stopped.finished and int(stopped.state.step) == 3
-    # Three updates of a rate of 0.3 have not led far from there.
-    assert_allclose(stopped.state.params["Dense_0"]["kernel"], kernel, atol=0.5)
+    # Three updates have not led far from there; other starts are uncorrelated.
+    reached = stopped.state.params["Dense_0"]["kernel"]
+    assert np.corrcoef(np.ravel(reached), kernel.ravel())[0, 1] > 0.8
     resumed = run("parts")
     assert resumed.finished and jax.tree.leaves(resumed.state.snapshots)[0][1].any()
     states_of = (x.state.replace(key=0) for x in (whole, resumed))

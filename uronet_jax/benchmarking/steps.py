@@ -29,8 +29,9 @@ from uronet_jax.models import (
     make_noise_generator,
     make_remover,
 )
-from uronet_jax.training.adversarial_noise import adversarial_noise_task, batch_parts
+from uronet_jax.training.adversarial_noise import adversarial_noise_task
 from uronet_jax.training.classifier import classifier_task
+from uronet_jax.training.noise_batches import batch_parts
 from uronet_jax.training.state import (
     Step,
     TrainState,

@@ -4,8 +4,9 @@ A generator learns noise of a fixed L2 norm against the classifier; the classifi
 learns clean images, this noise, and the noise of earlier generators.
 """
 
+import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import flax
@@ -17,7 +18,8 @@ from flax import linen as nn
 from uronet_jax import sharding
 from uronet_jax.attacks import clipping_aware_rescale
 from uronet_jax.batches import check_number, check_whole
-from uronet_jax.models import learned_noise, make_noise_generator
+from uronet_jax.models import NoiseGenerator, learned_noise, make_noise_generator
+from uronet_jax.training.noise_batches import batch_blocks, batch_parts, compose_batch
 from uronet_jax.training.noise_generator import (
     GeneratorState,
     check_noise_norm,
@@ -125,119 +127,24 @@ def adversarial_noise_task(
     """
     check_noise_norm(epsilon, image_shape)
     _check_restarts(num_steps, restart_every, restart_steps, replay)
-    pairs = clean_pairs() if pairs is None else pairs
-    network = make_noise_generator(generator)
     cycle = restart_every + restart_steps
-    kept = -(-num_steps // cycle) if restart_every else 0
-
-    def draw_generator(key: jax.Array, number: int | jax.Array) -> GeneratorState:
-        # Of a stream that no step draws from.
-        key = jax.random.fold_in(jax.random.fold_in(key, 2**31 - 1), number)
-        z = network.draw(key, jnp.arange(1), image_shape)
-        return start_generator(network.init(key, z)["params"])
-
-    def extend(state: TrainState) -> AdversarialNoiseState:
-        first = draw_generator(state.key, 0)
-        empty = jax.tree.map(lambda x: jnp.zeros((kept, *x.shape)), first.params)
-        fields = {name: getattr(state, name) for name in TrainState.__annotations__}
-        noises = {"generator": first, "opponent": first.params, "snapshots": empty}
-        return AdversarialNoiseState(**fields, **noises)
-
-    def learn(state, key, images, batch, rate):
-        model = {"params": state.params, "batch_stats": state.batch_stats}
-        classify = functools.partial(classifier.apply, model, train=False)
-        return raise_loss(
-            *(state.generator, network, classify, key, images, batch),
-            epsilon=epsilon,
-            rate=rate,
-        )
-
-    def restart(state: AdversarialNoiseState, frozen: Any, batch: Batch):
-        """A step of a new generator alone."""
-        pair_key, noise_key, *_ = _keys(state)
-        clean, _ = pairs.train(pair_key, frozen, batch)
-        number, position = state.step // cycle, state.step % cycle
-        fresh = draw_generator(state.key, number)
-        state = state.replace(generator=_where(position == 0, fresh, state.generator))
-        learned, values = learn(state, noise_key, clean, batch, restart_rate)
-        state = state.replace(step=state.step + 1, generator=learned)
-        return state, decision_sums(values) | _named(values)
-
-    def joint(state: AdversarialNoiseState, frozen: Any, batch: Batch):
-        """A step of the generator, then one of the classifier."""
-        pair_key, noise_key, batch_key, replay_key = _keys(state)
-        clean, degraded_images = pairs.train(pair_key, frozen, batch)
-        if kept:
-            begins = state.step % cycle == restart_steps
-            state = keep(state, begins)
-        learned, values = learn(state, noise_key, clean, batch, rate)
-        state = state.replace(generator=learned, opponent=learned.params)
-        shown = compose(state, batch_key, replay_key, clean, degraded_images, batch)
-        state, metrics = update_by_labels(
-            state, optimizer, classifier, shown, batch["label"]
-        )
-        return state, metrics | _named(values)
-
-    def keep(state, begins):
-        """Keeps the generator where a cycle begins, which then learns anew."""
-        number = state.step // cycle
-        snapshots = jax.tree.map(
-            lambda s, p: s.at[number].set(jnp.where(begins, p, s[number])),
-            state.snapshots,
-            state.generator.params,
-        )
-        if restart_steps:
-            anew = start_generator(state.generator.params)
-            state = state.replace(generator=_where(begins, anew, state.generator))
-        return state.replace(snapshots=snapshots)
-
-    def compose(state, key, replay_key, clean, degraded_images, batch):
-        """Returns what the classifier is shown, in the order of the batch."""
-        blocks = batch_blocks(len(clean))
-        block = len(clean) // blocks
-        parts = batch_parts(block, noise, replay, replay_slices, degraded)
-        generators = [(parts["noise"], state.generator.params)]
-        for i, size in enumerate(parts["replay"]):
-            latest = state.step // cycle
-            slice_key = jax.random.fold_in(replay_key, i)
-            drawn = jax.random.randint(slice_key, (), 0, latest + 1)
-            old = jax.tree.map(lambda s, i=drawn: s[i], state.snapshots)
-            # In the first cycle there is no earlier one.
-            generators.append((size, _where(latest > 0, old, state.generator.params)))
-        begin = parts["clean"] + parts["degraded"]
-        images = [
-            _part(clean, blocks, 0, parts["clean"]),
-            _part(degraded_images, blocks, parts["clean"], begin),
-        ]
-        noisy, made = _part(clean, blocks, begin, block), []
-        for size, params in generators:
-            index = _part(batch["index"], blocks, begin, begin + size)
-            if size:
-                made.append(learned_noise(network, params, key, index, image_shape))
-            begin += size
-        if made:
-            pattern = _joined(made, blocks)
-            images.append(clipping_aware_rescale(noisy, pattern, epsilon))
-        return _joined(images, blocks)
-
-    def evaluate(variables: Any, frozen: Any, key: jax.Array, batch: Batch) -> Metrics:
-        clean, _ = pairs.validation(key, frozen, batch)
-        params, index = variables["opponent"], batch["index"]
-        noise = learned_noise(network, params, key, index, image_shape)
-        model = {name: variables[name] for name in ("params", "batch_stats")}
-        noisy = clipping_aware_rescale(clean, noise, epsilon)
-        on_clean, on_noise = (
-            decisions(classifier.apply(model, images, train=False), batch["label"])
-            for images in (clean, noisy)
-        )
-        found = jax.tree.map(lambda a, b: (a + b) / 2, on_clean, on_noise)
-        found["clean_accuracy"] = on_clean["accuracy"]
-        found["noise_accuracy"] = on_noise["accuracy"]
-        return masked_sums(found, batch["mask"])
-
-    step = joint
+    training = _Training(
+        classifier,
+        optimizer,
+        clean_pairs() if pairs is None else pairs,
+        make_noise_generator(generator),
+        image_shape,
+        epsilon=epsilon,
+        rate=rate,
+        restart_rate=restart_rate,
+        cycle=cycle,
+        alone=restart_steps,
+        kept=-(-num_steps // cycle) if restart_every else 0,
+        shares=(noise, replay, replay_slices, degraded),
+    )
+    step = training.joint
     if restart_steps:
-        kinds = (joint, restart)
+        kinds = (training.joint, training.restart)
         step = sharding.Alternating(kinds, lambda i: (i % cycle < restart_steps) * 1)
     return Task(
         "adversarial noise",
@@ -245,78 +152,132 @@ def adversarial_noise_task(
         image_shape,
         optimizer,
         step,
-        evaluate,
+        training.evaluate,
         ("accuracy", "max"),
-        pairs.frozen,
-        extend=extend,
+        training.pairs.frozen,
+        extend=training.extend,
     )
 
 
-def batch_blocks(batch_size: int) -> int:
-    """Returns into how many equal blocks a batch is divided, each with all its parts.
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Training:
+    """What the steps know besides their arguments, see `adversarial_noise_task`.
 
-    Where the devices divide the number of blocks no image has to move, as those of a
-    batch of one block do. A block has 100 images at least, or rounding would change the
-    shares; it does not depend on the number of devices.
+    Of every `cycle` steps the first `alone` are of a new generator; `kept` of them have
+    a place among the snapshots.
     """
-    return max(
-        n
-        for n in range(1, batch_size + 1)
-        if n == 1 or (batch_size % n == 0 and batch_size >= 100 * n)
-    )
 
+    classifier: nn.Module
+    optimizer: optax.GradientTransformation
+    pairs: Pairs
+    network: NoiseGenerator
+    image_shape: Shape
+    epsilon: float
+    rate: float
+    restart_rate: float
+    cycle: int
+    alone: int
+    kept: int
+    shares: tuple[float, float, int, float]  # Of `batch_parts`.
 
-def _part(x: jax.Array, blocks: int, begin: int, end: int) -> jax.Array:
-    """Returns `x[begin:end]` of each block, one after the other."""
-    x = x.reshape(blocks, -1, *x.shape[1:])[:, begin:end]
-    return x.reshape(-1, *x.shape[2:])
+    def extend(self, state: TrainState) -> AdversarialNoiseState:
+        """Adds the first generator and places for those that are kept."""
+        first = self._draw_generator(state.key, 0)
+        empty = jax.tree.map(lambda x: jnp.zeros((self.kept, *x.shape)), first.params)
+        fields = {name: getattr(state, name) for name in TrainState.__annotations__}
+        noises = {"generator": first, "opponent": first.params, "snapshots": empty}
+        return AdversarialNoiseState(**fields, **noises)
 
+    def restart(self, state: AdversarialNoiseState, frozen: Any, batch: Batch):
+        """A step of a new generator alone."""
+        pair_key, noise_key, *_ = _keys(state)
+        clean, _ = self.pairs.train(pair_key, frozen, batch)
+        number, position = state.step // self.cycle, state.step % self.cycle
+        fresh = self._draw_generator(state.key, number)
+        state = state.replace(generator=_where(position == 0, fresh, state.generator))
+        learned, values = self._learn(state, noise_key, clean, batch, self.restart_rate)
+        state = state.replace(step=state.step + 1, generator=learned)
+        return state, decision_sums(values) | _named(values)
 
-def _joined(parts: Sequence[jax.Array], blocks: int) -> jax.Array:
-    """Returns the batch of which `_part` gave these."""
-    parts = [x.reshape(blocks, -1, *x.shape[1:]) for x in parts]
-    x = jnp.concatenate(parts, axis=1)
-    return x.reshape(-1, *x.shape[2:])
-
-
-def batch_parts(
-    batch_size: int, noise: float, replay: float, replay_slices: int, degraded: float
-) -> dict[str, Any]:
-    """Returns how many images of a batch are what: `clean`, `degraded`, `noise`.
-
-    `replay` is a list, a number for each slice. Numbers are rounded from shares.
-
-    Raises:
-        ValueError: If shares are negative or add up to more than one, or one that is
-            not 0 has no image in the batch.
-    """
-    shares = {"noise": noise, "replay": replay, "degraded": degraded}
-    for name, share in shares.items():
-        check_number(f"shares.{name}", share, 0.0, 1.0)
-    if sum(shares.values()) > 1 + 1e-9:
-        raise ValueError(
-            f"shares.noise ({noise:g}), .replay ({replay:g}) and .degraded "
-            f"({degraded:g}) add up to {sum(shares.values()):g}: at most 1, what is "
-            "left over is clean"
+    def joint(self, state: AdversarialNoiseState, frozen: Any, batch: Batch):
+        """A step of the generator, then one of the classifier."""
+        pair_key, noise_key, batch_key, replay_key = _keys(state)
+        clean, degraded_images = self.pairs.train(pair_key, frozen, batch)
+        if self.kept:
+            state = self._keep(state, state.step % self.cycle == self.alone)
+        learned, values = self._learn(state, noise_key, clean, batch, self.rate)
+        state = state.replace(generator=learned, opponent=learned.params)
+        parts = batch_parts(len(clean) // batch_blocks(len(clean)), *self.shares)
+        replayed = [
+            self._snapshot(state, replay_key, i) for i in range(len(parts["replay"]))
+        ]
+        shown = compose_batch(
+            *(clean, degraded_images, batch["index"], parts),
+            [state.generator.params, *replayed],
+            functools.partial(self._noise, batch_key),
+            self.epsilon,
         )
-    check_whole("shares.replay_slices", replay_slices, 1, 1000)
-    # Ends of the parts are rounded, so that they fill the batch.
-    sizes = [degraded, noise, *[replay / replay_slices] * replay_slices]
-    ends = [1.0 - sum(sizes)]
-    for size in sizes:
-        ends.append(ends[-1] + size)
-    ends = [round(batch_size * end) for end in ends]
-    counts = [b - a for a, b in zip(ends, ends[1:], strict=False)]
-    for share, part in zip(sizes, counts, strict=True):
-        if share and not part:
-            raise ValueError(
-                f"{share:g} of a batch of {batch_size} is no image: of shares.noise "
-                f"({noise:g}), .replay ({replay:g} in {replay_slices}) and .degraded "
-                f"({degraded:g}) take larger ones or 0, or larger batches"
-            )
-    clean, degraded, noise, *replay = ends[0], *counts
-    replay = [part for part in replay if part]
-    return {"clean": clean, "degraded": degraded, "noise": noise, "replay": replay}
+        state, metrics = update_by_labels(
+            state, self.optimizer, self.classifier, shown, batch["label"]
+        )
+        return state, metrics | _named(values)
+
+    def evaluate(
+        self, variables: Any, frozen: Any, key: jax.Array, batch: Batch
+    ) -> Metrics:
+        """Judges clean images, and them with noise of the opponent."""
+        clean, _ = self.pairs.validation(key, frozen, batch)
+        noise = self._noise(key, variables["opponent"], batch["index"])
+        model = {name: variables[name] for name in ("params", "batch_stats")}
+        noisy = clipping_aware_rescale(clean, noise, self.epsilon)
+        on_clean, on_noise = (
+            decisions(self.classifier.apply(model, images, train=False), batch["label"])
+            for images in (clean, noisy)
+        )
+        found = jax.tree.map(lambda a, b: (a + b) / 2, on_clean, on_noise)
+        found["clean_accuracy"] = on_clean["accuracy"]
+        found["noise_accuracy"] = on_noise["accuracy"]
+        return masked_sums(found, batch["mask"])
+
+    def _draw_generator(self, key: jax.Array, number: int | jax.Array):
+        # Of a stream that no step draws from.
+        key = jax.random.fold_in(jax.random.fold_in(key, 2**31 - 1), number)
+        z = self.network.draw(key, jnp.arange(1), self.image_shape)
+        return start_generator(self.network.init(key, z)["params"])
+
+    def _learn(self, state, key, images, batch, rate):
+        model = {"params": state.params, "batch_stats": state.batch_stats}
+        classify = functools.partial(self.classifier.apply, model, train=False)
+        return raise_loss(
+            *(state.generator, self.network, classify, key, images, batch),
+            epsilon=self.epsilon,
+            rate=rate,
+        )
+
+    def _keep(self, state, begins):
+        """Keeps the generator where a cycle begins, which then learns anew."""
+        number = state.step // self.cycle
+        snapshots = jax.tree.map(
+            lambda s, p: s.at[number].set(jnp.where(begins, p, s[number])),
+            state.snapshots,
+            state.generator.params,
+        )
+        if self.alone:
+            anew = start_generator(state.generator.params)
+            state = state.replace(generator=_where(begins, anew, state.generator))
+        return state.replace(snapshots=snapshots)
+
+    def _snapshot(self, state, key, number):
+        """Returns one of the generators that were kept, drawn for a slice."""
+        latest = state.step // self.cycle
+        slice_key = jax.random.fold_in(key, number)
+        drawn = jax.random.randint(slice_key, (), 0, latest + 1)
+        old = jax.tree.map(lambda s: s[drawn], state.snapshots)
+        # In the first cycle there is no earlier one.
+        return _where(latest > 0, old, state.generator.params)
+
+    def _noise(self, key, params, index):
+        return learned_noise(self.network, params, key, index, self.image_shape)
 
 
 def _keys(state: TrainState) -> jax.Array:
