@@ -41,7 +41,7 @@ def main(argv: list[str]) -> None:
     size = _RESIZE.value
     if size and not (len(size) == 2 and all(number.isdecimal() for number in size)):
         raise ValueError(f"--resize takes HEIGHT,WIDTH, got {','.join(size)}")
-    path = prepare.prepare(
+    prepared = prepare.prepare(
         _NAME.value,
         source=_FROM.value or prepare.deduce_source(_NAME.value, _INPUT.value),
         input_path=_INPUT.value,
@@ -51,8 +51,10 @@ def main(argv: list[str]) -> None:
         skip_broken=_SKIP_BROKEN.value,
         scale_16bit=_SCALE_16BIT.value,
     )
-    print(f"wrote {path}")
-    for split, size in sources.split_sizes(path).items():
+    for note in prepared.notes:
+        print(f"{_NAME.value}: {note}")
+    print(f"wrote {prepared.folder}")
+    for split, size in sources.split_sizes(prepared.folder).items():
         source = sources.open_source(_NAME.value, split, data_dir=_DATA_DIR.value)
         shape = "x".join(str(n) for n in source.image_shape)
         print(f"  {split}: {size} images, {shape}, {source.num_classes} classes")

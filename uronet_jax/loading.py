@@ -1,6 +1,7 @@
 """Trained models from disk, ready to use."""
 
 import dataclasses
+import functools
 import json
 import os
 from collections.abc import Callable, Sequence
@@ -96,11 +97,17 @@ def _rebuild(config: dict[str, Any], read: Callable[[Any], Any]) -> LoadedModel:
     phase = find_phase(config["phase"])
     module = phase.build(config)
     shape = tuple(config["resolved"]["image_shape"])
-    images = jnp.zeros((1, *phase.input_shape(config, shape)))
-    like = jax.eval_shape(module.init, jax.random.key(0), images)
+    like = _shapes_of(module, phase.input_shape(config, shape))
     variables = read({"batch_stats": {}, **like})
     classes = config["resolved"]["num_classes"]
     return LoadedModel(phase.role, module, variables, shape, classes, config)
+
+
+@functools.lru_cache(maxsize=64)
+def _shapes_of(module: nn.Module, image_shape: tuple[int, int, int]) -> Any:
+    """Returns shapes of variables; tracing takes longer than reading small ones."""
+    images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+    return jax.eval_shape(module.init, jax.random.key(0), images)
 
 
 class PretrainedModels(NamedTuple):

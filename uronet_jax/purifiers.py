@@ -11,7 +11,6 @@ compiled programs. Modules of Flax and `transformations` become purifiers by
 """
 
 import dataclasses
-from collections.abc import Collection
 from typing import Any, Protocol
 
 import jax
@@ -20,6 +19,7 @@ from flax import linen as nn
 
 from uronet_jax.batches import check_key
 from uronet_jax.models import Separation
+from uronet_jax.specs import parse_parameters
 from uronet_jax.transformations import TRANSFORMATIONS
 
 # Folded into every key, and no image's number: else a random purifier that is given
@@ -176,38 +176,3 @@ def parse_purifier(text: str) -> TransformationPurifier:
     files = TRANSFORMATIONS[name].files if name in TRANSFORMATIONS else []
     name, parameters = parse_parameters(text, "purifier", "jpeg:quality=75", files)
     return make_transformation(name, **parameters)
-
-
-def parse_parameters(
-    text: str, what: str, example: str, texts: Collection[str] = ()
-) -> tuple[str, dict[str, float | int | str]]:
-    """Reads `name` or `name:parameter=number,...`; numbers without a point are whole.
-
-    Args:
-        text: What is read.
-        what: What it names, for the error.
-        example: A right one, for the error.
-        texts: Parameters that are no numbers.
-
-    Raises:
-        ValueError: If the text has another form.
-    """
-    name, _, listed = text.partition(":")
-    parameters: dict[str, float | int | str] = {}
-    for item in filter(None, listed.split(",")):
-        key, equals, value = item.partition("=")
-        key, value = key.strip(), value.strip()
-        if key in texts and key not in parameters and value:
-            parameters[key] = value
-            continue
-        try:
-            number = float(value)
-        except ValueError:
-            equals = ""
-        if not equals or key in parameters:
-            raise ValueError(
-                f"{what} {text!r}: {item!r} is no parameter=number, as in "
-                f"{example}, each once"
-            )
-        parameters[key] = int(value) if value.isdecimal() else number
-    return name.strip(), parameters

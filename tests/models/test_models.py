@@ -503,7 +503,7 @@ def test_missing_weights_file_is_reported(tmp_path):
 
 def test_published_resnet20_reaches_its_accuracy(models_dir, data_dir):
     model = loading.load_classifier(f"{models_dir}/cifar10_resnet20.npz")
-    arrays, _ = packed.load_packed("cifar10", data_dir, splits=["test"])
+    arrays, *_ = packed.load_packed("cifar10", data_dir, splits=["test"])
     images, labels = (x[:500] for x in arrays["test"])
     images = images.astype(np.float32) / 255.0
     logits = jax.jit(model.module.apply)(model.variables, images)

@@ -32,7 +32,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 
 import uronet_jax
 from uronet_jax import corruptions, sharding
@@ -40,6 +39,7 @@ from uronet_jax.array_files import map_array
 from uronet_jax.checkpoints import locked_workdir
 from uronet_jax.data.pipelines import evaluation_batches
 from uronet_jax.data.sources import Source, source_digest
+from uronet_jax.progress import progress_bar
 
 MANIFEST = "manifest.json"
 _LABELS = "labels.npy"
@@ -134,11 +134,12 @@ def write(
         data = source
         if math.prod((len(source), *source.image_shape)) <= _RESIDENT_BYTES:
             data = source.arrays()
-        with tqdm(
-            total=num_blocks * len(source),
-            initial=(num_blocks - num_missing) * len(source),
+        with progress_bar(
+            num_blocks * len(source),
+            (num_blocks - num_missing) * len(source),
+            description=suite,
             unit=" images",
-            disable=not progress,
+            shown=progress,
         ) as bar:
             for name, corrupter in corrupters.items():
                 for severity in missing[name]:
@@ -373,7 +374,7 @@ def _corrupt(corrupter, key, severity, batches, mesh) -> Iterator[StoredExamples
         yield fetch(*waiting)
 
 
-def _count(examples: Iterable[StoredExamples], bar: tqdm) -> Iterator[StoredExamples]:
+def _count(examples: Iterable[StoredExamples], bar: Any) -> Iterator[StoredExamples]:
     for images, labels in examples:
         yield images, labels
         bar.update(len(images))

@@ -10,9 +10,9 @@ from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps
-from tqdm import tqdm
 
 from uronet_jax.data import sources
+from uronet_jax.progress import progress_bar
 
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 # What systems leave behind, besides hidden files.
@@ -168,15 +168,15 @@ def is_litter(path: Path) -> bool:
 
 def _look(paths: Sequence[Path], progress: bool) -> dict[Path, _Seen]:
     """Looks at every image, decoding all of it."""
-    with ThreadPoolExecutor() as pool:
-        bar = tqdm(
-            pool.map(_look_at, paths),
-            total=len(paths),
-            desc="reading",
-            disable=not progress,
-            unit=" images",
-        )
-        return dict(zip(paths, bar, strict=True))
+    text, seen = {"description": "reading", "unit": " images"}, {}
+    with (
+        ThreadPoolExecutor() as pool,
+        progress_bar(len(paths), **text, shown=progress) as bar,
+    ):
+        for path, found in zip(paths, pool.map(_look_at, paths), strict=True):
+            seen[path] = found
+            bar.update()
+    return seen
 
 
 def _look_at(path: Path) -> _Seen:

@@ -12,22 +12,42 @@ import tempfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps
-from tqdm import tqdm
 
 from uronet_jax.array_files import map_array, read_archive
 from uronet_jax.data import folders, packed, sources
 from uronet_jax.data.folders import SplitImages
+from uronet_jax.progress import progress_bar
 
 VERSION = "1.0.0"
 _EXAMPLES_PER_SHARD = 10_000
 _CHUNK = 500
 
 
-_Splits = tuple[dict[str, SplitImages], Sequence[str]]  # With the class names.
+class Prepared(NamedTuple):
+    """A data set that was written, and what its user should know."""
+
+    folder: Path  # `<data_dir>/<name>/<version>`.
+    notes: Sequence[str]  # A sentence each, such as what was left out.
+
+
+class _Found(NamedTuple):
+    """What an input holds."""
+
+    splits: dict[str, SplitImages]
+    class_names: Sequence[str]
+    notes: Sequence[str] = ()
+
+
+class _ReadOptions(NamedTuple):
+    """Those of `prepare` that are of reading."""
+
+    skip_broken: bool
+    scale_16bit: bool
+    progress: bool
 
 
 def prepare(
@@ -41,7 +61,7 @@ def prepare(
     skip_broken: bool = False,
     scale_16bit: bool = False,
     progress: bool = True,
-) -> Path:
+) -> Prepared:
     """Writes the TFDS data set `name` with the features `image` and `label`.
 
     Args:
@@ -68,9 +88,6 @@ def prepare(
         scale_16bit: Divide the intensities of 16-bit images of a folder by 257.
         progress: Show a progress bar.
 
-    Returns:
-        The folder of the data set, `<data_dir>/<name>/<version>`.
-
     Raises:
         FileNotFoundError: If input is missing.
         ValueError: If the input is not as described, holds images of different sizes
@@ -89,6 +106,8 @@ def prepare(
         raise ValueError(f"{name!r} is the name of a built-in data set: use another")
     if resize is not None and (source == "tfds" or min(resize) < 1):
         raise ValueError(f"cannot resize to {resize} (source {source!r})")
+    if (skip_broken or scale_16bit) and source != "folder":
+        raise ValueError("skip_broken and scale_16bit are for folders of image files")
     folder = sources.resolve_data_dir(data_dir)
     old = sources.find_prepared(name, folder)
     if old and not overwrite:
@@ -97,7 +116,7 @@ def prepare(
             "choose another name"
         )
     if input_path is None:
-        return _prepare_official(name, folder, overwrite)
+        return Prepared(_prepare_official(name, folder, overwrite), ())
     if old and old.name != VERSION:
         raise ValueError(
             f"{old} is not written by this program and would hide version {VERSION}: "
@@ -105,21 +124,11 @@ def prepare(
         )
     if not Path(input_path).exists():
         raise FileNotFoundError(f"no such file or folder: {input_path}")
-    if source == "folder":
-        splits, class_names, notes = folders.read_folder(
-            Path(input_path),
-            skip_broken=skip_broken,
-            scale_16bit=scale_16bit,
-            progress=progress,
-        )
-        for note in notes:
-            print(f"{name}: {note}")
-    elif skip_broken or scale_16bit:
-        raise ValueError("skip_broken and scale_16bit are for folders of image files")
-    else:
-        splits, class_names = READERS[source](name, Path(input_path))
-    shape = _common_shape(splits, resize)
-    return _write(name, folder, splits, class_names, shape, progress)
+    options = _ReadOptions(skip_broken, scale_16bit, progress)
+    found = READERS[source](name, Path(input_path), options)
+    shape = _common_shape(found.splits, resize)
+    written = _write(name, folder, found.splits, found.class_names, shape, progress)
+    return Prepared(written, found.notes)
 
 
 def _common_shape(splits, resize) -> tuple[int, int, int]:
@@ -175,8 +184,8 @@ def _write(name, folder, splits, class_names, shape, progress) -> Path:
         with ThreadPoolExecutor() as pool:
             for split, images in splits.items():
                 count = len(images.labels)
-                options = {"disable": not progress, "unit": " images"}
-                with tqdm(total=count, desc=f"{name} {split}", **options) as bar:
+                text = {"description": f"{name} {split}", "unit": " images"}
+                with progress_bar(count, **text, shown=progress) as bar:
                     for start in range(0, count, _CHUNK):
                         chunk = range(start, min(start + _CHUNK, count))
                         examples = pool.map(lambda i, s=images: example(s, i), chunk)
@@ -225,16 +234,20 @@ def _images_of_arrays(images: np.ndarray, labels: np.ndarray, what: str) -> Spli
     return SplitImages(labels, lambda i: Image.fromarray(images[i]), shapes)
 
 
-def _read_packed(name: str, folder: Path) -> _Splits:
-    arrays, class_names = packed.load_packed(name, folder)
+def _read_folder(name: str, folder: Path, options: _ReadOptions) -> _Found:
+    return _Found(*folders.read_folder(folder, **options._asdict()))
+
+
+def _read_packed(name: str, folder: Path, options: _ReadOptions) -> _Found:
+    arrays, class_names, notes = packed.load_packed(name, folder)
     splits = {
         split: _images_of_arrays(images, labels, f"{name} {split}")
         for split, (images, labels) in arrays.items()
     }
-    return splits, class_names
+    return _Found(splits, class_names, notes)
 
 
-def _read_arrays(name: str, path: Path) -> _Splits:
+def _read_arrays(name: str, path: Path, options: _ReadOptions) -> _Found:
     arrays: dict[str, Any]
     if path.is_dir():
         files = [path / "images.npy", path / "labels.npy"]
@@ -267,7 +280,7 @@ def _read_arrays(name: str, path: Path) -> _Splits:
     names = len(class_names)
     if names < count:
         raise ValueError(f"{path}: {names} class names, labels to {count - 1}")
-    return splits, class_names
+    return _Found(splits, class_names)
 
 
 _INPUTS = {
@@ -277,12 +290,12 @@ _INPUTS = {
     "tfds": "nothing",
 }
 
-# Source -> (name, path) -> images and class names; folders of images have options.
-READERS: dict[str, Callable[[str, Path], _Splits]] = {
+READERS: dict[str, Callable[[str, Path, _ReadOptions], _Found]] = {
+    "folder": _read_folder,
     "packed": _read_packed,
     "arrays": _read_arrays,
 }
-INPUT_KINDS = ("folder", *READERS, "tfds")
+INPUT_KINDS = (*READERS, "tfds")
 
 
 def deduce_source(name: str, input_path: str | os.PathLike | None) -> str:

@@ -16,6 +16,7 @@ import jax
 import numpy as np
 
 from uronet_jax.checkpoints import locked_workdir
+from uronet_jax.papers.all_models import open_store
 from uronet_jax.papers.experiments import (
     EXPERIMENTS,
     Lack,
@@ -82,7 +83,7 @@ def run_experiments(
         raise ValueError(
             "launch.reproduce runs in one process: start it without others"
         )
-    store = Store(config, workdir, data_dir=data_dir, stop=stop, progress=progress)
+    store = open_store(config, workdir, data_dir=data_dir, stop=stop, progress=progress)
     workdir = Path(workdir)
     begun = _read_results(workdir, config, experiments)
     left_out, missing = {}, {}
