@@ -95,9 +95,9 @@ class _BlackBox:
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _ask(predict, images):
     # Two, so that one answer for the whole batch shows.
-    black = np.zeros((2, *images.shape[1:]), np.float32)
+    black = np.zeros((min(2, len(images)), *images.shape[1:]), np.float32)
     found = np.shape(predict(black))
-    if len(found) != 2 or found[0] != 2:
+    if len(found) != 2 or found[0] != len(black):
         raise ValueError(
             "a classifier must return logits [B, K], a row for each image: for images "
             f"of shape {list(black.shape)} it returned {list(found)}"

@@ -50,10 +50,7 @@ ARGUMENTS = [
     ({"images": np.uint8(IMAGES * 255)}, "floating-point.* / 255"),
     ({"images": IMAGES[0]}, "B, H, W, C"),
     ({"images": IMAGES[:0], "labels": LABELS[:0]}, "non-empty batch"),
-    (
-        {"images": IMAGES.tolist()},
-        "an array of NumPy or JAX, not a list",
-    ),
+    ({"images": IMAGES.tolist()}, "an array of NumPy or JAX, not a list"),
     ({"images": network, "logits_fn": IMAGES}, "this order: images and .* are swapped"),
     ({"labels": network, "logits_fn": LABELS}, "this order: labels and .* are swapped"),
     ({"labels": LABELS.astype(np.float32)}, "labels must be integers"),
@@ -195,11 +192,7 @@ def with_file(path, content):
 
 LOGITS = jnp.zeros((2, 6))
 ROWS = [
-    (
-        "in levels",
-        lambda _: run("pgd_linf", epsilon=8),
-        "epsilon 8 allows .* 0.0313",
-    ),
+    ("in levels", lambda _: run("pgd_linf", epsilon=8), "epsilon 8 allows .* 0.0313"),
     ("no epsilon", lambda _: run("pgd_l2", epsilon=None), "epsilon must be a number"),
     (
         "nothing",
@@ -208,20 +201,12 @@ ROWS = [
     ),
     ("steps", lambda _: run("fgsm_linf", steps=5), "no parameter steps: it takes eps"),
     ("alpha", lambda _: run("pgd_l2", alpha=5), "no parameter alpha: .*step_size"),
-    (
-        "minimal",
-        lambda _: run("deepfool_l2", epsilon=0.1),
-        "no parameter epsilon: it",
-    ),
+    ("minimal", lambda _: run("deepfool_l2", epsilon=0.1), "no parameter epsilon: it"),
     ("norm", lambda _: run("pgd_linf", norm="l2"), "choose the one whose name ends"),
     ("rate", lambda _: run("carlini_wagner_l2", step_size=0.0), "step_size .* above 0"),
     ("PyTorch", lambda _: run("pgd_l2", logits_fn=OfPyTorch()), "pytorch_classifier"),
     # AutoAttack.
-    (
-        "labels first",
-        lambda _: aa(IMAGES, LABELS, network),
-        "labels and .* are swapped",
-    ),
+    ("labels first", lambda _: aa(IMAGES, LABELS, network), "labels and .* are swappe"),
     ("network first", lambda _: aa(network, IMAGES), "images and .* are swapped"),
     ("levels", lambda _: aa(epsilon=2), "epsilon 2 allows any image"),
     ("negative", lambda _: aa(epsilon=-1.0), "epsilon must be finite and at least 0"),
@@ -256,11 +241,7 @@ ROWS = [
         "logits must be floating point, not int32",
     ),
     # Parts of attacks.
-    (
-        "a budget",
-        lambda _: rescale(epsilon=-1.0),
-        "epsilon must be finite and at least",
-    ),
+    ("a budget", lambda _: rescale(epsilon=-1.0), "epsilon must be finite and at leas"),
     ("no budget", lambda _: rescale(epsilon=np.nan), "epsilon must be finite"),
     ("budgets", lambda _: rescale(epsilon=np.ones(3)), r"a number or shape \[4\]"),
     ("bright", lambda _: rescale(IMAGES + 1), r"intensities must be in \[0, 1\]"),
@@ -268,18 +249,10 @@ ROWS = [
     ("one image", lambda _: rescale(IMAGES[0]), r"batch of images \[B, H, W, C\]"),
     ("one noise", lambda _: rescale(noise=IMAGES[0]), r"for each of images \[4, 4, 4"),
     ("a noise", lambda _: rescale(noise=IMAGES[:1]), r"noise .*: float32\[1, 4, 4, 3"),
-    (
-        "whole noise",
-        lambda _: rescale(noise=IMAGES > 1),
-        "must be floating point",
-    ),
+    ("whole noise", lambda _: rescale(noise=IMAGES > 1), "must be floating point"),
     ("a norm", lambda _: balls.size(IMAGES, "l1"), "choose from linf, l2"),
     ("a loss", lambda _: misclassification(network, LABELS, loss="ce"), "loss 'ce'"),
-    (
-        "DLR",
-        lambda _: objectives.dlr(LOGITS[:, :2], LABELS[:2]),
-        "least 3 .* have 2",
-    ),
+    ("DLR", lambda _: objectives.dlr(LOGITS[:, :2], LABELS[:2]), "least 3 .* have 2"),
     (
         "targeted DLR",
         lambda _: objectives.targeted_dlr(LOGITS[:, :3], LABELS[:2], LABELS[:2]),
@@ -291,24 +264,12 @@ ROWS = [
     ("no function", lambda _: black_box(None), "predict must be a function"),
     ("no rows", lambda _: ask(lambda x: x.mean((1, 2, 3))), r"\[2, 4, 4, 3\] .*\[2\]"),
     ("one row", lambda _: ask(lambda x: np.zeros((1, 5))), r"each image.*\[1, 5\]"),
-    (
-        "no NNX",
-        lambda _: nnx_classifier(make_classifier("cnn", 6)),
-        "not a CNN: of",
-    ),
+    ("no NNX", lambda _: nnx_classifier(make_classifier("cnn", 6)), "not a CNN: of"),
     ("no PyTorch", lambda _: pytorch_classifier(network), "not a function: black_box"),
     # A folder, and files of something else.
     ("a folder", lambda f: aa(path=f), "holds no state of autoattack"),
-    (
-        "an empty file",
-        lambda f: aa(path=with_file(f / "a", b"")),
-        "a holds no state",
-    ),
-    (
-        "a text",
-        lambda f: aa(path=with_file(f / "a", b"x")),
-        "holds no state",
-    ),
+    ("an empty file", lambda f: aa(path=with_file(f / "a", b"")), "a holds no state"),
+    ("a text", lambda f: aa(path=with_file(f / "a", b"x")), "holds no state"),
 ]
 
 

@@ -231,7 +231,11 @@ ROWS = [
     ("nothing", lambda _: make_degradation([]), "at least one"),
     ("of a suite", lambda _: make_degradation([("GN", 0.1)]), "unknown noise 'GN'"),
     ("too much", lambda _: make_degradation([("impulse_noise", 60.0)]), "amount"),
-    ("a number?", lambda _: make_degradation([("shot_noise", "60")]), "rate .*: '60'"),
+    (
+        "a number?",
+        lambda _: make_degradation([("shot_noise", "60")]),
+        "rate must be finite .*: 60",
+    ),
     ("no list", lambda _: make_degradation(NOISE), r"entries \(name, parameter\)"),
     ("names", lambda _: make_degradation(["gaussian_noise"]), "found 'gaussian_noise'"),
     ("no mix", lambda _: drawn([NOISE]), "must be what make_degradation returns"),
@@ -248,11 +252,7 @@ ROWS = [
     ("0 to 255", lambda _: frosted([np.full((40, 60, 3), 255.0)]), "the folder must"),
     ("no folder", lambda f: load_frost(f / "nowhere"), "no folder .*nowhere"),
     ("no pictures", load_frost, "no frost pictures .*frost1.png"),
-    (
-        "text",
-        lambda f: load_frost(pictures(f, frost1=b"x")),
-        "cannot read .*frost1",
-    ),
+    ("text", lambda f: load_frost(pictures(f, frost1=b"x")), "cannot read .*frost1"),
     ("no pixel", lambda f: load_frost(f, scale=0.0), "scale"),
     ("no frost", lambda f: load_suite_frost(f, "uronet"), "cifar_c only, not uronet"),
     # How alike two images are.

@@ -96,11 +96,7 @@ ROWS = [
     # Images and labels that are judged.
     ("none", lambda: judge(IMAGES[:0], LABELS[:0]), r"at least 1, .*\[0, 8, 8, 3\]"),
     ("few labels", lambda: judge(labels=LABELS[:3]), "as many labels"),
-    (
-        "one-hot",
-        lambda: judge(labels=np.eye(4, dtype=int)),
-        r"labels \[N\]: .*\[4, 4\]",
-    ),
+    ("one-hot", lambda: judge(labels=np.eye(4, dtype=int)), r"labels \[N\]: .*\[4, 4"),
     ("halves", lambda: judge(labels=LABELS / 2), "labels must be integers from 0 on"),
     ("negative", lambda: judge(labels=LABELS - 1), "integers from 0 on: int64 from -1"),
     ("0 to 255", lambda: judge(IMAGES + 200.0), "divide 0..255 images by 255"),
@@ -140,11 +136,7 @@ ROWS = [
     ("a module", lambda: defence(classify=NETWORK), "not a CNN: .*classifier_function"),
     ("nobody", lambda: defence(classify=None), "classify must be a function"),
     # Metrics.
-    (
-        "NaN score",
-        lambda: metrics.auroc([0, np.nan], [1]),
-        "scores_negative contains 1",
-    ),
+    ("NaN score", lambda: metrics.auroc([0, np.nan], [1]), "scores_negative contains"),
     ("no score", lambda: metrics.auroc([0], []), "scores_positive must be a non-empty"),
     ("a table", lambda: metrics.auroc([[0]], [1]), "scores_negative must be"),
     ("NaN", lambda: metrics.tpr_at_fpr([0], [np.nan], 0.05), "scores_positive"),
@@ -177,16 +169,8 @@ ROWS = [
     ("an attack", lambda: make_run("pgd_lnf", epsilon=1), "nearest: 'pgd_linf'"),
     ("no epsilon", lambda: make_run("pgd_linf"), "pgd_linf needs epsilon"),
     ("epsilon", lambda: make_run("pgd_linf", epsilon=-1.0), "epsilon must be .*-1"),
-    (
-        "steps",
-        lambda: make_run("fgsm_linf", steps=2),
-        "fgsm_linf has no parameter steps",
-    ),
-    (
-        "a word",
-        lambda: attacks(attacks="pgd_linf"),
-        "attacks must be a tuple of one or",
-    ),
+    ("steps", lambda: make_run("fgsm_linf", steps=2), "fgsm_linf has no parameter ste"),
+    ("a word", lambda: attacks(attacks="pgd_linf"), "attacks must be a tuple of one o"),
     ("one", lambda: attacks(steps=10), "steps must be a tuple of one or .*: 10"),
     ("no step", lambda: attacks(steps=(0,)), "steps must be an integer in"),
     ("a threat", lambda: attacks(threats=("whitebox",)), "nearest: 'white_box'"),

@@ -72,11 +72,7 @@ FIGURES = [
     (figures.accuracy_over_sigma, ({"a": ([np.nan], [0.5])},), "finite sigma"),
     (figures.accuracy_over_sigma, ({"a": ([1], [50])},), "must be fractions"),
     (figures.corruption_bars, ({},), "need 1 to 7 models: 0"),
-    (
-        figures.corruption_bars,
-        ({str(i): {"fog": 1} for i in range(8)},),
-        "models: 8",
-    ),
+    (figures.corruption_bars, ({str(i): {"fog": 1} for i in range(8)},), "models: 8"),
     (figures.corruption_bars, ({"a": {}},), "need a corruption of a"),
     (figures.corruption_bars, ({"a": {"fog": 50}},), "must be fractions"),
     (figures.gallery, ({},), "one or more columns"),

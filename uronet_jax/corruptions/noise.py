@@ -172,7 +172,7 @@ def make_degradation(entries: Sequence[tuple[str, float]]) -> Degradation:
         batches.known_name("noise", name, NOISES)
         if name != "identity":
             parameter, *ends = _PARAMETERS[name.split("_noise")[0]]
-            batches.check_number(parameter, value, *ends)
+            batches.check_range(parameter, value, *ends)
     kind = jnp.asarray([names.index(name) for name, _ in entries], jnp.int32)
     parameter = jnp.asarray([value for _, value in entries], jnp.float32)
     if len({name for name, _ in entries}) == 1:

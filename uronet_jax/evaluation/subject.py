@@ -105,6 +105,8 @@ def check_subject(config: Mapping[str, Any], false_alarms: str) -> None:
         )
     check_whole("data.num_examples", data["num_examples"], 0, 2**31 - 1)
     check_number(f"{false_alarms}, a share of images,", config[false_alarms], 0.0, 1.0)
+    if config[false_alarms] == 1:
+        raise ValueError(f"{false_alarms} must be below 1: all images would be flagged")
     if not config["classifier"]:
         raise ValueError(
             "name a classifier: the folder of its run, or a file of PyTorch weights"

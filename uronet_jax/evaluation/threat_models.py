@@ -226,6 +226,10 @@ def make_run(
         ValueError: If the attack or a parameter is unknown, or epsilon is missing or
             negative.
     """
+    if name == "autoattack":
+        raise ValueError(
+            f"autoattack is a function of its own, choose from {', '.join(ATTACKS)}"
+        )
     known_name("attack", name, ATTACKS)
     run = AttackRun(name, ATTACKS[name], None, parameters)
     # The norm is in the name; the others belong to the evaluation.

@@ -87,7 +87,7 @@ def make_classifier(
             raise ValueError(
                 f"{statistic} must hold one value, or one per channel: {values!r}"
             )
-        for value in values:
+        for value in np.asarray(values).tolist():
             check_number(f"{statistic} (of pixels in [0, 1])", value, low, 1.0)
     return CLASSIFIERS[name](
         num_classes=num_classes, mean=tuple(mean), std=tuple(std), dtype=dtype

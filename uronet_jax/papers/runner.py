@@ -47,7 +47,8 @@ def choose_experiments(names: str) -> list[str]:
         known = "; ".join(f"{name}: {e.summary}" for name, e in EXPERIMENTS.items())
         raise ValueError(
             f"unknown experiment {', '.join(map(repr, unknown)) or repr(names)}: "
-            f"{nearest_name((unknown or [names])[0], EXPERIMENTS)}choose all or some of {known}"
+            f"{nearest_name((unknown or [names])[0], EXPERIMENTS)}choose all or some "
+            f"of {known}"
         )
     return list(dict.fromkeys(chosen))
 
