@@ -681,7 +681,7 @@ WEIGHED = ThreatModel("x", "classifier", (1.0,))
             lambda: joint_loss(LABELS + 1, weight=1.0).check(IMAGES),
             "labels must be classes 0 to 1",
         ),
-        (lambda: make_judge(gate=1.5), "gate must be .*1.5"),
+        (lambda: make_judge(gate=1.5), r"gate .or None. must be .*1.5"),
         (lambda: make_judge(threshold=-0.5), "threshold must be .*-0.5"),
         (lambda: make_judge(None, gate=0.5), "a gate asks the detector"),
         (
