@@ -252,7 +252,7 @@ def check_loss_name(loss: str) -> None:
 def check_order(images: Any, logits_fn: Any, labels: Any) -> None:
     """Raises `ValueError` unless arguments stand in their order and one can be asked.
 
-    PyTorch modules and Flax modules are functions, but not of images of ours alone.
+    A module of PyTorch or linen can be called, but not with these images alone.
     """
     if callable(images) or callable(labels):
         swapped = "images" if callable(images) else "labels"
