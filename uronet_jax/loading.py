@@ -82,6 +82,10 @@ def load_model(
         ValueError: If it is damaged, of another architecture or of another role.
     """
     config = checkpoints.read_config(workdir, which)
+    if not {"phase", "resolved"} <= config.keys():
+        raise ValueError(
+            f"{workdir} is no run of `uronet train`: its config lacks phase or resolved"
+        )
     found = find_phase(config["phase"]).role
     if role is not None and found != role:
         raise ValueError(
@@ -350,6 +354,8 @@ def load_defense(
         FileNotFoundError: If a run has no checkpoint.
         ValueError: If the models do not belong together.
     """
+    if classifier is None:
+        raise ValueError("a defence needs a classifier: only the others may be None")
     models = {}
     if purifier is not None:
         models["purifier"] = load_purifier(purifier)

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from uronet_jax.batches import check_key
+from uronet_jax.batches import check_key, known_name
 from uronet_jax.models import Separation
 from uronet_jax.specs import parse_parameters
 from uronet_jax.transformations import TRANSFORMATIONS
@@ -115,6 +115,11 @@ class Chain:
 
     def __call__(self, variables, images, key=None, index=None) -> Separation:
         """Purifies the pictures that the stage before has made."""
+        if not isinstance(variables, tuple) or len(variables) != len(self.stages):
+            raise ValueError(
+                f"the variables of a chain are a tuple of {len(self.stages)}, those of "
+                "each purifier or None"
+            )
         clean = images
         for i, (stage, own) in enumerate(zip(self.stages, variables, strict=True)):
             stage_key = None if key is None else jax.random.fold_in(key, i)
@@ -127,7 +132,15 @@ def _separate(images: jax.Array, clean: jax.Array) -> Separation:
 
 
 def as_purifier(value: Any) -> Purifier | None:
-    """Returns a Flax module as a purifier; a purifier, and None, as they are."""
+    """Returns a Flax module as a purifier; a purifier, and None, as they are.
+
+    Anything that cannot be called is a `ValueError`.
+    """
+    if value is not None and not callable(value):
+        raise ValueError(
+            f"{value!r} is no purifier: of a name parse_purifier makes one, of the "
+            "folder of a run load_purifier"
+        )
     return NetworkPurifier(value) if isinstance(value, nn.Module) else value
 
 
@@ -141,11 +154,9 @@ def make_transformation(name: str, **parameters: Any) -> TransformationPurifier:
     Raises:
         ValueError: If the name or a parameter is unknown, or a value is out of range.
     """
-    if name not in TRANSFORMATIONS:
-        raise ValueError(
-            f"unknown transformation {name!r}: choose from {', '.join(TRANSFORMATIONS)}"
-        )
-    transformation = TRANSFORMATIONS[name]
+    transformation = TRANSFORMATIONS[
+        known_name("transformation", name, TRANSFORMATIONS)
+    ]
     transformation.check(parameters)
     numbers, files = [], []
     for item in sorted(parameters.items()):

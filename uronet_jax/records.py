@@ -56,7 +56,11 @@ def write_json(path: str | os.PathLike, value: Any) -> None:
         ValueError: If a number is NaN or infinite: JSON has neither.
         TypeError: If a value has no JSON form. The file is not touched either way.
     """
-    text = json.dumps(value, indent=2, sort_keys=True, allow_nan=False, default=_plain)
+    layout = {"indent": 2, "sort_keys": True, "allow_nan": False}
+    try:
+        text = json.dumps(value, default=_plain, **layout)
+    except ValueError as error:
+        raise ValueError(f"{path} is not written, JSON has no NaN: {error}") from error
     write_file(path, f"{text}\n".encode())
 
 

@@ -7,6 +7,7 @@ batch.
 """
 
 import dataclasses
+import numbers
 import operator
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -67,10 +68,11 @@ def split_batch(batch: Any, mesh: jax.sharding.Mesh, axis: int = 0) -> Any:
 
 def check_batch_size(batch_size: int, mesh: jax.sharding.Mesh) -> None:
     """Raises ValueError unless the devices of `mesh` divide `batch_size`."""
-    if batch_size < 1 or batch_size % mesh.size:
+    whole = isinstance(batch_size, numbers.Integral)
+    if not whole or batch_size < 1 or batch_size % mesh.size:
         raise ValueError(
-            f"batch size {batch_size} cannot be split evenly over {mesh.size} devices: "
-            f"use a positive multiple of {mesh.size}"
+            f"batch size {batch_size!r} cannot be split evenly over {mesh.size} "
+            f"devices: use a positive multiple of {mesh.size}"
         )
 
 

@@ -251,25 +251,6 @@ def test_folder_of_another_set_is_refused(source, tmp_path, changes, expected):
     assert read_files(tmp_path) == before
 
 
-@pytest.mark.parametrize(
-    ("changes", "expected"),
-    [
-        ({"suite": "cifar_d"}, "unknown suite: 'cifar_d'"),
-        ({"names": ["fog"]}, "unknown corruption of 'uronet': 'fog'"),
-        ({"names": []}, "at least one corruption"),
-        ({"severities": [4]}, r"severity of uronet/GN must be .* \(1, 2, 3\): 4"),
-        ({"seed": -1}, "seed must be 0 to"),
-        ({"layout": "zip"}, "layout must be arrays or folders: 'zip'"),
-        ({"batch_size": 6}, "batch size 6 .* multiple of 4"),
-        ({"frost_textures": ()}, "frost photographs are of no use for GN, SPN"),
-    ],
-)
-def test_wrong_requests_leave_no_folder(source, tmp_path, changes, expected):
-    with pytest.raises(ValueError, match=expected):
-        write(source, tmp_path / "new", **changes)
-    assert not (tmp_path / "new").exists()
-
-
 def test_unusable_folders_are_refused(source, tmp_path, monkeypatch):
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "chapter.tex").write_text("")

@@ -199,36 +199,6 @@ def test_rotated_photo_is_turned(tmp_path, prepare_folder):
     assert open_source("photos", "train", data_dir=tmp_path).image_shape == (16, 8, 1)
 
 
-def test_bad_requests(
-    tmp_path, arrays, run, prepare_arrays, prepare_folder, monkeypatch
-):
-    images, labels = arrays
-    for bad_images in (images.astype(np.float32) / 255, images[..., :2], images[0, 0]):
-        with pytest.raises(ValueError, match="uint8"):
-            prepare_arrays(bad_images, labels)
-    with pytest.raises(ValueError, match="class names"):
-        prepare_arrays(images, labels + 1)
-    for name in ("Birds", "../birds", "mnist5k", "my-birds"):
-        with pytest.raises(ValueError, match="name"):
-            prepare_arrays(images, labels, name=name)
-    (tmp_path / "photos").mkdir()
-    with pytest.raises(ValueError, match="<class>"):
-        prepare_folder()
-    for name, source, input_path, error, message in (
-        ("x", "zip", tmp_path, ValueError, "unknown source"),
-        ("x", "folder", None, ValueError, "needs a folder"),
-        ("x", "folder", "nowhere", FileNotFoundError, "nowhere"),
-        ("mnist", "packed", tmp_path, FileNotFoundError, "mnist_train.npz"),
-    ):
-        with pytest.raises(error, match=message):
-            run(name, source=source, input_path=input_path)
-    with pytest.raises(ValueError, match="no packed set"):
-        packed.load_packed("birds", tmp_path)
-    monkeypatch.setattr(prepare.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ValueError, match=r"uronet_jax\[prepare\]"):
-        run("cifar10", source="tfds")
-
-
 def test_official_set(tmp_path, arrays, run, monkeypatch):
     tfds = pytest.importorskip("tensorflow_datasets")
     images, labels = arrays

@@ -739,52 +739,6 @@ def test_files_folders_and_patterns(photos, tmp_path):
     assert names(odd) == [("[b]*.png", "[b]*.png")]
 
 
-@pytest.mark.parametrize(
-    "inputs, out, message",
-    [
-        ((), "out", "no pictures in nothing: name image files"),
-        (("in/void",), "out", "no pictures in .*void"),
-        (("in/*.tif",), "out", r"no pictures in .*\*.tif"),
-        (("in/none.png",), "out", "no such file or folder: .*none.png"),
-        (("in",), "in", "the output folder .* is .* or inside it"),
-        (("in",), "in/void/out", "the output folder .* or inside it"),
-        (("in/a.png",), "in", "a.png lies in the output folder"),
-        (("in", "again"), "out", "a.png and .*a.png would both become a.png"),
-        (("in", "twin"), "out", "both become b.png: keep suffixes"),
-        (("in", "case"), "out", "both become A.png: keep suffixes"),
-        (("sheet",), "out", "and the contact sheet would both become contact_sheet"),
-        (("in",), "full", "full is not empty and was not made by purifying"),
-        (("again",), "in/a.png", "cannot write to workdir .*a.png"),
-        (("in",), "/proc/nothing", "cannot write to workdir /proc/nothing"),
-    ],
-)
-def test_wrong_inputs(photos, tmp_path, inputs, out, message):
-    (photos / "void").mkdir()
-    save(tmp_path / "again/a.png", photo(2, 2))
-    save(tmp_path / "twin/b.bmp", photo(2, 2))
-    save(tmp_path / "case/A.png", photo(2, 2))
-    save(tmp_path / "sheet/contact_sheet.png", photo(2, 2))
-    save(tmp_path / "full/z.png", photo(2, 2))
-    before = results_in(tmp_path)
-    with pytest.raises((ValueError, OSError), match=message):
-        purify_files([tmp_path / x for x in inputs], tmp_path / out, HALVING)
-    assert results_in(tmp_path) == before
-
-
-@pytest.mark.parametrize(
-    "options, message",
-    [
-        ({"threshold": 1.5}, r"probability in \[0, 1\]: 1.5"),
-        ({"tile": 50}, "multiple of 32 and at least 192, got 50"),
-        ({"class_names": ["a"]}, "1 class names for a classifier of 2"),
-    ],
-)
-def test_wrong_settings(photos, tmp_path, options, message):
-    with pytest.raises(ValueError, match=message):
-        purify_files([photos], tmp_path / "out", judged(), **options)
-    assert not (tmp_path / "out").exists()
-
-
 def test_the_command(photos, tmp_path, start):
     def run(*arguments):
         process = start("-m", "launch.purify", f"--out={tmp_path / 'out'}", *arguments)

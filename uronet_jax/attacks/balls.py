@@ -18,8 +18,7 @@ _SMALLEST = 1e-12
 
 def check_norm(norm: str) -> None:
     """Raises `ValueError` unless the norm is known."""
-    if norm not in NORMS:
-        raise ValueError(f"unknown norm {norm!r}: choose from {', '.join(NORMS)}")
+    batches.known_name("norm", norm, NORMS)
 
 
 def expand(values: Any, images: jax.Array) -> jax.Array:

@@ -170,8 +170,8 @@ def _prepare_defocus(shape, settings):
     waves = [_cosines(np.arange(side), side) for side in shape[:2]]
     gains = []
     for setting in settings:
-        batches.check_range("radius", setting["radius"], 1e-3, min(shape[:2]) - 1)
-        batches.check_range("alias_blur", setting["alias_blur"], 1e-3, math.inf)
+        batches.check_number("radius", setting["radius"], 1e-3, min(shape[:2]) - 1)
+        batches.check_number("alias_blur", setting["alias_blur"], 1e-3)
         kernel = disk_kernel(**setting)
         offsets = np.arange(len(kernel)) - len(kernel) // 2
         rows, columns = (_cosines(offsets, side) for side in shape[:2])
@@ -319,9 +319,12 @@ motion_blur = Operation(
 
 
 def _prepare_zoom(shape, settings):
+    for setting in settings:
+        if not isinstance(setting["factors"], tuple) or not setting["factors"]:
+            raise ValueError(
+                f"factors must hold at least one number: {setting['factors']!r}"
+            )
     counts = [len(setting["factors"]) for setting in settings]
-    if not min(counts):
-        raise ValueError("factors must hold at least one number")
 
     def samples(side):
         start = np.zeros((len(settings), max(counts), side), np.int32)

@@ -87,7 +87,7 @@ def from_counts(counts: jax.Array, rate: jax.Array) -> jax.Array:
 def _uniform(
     uniform, images, half_width, *, shared_channels=False, positive=False, contrast=1.0
 ):
-    batches.check_range("contrast", contrast, 0.0, 1.0)
+    batches.check_number("contrast", contrast, 0.0, 1.0)
     uniform = uniform[..., :1] if shared_channels else uniform
     noise = half_width * (uniform if positive else _signed(uniform))
     return (1.0 - contrast) / 2.0 + contrast * images + noise
@@ -162,9 +162,14 @@ def make_degradation(entries: Sequence[tuple[str, float]]) -> Degradation:
     if not entries:
         raise ValueError("a degradation needs at least one (name, parameter) entry")
     names = list(NOISES)
-    for name, value in entries:
-        if name not in NOISES:
-            raise ValueError(f"unknown noise {name!r}: expected one of {names}")
+    for entry in entries:
+        if isinstance(entry, str) or np.ndim(entry) == 0 or len(entry) != 2:
+            raise ValueError(
+                "a degradation is made of entries (name, parameter), such as "
+                f"[('gaussian_noise', 0.1)]: found {entry!r}"
+            )
+        name, value = entry
+        batches.known_name("noise", name, NOISES)
         if name != "identity":
             parameter, *ends = _PARAMETERS[name.split("_noise")[0]]
             batches.check_range(parameter, value, *ends)
@@ -222,6 +227,10 @@ def degrade(
     """
     batches.check_key(key)
     batches.check_images(images, index)
+    if not isinstance(degradation, Degradation):
+        raise ValueError(
+            f"degradation must be what make_degradation returns: {degradation!r}"
+        )
     kind, parameter = degradation.kind, degradation.parameter
     if kind.shape not in ((), parameter.shape) or parameter.ndim > 1:
         raise ValueError(

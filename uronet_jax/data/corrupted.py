@@ -36,6 +36,7 @@ from PIL import Image
 import uronet_jax
 from uronet_jax import corruptions, sharding
 from uronet_jax.array_files import map_array
+from uronet_jax.batches import check_listed, check_whole
 from uronet_jax.checkpoints import locked_workdir
 from uronet_jax.data.pipelines import evaluation_batches
 from uronet_jax.data.sources import Source, source_digest
@@ -283,10 +284,12 @@ def verify(folder: str | os.PathLike) -> int:
 
 def _describe(source, suite, names, severities, seed, layout, photographs) -> Manifest:
     """Returns the manifest of a set of which nothing is written."""
-    names = list(corruptions.list_corruptions(suite) if names is None else names)
+    names = corruptions.list_corruptions(suite) if names is None else names
     if severities is None:
         severities = corruptions.list_severities(suite)
-    severities = sorted(set(severities))
+    check_listed("names", names)
+    check_listed("severities", severities)
+    names, severities = list(names), sorted(set(severities))
     if not names or not severities:
         raise ValueError("name at least one corruption and one severity")
     described = {}
@@ -301,8 +304,7 @@ def _describe(source, suite, names, severities, seed, layout, photographs) -> Ma
         described["frost"]["textures"] = textures
     elif photographs:
         raise ValueError(f"frost photographs are of no use for {', '.join(names)}")
-    if not isinstance(seed, int) or not 0 <= seed < 2**32:
-        raise ValueError(f"seed must be 0 to 2**32 - 1: {seed}")
+    check_whole("seed", seed, 0, 2**32 - 1)
     if layout is None:
         small = max(source.image_shape[:2]) <= _LARGEST_ARRAY_SIDE
         layout = "arrays" if small else "folders"
@@ -554,8 +556,11 @@ def _open_store(folder: str | os.PathLike, manifest: Manifest) -> _Store:
 
 
 def _decode(path: Path) -> np.ndarray:
-    with Image.open(path) as image:
-        pixels = np.asarray(image)
+    try:
+        with Image.open(path) as image:
+            pixels = np.asarray(image)
+    except (OSError, SyntaxError) as error:
+        raise ValueError(f"{path} is damaged: copy or make it anew") from error
     return pixels.reshape(*pixels.shape[:2], -1)
 
 
@@ -573,6 +578,8 @@ def _parse_manifest(path: Path) -> Manifest:
         manifest = json.loads(path.read_text(encoding="utf-8"))
         if manifest["layout"] not in FILE_LAYOUTS:
             raise ValueError(f"layout {manifest['layout']!r}")
+        for field in ("severities", "num_images", "corruptions", "files"):
+            manifest[field]
     except (ValueError, KeyError, TypeError) as e:
         raise ValueError(f"{path} is damaged or not of a corrupted set: {e!r}") from e
     return manifest

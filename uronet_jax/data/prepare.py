@@ -18,6 +18,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from uronet_jax.array_files import map_array, read_archive
+from uronet_jax.batches import check_whole, known_name
 from uronet_jax.data import folders, packed, sources
 from uronet_jax.data.folders import SplitImages
 from uronet_jax.progress import progress_bar
@@ -93,8 +94,7 @@ def prepare(
         ValueError: If the input is not as described, holds images of different sizes
             and no `resize` is given, or the data set is already there.
     """
-    if source not in INPUT_KINDS:
-        raise ValueError(f"unknown source {source!r}: use {', '.join(INPUT_KINDS)}")
+    known_name("source", source, INPUT_KINDS)
     if (input_path is None) != (source == "tfds"):
         raise ValueError(f"source {source!r} needs {_INPUTS[source]} as input")
     plain = name.isascii() and name.isidentifier() and name.islower()
@@ -104,8 +104,13 @@ def prepare(
         )
     if name in sources.BUILT_IN:
         raise ValueError(f"{name!r} is the name of a built-in data set: use another")
-    if resize is not None and (source == "tfds" or min(resize) < 1):
-        raise ValueError(f"cannot resize to {resize} (source {source!r})")
+    if resize is not None:
+        if source == "tfds" or not isinstance(resize, Sequence) or len(resize) != 2:
+            raise ValueError(
+                f"cannot resize to {resize} (source {source!r}): need height and width"
+            )
+        for side in resize:
+            check_whole("each of resize", side, 1, 2**15)
     if (skip_broken or scale_16bit) and source != "folder":
         raise ValueError("skip_broken and scale_16bit are for folders of image files")
     folder = sources.resolve_data_dir(data_dir)
@@ -278,8 +283,11 @@ def _read_arrays(name: str, path: Path, options: _ReadOptions) -> _Found:
     count = 1 + max(int(images.labels.max()) for images in splits.values())
     class_names = [str(n) for n in arrays.get("class_names", range(count))]
     names = len(class_names)
-    if names < count:
-        raise ValueError(f"{path}: {names} class names, labels to {count - 1}")
+    if names < count or len(set(class_names)) < names:
+        raise ValueError(
+            f"{path}: need a class name of its own for each label from 0 to "
+            f"{count - 1}, got {names}, {len(set(class_names))} of them different"
+        )
     return _Found(splits, class_names)
 
 

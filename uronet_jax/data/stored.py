@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 
+from uronet_jax.array_files import map_array
+
 
 def is_finished(path: str | os.PathLike) -> bool:
     """Returns whether an array is on disk as a whole."""
     sidecar = Path(path).with_suffix(".json")
-    return (
-        sidecar.exists() and json.loads(sidecar.read_text(encoding="utf-8"))["finished"]
-    )
+    return sidecar.exists() and _read_sidecar(sidecar)["finished"]
 
 
 def check_digests(
@@ -37,14 +37,9 @@ def check_digests(
     sidecar = Path(path).with_suffix(".json")
     if not sidecar.exists():
         return None
-    try:
-        stored = json.loads(sidecar.read_text(encoding="utf-8"))
-        made_with, finished = dict(stored["made_with"]), stored["finished"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(
-            f"{sidecar} is damaged: make {Path(path).name} anew"
-        ) from error
-    if not finished:
+    stored = _read_sidecar(sidecar)
+    made_with = stored["made_with"]
+    if not stored["finished"]:
         raise ValueError(
             f"{path} is not finished: run the command that makes it once more"
         )
@@ -61,6 +56,20 @@ def check_digests(
             "of"
         )
     return made_with
+
+
+def _read_sidecar(sidecar: Path) -> dict[str, Any]:
+    """Returns `made_with`, `done` and `finished` of an array."""
+    try:
+        stored = json.loads(sidecar.read_text(encoding="utf-8"))
+        made_with, finished = dict(stored["made_with"]), stored["finished"]
+        done = list(stored.get("done", ()))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        name = sidecar.with_suffix(".npy").name
+        raise ValueError(
+            f"{sidecar} is damaged: make {name} anew, without this file"
+        ) from error
+    return {"made_with": made_with, "done": done, "finished": finished}
 
 
 class StoredArray:
@@ -84,6 +93,7 @@ class StoredArray:
         """Opens the `.npy` file, or begins it.
 
         Raises:
+            FileNotFoundError: If it was begun, and is gone.
             ValueError: If it was made with something else than `made_with`, JSON, or is
                 damaged.
             OSError: If it cannot be written.
@@ -103,7 +113,7 @@ class StoredArray:
         self._write()
 
     def _read(self, shape, dtype):
-        stored = json.loads(self._sidecar.read_text(encoding="utf-8"))
+        stored = _read_sidecar(self._sidecar)
         if stored["made_with"] != self._made_with:
             raise ValueError(
                 f"{self._path} was made with other weights or settings "
@@ -111,8 +121,13 @@ class StoredArray:
                 "folder, or delete the file, the .json beside it and what was "
                 "measured with it"
             )
+        if not self._path.exists():
+            raise FileNotFoundError(
+                f"{self._path} is gone, and the .json beside it is not: delete it to "
+                "begin anew"
+            )
         self.done, self.finished = stored["done"], stored["finished"]
-        self.array = np.load(self._path, mmap_mode="r" if self.finished else "r+")
+        self.array = map_array(self._path, "r" if self.finished else "r+")
         if (self.array.shape, self.array.dtype) != (tuple(shape), np.dtype(dtype)):
             raise ValueError(
                 f"{self._path} holds {self.array.dtype} {list(self.array.shape)}, "

@@ -68,11 +68,7 @@ class NoiseGenerator(nn.Module):
 
 def make_noise_generator(variant: str) -> NoiseGenerator:
     """Returns a generator of `NOISE_GENERATORS`; ValueError if it is unknown."""
-    if variant not in NOISE_GENERATORS:
-        raise ValueError(
-            f"unknown noise generator {variant!r}: choose from "
-            f"{', '.join(NOISE_GENERATORS)}"
-        )
+    batches.known_name("noise generator", variant, NOISE_GENERATORS)
     return NoiseGenerator(NOISE_GENERATORS[variant])
 
 

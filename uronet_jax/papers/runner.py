@@ -16,6 +16,7 @@ import jax
 import numpy as np
 
 from uronet_jax.checkpoints import locked_workdir
+from uronet_jax.command import nearest_name
 from uronet_jax.papers.all_models import open_store
 from uronet_jax.papers.experiments import (
     EXPERIMENTS,
@@ -47,7 +48,8 @@ def choose_experiments(names: str) -> list[str]:
         known = "; ".join(f"{name}: {e.summary}" for name, e in EXPERIMENTS.items())
         raise ValueError(
             f"unknown experiment {', '.join(map(repr, unknown)) or repr(names)}: "
-            f"choose all or some of {known}"
+            f"{nearest_name((unknown or [names])[0], EXPERIMENTS)}choose all or some "
+            f"of {known}"
         )
     return list(dict.fromkeys(chosen))
 

@@ -55,6 +55,8 @@ def find_pictures(
             among the pictures.
         OSError: If a folder cannot be read.
     """
+    if isinstance(inputs, str | os.PathLike):  # One, and not its letters.
+        inputs = [inputs]
     out, suffixes = Path(out), picture_suffixes()
     found: dict[Path, tuple[Path, str]] = {}
     other, links = set(), set()

@@ -26,6 +26,7 @@ import numpy as np
 
 from uronet_jax import sharding
 from uronet_jax.attacks.adaptive import degraded_probability
+from uronet_jax.batches import check_number
 from uronet_jax.checkpoints import locked_workdir
 from uronet_jax.defense import classifier_function, detector_input
 from uronet_jax.host import num_threads
@@ -227,8 +228,7 @@ def purify_files(
             "pictures are purified by one process, with all of its devices: give each "
             "process its own pictures and folder, and do not connect them"
         )
-    if not 0.0 <= threshold <= 1.0:
-        raise ValueError(f"threshold must be a probability in [0, 1]: {threshold}")
+    check_number("threshold, a probability,", threshold, 0.0, 1.0)
     _check_names(class_names, models.classifier)
     out, progress = Path(out), progress or Progress(shown=False)
     mesh = sharding.data_mesh() if mesh is None else mesh
