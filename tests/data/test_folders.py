@@ -132,6 +132,7 @@ def test_refused_before_anything_is_written(files, message, tmp_path):
     assert not data.exists() or not any(data.iterdir())
 
 
+DEEP = {"cat/one/b.png": png, "cat/two/b.png": png}
 # Files beside those of `TWO`, what is told (or nothing), and how many images are read.
 READ = [
     ({}, "", 2),
@@ -146,7 +147,7 @@ READ = [
     ({"cat/b.gif": animated}, "1 images have several frames, the first .*b.gif", 3),
     ({"b.png": png}, "1 images outside class folders left out", 2),
     ({"b.png": png, "cat/b.png": to("../b.png")}, "1 images outside class", 3),
-    ({"more/b.png": png, "cat/b": to("../more"), "more/x": to("../cat")}, "", 6),
+    ({**DEEP, "cat/one/two": to("../two"), "cat/two/one": to("../one")}, "", 6),
     ({"cat/up": to(".."), "dog/self": to("."), "all": to(".")}, "", 2),
     ({"fox": to("/nowhere/fox")}, "1 links lead nowhere, the first .*fox: left out", 2),
 ]
