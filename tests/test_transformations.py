@@ -67,6 +67,19 @@ def test_contract(name, key, tmp_path):
             purifier(None, IMAGES)
 
 
+@pytest.mark.parametrize(
+    "name",
+    ("gaussian_noise", "resize_pad", "total_variation", "pixel_deflection"),
+)
+def test_a_key_draws_the_same_where_jax_enable_x64_is_set(name, key):
+    purifier = make_transformation(name)
+    with jax.enable_x64(True):
+        traced = jax.make_jaxpr(lambda x, i: purifier(None, x, key, i).clean)(
+            IMAGES, np.arange(3, dtype=np.int32)
+        )
+    assert "random_bits[" in str(traced) and "bit_width=64" not in str(traced)
+
+
 def test_bit_depth_keeps_its_levels(key):
     clean = make_transformation("bit_depth", bits=1)(None, IMAGES).clean
     np.testing.assert_array_equal(clean, IMAGES > 0.5)

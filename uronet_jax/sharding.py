@@ -9,6 +9,7 @@ batch.
 import dataclasses
 import numbers
 import operator
+import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -168,6 +169,28 @@ def compile_steps(
         return jax.lax.scan(lambda s, x: one(s, frozen, resident, x), state, inputs)
 
     return compile_replicated(scan, mesh, donate_argnums=(0,))
+
+
+def explain_failure(error: Exception) -> str | None:
+    """Returns what the machine lacks, a line for the user, if that made `error`.
+
+    That is a device that `JAX_PLATFORMS` asks for, or memory.
+    """
+    try:
+        jax.devices()
+    except (RuntimeError, AssertionError) as failure:
+        asked = os.environ.get("JAX_PLATFORMS", "")
+        return (
+            f"JAX finds no device, and JAX_PLATFORMS is {asked!r} "
+            f"({str(failure) or 'unknown here'}): leave it out, or install JAX for it"
+        )
+    text = str(error).partition("\n")[0]
+    if isinstance(error, MemoryError) or text.startswith("RESOURCE_EXHAUSTED"):
+        return (
+            f"not enough memory ({text}): choose a smaller batch size or smaller "
+            "images, or free the memory that other programs hold"
+        )
+    return None
 
 
 def any_process(flag: bool) -> bool:

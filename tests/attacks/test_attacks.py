@@ -330,6 +330,16 @@ def test_losses_have_known_values():
     assert not objectives.is_wrong(logits * jnp.nan, labels).any()
 
 
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_a_start_is_the_same_where_jax_enable_x64_is_set(norm):
+    def draw(key):
+        return balls.draw_uniform(key, np.arange(2), (3, 3, 1), norm)
+
+    with jax.enable_x64(True):
+        traced = jax.make_jaxpr(draw)(jax.random.key(0))
+    assert "random_bits[" in str(traced) and "bit_width=64" not in str(traced)
+
+
 def test_balls():
     rng = np.random.default_rng(0)
     x = rng.normal(size=(6, 2, 2, 1)).astype(np.float32)

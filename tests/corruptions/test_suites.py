@@ -118,6 +118,18 @@ def test_half_precision_stays_in_range(name, images, key):
 
 
 @pytest.mark.parametrize("name", CORRUPTIONS)
+def test_a_key_draws_the_same_where_jax_enable_x64_is_set(name, images):
+    # JAX draws other numbers where 64 bits are the default and no type is named.
+    settings = settings_of(name)[0]
+    with jax.enable_x64(True):
+        traced = jax.make_jaxpr(
+            lambda key, images: corrupt(key, images, name, **settings)
+        )(jax.random.key(0), images)
+    assert "bit_width=64" not in str(traced)
+    assert [x.dtype for x in traced.out_avals] == [np.float32]
+
+
+@pytest.mark.parametrize("name", CORRUPTIONS)
 def test_images_and_keys_differ_if_it_is_random(name, images):
     same = np.broadcast_to(images[:1], images.shape)
     run, settings = CORRUPTIONS[name].run, settings_of(name)

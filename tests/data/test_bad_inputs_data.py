@@ -76,6 +76,10 @@ def deep_and_turned(path):
     Image.fromarray(levels).save(path, exif=exif)
 
 
+def to(target):
+    return lambda path: path.symlink_to(target)
+
+
 def animated(path):
     frames = [Image.new("RGB", (8, 8), color) for color in ("red", "blue")]
     frames[0].save(path, save_all=True, append_images=frames[1:])
@@ -120,6 +124,7 @@ REFUSED = [
     ({**TWO, "cat/b.tif": floating}, f"1 {BROKEN}.*floating-point pixels"),
     ({"cat/a.heic": text, "cat/b.txt": text}, "no images in class .* 1 .heic, 1 .txt"),
     ({"a.png": png}, "no images in class folders .*; 1 images outside class folders"),
+    ({**TWO, "cat/b.png": to("/nowhere/b.png")}, f"1 {BROKEN}.*b.png .*No such file"),
 ]
 
 
@@ -134,6 +139,7 @@ def test_refused_before_anything_is_written(files, message, tmp_path):
     assert not data.exists() or not any(data.iterdir())
 
 
+DEEP = {"cat/one/b.png": png, "cat/two/b.png": png}
 # Files beside those of `TWO`, what is told (or nothing), and how many images are read.
 READ = [
     ({}, "", 2),
@@ -147,6 +153,10 @@ READ = [
     ),
     ({"cat/b.gif": animated}, "1 images have several frames, the first .*b.gif", 3),
     ({"b.png": png}, "1 images outside class folders left out", 2),
+    ({"b.png": png, "cat/b.png": to("../b.png")}, "1 images outside class", 3),
+    ({**DEEP, "cat/one/two": to("../two"), "cat/two/one": to("../one")}, "", 6),
+    ({"cat/up": to(".."), "dog/self": to("."), "all": to(".")}, "", 2),
+    ({"fox": to("/nowhere/fox")}, "1 links lead nowhere, the first .*fox: left out", 2),
 ]
 
 

@@ -295,6 +295,21 @@ def test_published_set_is_read(published):
         assert labels.dtype == np.int32
 
 
+def test_what_systems_leave_behind_is_no_image_and_no_class(tmp_path, published):
+    folder, images = published
+    (folder / "._fog.npy").write_bytes(b"of macOS")
+    assert corrupted.list_stored(folder) == ("fog", "fx")
+    classes = tmp_path / "folders" / "fog" / "1"
+    for name in ("n01", "n02", ".ipynb_checkpoints"):
+        (classes / name).mkdir(parents=True)
+        Image.fromarray(images["fx"][0]).save(classes / name / "0.JPEG")
+    (classes / "n02" / "._0.JPEG").write_bytes(b"of macOS")
+    (tmp_path / "folders" / "__MACOSX" / "1").mkdir(parents=True)
+    assert corrupted.list_stored(tmp_path / "folders") == ("fog",)
+    _, labels = corrupted.load_stored(tmp_path / "folders", "fog", 1)
+    np.testing.assert_array_equal(labels, [0, 1])
+
+
 def test_wrong_reads_are_reported(source, published):
     folder, images = published
     for severity in (0, 6):

@@ -122,6 +122,14 @@ def test_overwrite_and_failure_keep_what_is_there(
         for name in ("animals", "fresh"):
             with pytest.raises(OSError, match="broken"):
                 prepare_arrays(255 - images, labels, name=name, overwrite=True)
+    with monkeypatch.context() as patch:
+
+        def full(self):
+            raise RuntimeError("write() failed: No space left on device")
+
+        patch.setattr("tensorflow_datasets.core.SequentialWriter.close_all", full)
+        with pytest.raises(OSError, match="cannot write .*fresh/1.0.0 .*No space left"):
+            prepare_arrays(255 - images, labels, name="fresh")
     with pytest.raises(FileNotFoundError):
         open_source("fresh", "train", data_dir=tmp_path)
     assert os.listdir(tmp_path / "animals") == ["1.0.0"]

@@ -106,6 +106,15 @@ def test_unknown_name_says_what_there_is_and_what_to_run(tmp_path, monkeypatch):
         assert sources.find_prepared(name, tmp_path) is None
 
 
+def test_a_user_without_home_is_told_to_name_a_folder(tmp_path, monkeypatch):
+    monkeypatch.delenv("URONET_DATA_DIR", raising=False)
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.setattr("pwd.getpwuid", {}.__getitem__)  # A container's --user.
+    with pytest.raises(ValueError, match="no home: name one with --data_dir"):
+        data.open_source("cifar10", "train")
+    assert sources.resolve_data_dir(tmp_path) == tmp_path
+
+
 def test_spread_classes_keeps_shares_in_every_slice():
     labels = np.repeat([0, 1, 2], [60, 30, 9])
     order = sources.spread_classes(labels)

@@ -734,9 +734,24 @@ def test_files_folders_and_patterns(photos, tmp_path):
     assert names(photos / "b.jpg", same_suffix=True) == [("b.jpg", "b.jpg")]
     # Each once, however often it is named.
     assert names(photos / "deep/c.png", photos / "deep") == deep
-    # A name is taken as it is, if there is such a file.
+    # A name is taken as it is, if there is such a file or folder.
     odd = save(photos / "[b]*.png", photo(2, 2))
     assert names(odd) == [("[b]*.png", "[b]*.png")]
+    save(tmp_path / "of [2020]/e.png", photo(2, 2))
+    assert names(f"{tmp_path}/of [2020]/*.png") == [("e.png", "e.png")]
+
+
+def test_a_name_that_is_no_text(tmp_path):
+    path = tmp_path / "in" / os.fsdecode(b"M\xfcller.png")  # Of another encoding.
+    try:
+        save(path, photo(2, 2))
+    except OSError:
+        pytest.skip("this file system takes no such name")
+    for made in (1, 0):
+        done = purify_files([tmp_path / "in"], tmp_path / "out", HALVING)
+        assert (done.made, done.kept, done.failed) == (made, 1 - made, 0)
+    assert (tmp_path / "out" / path.name).exists()
+    assert b"M\\udcfcller.png" in (tmp_path / "out/verdicts.csv").read_bytes()
 
 
 def test_the_command(photos, tmp_path, start):

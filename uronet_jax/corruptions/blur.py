@@ -79,7 +79,9 @@ def draw_displacements(
 
     int32 `[B, H * W]`, zero where a pixel stays; the last two arguments may be traced.
     """
-    draw = functools.partial(jax.random.uniform, shape=(height * width,))
+    draw = functools.partial(
+        jax.random.uniform, shape=(height * width,), dtype=jnp.float32
+    )
     # One number decides on all: below the probability it is uniform once more.
     uniform = batches.per_image(draw, key, index)
     side = jnp.asarray(2 * max_delta, jnp.int32)
@@ -285,7 +287,9 @@ def _prepare_motion(shape, settings):
 
 
 def _apply_motion(key, images, constants, shared, index, *, straight_through=False):
-    draw = functools.partial(jax.random.uniform, minval=-45.0, maxval=45.0)
+    draw = functools.partial(
+        jax.random.uniform, dtype=jnp.float32, minval=-45.0, maxval=45.0
+    )
     angles = batches.per_image(draw, key, index)
     levels = grey_levels(images, straight_through=straight_through)
     levels = filters.blur_along_line(

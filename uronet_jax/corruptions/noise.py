@@ -54,7 +54,9 @@ def uniform_draw(
         float32 `[B, H, W, C]`, uniform in `[0, 1)`, multiples of `2^-23`.
     """
     index = jnp.arange(shape[0]) if index is None else index
-    draw = functools.partial(jax.random.uniform, shape=(math.prod(shape[1:]),))
+    draw = functools.partial(
+        jax.random.uniform, shape=(math.prod(shape[1:]),), dtype=jnp.float32
+    )
     uniform = batches.per_image(draw, key, index)
     return uniform.reshape(index.shape[0], *shape[1:])
 
@@ -194,7 +196,7 @@ def choose_entries(
     key = jax.random.fold_in(key, np.uint32(2**32 - 1))
 
     def choose(i):
-        return jax.random.randint(jax.random.fold_in(key, i), (), 0, entries)
+        return jax.random.randint(jax.random.fold_in(key, i), (), 0, entries, jnp.int32)
 
     return jax.vmap(choose)(index)
 

@@ -38,9 +38,11 @@ from uronet_jax import corruptions, sharding
 from uronet_jax.array_files import map_array
 from uronet_jax.batches import check_listed, check_whole
 from uronet_jax.checkpoints import locked_workdir
+from uronet_jax.data.folders import is_litter
 from uronet_jax.data.pipelines import evaluation_batches
 from uronet_jax.data.sources import Source, source_digest
 from uronet_jax.progress import progress_bar
+from uronet_jax.records import naming
 
 MANIFEST = "manifest.json"
 _LABELS = "labels.npy"
@@ -229,12 +231,13 @@ def read_manifest(folder: str | os.PathLike) -> Manifest:
         raise FileNotFoundError(f"no such folder: {folder}")
     if (folder / MANIFEST).exists():
         return _parse_manifest(folder / MANIFEST)
-    found = [path for path in folder.glob("*/*") if path.name.isdigit()]
+    found = [path for path in _visible(folder, "*/*") if path.name.isdigit()]
     count = None
     if (folder / _LABELS).exists():
         layout, severities = "arrays", _PUBLISHED_SEVERITIES
         count = len(_load_npy(folder / _LABELS)) // len(severities)
-        names = {path.stem for path in folder.glob("*.npy")} - {Path(_LABELS).stem}
+        arrays = {path.stem for path in _visible(folder, "*.npy")}
+        names = arrays - {Path(_LABELS).stem}
     elif found:
         layout, severities = "folders", {int(path.name) for path in found}
         names = {path.parent.name for path in found}
@@ -434,7 +437,7 @@ class _Arrays(_Store):
             np.lib.format.open_memmap(partial, "w+", np.uint8, shape)
             unfinished[name] = []
         # Not through the memory map: on a full disk that would kill the process.
-        with open(partial, "r+b") as file:
+        with naming(partial), open(partial, "r+b") as file:
             blocks_to_end = len(severities) - severities.index(severity)
             file.seek(-blocks_to_end * self._block_bytes(), os.SEEK_END)
             labels = []
@@ -524,7 +527,7 @@ class _Folders(_Store):
 
     def read(self, name: str, severity: int) -> StoredExamples:
         folder, count = self._path(name, severity), self._manifest["num_images"]
-        files = sorted(folder.glob("*/*.JPEG"))
+        files = sorted(_visible(folder, "*/*.JPEG"))
         if not files or len(files) != (count or len(files)):
             raise FileNotFoundError(
                 f"{folder} holds {len(files)} of {count or 'some'} images"
@@ -553,6 +556,12 @@ FILE_LAYOUTS = {"arrays": _Arrays, "folders": _Folders}
 
 def _open_store(folder: str | os.PathLike, manifest: Manifest) -> _Store:
     return FILE_LAYOUTS[manifest["layout"]](Path(folder), manifest)
+
+
+def _visible(folder: Path, pattern: str) -> list[Path]:
+    """Returns what matches, but for what systems and notebooks leave behind."""
+    found = folder.glob(pattern)
+    return [p for p in found if not is_litter(p) and not is_litter(p.parent)]
 
 
 def _decode(path: Path) -> np.ndarray:
@@ -594,7 +603,7 @@ def _save_manifest(folder: Path, manifest: Manifest) -> None:
 def _replacing(path: Path) -> Iterator[BinaryIO]:
     """Opens a file that gets the name `path` when it is complete."""
     partial = Path(f"{path}{_PARTIAL}")
-    with open(partial, "wb") as file:
+    with naming(partial), open(partial, "wb") as file:
         yield file
         _flush(file)
     os.replace(partial, path)

@@ -4,12 +4,13 @@ Everything downstream then reads one kind of source. Images are stored as PNG,
 without loss, in array_record files.
 """
 
+import contextlib
 import difflib
 import importlib.util
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -167,7 +168,10 @@ def _write(name, folder, splits, class_names, shape, progress) -> Path:
     final.parent.mkdir(parents=True, exist_ok=True)
     # Written beside its place and renamed when complete: an interrupted run leaves
     # nothing that looks prepared, and the old version stays until the end.
-    with tempfile.TemporaryDirectory(prefix="incomplete.", dir=final.parent) as temp:
+    with (
+        _explained(final),
+        tempfile.TemporaryDirectory(prefix="incomplete.", dir=final.parent) as temp,
+    ):
         complete = os.path.join(temp, "data")
         os.mkdir(complete)
         features = {
@@ -201,6 +205,17 @@ def _write(name, folder, splits, class_names, shape, progress) -> Path:
             shutil.rmtree(final)
         os.rename(complete, final)
     return final
+
+
+@contextlib.contextmanager
+def _explained(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:  # Of array_record, for instance on a full disk.
+        raise OSError(
+            f"cannot write {folder} ({error}): free some space or choose another "
+            "folder (--data_dir)"
+        ) from error
 
 
 def _prepare_official(name: str, folder: Path, overwrite: bool) -> Path:

@@ -402,9 +402,18 @@ def _require_prepared(name: str, data_dir: str | None) -> Path:
 
 
 def resolve_data_dir(data_dir: str | os.PathLike | None) -> Path:
-    """Returns the folder of prepared data sets: see `open_source`."""
+    """Returns the folder of prepared data sets: see `open_source`.
+
+    ValueError if none is named and the user has no home, as in some containers.
+    """
     default = os.environ.get("URONET_DATA_DIR") or "~/tensorflow_datasets"
-    return Path(data_dir or default).expanduser()
+    try:
+        return Path(data_dir or default).expanduser()
+    except RuntimeError as error:
+        raise ValueError(
+            f"no folder {data_dir or default}, for this user has no home: name one "
+            "with --data_dir or URONET_DATA_DIR"
+        ) from error
 
 
 def find_prepared(name: str, data_dir: Path) -> Path | None:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from uronet_jax.array_files import map_array
+from uronet_jax.records import naming
 
 
 def is_finished(path: str | os.PathLike) -> bool:
@@ -96,7 +97,7 @@ class StoredArray:
             FileNotFoundError: If it was begun, and is gone.
             ValueError: If it was made with something else than `made_with`, JSON, or is
                 damaged.
-            OSError: If it cannot be written.
+            OSError: If it cannot be written, or there is no room for all of it.
         """
         self._path = Path(path)
         self._sidecar = self._path.with_suffix(".json")
@@ -110,6 +111,7 @@ class StoredArray:
         self.array = np.lib.format.open_memmap(
             self._path, mode="w+", dtype=dtype, shape=tuple(shape)
         )
+        self._reserve()
         self._write()
 
     def _read(self, shape, dtype):
@@ -135,6 +137,20 @@ class StoredArray:
                 "beside it and what was measured with it"
             )
 
+    def _reserve(self):
+        # The file has holes. On a full disk, writing into one kills the process.
+        if not hasattr(os, "posix_fallocate"):  # macOS.
+            return
+        try:
+            with open(self._path, "r+b") as file:
+                os.posix_fallocate(file.fileno(), 0, self._path.stat().st_size)
+        except OSError as error:
+            self._path.unlink()
+            raise OSError(
+                f"no room for {self._path}, {self.array.nbytes / 1e6:.0f} MB "
+                f"({error.strerror}): free some space or choose another folder"
+            ) from error
+
     def mark(self, block: Any, *, finished: bool = False) -> None:
         """Says that a block, JSON, is filled, and whether it was the last."""
         self.done.append(block)
@@ -146,5 +162,6 @@ class StoredArray:
         text = {"made_with": self._made_with, "done": self.done}
         text["finished"] = self.finished
         temporary = self._sidecar.with_suffix(".json.tmp")
-        temporary.write_text(json.dumps(text), encoding="utf-8")
-        os.replace(temporary, self._sidecar)
+        with naming(self._sidecar):
+            temporary.write_text(json.dumps(text), encoding="utf-8")
+            os.replace(temporary, self._sidecar)

@@ -28,7 +28,7 @@ from uronet_jax.evaluation.threat_models import (
     make_plan,
     make_run,
 )
-from uronet_jax.records import provenance, write_json
+from uronet_jax.records import naming, provenance, write_json
 from uronet_jax.training.run import check_same_config
 
 # Value of the field `schema` of attack.json.
@@ -235,7 +235,8 @@ def _attack(config, subject, digests, runs, threats, workdir, content):
             path = examples_path(workdir, len(rows))
             path.parent.mkdir(exist_ok=True)
             fields = {k: v for k, v in examples._asdict().items() if v is not None}
-            np.savez_compressed(path, **fields)
+            with naming(path):
+                np.savez_compressed(path, **fields)
         rows.append(row)
         write(finished=False)
 

@@ -62,7 +62,9 @@ class NoiseGenerator(nn.Module):
         height, width, channels = shape
         shape = height + self.window - 1, width + self.window - 1, channels
         size = shape[0] * shape[1] * channels
-        z = batches.per_image(lambda k: jax.random.normal(k, (size,)), key, index)
+        z = batches.per_image(
+            lambda k: jax.random.normal(k, (size,), "float32"), key, index
+        )
         return z.reshape(-1, *shape)
 
 

@@ -19,6 +19,7 @@ from uronet_jax.evaluation.defense_views import make_attacked
 from uronet_jax.evaluation.threat_models import AttackRun, make_run
 from uronet_jax.loading import LoadedModel
 from uronet_jax.progress import Progress
+from uronet_jax.records import naming
 
 # The papers' names -> ours, and what it takes besides.
 _ATTACKS = {
@@ -115,7 +116,8 @@ def save_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
         left.unlink()
     temporary = path.with_name(f".{path.name}.{os.getpid()}.npz")
     try:
-        np.savez(temporary, **dict(arrays))
-        os.replace(temporary, path)
+        with naming(path):
+            np.savez(temporary, **dict(arrays))
+            os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -170,7 +170,9 @@ class _Job:
     @property
     def number(self) -> int:
         """Tells the picture from others, whatever others there are."""
-        return zlib.crc32(self.found.name.encode()) & 0x7FFFFFFF
+        # A name need not be text: whoever copies files may change their encoding.
+        name = self.found.name.encode("utf-8", "surrogateescape")
+        return zlib.crc32(name) & 0x7FFFFFFF
 
     def fail(self, error: Any) -> None:
         self.row["error"] = " ".join(str(error).split())
@@ -594,7 +596,7 @@ def _csv(table):
             {k: f"{v:.4f}" if isinstance(v, float) else v for k, v in row.items()}
         )
     # So that spreadsheets read names that are not English.
-    return text.getvalue().encode("utf-8-sig")
+    return text.getvalue().encode("utf-8-sig", "backslashreplace")
 
 
 def _write_sheet(out, found, rows, table):

@@ -374,7 +374,7 @@ def _begun(
         place.load(*(row.sources() if row.sources else sources))
         state = place.initialize(jax.random.key(row.seed))
         first = jax.process_index() == 0
-        writer = Writer(row.workdir, tensorboard=tensorboard, active=first)
+        writer = Writer(row.workdir, tensorboard=tensorboard, active=first, done=done)
         stack.callback(writer.close)
         state, frozen = sharding.replicate((state, row.frozen()), place.mesh)
         metrics, save, feed = {}, None, place.feed
