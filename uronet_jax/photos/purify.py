@@ -229,7 +229,7 @@ def purify_files(
         )
     if not 0.0 <= threshold <= 1.0:
         raise ValueError(f"threshold must be a probability in [0, 1]: {threshold}")
-    _check_names(class_names, models.classifier)
+    check_class_names(class_names, models.classifier)
     out, progress = Path(out), progress or Progress(shown=False)
     mesh = sharding.data_mesh() if mesh is None else mesh
     purifier = as_purifier(models.purifier.module)
@@ -268,7 +268,10 @@ def purify_files(
     return PurifiedFiles(table, notes, made, kept, failed, left)
 
 
-def _check_names(class_names, classifier):
+def check_class_names(
+    class_names: Sequence[str] | None, classifier: LoadedModel | None
+) -> None:
+    """Raises ValueError if names are not as many as a classifier's classes."""
     if class_names is None:
         return
     if classifier is None:
