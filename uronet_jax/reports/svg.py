@@ -6,6 +6,8 @@ from html import escape
 
 # Colours that colour-blind readers tell apart (Okabe and Ito), in this order.
 LINE_COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7")
+# So that lines that lie on each other are both seen.
+_DASHES = ("none", "none", "4 4", "2 4")
 _LEFT, _RIGHT, _TOP, _BOTTOM = 34, 10, 22, 22  # Pixels around the axes.
 
 
@@ -60,13 +62,12 @@ def accuracy_chart(
         parts.append(
             f'<text x="{across(x)}" y="{height - 8}" text-anchor="middle">{x:g}</text>'
         )
-    for (name, line), colour in zip(
-        lines.items(), itertools.cycle(LINE_COLOURS), strict=False
-    ):
+    styles = itertools.cycle(zip(LINE_COLOURS, _DASHES, strict=True))
+    for (name, line), (colour, dashes) in zip(lines.items(), styles, strict=False):
         path = " ".join(f"{across(x)},{up(y)}" for x, y in line)
         parts.append(
             f'<polyline points="{path}" fill="none" stroke="{colour}" '
-            'stroke-width="2"/>'
+            f'stroke-width="2" stroke-dasharray="{dashes}"/>'
         )
         for x, y in line:
             parts.append(
