@@ -308,12 +308,13 @@ def build_experiment(
     if config["initial"]:  # Other pixel statistics would make another function of it.
         # A run that is resumed has them, and goes on from its own weights.
         given = workdir if begun else config["initial"]
-        config["resolved"] |= initial_statistics(given)
+        config["resolved"] |= initial_statistics(given, role=phase.role)
     task = make_task(config, models)
     if config["initial"] and not begun:
         images = jnp.zeros((1, *task.input_shape))
         like = jax.eval_shape(task.module.init, jax.random.key(0), images)
-        initial = load_initial(config["initial"], {"batch_stats": {}, **like})
+        like = {"batch_stats": {}, **like}
+        initial = load_initial(config["initial"], like, role=phase.role)
         task = dataclasses.replace(task, initial=initial)
     if has_copies(config):
         _check_before_copies(config, task, sources["train"], workdir)
