@@ -7,7 +7,7 @@ models of their own (`make_task`).
 import dataclasses
 import itertools
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,7 +27,7 @@ from uronet_jax.corruptions import (
     make_degradation,
     suite_degradations,
 )
-from uronet_jax.data import AUGMENTATIONS, PairedSource, open_source
+from uronet_jax.data import AUGMENTATIONS, PairedSource, open_source, prepare
 from uronet_jax.data.mixed_corruptions import store_mixed
 from uronet_jax.data.pipelines import check_pipeline
 from uronet_jax.data.sources import check_disjoint, source_digest
@@ -256,6 +256,36 @@ def sample_images(source: Any, max_bytes: int = 2**28) -> np.ndarray:
     """Returns all images of a source, or where they are too many an even sample."""
     count = min(len(source), max(1, max_bytes // int(np.prod(source.image_shape))))
     return source.read(np.linspace(0, len(source) - 1, count).astype(int))[0]
+
+
+def data_of_folder(
+    path: str | os.PathLike,
+    given: Collection[str],
+    data_dir: str | os.PathLike | None = None,
+    *,
+    resize: tuple[int, int] | None = None,
+) -> dict[str, str]:
+    """Prepares a folder of images, if it is not yet; returns fields of `config.data`.
+
+    Args:
+        path: Folder or `.npz` file, see `prepare.prepare_once`, whose errors it has.
+        given: Fields that were set by hand, such as `config.data.train_split`; they
+            stay.
+        data_dir: Folder of the prepared data sets.
+        resize: `(height, width)` of the images.
+    """
+    if "config.data.name" in given:
+        raise ValueError("--data and --config.data.name both name data: give one")
+    if jax.process_count() > 1:
+        raise ValueError(
+            "a folder is prepared by one process: do it first, with `uronet prepare`, "
+            "and give --config.data.name"
+        )
+    name = prepare.prepare_once(path, data_dir=data_dir, resize=resize)
+    if {"config.data.train_split", "config.data.validation_split"} & set(given):
+        return {"name": name}
+    learned, judged = prepare.learning_splits(name, data_dir)
+    return {"name": name, "train_split": learned, "validation_split": judged}
 
 
 def build_experiment(
