@@ -9,8 +9,6 @@ makes of it. Needs `pip install uronet_jax[demo]` and no network; --share makes 
 public through Gradio's server, as for Colab.
 """
 
-import importlib.util
-
 from absl import flags
 
 from launch import cli
@@ -63,8 +61,7 @@ _SEED = flags.DEFINE_integer("seed", 0, "Of noises and attacks.", lower_bound=0)
 def main(argv: list[str]) -> None:
     """Serves the page that the flags describe."""
     del argv  # Checked by `cli.run`.
-    if importlib.util.find_spec("gradio") is None:
-        raise ValueError('the page needs Gradio: pip install "uronet_jax[demo]"')
+    studios.check_gradio()
     from uronet_jax.demo import page as pages
 
     pages.check_port(_HOST.value, _PORT.value)

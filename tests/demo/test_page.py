@@ -29,23 +29,35 @@ def served(tmp_path_factory, make_variables):
     studio = studios.DefenseStudio(models, studios.open_images(models, "generated"))
     rows = [{"noise": "GN", "undefended_accuracy": 0.25, "purified_accuracy": 0.875}]
     report = {"dataset": "birds", "rows": rows, "clean_accuracy": 0.5}
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     page = pages.build_page(studio, {"mine": report}, about="tiny models")
-    address = pages.serve(page, port=port, block=False)
-    yield address, port
+    yield pages.serve(page, port=free_port(), block=False)
     page.close()
 
 
-def test_a_port_in_use_is_one_clear_error(served):
-    from uronet_jax.demo import page as pages
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
 
-    address, port = served
-    with pytest.raises(OSError, match=f"127.0.0.1:{port} .*another port with --port"):
-        pages.check_port("127.0.0.1", port)
-    with urllib.request.urlopen(address) as answer:
+
+def test_the_command_serves_a_page_and_no_second_one_at_its_port(start):
+    pytest.importorskip("gradio", reason="the page is made of gradio")
+    command = (
+        *("-m", "launch.demo", "--purifier=median:size=3"),
+        *("--reports=docs/results/quickstart.json", f"--port={free_port()}"),
+    )
+    first = start(*command)
+    line = first.stdout.readline()
+    assert line.startswith("open http://127.0.0.1:"), first.communicate()[1]
+    with urllib.request.urlopen(line.split()[1]) as answer:
         assert b"uronet demo" in answer.read()
+    second = start(*command)
+    output, errors = second.communicate()
+    assert (second.returncode, output) == (2, "")
+    assert errors.startswith("error: cannot listen at 127.0.0.1:")
+    assert errors.endswith(
+        "give another port with --port, or another address with --host\n"
+    )
 
 
 @pytest.fixture
@@ -63,7 +75,7 @@ def browser(served):
         page.set_default_timeout(30_000)  # The first image waits for compilers.
         asked = []
         page.on("request", lambda request: asked.append(request.url))
-        page.goto(served[0])
+        page.goto(served)
         yield page, asked
         chromium.close()
 

@@ -22,6 +22,7 @@ _FONTS = {
 }
 _CSS = """
 .gradio-container {max-width: 1200px !important; margin: auto}
+.tabitem {min-width: min(100%, 900px)}
 .pixels img {image-rendering: pixelated}
 """
 

@@ -5,6 +5,7 @@ the size that the models were made for (`pictures.fitted`) and degraded by the j
 it looks as `launch.evaluate` judges it.
 """
 
+import importlib.util
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -293,6 +294,12 @@ class DefenseStudio:
             return "no detector"
         word = "degraded" if sight.probability > self.threshold else "not degraded"
         return f"{word} (probability {sight.probability:.3f})"
+
+
+def check_gradio() -> None:
+    """Raises ValueError if Gradio, which the page is made of, is not installed."""
+    if importlib.util.find_spec("gradio") is None:
+        raise ValueError('the page needs Gradio: pip install "uronet_jax[demo]"')
 
 
 def open_images(
