@@ -43,8 +43,9 @@ def base(phase: str, preset: str) -> config_dict.ConfigDict:
     config.steps_per_dispatch = 2 if preset == "smoke" else 20
     config.log_every = 2 if preset == "smoke" else 20
     config.tensorboard = False
-    # Weights to start from: the folder of a run of the same model, or, of a ResNet, a
-    # file of PyTorch weights. Empty: random ones.
+    # Weights to start from: the folder of a run of the same model, a name of pretrained
+    # weights (removers, detectors), or, of a ResNet, a file of PyTorch weights. Empty:
+    # random ones.
     config.initial = ""
     return config
 

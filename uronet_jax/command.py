@@ -30,6 +30,7 @@ COMMANDS = {
     "evaluate": "evaluate",
     "attack": "attack",
     "purify": "purify",
+    "demo": "demo",
     "export": "export",
     "corrupt": "make_corrupted",
     "make_attacked": "make_attacked",

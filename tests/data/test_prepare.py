@@ -198,6 +198,50 @@ def test_folder_with_mixed_sizes_and_modes_needs_resize(tmp_path, prepare_folder
     assert np.abs(images[1].astype(int) - (200, 0, 0)).max() <= 5
 
 
+def test_a_folder_is_prepared_once_under_its_own_name(tmp_path, monkeypatch):
+    for i, label in enumerate("abababab"):
+        pixels = np.full((8, 9, 3), 9 * i, np.uint8)
+        path = tmp_path / "My Birds" / label / f"{i}.png"
+        save_image(path, Image.fromarray(pixels))
+    once = functools.partial(
+        prepare.prepare_once, data_dir=tmp_path / "sets", resize=(4, 4)
+    )
+    name, (note,) = once(tmp_path / "My Birds")
+    assert name == "my_birds" and note.startswith("prepared ")
+    source = open_source("my_birds", "train", data_dir=tmp_path / "sets")
+    assert (len(source), source.image_shape) == (8, (4, 4, 3))
+    monkeypatch.chdir(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(prepare, "prepare", None)
+        name, (note,) = once("My Birds")
+    assert name == "my_birds" and "prepared before of" in note
+    splits = prepare.learning_splits("my_birds", tmp_path / "sets")
+    assert splits == ("train[:90%]", "train[90%:]")
+
+    (tmp_path / "other" / "my_birds").mkdir(parents=True)
+    for path, options in (("other/my_birds", {}), ("My Birds", {"resize": (5, 5)})):
+        with pytest.raises(
+            ValueError, match="my_birds is in .* already, made of .* not"
+        ):
+            once(path, **options)
+    for name in ("2024", "generated"):
+        (tmp_path / name).mkdir()
+        with pytest.raises(ValueError, match="cannot be the name of .*: use `uronet"):
+            once(name)
+    with pytest.raises(FileNotFoundError, match="no such file or folder: nowhere"):
+        once("nowhere")
+
+
+def test_a_folder_with_a_validation_split_is_judged_on_it(tmp_path):
+    for split in ("train", "validation"):
+        for label in "ab":
+            pixels = np.zeros((4, 4), np.uint8)
+            path = tmp_path / "birds" / split / label / "1.png"
+            save_image(path, Image.fromarray(pixels))
+    assert prepare.prepare_once(tmp_path / "birds", data_dir=tmp_path)[0] == "birds"
+    assert prepare.learning_splits("birds", tmp_path) == ("train", "validation")
+
+
 def test_rotated_photo_is_turned(tmp_path, prepare_folder):
     exif = Image.Exif()
     exif[0x0112] = 6  # Stored lying on its side.

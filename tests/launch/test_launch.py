@@ -155,8 +155,9 @@ def test_attacked_copies_are_made_by_a_command(untrained, tmp_path, start):
 def test_evaluation_over_a_suite(untrained, tmp_path):
     made = {"suite__name": "cifar_c", "suite__noises": ("contrast",)}
     config = untrained(**made, data__num_examples=8)
-    result = evaluate.run(config, tmp_path / "made")
+    result = evaluate.run(config, tmp_path / "made", html=tmp_path / "page.html")
     assert [row["severity"] for row in result["rows"]] == [1, 2, 3, 4, 5]
+    assert (tmp_path / "page.html").read_text().count("<img") == 4
     summary = result["summary"]["corruptions"]
     assert summary["undefended"]["mean_accuracy"] == pytest.approx(
         np.mean([row["undefended_accuracy"] for row in result["rows"]])

@@ -7,7 +7,9 @@ without loss, in array_record files.
 import contextlib
 import difflib
 import importlib.util
+import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -23,8 +25,11 @@ from uronet_jax.batches import check_whole, known_name
 from uronet_jax.data import folders, packed, sources
 from uronet_jax.data.folders import SplitImages
 from uronet_jax.progress import progress_bar
+from uronet_jax.records import write_json
 
 VERSION = "1.0.0"
+# Beside a data set that was prepared on the way: what it was made of.
+_MADE_OF = "made_of.json"
 _EXAMPLES_PER_SHARD = 10_000
 _CHUNK = 500
 
@@ -319,6 +324,67 @@ READERS: dict[str, Callable[[str, Path, _ReadOptions], _Found]] = {
     "arrays": _read_arrays,
 }
 INPUT_KINDS = (*READERS, "tfds")
+
+
+def prepare_once(
+    input_path: str | os.PathLike,
+    *,
+    data_dir: str | os.PathLike | None = None,
+    resize: tuple[int, int] | None = None,
+) -> tuple[str, list[str]]:
+    """Prepares a folder or `.npz` file under its own name, if it is not there yet.
+
+    Returns:
+        The name of the data set, that of the folder or file, lower case; and what the
+        user should know. What is there already is not compared with the images of
+        today.
+
+    Raises:
+        ValueError: If the name does not suit a data set, or is that of one that was
+            prepared otherwise: of another path, to another size, or by `prepare`; and
+            what `prepare` raises.
+        FileNotFoundError: If there is no such path.
+    """
+    path = Path(input_path).resolve()
+    if not path.exists():
+        raise FileNotFoundError(f"no such file or folder: {input_path}")
+    name = re.sub(r"\W", "_", path.stem if path.is_file() else path.name).lower()
+    by_name = (
+        f"`uronet prepare --name=NAME --input={input_path}`, and give "
+        "--config.data.name=NAME instead"
+    )
+    if not (name.isascii() and name.isidentifier()) or name in sources.BUILT_IN:
+        raise ValueError(f"{name!r} cannot be the name of a data set: use {by_name}")
+    size = f", {resize[0]}x{resize[1]}" if resize else ""
+    made_of = {"input": f"{path}{size}"}
+    found = sources.find_prepared(name, sources.resolve_data_dir(data_dir))
+    if found:
+        note = found / _MADE_OF
+        before = json.loads(note.read_text("utf-8")) if note.exists() else None
+        if before != made_of:
+            raise ValueError(
+                f"a data set {name} is in {found} already, made of "
+                f"{before['input'] if before else 'something else'}, not of "
+                f"{made_of['input']}: use {by_name}"
+            )
+        return name, [f"using {found}, prepared before of {path}"]
+    source = deduce_source(name, path)
+    prepared = prepare(
+        name, source=source, input_path=path, data_dir=data_dir, resize=resize
+    )
+    write_json(prepared.folder / _MADE_OF, made_of)
+    return name, [*prepared.notes, f"prepared {path} in {prepared.folder}"]
+
+
+def learning_splits(name: str, data_dir: str | os.PathLike | None) -> tuple[str, str]:
+    """Returns the splits that a set is learned and chosen by, if nobody names others.
+
+    Those called `train` and `validation`, or else 90 and 10 percent of `train`.
+    """
+    found = sources.find_prepared(name, sources.resolve_data_dir(data_dir))
+    if found and "validation" in sources.split_sizes(found):
+        return "train", "validation"
+    return "train[:90%]", "train[90%:]"
 
 
 def deduce_source(name: str, input_path: str | os.PathLike | None) -> str:

@@ -231,7 +231,7 @@ def purify_files(
             "process its own pictures and folder, and do not connect them"
         )
     check_number("threshold, a probability,", threshold, 0.0, 1.0)
-    _check_names(class_names, models.classifier)
+    check_class_names(class_names, models.classifier)
     out, progress = Path(out), progress or Progress(shown=False)
     mesh = sharding.data_mesh() if mesh is None else mesh
     purifier = as_purifier(models.purifier.module)
@@ -270,7 +270,10 @@ def purify_files(
     return PurifiedFiles(table, notes, made, kept, failed, left)
 
 
-def _check_names(class_names, classifier):
+def check_class_names(
+    class_names: Sequence[str] | None, classifier: LoadedModel | None
+) -> None:
+    """Raises ValueError if names are not as many as a classifier's classes."""
     if class_names is None:
         return
     if classifier is None:

@@ -8,7 +8,7 @@ import contextlib
 import dataclasses
 import itertools
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,7 +28,7 @@ from uronet_jax.corruptions import (
     make_degradation,
     suite_degradations,
 )
-from uronet_jax.data import AUGMENTATIONS, PairedSource, open_source
+from uronet_jax.data import AUGMENTATIONS, PairedSource, open_source, prepare
 from uronet_jax.data.mixed_corruptions import store_mixed
 from uronet_jax.data.pipelines import check_pipeline
 from uronet_jax.data.sources import check_disjoint, source_digest
@@ -273,6 +273,38 @@ def sample_images(source: Any, max_bytes: int = 2**28) -> np.ndarray:
     return source.read(np.linspace(0, len(source) - 1, count).astype(int))[0]
 
 
+def data_of_folder(
+    path: str | os.PathLike,
+    given: Collection[str],
+    data_dir: str | os.PathLike | None = None,
+    *,
+    resize: tuple[int, int] | None = None,
+) -> tuple[dict[str, str], list[str]]:
+    """Prepares a folder of images, if it is not yet.
+
+    Returns fields of `config.data`, and what the user should know.
+
+    Args:
+        path: Folder or `.npz` file, see `prepare.prepare_once`, whose errors it has.
+        given: Fields that were set by hand, such as `config.data.train_split`; they
+            stay.
+        data_dir: Folder of the prepared data sets.
+        resize: `(height, width)` of the images.
+    """
+    if "config.data.name" in given:
+        raise ValueError("--data and --config.data.name both name data: give one")
+    if jax.process_count() > 1:
+        raise ValueError(
+            "a folder is prepared by one process: do it first, with `uronet prepare`, "
+            "and give --config.data.name"
+        )
+    name, notes = prepare.prepare_once(path, data_dir=data_dir, resize=resize)
+    if {"config.data.train_split", "config.data.validation_split"} & set(given):
+        return {"name": name}, notes
+    learned, judged = prepare.learning_splits(name, data_dir)
+    return {"name": name, "train_split": learned, "validation_split": judged}, notes
+
+
 def build_experiment(
     config: dict[str, Any],
     data_dir: str | None,
@@ -323,12 +355,13 @@ def build_experiment(
     if config["initial"]:  # Other pixel statistics would make another function of it.
         # A run that is resumed has them, and goes on from its own weights.
         given = workdir if begun else config["initial"]
-        config["resolved"] |= initial_statistics(given)
+        config["resolved"] |= initial_statistics(given, role=phase.role)
     task = make_task(config, models)
     if config["initial"] and not begun:
         images = jnp.zeros((1, *task.input_shape))
         like = jax.eval_shape(task.module.init, jax.random.key(0), images)
-        initial = load_initial(config["initial"], {"batch_stats": {}, **like})
+        like = {"batch_stats": {}, **like}
+        initial = load_initial(config["initial"], like, role=phase.role)
         task = dataclasses.replace(task, initial=initial)
     if has_copies(config):
         _check_before_copies(config, task, sources["train"], workdir)
