@@ -4,6 +4,8 @@ from collections.abc import Sequence
 
 from ml_collections import config_dict
 
+from uronet_jax.command import nearest_name
+
 PRESETS = ("full", "small", "smoke")
 
 
@@ -41,8 +43,9 @@ def base(phase: str, preset: str) -> config_dict.ConfigDict:
     config.steps_per_dispatch = 2 if preset == "smoke" else 20
     config.log_every = 2 if preset == "smoke" else 20
     config.tensorboard = False
-    # Weights to start from: the folder of a run of the same model, or, of a ResNet, a
-    # file of PyTorch weights. Empty: random ones.
+    # Weights to start from: the folder of a run of the same model, a name of pretrained
+    # weights (removers, detectors), or, of a ResNet, a file of PyTorch weights. Empty:
+    # random ones.
     config.initial = ""
     return config
 
@@ -125,7 +128,10 @@ def sgd(warmup_steps: int) -> config_dict.ConfigDict:
 def check_preset(preset: str, known: Sequence[str] = PRESETS) -> None:
     """Raises ValueError if `preset` is unknown."""
     if preset not in known:
-        raise ValueError(f"unknown preset {preset!r}: choose from {', '.join(known)}")
+        hint = nearest_name(preset, known)
+        raise ValueError(
+            f"unknown preset {preset!r}: {hint}choose from {', '.join(known)}"
+        )
 
 
 def add_degradation(

@@ -2,7 +2,9 @@
 
   python -m launch.train --config=configs/remover.py:small --workdir=runs/small/remover
 
-Run it again to resume. SIGTERM or Ctrl-C saves and exits with status 0.
+Run it again to resume. SIGTERM or Ctrl-C saves and exits with status 0. --data=photos
+takes a folder of images, as of `uronet prepare`, and prepares it if it is not yet.
+--config.initial starts from other weights.
 """
 
 import dataclasses
@@ -15,7 +17,7 @@ from absl import flags
 
 from launch import cli
 from uronet_jax.progress import Progress, StoppedError
-from uronet_jax.training.experiment import build_experiment, schedule_of
+from uronet_jax.training import experiment as experiments
 from uronet_jax.training.run import FitResult, fit
 
 
@@ -32,12 +34,14 @@ def train(
     between dispatches; true saves and returns.
     """
     progress = Progress(stop, shown=jax.process_index() == 0)
-    experiment = build_experiment(config, data_dir, workdir, progress=progress)
+    experiment = experiments.build_experiment(
+        config, data_dir, workdir, progress=progress
+    )
     return fit(
         experiment.task,
         experiment.train_source,
         experiment.validation_source,
-        **dataclasses.asdict(schedule_of(config)),
+        **dataclasses.asdict(experiments.schedule_of(config)),
         seed=config["seed"],
         pipeline=config["data"]["pipeline"],
         workdir=workdir,
@@ -52,6 +56,14 @@ def main(argv: list[str]) -> None:
     del argv
     values = flags.FLAGS
     config = values.config.to_dict()
+    if values.data:
+        given = [x for x in flags.FLAGS if x.startswith("config.data.")]
+        options = {"data_dir": values.data_dir, "resize": cli.read_size(values.resize)}
+        fields, notes = experiments.data_of_folder(values.data, given, **options)
+        config["data"] |= fields
+        print("\n".join(notes))
+    elif values.resize:
+        raise ValueError("--resize is for the images of --data")
     stop = cli.StopSignal()
     try:
         result = train(config, values.workdir, data_dir=values.data_dir, stop=stop)
@@ -73,4 +85,6 @@ def main(argv: list[str]) -> None:
 
 if __name__ == "__main__":
     cli.define_experiment_flags("PHASE:PRESET")
+    flags.DEFINE_string("data", None, "Folder of images, or .npz file, to learn from.")
+    flags.DEFINE_list("resize", None, "HEIGHT,WIDTH to bring the images of --data to.")
     cli.run(main)

@@ -17,6 +17,7 @@ import uronet_jax
 from uronet_jax import loading, packing, pretrained
 from uronet_jax.defense import DefenseFunction, classifier_function
 from uronet_jax.photos.purify import load_photo_models
+from uronet_jax.training.experiment import build_experiment
 from uronet_jax.training.phases import find_phase
 
 ROOT = Path(__file__).parents[1]
@@ -203,6 +204,30 @@ def test_a_defence_by_name(shipped, classifier, runs):
     shutil.copytree(runs["purifier"], NAME)
     found = loading.load_purifier(NAME)
     assert found.identity == loading.load_model(runs["purifier"]).identity
+
+
+def test_training_starts_from_pretrained_weights(shipped, runs):
+    models = uronet_jax.load_pretrained(NAME)
+    for role, (phase, model) in MODELS.items():
+        fields = {f"model__{name}": value for name, value in model.items()}
+        config = load(phase, initial=NAME, **fields)
+        if role == "detector":
+            config["purifier"] = NAME
+        built = build_experiment(config, None)
+        given = getattr(models, role)
+        chex.assert_trees_all_equal(built.task.initial, given.variables)
+        resolved = given.config["resolved"]
+        for name in ("mean", "std", "clean_mean"):
+            assert built.config["resolved"][name] == resolved[name]
+    other = load("remover", initial=NAME, model__variant="dcae", model__widths=(4,))
+    with pytest.raises(
+        ValueError, match=f"^{NAME} does not fit the model: params/.*sh"
+    ):
+        build_experiment(other, None)
+    with pytest.raises(ValueError, match="purifier and detector, and a classifier is"):
+        build_experiment(load("classifier", initial=NAME), None)
+    with pytest.raises(FileNotFoundError, match=f"'universal-tny'.*mean {NAME}"):
+        build_experiment(load("remover", initial="universal-tny"), None)
 
 
 def test_unknown_names(shipped, tmp_path):

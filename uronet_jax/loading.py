@@ -1,6 +1,7 @@
 """Trained models from disk, ready to use."""
 
 import dataclasses
+import functools
 import json
 import os
 from collections.abc import Callable, Sequence
@@ -81,6 +82,10 @@ def load_model(
         ValueError: If it is damaged, of another architecture or of another role.
     """
     config = checkpoints.read_config(workdir, which)
+    if not {"phase", "resolved"} <= config.keys():
+        raise ValueError(
+            f"{workdir} is no run of `uronet train`: its config lacks phase or resolved"
+        )
     found = find_phase(config["phase"]).role
     if role is not None and found != role:
         raise ValueError(
@@ -96,11 +101,17 @@ def _rebuild(config: dict[str, Any], read: Callable[[Any], Any]) -> LoadedModel:
     phase = find_phase(config["phase"])
     module = phase.build(config)
     shape = tuple(config["resolved"]["image_shape"])
-    images = jnp.zeros((1, *phase.input_shape(config, shape)))
-    like = jax.eval_shape(module.init, jax.random.key(0), images)
+    like = _shapes_of(module, phase.input_shape(config, shape))
     variables = read({"batch_stats": {}, **like})
     classes = config["resolved"]["num_classes"]
     return LoadedModel(phase.role, module, variables, shape, classes, config)
+
+
+@functools.lru_cache(maxsize=64)
+def _shapes_of(module: nn.Module, image_shape: tuple[int, int, int]) -> Any:
+    """Returns shapes of variables; tracing takes longer than reading small ones."""
+    images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+    return jax.eval_shape(module.init, jax.random.key(0), images)
 
 
 class PretrainedModels(NamedTuple):
@@ -255,35 +266,56 @@ def load_classifier(path: str | os.PathLike, *, which: str = "best") -> LoadedMo
     )
 
 
-def load_initial(path: str | os.PathLike, like: Any, which: str = "best") -> Any:
+def load_initial(
+    path: str | os.PathLike, like: Any, which: str = "best", *, role: str = "classifier"
+) -> Any:
     """Loads the weights that a training is to start from.
 
     Args:
-        path: Folder of a run with a model of the same shapes, or a file of PyTorch
-            weights, see `load_classifier`.
+        path: Folder of a run with a model of the same shapes, a name of pretrained
+            weights, or a file of PyTorch weights, see `load_classifier`.
         like: `{"params", "batch_stats"}` with the shapes of the module to be trained.
         which: Checkpoint of a run, see `load_model`.
+        role: What is trained, of pretrained weights.
 
     Raises:
         FileNotFoundError: If there is nothing.
         ValueError: If a file is damaged or the shapes differ; names the first that do.
     """
-    if Path(path).suffix not in WEIGHT_FILES:
+    pretrained = _pretrained_model(path, role)
+    if not pretrained and Path(path).suffix not in WEIGHT_FILES:
         return checkpoints.read_variables(path, like, which)
-    weights = read_pytorch(path)
+    weights = None if pretrained else read_pytorch(path)
     try:
-        variables = network_from_pytorch(weights).variables
+        variables = (pretrained or network_from_pytorch(weights)).variables
         checkpoints.check_same_shapes(variables, like)
     except ValueError as error:
         raise ValueError(f"{path} does not fit the model: {error}") from error
     return variables
 
 
-def initial_statistics(path: str | os.PathLike) -> dict[str, Any]:
-    """Returns the pixel statistics that initial weights were trained with."""
+def _pretrained_model(path: str | os.PathLike, role: str) -> LoadedModel | None:
+    models = _find_pretrained(os.fspath(path))
+    if models and role not in models._fields:
+        raise ValueError(
+            f"{path} holds {' and '.join(models._fields)}, and a {role} is to be "
+            "trained: name the folder of its run"
+        )
+    return getattr(models, role) if models else None
+
+
+def initial_statistics(
+    path: str | os.PathLike, *, role: str = "classifier"
+) -> dict[str, Any]:
+    """Returns the pixel statistics that initial weights were trained with.
+
+    Arguments are those of `load_initial`.
+    """
     if Path(path).suffix in WEIGHT_FILES:
         return {"mean": list(IMAGENET_MEAN), "std": list(IMAGENET_STD)}
-    resolved = checkpoints.read_config(path)["resolved"]
+    pretrained = _pretrained_model(path, role)
+    config = pretrained.config if pretrained else checkpoints.read_config(path)
+    resolved = config["resolved"]
     return {name: resolved[name] for name in ("mean", "std", "clean_mean")}
 
 
@@ -343,6 +375,8 @@ def load_defense(
         FileNotFoundError: If a run has no checkpoint.
         ValueError: If the models do not belong together.
     """
+    if classifier is None:
+        raise ValueError("a defence needs a classifier: only the others may be None")
     models = {}
     if purifier is not None:
         models["purifier"] = load_purifier(purifier)

@@ -14,7 +14,7 @@ from test_configs import TINY, load, save_untrained
 from launch import train
 from uronet_jax import sharding
 from uronet_jax.checkpoints import read_config
-from uronet_jax.data import open_source
+from uronet_jax.data import open_source, prepare
 from uronet_jax.defense import classifier_function, make_defense
 from uronet_jax.evaluation.attacked_copies import attack_parts
 from uronet_jax.evaluation.threat_models import parse_run
@@ -370,6 +370,22 @@ def test_reconstructive_training_on_attacked_copies(
         patch.setitem(experiment._LOADERS, "classifier", lambda spec: few_classes)
         with pytest.raises(ValueError, match="knows 7 classes and generated has 10"):
             build_experiment(config(), None)
+
+
+def test_a_folder_names_the_data_and_its_splits(tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        prepare, "prepare_once", lambda path, **options: (f"{path}_set", ["told"])
+    )
+    found, notes = experiment.data_of_folder("birds", [], tmp_path)
+    assert notes == ["told"] and found == {
+        "name": "birds_set",
+        "train_split": "train[:90%]",
+        "validation_split": "train[90%:]",
+    }
+    given = ["config.data.validation_split"]
+    assert experiment.data_of_folder("birds", given)[0] == {"name": "birds_set"}
+    with pytest.raises(ValueError, match="both name data: give one"):
+        experiment.data_of_folder("birds", ["config.data.name"])
 
 
 def test_training_starts_from_a_run_or_from_a_file(

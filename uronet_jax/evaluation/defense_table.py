@@ -16,6 +16,7 @@ from uronet_jax.data import corrupted
 from uronet_jax.data.frost import FROST_SCALES, load_frost
 from uronet_jax.defense import DefenseFunction
 from uronet_jax.evaluation import corruption_errors
+from uronet_jax.evaluation.examples import example_pictures
 from uronet_jax.evaluation.judge import (
     CorruptionEntry,
     Entry,
@@ -27,12 +28,15 @@ from uronet_jax.evaluation.subject import check_subject, load_subject
 from uronet_jax.progress import progress_bar
 
 
-def evaluate_defense(config: Mapping[str, Any], data_dir: str | None) -> dict[str, Any]:
+def evaluate_defense(
+    config: Mapping[str, Any], data_dir: str | None, *, examples: bool = False
+) -> dict[str, Any]:
     """Judges what a config names.
 
     Args:
         config: The fields of `configs/evaluate.py`.
         data_dir: Folder of the prepared data sets.
+        examples: Whether to return `examples` too, an `ExamplePictures`.
 
     Returns:
         `summary` and `rows`, see `defense_table`, and `models`, the architecture of
@@ -49,8 +53,9 @@ def evaluate_defense(config: Mapping[str, Any], data_dir: str | None) -> dict[st
     source = subject.test_source
     entries = make_entries(suite, source)  # Raises, before anything is computed.
     gate = subject.threshold(config["gate_false_alarms"])
+    judge = subject.judge(source, seed=config["seed"])
     summary, rows = defense_table(
-        subject.judge(source, seed=config["seed"]),
+        judge,
         subject.defense,
         subject.variables,
         entries,
@@ -59,7 +64,12 @@ def evaluate_defense(config: Mapping[str, Any], data_dir: str | None) -> dict[st
     )
     if suite["name"] != "uronet":
         summary["corruptions"] = suite_summary(rows, summary, suite)
-    return {"summary": summary, "rows": rows, "models": subject.describe()}
+    result = {"summary": summary, "rows": rows, "models": subject.describe()}
+    if examples:
+        result["examples"] = example_pictures(
+            judge, subject.defense, subject.variables, entries, config["seed"]
+        )
+    return result
 
 
 def defense_table(

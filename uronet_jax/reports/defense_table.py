@@ -5,8 +5,8 @@ from typing import Any
 
 from uronet_jax.reports.tables import labelled_list, markdown_table
 
-# Column -> heading and number format.
-_COLUMNS = {
+# Column of a row -> heading and number format; likewise of the summary.
+DEFENSE_COLUMNS = {
     "noise": ("noise", ""),
     "severity": ("severity", "d"),
     "undefended_accuracy": ("undefended", ".2%"),
@@ -22,7 +22,7 @@ _COLUMNS = {
     "ssim_purified": ("SSIM purified", ".3f"),
 }
 
-_SUMMARY = {
+DEFENSE_SUMMARY = {
     "num_images": ("test images", "d"),
     "clean_accuracy": ("accuracy on clean images", ".2%"),
     "purified_clean_accuracy": ("accuracy on purified clean images", ".2%"),
@@ -36,17 +36,25 @@ _SUMMARY = {
 
 def defense_rows_table(rows: Sequence[Mapping[str, Any]]) -> str:
     """Returns the rows as a Markdown table, with their mean as the last line."""
-    columns = {c: heading for c, (heading, _) in _COLUMNS.items() if c in rows[0]}
-    measured = [c for c in columns if c not in ("noise", "severity")]
-    mean = {c: sum(row[c] for row in rows) / len(rows) for c in measured}
+    columns = {
+        c: heading for c, (heading, _) in DEFENSE_COLUMNS.items() if c in rows[0]
+    }
     return markdown_table(
-        [*rows, {"noise": "mean", **mean}],
+        [*rows, mean_row(rows)],
         columns,
-        formats={c: _COLUMNS[c][1] for c in columns if _COLUMNS[c][1]},
+        formats={c: DEFENSE_COLUMNS[c][1] for c in columns if DEFENSE_COLUMNS[c][1]},
         missing="",
     )
 
 
+def mean_row(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Returns the means of the columns that all rows have, called `mean`."""
+    shown = [c for c in DEFENSE_COLUMNS if c in rows[0]]
+    measured = [c for c in shown if c not in ("noise", "severity")]
+    mean = {c: sum(row[c] for row in rows) / len(rows) for c in measured}
+    return {"noise": "mean", **mean}
+
+
 def summary_list(summary: Mapping[str, Any]) -> str:
     """Returns the clean images' numbers as a Markdown list."""
-    return labelled_list(summary, _SUMMARY)
+    return labelled_list(summary, DEFENSE_SUMMARY)

@@ -11,8 +11,10 @@ import numpy as np
 
 from uronet_jax.evaluation.attack_run import examples_path
 from uronet_jax.evaluation.defense_table import corruption_rows
-from uronet_jax.records import write_json
+from uronet_jax.evaluation.examples import ExamplePictures
+from uronet_jax.records import write_file, write_json
 from uronet_jax.reports import defense_table, figures, robustness, suites
+from uronet_jax.reports.evaluation_page import evaluation_page
 
 AMPLIFY = 10.0  # Of perturbations, in the figure.
 
@@ -48,6 +50,19 @@ def save_evaluation(result: dict[str, Any], workdir: str | os.PathLike) -> None:
             corruption_rows(result["rows"], "undefended"),
             "accuracy of the classifier alone, in percent",
         )
+
+
+def save_evaluation_page(
+    result: Mapping[str, Any], examples: ExamplePictures, path: str | os.PathLike
+) -> None:
+    """Writes the evaluation as one HTML file, see `evaluation_page`."""
+    write_file(path, evaluation_page(result, examples).encode())
+
+
+def check_page_path(path: str | os.PathLike) -> None:
+    """Raises ValueError if a path does not name an HTML file."""
+    if Path(path).suffix.lower() not in (".html", ".htm") or Path(path).is_dir():
+        raise ValueError(f"{path} is no name of a page: name a file, such as page.html")
 
 
 def save_attack(content: Mapping[str, Any], workdir: str | os.PathLike) -> None:

@@ -271,7 +271,7 @@ class _Training:
         """Returns one of the generators that were kept, drawn for a slice."""
         latest = state.step // self.cycle
         slice_key = jax.random.fold_in(key, number)
-        drawn = jax.random.randint(slice_key, (), 0, latest + 1)
+        drawn = jax.random.randint(slice_key, (), 0, latest + 1, jnp.int32)
         old = jax.tree.map(lambda s: s[drawn], state.snapshots)
         # In the first cycle there is no earlier one.
         return _where(latest > 0, old, state.generator.params)

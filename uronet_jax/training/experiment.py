@@ -4,10 +4,11 @@
 models of their own (`make_task`).
 """
 
+import contextlib
 import dataclasses
 import itertools
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +18,7 @@ import numpy as np
 
 from uronet_jax import sharding
 from uronet_jax.array_files import map_array
-from uronet_jax.batches import check_whole
+from uronet_jax.batches import check_listed, check_whole, known_name
 from uronet_jax.checkpoints import locked_workdir, read_config
 from uronet_jax.corruptions import (
     Degradation,
@@ -27,7 +28,7 @@ from uronet_jax.corruptions import (
     make_degradation,
     suite_degradations,
 )
-from uronet_jax.data import AUGMENTATIONS, PairedSource, open_source
+from uronet_jax.data import AUGMENTATIONS, PairedSource, open_source, prepare
 from uronet_jax.data.mixed_corruptions import store_mixed
 from uronet_jax.data.pipelines import check_pipeline
 from uronet_jax.data.sources import check_disjoint, source_digest
@@ -43,7 +44,7 @@ from uronet_jax.loading import (
 )
 from uronet_jax.progress import Progress
 from uronet_jax.seeds import named_seed
-from uronet_jax.training.optimizers import make_optimizer
+from uronet_jax.training.optimizers import OPTIMIZER_FIELDS, make_optimizer
 from uronet_jax.training.pairs import Pairs, clean_pairs, drawn_pairs, stored_pairs
 from uronet_jax.training.phases import find_phase
 from uronet_jax.training.run import Schedule, check_same_config, finished_steps
@@ -68,17 +69,14 @@ class Experiment(NamedTuple):
 
 def schedule_of(config: Config) -> Schedule:
     """Returns how long a config trains."""
+    needed = {"batch_size": config["batch_size"], "num_steps": config["num_steps"]}
     names = [field.name for field in dataclasses.fields(Schedule)]
-    return Schedule(**{name: config[name] for name in names if name in config})
+    return Schedule(**{x: config[x] for x in names if x in config} | needed)
 
 
 def augmenter(name: str):
     """Returns an augmentation by name; raises ValueError if it is unknown."""
-    if name not in AUGMENTATIONS:
-        raise ValueError(
-            f"unknown augmentation {name!r}: choose from {list(AUGMENTATIONS)}"
-        )
-    return AUGMENTATIONS[name]
+    return AUGMENTATIONS[known_name("augmentation", name, AUGMENTATIONS)]
 
 
 def degrades(config: Config) -> bool:
@@ -185,18 +183,30 @@ def _check_degradation(config: Config) -> None:
 def _chosen(fields: Mapping[str, Any]) -> tuple[tuple, tuple]:
     """Returns names and severities of corruptions; where none are named all."""
     names = fields["noises"] or list_corruptions(fields["suite"])
-    return tuple(names), tuple(fields["severities"] or list_severities(fields["suite"]))
+    severities = fields["severities"] or list_severities(fields["suite"])
+    check_listed("degradation.noises", names)
+    check_listed("degradation.severities", severities)
+    return tuple(names), tuple(severities)
 
 
 def check_task(config: Config) -> None:
     """Checks module, loss, optimizer and schedule, as `check_config` does."""
-    phase = find_phase(config["phase"])
-    try:
+    phase = find_phase(config.get("phase", ""))
+    with _named_fields(config):
+        schedule_of(config).check()
         built = {**config, "resolved": _NO_DATA}
         phase.build(built)
         phase.check(built)
+        for name in config["optimizer"]:
+            known_name("field of optimizer", name, OPTIMIZER_FIELDS)
         make_optimizer(num_steps=phase.updates(config), **config["optimizer"])
-        schedule_of(config).check()
+
+
+@contextlib.contextmanager
+def _named_fields(config: Config) -> Iterator[None]:
+    """Raises ValueError for a field that is missing."""
+    try:
+        yield
     except KeyError as error:
         raise ValueError(
             f"config has no field {error}, which phase {config['phase']!r} needs: "
@@ -210,15 +220,20 @@ def check_config(config: Config) -> None:
     Raises:
         ValueError: If a field names something unknown, is missing or out of range.
     """
-    data = config["data"]
+    check_task(config)
+    with _named_fields(config):
+        _check_fields(config)
+
+
+def _check_fields(config: Config) -> None:
+    data, _ = config["data"], config["initial"]
     for name in ("train_split", "validation_split"):
-        if data[name].startswith("test"):
+        if str(data[name]).startswith("test"):
             raise ValueError(
                 f"data.{name} is {data[name]!r}: the test split is read by "
                 "launch.evaluate only; split off a part of train"
             )
     check_whole("seed", config["seed"], 0, 2**31 - 1)
-    check_task(config)
     phase = find_phase(config["phase"])
     phase.needs(config)
     if degrades(config) or has_copies(config):
@@ -271,6 +286,38 @@ def sample_images(source: Any, max_bytes: int = 2**28) -> np.ndarray:
     return source.read(np.linspace(0, len(source) - 1, count).astype(int))[0]
 
 
+def data_of_folder(
+    path: str | os.PathLike,
+    given: Collection[str],
+    data_dir: str | os.PathLike | None = None,
+    *,
+    resize: tuple[int, int] | None = None,
+) -> tuple[dict[str, str], list[str]]:
+    """Prepares a folder of images, if it is not yet.
+
+    Returns fields of `config.data`, and what the user should know.
+
+    Args:
+        path: Folder or `.npz` file, see `prepare.prepare_once`, whose errors it has.
+        given: Fields that were set by hand, such as `config.data.train_split`; they
+            stay.
+        data_dir: Folder of the prepared data sets.
+        resize: `(height, width)` of the images.
+    """
+    if "config.data.name" in given:
+        raise ValueError("--data and --config.data.name both name data: give one")
+    if jax.process_count() > 1:
+        raise ValueError(
+            "a folder is prepared by one process: do it first, with `uronet prepare`, "
+            "and give --config.data.name"
+        )
+    name, notes = prepare.prepare_once(path, data_dir=data_dir, resize=resize)
+    if {"config.data.train_split", "config.data.validation_split"} & set(given):
+        return {"name": name}, notes
+    learned, judged = prepare.learning_splits(name, data_dir)
+    return {"name": name, "train_split": learned, "validation_split": judged}, notes
+
+
 def build_experiment(
     config: dict[str, Any],
     data_dir: str | None,
@@ -321,12 +368,13 @@ def build_experiment(
     if config["initial"]:  # Other pixel statistics would make another function of it.
         # A run that is resumed has them, and goes on from its own weights.
         given = workdir if begun else config["initial"]
-        config["resolved"] |= initial_statistics(given)
+        config["resolved"] |= initial_statistics(given, role=phase.role)
     task = make_task(config, models)
     if config["initial"] and not begun:
         images = jnp.zeros((1, *task.input_shape))
         like = jax.eval_shape(task.module.init, jax.random.key(0), images)
-        initial = load_initial(config["initial"], {"batch_stats": {}, **like})
+        like = {"batch_stats": {}, **like}
+        initial = load_initial(config["initial"], like, role=phase.role)
         task = dataclasses.replace(task, initial=initial)
     if has_copies(config):
         _check_before_copies(config, task, sources["train"], workdir)

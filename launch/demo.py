@@ -1,0 +1,86 @@
+r"""Opens a web page on which a person tries a defence.
+
+  python -m launch.demo --purifier=median:size=3
+  python -m launch.demo --purifier=runs/small/remover --detector=runs/small/detector \
+      --classifier=runs/small/classifier --reports=runs/small/evaluation/evaluation.json
+
+Choose an image, make it worse by a corruption or an attack, and see what the defence
+makes of it. Needs `pip install uronet_jax[demo]` and no network; --share makes the page
+public through Gradio's server, as for Colab.
+"""
+
+from absl import flags
+
+from launch import cli
+from uronet_jax.command import programs_folder
+from uronet_jax.demo import studio as studios
+from uronet_jax.photos.purify import load_photo_models
+
+_PURIFIER = flags.DEFINE_string(
+    "purifier",
+    None,
+    "Folder of a run, pretrained weights, a transformation such as median:size=5, or "
+    "several, joined by +.",
+    required=True,
+)
+_DETECTOR = flags.DEFINE_string(
+    "detector",
+    None,
+    "Folder of the run of a detector behind that purifier, or pretrained weights.",
+)
+_CLASSIFIER = flags.DEFINE_string(
+    "classifier", None, "Folder of a run, or file of PyTorch weights."
+)
+_CLASS_NAMES = flags.DEFINE_list(
+    "class_names", None, "Of the classifier's labels. Default: the data set's."
+)
+_THRESHOLD = flags.DEFINE_float(
+    "threshold", 0.5, "Probability above which an image is called degraded."
+)
+_DATA = flags.DEFINE_string(
+    "data", None, "Data set of the images. Default: what a model learned on, if any."
+)
+_SPLIT = flags.DEFINE_string("split", "test", "Its split.")
+_DATA_DIR = flags.DEFINE_string(
+    "data_dir",
+    None,
+    "Folder of the prepared data sets. Default: $URONET_DATA_DIR, else "
+    "~/tensorflow_datasets.",
+)
+_REPORTS = flags.DEFINE_list(
+    "reports",
+    None,
+    "JSON files of `uronet evaluate`, for the table. Default: those of a clone's docs.",
+)
+_HOST = flags.DEFINE_string("host", "127.0.0.1", "Address to listen at.")
+_PORT = flags.DEFINE_integer("port", 7860, "Port to listen at.", 1, 65535)
+_SHARE = flags.DEFINE_bool("share", False, "Make the page public for some days.")
+_SEED = flags.DEFINE_integer("seed", 0, "Of noises and attacks.", lower_bound=0)
+
+
+def main(argv: list[str]) -> None:
+    """Serves the page that the flags describe."""
+    del argv  # Checked by `cli.run`.
+    studios.check_gradio()
+    from uronet_jax.demo import page as pages
+
+    pages.check_port(_HOST.value, _PORT.value)
+    models = load_photo_models(_PURIFIER.value, _DETECTOR.value, _CLASSIFIER.value)
+    reports = studios.published_reports(programs_folder() / "docs" / "results")
+    if _REPORTS.value is not None:
+        reports = studios.read_reports(_REPORTS.value)
+    studio = studios.DefenseStudio(
+        models,
+        studios.open_images(models, _DATA.value, _SPLIT.value, _DATA_DIR.value),
+        threshold=_THRESHOLD.value,
+        class_names=_CLASS_NAMES.value,
+        seed=_SEED.value,
+    )
+    parts = {"purifier": _PURIFIER, "detector": _DETECTOR, "classifier": _CLASSIFIER}
+    named = [f"{role} `{flag.value}`" for role, flag in parts.items() if flag.value]
+    page = pages.build_page(studio, reports, about=", ".join(named))
+    pages.serve(page, host=_HOST.value, port=_PORT.value, share=_SHARE.value)
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,237 @@
+"""The functions behind the page, without a browser."""
+
+import importlib.util
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+from test_configs import save_models
+
+from uronet_jax.corruptions import corrupt, entry_key
+from uronet_jax.data import open_source
+from uronet_jax.demo import studio as studios
+from uronet_jax.demo.studio import ATTACKERS, DefenseStudio
+from uronet_jax.loading import load_defense
+from uronet_jax.photos.purify import PhotoModels, load_photo_models
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory, make_variables):
+    return save_models(tmp_path_factory.mktemp("runs"), make_variables)
+
+
+@pytest.fixture(scope="module")
+def studio(runs):
+    models = load_photo_models(**runs)
+    return DefenseStudio(models, studios.open_images(models, "generated"), seed=3)
+
+
+@pytest.fixture(scope="module")
+def bare():
+    """Returns the studio of a transformation, which compiles nothing until it runs."""
+    models = load_photo_models("bit_depth:bits=1")
+    return DefenseStudio(models, studios.open_images(models, None))
+
+
+def softmax(logits):
+    exponents = np.exp(logits - logits.max())
+    return exponents / exponents.sum()
+
+
+def test_what_is_seen_is_what_the_defence_says(studio, runs):
+    image = studio.sample(5)
+    pixels = open_source("generated", "test")[5]["image"]
+    np.testing.assert_array_equal(image, pixels / np.float32(255))
+    assert studio.true_label(5) == "wave_5"
+    sight = studio.see(image)
+    found = load_defense(**runs, batch_size=1)(image[None])
+    alone = load_defense(None, None, runs["classifier"], batch_size=1)(image[None])
+    # The same programs; softmax in float32 against NumPy's.
+    np.testing.assert_array_equal(sight.clean, found.clean[0])
+    np.testing.assert_array_equal(sight.noise, found.noise[0])
+    assert sight.probability == found.degraded_probability[0]
+    np.testing.assert_allclose(sight.after, softmax(found.logits[0]), rtol=1e-5)
+    np.testing.assert_allclose(sight.before, softmax(alone.logits[0]), rtol=1e-5)
+    best = int(sight.after.argmax())
+    label = f"wave_{best} ({sight.after[best]:.0%})"
+    assert studio.label(sight.after) == label
+    told = sight._replace(probability=0.75), sight._replace(probability=0.25)
+    assert [studio.verdict(x) for x in told] == [
+        "degraded (probability 0.750)",
+        "not degraded (probability 0.250)",
+    ]
+
+
+def test_images_are_degraded_as_they_are_judged(studio):
+    image = studio.sample(0)
+    made = studio.corrupt(image, "cifar_c", "contrast", 3)
+    key = entry_key(3, "cifar_c/contrast", 3)
+    arguments = (key, image[None], "cifar_c/contrast")
+    expected = corrupt(*arguments, severity=3, uint8=True)[0] / np.float32(255)
+    np.testing.assert_allclose(made, expected, atol=1e-6)  # Rounding of a division.
+    sizes = [
+        float(np.square(sight.image - image).mean())
+        for _, sight in studio.along_severities(image, "uronet", "GN")
+    ]
+    # The three severities of the paper; 3,072 normal numbers, less where they are cut.
+    np.testing.assert_allclose(np.sqrt(sizes), (0.08, 0.12, 0.18), rtol=0.1)
+
+
+def test_accuracies_are_shares_of_right_labels(studio):
+    summary, rows = studio.accuracies("uronet", "GN", 4)
+    right = []
+    for number in range(4):
+        image = studio.sample(number)
+        sight = studio.see(image)
+        label = number % 10
+        right.append((sight.before.argmax() == label, sight.after.argmax() == label))
+    names = ("clean_accuracy", "purified_clean_accuracy")
+    assert [summary[name] for name in names] == np.mean(right, axis=0).tolist()
+    assert [(row["noise"], row["severity"]) for row in rows] == [
+        ("GN", severity) for severity in (1, 2, 3)
+    ]
+
+
+def test_an_attack_stays_within_epsilon_and_raises_the_loss(studio):
+    image, epsilon = studio.sample(2), 0.5 / 255  # So small a step goes downhill.
+    before = studio.see(image)
+    found = {x: studio.attack(image, "fgsm_linf", epsilon, x) for x in ATTACKERS}
+    for attacked in found.values():
+        # Of the rounding of image + epsilon.
+        assert 0 < np.abs(attacked - image).max() <= epsilon + 1e-6
+    # Each lowers the probability that its own target gives to the label of before.
+    alone = studio.see(found[ATTACKERS[0]]).before[before.before.argmax()]
+    assert alone < before.before.max()
+    whole = studio.see(found[ATTACKERS[1]]).after[before.after.argmax()]
+    assert whole < before.after.max()
+    assert "square_linf" not in studio.attacks() and "fab_l2" not in studio.attacks()
+    with pytest.raises(ValueError, match="no attack 'fab_l2' .* there are fgsm_linf, "):
+        studio.attack(image, "fab_l2", epsilon, ATTACKERS[0])
+
+
+def test_a_random_defence_is_attacked_over_other_draws_than_it_is_seen_with(runs):
+    models = load_photo_models("gaussian_noise", classifier=runs["classifier"])
+    studio = DefenseStudio(models, open_source("generated", "test"))
+    image = studio.sample(0)
+    attacked = studio.attack(image, "fgsm_linf", 0.1, ATTACKERS[1])
+    assert np.abs(attacked - image).max() == pytest.approx(0.1, abs=1e-6)
+
+
+def test_without_models_there_are_pictures_alone(bare):
+    assert (bare.image_shape, bare.can_judge, bare.attacks()) == (
+        (32, 32, 3), False, ()
+    )  # fmt: skip
+    sight = bare.see(bare.sample(0))
+    assert set(np.unique(sight.clean)) == {0.0, 1.0}
+    assert sight[3:] == (None, None, None)
+    assert (bare.label(sight.after), bare.verdict(sight)) == ("", "no detector")
+    assert bare.true_label(0) is None
+    with pytest.raises(ValueError, match="need a classifier of its images"):
+        bare.accuracies("uronet", "GN", 4)
+    with pytest.raises(ValueError, match="none without a classifier"):
+        bare.attack(sight.image, "fgsm_linf", 0.1, ATTACKERS[0])
+
+
+def test_uploads_are_brought_to_the_size_of_the_models(bare, tmp_path):
+    # What is cut off is white; bicubic sampling reaches 4 pixels across the edge.
+    pixels = np.full((64, 128), 255, np.uint8)
+    pixels[:, 26:102] = 51
+    Image.fromarray(pixels).save(tmp_path / "wide.png")
+    image = bare.upload(tmp_path / "wide.png")
+    assert (image.shape, image.dtype) == ((32, 32, 3), np.float32)
+    np.testing.assert_allclose(image, 0.2, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "limit", "expected"),
+    [
+        ("text.png", None, "text.png: no image"),
+        ("empty.jpg", None, "empty.jpg: empty file"),
+        ("real.png", ("MAX_UPLOAD_BYTES", 2**5), "real.png: 0 MiB are more than 0: m"),
+        ("real.png", ("MAX_UPLOAD_PIXELS", 99), "20x5 pixels are more than 0 million"),
+    ],
+)
+def test_wrong_uploads_are_refused(name, limit, expected, bare, tmp_path, monkeypatch):
+    Image.new("RGB", (20, 5)).save(tmp_path / "real.png")
+    (tmp_path / "text.png").write_text("a poem")
+    (tmp_path / "empty.jpg").touch()
+    if limit:
+        monkeypatch.setattr(studios, *limit)
+    with pytest.raises(ValueError, match=expected):
+        bare.upload(tmp_path / name)
+
+
+def test_wrong_settings_are_refused(bare, runs):
+    source = open_source("generated", "test")
+    with pytest.raises(ValueError, match="a probability in"):
+        DefenseStudio(bare.models, source, threshold=2.0)
+    with pytest.raises(ValueError, match="class names are of a classifier"):
+        DefenseStudio(bare.models, source, class_names=("a",))
+    with pytest.raises(ValueError, match="image 64 of generated: there are 0 to 63"):
+        bare.sample(64)
+    with pytest.raises(ValueError, match="nearest: 'fog'"):
+        bare.corrupt(bare.sample(0), "cifar_c", "fogg", 1)
+    with pytest.raises(ValueError, match="integer in"):
+        bare.corrupt(bare.sample(0), "uronet", "GN", 4)
+
+
+def test_the_data_are_by_default_those_that_were_learned(bare):
+    def learned(*names):
+        models = [
+            bare.models.purifier
+            and type(bare.models.purifier)(
+                **vars(bare.models.purifier) | {"config": {"data": {"name": name}}}
+            )
+            for name in names
+        ]
+        return PhotoModels(*models)
+
+    assert studios.open_images(bare.models, None).name == "generated"
+    assert studios.open_images(learned("generated_grey"), None).name == "generated_grey"
+    assert studios.open_images(learned("x"), "generated", "train").split == "train"
+
+
+def test_pixels_are_enlarged_by_whole_numbers():
+    image = np.zeros((2, 3, 1), np.float32)
+    image[1, 2], image[0, 0] = 0.6, 1.5
+    shown = studios.enlarge(image, 5)
+    assert (shown.shape, shown.dtype) == ((6, 9, 3), np.uint8)
+    assert (shown[3:, 6:] == 153).all() and (shown[:3, :3] == 255).all()
+    assert shown.sum() == 9 * 3 * (153 + 255)
+    assert studios.enlarge(shown / 255, 5).shape == (6, 9, 3)
+
+
+def report(purified):
+    rows = [{"noise": "GN", "severity": i, "undefended_accuracy": 0.2} for i in (1, 2)]
+    for row, accuracy in zip(rows, purified, strict=False):
+        row["purified_accuracy"] = accuracy
+    summary = {"num_images": 7, "clean_accuracy": 0.9}
+    return {"rows": rows, "summary": summary, "config": {"data": {"name": "birds"}}}
+
+
+def test_reports_are_compared(tmp_path):
+    (tmp_path / "a.json").write_text(json.dumps(report((0.5, 0.75))))
+    (tmp_path / "b.json").write_text(json.dumps(report(())))
+    (tmp_path / "c.json").write_text('{"rows": [{"what": "else"}]}')
+    (tmp_path / "d.json").write_text("no JSON")
+    known = {"data": "birds", "num_images": 7, "clean_accuracy": 0.9}
+    found = studios.published_reports(tmp_path)
+    assert studios.compare_reports(found) == [
+        {"report": "a", **known, "undefended_accuracy": 0.2}
+        | {"purified_accuracy": 0.625, "worst_accuracy": 0.5}
+    ]
+    paths = [tmp_path / "b.json", tmp_path / "a.json"]
+    rows = studios.compare_reports(studios.read_reports(paths))
+    assert [row["report"] for row in rows] == [str(x.with_suffix("")) for x in paths]
+    for name in ("c", "d"):
+        with pytest.raises(ValueError, match=rf"{name}.json is no report .* evaluatio"):
+            studios.read_reports([tmp_path / f"{name}.json"])
+    with pytest.raises(FileNotFoundError):
+        studios.read_reports([tmp_path / "e.json"])
+
+
+def test_the_page_needs_gradio_and_says_so(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=r'pip install "uronet_jax\[demo\]"$'):
+        studios.check_gradio()

@@ -1,0 +1,356 @@
+"""The page: Gradio's widgets around the functions of `studio`. No network is needed."""
+
+import socket
+import time
+from collections.abc import Callable, Iterator, Mapping
+from html import escape
+from typing import Any
+
+import gradio as gr
+
+from uronet_jax.corruptions import SUITES, list_corruptions, list_severities
+from uronet_jax.demo import studio as studios
+from uronet_jax.demo.studio import ATTACKERS, REPORT_COLUMNS, DefenseStudio
+from uronet_jax.reports.svg import accuracy_chart, chart_legend
+
+_WAYS = ("a corruption", "an attack", "nothing")
+_PAUSE = 0.8  # Seconds that a severity is shown.
+# Of the page's theme: what browsers have.
+_FONTS = {
+    "font": ("system-ui", "sans-serif"),
+    "font_mono": ("ui-monospace", "monospace"),
+}
+_CSS = """
+.gradio-container {max-width: 1200px !important; margin: auto}
+.tabitem {min-width: min(100%, 900px)}
+.pixels img {image-rendering: pixelated}
+"""
+
+
+def build_page(
+    studio: DefenseStudio,
+    reports: Mapping[str, Mapping[str, Any]],
+    *,
+    about: str = "",
+) -> gr.Blocks:
+    """Returns the page.
+
+    Args:
+        studio: What is tried.
+        reports: Name -> report, of the table of defences.
+        about: Which models these are, Markdown.
+    """
+    # Without analytics Gradio does not ask the network for newer versions either.
+    with gr.Blocks(title="uronet demo", analytics_enabled=False) as page:
+        gr.Markdown(f"# Try a defence\n\n{about}")
+        with gr.Tab("One image"):
+            image = _one_image(page, studio)
+        with gr.Tab("Along severities"):
+            _along_severities(studio, image)
+        with gr.Tab("Defences"):
+            _defenses(reports)
+    return page
+
+
+def serve(
+    page: gr.Blocks,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 7860,
+    share: bool = False,
+    block: bool = True,
+) -> str:
+    """Serves a page and returns its address.
+
+    Args:
+        page: What `build_page` returns.
+        host: Address to listen at; 0.0.0.0 for every network of the machine.
+        port: Port to listen at.
+        share: Whether Gradio makes it public too, through its own server.
+        block: Whether to wait until the process is interrupted.
+
+    Raises:
+        OSError: If the port is in use, or the address is not of this machine.
+    """
+    check_port(host, port)
+    page.queue(default_concurrency_limit=1)  # One computes at a time.
+    _, address, public = page.launch(
+        server_name=host,
+        server_port=port,
+        share=share,
+        theme=gr.themes.Default(**_FONTS),
+        css=_CSS,
+        footer_links=[],
+        max_file_size=studios.MAX_UPLOAD_BYTES,
+        prevent_thread_lock=True,
+        quiet=True,
+        ssr_mode=False,
+        pwa=False,
+    )
+    print(f"open {public or address} in a browser; Ctrl-C ends it", flush=True)
+    if block:
+        page.block_thread()
+    return address
+
+
+def check_port(host: str, port: int) -> None:
+    """Raises OSError if nothing can listen at an address."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise OSError(
+                f"cannot listen at {host}:{port} ({error.strerror}): give another port "
+                "with --port, or another address with --host"
+            ) from error
+
+
+def _told(function: Callable) -> Callable:
+    """Returns a function whose ValueErrors the browser shows."""
+
+    def told(*values):
+        try:
+            return function(*values)
+        except ValueError as error:
+            raise gr.Error(str(error), print_exception=False) from error
+
+    return told
+
+
+def _picture(label: str) -> gr.Image:
+    return gr.Image(
+        label=label,
+        interactive=False,
+        format="png",
+        height=260,
+        elem_classes="pixels",
+        buttons=["download"],
+    )
+
+
+def _suite_and_corruption() -> tuple[gr.Dropdown, gr.Dropdown, gr.Slider]:
+    names, severities = list_corruptions("uronet"), list_severities("uronet")
+    suite = gr.Dropdown(list(SUITES), value="uronet", label="suite")
+    corruption = gr.Dropdown(list(names), value=names[0], label="corruption")
+    severity = gr.Slider(1, severities[-1], value=2, step=1, label="severity")
+
+    def change(suite):
+        names, last = list_corruptions(suite), list_severities(suite)[-1]
+        return (
+            gr.update(choices=list(names), value=names[0]),
+            # A slider needs two ends.
+            gr.update(maximum=max(2, last), value=-(-last // 2), visible=last > 1),
+        )
+
+    suite.input(change, suite, [corruption, severity], show_progress="hidden")
+    return suite, corruption, severity
+
+
+def _tell(lines: Mapping[str, str]) -> str:
+    """Returns lines of a name and a text as HTML; those without a text are left out."""
+    cells = "".join(
+        f"<span style='opacity:0.7'>{escape(name)}</span><b>{escape(text)}</b>"
+        for name, text in lines.items()
+        if text
+    )
+    return (
+        "<div style='display:grid; grid-template-columns:max-content auto; "
+        f"gap:0.4em 1.5em; font-size:1.1em'>{cells}</div>"
+    )
+
+
+def _one_image(page: gr.Blocks, studio: DefenseStudio) -> list[gr.Component]:
+    """Lays out the first tab; returns what says which image is meant."""
+    source = studio.source
+    with gr.Row():
+        with gr.Column(scale=1, min_width=300):
+            number = gr.Slider(
+                0, len(source) - 1, value=0, step=1,
+                label=f"image of {source.name}, {source.split}",
+            )  # fmt: skip
+            file = gr.File(
+                label="or a file of yours",
+                file_types=["image"],
+                type="filepath",
+                height=150,
+            )
+            ways = _WAYS if studio.attacks() else (_WAYS[0], _WAYS[2])
+            way = gr.Radio(list(ways), value=_WAYS[0], label="made worse by")
+            with gr.Column() as corruptions:
+                chosen = _suite_and_corruption()
+            with gr.Column(visible=False) as attacks:
+                attack = gr.Dropdown(list(studio.attacks()), label="attack")
+                knows = gr.Radio(
+                    list(ATTACKERS), value=ATTACKERS[0], label="the attacker knows"
+                )
+                linf = gr.Slider(
+                    1, 64, value=8, step=1, label="epsilon, in grey levels of 255"
+                )
+                l2 = gr.Slider(
+                    0.1, 5, value=1, step=0.1, label="epsilon, L2 norm", visible=False
+                )
+            amplify = gr.Slider(1, 20, value=2, step=1, label="noise pattern, times")
+            button = gr.Button("Show", variant="primary")
+        with gr.Column(scale=3):
+            with gr.Row():
+                original, worse = _picture("image"), _picture("made worse")
+            with gr.Row():
+                clean, noise = _picture("purified"), _picture("noise pattern")
+            words = gr.HTML()
+    way.change(
+        lambda way: [gr.update(visible=way == x) for x in _WAYS[:2]],
+        way, [corruptions, attacks], show_progress="hidden",
+    )  # fmt: skip
+    attack.change(
+        lambda name: [
+            gr.update(visible=str(name).endswith(norm)) for norm in ("linf", "l2")
+        ],
+        attack, [linf, l2], show_progress="hidden",
+    )  # fmt: skip
+
+    def show(
+        number, file, way, suite, corruption, severity, attack, knows, linf, l2, amplify
+    ):
+        first = studio.upload(file) if file else studio.sample(int(number))
+        image = first
+        if way == _WAYS[0]:
+            severity = min(int(severity), list_severities(suite)[-1])
+            image = studio.corrupt(first, suite, corruption, severity)
+        elif way == _WAYS[1]:
+            epsilon = linf / 255 if str(attack).endswith("linf") else l2
+            image = studio.attack(first, attack, epsilon, knows)
+        sight = studio.see(image)
+        lines = {"true label": "" if file else studio.true_label(int(number))}
+        if way != _WAYS[2]:
+            lines["label of the image"] = studio.label(studio.see(first).before)
+        lines |= {
+            "label of what the defence is shown": studio.label(sight.before),
+            "label of the purified picture": studio.label(sight.after),
+            "detector": studio.verdict(sight),
+        }
+        shown = studios.show_sight(sight, amplify)
+        return studios.enlarge(first), *shown, _tell(lines)
+
+    inputs = [number, file, way, *chosen, attack, knows, linf, l2, amplify]
+    outputs = [original, worse, clean, noise, words]
+    gr.on(
+        [
+            *(button.click, page.load, chosen[1].change),
+            *(x.release for x in (number, chosen[2], amplify)),
+        ],
+        _told(show),
+        inputs,
+        outputs,
+        concurrency_id="compute",
+        trigger_mode="always_last",
+        show_progress_on=words,
+    )
+    return [number, file]
+
+
+def _along_severities(studio: DefenseStudio, image: list[gr.Component]) -> None:
+    gr.Markdown(
+        "The image of the first tab, at one severity after the other; and what share "
+        "of the data set's first images is classified right."
+    )
+    with gr.Row():
+        with gr.Column(scale=1, min_width=300):
+            suite, corruption, severity = _suite_and_corruption()
+            play = gr.Button("Play", variant="primary")
+            most = len(studio.source)
+            count = gr.Slider(
+                1, min(1000, most), value=min(100, most), step=1,
+                label="images to judge", visible=studio.can_judge,
+            )  # fmt: skip
+            judge = gr.Button("Measure accuracy", visible=studio.can_judge)
+        with gr.Column(scale=3):
+            with gr.Row():
+                pictures = [
+                    _picture(x) for x in ("made worse", "purified", "noise pattern")
+                ]
+            words = gr.HTML()
+            chart = gr.HTML()
+
+    def told(severity, sight):
+        lines = {
+            "severity": str(severity),
+            "label of what the defence is shown": studio.label(sight.before),
+            "label of the purified picture": studio.label(sight.after),
+            "detector": studio.verdict(sight),
+        }
+        return *studios.show_sight(sight, amplify=1.0), _tell(lines)
+
+    def show(number, file, suite, corruption, severity):
+        first = studio.upload(file) if file else studio.sample(int(number))
+        severity = min(int(severity), list_severities(suite)[-1])
+        return told(
+            severity, studio.see(studio.corrupt(first, suite, corruption, severity))
+        )
+
+    def frames(number, file, suite, corruption) -> Iterator[tuple]:
+        first = studio.upload(file) if file else studio.sample(int(number))
+        for severity, sight in studio.along_severities(first, suite, corruption):
+            yield gr.update(value=severity), *told(severity, sight)
+
+    def played(*values) -> Iterator[tuple]:
+        found = frames(*values)
+        following = _told(lambda: next(found, None))
+        while (frame := following()) is not None:
+            yield frame
+            time.sleep(_PAUSE)
+
+    def measured(suite, corruption, count):
+        summary, rows = studio.accuracies(suite, corruption, count)
+        return accuracy_lines(summary, rows)
+
+    asked = [*image, suite, corruption]
+    options = {"concurrency_id": "compute", "show_progress_on": words}
+    play.click(played, asked, [severity, *pictures, words], **options)
+    severity.release(_told(show), [*asked, severity], [*pictures, words], **options)
+    judge.click(
+        _told(measured), [suite, corruption, count], chart, concurrency_id="compute"
+    )
+
+
+def accuracy_lines(summary: Mapping[str, Any], rows: list[Mapping[str, Any]]) -> str:
+    """Returns a chart of the accuracy along the severities, clean images at 0."""
+    names = {
+        "classifier alone": ("clean_accuracy", "undefended_accuracy"),
+        "behind the purifier": ("purified_clean_accuracy", "purified_accuracy"),
+    }
+    lines = {
+        name: [(0, summary[clean]), *((row["severity"], row[x]) for row in rows)]
+        for name, (clean, x) in names.items()
+    }
+    title = f"{rows[0]['noise']}: accuracy on {summary['num_images']} images"
+    chart = accuracy_chart(lines, title=title, width=560, height=260)
+    return f"{chart}<br>{chart_legend(list(lines))}"
+
+
+def _defenses(reports: Mapping[str, Mapping[str, Any]]) -> None:
+    if not reports:
+        gr.Markdown(
+            "No reports were given. `uronet evaluate` writes `evaluation.json`; name "
+            "it with `--reports`."
+        )
+        return
+    gr.Markdown(
+        "Accuracies in percent, with and without the purifier: of clean images, means "
+        "over all degradations of a report, and of the worst one. A click on a heading "
+        "sorts."
+    )
+    rows = studios.compare_reports(reports)
+    columns = {c: h for c, h in REPORT_COLUMNS.items() if any(c in row for row in rows)}
+
+    def cell(row, column):
+        value = row.get(column)
+        return round(100 * value, 1) if isinstance(value, float) else value
+
+    gr.Dataframe(
+        [[cell(row, column) for column in columns] for row in rows],
+        headers=list(columns.values()),
+        interactive=False,
+        wrap=True,
+        column_widths=["28%", *["9%"] * (len(columns) - 1)],
+    )

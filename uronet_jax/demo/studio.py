@@ -1,0 +1,441 @@
+"""What the page shows: one image in; pictures, verdicts and numbers out.
+
+Plain functions of arrays, which know nothing of a browser. Every image is brought to
+the size that the models were made for (`pictures.fitted`) and degraded by the judge, so
+it looks as `launch.evaluate` judges it.
+"""
+
+import importlib.util
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from flax import linen as nn
+from flax.errors import InvalidRngError
+from jax.tree_util import Partial
+
+from uronet_jax import sharding
+from uronet_jax.attacks import ATTACKS
+from uronet_jax.attacks.adaptive import averaged_logits
+from uronet_jax.corruptions import find_corruption, list_severities, suite_degradations
+from uronet_jax.data import open_source
+from uronet_jax.data.sources import Source
+from uronet_jax.defense import Defense, classifier_function
+from uronet_jax.evaluation.defense_table import defense_table
+from uronet_jax.evaluation.judge import CorruptionEntry, Entry, Judge
+from uronet_jax.loading import check_models_match, detector_inputs
+from uronet_jax.photos import pictures
+from uronet_jax.photos.purify import PhotoModels, check_class_names
+from uronet_jax.reports import figures
+
+# Of files from a browser: a photograph of 24 million pixels, hardly compressed.
+MAX_UPLOAD_BYTES, MAX_UPLOAD_PIXELS = 40 * 2**20, 24 * 2**20
+# What an attacker knows -> what the attack goes through.
+ATTACKERS = ("the classifier alone", "the whole defence")
+_DRAWS = 4  # That an attack on a random defence is averaged over.
+_LEAST_SIDE = 224  # Of a picture on the page, in pixels.
+
+
+class Sight(NamedTuple):
+    """What a defence makes of an image.
+
+    Attributes:
+        image: float32 `[H, W, C]` in `[0, 1]`, as the defence was shown it.
+        clean: Likewise, purified.
+        noise: `[H, W, C]` in `[-1, 1]`, what was removed.
+        probability: Of being degraded; None without a detector.
+        before: Probabilities of the classes, `[K]`, for the image as it came; None
+            without a classifier.
+        after: Likewise for the purified picture.
+    """
+
+    image: np.ndarray
+    clean: np.ndarray
+    noise: np.ndarray
+    probability: float | None
+    before: np.ndarray | None
+    after: np.ndarray | None
+
+
+class DefenseStudio:
+    """A defence and images to try it on.
+
+    Attributes:
+        models: The defence.
+        source: The data set.
+        image_shape: `(H, W, C)` that every image is brought to.
+        threshold: Probability above which a picture is called degraded.
+        class_names: Of the classifier; empty if it has none or they are unknown.
+        can_judge: Whether accuracies on the data set mean something: whether the
+            classifier takes its images and has as many classes.
+    """
+
+    def __init__(
+        self,
+        models: PhotoModels,
+        source: Source,
+        *,
+        threshold: float = 0.5,
+        class_names: Sequence[str] | None = None,
+        seed: int = 0,
+    ):
+        """Compiles nothing yet.
+
+        Raises:
+            ValueError: If the models do not belong together, a number of class names is
+                wrong, or the threshold is no probability.
+        """
+        purifier, detector, classifier = (
+            models.purifier,
+            models.detector,
+            models.classifier,
+        )
+        check_models_match(purifier, detector, classifier)
+        check_class_names(class_names, classifier)
+        if not 0.0 <= threshold <= 1.0:
+            raise ValueError(f"threshold must be a probability in [0, 1]: {threshold}")
+        self.models, self.source, self.threshold = models, source, threshold
+        named = [m for m in (purifier, detector, classifier) if m and m.image_shape]
+        named.sort(key=lambda model: model.any_size)
+        shape = named[0].image_shape if named else source.image_shape
+        self.image_shape = tuple(shape)
+        same = classifier and classifier.num_classes == source.num_classes
+        self.can_judge = bool(same) and self.image_shape == tuple(source.image_shape)
+        self.class_names = tuple(class_names or (source.class_names if same else ()))
+        self._key, self._seed = jax.random.key(seed), seed
+        self._mesh = sharding.data_mesh(jax.devices()[:1])
+        self._classify = (
+            jax.jit(classifier_function(classifier.module)) if classifier else None
+        )
+        roles = {"purifier": purifier, "detector": detector, "classifier": classifier}
+        self._defense = Defense(
+            purifier.module,
+            detector and detector.module,
+            self._classify or _say_nothing,
+            {role: model and model.variables for role, model in roles.items()},
+            image_shape=self.image_shape,
+            inputs=detector_inputs(detector),
+            batch_size=1,
+        )
+
+    def sample(self, number: int) -> np.ndarray:
+        """Returns an image of the data set by its number; ValueError if it has none."""
+        if not 0 <= number < len(self.source):
+            raise ValueError(
+                f"image {number} of {self.source.name}: there are 0 to "
+                f"{len(self.source) - 1}"
+            )
+        pixels = self.source.read(np.array([int(number)]))[0][0]
+        return pictures.fitted(pixels, self.image_shape)
+
+    def true_label(self, number: int) -> str | None:
+        """Returns the class of such an image; None if the classifier has others."""
+        if not self.class_names or not self.can_judge:
+            return None
+        return self.class_names[int(self.source.read(np.array([int(number)]))[1][0])]
+
+    def upload(self, path: str | os.PathLike) -> np.ndarray:
+        """Reads an image file.
+
+        Raises:
+            ValueError: If it is no image or larger than `MAX_UPLOAD_BYTES` or
+                `MAX_UPLOAD_PIXELS`.
+        """
+        path = Path(path)
+        size = path.stat().st_size
+        if size > MAX_UPLOAD_BYTES:
+            raise ValueError(
+                f"{path.name}: {size / 2**20:.0f} MiB are more than "
+                f"{MAX_UPLOAD_BYTES // 2**20}: make it smaller"
+            )
+        try:
+            with pictures.trusted_sizes():
+                look = pictures.look_at_picture(path)
+                if look.height * look.width > MAX_UPLOAD_PIXELS:
+                    raise ValueError(
+                        f"{look.width}x{look.height} pixels are more than "
+                        f"{MAX_UPLOAD_PIXELS // 2**20} million: make it smaller"
+                    )
+                found = pictures.read_picture(path)
+        except ValueError as error:
+            raise ValueError(f"{path.name}: {error}") from error
+        return pictures.fitted(found.pixels, self.image_shape)
+
+    def corrupt(
+        self, image: np.ndarray, suite: str, corruption: str, severity: int
+    ) -> np.ndarray:
+        """Returns an image degraded by a corruption of a suite."""
+        (entry,) = _entries(suite, corruption, [int(severity)])
+        pixels = np.rint(255 * image).astype(np.uint8)[None]
+        labels = np.zeros(1, np.int32)
+        judge = Judge((pixels, labels), batch_size=1, mesh=self._mesh, seed=self._seed)
+        return judge.pictures(entry, 1)[0]
+
+    def attacks(self) -> tuple[str, ...]:
+        """Returns the names of the attacks there are: quick ones that take epsilon."""
+        if not self.models.classifier:
+            return ()
+        classes = self.models.classifier.num_classes
+        return tuple(
+            name
+            for name, attack in ATTACKS.items()
+            if not (attack.minimal or attack.takes_logits or attack.gradient_free)
+            and attack.least_classes <= classes
+        )
+
+    def attack(
+        self, image: np.ndarray, name: str, epsilon: float, knows: str
+    ) -> np.ndarray:
+        """Returns an image that is to lose the label it has now.
+
+        Args:
+            image: The image.
+            name: One of `attacks()`.
+            epsilon: Largest norm of the perturbation, in intensities.
+            knows: One of `ATTACKERS`.
+
+        Raises:
+            ValueError: If there is no such attack or attacker, or no classifier.
+        """
+        if name not in self.attacks() or knows not in ATTACKERS:
+            raise ValueError(
+                f"no attack {name!r} by one who knows {knows!r}: there are "
+                f"{', '.join(self.attacks()) or 'none without a classifier'}"
+            )
+        logits_fn = Partial(self._classify, self._defense.variables["classifier"])
+        # Another key than that of `see`: an attacker does not know the draws.
+        draws, key = jax.random.split(self._key)
+        if knows == ATTACKERS[1] and self._is_random():
+            logits_fn = averaged_logits(self._defense.random_logits_fn, draws, _DRAWS)
+        elif knows == ATTACKERS[1]:
+            logits_fn = self._defense.logits_fn
+        images = jax.numpy.asarray(image[None])
+        labels = logits_fn(images).argmax(-1)
+        found = ATTACKS[name](key, images, logits_fn, labels, epsilon=epsilon)
+        return np.asarray(found)[0]
+
+    def _is_random(self) -> bool:
+        try:  # A random purifier refuses to work without a key.
+            image = jax.ShapeDtypeStruct((1, *self.image_shape), np.float32)
+            jax.eval_shape(self._defense.logits_fn, image)
+        except (ValueError, InvalidRngError):
+            return True
+        return False
+
+    def see(self, image: np.ndarray) -> Sight:
+        """Shows an image to the defence."""
+        found = self._defense(image[None], self._key)
+        before = after = None
+        if self._classify:
+            frozen = self._defense.variables["classifier"]
+            logits = self._classify(frozen, image[None])
+            before, after = (
+                np.asarray(nn.softmax(x))[0] for x in (logits, found.logits)
+            )
+        probability = found.degraded_probability
+        return Sight(
+            image,
+            found.clean[0],
+            found.noise[0],
+            None if probability is None else float(probability[0]),
+            before,
+            after,
+        )
+
+    def along_severities(
+        self, image: np.ndarray, suite: str, corruption: str
+    ) -> Iterator[tuple[int, Sight]]:
+        """Yields each severity of a corruption and what the defence makes of it."""
+        for severity in list_severities(suite):
+            yield severity, self.see(self.corrupt(image, suite, corruption, severity))
+
+    def accuracies(
+        self, suite: str, corruption: str, count: int
+    ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+        """Judges the defence along the severities, on the first images of the data set.
+
+        Returns:
+            Summary and rows of `evaluation.defense_table`.
+
+        Raises:
+            ValueError: If the classifier is not of this data set (`can_judge`).
+        """
+        if not self.can_judge:
+            raise ValueError(
+                f"accuracies on {self.source.name} need a classifier of its images and "
+                "classes: give --classifier and --data that belong together"
+            )
+        entries = _entries(suite, corruption, list_severities(suite))
+        count = min(int(count), len(self.source))
+        judge = Judge(
+            self.source.read(np.arange(count)),
+            batch_size=min(count, 64),
+            mesh=self._mesh,
+            seed=self._seed,
+        )
+        variables = sharding.replicate(self._defense.variables, self._mesh)
+        return defense_table(judge, self._defense.function, variables, entries)
+
+    def label(self, probabilities: np.ndarray | None) -> str:
+        """Returns the likeliest class and its probability, or nothing."""
+        if probabilities is None:
+            return ""
+        best = int(probabilities.argmax())
+        name = self.class_names[best] if self.class_names else f"class {best}"
+        return f"{name} ({probabilities[best]:.0%})"
+
+    def verdict(self, sight: Sight) -> str:
+        """Returns what the detector says, or that there is none."""
+        if sight.probability is None:
+            return "no detector"
+        word = "degraded" if sight.probability > self.threshold else "not degraded"
+        return f"{word} (probability {sight.probability:.3f})"
+
+
+def check_gradio() -> None:
+    """Raises ValueError if Gradio, which the page is made of, is not installed."""
+    if importlib.util.find_spec("gradio") is None:
+        raise ValueError('the page needs Gradio: pip install "uronet_jax[demo]"')
+
+
+def open_images(
+    models: PhotoModels,
+    data: str | None,
+    split: str = "test",
+    data_dir: str | os.PathLike | None = None,
+) -> Source:
+    """Opens the data set that images come from.
+
+    `data` is its name; by default that which a model learned on, and of models that
+    never learned `generated`. Errors are those of `open_source`.
+    """
+    learned = [
+        model.config["data"]["name"]
+        for model in (models.classifier, models.detector, models.purifier)
+        if model and "data" in model.config
+    ]
+    name = data or [*learned, "generated"][0]
+    return open_source(name, split, data_dir=data_dir)
+
+
+def _say_nothing(variables: Any, images: jax.Array) -> None:
+    """The answer of no classifier."""
+
+
+def _entries(suite: str, corruption: str, severities: Sequence[int]) -> list[Entry]:
+    for severity in severities:
+        find_corruption(suite, corruption, severity)
+    if suite == "uronet":
+        return list(
+            suite_degradations(suite, noises=[corruption], severities=severities)
+        )
+    return [CorruptionEntry(corruption, severity, suite) for severity in severities]
+
+
+def enlarge(image: np.ndarray, least_side: int = _LEAST_SIDE) -> np.ndarray:
+    """Returns an image for a page, uint8 `[H, W, 3]`, its pixels whole squares.
+
+    Args:
+        image: `[H, W, 1 or 3]` in `[0, 1]`.
+        least_side: Shorter side of the result, at least, in pixels.
+    """
+    times = max(1, -(-least_side // min(image.shape[:2])))
+    pixels = np.rint(255 * np.clip(image, 0, 1)).astype(np.uint8)
+    pixels = np.broadcast_to(pixels, (*pixels.shape[:2], 3))
+    return pixels.repeat(times, axis=0).repeat(times, axis=1)
+
+
+def show_sight(sight: Sight, amplify: float) -> tuple[np.ndarray, ...]:
+    """Returns image, purified picture and amplified noise pattern, enlarged."""
+    noise = figures.show_noise(sight.noise, amplify)
+    return tuple(enlarge(x) for x in (sight.image, sight.clean, noise))
+
+
+# Of the table of defences -> heading.
+REPORT_COLUMNS = {
+    "report": "report",
+    "data": "data",
+    "num_images": "images",
+    "clean_accuracy": "clean",
+    "purified_clean_accuracy": "clean, purified",
+    "undefended_accuracy": "noisy",
+    "purified_accuracy": "noisy, purified",
+    "worst_accuracy": "worst, purified",
+    "detection_accuracy": "detected",
+}
+
+
+def compare_reports(reports: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Returns a row for each report, of `REPORT_COLUMNS` that it has.
+
+    Accuracies are means over the rows of a report, `worst_accuracy` the least of them,
+    as fractions in `[0, 1]`.
+
+    Args:
+        reports: Name -> what `launch.evaluate` or the quickstart wrote.
+    """
+    found = []
+    for name, report in reports.items():
+        rows, summary = report["rows"], report.get("summary", report)
+        data = report.get("dataset") or report["config"]["data"]["name"]
+        line = {"report": name, "data": data}
+        line |= {k: summary[k] for k in REPORT_COLUMNS if k in summary}
+        for column in REPORT_COLUMNS.keys() & rows[0].keys():
+            line[column] = float(np.mean([row[column] for row in rows]))
+        if "purified_accuracy" in rows[0]:
+            line["worst_accuracy"] = min(row["purified_accuracy"] for row in rows)
+        found.append(line)
+    return found
+
+
+def read_reports(paths: Sequence[str | os.PathLike]) -> dict[str, dict[str, Any]]:
+    """Reads reports of `launch.evaluate` or the quickstart, by their paths.
+
+    Raises:
+        FileNotFoundError: If there is none.
+        ValueError: If a file is something else.
+    """
+    found = {}
+    for path in map(Path, paths):
+        report = _read_json(path)
+        if not _is_report(report):
+            raise ValueError(
+                f"{path} is no report on a defence: name evaluation.json of `uronet "
+                "evaluate`, or report.json of `uronet quickstart`"
+            )
+        found[str(path.with_suffix(""))] = report
+    return found
+
+
+def published_reports(folder: str | os.PathLike) -> dict[str, dict[str, Any]]:
+    """Returns the JSON files of a folder that are reports on a purifier, by name."""
+    found = {
+        path.stem: _read_json(path) for path in sorted(Path(folder).glob("*.json"))
+    }
+    return {
+        name: report
+        for name, report in found.items()
+        if _is_report(report) and "purified_accuracy" in report["rows"][0]
+    }
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:  # No JSON, or no UTF-8.
+        return None
+
+
+def _is_report(report: Any) -> bool:
+    """Returns whether JSON is a report on a defence."""
+    rows = report.get("rows") if isinstance(report, dict) else None
+    first = rows[0] if isinstance(rows, list) and rows else None
+    return (
+        isinstance(first, dict)
+        and "undefended_accuracy" in first
+        and ("summary" in report or "dataset" in report)
+    )
