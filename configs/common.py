@@ -4,6 +4,8 @@ from collections.abc import Sequence
 
 from ml_collections import config_dict
 
+from uronet_jax.command import nearest_name
+
 PRESETS = ("full", "small", "smoke")
 
 
@@ -96,7 +98,10 @@ def sgd(warmup_steps: int) -> config_dict.ConfigDict:
 def check_preset(preset: str, known: Sequence[str] = PRESETS) -> None:
     """Raises ValueError if `preset` is unknown."""
     if preset not in known:
-        raise ValueError(f"unknown preset {preset!r}: choose from {', '.join(known)}")
+        hint = nearest_name(preset, known)
+        raise ValueError(
+            f"unknown preset {preset!r}: {hint}choose from {', '.join(known)}"
+        )
 
 
 def add_degradation(

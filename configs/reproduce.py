@@ -283,6 +283,9 @@ def get_config(preset: str = "full") -> config_dict.ConfigDict:
             *("TVM=total_variation", "TVM (ART)=total_variation_art"),
             *("median=median", "wavelets=wavelet"),
         ),
+        # The URoNet remover beside them, what `load_purifier` reads; the universal one,
+        # trained here, where it is empty.
+        remover="",
         patches=choose(1_000_000, 50_000, 100),  # Of training images, for quilting.
         variant="code",
         width=choose(48, 24, 4),

@@ -1,5 +1,6 @@
 """What every command shares: flags of the machine, clean errors, clean exits."""
 
+import contextlib
 import os
 import re
 import signal
@@ -10,7 +11,7 @@ from typing import NoReturn
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from uronet_jax.command import find_config
+from uronet_jax.command import expand_home, find_config, printing
 from uronet_jax.host import keep_freed_memory
 
 # Cluster managers that `jax.distributed` can ask; each sets its variable only in a
@@ -40,27 +41,20 @@ def define_experiment_flags(configs: str) -> None:
     flags.mark_flags_as_required(["config", "workdir"])
 
 
-def read_size(values: list[str] | None) -> tuple[int, int] | None:
-    """Returns what the flag --resize says; ValueError if it is no HEIGHT,WIDTH."""
-    if not values:
-        return None
-    if len(values) != 2 or not all(number.isdecimal() for number in values):
-        raise ValueError(f"--resize takes HEIGHT,WIDTH, got {','.join(values)}")
-    return int(values[0]), int(values[1])
-
-
 def run(main: Callable[[list[str]], None], *, takes_arguments: bool = False) -> None:
     """Runs `main`; a wrong input ends it with one line and exit status 2.
 
     Arguments that are no flags are wrong, unless `main` takes them.
     """
     keep_freed_memory()
-    try:
-        app.run(_guarded(main, takes_arguments), flags_parser=_parse_flags)
-    except KeyboardInterrupt:
-        sys.stdout.flush()
-        # Not sys.exit: XLA may still be computing and would crash while Python ends.
-        os._exit(130)
+    with printing():
+        try:
+            app.run(_guarded(main, takes_arguments), flags_parser=_parse_flags)
+        except KeyboardInterrupt:
+            sys.stdout.flush()
+            # Not sys.exit: XLA may still be computing and would crash while Python
+            # ends.
+            os._exit(130)
 
 
 def _fail(message: str) -> NoReturn:
@@ -70,12 +64,14 @@ def _fail(message: str) -> NoReturn:
 
 def _parse_flags(argv: list[str]) -> list[str]:
     try:
-        rest = flags.FLAGS(argv)
+        rest = flags.FLAGS([expand_home(argument) for argument in argv])
         if "config" in flags.FLAGS:
             flags.FLAGS["config"].value.to_dict()  # Raises if it could not be loaded.
         return rest
     except SystemExit:  # Of --help, which absl ends as if it were a failure.
         sys.exit(0)
+    except BrokenPipeError:
+        raise
     # What ml_collections raises for a field that does not exist.
     except (AttributeError, KeyError) as error:
         # Some arrive quoted twice.
@@ -94,6 +90,7 @@ def _guarded(
     main: Callable[[list[str]], None], takes_arguments: bool
 ) -> Callable[[list[str]], None]:
     def guarded(argv: list[str]) -> None:
+        from uronet_jax.sharding import explain_failure
         from uronet_jax.training.loop import DivergedError
 
         # absl shows every library's progress messages unless told otherwise.
@@ -106,10 +103,17 @@ def _guarded(
                 raise ValueError(f"unexpected arguments: {' '.join(argv[1:])}")
             connect_processes()
             main(argv)
+        except BrokenPipeError:
+            raise
         except (ValueError, OSError, DivergedError) as error:
             if os.environ.get("URONET_TRACEBACK"):
                 raise
             _fail(str(error))
+        except (RuntimeError, AssertionError, MemoryError) as error:
+            reason = explain_failure(error)
+            if reason is None or os.environ.get("URONET_TRACEBACK"):
+                raise
+            _fail(reason)
 
     return guarded
 
@@ -144,6 +148,10 @@ class StopSignal:
         if self.received:  # Asked twice: do not wait for the checkpoint.
             raise KeyboardInterrupt
         self.received = signal.Signals(number).name
+        # Not print: the signal may have come in the middle of one.
+        text = f"\n{self.received}: saving and stopping; once more to stop at once\n"
+        with contextlib.suppress(OSError):
+            os.write(2, text.encode())
 
     def __call__(self) -> bool:
         """Returns whether a signal has come."""

@@ -38,18 +38,20 @@ _SCALE_16BIT = flags.DEFINE_bool(
 def main(argv: list[str]) -> None:
     """Prepares the data set that the flags describe."""
     del argv  # Checked by `cli.run`.
-    path = prepare.prepare(
+    prepared = prepare.prepare(
         _NAME.value,
         source=_FROM.value or prepare.deduce_source(_NAME.value, _INPUT.value),
         input_path=_INPUT.value,
         data_dir=_DATA_DIR.value,
-        resize=cli.read_size(_RESIZE.value),
+        resize=prepare.parse_size(_RESIZE.value),
         overwrite=_OVERWRITE.value,
         skip_broken=_SKIP_BROKEN.value,
         scale_16bit=_SCALE_16BIT.value,
     )
-    print(f"wrote {path}")
-    for split, size in sources.split_sizes(path).items():
+    for note in prepared.notes:
+        print(f"{_NAME.value}: {note}")
+    print(f"wrote {prepared.folder}")
+    for split, size in sources.split_sizes(prepared.folder).items():
         source = sources.open_source(_NAME.value, split, data_dir=_DATA_DIR.value)
         shape = "x".join(str(n) for n in source.image_shape)
         print(f"  {split}: {size} images, {shape}, {source.num_classes} classes")

@@ -171,18 +171,6 @@ def test_a_black_box_on_a_single_core_does_not_wait_for_ever(start):
     assert process.returncode == 0, errors
 
 
-@pytest.mark.parametrize(
-    ("predict", "message"),
-    [
-        (lambda x: x.mean(axis=(1, 2, 3)), r"\[B, K\]: .*\[1, 8, 6, 3\] .*\[1\]"),
-        (lambda x: np.zeros((3, 5)), r"returned \[3, 5\]"),
-    ],
-)
-def test_a_function_that_is_no_classifier_is_refused(predict, message):
-    with pytest.raises(ValueError, match=message):
-        jax.eval_shape(black_box(predict)[0], {}, IMAGES)
-
-
 def test_equal_classifiers_share_a_program():
     module = NNX()
     (one, _), (other, _) = nnx_classifier(module), nnx_classifier(module)

@@ -53,7 +53,7 @@ def test_keys(name, key, message):
         CALLS[name](IMAGES, key)
 
 
-@pytest.mark.parametrize("name", [x for x in CALLS if x != "transformation"])
+@pytest.mark.parametrize("name", CALLS)
 def test_images_of_pytorch(name, key):
     with pytest.raises(ValueError, match=r"looks like \[B, C, H, W\].*transpose\(0, 2"):
         CALLS[name](IMAGES.transpose(0, 3, 1, 2), key)

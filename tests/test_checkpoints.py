@@ -1,7 +1,10 @@
 """Checkpoints: what is kept, what comes back, and what damaged ones say."""
 
 import collections
+import errno
+import fcntl
 import json
+import os
 import shutil
 
 import chex
@@ -177,7 +180,7 @@ def test_truncated_checkpoint_is_reported(single, part):
     chex.assert_trees_all_equal(restore_single(single), single_array(5))
     for path in files:
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    message = "checkpoints/5 cannot be read.*damaged.*delete that folder"
+    message = "checkpoints/5 cannot be read.*damaged.*move that folder"
     with pytest.raises(ValueError, match=message):
         checkpoints.read_variables(single, single_array(0), "last")
     with pytest.raises(ValueError, match=message):
@@ -187,7 +190,7 @@ def test_truncated_checkpoint_is_reported(single, part):
 
 
 def test_truncated_config_and_another_architecture_are_reported(single):
-    with pytest.raises(ValueError, match="damaged or of another architecture"):
+    with pytest.raises(ValueError, match="damaged, or of another architecture"):
         restore_single(single, features=4)
     path = single / "checkpoints" / "5" / "config" / "metadata"
     path.write_text(path.read_text()[:9])
@@ -236,6 +239,23 @@ def test_a_folder_is_for_one_run_at_a_time_and_must_be_one(tmp_path):
         with pytest.raises(OSError, match="cannot write to workdir.*choose a folder"):
             with checkpoints.locked_workdir(path):
                 pass
+
+
+def test_a_file_system_without_locks_is_used_with_a_warning(tmp_path, monkeypatch):
+    def flock(file, operation):
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with pytest.warns(UserWarning, match="cannot be locked .Function not implemented"):
+        with checkpoints.locked_workdir(tmp_path):
+            pass
+
+
+@pytest.mark.parametrize("name", ["runs [old]", "runs\\old"])
+def test_folders_in_which_weights_would_be_lost_are_refused(tmp_path, name):
+    with pytest.raises(ValueError, match="checkpoints cannot be written .*without"):
+        Checkpoints(tmp_path / name / "run")
+    assert not (tmp_path / name).exists()
 
 
 def test_full_disk_is_reported_before_any_work(tmp_path, monkeypatch):

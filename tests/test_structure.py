@@ -119,6 +119,21 @@ def test_only_launch_imports_the_papers():
     assert all(name.startswith("papers/") for name in found), found
 
 
+def test_what_papers_share_imports_no_paper():
+    """But for the three lists of all papers."""
+    folder = ROOT / PACKAGE / "papers"
+    papers = [p.name for p in folder.iterdir() if (p / "published").is_dir()]
+    assert len(papers) == 3
+    rooms = tuple(f"{PACKAGE}.papers.{paper}." for paper in papers)
+    found = {
+        str(path.relative_to(folder))
+        for path in folder.rglob("*.py")
+        if path.relative_to(folder).parts[0] not in papers
+        and any(f"{name}.".startswith(rooms) for name in imports_of(path))
+    }
+    assert found == {"all_models.py", "experiments.py", "pages/all_papers.py"}
+
+
 def test_a_phase_is_known_to_its_file_and_the_registry_alone():
     from uronet_jax.training.phases import PHASES
 

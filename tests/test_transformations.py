@@ -65,10 +65,19 @@ def test_contract(name, key, tmp_path):
     if entry.load is not None:
         with pytest.raises(ValueError, match=f"{name} has variables: give it"):
             purifier(None, IMAGES)
-    for parameter, (low, high) in entry.ranges.items():
-        for wrong in (low - 1, high + 1):
-            with pytest.raises(ValueError, match=parameter):
-                make_transformation(name, **{parameter: wrong})
+
+
+@pytest.mark.parametrize(
+    "name",
+    ("gaussian_noise", "resize_pad", "total_variation", "pixel_deflection"),
+)
+def test_a_key_draws_the_same_where_jax_enable_x64_is_set(name, key):
+    purifier = make_transformation(name)
+    with jax.enable_x64(True):
+        traced = jax.make_jaxpr(lambda x, i: purifier(None, x, key, i).clean)(
+            IMAGES, np.arange(3, dtype=np.int32)
+        )
+    assert "random_bits[" in str(traced) and "bit_width=64" not in str(traced)
 
 
 def test_bit_depth_keeps_its_levels(key):
@@ -110,16 +119,6 @@ def test_purifiers_are_read_from_text():
     jpeg = TransformationPurifier("jpeg", (("quality", 60),))
     assert parse_purifier("jpeg:quality=60") == jpeg
     assert parse_purifier("bit_depth") == make_transformation("bit_depth")
-    for text, message in (
-        ("blur", "unknown transformation 'blur': choose from jpeg"),
-        ("jpeg:60", "'60' is no parameter=number"),
-        ("jpeg:quality=fine", "'quality=fine' is no parameter=number"),
-        ("jpeg:speed=3", "unknown parameter 'speed': choose from quality"),
-        ("jpeg:quality=7.5", "quality must be an integer"),
-        ("jpeg:quality=7,quality=9", "is no parameter=number"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            parse_purifier(text)
 
 
 def test_a_chain_of_one_is_that_one(key):
@@ -129,8 +128,6 @@ def test_a_chain_of_one_is_that_one(key):
     both = chain(noisy, noisy)((None, None), IMAGES, key)
     # Its stages draw differently: the deviations add up as independent ones do.
     assert float(both.noise.std()) == pytest.approx(0.1 * np.sqrt(2), rel=0.05)
-    with pytest.raises(ValueError, match="at least one purifier"):
-        chain()
 
 
 def test_a_random_purifier_does_not_draw_the_noise_of_the_degradation_again(key):

@@ -3,6 +3,7 @@
 import json
 import math
 import sys
+from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
@@ -32,6 +33,25 @@ def test_lines_are_json_and_on_disk_at_once(tmp_path):
     assert [line["step"] for line in lines(tmp_path)] == [3, 4, 5]
 
 
+@pytest.mark.parametrize("left", ['{"step": 1}\n{"step": 2, "ki', '{"st'])
+def test_half_a_line_takes_no_other_with_it(tmp_path, left):
+    (tmp_path / "metrics.jsonl").write_text(left)
+    writer = Writer(tmp_path)
+    writer.write(2, "train", {"loss": 0.0})
+    writer.close()
+    steps = [line["step"] for line in lines(tmp_path)]
+    assert steps == [1, 2][-len(left.splitlines()) :]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux's full disk")
+def test_a_full_disk_is_told_with_the_file(tmp_path):
+    (tmp_path / "metrics.jsonl").symlink_to("/dev/full")
+    writer = Writer(tmp_path)
+    for act in (lambda: writer.write(1, "train", {"loss": 0.0}), writer.close):
+        with pytest.raises(OSError, match="No space left.*metrics.jsonl"):
+            act()
+
+
 def test_nothing_is_written_without_folder_or_by_other_processes(tmp_path):
     for writer in (Writer(tmp_path, active=False), Writer()):
         writer.write(1, "train", {"loss": 0.0})
@@ -43,17 +63,19 @@ def test_tensorboard_files_hold_the_scalars(tmp_path):
     pytest.importorskip("tensorboardX")
     from tensorboardX.proto.event_pb2 import Event
 
-    writer = Writer(tmp_path, tensorboard=True)
+    # From step 5 on, what an earlier process wrote is hidden.
+    writer = Writer(tmp_path, tensorboard=True, done=4)
     writer.write(7, "train", {"loss": 0.25, "broken": math.nan})
     writer.close()
     (path,) = (tmp_path / "tensorboard").iterdir()
-    data, found = path.read_bytes(), {}
+    data, found, started = path.read_bytes(), {}, []
     while data:  # A record: length (8 bytes), its checksum (4), event, checksum (4).
         size = int.from_bytes(data[:8], "little")
         event = Event.FromString(data[12 : 12 + size])
         found |= {(v.tag, event.step): v.simple_value for v in event.summary.value}
+        started += [event.step] if event.HasField("session_log") else []
         data = data[16 + size :]
-    assert found == {("train/loss", 7): 0.25}
+    assert found == {("train/loss", 7): 0.25} and started == [5]
 
 
 def test_missing_tensorboard_is_explained(tmp_path, monkeypatch):

@@ -38,6 +38,11 @@ def nnx_classifier(module: nnx.Module) -> _Classifier:
     Returns:
         The function, and the variables it takes.
     """
+    if not isinstance(module, nnx.Module):
+        raise ValueError(
+            f"need a module of NNX, not a {type(module).__name__}: of linen, pass "
+            "module.apply itself as the function"
+        )
     quiet = {"deterministic": True, "use_running_average": True}
     module = nnx.view(module, raise_if_not_found=False, **quiet)
     graph, state = nnx.split(module)
@@ -71,6 +76,8 @@ def black_box(predict: Callable[[np.ndarray], np.ndarray]) -> _Classifier:
         ValueError: The function, if `predict` does not return `[B, K]`, or when
             something takes its gradient.
     """
+    if not callable(predict):
+        raise ValueError(f"predict must be a function of images: {predict!r}")
     return _BlackBox(predict), {}
 
 
@@ -87,12 +94,13 @@ class _BlackBox:
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _ask(predict, images):
-    black = np.zeros((1, *images.shape[1:]), np.float32)
+    # Two, so that one answer for the whole batch shows.
+    black = np.zeros((min(2, len(images)), *images.shape[1:]), np.float32)
     found = np.shape(predict(black))
-    if len(found) != 2 or found[0] != 1:
+    if len(found) != 2 or found[0] != len(black):
         raise ValueError(
-            "a classifier must return logits [B, K]: for images of shape "
-            f"{list(black.shape)} it returned {list(found)}"
+            "a classifier must return logits [B, K], a row for each image: for images "
+            f"of shape {list(black.shape)} it returned {list(found)}"
         )
     like = jax.ShapeDtypeStruct((images.shape[0], found[1]), jnp.float32)
 
@@ -141,6 +149,11 @@ def pytorch_classifier(
     Raises:
         ValueError: If the module is in training mode; otherwise see `black_box`.
     """
+    if not hasattr(module, "modules"):
+        raise ValueError(
+            f"need a module of PyTorch, not a {type(module).__name__}: black_box takes "
+            "functions"
+        )
     if any(part.training for part in module.modules()):
         raise ValueError(
             "the PyTorch module is in training mode, where images of a batch influence "

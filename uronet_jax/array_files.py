@@ -3,6 +3,7 @@
 import os
 import zipfile
 import zlib
+from typing import Literal
 
 import numpy as np
 
@@ -10,15 +11,17 @@ import numpy as np
 _ERRORS = (ValueError, TypeError, EOFError, zipfile.BadZipFile, zlib.error)
 
 
-def map_array(path: str | os.PathLike) -> np.ndarray:
+def map_array(path: str | os.PathLike, mode: Literal["r", "r+"] = "r") -> np.ndarray:
     """Opens the array of a `.npy` file; only what is asked for is read.
+
+    With the mode `r+` what is written to the array is written to the file.
 
     Raises:
         FileNotFoundError: If there is no file.
         ValueError: If it is damaged, or no array of numbers.
     """
     try:
-        array = np.load(path, mmap_mode="r")
+        array = np.load(path, mmap_mode=mode)
     except _ERRORS as error:
         raise _unreadable(path, "array (.npy)") from error
     if not isinstance(array, np.ndarray):  # An archive under another name.

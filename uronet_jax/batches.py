@@ -1,8 +1,9 @@
 """Batches of images: checks, randomness of each image, straight-through gradients."""
 
+import difflib
 import math
 import numbers
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
@@ -19,6 +20,7 @@ def check_images(images: jax.Array, index: jax.Array | None) -> None:
 
     Values are looked at only outside jit.
     """
+    check_array("images", images)
     if images.ndim != 4 or images.size == 0:
         raise ValueError(
             f"need a non-empty batch of images [B, H, W, C]: {images.shape}"
@@ -42,6 +44,14 @@ def check_images(images: jax.Array, index: jax.Array | None) -> None:
         raise ValueError(
             f"index must hold one integer per image, shape {images.shape[:1]}: "
             f"{index.dtype}{list(index.shape)}"
+        )
+
+
+def check_array(name: str, value: Any) -> None:
+    """Raises `ValueError` unless `value` is an array of NumPy or JAX."""
+    if not isinstance(value, np.ndarray | jax.Array):
+        raise ValueError(
+            f"{name} must be an array of NumPy or JAX, not a {type(value).__name__}"
         )
 
 
@@ -93,7 +103,9 @@ def check_key(key: Any) -> None:
 def check_range(name: str, value: Any, low: float, high: float) -> None:
     """Raises `ValueError` unless every value is finite and in `[low, high]`."""
     value = np.asarray(value)
-    if not np.all((value >= low) & (value <= high) & np.isfinite(value)):
+    if value.dtype.kind not in "iuf" or not np.all(
+        (value >= low) & (value <= high) & np.isfinite(value)
+    ):
         raise ValueError(f"{name} must be finite and in [{low}, {high}]: {value}")
 
 
@@ -111,6 +123,24 @@ def check_number(name: str, value: Any, low: float, high: float = math.inf) -> N
         raise ValueError(
             f"{name} must be a finite number in [{low:g}, {high:g}]: {value!r}"
         )
+
+
+def check_listed(name: str, value: Any) -> None:
+    """Raises `ValueError` if `value` is one text or number in place of several."""
+    if isinstance(value, str) or not isinstance(value, Iterable):
+        raise ValueError(f"{name} must be several, such as ({value!r},): {value!r}")
+
+
+def known_name(what: str, name: str, known: Iterable[str]) -> str:
+    """Returns `name` if it is one of `known`; else `ValueError` with the nearest."""
+    if name not in (names := list(known)):
+        folded = {x.lower(): x for x in names}
+        near = difflib.get_close_matches(str(name).lower(), folded)
+        hint = f" (nearest: {', '.join(repr(folded[x]) for x in near)})" if near else ""
+        raise ValueError(
+            f"unknown {what} {name!r}{hint}: choose from {', '.join(names)}"
+        )
+    return name
 
 
 def per_image(draw: Callable, key: jax.Array, index: jax.Array) -> Any:

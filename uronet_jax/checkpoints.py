@@ -6,10 +6,12 @@ is complete, so a run that dies while writing leaves the previous one in place.
 """
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
 import shutil
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -53,11 +55,18 @@ class Checkpoints:
         """Opens (and makes) the checkpoint folder of `workdir`.
 
         `best_metric` of the validation ranks the checkpoints; `best_mode` is `min` or
-        `max`, anything else a ValueError.
+        `max`, anything else a ValueError. So is a path with `[` or a backslash: Orbax
+        takes the one for a pattern, TensorStore the other for a slash, so checkpoints
+        would look written and hold no weights.
         """
         if best_mode not in ("min", "max"):
             raise ValueError(f"best_mode must be min or max: {best_mode!r}")
         self.folder = Path(workdir).absolute() / _FOLDER
+        if set("[\\") & set(str(self.folder)):
+            raise ValueError(
+                f"checkpoints cannot be written to {self.folder}: choose a folder "
+                "whose whole path is without [ and \\"
+            )
         sign = 1.0 if best_mode == "max" else -1.0
         best = policies.BestN(
             n=1,
@@ -162,8 +171,8 @@ def _explained(folder: Path):
     except Exception as error:  # Orbax and TensorStore raise many kinds.
         raise ValueError(
             f"checkpoint {folder} cannot be read ({_first_line(error)[:300]}): it is "
-            "damaged or of another architecture; delete that folder to go on from an "
-            "older one"
+            "damaged, or of another architecture or JAX_DEFAULT_PRNG_IMPL; move that "
+            "folder away to go on from an older one"
         ) from error
 
 
@@ -322,6 +331,14 @@ def locked_workdir(workdir: str | os.PathLike, *, needed_bytes: int = 0):
                 f"another run is using workdir {workdir}: wait for it, stop it, or "
                 "choose another --workdir"
             ) from error
+        except OSError as error:  # A file system without locks, as some clusters have.
+            if error.errno not in (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK):
+                raise
+            warnings.warn(
+                f"{workdir} cannot be locked ({error.strerror}): see to it that no "
+                "second run writes into it",
+                stacklevel=3,
+            )
         free = shutil.disk_usage(workdir).free
         if free < needed_bytes:
             raise OSError(

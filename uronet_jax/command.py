@@ -9,11 +9,14 @@ Only the standard library is imported here: `uronet --help` answers at once.
 """
 
 import ast
+import contextlib
 import difflib
+import io
+import os
 import re
 import runpy
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -89,6 +92,14 @@ def find_config(text: str) -> str:
     return f"{programs_folder() / 'configs' / name}.py{colon}{preset}"
 
 
+def expand_home(argument: str) -> str:
+    """Expands the `~` of `--workdir=~/runs`, which shells leave alone."""
+    name, equals, value = argument.partition("=")
+    if equals and name.startswith("-") and re.match(r"~(/|$)", value):
+        value = os.path.expanduser(value)
+    return name + equals + value
+
+
 def describe(command: str) -> str:
     """Returns what a command does: its module's text, in words of the command."""
     path = programs_folder() / "launch" / f"{COMMANDS[command]}.py"
@@ -103,11 +114,39 @@ def describe(command: str) -> str:
     return re.sub(r"configs/(\w+)\.py", r"\1", text)
 
 
+@contextlib.contextmanager
+def printing() -> Iterator[None]:
+    """Lets a program print to whatever its output is.
+
+    Characters that the encoding of a terminal lacks, or names of files that are no
+    text, are printed as escapes. Where the reader has gone, as `head` does, the program
+    ends without a word and with the status of one that died of it, 141.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        try:
+            yield
+        finally:
+            if sys.stdout:  # None where it was closed before the start.
+                sys.stdout.flush()
+    except BrokenPipeError:
+        # Python flushes once more at its end, and must find somebody who takes it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs what `arguments` say, by default those of this process.
 
     Exit statuses are those of `launch.cli`: 2 for a wrong input, 130 after Ctrl-C.
     """
+    with printing():
+        _main(arguments)
+
+
+def _main(arguments: Sequence[str] | None) -> None:
     try:
         programs_folder()
     except FileNotFoundError as error:

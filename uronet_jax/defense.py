@@ -6,7 +6,7 @@ of `DefenseFunction`.
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -46,10 +46,7 @@ def detector_input(
     Raises:
         ValueError: If `inputs` is unknown.
     """
-    if inputs not in DETECTOR_INPUTS:
-        raise ValueError(
-            f"unknown detector input {inputs!r}: choose from {list(DETECTOR_INPUTS)}"
-        )
+    batches.known_name("detector input", inputs, DETECTOR_INPUTS)
     return jnp.concatenate(DETECTOR_INPUTS[inputs](images, separation), axis=-1)
 
 
@@ -126,10 +123,15 @@ class DefenseFunction:
             raise ValueError(
                 "a detector looks at the purifier's noise pattern: give a purifier"
             )
-        if self.gate is not None and not 0.0 <= self.gate <= 1.0:
+        batches.known_name("detector input", self.inputs, DETECTOR_INPUTS)
+        if not callable(self.classify) or isinstance(self.classify, nn.Module):
             raise ValueError(
-                f"gate must be a probability in [0, 1] or None: {self.gate}"
+                "classify must be a function, (variables, images) -> logits, not a "
+                f"{type(self.classify).__name__}: of a Flax module classifier_function "
+                "makes one"
             )
+        if self.gate is not None:
+            batches.check_number("gate (or None)", self.gate, 0.0, 1.0)
         if self.gate is not None and self.detector is None:
             raise ValueError("a gate asks the detector: give one, or gate=None")
 
@@ -152,6 +154,11 @@ class DefenseFunction:
         layers.check_float_images(images)
         if key is not None:
             batches.check_key(key)
+        if not isinstance(variables, Mapping) or "classifier" not in variables:
+            raise ValueError(
+                "variables must be a dict of classifier and, where there are such, "
+                "purifier and detector"
+            )
         classify = functools.partial(self.classify, variables["classifier"])
         if self.purifier is None:
             return Answer(classify(images), None, _nothing_to_remove(images))

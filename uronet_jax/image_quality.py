@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from uronet_jax.batches import check_array
+
 # Peak signal-to-noise ratio of identical images, in dB.
 PSNR_CAP = 100.0
 # Wang et al.: an 11 x 11 Gaussian window of this standard deviation.
@@ -105,6 +107,7 @@ def _pool_moments(moments, axis):
 
 def _image_pair(a, b):
     for x in (a, b):
+        check_array("images", x)
         if x.ndim != 4 or x.size == 0 or not jnp.issubdtype(x.dtype, jnp.floating):
             raise ValueError(
                 "need non-empty floating-point images [B, H, W, C] in [0, 1]: "

@@ -1,6 +1,7 @@
 """Trained models from disk, ready to use."""
 
 import dataclasses
+import functools
 import json
 import os
 from collections.abc import Callable, Sequence
@@ -81,6 +82,10 @@ def load_model(
         ValueError: If it is damaged, of another architecture or of another role.
     """
     config = checkpoints.read_config(workdir, which)
+    if not {"phase", "resolved"} <= config.keys():
+        raise ValueError(
+            f"{workdir} is no run of `uronet train`: its config lacks phase or resolved"
+        )
     found = find_phase(config["phase"]).role
     if role is not None and found != role:
         raise ValueError(
@@ -96,11 +101,17 @@ def _rebuild(config: dict[str, Any], read: Callable[[Any], Any]) -> LoadedModel:
     phase = find_phase(config["phase"])
     module = phase.build(config)
     shape = tuple(config["resolved"]["image_shape"])
-    images = jnp.zeros((1, *phase.input_shape(config, shape)))
-    like = jax.eval_shape(module.init, jax.random.key(0), images)
+    like = _shapes_of(module, phase.input_shape(config, shape))
     variables = read({"batch_stats": {}, **like})
     classes = config["resolved"]["num_classes"]
     return LoadedModel(phase.role, module, variables, shape, classes, config)
+
+
+@functools.lru_cache(maxsize=64)
+def _shapes_of(module: nn.Module, image_shape: tuple[int, int, int]) -> Any:
+    """Returns shapes of variables; tracing takes longer than reading small ones."""
+    images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+    return jax.eval_shape(module.init, jax.random.key(0), images)
 
 
 class PretrainedModels(NamedTuple):
@@ -364,6 +375,8 @@ def load_defense(
         FileNotFoundError: If a run has no checkpoint.
         ValueError: If the models do not belong together.
     """
+    if classifier is None:
+        raise ValueError("a defence needs a classifier: only the others may be None")
     models = {}
     if purifier is not None:
         models["purifier"] = load_purifier(purifier)

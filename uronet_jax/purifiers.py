@@ -11,15 +11,15 @@ compiled programs. Modules of Flax and `transformations` become purifiers by
 """
 
 import dataclasses
-from collections.abc import Collection
 from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from uronet_jax.batches import check_key
+from uronet_jax.batches import check_key, known_name
 from uronet_jax.models import Separation
+from uronet_jax.specs import parse_parameters
 from uronet_jax.transformations import TRANSFORMATIONS
 
 # Folded into every key, and no image's number: else a random purifier that is given
@@ -115,6 +115,11 @@ class Chain:
 
     def __call__(self, variables, images, key=None, index=None) -> Separation:
         """Purifies the pictures that the stage before has made."""
+        if not isinstance(variables, tuple) or len(variables) != len(self.stages):
+            raise ValueError(
+                f"the variables of a chain are a tuple of {len(self.stages)}, those of "
+                "each purifier or None"
+            )
         clean = images
         for i, (stage, own) in enumerate(zip(self.stages, variables, strict=True)):
             stage_key = None if key is None else jax.random.fold_in(key, i)
@@ -127,7 +132,15 @@ def _separate(images: jax.Array, clean: jax.Array) -> Separation:
 
 
 def as_purifier(value: Any) -> Purifier | None:
-    """Returns a Flax module as a purifier; a purifier, and None, as they are."""
+    """Returns a Flax module as a purifier; a purifier, and None, as they are.
+
+    Anything that cannot be called is a `ValueError`.
+    """
+    if value is not None and not callable(value):
+        raise ValueError(
+            f"{value!r} is no purifier: of a name parse_purifier makes one, of the "
+            "folder of a run load_purifier"
+        )
     return NetworkPurifier(value) if isinstance(value, nn.Module) else value
 
 
@@ -141,11 +154,9 @@ def make_transformation(name: str, **parameters: Any) -> TransformationPurifier:
     Raises:
         ValueError: If the name or a parameter is unknown, or a value is out of range.
     """
-    if name not in TRANSFORMATIONS:
-        raise ValueError(
-            f"unknown transformation {name!r}: choose from {', '.join(TRANSFORMATIONS)}"
-        )
-    transformation = TRANSFORMATIONS[name]
+    transformation = TRANSFORMATIONS[
+        known_name("transformation", name, TRANSFORMATIONS)
+    ]
     transformation.check(parameters)
     numbers, files = [], []
     for item in sorted(parameters.items()):
@@ -176,38 +187,3 @@ def parse_purifier(text: str) -> TransformationPurifier:
     files = TRANSFORMATIONS[name].files if name in TRANSFORMATIONS else []
     name, parameters = parse_parameters(text, "purifier", "jpeg:quality=75", files)
     return make_transformation(name, **parameters)
-
-
-def parse_parameters(
-    text: str, what: str, example: str, texts: Collection[str] = ()
-) -> tuple[str, dict[str, float | int | str]]:
-    """Reads `name` or `name:parameter=number,...`; numbers without a point are whole.
-
-    Args:
-        text: What is read.
-        what: What it names, for the error.
-        example: A right one, for the error.
-        texts: Parameters that are no numbers.
-
-    Raises:
-        ValueError: If the text has another form.
-    """
-    name, _, listed = text.partition(":")
-    parameters: dict[str, float | int | str] = {}
-    for item in filter(None, listed.split(",")):
-        key, equals, value = item.partition("=")
-        key, value = key.strip(), value.strip()
-        if key in texts and key not in parameters and value:
-            parameters[key] = value
-            continue
-        try:
-            number = float(value)
-        except ValueError:
-            equals = ""
-        if not equals or key in parameters:
-            raise ValueError(
-                f"{what} {text!r}: {item!r} is no parameter=number, as in "
-                f"{example}, each once"
-            )
-        parameters[key] = int(value) if value.isdecimal() else number
-    return name.strip(), parameters

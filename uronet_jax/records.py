@@ -1,10 +1,12 @@
 """Results on disk: JSON files that can be traced and repeated."""
 
+import contextlib
 import importlib.metadata
 import json
 import os
 import pathlib
 import platform
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -56,7 +58,11 @@ def write_json(path: str | os.PathLike, value: Any) -> None:
         ValueError: If a number is NaN or infinite: JSON has neither.
         TypeError: If a value has no JSON form. The file is not touched either way.
     """
-    text = json.dumps(value, indent=2, sort_keys=True, allow_nan=False, default=_plain)
+    layout = {"indent": 2, "sort_keys": True, "allow_nan": False}
+    try:
+        text = json.dumps(value, default=_plain, **layout)
+    except ValueError as error:
+        raise ValueError(f"{path} is not written, JSON has no NaN: {error}") from error
     write_file(path, f"{text}\n".encode())
 
 
@@ -67,10 +73,22 @@ def write_file(path: str | os.PathLike, data: bytes) -> None:
     # In the same folder: a rename is atomic only within one file system.
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        temporary.write_bytes(data)
-        os.replace(temporary, path)
+        with naming(path):
+            temporary.write_bytes(data)
+            os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def naming(path: str | os.PathLike) -> Iterator[None]:
+    """Lets an OSError say which file it is of: that of a full disk does not."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno and not error.filename:
+            error.filename = os.fspath(path)
+        raise
 
 
 def _plain(value):

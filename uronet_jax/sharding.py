@@ -7,7 +7,9 @@ batch.
 """
 
 import dataclasses
+import numbers
 import operator
+import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -67,10 +69,11 @@ def split_batch(batch: Any, mesh: jax.sharding.Mesh, axis: int = 0) -> Any:
 
 def check_batch_size(batch_size: int, mesh: jax.sharding.Mesh) -> None:
     """Raises ValueError unless the devices of `mesh` divide `batch_size`."""
-    if batch_size < 1 or batch_size % mesh.size:
+    whole = isinstance(batch_size, numbers.Integral)
+    if not whole or batch_size < 1 or batch_size % mesh.size:
         raise ValueError(
-            f"batch size {batch_size} cannot be split evenly over {mesh.size} devices: "
-            f"use a positive multiple of {mesh.size}"
+            f"batch size {batch_size!r} cannot be split evenly over {mesh.size} "
+            f"devices: use a positive multiple of {mesh.size}"
         )
 
 
@@ -166,6 +169,28 @@ def compile_steps(
         return jax.lax.scan(lambda s, x: one(s, frozen, resident, x), state, inputs)
 
     return compile_replicated(scan, mesh, donate_argnums=(0,))
+
+
+def explain_failure(error: Exception) -> str | None:
+    """Returns what the machine lacks, a line for the user, if that made `error`.
+
+    That is a device that `JAX_PLATFORMS` asks for, or memory.
+    """
+    try:
+        jax.devices()
+    except (RuntimeError, AssertionError) as failure:
+        asked = os.environ.get("JAX_PLATFORMS", "")
+        return (
+            f"JAX finds no device, and JAX_PLATFORMS is {asked!r} "
+            f"({str(failure) or 'unknown here'}): leave it out, or install JAX for it"
+        )
+    text = str(error).partition("\n")[0]
+    if isinstance(error, MemoryError) or text.startswith("RESOURCE_EXHAUSTED"):
+        return (
+            f"not enough memory ({text}): choose a smaller batch size or smaller "
+            "images, or free the memory that other programs hold"
+        )
+    return None
 
 
 def any_process(flag: bool) -> bool:

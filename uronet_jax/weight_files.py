@@ -38,6 +38,11 @@ def read_pytorch(path: str | os.PathLike) -> dict[str, np.ndarray]:
         raise FileNotFoundError(f"no classifier weights at {path}")
     weights = _READERS[path.suffix](path)
     for name, value in weights.items():
+        if value.dtype.kind in "cOSUMm":  # bfloat16 is V.
+            raise ValueError(
+                f"{path}: weight {name!r} is of {value.dtype}, expected real numbers: "
+                f"from PyTorch {_CONVERT}"
+            )
         if not np.isfinite(np.asarray(value, np.float32)).all():
             raise ValueError(
                 f"{path}: weight {name!r} holds numbers that are not finite: copy or "

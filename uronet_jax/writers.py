@@ -6,12 +6,14 @@ import os
 from pathlib import Path
 from typing import Any
 
+from uronet_jax.records import naming
+
 
 class Writer:
     """Writes scalars of a run to every place that was asked for.
 
     After a kill the steps since the last checkpoint are written again: of two lines of
-    one step and kind the later counts.
+    one step and kind the later counts. Half a line at the end is cut off.
     """
 
     def __init__(
@@ -20,6 +22,7 @@ class Writer:
         *,
         tensorboard: bool = False,
         active: bool = True,
+        done: int = 0,
     ):
         """Opens the files.
 
@@ -29,6 +32,8 @@ class Writer:
             tensorboard: Also write event files to `workdir/tensorboard`; needs the
                 `tensorboard` extra (no TensorFlow).
             active: Whether this process writes; of several let only the first.
+            done: Updates of the checkpoint that the run goes on from: TensorBoard hides
+                what an earlier process wrote of later ones.
 
         Raises:
             ValueError: If TensorBoard is asked for and tensorboardX is missing.
@@ -44,8 +49,16 @@ class Writer:
                     "TensorBoard files need tensorboardX: "
                     'pip install "uronet_jax[tensorboard]", or set tensorboard=False'
                 ) from error
-            self._events = SummaryWriter(str(Path(workdir) / "tensorboard"))
-        self._file = open(Path(workdir) / "metrics.jsonl", "a", encoding="utf-8")
+            self._events = SummaryWriter(
+                str(Path(workdir) / "tensorboard"),
+                purge_step=done + 1 if done else None,
+            )
+        self._path = Path(workdir) / "metrics.jsonl"
+        if self._path.exists() and self._path.stat().st_size:
+            content = self._path.read_bytes()
+            # Behind half a line the next one would be lost too.
+            os.truncate(self._path, content.rfind(b"\n") + 1)
+        self._file = open(self._path, "a", encoding="utf-8")
 
     def write(self, step: int, kind: str, values: dict[str, Any]) -> None:
         """Appends one line `{"step", "kind", ...values}`, at once on disk.
@@ -55,8 +68,9 @@ class Writer:
         values = {name: _plain(value) for name, value in values.items()}
         if self._file is not None:
             line = json.dumps({"step": step, "kind": kind, **values}, allow_nan=False)
-            self._file.write(line + "\n")
-            self._file.flush()
+            with naming(self._path):
+                self._file.write(line + "\n")
+                self._file.flush()
         if self._events is not None:
             for name, value in values.items():
                 if isinstance(value, int | float):
@@ -67,7 +81,8 @@ class Writer:
         """Closes the files."""
         for handle in (self._file, self._events):
             if handle is not None:
-                handle.close()
+                with naming(self._path):  # It may try to write what it could not.
+                    handle.close()
         self._file = self._events = None
 
 

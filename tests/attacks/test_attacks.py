@@ -18,11 +18,9 @@ from uronet_jax import sharding
 from uronet_jax.adapters import from_foolbox
 from uronet_jax.attacks import (
     ATTACKS,
-    autoattack,
     balls,
     flax_logits,
     loop,
-    misclassification,
     objectives,
 )
 
@@ -279,112 +277,10 @@ def test_an_image_stays_at_its_first_success(name, problem):
     assert len(attack(np.full(BATCH, -np.inf))[1]) == 1
 
 
-@pytest.mark.parametrize("name", ATTACKS)
-def test_wrong_inputs_are_reported(name, problem):
-    images, logits_fn, labels = problem
-    for changes, message in (
-        ({"images": images * 2}, r"intensities must be in \[0, 1\]: found"),
-        ({"images": np.uint8(images * 255)}, "floating-point.* / 255"),
-        ({"images": images[0]}, "B, H, W, C"),
-        ({"labels": labels.astype(np.float32)}, "labels must be integers"),
-        ({"labels": labels[:3]}, "one row for each of 3 labels"),
-        ({"labels": labels + 5}, r"classes 0 to 4: images \[0, 1, 2, 3, 4\] have"),
-        ({"logits_fn": lambda x: x[:, 0, 0, 0]}, r"logits must have shape \[B, K\]"),
-        ({"logits_fn": lambda x: x[:, 0, 0, :1]}, "logits of at least 2 classes"),
-    ):
-        wrong = {"images": images, "logits_fn": logits_fn, "labels": labels} | changes
-        few = {} if ATTACKS[name].minimal else {"epsilon": 0.1}
-        with pytest.raises(ValueError, match=message):
-            ATTACKS[name](KEY, **wrong, **few)
-    if not ATTACKS[name].minimal:
-        with pytest.raises(ValueError, match="give epsilon"):
-            ATTACKS[name](KEY, images, logits_fn, labels)
-    least = ATTACKS[name].least_classes
-    if least > 2:
-        with pytest.raises(ValueError, match=f"needs at least {least} classes"):
-            run(name, (images, lambda x: logits_fn(x)[:, : least - 1], labels % 2))
-
-
-# Values that no attack takes, wherever it has a parameter of the name.
-WRONG = {
-    "epsilon": [
-        (-0.1, "epsilon must be finite and at least 0"),
-        (np.nan, "epsilon must be finite"),
-        ("big", "epsilon must be a number: 'big'"),
-        (np.ones(3), r"epsilon must be a number or shape \[8\]"),
-    ],
-    "steps": [
-        (0, "steps must be an integer of at least 1: 0"),
-        (2.5, "steps must be an integer of at least 1: 2.5"),
-    ],
-    "restarts": [
-        (-1, "restarts must be an integer of at least 0: -1"),
-        (0.5, "restarts must be an integer"),
-    ],
-    "samples": [(-1, "samples must be an integer")],
-    "index": [
-        (np.arange(2), "one integer per image"),
-        (np.zeros(BATCH), "one integer per image"),
-    ],
-    "norm": [("l1", "unknown norm 'l1'")],
-    "step_size": [(-1.0, "step_size must be finite and .* 0: -1.0")],
-    "rho": [(np.nan, "rho must be finite")],
-    "targets": [(0, "targets must be an integer of at least 1: 0")],
-    "initial_share": [
-        (0.0, r"initial_share must be a number in \(0, 1\]"),
-        (1.5, "initial_share must be"),
-    ],
-    "overshoot": [(-0.1, "overshoot must be finite")],
-    "candidates": [(1, "candidates must be an integer of at least 2")],
-    "initial_epsilon": [(0.0, "initial_epsilon must be finite and above 0")],
-    "gamma": [(1.5, "gamma must be finite and at least 0 and at most 1: 1.5")],
-    "binary_search_steps": [(0, "binary_search_steps must be an integer")],
-    "confidence": [(-1.0, "confidence must be finite")],
-    "initial_constant": [(np.nan, "initial_constant must be finite")],
-    "alpha_max": [(1.1, "alpha_max must be finite")],
-    "eta": [(0.9, "eta must be finite and at least 1")],
-    "beta": [(-0.1, "beta must be finite")],
-}
-
-
-@pytest.mark.parametrize("name", ATTACKS)
-def test_wrong_parameters_are_named(name, problem):
-    checked = arguments_of(name).keys() & WRONG.keys()
-    assert checked or name.startswith("fgsm")
-    for parameter in checked:
-        for value, message in WRONG[parameter]:
-            attack = ATTACKS[name]
-            if parameter == "norm":
-                attack = attack._replace(norm=value)
-            changes = parameters(name, **{parameter: value})
-            with pytest.raises(ValueError, match=message):
-                attack(KEY, *problem, **changes)
-
-
 @pytest.mark.parametrize("name", [n for n in ATTACKS if "targets" in arguments_of(n)])
 def test_targets_are_as_many_as_there_are_classes(name, problem):
     few = run(name, problem, targets=CLASSES - 1)
     assert_array_equal(run(name, problem, targets=CLASSES), few)
-
-
-def test_usual_mistakes_are_told(problem):
-    images, logits_fn, labels = problem
-    for name, wrong, expected in (
-        ("pgd_linf", {"epsilon": 8}, "epsilon 8 allows any image.* are 0.03137"),
-        ("fgsm_linf", {"epsilon": 0.1, "steps": 5}, "no parameter steps: it takes eps"),
-        ("pgd_l2", {"epsilon": 0.1, "alpha": 5}, "no parameter alpha: .*step_size"),
-        ("deepfool_l2", {"epsilon": 0.1}, "no parameter epsilon: it takes .*steps"),
-        ("pgd_linf", {"epsilon": 0.1, "norm": "l2"}, "choose the one whose name ends"),
-        ("carlini_wagner_l2", {"step_size": 0.0}, "step_size must be .* and above 0"),
-    ):
-        with pytest.raises(ValueError, match=expected):
-            ATTACKS[name](KEY, *problem, **wrong)
-    with pytest.raises(ValueError, match="swapped"):
-        ATTACKS["pgd_l2"](KEY, images, labels, logits_fn, epsilon=3.0)
-    with pytest.raises(ValueError, match="swapped"):
-        autoattack(KEY, images, labels, logits_fn, epsilon=0.1)
-    with pytest.raises(ValueError, match="epsilon 2 allows any image"):
-        autoattack(KEY, images, logits_fn, labels, epsilon=2)
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -420,21 +316,6 @@ def test_only_gradient_free_attacks_take_no_gradient(name, problem):
         jax.eval_shape(attack, images)
 
 
-def test_a_loss_is_one_of_each_image_where_one_is_taken(problem):
-    images, logits_fn, labels = problem
-    whole = misclassification(logits_fn, labels)
-    for name in TAKES_LOSS:
-        for loss_fn, message in (
-            (lambda x: whole(x)[0].mean(), r"one loss per image.*do not average"),
-            (lambda x: (whole(x)[0],) * 2, r"success .* must be bool \[8\]: float32"),
-        ):
-            with pytest.raises(ValueError, match=message):
-                ATTACKS[name].on_loss(KEY, images, loss_fn, **parameters(name))
-    for name in set(ATTACKS) - set(TAKES_LOSS):
-        with pytest.raises(ValueError, match="choose one that takes"):
-            ATTACKS[name].on_loss(KEY, images, whole, epsilon=0.1)
-
-
 def test_losses_have_known_values():
     logits = jnp.array([[3.0, 1.0, 0.0, -2.0], [1.0, 2.0, 5.0, 4.0]])
     labels = jnp.array([0, 1])
@@ -447,12 +328,16 @@ def test_losses_have_known_values():
     assert_allclose(objectives.cross_entropy(logits, labels)[0], -np.log(p), rtol=1e-6)
     assert objectives.is_wrong(logits, labels).tolist() == [False, True]
     assert not objectives.is_wrong(logits * jnp.nan, labels).any()
-    with pytest.raises(ValueError, match="DLR needs at least 3 classes.*have 2"):
-        objectives.dlr(logits[:, :2], labels)
-    with pytest.raises(ValueError, match="at least 4 classes"):
-        objectives.targeted_dlr(logits[:, :3], labels, labels)
-    with pytest.raises(ValueError, match="unknown loss 'ce'"):
-        misclassification(lambda x: x, labels, loss="ce")
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_a_start_is_the_same_where_jax_enable_x64_is_set(norm):
+    def draw(key):
+        return balls.draw_uniform(key, np.arange(2), (3, 3, 1), norm)
+
+    with jax.enable_x64(True):
+        traced = jax.make_jaxpr(draw)(jax.random.key(0))
+    assert "random_bits[" in str(traced) and "bit_width=64" not in str(traced)
 
 
 def test_balls():
@@ -477,8 +362,6 @@ def test_balls():
         assert sizes.max() <= 1 + 1e-6
         assert abs((sizes <= 0.8).mean() - 0.8**4) < 0.023
         assert abs(draws.mean()) < 0.03
-    with pytest.raises(ValueError, match="unknown norm 'l1': choose from linf, l2"):
-        balls.size(x, "l1")
 
 
 def test_flax_classifiers_and_foolbox_models(problem):
@@ -502,8 +385,3 @@ def test_flax_classifiers_and_foolbox_models(problem):
     theirs = from_foolbox(Model())
     assert_allclose(theirs(images), logits_fn(images), atol=1e-5)
     assert jax.tree.structure(theirs) != jax.tree.structure(from_foolbox(Model()))
-    with pytest.raises(ValueError, match="has none: pass a function"):
-        from_foolbox(lambda x: x)
-    Model.data_format = "channels_first"
-    with pytest.raises(ValueError, match="channels_last"):
-        from_foolbox(Model())

@@ -93,7 +93,7 @@ def test_loss_functions_may_have_traced_arrays_built_in(loss, images):
 
 
 def test_published_resnet20_falls_to_pgd(data_dir, models_dir):
-    arrays, _ = packed.load_packed("cifar10", data_dir, splits=["test"])
+    arrays, *_ = packed.load_packed("cifar10", data_dir, splits=["test"])
     images, labels = (x[:500] for x in arrays["test"])
     images = images.astype(np.float32) / 255
     model = load_classifier(f"{models_dir}/cifar10_resnet20.npz")

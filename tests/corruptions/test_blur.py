@@ -246,18 +246,6 @@ def test_gradient_of_truncating_blurs(oblong, total):
     assert passed.min() >= 0 and passed.max() > 1
 
 
-def test_severities_must_agree_on_swap():
-    setting = {"sigma": 1.0, "max_delta": 1, "iterations": 1}
-    settings = [setting, {**setting, "swap": True}]
-    with pytest.raises(ValueError, match="swap"):
-        blur.glass_blur.constants((32, 32, 3), settings)
-
-
-def test_unknown_border():
-    with pytest.raises(ValueError, match="border"):
-        filters.gaussian_matrix(28, 1.0, border="wrap")
-
-
 @pytest.mark.parametrize(("height", "width"), [(96, 64), (200, 130), (33, 250)])
 def test_bands_do_what_the_whole_matrices_do(height, width):
     image = np.random.default_rng(0).random((1, height, width, 1), np.float32)

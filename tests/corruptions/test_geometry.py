@@ -145,8 +145,3 @@ def test_signs_are_drawn_per_image(name, outcomes, key, images):
     # Each of four outcomes is missed with probability 4 (3/4)^32 < 1e-3.
     assert len(different) == outcomes
     assert counts.min() >= 2
-
-
-def test_unknown_border(images):
-    with pytest.raises(ValueError, match="reflect-101"):
-        geometry.sample_bilinear(images, images[..., 0], images[..., 0], "wrap")

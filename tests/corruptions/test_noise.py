@@ -297,31 +297,3 @@ def test_readings_select_the_matching_kind(reading, noise_name, options, key, im
         corruptions.corrupt(key, images, f"uronet/{noise_name}", severity=1, **options),
         atol=1e-6,  # Fused multiply-adds round differently under jit.
     )
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"suite": "cifar"}, "known: uronet"),
-        ({"noises": ["gn"]}, "known: GN"),
-        ({"severities": [4]}, "severity"),
-        ({"spn_reading": "per_element"}, "known: per_pixel, per_channel"),
-        ({"un_reading": "low-contrast"}, "nearest: 'low_contrast'"),
-    ],
-)
-def test_unknown_degradations_are_rejected(options, message):
-    with pytest.raises(ValueError, match=message):
-        corruptions.suite_degradations(**options)
-
-
-def test_bad_degradations_are_rejected(key, images):
-    for entries, message in (
-        ([], "at least one"),
-        ([("GN", 0.1)], "unknown noise 'GN'"),
-        ([("impulse_noise", 60.0)], "amount"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            corruptions.make_degradation(entries)
-    bad = corruptions.Degradation(jnp.zeros(2, jnp.int32), jnp.float32(0))
-    with pytest.raises(ValueError, match="both be scalar"):
-        corruptions.degrade(key, images, bad)

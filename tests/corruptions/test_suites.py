@@ -118,6 +118,18 @@ def test_half_precision_stays_in_range(name, images, key):
 
 
 @pytest.mark.parametrize("name", CORRUPTIONS)
+def test_a_key_draws_the_same_where_jax_enable_x64_is_set(name, images):
+    # JAX draws other numbers where 64 bits are the default and no type is named.
+    settings = settings_of(name)[0]
+    with jax.enable_x64(True):
+        traced = jax.make_jaxpr(
+            lambda key, images: corrupt(key, images, name, **settings)
+        )(jax.random.key(0), images)
+    assert "bit_width=64" not in str(traced)
+    assert [x.dtype for x in traced.out_avals] == [np.float32]
+
+
+@pytest.mark.parametrize("name", CORRUPTIONS)
 def test_images_and_keys_differ_if_it_is_random(name, images):
     same = np.broadcast_to(images[:1], images.shape)
     run, settings = CORRUPTIONS[name].run, settings_of(name)
@@ -150,139 +162,8 @@ def test_entry_is_called_by_name_and_tells_its_parameters(name, images):
                 call(key, images)
 
 
-@pytest.mark.parametrize(
-    ("name", "severity", "message"),
-    [
-        ("fog", 1, "<suite>/<corruption>"),
-        ("fogg", None, "nearest: 'fog'"),
-        ("cifar_c/fogg", 1, "nearest: 'fog'"),
-        ("cifar/fog", 1, "nearest: 'cifar_c'"),
-        ("uronet/SKN", 1, "nearest: 'SPKN'.*known: GN, UN, SPN, SN, IN, SPKN"),
-        ("uronet/GN", 4, r"\(1, 2, 3\): 4"),
-        ("cifar_c/fog", 0, r"\(1, 2, 3, 4, 5\): 0"),
-        ("cifar_c/fog", 6, r"\(1, 2, 3, 4, 5\): 6"),
-        ("cifar_c/fog", 3.0, r"integer in .*: 3\.0"),
-        ("cifar_c/fog", True, "integer in .*: True"),
-        ("cifar_c/fog", None, "integer in .*: None"),
-    ],
-)
-def test_unknown_names_and_severities_are_rejected(name, severity, message, images):
-    with pytest.raises(ValueError, match=message):
-        corrupt(jax.random.key(0), images, name, severity=severity)
-
-
-@pytest.mark.parametrize("name", CORRUPTIONS)
-def test_bad_images_are_rejected(name):
-    entry, key = CORRUPTIONS[name], jax.random.key(0)
-    black = np.zeros((2, 32, 32, 3), np.float32)
-    cases = [
-        (black.astype(np.uint8), None, "/ 255"),
-        (black + np.float32(1.5), None, r"in \[0, 1\]: found 1\.5"),
-        (black - np.float32(0.5), None, r"found -0\.5"),
-        (black + np.float32(np.nan), None, "NaN"),
-        (black[0], None, "B, H, W, C"),
-        (black[:0], None, "non-empty"),
-        (black, np.arange(3), "one integer per image"),
-        (black, np.zeros(2), "one integer per image"),
-    ]
-    if entry.smallest_side > 1:
-        cases.append((black[:, :27], None, "at least 28 pixels .*27x32"))
-    for images, index, message in cases:
-        with pytest.raises(ValueError, match=message):
-            entry(key, images, index=index, **entry.example)
-
-
-@pytest.mark.parametrize(
-    "name", ["saturate", "jpeg_compression", "spatter", "snow", "frost"]
-)
-def test_images_of_other_than_1_or_3_channels_are_rejected(name):
-    entry = CORRUPTIONS[name]
-    for channels in (2, 4):
-        images = np.zeros((1, 32, 32, channels))
-        with pytest.raises(ValueError, match=f"1 or 3 channels: {channels}"):
-            entry(jax.random.key(0), images, **entry.example)
-
-
-@pytest.mark.parametrize(
-    ("name", "change", "message"),
-    [
-        ("gaussian_noise", {"scale": -0.1}, "scale"),
-        ("gaussian_noise", {"scale": float("nan")}, "scale"),
-        ("gaussian_noise", {"scale": np.full((2,), 0.1)}, "scale"),
-        ("speckle_noise", {"scale": float("inf")}, "scale"),
-        ("uniform_noise", {"half_width": -0.1}, "half_width"),
-        ("uniform_noise", {"contrast": 2.0}, "contrast"),
-        ("salt_and_pepper_noise", {"amount": 1.1}, "amount"),
-        ("impulse_noise", {"amount": -0.1}, "amount"),
-        ("shot_noise", {"rate": 0.0}, "rate"),
-        ("gaussian_blur", {"sigma": -1.0}, "sigma"),
-        ("gaussian_blur", {"sigma": np.nan}, "sigma"),
-        ("defocus_blur", {"radius": 0.0}, "radius"),
-        ("defocus_blur", {"radius": 32.0}, "radius"),
-        ("defocus_blur", {"alias_blur": 0.0}, "alias_blur"),
-        ("glass_blur", {"max_delta": 0}, "max_delta"),
-        ("glass_blur", {"max_delta": 16}, "max_delta"),
-        ("glass_blur", {"iterations": 1.5}, "iterations"),
-        ("glass_blur", {"move_probability": 1.1}, "move_probability"),
-        ("motion_blur", {"radius": 2.5}, "radius"),
-        ("motion_blur", {"radius": -1}, "radius"),
-        ("motion_blur", {"sigma": 0.0}, "sigma"),
-        ("zoom_blur", {"factors": (1.0, 0.9)}, "factor"),
-        ("brightness", {"amount": 1.5}, "amount"),
-        ("fog", {"amount": -1.0}, "amount"),
-        ("fog", {"decay": 0.0}, "decay"),
-        ("snow", {"scale": -1.0}, "scale"),
-        ("snow", {"zoom": 0.9}, "zoom"),
-        ("snow", {"radius": -1}, "radius"),
-        ("snow", {"sigma": 0.0}, "sigma"),
-        ("snow", {"blend": 1.1}, "blend"),
-        ("snow", {"loc": float("nan")}, "loc"),
-        ("frost", {"frost_weight": -1.0}, "frost_weight"),
-        ("spatter", {"liquid": "oil"}, "'water' or 'mud'"),
-        ("spatter", {"scale": -0.1}, "scale"),
-        ("spatter", {"sigma": float("nan")}, "sigma"),
-        ("spatter", {"threshold": -1.0}, "threshold"),
-        ("spatter", {"strength": -1.0}, "strength"),
-        ("spatter", {"loc": float("inf")}, "loc"),
-        ("contrast", {"factor": -0.1}, r"factor must be finite and in \[0"),
-        ("contrast", {"factor": np.nan}, "factor must be finite"),
-        ("saturate", {"factor": np.inf}, "factor must be finite"),
-        ("saturate", {"offset": 2.0}, r"offset .* \[-1.0, 1.0\]: \[2"),
-        ("pixelate", {"factor": 1.1}, r"factor must be finite and in \[0.0, 1.0\]"),
-        ("pixelate", {"factor": 0.03}, "0.03 leaves no pixel of a side of 32"),
-        ("jpeg_compression", {"quality": 0}, "quality must be an integer in"),
-        ("jpeg_compression", {"quality": 101}, "quality must be an integer in"),
-        ("jpeg_compression", {"quality": 50.5}, "quality must be an integer .*: 50.5"),
-        ("jpeg_compression", {"fidelity": "good"}, "must be exact or fast: 'good'"),
-        ("elastic_transform", {"alpha": -1.0}, "alpha"),
-        ("elastic_transform", {"sigma": -0.1}, "sigma"),
-        ("elastic_transform", {"affine": float("nan")}, "affine"),
-        ("shear", {"shear": 1.6}, "shear"),
-        ("rotate", {"angle": -0.1}, "angle"),
-        ("scale", {"factor": 0.0}, "factor"),
-        ("translate", {"distance": float("inf")}, "distance"),
-        ("canny_edges", {"sigma": -1.0}, "sigma"),
-        ("banding", {"amplitude": -0.1}, "amplitude"),
-        ("dead_columns", {"count": 2.0}, "count must be an integer"),
-        ("dead_columns", {"count": 33}, r"count must be an integer in \[0, 32\]: 33"),
-    ],
-)
-def test_bad_parameters_are_rejected(name, change, message):
-    entry = CORRUPTIONS[name]
-    images = np.full((2, 32, 32, 3), 0.5, np.float32)
-    with pytest.raises(ValueError, match=message):
-        entry(jax.random.key(0), images, **{**entry.example, **change})
-
-
-def test_changes_of_a_suite_are_checked_and_applied(images):
+def test_changes_of_a_suite_are_applied(images):
     key = jax.random.key(0)
-    for change, message in (
-        ({"sigma": 1.0}, "no parameter 'sigma'.*factor"),
-        ({"index2": 1.0}, "no parameter 'index2'"),
-        ({"factor": -1.0}, r"in \["),
-    ):
-        with pytest.raises(ValueError, match=message):
-            corrupt(key, images, "cifar_c/contrast", severity=1, **change)
     for name, function, change in (
         ("cifar_c/contrast", "contrast", {"factor": 0.5}),
         ("uronet/UN", "uniform_noise", {"half_width": 0.5, "positive": True}),

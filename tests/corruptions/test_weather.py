@@ -248,20 +248,6 @@ def test_procedural_frost_is_reproducible_and_looks_like_ice(key, images):
     assert seam < 2 * inside
 
 
-def test_frost_needs_one_set_of_textures_that_fits(key, images):
-    setting = {"image_weight": 1.0, "frost_weight": 0.4}
-    small = frost.stack_textures([np.zeros((31, 60, 3))], "the folder")
-    with pytest.raises(ValueError, match="from the folder must be at least 32x32"):
-        frost.frost(key, images, **setting, textures=small)
-    textures = frost.stack_textures([np.zeros((40, 60, 3))], "the folder")
-    settings = [setting, {**setting, "textures": textures}]
-    with pytest.raises(ValueError, match="same at all severities"):
-        frost.frost.run(key, images, settings, 0)
-    for pictures in ([], [np.zeros((40, 60))], [np.full((40, 60, 3), 255.0)]):
-        with pytest.raises(ValueError, match="the folder"):
-            frost.stack_textures(pictures, "the folder")
-
-
 def test_load_frost_reads_the_first_five_photographs(tmp_path):
     rng = np.random.default_rng(5)
     names = [f"frost{i}.png" for i in (1, 2, 3)] + [f"frost{i}.jpg" for i in (4, 5, 6)]
@@ -289,20 +275,6 @@ def test_photographs_shrink_as_opencv_does_it(scale):
     assert result.shape == expected.shape
     # OpenCV has weights of 11 bits.
     assert np.abs(result.astype(int) - expected).max() <= 1
-
-
-def test_load_frost_says_what_is_missing(tmp_path):
-    with pytest.raises(ValueError, match="no folder .*nowhere"):
-        load_frost(tmp_path / "nowhere")
-    with pytest.raises(ValueError, match="no frost pictures .*frost1.png"):
-        load_frost(tmp_path)
-    (tmp_path / "frost1.png").write_bytes(b"no picture")
-    with pytest.raises(ValueError, match="cannot read .*frost1.png"):
-        load_frost(tmp_path)
-    with pytest.raises(ValueError, match="scale"):
-        load_frost(tmp_path, scale=0.0)
-    with pytest.raises(ValueError, match="tiny_c, cifar_c only, not uronet"):
-        load_suite_frost(tmp_path, "uronet")
 
 
 def test_fog_takes_the_size_of_its_map(key):

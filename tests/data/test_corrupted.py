@@ -251,25 +251,6 @@ def test_folder_of_another_set_is_refused(source, tmp_path, changes, expected):
     assert read_files(tmp_path) == before
 
 
-@pytest.mark.parametrize(
-    ("changes", "expected"),
-    [
-        ({"suite": "cifar_d"}, "unknown suite: 'cifar_d'"),
-        ({"names": ["fog"]}, "unknown corruption of 'uronet': 'fog'"),
-        ({"names": []}, "at least one corruption"),
-        ({"severities": [4]}, r"severity of uronet/GN must be .* \(1, 2, 3\): 4"),
-        ({"seed": -1}, "seed must be 0 to"),
-        ({"layout": "zip"}, "layout must be arrays or folders: 'zip'"),
-        ({"batch_size": 6}, "batch size 6 .* multiple of 4"),
-        ({"frost_textures": ()}, "frost photographs are of no use for GN, SPN"),
-    ],
-)
-def test_wrong_requests_leave_no_folder(source, tmp_path, changes, expected):
-    with pytest.raises(ValueError, match=expected):
-        write(source, tmp_path / "new", **changes)
-    assert not (tmp_path / "new").exists()
-
-
 def test_unusable_folders_are_refused(source, tmp_path, monkeypatch):
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "chapter.tex").write_text("")
@@ -312,6 +293,21 @@ def test_published_set_is_read(published):
         np.testing.assert_array_equal(loaded, images["fx"][rows])
         np.testing.assert_array_equal(labels, [3, 8, 8])
         assert labels.dtype == np.int32
+
+
+def test_what_systems_leave_behind_is_no_image_and_no_class(tmp_path, published):
+    folder, images = published
+    (folder / "._fog.npy").write_bytes(b"of macOS")
+    assert corrupted.list_stored(folder) == ("fog", "fx")
+    classes = tmp_path / "folders" / "fog" / "1"
+    for name in ("n01", "n02", ".ipynb_checkpoints"):
+        (classes / name).mkdir(parents=True)
+        Image.fromarray(images["fx"][0]).save(classes / name / "0.JPEG")
+    (classes / "n02" / "._0.JPEG").write_bytes(b"of macOS")
+    (tmp_path / "folders" / "__MACOSX" / "1").mkdir(parents=True)
+    assert corrupted.list_stored(tmp_path / "folders") == ("fog",)
+    _, labels = corrupted.load_stored(tmp_path / "folders", "fog", 1)
+    np.testing.assert_array_equal(labels, [0, 1])
 
 
 def test_wrong_reads_are_reported(source, published):

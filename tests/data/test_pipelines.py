@@ -187,25 +187,6 @@ def test_degraded_copies_ride_in_the_batches(copies, dtype, source, mesh):
     assert len(found["degraded"]) == 24 and not found["degraded"][SIZE:].any()
 
 
-def test_bad_arguments(source, mesh):
-    for kind in PIPELINES:
-        with pytest.raises(ValueError, match="multiple of 4"):
-            make(kind, source, mesh, batch_size=6)
-        with pytest.raises(ValueError, match="24 is larger.*22 images"):
-            make(kind, source, mesh, batch_size=24)
-        with pytest.raises(ValueError, match="seed"):
-            make(kind, source, mesh, seed=-1)
-    with pytest.raises(ValueError, match="unknown pipeline 'gpu'"):
-        make("gpu", source, mesh)
-    with pytest.raises(ValueError, match="thread"):
-        make("streamed", source, mesh, num_threads=0)
-    with pytest.raises(ValueError, match="multiple of 4"):
-        evaluation_batches(source, batch_size=6, mesh=mesh)
-    unequal = np.zeros((3, 2, 2, 1)), np.zeros(2)
-    with pytest.raises(ValueError, match="as many labels"):
-        evaluation_batches(unequal, batch_size=4, mesh=mesh)
-
-
 @pytest.mark.parametrize("batch_size", [8, 64])
 def test_evaluation_drops_nothing(batch_size, source, mesh):
     images, labels = source.arrays()

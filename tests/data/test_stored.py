@@ -1,5 +1,8 @@
 """Stored arrays: interrupted, finished, and made with something else."""
 
+import errno
+import os
+
 import numpy as np
 import pytest
 
@@ -52,3 +55,18 @@ def test_what_was_made_otherwise_is_not_continued(begun, change, message):
     with pytest.raises(ValueError, match=message):
         open_stored(begun, **change)
     assert open_stored(begun).done == [[0, 1]]  # And nothing of it is lost.
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="macOS has none")
+def test_the_disk_has_room_for_all_of_it(tmp_path, monkeypatch):
+    stored = open_stored(tmp_path, shape=(1000, 1000))
+    # Without holes: on a disk that is full meanwhile, to fill one is fatal.
+    assert os.stat(tmp_path / "sets/mixed.npy").st_blocks * 512 >= stored.array.nbytes
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(OSError, match="no room for .*mixed.npy, 1 MB .No space left"):
+        open_stored(tmp_path / "full", shape=(1000, 1000))
+    assert not any((tmp_path / "full/sets").iterdir())

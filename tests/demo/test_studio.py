@@ -164,7 +164,7 @@ def test_wrong_uploads_are_refused(name, limit, expected, bare, tmp_path, monkey
 
 def test_wrong_settings_are_refused(bare, runs):
     source = open_source("generated", "test")
-    with pytest.raises(ValueError, match="a probability in"):
+    with pytest.raises(ValueError, match="threshold, a probability, must be .*: 2.0"):
         DefenseStudio(bare.models, source, threshold=2.0)
     with pytest.raises(ValueError, match="class names are of a classifier"):
         DefenseStudio(bare.models, source, class_names=("a",))

@@ -152,26 +152,6 @@ def test_maps_belong_to_their_images(cnn):
     assert np.abs(others[1] - maps[1]).max() > 0.1
 
 
-@pytest.mark.parametrize(
-    "labels", [np.array([0, 1]), np.array([0.0, 1.0, 2.0]), np.array([[0, 1, 1]])]
-)
-def test_bad_labels_are_rejected(labels):
-    with pytest.raises(ValueError, match="one integer label for each of 3 images"):
-        grad_cam(Pooled(), POOLED, IMAGES, labels)
-
-
-def test_a_network_without_places_is_rejected():
-    class Flat(nn.Module):
-        @nn.compact
-        def __call__(self, images, *, train):
-            return nn.Dense(2)(images.reshape(images.shape[0], -1))
-
-    dense = {"kernel": np.ones((768, 2)), "bias": np.zeros(2)}
-    variables = {"params": {"Dense_0": dense}}
-    with pytest.raises(ValueError, match="Flat has no layer with height and width"):
-        grad_cam(Flat(), variables, IMAGES)
-
-
 def test_figure(tmp_path):
     maps = np.zeros((1, 8, 8), np.float32)
     maps[0, 2:4, 2:4] = 1.0

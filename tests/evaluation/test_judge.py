@@ -190,11 +190,6 @@ def test_rows_hold_only_what_can_be_measured(mesh):
     assert row["purified_accuracy"] == 0.4 and "detection_accuracy" not in row
 
 
-def test_a_judge_needs_images(mesh):
-    with pytest.raises(ValueError, match="at least 1: 0 images"):
-        Judge((IMAGES[:0], LABELS[:0]), batch_size=8, mesh=mesh)
-
-
 def test_detection_metrics_by_hand():
     clean = np.array([0.1, 0.5, 0.6, 0.2])  # 1/2 is not an alarm: 3 of 4 right.
     degraded = np.array([0.9, 0.4, 0.6, 0.7, 0.3])  # 3 of 5 right.

@@ -222,8 +222,8 @@ FLAGS = "(--help lists the flags)"
         ),
         (
             ["train", "--config", "remover:smke", "--workdir=x"],
-            "unknown preset 'smke': choose from full, small, smoke, universal, "
-            f"universal_small, universal_smoke {FLAGS}",
+            "unknown preset 'smke': did you mean smoke? choose from full, small, "
+            f"smoke, universal, universal_small, universal_smoke {FLAGS}",
         ),
         (
             ["train", "--config=configs/remover.py:smoke", "--workdir=x"],

@@ -2,22 +2,26 @@
 
 import functools
 import json
+import os
 import shutil
 import signal
 import sys
 
+import jax
 import numpy as np
 import pytest
 from test_configs import PHASES, ROLES, load, save_models
 
 from launch import attack, cli, evaluate, train
 from uronet_jax import checkpoints
+from uronet_jax.command import printing
 from uronet_jax.data import corrupted, open_source
 from uronet_jax.data.sources import ArraySource
 from uronet_jax.evaluation.defense_table import evaluate_defense, make_entries
 from uronet_jax.loading import load_defense, load_model
 from uronet_jax.training.phases import find_phase
 
+HOME = os.path.expanduser("~")
 judge = functools.partial(evaluate_defense, data_dir=None)
 
 
@@ -197,13 +201,16 @@ def test_evaluation_over_a_suite(untrained, tmp_path):
     ("fields", "expected"),
     [
         ({"suite__severities": (4,)}, r"severity of uronet/GN .* \(1, 2, 3\): 4"),
-        ({"suite__noises": ("FOG",)}, "'FOG'.*known: GN"),
+        ({"suite__noises": ("FOG",)}, "'FOG': choose from GN"),
         ({"suite__name": "cifar_d"}, "nearest: 'cifar_c'"),
-        ({"suite__name": "cifar_c", "suite__noises": ("GN",)}, "known: gaussian_noise"),
+        (
+            {"suite__name": "cifar_c", "suite__noises": ("GN",)},
+            "choose from gauss",
+        ),
         ({"suite__folder": "nowhere"}, "nowhere"),
         ({"batch_size": 6}, "batch size 6 .* multiple of 4"),
-        ({"gate_false_alarms": 1.5}, r"\[0, 1\): 1.5"),
-        ({"data__num_examples": -1}, "num_examples cannot be negative: -1"),
+        ({"gate_false_alarms": 1.5}, r"gate_false_alarms, a share .*\[0, 1\]: 1.5"),
+        ({"data__num_examples": -1}, "data.num_examples must be an integer .*: -1"),
         ({"data__split": "dev"}, "no split 'dev'"),
         ({"data__validation_split": "dev"}, "no split 'dev'"),
         ({"data__name": "cifar11"}, "no data set 'cifar11'"),
@@ -293,6 +300,11 @@ def flags():
             "flag --config.batch_size=abc: invalid literal for int() with base 10: "
             "'abc' (--help lists the flags)",
         ),
+        (  # Shells leave the ~ behind a = alone.
+            "--config.seed=~/x",
+            f"flag --config.seed={HOME}/x: invalid literal for int() with base 10: "
+            f"'{HOME}/x' (--help lists the flags)",
+        ),
         (
             "--wrokdir=runs/x",
             "Unknown command line flag 'wrokdir'. Did you mean: workdir ? (--help "
@@ -322,6 +334,56 @@ def test_a_command_reports_one_line(start):
         "--name=cifar11 --data_dir=nowhere\n",
     )
     assert process.returncode == 2
+
+
+def test_what_is_printed_reaches_any_reader(monkeypatch):
+    monkeypatch.setattr(cli, "connect_processes", lambda: None)
+    with open(os.devnull, "w", encoding="ascii") as file:
+        monkeypatch.setattr(sys, "stdout", file)
+        with printing():
+            print("Süd", os.fsdecode(b"M\xfcller"))
+    read, write = os.pipe()
+    os.close(read)  # As `| head` does when it has enough.
+    with open(write, "w") as file:
+        monkeypatch.setattr(sys, "stdout", file)
+
+        def main(argv):
+            print("a line", flush=True)
+
+        with pytest.raises(SystemExit, match="^141$"), printing():
+            cli._guarded(main, False)(["command"])
+
+
+@pytest.mark.parametrize(
+    ("error", "devices", "expected"),
+    [
+        (
+            jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory\nPeak"),
+            jax.devices,
+            "not enough memory (RESOURCE_EXHAUSTED: Out of memory): choose a smaller",
+        ),
+        (MemoryError("Unable to allocate"), jax.devices, "not enough memory (Unable"),
+        (
+            RuntimeError("Unable to initialize backend 'cuda'"),
+            lambda: (_ for _ in ()).throw(AssertionError),
+            "JAX finds no device, and JAX_PLATFORMS is 'cuda' (unknown here): leave it",
+        ),
+        (RuntimeError("of this program"), jax.devices, None),
+    ],
+)
+def test_what_the_machine_lacks_is_one_line(
+    error, devices, expected, monkeypatch, capsys
+):
+    def main(argv):
+        raise error
+
+    monkeypatch.setattr(cli, "connect_processes", lambda: None)
+    monkeypatch.setenv("JAX_PLATFORMS", "cuda")
+    monkeypatch.setattr(jax, "devices", devices)
+    raised = RuntimeError if expected is None else SystemExit
+    with pytest.raises(raised):
+        cli._guarded(main, False)(["command"])
+    assert capsys.readouterr().err.startswith(f"error: {expected}" if expected else "")
 
 
 def test_interrupt_ends_a_command_without_traceback(start):

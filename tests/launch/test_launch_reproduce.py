@@ -15,6 +15,7 @@ from uronet_jax import checkpoints
 from uronet_jax.loading import load_defense
 from uronet_jax.papers import runner
 from uronet_jax.papers.adversarial_noise import experiments as noise_experiments
+from uronet_jax.papers.all_models import open_store
 from uronet_jax.papers.experiments import EXPERIMENTS, check_needs
 from uronet_jax.papers.runner import choose_experiments
 from uronet_jax.papers.store import Store
@@ -379,7 +380,7 @@ def test_what_lacks_data_is_left_out_of_all_and_said(smoke, tmp_path):
         run(named, ["figure4", "table7"], tmp_path / "third", **some)
     assert not (tmp_path / "third").exists()
     # When the data come, the other half is added and nothing is measured again.
-    store = Store(config, tmp_path, data_dir=nowhere)
+    store = open_store(config, tmp_path, data_dir=nowhere)
     lacks = check_needs(store, "table5")
     assert lacks["second"].what == "the training images of CIFAR-100 (train[:48])"
 
@@ -426,5 +427,5 @@ def test_the_command_reports_one_line(start, tmp_path):
     )
     output, errors = process.communicate()
     assert (process.returncode, output) == (2, "")
-    assert errors.startswith("error: unknown experiment 'table1': choose all")
+    assert errors.startswith("error: unknown experiment 'table1': did you mean")
     assert errors.count("\n") == 1 and not (tmp_path / "new").exists()

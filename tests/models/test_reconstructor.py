@@ -9,7 +9,6 @@ import pytest
 
 from uronet_jax.models import (
     RECONSTRUCTOR_VARIANTS,
-    Reconstructor,
     compute_dtype,
     make_reconstructor,
 )
@@ -179,21 +178,3 @@ def test_a_fresh_one_starts_around_the_mean_pixel(key):
     module = make_reconstructor(width=4, clean_mean=0.1)
     bias = jax.jit(module.init)(key, uniform(2, 8, 8, 1))["params"]["Conv_15"]["bias"]
     np.testing.assert_allclose((np.tanh(bias) + 1) / 2, 0.1, rtol=1e-6)
-
-
-@pytest.mark.parametrize(
-    ("call", "message"),
-    [
-        (lambda: make_reconstructor("unet"), "unknown reconst.* 'unet': .*code, paper"),
-        (lambda: make_reconstructor(width=6), "multiple of 4 .*: 6"),
-        (lambda: make_reconstructor(width=0), "multiple of 4 .*: 0"),
-        (lambda: make_reconstructor(width=8.0), "multiple of 4 .*: 8.0"),
-        (lambda: make_reconstructor(clean_mean=1.0), r"in \(0, 1\), got 1.0"),
-        (lambda: shapes_of(Reconstructor(), 1, 16, 3, 3), "16x3 pixels are too small"),
-        (lambda: shapes_of(Reconstructor(), 16, 16, 3), r"\[B, H, W, C\]"),
-        (lambda: shapes_of(Reconstructor(), 0, 16, 16, 3), "at least one image"),
-    ],
-)
-def test_what_is_wrong_is_reported(call, message):
-    with pytest.raises(ValueError, match=message):
-        call()

@@ -1,6 +1,7 @@
 """Pages, claims and pictures of the experiments on noise, on made-up results."""
 
 import fnmatch
+from collections import defaultdict
 
 import pytest
 from made_up_results import (
@@ -19,6 +20,7 @@ from uronet_jax.papers.adversarial_noise.pages import ADVERSARIAL_NOISE_PAGES
 from uronet_jax.papers.pages.claims import claims_of, judge_all
 from uronet_jax.papers.pages.docs import docs_pages, out_of_date, write_pages
 from uronet_jax.papers.pages.experiment_page import render_experiment
+from uronet_jax.papers.pages.group import Group
 from uronet_jax.papers.pages.pictures import group_pictures
 
 NETWORKS = {
@@ -229,17 +231,46 @@ def test_mnist_with_clean_images_among_the_corruptions():
     assert find(answers(rows, "ant_mnist"), "92.4 %").worst.endswith(": 51.10 %")
 
 
+def known(*given):
+    return defaultdict(lambda: Group("", (), []), {x.experiment: x for x in given})
+
+
 def test_overview_has_means_of_its_own_severities():
     def cells(severities):
         rows = noise_defences(severities)
         group = one_group("ant_defences", rows=rows)
-        found = ADVERSARIAL_NOISE_PAGES.overview_rows({"ant_defences": group})
+        found = ADVERSARIAL_NOISE_PAGES.overview_rows(known(group))
         page = render_experiment(group)
         assert f"over all of CIFAR-10-C (severities: {severities})." in page
         return [(row["noises"], row["corruptions"]) for row in found]
 
-    assert cells("1, 3, 5") == [("60.0", "75.0"), ("80.0", "77.0")]
-    assert cells("all") == [("60.0", None), ("80.0", None)]
+    assert cells("1, 3, 5") == [("27.0", "70.2"), ("60.0", "75.0"), ("80.0", "77.0")]
+    assert cells("all") == [("27.0", None), ("60.0", None), ("80.0", None)]
+
+
+def test_overview_of_the_classifier_at_full_size():
+    base = {"dataset": "CIFAR-10", "network": "ResNet-20", "metric": "accuracy"}
+    rows = [
+        base | {"model": model, "test": test, "value": value}
+        for model, values in (
+            ("Vanilla", (91.7, 70.4, 70.0, 60.0)),
+            ("ANT 1x1", (90.2, 80.8, 66.0, 58.0)),
+        )
+        for test, value in zip(
+            ("clean", "19 corruptions", "fog", "frost"), values, strict=True
+        )
+    ]
+    found = known(
+        one_group("ant_cifar10", rows=rows),
+        one_group("ant_defences", rows=noise_defences()),
+    )
+    row = ADVERSARIAL_NOISE_PAGES.overview_rows(found)[0]
+    assert (row["clean"], row["corruptions"]) == ("90.2", "80.8")
+    assert row["defence"].endswith("at severities 1 to 5, where none has 70.4")
+    (failure,) = ADVERSARIAL_NOISE_PAGES.overview_failures(found)
+    assert "loses 1.5 points on clean images, and on fog 4.0. The worst" in failure
+    assert "leaves it 30.0 %, after 12.1 (small)" in failure
+    assert ADVERSARIAL_NOISE_PAGES.overview_failures(known()) == []
 
 
 def test_charts():

@@ -25,11 +25,11 @@ from uronet_jax.evaluation.judge import CLEAN_ENTRY, CorruptionEntry, Judge, Sto
 from uronet_jax.evaluation.threat_models import AttackRun
 from uronet_jax.loading import LoadedModel
 from uronet_jax.models import make_classifier, make_remover
+from uronet_jax.papers.all_models import open_store
 from uronet_jax.papers.experiments import EXPERIMENTS
 from uronet_jax.papers.kinds import entry_name
 from uronet_jax.papers.laboratory import Laboratory
 from uronet_jax.papers.made_images import attack_steps, save_arrays
-from uronet_jax.papers.store import Store
 from uronet_jax.progress import StoppedError
 from uronet_jax.sharding import data_mesh
 
@@ -63,7 +63,7 @@ def make_store(images, models, tmp_path):
 
     def make(folder="", stop=lambda: False, **attack):
         config = load(attack={"num_test": 0, **attack})
-        store = Store(config, tmp_path / folder, stop=stop, progress=False)
+        store = open_store(config, tmp_path / folder, stop=stop, progress=False)
         store.first = lambda *args: images
         store.source = store.first
         store.load_classifier = lambda role, title: models["classifier"]
@@ -75,7 +75,7 @@ def make_store(images, models, tmp_path):
 
 @pytest.fixture(scope="module")
 def laboratory(images, models, tmp_path_factory):
-    store = Store(load(), tmp_path_factory.mktemp("store"))
+    store = open_store(load(), tmp_path_factory.mktemp("store"))
     store.first = lambda *args: images
     laboratory = Laboratory(store)
     kinds = models | {"remover": models["purifier"]}
@@ -195,7 +195,7 @@ def test_degraded_images_do_not_depend_on_batches(images):
         np.testing.assert_allclose(degraded, expected, atol=atol)
 
     gaussian = gaussian_noise(jax.random.key(3), clean, scale=0.12)
-    check(Store(load(), "unused").entry("GN_2"), gaussian, 1e-6)
+    check(open_store(load(), "unused").entry("GN_2"), gaussian, 1e-6)
     key = entry_key(3, "cifar_c/contrast", 3)
     contrast = corrupt(key, clean, "cifar_c/contrast", severity=3, uint8=True)
     check(CorruptionEntry("contrast", 3, "cifar_c"), np.asarray(contrast) / 255, 4e-6)

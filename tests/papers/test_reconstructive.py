@@ -8,6 +8,7 @@ from made_up_results import groups, one_group, run
 
 from configs import reproduce
 from uronet_jax.evaluation.judge import CLEAN_ENTRY
+from uronet_jax.papers.all_models import open_store
 from uronet_jax.papers.pages.claims import claims_of, judge_all
 from uronet_jax.papers.pages.experiment_page import render_experiment
 from uronet_jax.papers.pages.layout import published_rows
@@ -18,7 +19,6 @@ from uronet_jax.papers.reconstructive.models import (
     reconstructive_kinds,
 )
 from uronet_jax.papers.reconstructive.pages import RECONSTRUCTIVE_PAGES
-from uronet_jax.papers.store import Store
 
 NETWORKS = {"reconstructive": "VGG19", "reconstructive_transfer": "InceptionV3"}
 
@@ -125,11 +125,21 @@ def test_attacks_have_the_papers_parameters():
         ({"attacks": ("PGD0=fgsm_linf:epsilon=1",)}, "'PGD0' is no title"),
         ({"transformations": ("none=jpeg",)}, "'none' is no title"),
         ({"transformations": ("a/b=jpeg",)}, "'a/b' is no title"),
+        ({"remover": "runs/nowhere"}, "runs/nowhere"),
     ],
 )
 def test_wrong_settings(changes, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
         reconstructive_kinds(config(**changes))
+
+
+def test_the_remover_is_trained_here_or_named():
+    trained, named = (
+        experiments._defences(SimpleNamespace(config=config(remover=remover)))
+        for remover in ("", "jpeg")
+    )
+    assert trained.pop("URoNet remover").kind == "remover_universal"
+    assert named.pop("URoNet remover") == "jpeg" and trained == named
 
 
 def test_autoencoders_that_are_compared_differ_in_one_thing():
@@ -152,7 +162,7 @@ def test_autoencoders_that_are_compared_differ_in_one_thing():
 )
 def test_wrong_networks_are_told_before_any_work(changes, message, tmp_path):
     with pytest.raises(ValueError, match=message):
-        Store(config(**changes), tmp_path)
+        open_store(config(**changes), tmp_path)
 
 
 class Lab:

@@ -12,10 +12,10 @@ import pytest
 from uronet_jax.corruptions import SuiteEntry
 from uronet_jax.evaluation.judge import CLEAN_ENTRY, StoredEntry, detection_metrics
 from uronet_jax.papers import uronet
+from uronet_jax.papers.all_models import open_store
 from uronet_jax.papers.experiments import EXPERIMENTS, check_needs
 from uronet_jax.papers.kinds import ModelKey, entry_name
 from uronet_jax.papers.laboratory import Laboratory
-from uronet_jax.papers.store import Store
 
 PUBLISHED = Path(uronet.__file__).parent / "published"
 
@@ -104,7 +104,7 @@ class NamedImages(str):
 
 
 def paper_rows(experiment, tmp_path, **sections):
-    store = Store(load(**sections), tmp_path)
+    store = open_store(load(**sections), tmp_path)
     laboratory = Paper(store)
     parts = EXPERIMENTS[experiment].parts(store)
     assert len({part.key for part in parts}) == len(parts)
@@ -276,7 +276,7 @@ def test_the_other_experiments_measure_what_their_names_say(tmp_path):
 @pytest.mark.parametrize("preset", ["full", "small", "smoke"])
 def test_presets_are_sound(preset, tmp_path):
     config = load(preset)
-    store = Store(config, tmp_path)
+    store = open_store(config, tmp_path)
     names = [entry_name(entry) for entry in store.entries]
     assert names[:4] == ["GN_1", "GN_2", "GN_3", "UN_1"] and len(names) == 18
     for name, experiment in EXPERIMENTS.items():
@@ -297,7 +297,7 @@ def test_presets_are_sound(preset, tmp_path):
 
 
 def test_experiments_that_need_a_missing_noise_say_so(tmp_path):
-    store = Store(load(suite={"noises": ("GN",)}), tmp_path)
+    store = open_store(load(suite={"noises": ("GN",)}), tmp_path)
     for name in ("table11", "figure1"):
         with pytest.raises(ValueError, match="needs (SPN|UN).*suite.noises"):
             check_needs(store, name)
@@ -306,7 +306,7 @@ def test_experiments_that_need_a_missing_noise_say_so(tmp_path):
 def test_missing_data_are_reported_with_what_to_do(tmp_path):
     config = load()
     config["second"]["name"] = "cifar100"
-    store = Store(config, tmp_path, data_dir=str(tmp_path / "nowhere"))
+    store = open_store(config, tmp_path, data_dir=str(tmp_path / "nowhere"))
     for name in ("table3", "table8"):
         with pytest.raises(FileNotFoundError) as caught:
             check_needs(store, name)
@@ -323,9 +323,9 @@ def test_missing_data_are_reported_with_what_to_do(tmp_path):
 def test_missing_classifiers_are_reported_with_what_to_do(tmp_path):
     config = load(data={"classifier": "nowhere.npz"})
     with pytest.raises(FileNotFoundError, match="nowhere.npz.*config.data.classifier"):
-        check_needs(Store(config, tmp_path), "table7")
+        check_needs(open_store(config, tmp_path), "table7")
     config["data"].update(classifier="", other_classifier="")
     with pytest.raises(FileNotFoundError, match="lacks a classifier of CIFAR-10: set"):
-        check_needs(Store(config, tmp_path), "table7")
+        check_needs(open_store(config, tmp_path), "table7")
     # Detection needs none.
-    assert check_needs(Store(config, tmp_path), "table2") == {}
+    assert check_needs(open_store(config, tmp_path), "table2") == {}

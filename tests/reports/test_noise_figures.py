@@ -1,7 +1,5 @@
 """Figures of noise: samples with histograms, accuracy over sigma, bars."""
 
-import os
-
 import numpy as np
 import pytest
 
@@ -84,31 +82,3 @@ def test_corruption_bars(tmp_path):
     blue, red = count(picture, BLUE), count(picture, RED)
     entry = 2 * red - blue
     assert red > 5000 and 0 < entry < red / 3
-
-
-@pytest.mark.parametrize(
-    ("function", "arguments", "message"),
-    [
-        (figures.noise_samples, (CLEAN, {}), "need 1 to 7 variants: 0"),
-        (figures.noise_samples, (CLEAN, {"a": (NOISY, NOISE[:1])}), "like the images"),
-        (figures.noise_samples, (CLEAN, {"a": (NOISY, 0 * NOISE)}), "not all zero"),
-        (figures.noise_samples, (CLEAN, {"a": (NOISY, np.nan * NOISE)}), "finite"),
-        (figures.noise_samples, (CLEAN, {"a": (NOISE - 1, NOISE)}), "intensities"),
-        (figures.accuracy_over_sigma, ({},), "need 1 to 7 lines and levels: 0"),
-        (figures.accuracy_over_sigma, ({"a": ([1, 2], [0.5])},), "sigma for each"),
-        (figures.accuracy_over_sigma, ({"a": ([np.nan], [0.5])},), "finite sigma"),
-        (figures.accuracy_over_sigma, ({"a": ([1], [50])},), "must be fractions"),
-        (figures.corruption_bars, ({},), "need 1 to 7 models: 0"),
-        (
-            figures.corruption_bars,
-            ({str(i): {"fog": 1} for i in range(8)},),
-            "models: 8",
-        ),
-        (figures.corruption_bars, ({"a": {}},), "need a corruption of a"),
-        (figures.corruption_bars, ({"a": {"fog": 50}},), "must be fractions"),
-    ],
-)
-def test_what_cannot_be_drawn_is_rejected(function, arguments, message, tmp_path):
-    with pytest.raises(ValueError, match=message):
-        function(tmp_path / "a.png", *arguments)
-    assert not os.listdir(tmp_path)

@@ -56,47 +56,6 @@ def test_benchmark_shows_ratios_and_limits_but_no_absolute_times():
     assert "77" not in text
 
 
-@pytest.mark.parametrize(
-    "content",
-    [
-        [],
-        {"rows": []},
-        {**evaluation(), "summary": None} | {"schema": "another"},
-        {k: v for k, v in evaluation().items() if k != "device"},
-    ],
-)
-def test_unknown_files_are_named(tmp_path, content):
-    with pytest.raises(ValueError, match=r"odd\.json has an unknown form"):
-        store(tmp_path, odd=content)
-
-
-def test_broken_and_smoke_files_are_named(tmp_path):
-    with pytest.raises(ValueError, match=r"s\.json comes from a smoke run"):
-        store(tmp_path, s=evaluation(preset="smoke"))
-    (tmp_path / "broken.json").write_text("{")
-    with pytest.raises(ValueError, match=r"broken\.json is not a JSON file"):
-        results.load_folder(tmp_path)
-    with pytest.raises(FileNotFoundError, match="no folder"):
-        results.load_folder(tmp_path / "absent")
-
-
-@pytest.mark.parametrize("version", [0, 2, None])
-def test_another_version_of_the_schema_is_named(tmp_path, version):
-    content = PROVENANCE | {"schema": results.REPRODUCTION, "experiment": "table2"}
-    content |= {"rows": [], "overridden": [], "config": {"preset": "full"}}
-    content |= {} if version is None else {"schema_version": version}
-    with pytest.raises(ValueError) as error:
-        store(tmp_path, old=content)
-    text = str(error.value)
-    assert text.startswith(f"{tmp_path / 'old.json'} is of version {version} of the ")
-    assert "schema uronet_jax.reproduction, expected 1: compute it anew" in text
-    # Nor is its form looked at, which another version may have changed.
-    with pytest.raises(ValueError, match="is of version 2 of the schema"):
-        store(tmp_path, old={"schema": results.REPRODUCTION, "schema_version": 2})
-    (stored,) = store(tmp_path, old=content | {"schema_version": 1})
-    assert stored.kind == "reproduction" and not stored.small
-
-
 def suite_evaluation(*, num_examples=0):
     rows = [
         {"noise": name, "severity": s, "undefended_accuracy": 0.9 - s / 100}

@@ -325,20 +325,3 @@ def test_the_rate_falls_over_the_longer_part():
     for warmup, expected in ((0, 12), (3, 9), (8, 8), (12, 12)):
         config = {"num_steps": 12, "reconstruction": {"warmup_steps": warmup}}
         assert updates(config) == expected
-
-
-@pytest.mark.parametrize(
-    ("fields", "message"),
-    [
-        ({"warmup_steps": -1}, "warmup_steps must be an integer in .*: -1"),
-        ({"warmup_steps": 1.5}, "warmup_steps must be an integer"),
-        ({"visual_weight": -0.1}, "visual_weight must be a finite number .*: -0.1"),
-        ({"class_weight": float("nan")}, "class_weight must be a finite number"),
-        ({"visual_weight": 0.0, "class_weight": 0}, "nothing would be learned"),
-        ({"labels": "guessed"}, "labels 'guessed': choose from true, predictions"),
-        ({"batch_size": 0}, "batch_size must be an integer"),
-    ],
-)
-def test_what_cannot_be_trained_is_reported(fields, message):
-    with pytest.raises(ValueError, match=message):
-        make_task(**fields)

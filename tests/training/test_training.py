@@ -339,32 +339,6 @@ def test_losses_by_hand():
         np.testing.assert_allclose(found["loss"], found["noise_mse"])
 
 
-@pytest.mark.parametrize(
-    "weights, message",
-    [
-        ({"ssim": 1.0}, "unknown loss 'ssim': choose from clean_mse, noise_mse, inc"),
-        ({"clean_mse": -1.0}, r"loss.clean_mse must be .* in \[0, inf\]: -1.0"),
-        ({"clean_mse": math.nan}, "loss.clean_mse must be a finite number.*nan"),
-        ({"clean_mse": 0.0}, "needs a weight above 0: {'clean_mse': 0.0}"),
-        ({}, "needs a weight above 0"),
-        # Its validation, which asks no classifier, could not tell states apart.
-        ({"inconsistency": 1.0}, "needs a weight above 0"),
-        ({"clean_mse": 1.0, "inconsistency": 0.5}, "needs a frozen classifier: give"),
-        # There is no head to learn the noise.
-        ({"noise_mse": 1.0}, "needs a weight above 0"),
-    ],
-)
-def test_wrong_losses_are_rejected(weights, message):
-    with pytest.raises(ValueError, match=message):
-        remover_task(
-            HalfGrey(noise_head=False),
-            optax.sgd(1.0),
-            drawn_pairs(NOISE),
-            image_shape=SHAPE,
-            losses=weights,
-        )
-
-
 class BrightPixels(nn.Module):
     """A detector that calls an image without a pixel below 0.4 degraded."""
 
@@ -468,26 +442,6 @@ def test_adams_first_step_is_the_rate():
     params = jnp.zeros(2)
     update, _ = optimizer.update(jnp.array([7.0, -0.1]), optimizer.init(params), params)
     np.testing.assert_allclose(update, [-0.01, 0.01], rtol=1e-4)
-
-
-@pytest.mark.parametrize(
-    "change, message",
-    [
-        ({"name": "lamb"}, "unknown optimizer 'lamb'.*adam"),
-        ({"schedule": "linear"}, "unknown schedule 'linear'.*cosine"),
-        ({"peak_rate": 0.0}, "peak_rate must be positive, got 0.0"),
-        ({"peak_rate": math.nan}, "peak_rate must be positive, got nan"),
-        ({"warmup_steps": 11}, r"between 0 and num_steps \(10\): 11"),
-        ({"warmup_steps": -1}, r"between 0 and num_steps \(10\): -1"),
-        ({"weight_decay": -0.1}, r"weight_decay \(-0.1\).*cannot be negative"),
-        ({"clip_norm": -1.0}, r"clip_norm \(-1.0\) cannot be negative"),
-        ({"weight_decay": 0.1}, "under adam is not L2"),
-    ],
-)
-def test_wrong_optimizers_are_rejected(change, message):
-    arguments = {"name": "adam", "peak_rate": 0.1, "num_steps": 10} | change
-    with pytest.raises(ValueError, match=message):
-        make_optimizer(**arguments)
 
 
 # Whole runs
@@ -647,7 +601,7 @@ def test_pipelines_train_the_same_network(run, make_variables):
     "changes, message",
     [
         # Other intervals are among the wrong configs.
-        ({"eval_every": -1}, "eval_every cannot be negative: -1"),
+        ({"eval_every": -1}, "eval_every must be an integer .*: -1"),
         ({"batch_size": 25}, "batch size 25 is larger than stripes"),
         ({"pipeline": "magic"}, "unknown pipeline 'magic'"),
     ],

@@ -50,8 +50,3 @@ def test_equal_values_share_the_gradient():
     expected = np.zeros((5, 5))
     expected[1:4, 1:4] = 1 / 9
     np.testing.assert_allclose(found, expected, rtol=1e-6)
-
-
-def test_an_even_window_is_refused():
-    with pytest.raises(ValueError, match="size must be odd, such as 3 or 5: 4"):
-        MEDIAN(draw(1, 4, 4, 1), size=4)

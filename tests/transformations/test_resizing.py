@@ -113,13 +113,3 @@ def test_small_images_stay_as_they_are(key):
     small = np.random.default_rng(2).uniform(size=(2, 4, 1, 3)).astype(np.float32)
     found = RESIZE_PAD(small, key=key, index=jnp.arange(2))
     np.testing.assert_allclose(found, small, atol=1e-7)  # x - 1/2 + 1/2.
-
-
-def test_an_image_must_fit_on_its_canvas(key):
-    with pytest.raises(ValueError, match="smallest must be at most canvas"):
-        RESIZE_PAD(
-            np.zeros((1, 8, 8, 1), np.float32),
-            key=key,
-            index=jnp.arange(1),
-            smallest=1.5,
-        )

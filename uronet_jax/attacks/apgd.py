@@ -120,7 +120,8 @@ def apgd_targeted(
         Croce & Hein, "Reliable evaluation of adversarial robustness with an ensemble of
         diverse parameter-free attacks", ICML 2020: APGD-T of AutoAttack.
     """
-    images, index = loop.prepare_images(images, index, epsilon=epsilon)
+    images, index = loop.prepare_images(images, index, norm, epsilon, steps, restarts)
+    loop.check_parameter("rho", rho)
     loop.check_count("targets", targets)
     logits_fn, labels, classes = prepare_classifier(logits_fn, labels, images)
     best, ranked = _rank(logits_fn, labels, images, min(targets, classes - 1))

@@ -9,7 +9,12 @@ import jax
 
 from uronet_jax import batches
 from uronet_jax.attacks import balls, loop
-from uronet_jax.attacks.objectives import LogitsFn, LossFn, misclassification
+from uronet_jax.attacks.objectives import (
+    LogitsFn,
+    LossFn,
+    check_order,
+    misclassification,
+)
 
 # What an attack takes by position.
 _POSITIONAL = {"key", "images", "loss_fn", "logits_fn", "labels"}
@@ -72,9 +77,8 @@ class Attack(NamedTuple):
             ValueError: If an argument is wrong; outside jit also if a gradient is not
                 finite.
         """
-        if callable(labels) and not callable(logits_fn):
-            raise ValueError("logits_fn comes before labels: they are swapped")
-        self._check(key, parameters, len(images))
+        check_order(images, logits_fn, labels)
+        self._check(key, parameters, images)
         parameters = {**self.defaults, **parameters}
         if not self.minimal and "epsilon" not in parameters:
             raise ValueError("give epsilon, the largest norm of the perturbation")
@@ -103,15 +107,16 @@ class Attack(NamedTuple):
                 "call it with them, or choose one that takes a loss function, such as "
                 "apgd_dlr"
             )
-        self._check(key, {**parameters, "epsilon": epsilon}, len(images))
+        self._check(key, {**parameters, "epsilon": epsilon}, images)
         parameters = {**self.defaults, **parameters}
         if self.relative_step is not None and "step_size" not in parameters:
             loop.check_count("steps", parameters["steps"])
             parameters["step_size"] = self.relative_step * epsilon / parameters["steps"]
         return self.function(key, images, loss_fn, epsilon=epsilon, **parameters)
 
-    def _check(self, key, parameters, count):
+    def _check(self, key, parameters, images):
         batches.check_key(key)
+        batches.check_array("images", images)
         if parameters.get("norm", self.norm) != self.norm:
             raise ValueError(
                 f"this attack is of norm {self.norm}: choose the one whose name ends "
@@ -125,6 +130,7 @@ class Attack(NamedTuple):
                 f"{', '.join(sorted(known - {'norm'}))}"
             )
         if "epsilon" in parameters and not self.minimal:
+            count = images.shape[0] if images.ndim else None
             loop.check_budget(parameters["epsilon"], self.norm, count=count)
 
 

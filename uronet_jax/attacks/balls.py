@@ -18,8 +18,7 @@ _SMALLEST = 1e-12
 
 def check_norm(norm: str) -> None:
     """Raises `ValueError` unless the norm is known."""
-    if norm not in NORMS:
-        raise ValueError(f"unknown norm {norm!r}: choose from {', '.join(NORMS)}")
+    batches.known_name("norm", norm, NORMS)
 
 
 def expand(values: Any, images: jax.Array) -> jax.Array:
@@ -96,9 +95,11 @@ def draw_uniform(
 
     def draw(key):
         if norm == "linf":
-            uniform = jax.random.uniform(key, (count,), minval=-1.0, maxval=1.0)
+            uniform = jax.random.uniform(key, (count,), jnp.float32, -1.0, 1.0)
             return uniform / jnp.max(jnp.abs(uniform)) if on_surface else uniform
-        normal = jax.random.normal(key, (count if on_surface else count + 2,))
+        normal = jax.random.normal(
+            key, (count if on_surface else count + 2,), jnp.float32
+        )
         return (normal / jnp.linalg.norm(normal))[:count]
 
     return batches.per_image(draw, key, index).reshape(-1, *shape)

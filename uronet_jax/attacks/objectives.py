@@ -24,6 +24,8 @@ from flax import linen as nn
 from jax.core import Tracer
 from jax.tree_util import Partial
 
+from uronet_jax import batches
+
 LogitsFn = Callable[[jax.Array], jax.Array]
 LossFn = Callable[[jax.Array], jax.Array | tuple[jax.Array, jax.Array]]
 
@@ -244,13 +246,36 @@ def is_known(value: Any) -> bool:
 
 def check_loss_name(loss: str) -> None:
     """Raises `ValueError` unless it is a key of `LOSSES`."""
-    if loss not in LOSSES:
-        raise ValueError(f"unknown loss {loss!r}: choose from {', '.join(LOSSES)}")
+    batches.known_name("loss", loss, LOSSES)
+
+
+def check_order(images: Any, logits_fn: Any, labels: Any) -> None:
+    """Raises `ValueError` unless arguments stand in their order and one can be asked.
+
+    A module of PyTorch or linen can be called, but not with these images alone.
+    """
+    if callable(images) or callable(labels):
+        swapped = "images" if callable(images) else "labels"
+        raise ValueError(
+            f"arguments are key, images, logits_fn, labels, in this order: {swapped} "
+            "and logits_fn are swapped"
+        )
+    if hasattr(logits_fn, "state_dict"):
+        raise ValueError(
+            "logits_fn is a module of PyTorch: make a function of it with "
+            "adapters.pytorch_classifier"
+        )
+    if not callable(logits_fn) or isinstance(logits_fn, nn.Module):
+        raise ValueError(
+            f"logits_fn must be a function, images -> logits, not a "
+            f"{type(logits_fn).__name__}: flax_logits makes one of a Flax module and "
+            "its variables"
+        )
 
 
 def check_labels(labels: Any, name: str = "labels") -> jax.Array:
     """Returns labels as an array; raises `ValueError` unless they are integer `[B]`."""
-    labels = jnp.asarray(labels)
+    labels = jnp.asarray(np.nan if labels is None else labels)
     if labels.ndim != 1 or not jnp.issubdtype(labels.dtype, jnp.integer):
         raise ValueError(
             f"{name} must be integers, one per image, shape [B]: "
@@ -287,7 +312,13 @@ def check_classes(
 
     Nothing is computed. Inside jit the labels themselves are not looked at.
     """
-    logits = jax.eval_shape(call, as_pytree(logits_fn), images)
+    try:
+        logits = jax.eval_shape(call, as_pytree(logits_fn), images)
+    except jax.errors.TracerArrayConversionError as error:
+        raise ValueError(
+            "logits_fn computes with NumPy or another library, which JAX cannot see "
+            "into: make it a function for attacks with adapters.black_box"
+        ) from error
     check_logits(logits, labels)
     classes = logits.shape[1]
     if not is_known(labels):

@@ -74,4 +74,6 @@ class LinenPeer:
     def gradients(self, module: Remover, variables: Variables, batch: Batches) -> Any:
         """See `TrainingPeer`."""
         del module
-        return separation_gradients(LinenRemover(), variables["params"], batch)
+        return separation_gradients(
+            LinenRemover(jnp.float64), variables["params"], batch
+        )

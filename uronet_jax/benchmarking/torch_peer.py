@@ -347,11 +347,10 @@ class TorchPeer:
 
     def gradients(self, module: Remover, variables: Variables, batch: Batches) -> Any:
         """See `TrainingPeer`."""
-        self._precision(exact=True)
-        twin = self._twin(module, variables)
-        loss = _separation_loss(twin, {k: self.tensor(x) for k, x in batch.items()})
+        twin = self._twin(module, variables).double()
+        batch = {name: self.tensor(x).double() for name, x in batch.items()}
+        loss = _separation_loss(twin, batch)
         loss.backward()
-
         return float(loss.detach()), _gradient(twin, variables["params"])
 
     def noise_gradients(self, work: TrainingWork, batch: Batches) -> Any:

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
+from uronet_jax.batches import known_name
 from uronet_jax.corruptions.frost import FrostTextures, procedural_frost, stack_textures
 from uronet_jax.corruptions.noise import (
     NOISES,
@@ -24,7 +25,6 @@ from uronet_jax.corruptions.suites import (
     SuiteEntry,
     entry_key,
     find_corruption,
-    known_name,
     list_corruptions,
     list_severities,
     suite_degradations,

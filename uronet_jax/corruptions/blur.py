@@ -79,7 +79,9 @@ def draw_displacements(
 
     int32 `[B, H * W]`, zero where a pixel stays; the last two arguments may be traced.
     """
-    draw = functools.partial(jax.random.uniform, shape=(height * width,))
+    draw = functools.partial(
+        jax.random.uniform, shape=(height * width,), dtype=jnp.float32
+    )
     # One number decides on all: below the probability it is uniform once more.
     uniform = batches.per_image(draw, key, index)
     side = jnp.asarray(2 * max_delta, jnp.int32)
@@ -170,8 +172,8 @@ def _prepare_defocus(shape, settings):
     waves = [_cosines(np.arange(side), side) for side in shape[:2]]
     gains = []
     for setting in settings:
-        batches.check_range("radius", setting["radius"], 1e-3, min(shape[:2]) - 1)
-        batches.check_range("alias_blur", setting["alias_blur"], 1e-3, math.inf)
+        batches.check_number("radius", setting["radius"], 1e-3, min(shape[:2]) - 1)
+        batches.check_number("alias_blur", setting["alias_blur"], 1e-3)
         kernel = disk_kernel(**setting)
         offsets = np.arange(len(kernel)) - len(kernel) // 2
         rows, columns = (_cosines(offsets, side) for side in shape[:2])
@@ -285,7 +287,9 @@ def _prepare_motion(shape, settings):
 
 
 def _apply_motion(key, images, constants, shared, index, *, straight_through=False):
-    draw = functools.partial(jax.random.uniform, minval=-45.0, maxval=45.0)
+    draw = functools.partial(
+        jax.random.uniform, dtype=jnp.float32, minval=-45.0, maxval=45.0
+    )
     angles = batches.per_image(draw, key, index)
     levels = grey_levels(images, straight_through=straight_through)
     levels = filters.blur_along_line(
@@ -319,9 +323,12 @@ motion_blur = Operation(
 
 
 def _prepare_zoom(shape, settings):
+    for setting in settings:
+        if not isinstance(setting["factors"], tuple) or not setting["factors"]:
+            raise ValueError(
+                f"factors must hold at least one number: {setting['factors']!r}"
+            )
     counts = [len(setting["factors"]) for setting in settings]
-    if not min(counts):
-        raise ValueError("factors must hold at least one number")
 
     def samples(side):
         start = np.zeros((len(settings), max(counts), side), np.int32)

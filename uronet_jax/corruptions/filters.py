@@ -24,7 +24,7 @@ def gaussian_matrix(
     sample (border `"nearest"`, `aaa|abc|ccc`) or the mirror image (`"reflect"`,
     `cba|abc|cba`; anything else is a ValueError).
     """
-    batches.check_range("sigma", sigma, 0.0, math.inf)
+    batches.check_number("sigma", sigma, 0.0)
     radius = int(truncate * sigma + 0.5)
     if radius == 0:
         return np.eye(size)
@@ -54,7 +54,7 @@ def clipped_zoom_samples(size: int, factor: float) -> tuple[np.ndarray, np.ndarr
         `(left, share)`, int32 and float64 `[size]`: the enlarged signal is
         `(1 - share) * signal[left] + share * signal[left + 1]`.
     """
-    batches.check_range("factor", factor, 1.0, math.inf)
+    batches.check_number("factor", factor, 1.0)
     crop = math.ceil(size / factor)
     enlarged = round(crop * factor)
     first, trim = (size - crop) // 2, (enlarged - size) // 2
@@ -132,8 +132,8 @@ def motion_weights(radius: int, sigma: float, taps: int) -> np.ndarray:
     `exp(-i^2 / (2 sigma^2))` for `i` up to `2 * radius`, then zeros. The radius is a
     whole number, 0 or more, sigma above 0, both in pixels; else ValueError.
     """
-    batches.check_range("radius", radius, 0, (taps - 1) // 2)
-    batches.check_range("sigma", sigma, 1e-6, math.inf)
+    batches.check_number("radius", radius, 0, (taps - 1) // 2)
+    batches.check_number("sigma", sigma, 1e-6)
     distance = np.arange(taps)
     weights = np.exp(-0.5 * (distance / sigma) ** 2) * (distance <= 2 * radius)
     return weights / weights.sum()

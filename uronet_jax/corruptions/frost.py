@@ -95,10 +95,10 @@ def _apply(key, images, weights, textures, index):
 
     def draw(key):
         key_picture, key_corner = jax.random.split(key)
-        picture = jax.random.randint(key_picture, (), 0, len(pictures))
+        picture = jax.random.randint(key_picture, (), 0, len(pictures), jnp.int32)
         # The last corner is left out, as in the original.
         corners = jnp.maximum(sizes[picture] - jnp.asarray(shape), 1)
-        return picture, jax.random.randint(key_corner, (2,), 0, corners)
+        return picture, jax.random.randint(key_corner, (2,), 0, corners, jnp.int32)
 
     picture, corner = batches.per_image(draw, key, index)
     return cover(images, weights, pictures, picture, corner)
@@ -119,7 +119,7 @@ def cover(
     height, width, channels = images.shape[1:]
 
     def crop(picture, corner):
-        start = (picture, corner[0], corner[1], 0)
+        start = (picture, corner[0], corner[1], jnp.zeros_like(picture))
         return jax.lax.dynamic_slice(pictures, start, (1, height, width, 3))[0]
 
     ice = jax.vmap(crop)(picture, corner)

@@ -175,7 +175,9 @@ def _apply_elastic(key, images, constants, shared, index):
     batch, height, width, _ = images.shape
 
     draws = 6 + 2 * height * width
-    draw = functools.partial(jax.random.uniform, shape=(draws,), minval=-1.0)
+    draw = functools.partial(
+        jax.random.uniform, shape=(draws,), dtype=jnp.float32, minval=-1.0
+    )
     uniform = batches.per_image(draw, key, index)
     displacements = affine * uniform[:, :6].reshape(batch, 3, 2)
     fields = uniform[:, 6:].reshape(batch, height, width, 2)

@@ -82,7 +82,9 @@ def draw_dotted_line(images: jax.Array, ends: jax.Array) -> jax.Array:
 
 
 def _apply_dotted_line(key, images, constants, shared, index):
-    draw = functools.partial(jax.random.randint, shape=(2,), minval=0, maxval=_END_ROWS)
+    draw = functools.partial(
+        jax.random.randint, shape=(2,), minval=0, maxval=_END_ROWS, dtype=jnp.int32
+    )
     return draw_dotted_line(images, batches.per_image(draw, key, index))
 
 
@@ -157,7 +159,9 @@ def _zigzag_corners(run, climb):
 def _apply_zigzag(key, images, constants, segments, index):
     lowest = np.array([0, _CLIMBS.start])
     ends = np.array([_END_ROWS, _CLIMBS.stop])
-    draw = functools.partial(jax.random.randint, shape=(2,), minval=lowest, maxval=ends)
+    draw = functools.partial(
+        jax.random.randint, shape=(2,), minval=lowest, maxval=ends, dtype=jnp.int32
+    )
     start, climb = batches.per_image(draw, key, index).T
     return draw_zigzag(images, start, climb, segments)
 

@@ -54,7 +54,9 @@ def uniform_draw(
         float32 `[B, H, W, C]`, uniform in `[0, 1)`, multiples of `2^-23`.
     """
     index = jnp.arange(shape[0]) if index is None else index
-    draw = functools.partial(jax.random.uniform, shape=(math.prod(shape[1:]),))
+    draw = functools.partial(
+        jax.random.uniform, shape=(math.prod(shape[1:]),), dtype=jnp.float32
+    )
     uniform = batches.per_image(draw, key, index)
     return uniform.reshape(index.shape[0], *shape[1:])
 
@@ -87,7 +89,7 @@ def from_counts(counts: jax.Array, rate: jax.Array) -> jax.Array:
 def _uniform(
     uniform, images, half_width, *, shared_channels=False, positive=False, contrast=1.0
 ):
-    batches.check_range("contrast", contrast, 0.0, 1.0)
+    batches.check_number("contrast", contrast, 0.0, 1.0)
     uniform = uniform[..., :1] if shared_channels else uniform
     noise = half_width * (uniform if positive else _signed(uniform))
     return (1.0 - contrast) / 2.0 + contrast * images + noise
@@ -162,9 +164,14 @@ def make_degradation(entries: Sequence[tuple[str, float]]) -> Degradation:
     if not entries:
         raise ValueError("a degradation needs at least one (name, parameter) entry")
     names = list(NOISES)
-    for name, value in entries:
-        if name not in NOISES:
-            raise ValueError(f"unknown noise {name!r}: expected one of {names}")
+    for entry in entries:
+        if isinstance(entry, str) or np.ndim(entry) == 0 or len(entry) != 2:
+            raise ValueError(
+                "a degradation is made of entries (name, parameter), such as "
+                f"[('gaussian_noise', 0.1)]: found {entry!r}"
+            )
+        name, value = entry
+        batches.known_name("noise", name, NOISES)
         if name != "identity":
             parameter, *ends = _PARAMETERS[name.split("_noise")[0]]
             batches.check_range(parameter, value, *ends)
@@ -189,7 +196,7 @@ def choose_entries(
     key = jax.random.fold_in(key, np.uint32(2**32 - 1))
 
     def choose(i):
-        return jax.random.randint(jax.random.fold_in(key, i), (), 0, entries)
+        return jax.random.randint(jax.random.fold_in(key, i), (), 0, entries, jnp.int32)
 
     return jax.vmap(choose)(index)
 
@@ -222,6 +229,10 @@ def degrade(
     """
     batches.check_key(key)
     batches.check_images(images, index)
+    if not isinstance(degradation, Degradation):
+        raise ValueError(
+            f"degradation must be what make_degradation returns: {degradation!r}"
+        )
     kind, parameter = degradation.kind, degradation.parameter
     if kind.shape not in ((), parameter.shape) or parameter.ndim > 1:
         raise ValueError(

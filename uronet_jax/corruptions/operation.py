@@ -197,9 +197,9 @@ def column(
     high: float = math.inf,
 ) -> np.ndarray:
     """Returns a parameter at every severity; ValueError if not finite, in the range."""
-    values = [setting[name] for setting in settings]
-    batches.check_range(name, values, low, high)
-    return np.asarray(values, np.float64)
+    for setting in settings:
+        batches.check_number(name, setting[name], low, high)
+    return np.asarray([setting[name] for setting in settings], np.float64)
 
 
 def whole_column(
@@ -248,7 +248,10 @@ def _freeze(name, value):
     try:
         hash(value)
     except TypeError as error:
-        raise ValueError(f"{name} is of a wrong type: {type(value)}") from error
+        raise ValueError(
+            f"{name} is of a wrong type, {type(value).__name__}: see the docstring of "
+            "the corruption"
+        ) from error
     return name, value, type(value)
 
 

@@ -15,7 +15,7 @@ from uronet_jax.corruptions.operation import (
 
 
 def _apply_banding(key, images, amplitude, shared, index):
-    draw = functools.partial(jax.random.uniform, shape=(2,))
+    draw = functools.partial(jax.random.uniform, shape=(2,), dtype=jnp.float32)
     phase, waves = jnp.moveaxis(batches.per_image(draw, key, index), -1, 0)
     rows = jnp.arange(images.shape[1]) / images.shape[1]
     turns = (2.0 + 4.0 * waves)[:, None] * rows[None, :] + phase[:, None]

@@ -70,7 +70,9 @@ def _prepare(shape, settings):
 
 def _apply(key, images, constants, shared, index):
     batch, height, width, _ = images.shape
-    draw = functools.partial(jax.random.normal, shape=(height * width,))
+    draw = functools.partial(
+        jax.random.normal, shape=(height * width,), dtype=jnp.float32
+    )
     normal = batches.per_image(draw, key, index).reshape(batch, height, width)
     return splash(images, constants["loc"] + constants["scale"] * normal, constants)
 
@@ -152,7 +154,9 @@ def edges(levels: jax.Array) -> jax.Array:
     down = columns[2:] - columns[:-2]
     size = jnp.abs(right) + jnp.abs(down)
     # Not a pad, which XLA would recompute at each of its uses.
-    padded = jax.lax.dynamic_update_slice(jnp.zeros(levels.shape), size, (1, 1, 0))
+    padded = jax.lax.dynamic_update_slice(
+        jnp.zeros(levels.shape, size.dtype), size, (1, 1, 0)
+    )
     at = functools.partial(neighbours, padded)
     # An edge is as large as any along its gradient, whose direction is rounded to
     # multiples of 45 degrees. Of two equal neighbours, the first is the edge.
@@ -217,7 +221,8 @@ def edge_distances(edges: jax.Array) -> jax.Array:
 def _sweep(step: Callable, distance, *, rows, margin):
     """Passes distances on from row to row, downwards and upwards."""
     both = jnp.concatenate([distance, distance[::-1]], axis=-1)
-    border = jnp.full((both.shape[1] + 2 * margin, both.shape[2]), float(_FARTHEST))
+    shape = both.shape[1] + 2 * margin, both.shape[2]
+    border = jnp.full(shape, _FARTHEST, jnp.float32)
     _, both = jax.lax.scan(step, (border,) * rows, both)
     downwards, upwards = jnp.split(both, 2, axis=-1)
     return jnp.minimum(downwards, upwards[::-1])
@@ -252,7 +257,7 @@ def _equalize(levels):
     scale = 255.0 / jnp.maximum(height * width - lowest, 1).astype(jnp.float32)
     table = jnp.round((total - lowest).astype(jnp.float32) * scale)
     # A single level stays as it is.
-    single = jnp.arange(_FARTHEST + 1.0)[:, None]
+    single = jnp.arange(_FARTHEST + 1, dtype=jnp.float32)[:, None]
     table = jnp.where(lowest == height * width, single, table)
     table = table.reshape(-1)
     # Row by row: otherwise XLA computes the table anew for every pixel.

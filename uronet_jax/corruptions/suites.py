@@ -1,6 +1,5 @@
 """Suites: which corruption, with which parameters, at which severity."""
 
-import difflib
 import numbers
 import types
 import zlib
@@ -9,6 +8,7 @@ from typing import Any, NamedTuple
 
 import jax
 
+from uronet_jax.batches import check_listed, known_name
 from uronet_jax.corruptions.noise import NOISES
 from uronet_jax.corruptions.registry import CORRUPTIONS
 
@@ -282,7 +282,7 @@ def suite_settings(suite: str, noise: str) -> Corruption:
         ValueError: If suite or corruption are unknown; the message names the nearest.
     """
     corruptions = SUITES[known_name("suite", suite, SUITES)]
-    return corruptions[known_name(f"corruption of {suite!r}", noise, corruptions)]
+    return corruptions[known_name(f"{suite} corruption", noise, corruptions)]
 
 
 def entry_key(seed: int, name: str, severity: int) -> jax.Array:
@@ -320,6 +320,8 @@ def suite_degradations(
     """
     noises = list_corruptions(suite) if noises is None else noises
     severities = list_severities(suite) if severities is None else severities
+    check_listed("noises", noises)
+    check_listed("severities", severities)
     spn = SPN_READINGS[known_name("SPN reading", spn_reading, SPN_READINGS)]
     un = UN_READINGS[known_name("UN reading", un_reading, UN_READINGS)]
     kinds = {"salt_and_pepper_noise": spn, "uniform_noise": un}
@@ -331,12 +333,3 @@ def suite_degradations(
             (parameter,) = parameters.values()
             entries.append(SuiteEntry(noise, severity, kind, parameter))
     return entries
-
-
-def known_name(what: str, name: str, known: Mapping[str, Any]) -> str:
-    """Returns `name` if it is a key of `known`, else raises with the nearest ones."""
-    if name not in known:
-        near = difflib.get_close_matches(str(name), known, n=3, cutoff=0.5)
-        hint = f" (nearest: {', '.join(map(repr, near))})" if near else ""
-        raise ValueError(f"unknown {what}: {name!r}{hint}; known: {', '.join(known)}")
-    return name

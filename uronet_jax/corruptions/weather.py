@@ -84,7 +84,9 @@ def _prepare_fog(shape, settings):
 def _apply_fog(key, images, constants, shared, index):
     amount, amplitudes = constants
     draws = 4 ** amplitudes.shape[0] - 1
-    draw = functools.partial(jax.random.uniform, shape=(draws,), minval=-1.0)
+    draw = functools.partial(
+        jax.random.uniform, shape=(draws,), dtype=jnp.float32, minval=-1.0
+    )
     clouds = plasma(batches.per_image(draw, key, index), amplitudes)
     return add_fog(images, clouds[:, : images.shape[1], : images.shape[2]], amount)
 
@@ -174,8 +176,8 @@ def _apply_snow(key, images, constants, shared, index):
 
     def draw(key):
         key_layer, key_angle = jax.random.split(key)
-        angle = jax.random.uniform(key_angle, minval=-135.0, maxval=-45.0)  # Downwards.
-        return jax.random.normal(key_layer, (height * width,)), angle
+        angle = jax.random.uniform(key_angle, (), jnp.float32, -135.0, -45.0)  # Down.
+        return jax.random.normal(key_layer, (height * width,), jnp.float32), angle
 
     normal, angles = batches.per_image(draw, key, index)
     layer = constants["loc"] + constants["scale"] * normal

@@ -39,7 +39,7 @@ def random_crop(
     padded = jnp.pad(images, ((0, 0), spread, spread, (0, 0)))
 
     def draw(key):
-        return jax.random.randint(key, (2,), 0, 2 * padding + 1)
+        return jax.random.randint(key, (2,), 0, 2 * padding + 1, jnp.int32)
 
     def cut(image, corner):
         start = (corner[0], corner[1], jnp.zeros_like(corner[0]))

@@ -32,14 +32,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 
 import uronet_jax
 from uronet_jax import corruptions, sharding
 from uronet_jax.array_files import map_array
+from uronet_jax.batches import check_listed, check_whole
 from uronet_jax.checkpoints import locked_workdir
+from uronet_jax.data.folders import is_litter
 from uronet_jax.data.pipelines import evaluation_batches
 from uronet_jax.data.sources import Source, source_digest
+from uronet_jax.progress import progress_bar
+from uronet_jax.records import naming
 
 MANIFEST = "manifest.json"
 _LABELS = "labels.npy"
@@ -134,11 +137,12 @@ def write(
         data = source
         if math.prod((len(source), *source.image_shape)) <= _RESIDENT_BYTES:
             data = source.arrays()
-        with tqdm(
-            total=num_blocks * len(source),
-            initial=(num_blocks - num_missing) * len(source),
+        with progress_bar(
+            num_blocks * len(source),
+            (num_blocks - num_missing) * len(source),
+            description=suite,
             unit=" images",
-            disable=not progress,
+            shown=progress,
         ) as bar:
             for name, corrupter in corrupters.items():
                 for severity in missing[name]:
@@ -227,12 +231,13 @@ def read_manifest(folder: str | os.PathLike) -> Manifest:
         raise FileNotFoundError(f"no such folder: {folder}")
     if (folder / MANIFEST).exists():
         return _parse_manifest(folder / MANIFEST)
-    found = [path for path in folder.glob("*/*") if path.name.isdigit()]
+    found = [path for path in _visible(folder, "*/*") if path.name.isdigit()]
     count = None
     if (folder / _LABELS).exists():
         layout, severities = "arrays", _PUBLISHED_SEVERITIES
         count = len(_load_npy(folder / _LABELS)) // len(severities)
-        names = {path.stem for path in folder.glob("*.npy")} - {Path(_LABELS).stem}
+        arrays = {path.stem for path in _visible(folder, "*.npy")}
+        names = arrays - {Path(_LABELS).stem}
     elif found:
         layout, severities = "folders", {int(path.name) for path in found}
         names = {path.parent.name for path in found}
@@ -282,10 +287,12 @@ def verify(folder: str | os.PathLike) -> int:
 
 def _describe(source, suite, names, severities, seed, layout, photographs) -> Manifest:
     """Returns the manifest of a set of which nothing is written."""
-    names = list(corruptions.list_corruptions(suite) if names is None else names)
+    names = corruptions.list_corruptions(suite) if names is None else names
     if severities is None:
         severities = corruptions.list_severities(suite)
-    severities = sorted(set(severities))
+    check_listed("names", names)
+    check_listed("severities", severities)
+    names, severities = list(names), sorted(set(severities))
     if not names or not severities:
         raise ValueError("name at least one corruption and one severity")
     described = {}
@@ -300,8 +307,7 @@ def _describe(source, suite, names, severities, seed, layout, photographs) -> Ma
         described["frost"]["textures"] = textures
     elif photographs:
         raise ValueError(f"frost photographs are of no use for {', '.join(names)}")
-    if not isinstance(seed, int) or not 0 <= seed < 2**32:
-        raise ValueError(f"seed must be 0 to 2**32 - 1: {seed}")
+    check_whole("seed", seed, 0, 2**32 - 1)
     if layout is None:
         small = max(source.image_shape[:2]) <= _LARGEST_ARRAY_SIDE
         layout = "arrays" if small else "folders"
@@ -373,7 +379,7 @@ def _corrupt(corrupter, key, severity, batches, mesh) -> Iterator[StoredExamples
         yield fetch(*waiting)
 
 
-def _count(examples: Iterable[StoredExamples], bar: tqdm) -> Iterator[StoredExamples]:
+def _count(examples: Iterable[StoredExamples], bar: Any) -> Iterator[StoredExamples]:
     for images, labels in examples:
         yield images, labels
         bar.update(len(images))
@@ -431,7 +437,7 @@ class _Arrays(_Store):
             np.lib.format.open_memmap(partial, "w+", np.uint8, shape)
             unfinished[name] = []
         # Not through the memory map: on a full disk that would kill the process.
-        with open(partial, "r+b") as file:
+        with naming(partial), open(partial, "r+b") as file:
             blocks_to_end = len(severities) - severities.index(severity)
             file.seek(-blocks_to_end * self._block_bytes(), os.SEEK_END)
             labels = []
@@ -521,7 +527,7 @@ class _Folders(_Store):
 
     def read(self, name: str, severity: int) -> StoredExamples:
         folder, count = self._path(name, severity), self._manifest["num_images"]
-        files = sorted(folder.glob("*/*.JPEG"))
+        files = sorted(_visible(folder, "*/*.JPEG"))
         if not files or len(files) != (count or len(files)):
             raise FileNotFoundError(
                 f"{folder} holds {len(files)} of {count or 'some'} images"
@@ -552,9 +558,18 @@ def _open_store(folder: str | os.PathLike, manifest: Manifest) -> _Store:
     return FILE_LAYOUTS[manifest["layout"]](Path(folder), manifest)
 
 
+def _visible(folder: Path, pattern: str) -> list[Path]:
+    """Returns what matches, but for what systems and notebooks leave behind."""
+    found = folder.glob(pattern)
+    return [p for p in found if not is_litter(p) and not is_litter(p.parent)]
+
+
 def _decode(path: Path) -> np.ndarray:
-    with Image.open(path) as image:
-        pixels = np.asarray(image)
+    try:
+        with Image.open(path) as image:
+            pixels = np.asarray(image)
+    except (OSError, SyntaxError) as error:
+        raise ValueError(f"{path} is damaged: copy or make it anew") from error
     return pixels.reshape(*pixels.shape[:2], -1)
 
 
@@ -572,6 +587,8 @@ def _parse_manifest(path: Path) -> Manifest:
         manifest = json.loads(path.read_text(encoding="utf-8"))
         if manifest["layout"] not in FILE_LAYOUTS:
             raise ValueError(f"layout {manifest['layout']!r}")
+        for field in ("severities", "num_images", "corruptions", "files"):
+            manifest[field]
     except (ValueError, KeyError, TypeError) as e:
         raise ValueError(f"{path} is damaged or not of a corrupted set: {e!r}") from e
     return manifest
@@ -586,7 +603,7 @@ def _save_manifest(folder: Path, manifest: Manifest) -> None:
 def _replacing(path: Path) -> Iterator[BinaryIO]:
     """Opens a file that gets the name `path` when it is complete."""
     partial = Path(f"{path}{_PARTIAL}")
-    with open(partial, "wb") as file:
+    with naming(partial), open(partial, "wb") as file:
         yield file
         _flush(file)
     os.replace(partial, path)

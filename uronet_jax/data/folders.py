@@ -10,9 +10,9 @@ from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps
-from tqdm import tqdm
 
 from uronet_jax.data import sources
+from uronet_jax.progress import progress_bar
 
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 # What systems leave behind, besides hidden files.
@@ -53,6 +53,8 @@ def read_folder(
     A folder with images right in it is a class, and so are its neighbours; otherwise
     the folders at the top are splits. What lies deeper belongs to its class. Hidden
     files and what systems leave behind (`Thumbs.db`, `__MACOSX`) are passed over.
+    Links are followed, but not to a folder that they lie in; a link of an image that
+    leads nowhere is a broken image.
 
     Args:
         root: The folder.
@@ -138,8 +140,10 @@ def _find(root: Path) -> tuple[dict[str, dict[str, list[Path]]], list[str]]:
     notes = []
     if outside := _images(root):
         notes.append(f"{len(outside)} images outside class folders left out")
-    suffixes = [path.suffix.lower() for path in _files(root, deep=True)]
-    other = collections.Counter(x for x in suffixes if x not in _SUFFIXES)
+    others = [x for x in _files(root, deep=True) if x.suffix.lower() not in _SUFFIXES]
+    if lost := [path for path in others if not path.exists()]:
+        notes.append(f"{len(lost)} links lead nowhere, the first {lost[0]}: left out")
+    other = collections.Counter(x.suffix.lower() for x in others if x not in lost)
     if other:
         counts = ", ".join(f"{n} {x or 'without'}" for x, n in sorted(other.items()))
         notes.append(f"files of other kinds (by suffix) left out: {counts}")
@@ -151,14 +155,27 @@ def _images(folder: Path, *, deep: bool = False) -> list[Path]:
     return sorted(path for path in files if path.suffix.lower() in _SUFFIXES)
 
 
-def _files(folder: Path, *, deep: bool = False) -> list[Path]:
-    files = [p for p in folder.iterdir() if p.is_file() and not is_litter(p)]
-    inner = _folders(folder) if deep else ()
-    return files + [path for f in inner for path in _files(f, deep=True)]
+def _files(
+    folder: Path, *, deep: bool = False, above: tuple[Path, ...] = ()
+) -> list[Path]:
+    """Returns files, and links that lead nowhere; `above` is how we came here."""
+    inside = [path for path in folder.iterdir() if not is_litter(path)]
+    files = [path for path in inside if path.is_file() or not path.exists()]
+    if not deep:
+        return files
+    inner, above = _folders(folder, above), (*above, folder.resolve())
+    return files + [x for f in inner for x in _files(f, deep=True, above=above)]
 
 
-def _folders(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.iterdir() if p.is_dir() and not is_litter(p))
+def _folders(folder: Path, above: tuple[Path, ...] = ()) -> list[Path]:
+    above = (*above, folder.resolve())
+
+    def returns(path):  # Whoever follows such a link meets the same images again.
+        to = path.resolve() if path.is_symlink() else None
+        return to is not None and any(x.is_relative_to(to) for x in above)
+
+    inside = sorted(path for path in folder.iterdir() if path.is_dir())
+    return [path for path in inside if not is_litter(path) and not returns(path)]
 
 
 def is_litter(path: Path) -> bool:
@@ -168,15 +185,15 @@ def is_litter(path: Path) -> bool:
 
 def _look(paths: Sequence[Path], progress: bool) -> dict[Path, _Seen]:
     """Looks at every image, decoding all of it."""
-    with ThreadPoolExecutor() as pool:
-        bar = tqdm(
-            pool.map(_look_at, paths),
-            total=len(paths),
-            desc="reading",
-            disable=not progress,
-            unit=" images",
-        )
-        return dict(zip(paths, bar, strict=True))
+    text, seen = {"description": "reading", "unit": " images"}, {}
+    with (
+        ThreadPoolExecutor() as pool,
+        progress_bar(len(paths), **text, shown=progress) as bar,
+    ):
+        for path, found in zip(paths, pool.map(_look_at, paths), strict=True):
+            seen[path] = found
+            bar.update()
+    return seen
 
 
 def _look_at(path: Path) -> _Seen:

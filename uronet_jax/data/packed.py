@@ -11,11 +11,13 @@ import tarfile
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from uronet_jax.array_files import read_archive
+from uronet_jax.batches import known_name
 from uronet_jax.data import sources
 
 PackedArrays = tuple[np.ndarray, np.ndarray]  # uint8 [N, H, W, C], int32 [N].
@@ -52,22 +54,21 @@ class PackedSet:
 
 def load_packed(
     name: str, folder: str | Path, *, splits: Sequence[str] | None = None
-) -> tuple[dict[str, PackedArrays], tuple[str, ...]]:
+) -> tuple[dict[str, PackedArrays], tuple[str, ...], list[str]]:
     """Reads a packed data set (a key of `SETS`) into memory, by default all splits.
 
     Returns:
-        `{split: (images uint8 [N, H, W, C], labels int32 [N])}` and the class names.
-        Order is that of the files; sets stored by class (the tar files) are put in
-        the order of `sources.spread_classes`.
+        `{split: (images uint8 [N, H, W, C], labels int32 [N])}`, the class names, and
+        a sentence for each split that was left out. Order is that of the files; sets
+        stored by class (the tar files) are put in the order of
+        `sources.spread_classes`.
 
     Raises:
         ValueError: If there is no such set or split.
         FileNotFoundError: If a file is missing. Only the training files of CIFAR-100
-            may be: that split is then left out, and a line printed.
+            may be: that split is then left out.
     """
-    if name not in SETS:
-        raise ValueError(f"no packed set {name!r}: there are {', '.join(SETS)}")
-    packed, found = SETS[name], {}
+    packed, found, notes = SETS[known_name("packed set", name, SETS)], {}, []
     for split in splits or packed.files:
         if split not in packed.files:
             raise ValueError(
@@ -78,18 +79,28 @@ def load_packed(
         if not missing:
             found[split] = paths
         elif split in packed.optional and not splits and len(missing) == len(paths):
-            print(f"{name}: no {split} files in {folder}, split left out")
+            notes.append(f"no {split} files in {folder}, split left out")
         else:
             raise FileNotFoundError(
                 f"{name}, split {split}: missing in {folder}: {', '.join(missing)}"
             )
-    class_names = tuple(packed.class_names(next(iter(found.values()))[0]))
+    class_names = tuple(_unpack(packed.class_names, next(iter(found.values()))[0]))
     arrays = {}
     for split, paths in found.items():
-        parts = [packed.read(path, split) for path in paths]
+        parts = [_unpack(packed.read, path, split) for path in paths]
         images, labels = (np.concatenate(part) for part in zip(*parts, strict=True))
         arrays[split] = (images, labels.astype(np.int32))
-    return arrays, class_names
+    return arrays, class_names, notes
+
+
+def _unpack(read: Callable, path: Path, *arguments: str) -> Any:
+    """Returns `read(path, ...)`; ValueError if the file is none of a packed set."""
+    try:
+        return read(path, *arguments)
+    except (zipfile.BadZipFile, tarfile.ReadError, OSError, LookupError) as error:
+        raise ValueError(
+            f"{path} is damaged or no file of a packed set ({error}): copy it anew"
+        ) from error
 
 
 def _read_cifar(path: Path, split: str, *, label_file: str) -> PackedArrays:

@@ -22,6 +22,7 @@ import jax
 import numpy as np
 
 from uronet_jax import sharding
+from uronet_jax.batches import check_array, check_images, check_whole, known_name
 from uronet_jax.data.sources import PairedSource, Source
 
 Batch = dict[str, jax.Array]
@@ -39,8 +40,7 @@ class _Pipeline:
                 f"batch size {batch_size} is larger than {source.name}, split "
                 f"{source.split}, with {len(source)} images"
             )
-        if not 0 <= seed < 2**32:
-            raise ValueError(f"data seed must be 0 to 2**32 - 1: {seed}")
+        check_whole("data seed", seed, 0, 2**32 - 1)
         import grain
 
         self._mesh = mesh
@@ -136,8 +136,7 @@ class Streamed(_Pipeline):
 
     def __init__(self, source: Source, *, num_threads: int = 4, **order: Any):
         """Reading starts with the first `inputs`; see `make_pipeline`."""
-        if num_threads < 1:
-            raise ValueError(f"need at least 1 reading thread: {num_threads}")
+        check_whole("num_threads", num_threads, 1, 1000)
         super().__init__(source, **order)
         import grain
 
@@ -181,10 +180,7 @@ PIPELINES: dict[str, type[OnDevice] | type[Streamed]] = {
 
 def check_pipeline(kind: str) -> None:
     """Raises ValueError unless `kind` is `auto` or a key of `PIPELINES`."""
-    if kind not in ("auto", *PIPELINES):
-        raise ValueError(
-            f"unknown pipeline {kind!r}: use auto, {' or '.join(PIPELINES)}"
-        )
+    known_name("pipeline", kind, ("auto", *PIPELINES))
 
 
 def make_pipeline(
@@ -251,16 +247,30 @@ def evaluation_batches(
     sharding.check_batch_size(batch_size, mesh)
     if isinstance(data, tuple):
         images, labels = data
-        if len(images) != len(labels) or not len(images):
+        check_array("images", images)
+        check_array("labels", labels)
+        if images.ndim != 4 or images.size == 0 or labels.shape != images.shape[:1]:
             raise ValueError(
-                f"need as many labels as images, at least 1: {len(images)} images, "
-                f"{len(labels)} labels"
+                "need images [N, H, W, C], at least 1, and as many labels [N]: "
+                f"{list(images.shape)} and {list(labels.shape)}"
             )
+        if not np.issubdtype(labels.dtype, np.integer) or labels.min() < 0:
+            raise ValueError(
+                f"labels must be integers from 0 on: {labels.dtype} from "
+                f"{labels.min()} on"
+            )
+        if np.issubdtype(images.dtype, np.floating):
+            check_images(images, None)
         length = len(images)
 
         def read(rows):
             return {"image": images[rows], "label": labels[rows]}
     else:
+        if not hasattr(data, "image_shape"):
+            raise ValueError(
+                "need a source, or a tuple of images and labels, not a "
+                f"{type(data).__name__}"
+            )
         length, read = len(data), functools.partial(_read, data)
     return _evaluation_batches(length, read, batch_size, mesh)
 

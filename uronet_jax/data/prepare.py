@@ -4,6 +4,7 @@ Everything downstream then reads one kind of source. Images are stored as PNG,
 without loss, in array_record files.
 """
 
+import contextlib
 import difflib
 import importlib.util
 import json
@@ -11,18 +12,19 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps
-from tqdm import tqdm
 
 from uronet_jax.array_files import map_array, read_archive
+from uronet_jax.batches import check_whole, known_name
 from uronet_jax.data import folders, packed, sources
 from uronet_jax.data.folders import SplitImages
+from uronet_jax.progress import progress_bar
 from uronet_jax.records import write_json
 
 VERSION = "1.0.0"
@@ -32,7 +34,27 @@ _EXAMPLES_PER_SHARD = 10_000
 _CHUNK = 500
 
 
-_Splits = tuple[dict[str, SplitImages], Sequence[str]]  # With the class names.
+class Prepared(NamedTuple):
+    """A data set that was written, and what its user should know."""
+
+    folder: Path  # `<data_dir>/<name>/<version>`.
+    notes: Sequence[str]  # A sentence each, such as what was left out.
+
+
+class _Found(NamedTuple):
+    """What an input holds."""
+
+    splits: dict[str, SplitImages]
+    class_names: Sequence[str]
+    notes: Sequence[str] = ()
+
+
+class _ReadOptions(NamedTuple):
+    """Those of `prepare` that are of reading."""
+
+    skip_broken: bool
+    scale_16bit: bool
+    progress: bool
 
 
 def prepare(
@@ -46,7 +68,7 @@ def prepare(
     skip_broken: bool = False,
     scale_16bit: bool = False,
     progress: bool = True,
-) -> Path:
+) -> Prepared:
     """Writes the TFDS data set `name` with the features `image` and `label`.
 
     Args:
@@ -73,16 +95,12 @@ def prepare(
         scale_16bit: Divide the intensities of 16-bit images of a folder by 257.
         progress: Show a progress bar.
 
-    Returns:
-        The folder of the data set, `<data_dir>/<name>/<version>`.
-
     Raises:
         FileNotFoundError: If input is missing.
         ValueError: If the input is not as described, holds images of different sizes
             and no `resize` is given, or the data set is already there.
     """
-    if source not in INPUT_KINDS:
-        raise ValueError(f"unknown source {source!r}: use {', '.join(INPUT_KINDS)}")
+    known_name("source", source, INPUT_KINDS)
     if (input_path is None) != (source == "tfds"):
         raise ValueError(f"source {source!r} needs {_INPUTS[source]} as input")
     plain = name.isascii() and name.isidentifier() and name.islower()
@@ -92,8 +110,15 @@ def prepare(
         )
     if name in sources.BUILT_IN:
         raise ValueError(f"{name!r} is the name of a built-in data set: use another")
-    if resize is not None and (source == "tfds" or min(resize) < 1):
-        raise ValueError(f"cannot resize to {resize} (source {source!r})")
+    if resize is not None:
+        if source == "tfds" or not isinstance(resize, Sequence) or len(resize) != 2:
+            raise ValueError(
+                f"cannot resize to {resize} (source {source!r}): need height and width"
+            )
+        for side in resize:
+            check_whole("each of resize", side, 1, 2**15)
+    if (skip_broken or scale_16bit) and source != "folder":
+        raise ValueError("skip_broken and scale_16bit are for folders of image files")
     folder = sources.resolve_data_dir(data_dir)
     old = sources.find_prepared(name, folder)
     if old and not overwrite:
@@ -102,7 +127,7 @@ def prepare(
             "choose another name"
         )
     if input_path is None:
-        return _prepare_official(name, folder, overwrite)
+        return Prepared(_prepare_official(name, folder, overwrite), ())
     if old and old.name != VERSION:
         raise ValueError(
             f"{old} is not written by this program and would hide version {VERSION}: "
@@ -110,21 +135,11 @@ def prepare(
         )
     if not Path(input_path).exists():
         raise FileNotFoundError(f"no such file or folder: {input_path}")
-    if source == "folder":
-        splits, class_names, notes = folders.read_folder(
-            Path(input_path),
-            skip_broken=skip_broken,
-            scale_16bit=scale_16bit,
-            progress=progress,
-        )
-        for note in notes:
-            print(f"{name}: {note}")
-    elif skip_broken or scale_16bit:
-        raise ValueError("skip_broken and scale_16bit are for folders of image files")
-    else:
-        splits, class_names = READERS[source](name, Path(input_path))
-    shape = _common_shape(splits, resize)
-    return _write(name, folder, splits, class_names, shape, progress)
+    options = _ReadOptions(skip_broken, scale_16bit, progress)
+    found = READERS[source](name, Path(input_path), options)
+    shape = _common_shape(found.splits, resize)
+    written = _write(name, folder, found.splits, found.class_names, shape, progress)
+    return Prepared(written, found.notes)
 
 
 def _common_shape(splits, resize) -> tuple[int, int, int]:
@@ -158,7 +173,10 @@ def _write(name, folder, splits, class_names, shape, progress) -> Path:
     final.parent.mkdir(parents=True, exist_ok=True)
     # Written beside its place and renamed when complete: an interrupted run leaves
     # nothing that looks prepared, and the old version stays until the end.
-    with tempfile.TemporaryDirectory(prefix="incomplete.", dir=final.parent) as temp:
+    with (
+        _explained(final),
+        tempfile.TemporaryDirectory(prefix="incomplete.", dir=final.parent) as temp,
+    ):
         complete = os.path.join(temp, "data")
         os.mkdir(complete)
         features = {
@@ -180,8 +198,8 @@ def _write(name, folder, splits, class_names, shape, progress) -> Path:
         with ThreadPoolExecutor() as pool:
             for split, images in splits.items():
                 count = len(images.labels)
-                options = {"disable": not progress, "unit": " images"}
-                with tqdm(total=count, desc=f"{name} {split}", **options) as bar:
+                text = {"description": f"{name} {split}", "unit": " images"}
+                with progress_bar(count, **text, shown=progress) as bar:
                     for start in range(0, count, _CHUNK):
                         chunk = range(start, min(start + _CHUNK, count))
                         examples = pool.map(lambda i, s=images: example(s, i), chunk)
@@ -192,6 +210,17 @@ def _write(name, folder, splits, class_names, shape, progress) -> Path:
             shutil.rmtree(final)
         os.rename(complete, final)
     return final
+
+
+@contextlib.contextmanager
+def _explained(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:  # Of array_record, for instance on a full disk.
+        raise OSError(
+            f"cannot write {folder} ({error}): free some space or choose another "
+            "folder (--data_dir)"
+        ) from error
 
 
 def _prepare_official(name: str, folder: Path, overwrite: bool) -> Path:
@@ -230,16 +259,20 @@ def _images_of_arrays(images: np.ndarray, labels: np.ndarray, what: str) -> Spli
     return SplitImages(labels, lambda i: Image.fromarray(images[i]), shapes)
 
 
-def _read_packed(name: str, folder: Path) -> _Splits:
-    arrays, class_names = packed.load_packed(name, folder)
+def _read_folder(name: str, folder: Path, options: _ReadOptions) -> _Found:
+    return _Found(*folders.read_folder(folder, **options._asdict()))
+
+
+def _read_packed(name: str, folder: Path, options: _ReadOptions) -> _Found:
+    arrays, class_names, notes = packed.load_packed(name, folder)
     splits = {
         split: _images_of_arrays(images, labels, f"{name} {split}")
         for split, (images, labels) in arrays.items()
     }
-    return splits, class_names
+    return _Found(splits, class_names, notes)
 
 
-def _read_arrays(name: str, path: Path) -> _Splits:
+def _read_arrays(name: str, path: Path, options: _ReadOptions) -> _Found:
     arrays: dict[str, Any]
     if path.is_dir():
         files = [path / "images.npy", path / "labels.npy"]
@@ -270,9 +303,12 @@ def _read_arrays(name: str, path: Path) -> _Splits:
     count = 1 + max(int(images.labels.max()) for images in splits.values())
     class_names = [str(n) for n in arrays.get("class_names", range(count))]
     names = len(class_names)
-    if names < count:
-        raise ValueError(f"{path}: {names} class names, labels to {count - 1}")
-    return splits, class_names
+    if names < count or len(set(class_names)) < names:
+        raise ValueError(
+            f"{path}: need a class name of its own for each label from 0 to "
+            f"{count - 1}, got {names}, {len(set(class_names))} of them different"
+        )
+    return _Found(splits, class_names)
 
 
 _INPUTS = {
@@ -282,12 +318,21 @@ _INPUTS = {
     "tfds": "nothing",
 }
 
-# Source -> (name, path) -> images and class names; folders of images have options.
-READERS: dict[str, Callable[[str, Path], _Splits]] = {
+READERS: dict[str, Callable[[str, Path, _ReadOptions], _Found]] = {
+    "folder": _read_folder,
     "packed": _read_packed,
     "arrays": _read_arrays,
 }
-INPUT_KINDS = ("folder", *READERS, "tfds")
+INPUT_KINDS = (*READERS, "tfds")
+
+
+def parse_size(values: Sequence[str] | None) -> tuple[int, int] | None:
+    """Returns what the flag --resize says; ValueError if it is no HEIGHT,WIDTH."""
+    if not values:
+        return None
+    if len(values) != 2 or not all(number.isdecimal() for number in values):
+        raise ValueError(f"--resize takes HEIGHT,WIDTH, got {','.join(values)}")
+    return int(values[0]), int(values[1])
 
 
 def prepare_once(
@@ -333,11 +378,12 @@ def prepare_once(
         print(f"using {found}, prepared before of {path}")
         return name
     source = deduce_source(name, path)
-    found = prepare(
+    made = prepare(
         name, source=source, input_path=path, data_dir=data_dir, resize=resize
     )
-    write_json(found / _MADE_OF, made_of)
-    print(f"prepared {path} in {found}")
+    write_json(made.folder / _MADE_OF, made_of)
+    for note in (*made.notes, f"prepared {path} in {made.folder}"):
+        print(f"{name}: {note}")
     return name
 
 

@@ -96,6 +96,7 @@ class ArraySource(Source):
         Raises:
             ValueError: If the arrays are not as above.
         """
+        images, labels = np.asarray(images), np.asarray(labels)
         check_arrays(images, labels, f"{name}, split {split}")
         if images.ndim != 4 or labels.max() >= len(class_names):
             raise ValueError(
@@ -129,9 +130,20 @@ class Subset(Source):
     def __init__(self, source: Source, rows: np.ndarray, split: str = ""):
         """Chooses the examples with the indices `rows`, int `[n]`.
 
-        `split` is what the choice is called; by default the first `n`.
+        `split` is what the choice is called; by default the first `n`. Rows that the
+        source has not are a `ValueError`.
         """
         self._source, self._rows = source, np.asarray(rows)
+        if (
+            self._rows.ndim != 1
+            or self._rows.size == 0
+            or not np.issubdtype(self._rows.dtype, np.integer)
+            or not 0 <= self._rows.min() <= self._rows.max() < len(source)
+        ):
+            raise ValueError(
+                f"rows of {source.name}, split {source.split}, must be one or more "
+                f"integers from 0 to {len(source) - 1}: {rows}"
+            )
         self.name = source.name
         self.split = split or f"{source.split}, first {len(rows)}"
         self.image_shape, self.class_names = source.image_shape, source.class_names
@@ -321,9 +333,7 @@ def open_source(name: str, split: str, *, data_dir: str | None = None) -> Source
         splits, class_names = BUILT_IN[name]()
         images, labels = (x[start:stop] for x in splits[base])
         return ArraySource(name, split, images, labels, class_names)
-    import tensorflow_datasets as tfds
-
-    builder = tfds.builder_from_directory(_require_prepared(name, data_dir))
+    builder = _builder(_require_prepared(name, data_dir))
     return TfdsSource(name, split, builder, base, start, stop)
 
 
@@ -380,7 +390,7 @@ def _require_prepared(name: str, data_dir: str | None) -> Path:
     path = find_prepared(name, folder)
     if path is None:
         prepared = list_prepared(folder)
-        near = difflib.get_close_matches(name, [*BUILT_IN, *prepared])
+        near = difflib.get_close_matches(str(name), [*BUILT_IN, *prepared])
         raise FileNotFoundError(
             f"no data set {name!r}"
             + (f" (did you mean {' or '.join(near)}?)" if near else "")
@@ -392,9 +402,18 @@ def _require_prepared(name: str, data_dir: str | None) -> Path:
 
 
 def resolve_data_dir(data_dir: str | os.PathLike | None) -> Path:
-    """Returns the folder of prepared data sets: see `open_source`."""
+    """Returns the folder of prepared data sets: see `open_source`.
+
+    ValueError if none is named and the user has no home, as in some containers.
+    """
     default = os.environ.get("URONET_DATA_DIR") or "~/tensorflow_datasets"
-    return Path(data_dir or default).expanduser()
+    try:
+        return Path(data_dir or default).expanduser()
+    except RuntimeError as error:
+        raise ValueError(
+            f"no folder {data_dir or default}, for this user has no home: name one "
+            "with --data_dir or URONET_DATA_DIR"
+        ) from error
 
 
 def find_prepared(name: str, data_dir: Path) -> Path | None:
@@ -402,7 +421,7 @@ def find_prepared(name: str, data_dir: Path) -> Path | None:
 
     TFDS gives a folder its name when it is complete, so none found here is partial.
     """
-    match = _NAME.fullmatch(name)
+    match = _NAME.fullmatch(str(name))
     if match is None:
         return None
     versions = {
@@ -415,10 +434,20 @@ def find_prepared(name: str, data_dir: Path) -> Path | None:
 
 def split_sizes(path: Path) -> dict[str, int]:
     """Returns the number of examples of each split of a prepared data set."""
-    import tensorflow_datasets as tfds
-
-    splits = tfds.builder_from_directory(path).info.splits
+    splits = _builder(path).info.splits
     return {name: info.num_examples for name, info in splits.items()}
+
+
+def _builder(path: Path) -> Any:
+    import tensorflow_datasets as tfds
+    from google.protobuf import json_format
+
+    try:
+        return tfds.builder_from_directory(path)
+    except json_format.ParseError as error:
+        raise ValueError(
+            f"{path} is damaged: prepare the data set again, with --overwrite"
+        ) from error
 
 
 def list_prepared(data_dir: Path) -> list[str]:
@@ -446,14 +475,12 @@ def check_arrays(images: np.ndarray, labels: np.ndarray, what: str) -> None:
             f"{what}: need uint8 images [N, H, W, C] with 1 or 3 channels (0 to 255), "
             f"got {images.dtype} {list(images.shape)}"
         )
-    if (
-        labels.shape != images.shape[:1]
-        or not np.issubdtype(labels.dtype, np.integer)
-        or labels.min() < 0
-    ):
+    whole = np.issubdtype(labels.dtype, np.integer)
+    if labels.shape != images.shape[:1] or not whole or labels.min() < 0:
+        least = f" from {labels.min()} on" if whole and labels.size else ""
         raise ValueError(
             f"{what}: need one integer label, 0 or more, for each of {len(images)} "
-            f"images, got {labels.dtype} {list(labels.shape)}"
+            f"images, got {labels.dtype} {list(labels.shape)}{least}"
         )
 
 
@@ -479,7 +506,7 @@ def spread_classes(labels: np.ndarray) -> np.ndarray:
 
 def _parse_split(name: str, split: str, sizes: Mapping[str, int]) -> tuple:
     """Returns `(base, start, stop)` of a split such as `train[:90%]`."""
-    match = _SPLIT.fullmatch(split)
+    match = _SPLIT.fullmatch(str(split))
     if match is None or match["base"] not in sizes:
         raise ValueError(
             f"{name} has no split {split!r}: it has {', '.join(sorted(sizes))}, whole "

@@ -8,13 +8,14 @@ from typing import Any
 
 import numpy as np
 
+from uronet_jax.array_files import map_array
+from uronet_jax.records import naming
+
 
 def is_finished(path: str | os.PathLike) -> bool:
     """Returns whether an array is on disk as a whole."""
     sidecar = Path(path).with_suffix(".json")
-    return (
-        sidecar.exists() and json.loads(sidecar.read_text(encoding="utf-8"))["finished"]
-    )
+    return sidecar.exists() and _read_sidecar(sidecar)["finished"]
 
 
 def check_digests(
@@ -37,14 +38,9 @@ def check_digests(
     sidecar = Path(path).with_suffix(".json")
     if not sidecar.exists():
         return None
-    try:
-        stored = json.loads(sidecar.read_text(encoding="utf-8"))
-        made_with, finished = dict(stored["made_with"]), stored["finished"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(
-            f"{sidecar} is damaged: make {Path(path).name} anew"
-        ) from error
-    if not finished:
+    stored = _read_sidecar(sidecar)
+    made_with = stored["made_with"]
+    if not stored["finished"]:
         raise ValueError(
             f"{path} is not finished: run the command that makes it once more"
         )
@@ -61,6 +57,20 @@ def check_digests(
             "of"
         )
     return made_with
+
+
+def _read_sidecar(sidecar: Path) -> dict[str, Any]:
+    """Returns `made_with`, `done` and `finished` of an array."""
+    try:
+        stored = json.loads(sidecar.read_text(encoding="utf-8"))
+        made_with, finished = dict(stored["made_with"]), stored["finished"]
+        done = list(stored.get("done", ()))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        name = sidecar.with_suffix(".npy").name
+        raise ValueError(
+            f"{sidecar} is damaged: make {name} anew, without this file"
+        ) from error
+    return {"made_with": made_with, "done": done, "finished": finished}
 
 
 class StoredArray:
@@ -84,9 +94,10 @@ class StoredArray:
         """Opens the `.npy` file, or begins it.
 
         Raises:
+            FileNotFoundError: If it was begun, and is gone.
             ValueError: If it was made with something else than `made_with`, JSON, or is
                 damaged.
-            OSError: If it cannot be written.
+            OSError: If it cannot be written, or there is no room for all of it.
         """
         self._path = Path(path)
         self._sidecar = self._path.with_suffix(".json")
@@ -100,10 +111,11 @@ class StoredArray:
         self.array = np.lib.format.open_memmap(
             self._path, mode="w+", dtype=dtype, shape=tuple(shape)
         )
+        self._reserve()
         self._write()
 
     def _read(self, shape, dtype):
-        stored = json.loads(self._sidecar.read_text(encoding="utf-8"))
+        stored = _read_sidecar(self._sidecar)
         if stored["made_with"] != self._made_with:
             raise ValueError(
                 f"{self._path} was made with other weights or settings "
@@ -111,14 +123,33 @@ class StoredArray:
                 "folder, or delete the file, the .json beside it and what was "
                 "measured with it"
             )
+        if not self._path.exists():
+            raise FileNotFoundError(
+                f"{self._path} is gone, and the .json beside it is not: delete it to "
+                "begin anew"
+            )
         self.done, self.finished = stored["done"], stored["finished"]
-        self.array = np.load(self._path, mmap_mode="r" if self.finished else "r+")
+        self.array = map_array(self._path, "r" if self.finished else "r+")
         if (self.array.shape, self.array.dtype) != (tuple(shape), np.dtype(dtype)):
             raise ValueError(
                 f"{self._path} holds {self.array.dtype} {list(self.array.shape)}, "
                 f"expected {np.dtype(dtype)} {list(shape)}: delete it, the .json "
                 "beside it and what was measured with it"
             )
+
+    def _reserve(self):
+        # The file has holes. On a full disk, writing into one kills the process.
+        if not hasattr(os, "posix_fallocate"):  # macOS.
+            return
+        try:
+            with open(self._path, "r+b") as file:
+                os.posix_fallocate(file.fileno(), 0, self._path.stat().st_size)
+        except OSError as error:
+            self._path.unlink()
+            raise OSError(
+                f"no room for {self._path}, {self.array.nbytes / 1e6:.0f} MB "
+                f"({error.strerror}): free some space or choose another folder"
+            ) from error
 
     def mark(self, block: Any, *, finished: bool = False) -> None:
         """Says that a block, JSON, is filled, and whether it was the last."""
@@ -131,5 +162,6 @@ class StoredArray:
         text = {"made_with": self._made_with, "done": self.done}
         text["finished"] = self.finished
         temporary = self._sidecar.with_suffix(".json.tmp")
-        temporary.write_text(json.dumps(text), encoding="utf-8")
-        os.replace(temporary, self._sidecar)
+        with naming(self._sidecar):
+            temporary.write_text(json.dumps(text), encoding="utf-8")
+            os.replace(temporary, self._sidecar)

@@ -21,6 +21,7 @@ from jax.tree_util import Partial
 from uronet_jax import sharding
 from uronet_jax.attacks import ATTACKS
 from uronet_jax.attacks.adaptive import averaged_logits
+from uronet_jax.batches import check_number
 from uronet_jax.corruptions import find_corruption, list_severities, suite_degradations
 from uronet_jax.data import open_source
 from uronet_jax.data.sources import Source
@@ -96,8 +97,7 @@ class DefenseStudio:
         )
         check_models_match(purifier, detector, classifier)
         check_class_names(class_names, classifier)
-        if not 0.0 <= threshold <= 1.0:
-            raise ValueError(f"threshold must be a probability in [0, 1]: {threshold}")
+        check_number("threshold, a probability,", threshold, 0.0, 1.0)
         self.models, self.source, self.threshold = models, source, threshold
         named = [m for m in (purifier, detector, classifier) if m and m.image_shape]
         named.sort(key=lambda model: model.any_size)

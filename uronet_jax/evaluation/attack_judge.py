@@ -22,7 +22,7 @@ from uronet_jax.attacks import (
     balls,
     misclassification,
 )
-from uronet_jax.batches import check_range
+from uronet_jax.batches import check_number, known_name
 from uronet_jax.defense import DefenseFunction
 from uronet_jax.evaluation import metrics
 from uronet_jax.evaluation.defense_views import (
@@ -110,7 +110,7 @@ class AttackJudge:
         batches = list(batches)
         if not batches:
             raise ValueError("need at least one batch to evaluate on")
-        check_range("threshold", threshold, 0.0, 1.0)
+        check_number("threshold", threshold, 0.0, 1.0)
         self._defense = defense
         self._mesh = mesh
         self._threshold = threshold
@@ -142,11 +142,8 @@ class AttackJudge:
 
     def check_threat(self, threat: ThreatModel) -> None:
         """Raises ValueError unless the defence can be attacked so."""
-        if threat.target not in ("classifier", "defense"):
-            raise ValueError(
-                f"unknown target {threat.target!r} of {threat.name}: choose from "
-                "classifier, defense"
-            )
+        targets = ("classifier", "defense")
+        known_name(f"target of {threat.name},", threat.target, targets)
         if threat.evades_detector and threat.target == "classifier":
             raise ValueError(f"{threat.name} must know the defence to fool a detector")
         if threat.evades_detector and not self.has_detector:

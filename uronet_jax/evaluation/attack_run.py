@@ -15,6 +15,7 @@ import jax
 import numpy as np
 
 from uronet_jax.attacks.digests import digest
+from uronet_jax.batches import check_number, check_whole, known_name
 from uronet_jax.checkpoints import locked_workdir
 from uronet_jax.evaluation import misleading
 from uronet_jax.evaluation.attack_judge import AttackJudge
@@ -27,7 +28,7 @@ from uronet_jax.evaluation.threat_models import (
     make_plan,
     make_run,
 )
-from uronet_jax.records import provenance, write_json
+from uronet_jax.records import naming, provenance, write_json
 from uronet_jax.training.run import check_same_config
 
 # Value of the field `schema` of attack.json.
@@ -50,17 +51,16 @@ def check_attack_config(
     """
     check_subject(config, "false_alarms")
     for field in ("attacks", "threats", "steps"):
-        if not config[field] or len(set(config[field])) < len(config[field]):
+        entries = config[field]
+        listed = isinstance(entries, list | tuple)
+        if not listed or not entries or len(set(entries)) < len(entries):
             raise ValueError(
-                f"{field} must hold one or more different entries: {config[field]}"
+                f"{field} must be a tuple of one or more different entries: {entries!r}"
             )
-    known = THREAT_MODELS
-    unknown = [name for name in config["threats"] if name not in known]
-    if unknown:
-        raise ValueError(
-            f"unknown threat model {unknown[0]!r}: choose from {', '.join(known)}"
-        )
-    threats = [known[name] for name in config["threats"]]
+    threats = [
+        THREAT_MODELS[known_name("threat model", name, THREAT_MODELS)]
+        for name in config["threats"]
+    ]
     if not config["detector"]:
         asks = [threat.name for threat in threats if threat.evades_detector]
         asks += ["gated"] if config["gated"] else []
@@ -69,17 +69,14 @@ def check_attack_config(
                 f"{asks[0]} needs a detector: name one, or leave it out (fields "
                 f"threats, now {','.join(config['threats'])}, and gated)"
             )
-    if config["num_pictures"] < 0:
-        raise ValueError(f"num_pictures cannot be negative: {config['num_pictures']}")
+    check_whole("num_pictures", config["num_pictures"], 0, 2**31 - 1)
     for norm, epsilon in config["epsilon"].items():
-        if not 0.0 < epsilon < float("inf"):
-            raise ValueError(f"epsilon.{norm} must be positive and finite: {epsilon}")
+        check_number(f"epsilon.{norm}", epsilon, 0.0)
+        if not epsilon:
+            raise ValueError(f"epsilon.{norm} must be above 0: {epsilon}")
     for field, low in (("steps", 1), ("restarts", 0), ("queries", 1)):
-        values = config[field] if field == "steps" else (config[field],)
-        if not all(isinstance(value, int) and value >= low for value in values):
-            raise ValueError(
-                f"{field} must be of integers from {low} on: {config[field]}"
-            )
+        for value in config[field] if field == "steps" else (config[field],):
+            check_whole(field, value, low, 2**31 - 1)
     runs = make_runs(config)
     make_plan(runs, threats)
     return runs, threats
@@ -238,7 +235,8 @@ def _attack(config, subject, digests, runs, threats, workdir, content):
             path = examples_path(workdir, len(rows))
             path.parent.mkdir(exist_ok=True)
             fields = {k: v for k, v in examples._asdict().items() if v is not None}
-            np.savez_compressed(path, **fields)
+            with naming(path):
+                np.savez_compressed(path, **fields)
         rows.append(row)
         write(finished=False)
 

@@ -13,6 +13,7 @@ import numpy as np
 from jax.tree_util import Partial
 
 from uronet_jax import corruptions, sharding
+from uronet_jax.batches import check_whole
 from uronet_jax.corruptions import SuiteEntry, degrade, make_degradation
 from uronet_jax.data.corrupted import make_corrupter
 from uronet_jax.data.pipelines import evaluation_batches, source_bytes
@@ -121,12 +122,13 @@ class Judge:
         Raises:
             ValueError: If `batch_size` does not fit the mesh, or there are no images.
         """
+        check_whole("seed", seed, 0, 2**32 - 1)
+        self._images, self._batch_size, self._mesh = images, batch_size, mesh
+        batches = self._read(images)
         size = images[0].nbytes if isinstance(images, tuple) else source_bytes(images)
         self._length = len(images[0] if isinstance(images, tuple) else images)
-        self._images, self._batch_size, self._mesh = images, batch_size, mesh
         self._seed = seed
         self._key = sharding.replicate(jax.random.key(seed), mesh)
-        batches = self._read(images)
         # Kept once read: every degradation needs them again.
         self._kept = list(batches) if size <= max_resident_bytes else None
 

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from uronet_jax import sharding
+from uronet_jax.batches import check_number, check_whole
 from uronet_jax.data import open_source
 from uronet_jax.data.sources import Subset
 from uronet_jax.defense import DefenseFunction, classifier_function
@@ -94,6 +95,7 @@ def check_subject(config: Mapping[str, Any], false_alarms: str) -> None:
     """
     data = config["data"]
     sharding.check_batch_size(config["batch_size"], sharding.data_mesh())
+    check_whole("seed", config["seed"], 0, 2**31 - 1)
     if config["checkpoint"] not in ("best", "last"):
         raise ValueError(f"checkpoint must be best or last: {config['checkpoint']!r}")
     if data["validation_split"].startswith("test"):
@@ -101,12 +103,10 @@ def check_subject(config: Mapping[str, Any], false_alarms: str) -> None:
             f"data.validation_split is {data['validation_split']!r}: the threshold "
             "must not be set on test images; name a part of train"
         )
-    if data["num_examples"] < 0:
-        raise ValueError(f"num_examples cannot be negative: {data['num_examples']}")
-    if not 0.0 <= config[false_alarms] < 1.0:
-        raise ValueError(
-            f"{false_alarms} is a share of images, in [0, 1): {config[false_alarms]}"
-        )
+    check_whole("data.num_examples", data["num_examples"], 0, 2**31 - 1)
+    check_number(f"{false_alarms}, a share of images,", config[false_alarms], 0.0, 1.0)
+    if config[false_alarms] == 1:
+        raise ValueError(f"{false_alarms} must be below 1: all images would be flagged")
     if not config["classifier"]:
         raise ValueError(
             "name a classifier: the folder of its run, or a file of PyTorch weights"

@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 
 from uronet_jax.attacks import ATTACKS, Attack, loop, misclassification
 from uronet_jax.attacks.adaptive import without_success
-from uronet_jax.purifiers import parse_parameters
+from uronet_jax.batches import known_name
+from uronet_jax.specs import parse_parameters
 
 
 class Attempt(NamedTuple):
@@ -225,11 +226,11 @@ def make_run(
         ValueError: If the attack or a parameter is unknown, or epsilon is missing or
             negative.
     """
-    if name not in ATTACKS:
+    if name == "autoattack":
         raise ValueError(
-            f"unknown attack {name!r}: choose from {', '.join(ATTACKS)} (autoattack is "
-            "a function of its own)"
+            f"autoattack is a function of its own, choose from {', '.join(ATTACKS)}"
         )
+    known_name("attack", name, ATTACKS)
     run = AttackRun(name, ATTACKS[name], None, parameters)
     # The norm is in the name; the others belong to the evaluation.
     fixed = ("norm", "index", "samples", "key", "images", "labels")

@@ -11,8 +11,10 @@ from functools import partial
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 
+from uronet_jax.batches import check_number, check_whole, known_name
 from uronet_jax.models.cnn import CNN, MadryCNN
 from uronet_jax.models.imagenet_resnet import (
     IMAGENET_RESNET_BLOCKS,
@@ -75,14 +77,18 @@ def make_classifier(
         dtype: Computation type; parameters and logits are float32.
 
     Raises:
-        ValueError: If the name is unknown or there are fewer than two classes.
+        ValueError: If the name is unknown, there are fewer than two classes, or a
+            statistic is none of pixels in `[0, 1]`.
     """
-    if name not in CLASSIFIERS:
-        raise ValueError(
-            f"unknown classifier {name!r}: choose from {', '.join(sorted(CLASSIFIERS))}"
-        )
-    if num_classes < 2:
-        raise ValueError(f"a classifier needs at least 2 classes, got {num_classes}")
+    known_name("classifier", name, sorted(CLASSIFIERS))
+    check_whole("num_classes", num_classes, 2, 2**31 - 1)
+    for statistic, values, low in (("mean", mean, 0.0), ("std", std, 1e-6)):
+        if np.ndim(values) != 1:
+            raise ValueError(
+                f"{statistic} must hold one value, or one per channel: {values!r}"
+            )
+        for value in np.asarray(values).tolist():
+            check_number(f"{statistic} (of pixels in [0, 1])", value, low, 1.0)
     return CLASSIFIERS[name](
         num_classes=num_classes, mean=tuple(mean), std=tuple(std), dtype=dtype
     )
@@ -90,9 +96,7 @@ def make_classifier(
 
 def compute_dtype(name: str) -> Any:
     """Returns the computation type called `float32` or `bfloat16`."""
-    if name not in DTYPES:
-        raise ValueError(f"unknown dtype {name!r}: choose from {', '.join(DTYPES)}")
-    return DTYPES[name]
+    return DTYPES[known_name("dtype", name, DTYPES)]
 
 
 __all__ = [

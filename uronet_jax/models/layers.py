@@ -396,6 +396,7 @@ def normalize(
 
 def check_float_images(images: jax.Array, min_size: int = 1) -> None:
     """Raises ValueError unless these are `[B, H, W, C]`, float and not too small."""
+    batches.check_array("images", images)
     if images.ndim != 4 or not jnp.issubdtype(images.dtype, jnp.floating):
         raise ValueError(
             "need a batch of images [B, H, W, C] of a floating type with values in "

@@ -62,17 +62,15 @@ class NoiseGenerator(nn.Module):
         height, width, channels = shape
         shape = height + self.window - 1, width + self.window - 1, channels
         size = shape[0] * shape[1] * channels
-        z = batches.per_image(lambda k: jax.random.normal(k, (size,)), key, index)
+        z = batches.per_image(
+            lambda k: jax.random.normal(k, (size,), "float32"), key, index
+        )
         return z.reshape(-1, *shape)
 
 
 def make_noise_generator(variant: str) -> NoiseGenerator:
     """Returns a generator of `NOISE_GENERATORS`; ValueError if it is unknown."""
-    if variant not in NOISE_GENERATORS:
-        raise ValueError(
-            f"unknown noise generator {variant!r}: choose from "
-            f"{', '.join(NOISE_GENERATORS)}"
-        )
+    batches.known_name("noise generator", variant, NOISE_GENERATORS)
     return NoiseGenerator(NOISE_GENERATORS[variant])
 
 

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from uronet_jax.batches import known_name
 from uronet_jax.models import layers
 from uronet_jax.models.remover import Separation
 
@@ -161,11 +162,7 @@ def make_reconstructor(
         ValueError: If the variant is unknown, the width is no positive multiple of 4,
             or the mean pixel is not in (0, 1).
     """
-    if variant not in RECONSTRUCTOR_VARIANTS:
-        raise ValueError(
-            f"unknown reconstructor variant {variant!r}: choose from "
-            f"{', '.join(RECONSTRUCTOR_VARIANTS)}"
-        )
+    known_name("reconstructor variant", variant, RECONSTRUCTOR_VARIANTS)
     if isinstance(width, bool) or not isinstance(width, int) or width < 4 or width % 4:
         raise ValueError(
             "width must be a multiple of 4 from 4 on, as there are layers of a quarter "

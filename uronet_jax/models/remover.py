@@ -11,8 +11,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 
+from uronet_jax.batches import check_whole, known_name
 from uronet_jax.models import layers
 
 
@@ -154,11 +156,7 @@ class Remover(nn.Module):
                 f"clean_mean must be in (0, 1), got {self.clean_mean}: "
                 "pass the mean pixel of the training images"
             )
-        if self.clean_head not in CLEAN_HEADS:
-            raise ValueError(
-                f"unknown clean head {self.clean_head!r}: choose from "
-                f"{', '.join(CLEAN_HEADS)}"
-            )
+        known_name("clean head", self.clean_head, CLEAN_HEADS)
         head, channels = CLEAN_HEADS[self.clean_head], images.shape[-1]
         encoder = Encoder(self.widths, self.dtype, name="encoder")
         starts = {"clean_decoder": head.start(channels, self.clean_mean)}
@@ -218,12 +216,10 @@ def make_remover(
     Raises:
         ValueError: If the variant is unknown or a width is not positive.
     """
-    if variant not in REMOVER_VARIANTS:
-        raise ValueError(
-            f"unknown remover variant {variant!r}: choose from "
-            f"{', '.join(sorted(REMOVER_VARIANTS))}"
-        )
-    if not widths or min(widths) < 1:
-        raise ValueError(f"widths must be positive, got {tuple(widths)}")
+    known_name("remover variant", variant, sorted(REMOVER_VARIANTS))
+    if np.ndim(widths) != 1 or not len(widths):
+        raise ValueError(f"widths must hold one or more whole numbers: {widths!r}")
+    for width in widths:
+        check_whole("each of widths", width, 1, 2**31 - 1)
     options = {"mirror": mirror, "clean_mean": clean_mean, "dtype": dtype}
     return Remover(tuple(widths), **REMOVER_VARIANTS[variant], **options)

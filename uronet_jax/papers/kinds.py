@@ -8,6 +8,11 @@ from uronet_jax.corruptions import SuiteEntry
 from uronet_jax.training.phases import find_phase
 from uronet_jax.training.run import Schedule
 
+# Sections of the config that name a data set.
+ROLES = ("data", "second", "grey", "digits")
+# Fields of such a section that name its classifiers.
+CLASSIFIER_FIELDS = ("classifier", "other_classifier")
+
 
 class ModelKey(NamedTuple):
     """Which model."""

@@ -4,7 +4,7 @@ import glob
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -18,8 +18,8 @@ from uronet_jax.evaluation.attacked_copies import store_attacked
 from uronet_jax.evaluation.defense_views import make_attacked
 from uronet_jax.evaluation.threat_models import AttackRun, make_run
 from uronet_jax.loading import LoadedModel
-from uronet_jax.papers.reconstructive.models import attack_runs
 from uronet_jax.progress import Progress
+from uronet_jax.records import naming
 
 # The papers' names -> ours, and what it takes besides.
 _ATTACKS = {
@@ -27,6 +27,13 @@ _ATTACKS = {
     "PGD0": ("pgd_linf",),
     "PGD10": ("pgd_linf", "restarts"),
 }
+
+
+class NamedAttack(NamedTuple):
+    """An attack that has a title of its own in a paper."""
+
+    run: AttackRun
+    section: str  # Of the config; it says how many images are attacked.
 
 
 def attack_steps(config: Mapping[str, Any], attack: str) -> tuple[str, int]:
@@ -48,18 +55,18 @@ def attacked_images(
     part: str,
     *,
     config: Mapping[str, Any],
+    attacks: Mapping[str, NamedAttack],
     mesh: jax.sharding.Mesh,
     progress: Progress,
 ) -> np.ndarray:
-    """Returns adversarial copies of images; makes those that are not on disk.
+    """Returns adversarial copies of images as `store_attacked` keeps and makes them.
 
-    They are kept with 16 bits, so that rounding neither leaves the ball nor gives
-    them the even levels of a clean image, by which they could be told from noise. The
-    `classifier` is attacked, with the `purifier` before it if the attacker knows one.
-    Each part has its own random starts.
+    The attack is one of `attacks`, or named as for `attack_steps`. The `classifier` is
+    attacked, with the `purifier` before it if the attacker knows one. Each part has its
+    own random starts.
     """
     settings = config["attack"]
-    name, run, parameters = _named_run(attack, config)
+    name, run, parameters = _named_run(attack, config, attacks)
     made_with = {
         **parameters,
         "seed": config["seed"],
@@ -86,10 +93,11 @@ def attacked_images(
 
 
 def _named_run(
-    attack: str, config: Mapping[str, Any]
+    attack: str, config: Mapping[str, Any], attacks: Mapping[str, NamedAttack]
 ) -> tuple[str, AttackRun, dict[str, Any]]:
     """Returns a name for random numbers, the attack, and what its images depend on."""
-    if run := attack_runs(config).get(attack):
+    if attack in attacks:
+        run = attacks[attack].run
         parameters = {"attack": run.name, "parameters": run.all_parameters}
         return attack, run, {**parameters, "epsilon": run.epsilon}
     settings, (name, steps) = config["attack"], attack_steps(config, attack)
@@ -108,7 +116,8 @@ def save_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
         left.unlink()
     temporary = path.with_name(f".{path.name}.{os.getpid()}.npz")
     try:
-        np.savez(temporary, **dict(arrays))
-        os.replace(temporary, path)
+        with naming(path):
+            np.savez(temporary, **dict(arrays))
+            os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

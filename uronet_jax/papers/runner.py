@@ -16,6 +16,8 @@ import jax
 import numpy as np
 
 from uronet_jax.checkpoints import locked_workdir
+from uronet_jax.command import nearest_name
+from uronet_jax.papers.all_models import open_store
 from uronet_jax.papers.experiments import (
     EXPERIMENTS,
     Lack,
@@ -46,7 +48,8 @@ def choose_experiments(names: str) -> list[str]:
         known = "; ".join(f"{name}: {e.summary}" for name, e in EXPERIMENTS.items())
         raise ValueError(
             f"unknown experiment {', '.join(map(repr, unknown)) or repr(names)}: "
-            f"choose all or some of {known}"
+            f"{nearest_name((unknown or [names])[0], EXPERIMENTS)}choose all or some "
+            f"of {known}"
         )
     return list(dict.fromkeys(chosen))
 
@@ -82,7 +85,7 @@ def run_experiments(
         raise ValueError(
             "launch.reproduce runs in one process: start it without others"
         )
-    store = Store(config, workdir, data_dir=data_dir, stop=stop, progress=progress)
+    store = open_store(config, workdir, data_dir=data_dir, stop=stop, progress=progress)
     workdir = Path(workdir)
     begun = _read_results(workdir, config, experiments)
     left_out, missing = {}, {}

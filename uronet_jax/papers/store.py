@@ -30,13 +30,15 @@ from uronet_jax.loading import (
     load_model,
 )
 from uronet_jax.models import make_classifier
-from uronet_jax.papers.adversarial_noise.models import noise_kinds
-from uronet_jax.papers.kinds import Kind, ModelKey, entry_name
+from uronet_jax.papers.kinds import (
+    CLASSIFIER_FIELDS,
+    ROLES,
+    Kind,
+    ModelKey,
+    entry_name,
+)
 from uronet_jax.papers.machine_settings import without_machine_settings
-from uronet_jax.papers.made_images import attacked_images
-from uronet_jax.papers.reconstructive.models import attack_runs, reconstructive_kinds
-from uronet_jax.papers.uronet.kinds import make_kinds
-from uronet_jax.papers.uronet.settings import CLASSIFIER_FIELDS, ROLES, check_settings
+from uronet_jax.papers.made_images import NamedAttack, attacked_images
 from uronet_jax.progress import Progress, StoppedError
 from uronet_jax.seeds import named_seed
 from uronet_jax.training import run
@@ -59,24 +61,31 @@ class Store:
         self,
         config: Mapping[str, Any],
         workdir: str | os.PathLike,
+        kinds: Mapping[str, Kind],
+        attacks: Mapping[str, NamedAttack],
         *,
         data_dir: str | None = None,
         stop: Callable[[], bool] = lambda: False,
         progress: bool = True,
     ):
-        """Checks the config, the fields of `configs/reproduce.py`; computes nothing.
+        """Builds every module and optimizer once; computes nothing.
 
-        `stop` is asked between dispatches; true saves and raises `StoppedError`.
+        Args:
+            config: The fields of `configs/reproduce.py`.
+            workdir: Where everything is kept.
+            kinds: Name -> the models of a kind, in the order in which they need each
+                other.
+            attacks: Title -> attack, besides those of `made_images.attack_steps`.
+            data_dir: Where data sets lie: see `sources.open_source`.
+            stop: Asked between dispatches; true saves and raises `StoppedError`.
+            progress: Whether there are progress bars.
         """
         self.config = config
         self.workdir = Path(workdir)
         self.progress = Progress(stop, shown=progress)
         self._data_dir = data_dir
         self.mesh = sharding.data_mesh()
-        # First, as it knows the fields by the names that they have here.
-        check_settings(config, self.mesh)
-        self.kinds = make_kinds(config) | noise_kinds(config)
-        self.kinds |= reconstructive_kinds(config)
+        self.kinds, self.attacks = dict(kinds), dict(attacks)
         self.entries: list[SuiteEntry] = suite_degradations(**config["suite"])
         self._check_models()
         # One per instance: the arrays go when the store goes.
@@ -424,7 +433,8 @@ class Store:
 
     def _attack_section(self, attack: str) -> str:
         """Returns the section of the config that says how many images are attacked."""
-        return "reconstructive" if attack in attack_runs(self.config) else "attack"
+        named = self.attacks.get(attack)
+        return named.section if named else "attack"
 
     def _num_attacked(self, attack: str, part: str) -> int:
         """Returns how many images of a part are attacked; 0 for all."""
@@ -434,10 +444,10 @@ class Store:
     def _attack_of(self, key: ModelKey) -> dict[str, Any]:
         """Returns what a model learns on depends on, for its config."""
         identity = {"classifier": self._first_identity(key.role)}
-        run = attack_runs(self.config).get(key.name)
-        if run is None:
+        if key.name not in self.attacks:
             attack = without_machine_settings({"attack": self.config["attack"]})
             return {**attack["attack"], **identity}
+        run = self.attacks[key.name].run
         made_of = {"epsilon": run.epsilon, "parameters": run.all_parameters}
         count = self._num_attacked(key.name, "train")
         return {"attack": run.name, **made_of, "num_train": count, **identity}
@@ -453,7 +463,7 @@ class Store:
         """Returns adversarial copies of the first images of a part, kept on disk.
 
         By default of the first classifier, and no remover before it that is known to
-        the attacker; the attack is one of `made_images.attack_steps`.
+        the attacker. For `attack` see `made_images.attacked_images`.
         """
         title = title or self.first_title(role)
         count = self._num_attacked(attack, part)
@@ -469,6 +479,7 @@ class Store:
             attack,
             part,
             config=self.config,
+            attacks=self.attacks,
             mesh=self.mesh,
             progress=self.progress,
         )

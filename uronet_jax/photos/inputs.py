@@ -43,7 +43,7 @@ def find_pictures(
             files and what systems leave behind are meant only if named, and so are
             folders behind links.
         out: Where results go: each as far below it as the picture is below the folder
-            that was named, or below the first folder of a pattern without wildcard.
+            that was named, or below the folder that a pattern's wildcards begin in.
         same_suffix: Whether results keep the suffix, instead of `.png`.
 
     Returns:
@@ -55,6 +55,8 @@ def find_pictures(
             among the pictures.
         OSError: If a folder cannot be read.
     """
+    if isinstance(inputs, str | os.PathLike):  # One, and not its letters.
+        inputs = [inputs]
     out, suffixes = Path(out), picture_suffixes()
     found: dict[Path, tuple[Path, str]] = {}
     other, links = set(), set()
@@ -110,10 +112,11 @@ def _expand(given):
     elif path.exists():
         yield path, path.parent, True
     elif any(sign in given for sign in _WILD):
-        parts = path.parts
-        wild = next(i for i, part in enumerate(parts) if set(part) & set(_WILD))
-        below = Path(*parts[:wild])
-        for match in sorted(map(Path, glob.glob(given, recursive=True))):
+        # A folder that is there may have such signs in its name.
+        below = next(folder for folder in path.parents if folder.exists())
+        pattern = str(path.relative_to(below))
+        found = glob.glob(pattern, root_dir=below, recursive=True)
+        for match in sorted(below / name for name in found):
             if match.is_dir():
                 yield from ((file, below, False) for file in _files_below(match))
             else:

@@ -26,6 +26,7 @@ import numpy as np
 
 from uronet_jax import sharding
 from uronet_jax.attacks.adaptive import degraded_probability
+from uronet_jax.batches import check_number
 from uronet_jax.checkpoints import locked_workdir
 from uronet_jax.defense import classifier_function, detector_input
 from uronet_jax.host import num_threads
@@ -169,7 +170,9 @@ class _Job:
     @property
     def number(self) -> int:
         """Tells the picture from others, whatever others there are."""
-        return zlib.crc32(self.found.name.encode()) & 0x7FFFFFFF
+        # A name need not be text: whoever copies files may change their encoding.
+        name = self.found.name.encode("utf-8", "surrogateescape")
+        return zlib.crc32(name) & 0x7FFFFFFF
 
     def fail(self, error: Any) -> None:
         self.row["error"] = " ".join(str(error).split())
@@ -227,8 +230,7 @@ def purify_files(
             "pictures are purified by one process, with all of its devices: give each "
             "process its own pictures and folder, and do not connect them"
         )
-    if not 0.0 <= threshold <= 1.0:
-        raise ValueError(f"threshold must be a probability in [0, 1]: {threshold}")
+    check_number("threshold, a probability,", threshold, 0.0, 1.0)
     check_class_names(class_names, models.classifier)
     out, progress = Path(out), progress or Progress(shown=False)
     mesh = sharding.data_mesh() if mesh is None else mesh
@@ -597,7 +599,7 @@ def _csv(table):
             {k: f"{v:.4f}" if isinstance(v, float) else v for k, v in row.items()}
         )
     # So that spreadsheets read names that are not English.
-    return text.getvalue().encode("utf-8-sig")
+    return text.getvalue().encode("utf-8-sig", "backslashreplace")
 
 
 def _write_sheet(out, found, rows, table):

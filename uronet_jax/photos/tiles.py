@@ -101,12 +101,12 @@ def works_by_tiles(purifier: Any) -> bool:
 
 def check_tile(tile: int, reach: Reach) -> None:
     """Raises ValueError unless tiles of a side of `tile` pixels can overlap enough."""
-    if not _overlaps(tile, reach):
+    if not isinstance(tile, int) or not _overlaps(tile, reach):
         overlap = 2 * reach.halo + reach.ramp
         smallest = math.ceil(overlap / reach.multiple + 1) * reach.multiple
         raise ValueError(
             f"tiles of this purifier overlap by {overlap} pixels: tile must be a "
-            f"multiple of {reach.multiple} and at least {smallest}, got {tile}"
+            f"multiple of {reach.multiple} and at least {smallest}, got {tile!r}"
         )
 
 

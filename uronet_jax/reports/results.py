@@ -27,6 +27,8 @@ _KINDS = {
     "quickstart": (None, {"dataset", "clean_accuracy", "rows"}),
 }
 _PROVENANCE = {"config", "versions", "device", "seconds"}
+_TYPES = dict.fromkeys(("config", "versions", "device"), dict)
+_TYPES |= {"seconds": int | float, "rows": list | dict}
 
 # Test images of CIFAR-10, CIFAR-100 and Fashion-MNIST alike.
 TEST_IMAGES = 10_000
@@ -119,7 +121,7 @@ def load_result(path: str | os.PathLike) -> Result:
         for kind, (schema, own) in _KINDS.items()
         if found[0] == schema and own | _PROVENANCE <= fields.keys()
     ]
-    if not kinds:
+    if not kinds or not all(isinstance(fields[x], t) for x, t in _TYPES.items()):
         raise ValueError(
             f"{path} has an unknown form: expected evaluation.json of launch.evaluate, "
             "attack.json of launch.attack, "

@@ -200,7 +200,7 @@ def adversarial_noise_task(
         for i, size in enumerate(parts["replay"]):
             latest = state.step // cycle
             slice_key = jax.random.fold_in(replay_key, i)
-            drawn = jax.random.randint(slice_key, (), 0, latest + 1)
+            drawn = jax.random.randint(slice_key, (), 0, latest + 1, jnp.int32)
             old = jax.tree.map(lambda s, i=drawn: s[i], state.snapshots)
             # In the first cycle there is no earlier one.
             generators.append((size, _where(latest > 0, old, state.generator.params)))

@@ -4,10 +4,11 @@
 models of their own (`make_task`).
 """
 
+import contextlib
 import dataclasses
 import itertools
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +18,7 @@ import numpy as np
 
 from uronet_jax import sharding
 from uronet_jax.array_files import map_array
-from uronet_jax.batches import check_whole
+from uronet_jax.batches import check_listed, check_whole, known_name
 from uronet_jax.checkpoints import locked_workdir, read_config
 from uronet_jax.corruptions import (
     Degradation,
@@ -43,7 +44,7 @@ from uronet_jax.loading import (
 )
 from uronet_jax.progress import Progress
 from uronet_jax.seeds import named_seed
-from uronet_jax.training.optimizers import make_optimizer
+from uronet_jax.training.optimizers import OPTIMIZER_FIELDS, make_optimizer
 from uronet_jax.training.pairs import Pairs, clean_pairs, drawn_pairs, stored_pairs
 from uronet_jax.training.phases import find_phase
 from uronet_jax.training.run import Schedule, check_same_config, finished_steps
@@ -68,17 +69,14 @@ class Experiment(NamedTuple):
 
 def schedule_of(config: Config) -> Schedule:
     """Returns how long a config trains."""
+    needed = {"batch_size": config["batch_size"], "num_steps": config["num_steps"]}
     names = [field.name for field in dataclasses.fields(Schedule)]
-    return Schedule(**{name: config[name] for name in names if name in config})
+    return Schedule(**{x: config[x] for x in names if x in config} | needed)
 
 
 def augmenter(name: str):
     """Returns an augmentation by name; raises ValueError if it is unknown."""
-    if name not in AUGMENTATIONS:
-        raise ValueError(
-            f"unknown augmentation {name!r}: choose from {list(AUGMENTATIONS)}"
-        )
-    return AUGMENTATIONS[name]
+    return AUGMENTATIONS[known_name("augmentation", name, AUGMENTATIONS)]
 
 
 def degrades(config: Config) -> bool:
@@ -172,18 +170,30 @@ def _check_degradation(config: Config) -> None:
 def _chosen(fields: Mapping[str, Any]) -> tuple[tuple, tuple]:
     """Returns names and severities of corruptions; where none are named all."""
     names = fields["noises"] or list_corruptions(fields["suite"])
-    return tuple(names), tuple(fields["severities"] or list_severities(fields["suite"]))
+    severities = fields["severities"] or list_severities(fields["suite"])
+    check_listed("degradation.noises", names)
+    check_listed("degradation.severities", severities)
+    return tuple(names), tuple(severities)
 
 
 def check_task(config: Config) -> None:
     """Checks module, loss, optimizer and schedule, as `check_config` does."""
-    phase = find_phase(config["phase"])
-    try:
+    phase = find_phase(config.get("phase", ""))
+    with _named_fields(config):
+        schedule_of(config).check()
         built = {**config, "resolved": _NO_DATA}
         phase.build(built)
         phase.check(built)
+        for name in config["optimizer"]:
+            known_name("field of optimizer", name, OPTIMIZER_FIELDS)
         make_optimizer(num_steps=phase.updates(config), **config["optimizer"])
-        schedule_of(config).check()
+
+
+@contextlib.contextmanager
+def _named_fields(config: Config) -> Iterator[None]:
+    """Raises ValueError for a field that is missing."""
+    try:
+        yield
     except KeyError as error:
         raise ValueError(
             f"config has no field {error}, which phase {config['phase']!r} needs: "
@@ -197,15 +207,20 @@ def check_config(config: Config) -> None:
     Raises:
         ValueError: If a field names something unknown, is missing or out of range.
     """
-    data = config["data"]
+    check_task(config)
+    with _named_fields(config):
+        _check_fields(config)
+
+
+def _check_fields(config: Config) -> None:
+    data, _ = config["data"], config["initial"]
     for name in ("train_split", "validation_split"):
-        if data[name].startswith("test"):
+        if str(data[name]).startswith("test"):
             raise ValueError(
                 f"data.{name} is {data[name]!r}: the test split is read by "
                 "launch.evaluate only; split off a part of train"
             )
     check_whole("seed", config["seed"], 0, 2**31 - 1)
-    check_task(config)
     phase = find_phase(config["phase"])
     phase.needs(config)
     if degrades(config) or has_copies(config):

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from uronet_jax.batches import check_number
+from uronet_jax.batches import check_number, known_name
 from uronet_jax.models import Separation
 from uronet_jax.training.state import Metrics
 
@@ -73,10 +73,7 @@ def check_weights(weights: Mapping[str, Any]) -> None:
     One that asks no classifier must have a weight: the validation knows no other.
     """
     for name, weight in weights.items():
-        if name not in PURIFIER_LOSSES:
-            raise ValueError(
-                f"unknown loss {name!r}: choose from {', '.join(PURIFIER_LOSSES)}"
-            )
+        known_name("loss", name, PURIFIER_LOSSES)
         check_number(f"loss.{name}", weight, 0.0)
     judged = [name for name in PURIFIER_LOSSES if name not in OF_CLASSIFIER]
     if not any(weights.get(name) for name in judged):

@@ -1,8 +1,11 @@
 """Optimizers by name, with their learning-rate schedules. All of it is optax."""
 
+import inspect
 from collections.abc import Callable, Sequence
 
 import optax
+
+from uronet_jax.batches import check_number, check_whole, known_name
 
 SCHEDULES: dict[str, Callable[..., optax.Schedule]] = {
     "constant": lambda peak, steps, **_: optax.constant_schedule(peak),
@@ -56,22 +59,16 @@ def make_optimizer(
     Raises:
         ValueError: If a name is unknown or a number is out of range.
     """
-    if name not in OPTIMIZERS:
-        raise ValueError(f"unknown optimizer {name!r}: choose from {list(OPTIMIZERS)}")
-    if schedule not in SCHEDULES:
-        raise ValueError(f"unknown schedule {schedule!r}: choose from {[*SCHEDULES]}")
-    if not peak_rate > 0:
-        raise ValueError(f"peak_rate must be positive, got {peak_rate}")
-    if not 0 <= warmup_steps <= num_steps:
-        raise ValueError(
-            f"warmup_steps must be between 0 and num_steps ({num_steps}): "
-            f"{warmup_steps}"
-        )
-    if weight_decay < 0 or clip_norm < 0:
-        raise ValueError(
-            f"weight_decay ({weight_decay}) and clip_norm ({clip_norm}) "
-            "cannot be negative"
-        )
+    known_name("optimizer", name, OPTIMIZERS)
+    known_name("schedule", schedule, SCHEDULES)
+    check_number("peak_rate", peak_rate, 0.0)
+    if not peak_rate:
+        raise ValueError("peak_rate must be above 0: with 0 nothing is learned")
+    within = f"warmup_steps, within num_steps ({num_steps}),"
+    check_whole(within, warmup_steps, 0, num_steps)
+    check_number("weight_decay", weight_decay, 0.0)
+    check_number("clip_norm", clip_norm, 0.0)
+    check_number("momentum", momentum, 0.0, 1.0)
     if weight_decay and name == "adam":
         raise ValueError(
             "weight_decay under adam is not L2 regularisation: set it to 0 or use sgd"
@@ -91,3 +88,7 @@ def make_optimizer(
         optax.add_decayed_weights(weight_decay) if weight_decay else optax.identity(),
         OPTIMIZERS[name](rate, momentum=momentum, nesterov=nesterov),
     )
+
+
+# What a config may set.
+OPTIMIZER_FIELDS = tuple(inspect.signature(make_optimizer).parameters)

@@ -118,7 +118,9 @@ def stored_pairs(
             key, copy_key = jax.random.split(key)
             copies = degraded.shape[1]
             copy = per_image(
-                lambda k: jax.random.randint(k, (), 0, copies), copy_key, index
+                lambda k: jax.random.randint(k, (), 0, copies, jnp.int32),
+                copy_key,
+                index,
             )
             degraded = jnp.take_along_axis(
                 degraded, copy[:, None, None, None, None], axis=1
@@ -143,5 +145,5 @@ def _keep_clean(key, clean, degraded, index, share):
     if not share:
         return degraded
     _, key = jax.random.split(key)
-    kept = per_image(lambda k: jax.random.bernoulli(k, share), key, index)
+    kept = per_image(lambda k: jax.random.bernoulli(k, jnp.float32(share)), key, index)
     return jnp.where(kept[:, None, None, None], clean, degraded)

@@ -1,5 +1,6 @@
 """The phases by name: everything that `launch.train` can train."""
 
+from uronet_jax.batches import known_name
 from uronet_jax.training import (
     adversarial_noise,
     adversarial_training,
@@ -22,6 +23,4 @@ PHASES: dict[str, Phase] = {
 
 def find_phase(name: str) -> Phase:
     """Returns a phase by name; raises ValueError if it is unknown."""
-    if name not in PHASES:
-        raise ValueError(f"unknown phase {name!r}: choose from {', '.join(PHASES)}")
-    return PHASES[name]
+    return PHASES[known_name("phase", name, PHASES)]

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import optax
 from flax import linen as nn
 
-from uronet_jax.batches import check_number, check_whole
+from uronet_jax.batches import check_number, check_whole, known_name
 from uronet_jax.image_quality import psnr
 from uronet_jax.models import Reconstructor, compute_dtype, make_reconstructor
 from uronet_jax.training.pairs import Pairs
@@ -204,10 +204,7 @@ def check_reconstruction(
             "reconstruction.visual_weight or .class_weight must be above 0: after the "
             "warm-up nothing would be learned"
         )
-    if labels not in LABELS:
-        raise ValueError(
-            f"unknown reconstruction.labels {labels!r}: choose from {', '.join(LABELS)}"
-        )
+    known_name("reconstruction.labels", labels, LABELS)
     if num_steps is not None and warmup_steps > num_steps:
         raise ValueError(
             f"reconstruction.warmup_steps ({warmup_steps}) goes on beyond the end of "

@@ -18,6 +18,7 @@ from typing import Any
 import jax
 
 from uronet_jax import sharding
+from uronet_jax.batches import check_whole
 from uronet_jax.checkpoints import (
     Checkpoints,
     check_same_shapes,
@@ -63,11 +64,9 @@ class Schedule:
     def check(self) -> None:
         """Raises ValueError, naming the field, unless the numbers make sense."""
         for name in ("num_steps", "steps_per_dispatch", "log_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1: {getattr(self, name)}")
+            check_whole(name, getattr(self, name), 1, 2**31 - 1)
         for name in ("eval_every", "checkpoint_every"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} cannot be negative: {getattr(self, name)}")
+            check_whole(name, getattr(self, name), 0, 2**31 - 1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -375,7 +374,7 @@ def _begun(
         place.load(*(row.sources() if row.sources else sources))
         state = place.initialize(jax.random.key(row.seed))
         first = jax.process_index() == 0
-        writer = Writer(row.workdir, tensorboard=tensorboard, active=first)
+        writer = Writer(row.workdir, tensorboard=tensorboard, active=first, done=done)
         stack.callback(writer.close)
         state, frozen = sharding.replicate((state, row.frozen()), place.mesh)
         metrics, save, feed = {}, None, place.feed

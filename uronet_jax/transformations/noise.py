@@ -12,7 +12,7 @@ def add_gaussian_noise(
 ) -> jax.Array:
     """Adds Gaussian noise of standard deviation `scale` and clips to `[0, 1]`."""
     count = images[0].size
-    noise = per_image(lambda k: jax.random.normal(k, (count,)), key, index)
+    noise = per_image(lambda k: jax.random.normal(k, (count,), jnp.float32), key, index)
     return jnp.clip(images + scale * noise.reshape(images.shape), 0.0, 1.0)
 
 

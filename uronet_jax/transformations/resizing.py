@@ -44,7 +44,7 @@ def resize_and_pad(
             "must fit on its canvas"
         )
     height, width = images.shape[1:3]
-    draws = per_image(lambda k: jax.random.uniform(k, (3,)), key, index)
+    draws = per_image(lambda k: jax.random.uniform(k, (3,), jnp.float32), key, index)
     rows = _axis_matrices(height, smallest, canvas, draws[:, 0], draws[:, 1])
     columns = _axis_matrices(width, smallest, canvas, draws[:, 0], draws[:, 2])
     # Everything is linear in what differs from grey, first along one axis, then the

@@ -86,7 +86,9 @@ def minimise_total_variation_art(
 
 def _draw_kept(images, key, index, rate):
     count = images[0].size
-    kept = per_image(lambda k: jax.random.bernoulli(k, rate, (count,)), key, index)
+    kept = per_image(
+        lambda k: jax.random.bernoulli(k, jnp.float32(rate), (count,)), key, index
+    )
     return kept.reshape(images.shape)
 
 

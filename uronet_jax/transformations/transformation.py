@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from uronet_jax.batches import check_number, check_whole
+from uronet_jax.batches import check_images, check_number, check_whole, known_name
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -46,9 +46,7 @@ class Transformation:
     def check(self, parameters: Mapping[str, Any]) -> None:
         """Raises ValueError if a parameter is unknown or out of range."""
         for name, value in parameters.items():
-            if name not in self.parameters:
-                known = ", ".join(self.parameters)
-                raise ValueError(f"unknown parameter {name!r}: choose from {known}")
+            known_name("parameter", name, self.parameters)
             if name in self.files:
                 if not isinstance(value, str):
                     raise ValueError(f"{name} must be the path of a file: {value!r}")
@@ -75,8 +73,7 @@ class Transformation:
             **parameters: Those numbers that are not to have their usual values.
         """
         self.check(parameters)
-        if not jnp.issubdtype(images.dtype, jnp.floating):
-            raise ValueError(f"need floating-point images in [0, 1]: {images.dtype}")
+        check_images(images, index if self.random else None)
         dtype, images = images.dtype, jnp.asarray(images, jnp.float32)
         numbers = {**self.parameters, **parameters}
         for name in self.files:

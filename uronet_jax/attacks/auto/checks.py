@@ -38,12 +38,7 @@ def check_version(
     """Returns the checked steps and number of draws."""
     steps = version
     if isinstance(version, str):
-        if version not in VERSIONS:
-            raise ValueError(
-                f"unknown version {version!r}: choose from {', '.join(VERSIONS)}, or "
-                "give a sequence of AttackStep"
-            )
-        steps = VERSIONS[version]
+        steps = VERSIONS[batches.known_name("version", version, VERSIONS)]
     steps = tuple(steps)
     if not steps or not all(isinstance(step, AttackStep) for step in steps):
         raise ValueError(f"version must be one or more AttackStep: {version!r}")
@@ -64,11 +59,7 @@ def check_version(
 
 
 def _check_step(step):
-    if step.attack not in PARAMETERS:
-        raise ValueError(
-            f"unknown attack {step.attack!r} of step {step.name!r}: choose from "
-            f"{', '.join(PARAMETERS)}"
-        )
+    batches.known_name(f"attack of step {step.name!r},", step.attack, PARAMETERS)
     known = PARAMETERS[step.attack]
     unknown = sorted(set(step.parameters) - set(known))
     if unknown:
@@ -81,13 +72,10 @@ def _check_step(step):
         if name in ("steps", "targets", "restarts") and value is not None:
             loop.check_count(name, value, int(name != "restarts"))
         elif name in ("rho", "initial_share"):
-            batches.check_range(name, value, 0.0, 1.0)
+            batches.check_number(name, value, 0.0, 1.0)
     losses = (*LOSSES, TARGETED_DLR)
-    if parameters.get("loss", losses[0]) not in losses:
-        raise ValueError(
-            f"unknown loss {parameters['loss']!r} of step {step.name!r}: choose from "
-            f"{', '.join(losses)}"
-        )
+    loss = parameters.get("loss", losses[0])
+    batches.known_name(f"loss of step {step.name!r},", loss, losses)
 
 
 def check_data(

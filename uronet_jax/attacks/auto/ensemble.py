@@ -26,7 +26,7 @@ from uronet_jax.attacks.auto.checks import (
 )
 from uronet_jax.attacks.auto.state import AutoAttackTask, State, StateFile
 from uronet_jax.attacks.auto.versions import AttackStep, has_gradients
-from uronet_jax.attacks.objectives import as_pytree, likeliest
+from uronet_jax.attacks.objectives import as_pytree, check_order, likeliest
 
 # Seconds between two writes within an attack.
 _SAVE_EVERY = 30.0
@@ -124,8 +124,7 @@ def autoattack(
         Croce & Hein, "Reliable evaluation of adversarial robustness with an ensemble of
         diverse parameter-free attacks", ICML 2020.
     """
-    if callable(labels) and not callable(logits_fn):
-        raise ValueError("logits_fn comes before labels: they are swapped")
+    check_order(images, logits_fn, labels)
     batches.check_key(key)
     steps, samples = check_version(version, samples)
     images, labels, index = check_data(images, labels, index)

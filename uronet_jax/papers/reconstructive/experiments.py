@@ -29,8 +29,8 @@ from uronet_jax.transformations.quilting import extract_patches
 _NONE, _CLEAN, _QUILTING = "none", "clean", "quilting"
 # Where patches come from, and their side.
 _LEARNED, _PATCH = ("data", "train"), 5
-# The URoNet remover that stands beside the others.
-_REMOVER = ("URoNet remover", ModelKey("data", "remover_universal", "all"))
+# The URoNet remover that stands beside the others, where none is named.
+_REMOVER = ModelKey("data", "remover_universal", "all")
 # Images of the picture.
 _SHOWN = 5
 
@@ -40,7 +40,8 @@ _Defences = Mapping[str, "str | ModelKey | None"]
 
 def _defences(store: Store) -> _Defences:
     found = {_NONE: None, **transformations(store.config), _QUILTING: _QUILTING}
-    return {**found, **autoencoders(store.config), _REMOVER[0]: _REMOVER[1]}
+    remover = store.config["reconstructive"]["remover"] or _REMOVER
+    return {**found, **autoencoders(store.config), "URoNet remover": remover}
 
 
 def _trained(store: Store, *keys: str | ModelKey | None) -> tuple[ModelKey, ...]:

@@ -6,6 +6,7 @@ from typing import Any
 
 from uronet_jax.batches import check_number, check_whole
 from uronet_jax.evaluation.threat_models import AttackRun, parse_run
+from uronet_jax.loading import load_purifier
 from uronet_jax.papers.kinds import Kind, ModelKey
 from uronet_jax.purifiers import parse_purifier
 from uronet_jax.training.run import Schedule
@@ -106,6 +107,8 @@ def _check_section(config: Mapping[str, Any]) -> None:
         )
     for text in transformations(config).values():
         parse_purifier(text)
+    if section["remover"]:
+        load_purifier(section["remover"])  # Or says now why it cannot be.
     if not white_box_runs(config):
         raise ValueError("reconstructive.further_white_box must name an attack")
 

@@ -9,12 +9,8 @@ from uronet_jax import sharding
 from uronet_jax.batches import check_number, check_whole
 from uronet_jax.corruptions import list_corruptions, list_severities
 from uronet_jax.data.pipelines import check_pipeline
+from uronet_jax.papers.kinds import CLASSIFIER_FIELDS, ROLES
 from uronet_jax.training.experiment import augmenter
-
-# Sections of the config that name a data set.
-ROLES = ("data", "second", "grey", "digits")
-# Fields of such a section that name its classifiers.
-CLASSIFIER_FIELDS = ("classifier", "other_classifier")
 
 
 def check_settings(config: Mapping[str, Any], mesh: jax.sharding.Mesh) -> None:

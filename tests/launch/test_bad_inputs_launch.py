@@ -1,0 +1,196 @@
+"""Configs with a wrong field, and the one error, before data or models are read."""
+
+import pytest
+from test_configs import PHASES, load
+
+from launch import attack
+from uronet_jax.evaluation import subject
+from uronet_jax.training import experiment
+
+# Phase, field, value -> what the message must hold besides the value.
+WRONG = [
+    ("remover", "phase", "removr", "remover, detector, classifier"),
+    ("remover", "phase", "detector", "configs/detector.py"),
+    ("remover", "dtype", "float16", "float32, bfloat16"),
+    ("remover", "model__variant", "unet", "residual, skip, skip_dcae"),
+    ("remover", "model__widths", (8, 0), "each of widths must be"),
+    ("classifier", "model__name", "resnet21", "resnet20"),
+    ("detector", "model__name", "wrn10_3", "wrn10_2"),
+    ("detector", "model__inputs", "noise", "image_only"),
+    ("remover", "optimizer__name", "adamw", "nearest: 'adam'.*adam, sgd"),
+    ("remover", "optimizer__schedule", "linear", "choose from constant, cosine"),
+    ("remover", "optimizer__peak_rate", -1.0, "peak_rate must be a finite number"),
+    ("remover", "optimizer__warmup_steps", 5, r"num_steps \(4\)"),
+    ("remover", "degradation__suite", "uronett", "uronet"),
+    ("remover", "degradation__noises", ("GX",), "GN, UN, SPN"),
+    ("remover", "degradation__severities", (0,), r"integer in \(1, 2, 3\)"),
+    ("remover", "degradation__severities", (4,), r"integer in \(1, 2, 3\)"),
+    ("detector", "degradation__severities", (1.0,), r"integer in \(1, 2, 3\)"),
+    ("remover", "degradation__spn_reading", "per_row", "per_pixel, per_channel"),
+    ("remover", "degradation__un_reading", "per_row", "per_element"),
+    ("remover", "degradation__clean_entries", -1, "clean_entries"),
+    ("remover", "degradation__suite", "cifar_c", "takes too long .*ation.copies"),
+    ("detector", "degradation__clean_entries", 1, "learn that clean images are degr"),
+    ("remover", "degradation__copies", 3, "clean_entries .* beside copies set it to 0"),
+    ("remover", "model__mirror", "no", "mirror must be True or False"),
+    ("remover", "seed", -1, "seed must be an integer"),
+    ("remover", "degradation__suite", "", "learns on degraded images: set degrad"),
+    ("detector", "degradation__suite", "", "learns on degraded images: set degrad"),
+    ("remover", "degradation__copies", -1, "degradation.copies must be an integer"),
+    ("remover", "degradation__clean_share", 1.5, r"clean_share must be .*\[0, 1\]"),
+    ("classifier", "degradation__noises", ("gaussian_noise",), "parameters"),
+    ("classifier", "degradation__parameters", (0.1,), "name these and leave"),
+    ("remover", "degradation__parameters", (0.1,), "name these and leave"),
+    ("adversarial_noise", "noise__epsilon", 0.0, "noise.epsilon must be"),
+    ("adversarial_noise", "noise__epsilon", -1.0, "noise.epsilon must be"),
+    ("adversarial_noise", "degradation__folder", "stylised", "shown to nobody"),
+    ("adversarial_noise", "noise__restart_steps", 4, "before the classifier's first"),
+    ("adversarial_noise", "noise__generator", "5x5", "1x1, 3x3"),
+    ("adversarial_noise", "noise__restart_every", 0, "set noise.restart_every"),
+    ("adversarial_noise", "noise__rate", -1.0, "noise.rate must be"),
+    ("adversarial_noise", "shares__noise", 0.9, "add up to 1.1: at most 1"),
+    ("adversarial_noise", "shares__replay", 0.05, "0.025 of a batch of 16 is no imag"),
+    ("adversarial_noise", "shares__replay_slices", 0, "replay_slices must be"),
+    ("adversarial_noise", "shares__degraded", 0.1, "set degradation.suite or"),
+    ("adversarial_noise", "model__name", "resnet21", "resnet20"),
+    ("adversarial_training", "attack__epsilon", -1.0, "attack.epsilon must be"),
+    ("adversarial_training", "attack__epsilon", 8.0, "attack.epsilon must be"),
+    ("adversarial_training", "attack__steps", 0, "attack.steps must be"),
+    ("adversarial_training", "attack__norm", "l1", "linf, l2"),
+    ("remover", "loss__clean_mse", -1.0, "loss.clean_mse must be"),
+    ("remover", "loss__inconsistency", 0.1, "set config.classifier"),
+    ("detector", "purifier", "", "set config.purifier"),
+    ("reconstructor", "classifier", "", "asks a frozen classifier: set config.class"),
+    ("reconstructor", "model__variant", "unet", "code, paper"),
+    ("reconstructor", "model__width", 6, "multiple of 4"),
+    ("reconstructor", "reconstruction__warmup_steps", 5, "num_steps is 4"),
+    ("reconstructor", "reconstruction__warmup_steps", -1, "warmup_steps must be"),
+    ("reconstructor", "reconstruction__class_weight", -0.5, "class_weight must be"),
+    ("reconstructor", "reconstruction__labels", "guessed", "true, predictions"),
+    ("reconstructor", "degradation__folder", "", "learns on degraded images: set"),
+    ("reconstructor", "optimizer__warmup_steps", 3, r"num_steps \(2\)"),
+    ("remover", "data__augmentation", "mixup", "flip_crop"),
+    ("remover", "data__pipeline", "grain", "auto, on_device, streamed"),
+    ("remover", "data__train_split", "test", "split off a part of train"),
+    ("remover", "data__validation_split", "test[:50%]", "split off a part of train"),
+    # Four devices.
+    ("remover", "batch_size", 18, "multiple of 4"),
+    ("remover", "eval_batch_size", 0, "multiple of 4"),
+    ("remover", "num_steps", 0, "num_steps"),
+    ("remover", "steps_per_dispatch", 0, "steps_per_dispatch"),
+    ("remover", "log_every", -1, "log_every"),
+    ("remover", "eval_every", -2, "eval_every"),
+    ("remover", "checkpoint_every", -3, "checkpoint_every"),
+    ("remover", "num_steps", 4.5, "num_steps must be an integer"),
+    ("remover", "batch_size", 16.0, "size 16.0 cannot .* multiple of 4"),
+    ("remover", "data__train_split", None, "has no split None"),
+    ("remover", "model__widths", 8, "one or more whole numbers: 8"),
+    ("remover", "optimizer__peak_rate", "0.1", "peak_rate must be a finite number"),
+    ("remover", "optimizer__clip_norm", float("nan"), "clip_norm must be a finite"),
+    ("classifier", "optimizer__momentum", 2.0, r"momentum .* in \[0, 1\]"),
+    ("classifier", "optimizer__weight_decay", float("nan"), "weight_decay must be a"),
+    ("remover", "degradation__noises", "GN", r"noises must be several, .*\('GN',\)"),
+    ("remover", "degradation__severities", 1, r"severities must be several, .*\(1,\)"),
+    ("remover", "degradation__suite", "cifar-c", "nearest: 'cifar_c'"),
+]
+
+
+@pytest.mark.parametrize(("phase", "field", "value", "expected"), WRONG)
+def test_training(phase, field, value, expected, monkeypatch):
+    monkeypatch.setattr(experiment, "open_source", None)
+    config = load(phase, **{field: value})
+    with pytest.raises(ValueError, match=expected) as caught:
+        experiment.build_experiment(config, None)
+    shown = value[-1] if isinstance(value, tuple) else value
+    unnamed = ("loss__inconsistency", "degradation__copies")
+    assert field in unnamed or str(shown) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("section", "field"),
+    [
+        *(("", x) for x in ("data", "seed", "batch_size", "initial", "optimizer")),
+        *(("data", "validation_split"), ("degradation", "folder")),
+    ],
+)
+def test_a_field_that_is_missing(section, field):
+    config = load("remover")
+    del (config[section] if section else config)[field]
+    message = f"config has no field '{field}', .*: start from configs/remover.py"
+    with pytest.raises(ValueError, match=message):
+        experiment.build_experiment(config, None)
+
+
+@pytest.mark.parametrize(
+    ("section", "field", "message"),
+    [
+        ("optimizer", "warmup_step", "field of optimizer .*nearest: 'warmup_steps'"),
+        ("loss", "clean_mae", "unknown loss 'clean_mae' .nearest: 'clean_mse'"),
+    ],
+)
+def test_a_field_that_is_unknown(section, field, message):
+    """The command line refuses one at once, see `test_command`."""
+    config = load("remover")
+    config[section][field] = 1
+    with pytest.raises(ValueError, match=message):
+        experiment.build_experiment(config, None)
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"name": "cifar11"}, r"'cifar11'.*Built in: mnist5k.*uronet prepare"),
+        ({"train_split": "training"}, "no split 'training': it has test, train"),
+        ({"train_split": "train[:9999]"}, "goes beyond the 256 images"),
+        ({"validation_split": "train[256:]"}, "holds no image"),
+        ({"validation_split": "train[191:]"}, "data.train_split .* share images"),
+    ],
+)
+def test_data(fields, expected, tmp_path):
+    config = load("remover", **{f"data__{k}": v for k, v in fields.items()})
+    with pytest.raises((ValueError, FileNotFoundError), match=expected):
+        experiment.build_experiment(config, str(tmp_path / "nowhere"))
+
+
+@pytest.mark.parametrize("name", [*PHASES, "evaluate"])
+def test_presets(name):
+    for preset, near in (("tiny", ""), ("smok", "did you mean smoke.* ")):
+        with pytest.raises(ValueError, match=f"'{preset}': {near}choose from full, sm"):
+            load(name, preset)
+
+
+# Fields of an attack, and what the message holds.
+ATTACK = [
+    ({"attacks": ("pgd",)}, "'pgd' .nearest: 'pgd_l2'.: choose from fgsm"),
+    ({"attacks": ()}, "attacks must be a tuple of one or more"),
+    ({"threats": ("black_box",)}, "unknown threat model 'black_box'.*grey_box"),
+    ({"threats": ("grey_box",) * 2}, "threats must be .* different entries"),
+    ({"epsilon__linf": 0.0}, "epsilon.linf must be above 0: 0"),
+    ({"epsilon__l2": float("inf")}, "epsilon.l2 must be a finite number"),
+    ({"steps": (0,)}, "steps must be an integer in .*: 0"),
+    ({"steps": (2.5,)}, "steps must be an integer in .*: 2.5"),
+    ({"restarts": -1}, "restarts must be an integer in .*: -1"),
+    ({"queries": 0}, "queries must be an integer in .*: 0"),
+    ({"attacks": ("apgd_t_l2",), "threats": ("detector_aware",)}, "apgd_t_l2 .* canno"),
+    ({"num_pictures": -1}, "num_pictures must be an integer .*: -1"),
+    ({"batch_size": 6}, "batch size 6 .* multiple of 4"),
+    ({"false_alarms": 1.0}, "false_alarms must be below 1"),
+    ({"attacks": ("autoattack",)}, "autoattack is a function of its own"),
+    ({"false_alarms": 1.5}, r"false_alarms, a share.*\[0, 1\]: 1.5"),
+    ({"checkpoint": "first"}, "checkpoint must be best or last"),
+    ({"data__num_examples": -2}, "data.num_examples must be an integer .*: -2"),
+    ({"data__validation_split": "test"}, "threshold must not be set on test"),
+    ({"classifier": ""}, "name a classifier"),
+    ({"purifier": ""}, "name a purifier too"),
+    ({"detector": ""}, "detector_aware needs a detector"),
+    ({"detector": "", "threats": ("white_box",), "gated": True}, "gated needs a detec"),
+    ({"classifier": "nowhere"}, "no checkpoint under nowhere"),
+]
+
+
+@pytest.mark.parametrize(("fields", "expected"), ATTACK)
+def test_attack(fields, expected, tmp_path, monkeypatch):
+    monkeypatch.setattr(subject, "open_source", None)
+    with pytest.raises((ValueError, FileNotFoundError), match=expected):
+        attack.run(load("attack", **fields), tmp_path / "new")
+    assert not (tmp_path / "new" / "attack.json").exists()
