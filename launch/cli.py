@@ -41,15 +41,6 @@ def define_experiment_flags(configs: str) -> None:
     flags.mark_flags_as_required(["config", "workdir"])
 
 
-def read_size(values: list[str] | None) -> tuple[int, int] | None:
-    """Returns what the flag --resize says; ValueError if it is no HEIGHT,WIDTH."""
-    if not values:
-        return None
-    if len(values) != 2 or not all(number.isdecimal() for number in values):
-        raise ValueError(f"--resize takes HEIGHT,WIDTH, got {','.join(values)}")
-    return int(values[0]), int(values[1])
-
-
 def run(main: Callable[[list[str]], None], *, takes_arguments: bool = False) -> None:
     """Runs `main`; a wrong input ends it with one line and exit status 2.
 

@@ -43,7 +43,7 @@ def main(argv: list[str]) -> None:
         source=_FROM.value or prepare.deduce_source(_NAME.value, _INPUT.value),
         input_path=_INPUT.value,
         data_dir=_DATA_DIR.value,
-        resize=cli.read_size(_RESIZE.value),
+        resize=prepare.parse_size(_RESIZE.value),
         overwrite=_OVERWRITE.value,
         skip_broken=_SKIP_BROKEN.value,
         scale_16bit=_SCALE_16BIT.value,

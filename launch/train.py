@@ -16,6 +16,7 @@ import jax
 from absl import flags
 
 from launch import cli
+from uronet_jax.data.prepare import parse_size
 from uronet_jax.progress import Progress, StoppedError
 from uronet_jax.training import experiment as experiments
 from uronet_jax.training.run import FitResult, fit
@@ -58,7 +59,7 @@ def main(argv: list[str]) -> None:
     config = values.config.to_dict()
     if values.data:
         given = [x for x in flags.FLAGS if x.startswith("config.data.")]
-        options = {"data_dir": values.data_dir, "resize": cli.read_size(values.resize)}
+        options = {"data_dir": values.data_dir, "resize": parse_size(values.resize)}
         fields, notes = experiments.data_of_folder(values.data, given, **options)
         config["data"] |= fields
         print("\n".join(notes))

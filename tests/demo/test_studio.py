@@ -164,7 +164,7 @@ def test_wrong_uploads_are_refused(name, limit, expected, bare, tmp_path, monkey
 
 def test_wrong_settings_are_refused(bare, runs):
     source = open_source("generated", "test")
-    with pytest.raises(ValueError, match="a probability in"):
+    with pytest.raises(ValueError, match="threshold, a probability, must be .*: 2.0"):
         DefenseStudio(bare.models, source, threshold=2.0)
     with pytest.raises(ValueError, match="class names are of a classifier"):
         DefenseStudio(bare.models, source, class_names=("a",))
@@ -176,7 +176,17 @@ def test_wrong_settings_are_refused(bare, runs):
         bare.corrupt(bare.sample(0), "uronet", "GN", 4)
 
 
-def test_the_data_are_by_default_those_that_were_learned(bare):
+def test_classes_of_another_data_set_are_not_those_of_the_classifier(runs):
+    models = load_photo_models(**runs)
+    source = studios.open_images(models, "generated")
+    assert DefenseStudio(models, source).class_names == source.class_names
+    models.classifier.config["data"] = {"name": "cifar10"}
+    studio = DefenseStudio(models, source)
+    assert (studio.class_names, studio.can_judge) == ((), False)
+    assert studio.label(np.array([0.1, 0.9])) == "class 1 (90%)"
+
+
+def test_the_data_are_by_default_those_that_were_learned(bare, runs):
     def learned(*names):
         models = [
             bare.models.purifier
@@ -188,6 +198,8 @@ def test_the_data_are_by_default_those_that_were_learned(bare):
         return PhotoModels(*models)
 
     assert studios.open_images(bare.models, None).name == "generated"
+    with pytest.raises(ValueError, match="does not say what images .* name a data set"):
+        studios.open_images(load_photo_models(**runs), None)
     assert studios.open_images(learned("generated_grey"), None).name == "generated_grey"
     assert studios.open_images(learned("x"), "generated", "train").split == "train"
 

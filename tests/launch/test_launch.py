@@ -152,6 +152,12 @@ def test_attacked_copies_are_made_by_a_command(untrained, tmp_path, start):
     assert other.returncode == 2
 
 
+def test_a_page_with_pictures_is_made_by_one_process(monkeypatch):
+    monkeypatch.setattr("jax.process_count", lambda: 2)
+    with pytest.raises(ValueError, match="leave out --html, or run it alone"):
+        judge(load("evaluate"), examples=True)
+
+
 def test_evaluation_over_a_suite(untrained, tmp_path):
     made = {"suite__name": "cifar_c", "suite__noises": ("contrast",)}
     config = untrained(**made, data__num_examples=8)

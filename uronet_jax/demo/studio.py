@@ -21,13 +21,14 @@ from jax.tree_util import Partial
 from uronet_jax import sharding
 from uronet_jax.attacks import ATTACKS
 from uronet_jax.attacks.adaptive import averaged_logits
+from uronet_jax.batches import check_number
 from uronet_jax.corruptions import find_corruption, list_severities, suite_degradations
 from uronet_jax.data import open_source
 from uronet_jax.data.sources import Source
 from uronet_jax.defense import Defense, classifier_function
 from uronet_jax.evaluation.defense_table import defense_table
 from uronet_jax.evaluation.judge import CorruptionEntry, Entry, Judge
-from uronet_jax.loading import check_models_match, detector_inputs
+from uronet_jax.loading import LoadedModel, check_models_match, detector_inputs
 from uronet_jax.photos import pictures
 from uronet_jax.photos.purify import PhotoModels, check_class_names
 from uronet_jax.reports import figures
@@ -96,14 +97,13 @@ class DefenseStudio:
         )
         check_models_match(purifier, detector, classifier)
         check_class_names(class_names, classifier)
-        if not 0.0 <= threshold <= 1.0:
-            raise ValueError(f"threshold must be a probability in [0, 1]: {threshold}")
+        check_number("threshold, a probability,", threshold, 0.0, 1.0)
         self.models, self.source, self.threshold = models, source, threshold
         named = [m for m in (purifier, detector, classifier) if m and m.image_shape]
         named.sort(key=lambda model: model.any_size)
         shape = named[0].image_shape if named else source.image_shape
         self.image_shape = tuple(shape)
-        same = classifier and classifier.num_classes == source.num_classes
+        same = classifier and _knows(classifier, source)
         self.can_judge = bool(same) and self.image_shape == tuple(source.image_shape)
         self.class_names = tuple(class_names or (source.class_names if same else ()))
         self._key, self._seed = jax.random.key(seed), seed
@@ -310,16 +310,29 @@ def open_images(
 ) -> Source:
     """Opens the data set that images come from.
 
-    `data` is its name; by default that which a model learned on, and of models that
-    never learned `generated`. Errors are those of `open_source`.
+    `data` is its name; by default that which a model learned on, and without a
+    classifier else `generated`. Errors are those of `open_source`, and ValueError if
+    nothing says what a classifier learned on.
     """
-    learned = [
-        model.config["data"]["name"]
-        for model in (models.classifier, models.detector, models.purifier)
-        if model and "data" in model.config
-    ]
+    parts = (models.classifier, models.detector, models.purifier)
+    learned = [name for model in parts if model and (name := _data_of(model))]
+    if not data and not learned and models.classifier:
+        raise ValueError(
+            "the classifier does not say what images it learned on: name a data set "
+            "(--data)"
+        )
     name = data or [*learned, "generated"][0]
     return open_source(name, split, data_dir=data_dir)
+
+
+def _data_of(model: LoadedModel) -> str | None:
+    return model.config.get("data", {}).get("name")
+
+
+def _knows(classifier: LoadedModel, source: Source) -> bool:
+    """Returns whether a classifier is of the classes of a data set, as far as known."""
+    named = _data_of(classifier) in (None, source.name)
+    return named and classifier.num_classes == source.num_classes
 
 
 def _say_nothing(variables: Any, images: jax.Array) -> None:

@@ -46,6 +46,10 @@ def evaluate_defense(
         ValueError: If models and data do not belong together, or a name is unknown.
         FileNotFoundError: If a model or the data set is missing.
     """
+    if examples and jax.process_count() > 1:
+        raise ValueError(
+            "pictures are taken by one process: leave out --html, or run it alone"
+        )
     suite = config["suite"]
     check_suite(suite, config["data"])
     check_subject(config, "gate_false_alarms")
