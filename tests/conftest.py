@@ -61,20 +61,23 @@ def pytest_unconfigure():
 # The longest files, first: with two processes none of them must be the last.
 LONGEST = (
     "test_launch_reproduce",
+    "test_benchmark",
     "test_experiment",
     "test_launch",
-    "test_benchmark",
-    "test_training",
-    "test_resume",
-    "test_notebooks",
-    "test_suites",
-    "test_attacks",
-    "test_laboratory",
-    "test_robustness",
-    "test_processes",
     "test_command",
+    "test_notebooks",
+    "test_attacks",
+    "test_training",
+    "test_suites",
+    "test_robustness",
+    "test_resume",
+    "test_models",
     "test_fidelity",
-    "test_blur",
+    "test_processes",
+    "test_autoattack",
+    "test_attacks_gradient",
+    "test_laboratory",
+    "test_launch_attack",
 )
 
 

@@ -29,7 +29,6 @@ def test_sigterm_saves_and_the_next_run_goes_on(start, tmp_path):
             *(f"--workdir={path.parent}", "--config.model.name=cnn_narrow"),
             *("--config.num_steps=100000", "--config.eval_every=0"),
             "--config.checkpoint_every=0",
-            JAX_COMPILATION_CACHE_DIR=str(tmp_path / "cache"),
         )
         records = metrics_after(run, path, last)
         # It went on from the saved step: nothing was done twice.
