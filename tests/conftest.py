@@ -1,9 +1,12 @@
 """Strict JAX for every test: four CPU devices, no silent rank promotion."""
 
+import functools
+import gc
 import math
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import jax
@@ -15,7 +18,13 @@ from uronet_jax import sharding
 if jax.__version_info__ < (0, 11):
     # XLA's older way to compile fusions takes half the time; later versions have only
     # the newer one, and end a process that names the flag. XLA_FLAGS="" tests that one.
-    os.environ.setdefault("XLA_FLAGS", "--xla_cpu_use_fusion_emitters=false")
+    # And processes that share the cores gain nothing by several threads each.
+    flags = "--xla_cpu_use_fusion_emitters=false"
+    flags += " --xla_cpu_parallel_codegen_split_count=1"
+    os.environ.setdefault("XLA_FLAGS", flags)
+# Tracing makes objects by the million, most of which stay: looking through them again
+# and again takes a tenth of the time.
+gc.set_threshold(200_000, 50, 50)
 
 jax.config.update("jax_num_cpu_devices", 4)
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -30,24 +39,45 @@ OPTIMISED = (
     "test_training",
 )
 
+# A program is compiled once in a session: the processes of pytest and those that tests
+# start inherit the folder from the first one.
+_PROGRAMS = None
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    _PROGRAMS = tempfile.TemporaryDirectory(prefix="uronet_jax_programs.")
+    for name, value in {
+        "jax_compilation_cache_dir": _PROGRAMS.name,
+        "jax_persistent_cache_min_compile_time_secs": 0.0,
+        "jax_persistent_cache_min_entry_size_bytes": -1,
+    }.items():
+        jax.config.update(name, value)
+        os.environ[name.upper()] = str(value)
+
+
+def pytest_unconfigure():
+    if _PROGRAMS is not None:
+        _PROGRAMS.cleanup()
+
 
 # The longest files, first: with two processes none of them must be the last.
 LONGEST = (
     "test_launch_reproduce",
+    "test_benchmark",
     "test_experiment",
     "test_launch",
-    "test_benchmark",
-    "test_training",
-    "test_resume",
-    "test_notebooks",
-    "test_suites",
-    "test_attacks",
-    "test_laboratory",
-    "test_robustness",
-    "test_processes",
     "test_command",
+    "test_notebooks",
+    "test_attacks",
+    "test_training",
+    "test_suites",
+    "test_robustness",
+    "test_resume",
+    "test_models",
     "test_fidelity",
-    "test_blur",
+    "test_processes",
+    "test_autoattack",
+    "test_attacks_gradient",
+    "test_laboratory",
+    "test_launch_attack",
 )
 
 
@@ -148,8 +178,12 @@ def make_variables():
                 x *= 0.1
             return x.astype(like.dtype)
 
-        images = jax.ShapeDtypeStruct((1, *image_shape), np.float32)
-        shapes = jax.eval_shape(module.init, jax.random.key(0), images)
+        shapes = shapes_of(module, tuple(image_shape))
         return jax.tree_util.tree_map_with_path(draw, shapes)
+
+    @functools.cache
+    def shapes_of(module, image_shape):
+        images = jax.ShapeDtypeStruct((1, *image_shape), np.float32)
+        return jax.eval_shape(module.init, jax.random.key(0), images)
 
     return make

@@ -12,6 +12,7 @@ import pytest
 from uronet_jax import checkpoints
 from uronet_jax.corruptions import NOISES
 from uronet_jax.evaluation import defense_table
+from uronet_jax.models.reconstructor import RECONSTRUCTOR_VARIANTS, AutoencoderLayout
 from uronet_jax.training import adversarial_noise, experiment
 from uronet_jax.training.phases import PHASES as KNOWN
 from uronet_jax.training.phases import find_phase
@@ -43,8 +44,17 @@ TINY = {
     "detector": {"name": "cnn_narrow", "inputs": "image"},
     "classifier": {"name": "cnn_narrow"},
     "adversarial_noise": {"name": "cnn_narrow"},
-    "reconstructor": {"variant": "paper", "width": 4},
+    "reconstructor": {"variant": "tiny", "width": 4},
 }
+
+
+@pytest.fixture(scope="module")
+def tiny_reconstructor():
+    """The paper's with one block for three: a third of the layers to compile."""
+    layout = AutoencoderLayout(((1, 1, 1),), ((1, 1, 1),), skip_halved=False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(RECONSTRUCTOR_VARIANTS, "tiny", layout)
+        yield
 
 
 def save_run(folder, step, variables, config):

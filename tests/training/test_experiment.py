@@ -9,7 +9,7 @@ import chex
 import jax
 import numpy as np
 import pytest
-from test_configs import TINY, load, save_untrained
+from test_configs import TINY, load, save_untrained, tiny_reconstructor  # noqa: F401
 
 from launch import train
 from uronet_jax import sharding
@@ -25,6 +25,7 @@ from uronet_jax.training import experiment
 from uronet_jax.training.experiment import build_experiment
 from uronet_jax.training.state import create_state
 
+pytestmark = pytest.mark.usefixtures("tiny_reconstructor")
 # Two steps on 16 images.
 FEW = {
     **{"data__train_split": "train[:16]", "data__validation_split": "train[252:]"},
