@@ -20,6 +20,21 @@ def check_images(images: jax.Array, index: jax.Array | None) -> None:
 
     Values are looked at only outside jit.
     """
+    check_batch(images, index)
+    if not isinstance(images, Tracer):
+        low, high = _extremes(images)
+        if not (low >= 0.0 and high <= 1.0 + 1e-6):  # A NaN fails both comparisons.
+            raise ValueError(
+                f"intensities must be in [0, 1]: found {low:g} to {high:g}"
+                f"{_offenders(images)}; divide 0..255 images by 255 and replace NaN"
+            )
+
+
+def check_batch(images: jax.Array, index: jax.Array | None) -> None:
+    """Raises `ValueError` unless `images` is a float batch and `index` fits it.
+
+    Its values may be any: it may be what another function has made.
+    """
     check_array("images", images)
     if images.ndim != 4 or images.size == 0:
         raise ValueError(
@@ -31,13 +46,6 @@ def check_images(images: jax.Array, index: jax.Array | None) -> None:
             f"need floating-point images in [0, 1]: {images.dtype}; "
             "convert integer images with x.astype('float32') / 255"
         )
-    if not isinstance(images, Tracer):
-        low, high = _extremes(images)
-        if not (low >= 0.0 and high <= 1.0 + 1e-6):  # A NaN fails both comparisons.
-            raise ValueError(
-                f"intensities must be in [0, 1]: found {low:g} to {high:g}"
-                f"{_offenders(images)}; divide 0..255 images by 255 and replace NaN"
-            )
     if index is not None and (
         index.shape != images.shape[:1] or not jnp.issubdtype(index.dtype, jnp.integer)
     ):

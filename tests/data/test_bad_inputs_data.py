@@ -360,9 +360,10 @@ ROWS = [
         "got 4, 3 of them different",
     ),
     *(
-        (f"name {name}", lambda f, x=name: prepared(f, arrays(), name=x), "name")
-        for name in ("Birds", "../birds", "mnist5k", "my-birds")
+        (f"name {x}", lambda f, x=x: prepared(f, arrays(), name=x), f"bad .*'{x}': use")
+        for x in ("Birds", "../birds", "my-birds")
     ),
+    ("taken", lambda f: prepared(f, arrays(), name="mnist5k"), "use another"),
     ("one side", lambda f: prepared(f, arrays(), resize=(8,)), "height and width"),
     ("a number", lambda f: prepared(f, arrays(), resize=8), "need height and width"),
     ("no pixel", lambda f: prepared(f, arrays(), resize=(0, 8)), "each of resize must"),
