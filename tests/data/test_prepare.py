@@ -130,6 +130,13 @@ def test_overwrite_and_failure_keep_what_is_there(
         patch.setattr("tensorflow_datasets.core.SequentialWriter.close_all", full)
         with pytest.raises(OSError, match="cannot write .*fresh/1.0.0 .*No space left"):
             prepare_arrays(255 - images, labels, name="fresh")
+
+        def unable(self, examples):
+            raise NotImplementedError("of another matter")
+
+        patch.setattr("tensorflow_datasets.core.SequentialWriter.add_examples", unable)
+        with pytest.raises(NotImplementedError, match="^of another matter$"):
+            prepare_arrays(255 - images, labels, name="fresh")
     with pytest.raises(FileNotFoundError):
         open_source("fresh", "train", data_dir=tmp_path)
     assert os.listdir(tmp_path / "animals") == ["1.0.0"]

@@ -173,10 +173,7 @@ def _write(name, folder, splits, class_names, shape, progress) -> Path:
     final.parent.mkdir(parents=True, exist_ok=True)
     # Written beside its place and renamed when complete: an interrupted run leaves
     # nothing that looks prepared, and the old version stays until the end.
-    with (
-        _explained(final),
-        tempfile.TemporaryDirectory(prefix="incomplete.", dir=final.parent) as temp,
-    ):
+    with tempfile.TemporaryDirectory(prefix="incomplete.", dir=final.parent) as temp:
         complete = os.path.join(temp, "data")
         os.mkdir(complete)
         features = {
@@ -203,9 +200,12 @@ def _write(name, folder, splits, class_names, shape, progress) -> Path:
                     for start in range(0, count, _CHUNK):
                         chunk = range(start, min(start + _CHUNK, count))
                         examples = pool.map(lambda i, s=images: example(s, i), chunk)
-                        writer.add_examples({split: list(examples)})
+                        made = {split: list(examples)}
+                        with _explained(final):
+                            writer.add_examples(made)
                         bar.update(len(chunk))
-        writer.close_all()
+        with _explained(final):
+            writer.close_all()
         if final.exists():
             shutil.rmtree(final)
         os.rename(complete, final)
@@ -217,6 +217,8 @@ def _explained(folder: Path) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:  # Of array_record, for instance on a full disk.
+        if type(error) is not RuntimeError:  # NotImplementedError is another matter.
+            raise
         raise OSError(
             f"cannot write {folder} ({error}): free some space or choose another "
             "folder (--data_dir)"

@@ -140,9 +140,12 @@ class Subset(Source):
             or not np.issubdtype(self._rows.dtype, np.integer)
             or not 0 <= self._rows.min() <= self._rows.max() < len(source)
         ):
+            numbers = self._rows.size and self._rows.dtype.kind in "iuf"
+            ends = f", {self._rows.min()} to {self._rows.max()}" if numbers else ""
             raise ValueError(
                 f"rows of {source.name}, split {source.split}, must be one or more "
-                f"integers from 0 to {len(source) - 1}: {rows}"
+                f"integers from 0 to {len(source) - 1}: "
+                f"{self._rows.dtype}{list(self._rows.shape)}{ends}"
             )
         self.name = source.name
         self.split = split or f"{source.split}, first {len(rows)}"
