@@ -8,8 +8,6 @@ These are the names that flags, configs and Python take.
 
 import importlib
 import inspect
-import os
-import sys
 from collections.abc import Callable, Mapping
 from functools import partial
 
@@ -78,10 +76,7 @@ def main(argv: list[str]) -> None:
         width = max(map(len, entries), default=0) + 2
         lines = [f"  {name:<{width}}{text}" for name, text in entries.items()]
         sections.append("\n".join([f"{kind} ({len(entries)})", *lines]))
-    try:
-        print("\n\n".join(sections), flush=True)
-    except BrokenPipeError:  # The reader, such as `head`, has seen enough.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    print("\n\n".join(sections))
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ import io
 import os
 import re
 import runpy
+import select
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -132,9 +133,28 @@ def printing() -> Iterator[None]:
             if sys.stdout:  # None where it was closed before the start.
                 sys.stdout.flush()
     except BrokenPipeError:
-        # Python flushes once more at its end, and must find somebody who takes it.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        broken = broken_outputs()
+        if not broken:  # It was another pipe.
+            raise
+        for output in broken:
+            # Python flushes once more at its end, and must find somebody who takes it.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), output)
         sys.exit(141)
+
+
+def broken_outputs() -> list[int]:
+    """Returns the numbers of those of stdout and stderr that nobody reads any more."""
+    found = []
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            number = stream.fileno()
+        except (AttributeError, OSError):  # None, or no file.
+            continue
+        poll = select.poll()
+        poll.register(number, 0)
+        if any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0)):
+            found.append(number)
+    return found
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
