@@ -206,14 +206,20 @@ def test_a_defence_by_name(shipped, classifier, runs):
     assert found.identity == loading.load_model(runs["purifier"]).identity
 
 
-def test_training_starts_from_pretrained_weights(shipped, runs):
+def test_training_starts_from_pretrained_weights(shipped, runs, monkeypatch):
     models = uronet_jax.load_pretrained(NAME)
+    read, loaded = loading.read_pretrained, []
+    monkeypatch.setattr(
+        loading, "read_pretrained", lambda *given: loaded.append(1) or read(*given)
+    )
     for role, (phase, model) in MODELS.items():
         fields = {f"model__{name}": value for name, value in model.items()}
         config = load(phase, initial=NAME, **fields)
         if role == "detector":
             config["purifier"] = NAME
+        loaded.clear()
         built = build_experiment(config, None)
+        assert len(loaded) == (2 if role == "detector" else 1)  # And its purifier.
         given = getattr(models, role)
         chex.assert_trees_all_equal(built.task.initial, given.variables)
         resolved = given.config["resolved"]

@@ -267,22 +267,25 @@ def load_classifier(path: str | os.PathLike, *, which: str = "best") -> LoadedMo
 
 
 def load_initial(
-    path: str | os.PathLike, like: Any, which: str = "best", *, role: str = "classifier"
+    path: str | os.PathLike,
+    like: Any,
+    which: str = "best",
+    *,
+    pretrained: LoadedModel | None = None,
 ) -> Any:
     """Loads the weights that a training is to start from.
 
     Args:
-        path: Folder of a run with a model of the same shapes, a name of pretrained
-            weights, or a file of PyTorch weights, see `load_classifier`.
+        path: Folder of a run with a model of the same shapes, or a file of PyTorch
+            weights, see `load_classifier`.
         like: `{"params", "batch_stats"}` with the shapes of the module to be trained.
         which: Checkpoint of a run, see `load_model`.
-        role: What is trained, of pretrained weights.
+        pretrained: What `pretrained_model` returns, if `path` is the name of one.
 
     Raises:
         FileNotFoundError: If there is nothing.
         ValueError: If a file is damaged or the shapes differ; names the first that do.
     """
-    pretrained = _pretrained_model(path, role)
     if not pretrained and Path(path).suffix not in WEIGHT_FILES:
         return checkpoints.read_variables(path, like, which)
     weights = None if pretrained else read_pytorch(path)
@@ -294,7 +297,13 @@ def load_initial(
     return variables
 
 
-def _pretrained_model(path: str | os.PathLike, role: str) -> LoadedModel | None:
+def pretrained_model(path: str | os.PathLike, role: str) -> LoadedModel | None:
+    """Returns the pretrained model of a name, None if that is a folder or file.
+
+    Raises:
+        ValueError: If there is none for the role, or it is damaged.
+        FileNotFoundError: If there is nothing of the name.
+    """
     models = _find_pretrained(os.fspath(path))
     if models and role not in models._fields:
         raise ValueError(
@@ -305,7 +314,7 @@ def _pretrained_model(path: str | os.PathLike, role: str) -> LoadedModel | None:
 
 
 def initial_statistics(
-    path: str | os.PathLike, *, role: str = "classifier"
+    path: str | os.PathLike, pretrained: LoadedModel | None = None
 ) -> dict[str, Any]:
     """Returns the pixel statistics that initial weights were trained with.
 
@@ -313,7 +322,6 @@ def initial_statistics(
     """
     if Path(path).suffix in WEIGHT_FILES:
         return {"mean": list(IMAGENET_MEAN), "std": list(IMAGENET_STD)}
-    pretrained = _pretrained_model(path, role)
     config = pretrained.config if pretrained else checkpoints.read_config(path)
     resolved = config["resolved"]
     return {name: resolved[name] for name in ("mean", "std", "clean_mean")}

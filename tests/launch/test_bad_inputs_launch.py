@@ -115,24 +115,45 @@ def test_training(phase, field, value, expected, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("section", "field"),
+    ("phase", "removed", "missing"),
     [
-        *(("", x) for x in ("data", "seed", "batch_size", "initial", "optimizer")),
-        *(("data", "validation_split"), ("degradation", "folder")),
+        *(("remover", x, x) for x in ("seed", "batch_size", "initial", "loss")),
+        *(("remover", x, x) for x in ("data.validation_split", "degradation.folder")),
+        ("remover", "data", "data.name"),
+        ("remover", "optimizer", "optimizer.peak_rate"),
+        ("remover", "optimizer.peak_rate", "optimizer.peak_rate"),
+        ("detector", "model.inputs", "model.inputs"),
+        ("adversarial_noise", "shares.noise", "shares.noise"),
+        ("adversarial_training", "attack", "attack.norm"),
+        ("reconstructor", "reconstruction.labels", "reconstruction.labels"),
     ],
 )
-def test_a_field_that_is_missing(section, field):
-    config = load("remover")
+def test_a_field_that_is_missing(phase, removed, missing):
+    config = load(phase)
+    section, _, field = removed.rpartition(".")
     del (config[section] if section else config)[field]
-    message = f"config has no field '{field}', .*: start from configs/remover.py"
+    message = f"config has no field '{missing}', .*: start from configs/{phase}.py"
     with pytest.raises(ValueError, match=message):
         experiment.build_experiment(config, None)
+
+
+def test_a_section_that_is_none():
+    config = {**load("remover"), "optimizer": "adam"}
+    with pytest.raises(ValueError, match="config.optimizer must hold fields, .*'adam'"):
+        experiment.build_experiment(config, None)
+
+
+def test_a_key_error_of_the_program_is_no_missing_field(monkeypatch):
+    monkeypatch.setattr(experiment, "make_pairs", lambda config: {}["of the program"])
+    with pytest.raises(KeyError, match="of the program"):
+        experiment.check_config(load("remover"))
 
 
 @pytest.mark.parametrize(
     ("section", "field", "message"),
     [
         ("optimizer", "warmup_step", "field of optimizer .*nearest: 'warmup_steps'"),
+        ("optimizer", "num_steps", "unknown field of optimizer 'num_steps'"),
         ("loss", "clean_mae", "unknown loss 'clean_mae' .nearest: 'clean_mse'"),
     ],
 )
