@@ -11,12 +11,7 @@ from typing import NoReturn
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from uronet_jax.command import (
-    broken_outputs,
-    expand_home,
-    find_config,
-    printing,
-)
+from uronet_jax.command import expand_home, find_config, printing, unread_outputs
 from uronet_jax.host import keep_freed_memory
 
 # Cluster managers that `jax.distributed` can ask; each sets its variable only in a
@@ -85,7 +80,7 @@ def _parse_flags(argv: list[str]) -> list[str]:
         hint = hint or "see the file given by --config"
         _fail(f"unknown config field {field!r}: {hint}")
     except (flags.Error, TypeError, ValueError, OSError) as error:
-        if isinstance(error, BrokenPipeError) and broken_outputs():
+        if isinstance(error, BrokenPipeError) and unread_outputs():
             raise
         # Where the config file itself fails, the last line says why.
         reason = str(error).strip().splitlines()[-1].strip()
@@ -110,7 +105,7 @@ def _guarded(
             connect_processes()
             main(argv)
         except (ValueError, OSError, DivergedError) as error:
-            unread = isinstance(error, BrokenPipeError) and broken_outputs()
+            unread = isinstance(error, BrokenPipeError) and unread_outputs()
             if unread or os.environ.get("URONET_TRACEBACK"):
                 raise
             _fail(str(error))

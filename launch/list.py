@@ -14,10 +14,11 @@ from functools import partial
 from configs.common import PRESETS
 from launch import cli
 from uronet_jax.attacks import ATTACKS
-from uronet_jax.command import list_configs, nearest_name
+from uronet_jax.command import list_configs
 from uronet_jax.corruptions import CORRUPTIONS, SUITES
 from uronet_jax.models import CLASSIFIERS
 from uronet_jax.pretrained import list_pretrained
+from uronet_jax.specs import nearest_name
 from uronet_jax.transformations import TRANSFORMATIONS, Transformation
 
 
@@ -68,7 +69,7 @@ def main(argv: list[str]) -> None:
         if kind not in KINDS:
             hint = nearest_name(kind, KINDS)
             raise ValueError(
-                f"nothing is called {kind!r}: {hint}There are {', '.join(KINDS)}"
+                f"nothing is called {kind!r}{hint}: there are {', '.join(KINDS)}"
             )
     sections = []
     for kind in kinds:

@@ -232,14 +232,14 @@ def test_training_starts_from_pretrained_weights(shipped, runs, monkeypatch):
         build_experiment(other, None)
     with pytest.raises(ValueError, match="purifier and detector, and a classifier is"):
         build_experiment(load("classifier", initial=NAME), None)
-    with pytest.raises(FileNotFoundError, match=f"'universal-tny'.*mean {NAME}"):
+    with pytest.raises(FileNotFoundError, match=f"'universal-tny'.*nearest: '{NAME}'"):
         build_experiment(load("remover", initial="universal-tny"), None)
 
 
 def test_unknown_names(shipped, tmp_path):
     with pytest.raises(
         ValueError,
-        match=f"no pretrained weights 'universal-tny': did you mean {NAME}\\? there",
+        match=f"no pretrained weights 'universal-tny' .nearest: '{NAME}'.: there",
     ):
         uronet_jax.load_pretrained("universal-tny")
     with pytest.raises(ValueError, match="weights 'a-b': there are none"):
@@ -247,12 +247,10 @@ def test_unknown_names(shipped, tmp_path):
     for load_it in (loading.load_purifier, loading.load_detector):
         with pytest.raises(
             FileNotFoundError,
-            match=f"no folder 'universal-tny', .*did you mean {NAME}\\? `uronet list",
+            match=f"no folder 'universal-tny', .*nearest: '{NAME}'.: `uronet list",
         ):
             load_it("universal-tny")
-    with pytest.raises(
-        ValueError, match=f"'universal_tiny': did you mean {NAME}\\? It"
-    ):
+    with pytest.raises(ValueError, match=f"'universal_tiny' .nearest: '{NAME}'.: it"):
         loading.load_purifier("universal_tiny")
 
 

@@ -1,6 +1,5 @@
 """Batches of images: checks, randomness of each image, straight-through gradients."""
 
-import difflib
 import math
 import numbers
 from collections.abc import Callable, Iterable
@@ -10,6 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
+
+from uronet_jax.specs import nearest_name
 
 # Numbers of one image from which on a CPU draws for one image after the other.
 _MANY_NUMBERS = 16_384
@@ -142,11 +143,9 @@ def check_listed(name: str, value: Any) -> None:
 def known_name(what: str, name: str, known: Iterable[str]) -> str:
     """Returns `name` if it is one of `known`; else `ValueError` with the nearest."""
     if name not in (names := list(known)):
-        folded = {x.lower(): x for x in names}
-        near = difflib.get_close_matches(str(name).lower(), folded)
-        hint = f" (nearest: {', '.join(repr(folded[x]) for x in near)})" if near else ""
         raise ValueError(
-            f"unknown {what} {name!r}{hint}: choose from {', '.join(names)}"
+            f"unknown {what} {name!r}{nearest_name(name, names)}: choose from "
+            f"{', '.join(names)}"
         )
     return name
 

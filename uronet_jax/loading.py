@@ -14,7 +14,6 @@ from flax import linen as nn
 
 from uronet_jax import checkpoints
 from uronet_jax.attacks.digests import digest
-from uronet_jax.command import nearest_name
 from uronet_jax.defense import Defense, classifier_function
 from uronet_jax.models.pytorch import network_from_pytorch
 from uronet_jax.pretrained import (
@@ -23,6 +22,7 @@ from uronet_jax.pretrained import (
     read_pretrained,
 )
 from uronet_jax.purifiers import Purifier, chain, parse_purifier
+from uronet_jax.specs import nearest_name
 from uronet_jax.training.phases import find_phase
 from uronet_jax.transformations import TRANSFORMATIONS
 from uronet_jax.weight_files import WEIGHT_FILES, read_pytorch
@@ -158,7 +158,7 @@ def _find_pretrained(text: str) -> PretrainedModels | None:
     if text not in list_pretrained():
         hint = nearest_name(text, list_pretrained())
         raise FileNotFoundError(
-            f"no folder {text!r}, and no pretrained weights of that name: {hint}"
+            f"no folder {text!r}, and no pretrained weights of that name{hint}: "
             "`uronet list pretrained` names them"
         )
     return load_pretrained(text)
@@ -221,7 +221,7 @@ def _load_stage(text: str, which: str) -> LoadedModel:
         if name.isidentifier() and not Path(text).exists():
             known = [*TRANSFORMATIONS, *list_pretrained()]
             raise ValueError(
-                f"no purifier {text!r}: {nearest_name(name, known)}It is neither the "
+                f"no purifier {text!r}{nearest_name(name, known)}: it is neither the "
                 "folder of a run nor a transformation or pretrained weights "
                 f"({', '.join(known)})"
             )

@@ -330,7 +330,11 @@ ROWS = [
     ("behind the end", lambda _: open_source("generated", "train[256:]"), "no image"),
     ("reversed", lambda _: open_source("generated", "train[9:5]"), "holds no image"),
     ("nothing", lambda _: open_source("generated", "train[:0]"), "holds no image"),
-    ("a name", lambda f: open_source("generatd", "train", data_dir=f), "mean generate"),
+    (
+        "a name",
+        lambda f: open_source("generatd", "train", data_dir=f),
+        "no data set 'generatd' .nearest: 'generated'",
+    ),
     (
         "a damaged set",
         lambda f: open_source(

@@ -183,8 +183,8 @@ def test_data(fields, expected, tmp_path):
 
 @pytest.mark.parametrize("name", [*PHASES, "evaluate"])
 def test_presets(name):
-    for preset, near in (("tiny", ""), ("smok", "did you mean smoke.* ")):
-        with pytest.raises(ValueError, match=f"'{preset}': {near}choose from full, sm"):
+    for preset, near in (("tiny", ""), ("smok", " .nearest: 'smoke'.*")):
+        with pytest.raises(ValueError, match=f"'{preset}'{near}: choose from full, sm"):
             load(name, preset)
 
 

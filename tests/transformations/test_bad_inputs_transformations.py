@@ -75,7 +75,7 @@ ROWS = [
     ("twice", lambda _: parse_purifier("jpeg:quality=7,quality=9"), "is no parameter="),
     ("too much", lambda _: parse_purifier("jpeg:quality=101"), r"in \[1, 100\]: 101"),
     ("text", lambda _: make_transformation("jpeg", quality="75"), "an integer .*: '75"),
-    ("unlike", lambda _: loading.load_purifier("medain"), "did you mean median"),
+    ("unlike", lambda _: loading.load_purifier("medain"), "nearest: 'median'"),
     # Chains and defences.
     ("no chain", lambda _: chain(), "at least one purifier"),
     ("a word in it", lambda _: chain("jpeg"), "'jpeg' is no purifier: .*parse_purifie"),

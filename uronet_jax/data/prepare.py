@@ -5,7 +5,6 @@ without loss, in array_record files.
 """
 
 import contextlib
-import difflib
 import importlib.util
 import json
 import os
@@ -26,6 +25,7 @@ from uronet_jax.data import folders, packed, sources
 from uronet_jax.data.folders import SplitImages
 from uronet_jax.progress import progress_bar
 from uronet_jax.records import write_json
+from uronet_jax.specs import nearest_name
 
 VERSION = "1.0.0"
 # Beside a data set that was prepared on the way: what it was made of.
@@ -239,12 +239,9 @@ def _prepare_official(name: str, folder: Path, overwrite: bool) -> Path:
     try:
         builder = tfds.builder(name, data_dir=folder, file_format="array_record")
     except DatasetNotFoundError as error:
-        near = difflib.get_close_matches(
-            name, tfds.list_builders(with_community_datasets=False)
-        )
+        known = tfds.list_builders(with_community_datasets=False)
         raise ValueError(
-            f"TFDS has no data set {name!r}"
-            + (f": did you mean {' or '.join(near)}?" if near else "")
+            f"TFDS has no data set {name!r}{nearest_name(name, known)}"
         ) from error
     kept = "REUSE_CACHE_IF_EXISTS" if overwrite else "REUSE_DATASET_IF_EXISTS"
     config = tfds.download.DownloadConfig(download_mode=tfds.GenerateMode[kept])
