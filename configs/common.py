@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from ml_collections import config_dict
 
-from uronet_jax.command import nearest_name
+from uronet_jax.specs import nearest_name
 
 PRESETS = ("full", "small", "smoke")
 
@@ -130,7 +130,7 @@ def check_preset(preset: str, known: Sequence[str] = PRESETS) -> None:
     if preset not in known:
         hint = nearest_name(preset, known)
         raise ValueError(
-            f"unknown preset {preset!r}: {hint}choose from {', '.join(known)}"
+            f"unknown preset {preset!r}{hint}: choose from {', '.join(known)}"
         )
 
 

@@ -11,7 +11,7 @@ from typing import NoReturn
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from uronet_jax.command import expand_home, find_config, printing
+from uronet_jax.command import expand_home, find_config, printing, unread_outputs
 from uronet_jax.host import keep_freed_memory
 
 # Cluster managers that `jax.distributed` can ask; each sets its variable only in a
@@ -51,7 +51,8 @@ def run(main: Callable[[list[str]], None], *, takes_arguments: bool = False) -> 
         try:
             app.run(_guarded(main, takes_arguments), flags_parser=_parse_flags)
         except KeyboardInterrupt:
-            sys.stdout.flush()
+            if sys.stdout:
+                sys.stdout.flush()
             # Not sys.exit: XLA may still be computing and would crash while Python
             # ends.
             os._exit(130)
@@ -70,8 +71,6 @@ def _parse_flags(argv: list[str]) -> list[str]:
         return rest
     except SystemExit:  # Of --help, which absl ends as if it were a failure.
         sys.exit(0)
-    except BrokenPipeError:
-        raise
     # What ml_collections raises for a field that does not exist.
     except (AttributeError, KeyError) as error:
         # Some arrive quoted twice.
@@ -81,6 +80,8 @@ def _parse_flags(argv: list[str]) -> list[str]:
         hint = hint or "see the file given by --config"
         _fail(f"unknown config field {field!r}: {hint}")
     except (flags.Error, TypeError, ValueError, OSError) as error:
+        if isinstance(error, BrokenPipeError) and unread_outputs():
+            raise
         # Where the config file itself fails, the last line says why.
         reason = str(error).strip().splitlines()[-1].strip()
         _fail(f"{re.sub(r'^[A-Za-z]*Error: ', '', reason)} (--help lists the flags)")
@@ -103,10 +104,9 @@ def _guarded(
                 raise ValueError(f"unexpected arguments: {' '.join(argv[1:])}")
             connect_processes()
             main(argv)
-        except BrokenPipeError:
-            raise
         except (ValueError, OSError, DivergedError) as error:
-            if os.environ.get("URONET_TRACEBACK"):
+            unread = isinstance(error, BrokenPipeError) and unread_outputs()
+            if unread or os.environ.get("URONET_TRACEBACK"):
                 raise
             _fail(str(error))
         except (RuntimeError, AssertionError, MemoryError) as error:

@@ -8,18 +8,17 @@ These are the names that flags, configs and Python take.
 
 import importlib
 import inspect
-import os
-import sys
 from collections.abc import Callable, Mapping
 from functools import partial
 
 from configs.common import PRESETS
 from launch import cli
 from uronet_jax.attacks import ATTACKS
-from uronet_jax.command import list_configs, nearest_name
+from uronet_jax.command import list_configs
 from uronet_jax.corruptions import CORRUPTIONS, SUITES
 from uronet_jax.models import CLASSIFIERS
 from uronet_jax.pretrained import list_pretrained
+from uronet_jax.specs import nearest_name
 from uronet_jax.transformations import TRANSFORMATIONS, Transformation
 
 
@@ -70,7 +69,7 @@ def main(argv: list[str]) -> None:
         if kind not in KINDS:
             hint = nearest_name(kind, KINDS)
             raise ValueError(
-                f"nothing is called {kind!r}: {hint}There are {', '.join(KINDS)}"
+                f"nothing is called {kind!r}{hint}: there are {', '.join(KINDS)}"
             )
     sections = []
     for kind in kinds:
@@ -78,10 +77,7 @@ def main(argv: list[str]) -> None:
         width = max(map(len, entries), default=0) + 2
         lines = [f"  {name:<{width}}{text}" for name, text in entries.items()]
         sections.append("\n".join([f"{kind} ({len(entries)})", *lines]))
-    try:
-        print("\n\n".join(sections), flush=True)
-    except BrokenPipeError:  # The reader, such as `head`, has seen enough.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    print("\n\n".join(sections))
 
 
 if __name__ == "__main__":

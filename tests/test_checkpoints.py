@@ -5,6 +5,7 @@ import errno
 import fcntl
 import json
 import os
+import re
 import shutil
 
 import chex
@@ -253,9 +254,16 @@ def test_a_file_system_without_locks_is_used_with_a_warning(tmp_path, monkeypatc
 
 @pytest.mark.parametrize("name", ["runs [old]", "runs\\old"])
 def test_folders_in_which_weights_would_be_lost_are_refused(tmp_path, name):
-    with pytest.raises(ValueError, match="checkpoints cannot be written .*without"):
+    character = re.escape(name.strip("runsold] "))
+    message = f"can be neither written to nor read from .*without {character}$"
+    with pytest.raises(ValueError, match=message):
         Checkpoints(tmp_path / name / "run")
     assert not (tmp_path / name).exists()
+    # A run that was moved there.
+    step = tmp_path / name / "checkpoints" / "1"
+    step.mkdir(parents=True)
+    with pytest.raises(ValueError, match=message):
+        checkpoints.read_variables(tmp_path / name, {}, "1")
 
 
 def test_full_disk_is_reported_before_any_work(tmp_path, monkeypatch):

@@ -206,14 +206,20 @@ def test_a_defence_by_name(shipped, classifier, runs):
     assert found.identity == loading.load_model(runs["purifier"]).identity
 
 
-def test_training_starts_from_pretrained_weights(shipped, runs):
+def test_training_starts_from_pretrained_weights(shipped, runs, monkeypatch):
     models = uronet_jax.load_pretrained(NAME)
+    read, loaded = loading.read_pretrained, []
+    monkeypatch.setattr(
+        loading, "read_pretrained", lambda *given: loaded.append(1) or read(*given)
+    )
     for role, (phase, model) in MODELS.items():
         fields = {f"model__{name}": value for name, value in model.items()}
         config = load(phase, initial=NAME, **fields)
         if role == "detector":
             config["purifier"] = NAME
+        loaded.clear()
         built = build_experiment(config, None)
+        assert len(loaded) == (2 if role == "detector" else 1)  # And its purifier.
         given = getattr(models, role)
         chex.assert_trees_all_equal(built.task.initial, given.variables)
         resolved = given.config["resolved"]
@@ -226,14 +232,14 @@ def test_training_starts_from_pretrained_weights(shipped, runs):
         build_experiment(other, None)
     with pytest.raises(ValueError, match="purifier and detector, and a classifier is"):
         build_experiment(load("classifier", initial=NAME), None)
-    with pytest.raises(FileNotFoundError, match=f"'universal-tny'.*mean {NAME}"):
+    with pytest.raises(FileNotFoundError, match=f"'universal-tny'.*nearest: '{NAME}'"):
         build_experiment(load("remover", initial="universal-tny"), None)
 
 
 def test_unknown_names(shipped, tmp_path):
     with pytest.raises(
         ValueError,
-        match=f"no pretrained weights 'universal-tny': did you mean {NAME}\\? there",
+        match=f"no pretrained weights 'universal-tny' .nearest: '{NAME}'.: there",
     ):
         uronet_jax.load_pretrained("universal-tny")
     with pytest.raises(ValueError, match="weights 'a-b': there are none"):
@@ -241,12 +247,10 @@ def test_unknown_names(shipped, tmp_path):
     for load_it in (loading.load_purifier, loading.load_detector):
         with pytest.raises(
             FileNotFoundError,
-            match=f"no folder 'universal-tny', .*did you mean {NAME}\\? `uronet list",
+            match=f"no folder 'universal-tny', .*nearest: '{NAME}'.: `uronet list",
         ):
             load_it("universal-tny")
-    with pytest.raises(
-        ValueError, match=f"'universal_tiny': did you mean {NAME}\\? It"
-    ):
+    with pytest.raises(ValueError, match=f"'universal_tiny' .nearest: '{NAME}'.: it"):
         loading.load_purifier("universal_tiny")
 
 

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from uronet_jax.corruptions import degrade, make_degradation
+from uronet_jax.models import Separation
 from uronet_jax.purifiers import (
     TransformationPurifier,
     chain,
@@ -72,12 +73,18 @@ def test_contract(name, key, tmp_path):
     ("gaussian_noise", "resize_pad", "total_variation", "pixel_deflection"),
 )
 def test_a_key_draws_the_same_where_jax_enable_x64_is_set(name, key):
-    purifier = make_transformation(name)
+    images, index = IMAGES[:1, :12, :10], np.arange(1, dtype=np.int32)
+
+    def purify():
+        run = jax.jit(lambda x, i: make_transformation(name)(None, x, key, i).clean)
+        return np.asarray(run(images, index))
+
+    expected = purify()
     with jax.enable_x64(True):
-        traced = jax.make_jaxpr(lambda x, i: purifier(None, x, key, i).clean)(
-            IMAGES, np.arange(3, dtype=np.int32)
-        )
-    assert "random_bits[" in str(traced) and "bit_width=64" not in str(traced)
+        found = purify()
+    assert found.dtype == np.float32
+    # Sums may be rounded otherwise; another draw differs by 0.01 and more.
+    np.testing.assert_allclose(found, expected, atol=1e-4)
 
 
 def test_bit_depth_keeps_its_levels(key):
@@ -125,9 +132,20 @@ def test_a_chain_of_one_is_that_one(key):
     one = make_transformation("bit_depth")
     assert chain(one) is one
     noisy = make_transformation("gaussian_noise")
-    both = chain(noisy, noisy)((None, None), IMAGES, key)
+    both = chain(noisy, noisy)([None, None], IMAGES, key)
     # Its stages draw differently: the deviations add up as independent ones do.
     assert float(both.noise.std()) == pytest.approx(0.1 * np.sqrt(2), rel=0.05)
+
+
+def test_a_stage_may_leave_the_range_of_intensities():
+    def brighter(variables, images, key=None, index=None):
+        return Separation(images + 0.2, jnp.full_like(images, -0.2))
+
+    both = chain(brighter, make_transformation("bit_depth"))
+    clean = both((None, None), IMAGES).clean
+    assert clean.max() > 1.0
+    traced = jax.jit(lambda x: both((None, None), x).clean)(IMAGES)
+    np.testing.assert_allclose(traced, clean, atol=1e-6)
 
 
 def test_a_random_purifier_does_not_draw_the_noise_of_the_degradation_again(key):

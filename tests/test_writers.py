@@ -1,7 +1,9 @@
 """Writers: JSON lines that any reader takes, TensorBoard without TensorFlow."""
 
+import errno
 import json
 import math
+import os
 import sys
 from pathlib import Path
 
@@ -33,14 +35,23 @@ def test_lines_are_json_and_on_disk_at_once(tmp_path):
     assert [line["step"] for line in lines(tmp_path)] == [3, 4, 5]
 
 
-@pytest.mark.parametrize("left", ['{"step": 1}\n{"step": 2, "ki', '{"st'])
-def test_half_a_line_takes_no_other_with_it(tmp_path, left):
+@pytest.mark.parametrize(
+    ("left", "steps"),
+    [
+        ('{"step": 1}\n{"step": 2, "ki', [1, 3]),
+        ('{"st', [3]),
+        ('{"step": 1}\n{"step": 2}\n', [1, 2, 3]),
+        ('{"step": 1}\n{"step": 2}', [1, 2, 3]),  # Whole, but for the end of the line.
+        ('{"step": 1}\n{"step": 2, "a": "' + "x" * 9000, [1, 3]),
+        ('{"step": 1, "a": "' + "x" * 9000 + '"}', [1, 3]),
+    ],
+)
+def test_half_a_line_takes_no_other_with_it(tmp_path, left, steps):
     (tmp_path / "metrics.jsonl").write_text(left)
     writer = Writer(tmp_path)
-    writer.write(2, "train", {"loss": 0.0})
+    writer.write(3, "train", {"loss": 0.0})
     writer.close()
-    steps = [line["step"] for line in lines(tmp_path)]
-    assert steps == [1, 2][-len(left.splitlines()) :]
+    assert [line["step"] for line in lines(tmp_path)] == steps
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux's full disk")
@@ -59,12 +70,13 @@ def test_nothing_is_written_without_folder_or_by_other_processes(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_tensorboard_files_hold_the_scalars(tmp_path):
+@pytest.mark.parametrize("done", [0, 4])
+def test_tensorboard_files_hold_the_scalars(tmp_path, done):
     pytest.importorskip("tensorboardX")
     from tensorboardX.proto.event_pb2 import Event
 
-    # From step 5 on, what an earlier process wrote is hidden.
-    writer = Writer(tmp_path, tensorboard=True, done=4)
+    # What an earlier process wrote of later steps is hidden.
+    writer = Writer(tmp_path, tensorboard=True, done=done)
     writer.write(7, "train", {"loss": 0.25, "broken": math.nan})
     writer.close()
     (path,) = (tmp_path / "tensorboard").iterdir()
@@ -75,7 +87,20 @@ def test_tensorboard_files_hold_the_scalars(tmp_path):
         found |= {(v.tag, event.step): v.simple_value for v in event.summary.value}
         started += [event.step] if event.HasField("session_log") else []
         data = data[16 + size :]
-    assert found == {("train/loss", 7): 0.25} and started == [5]
+    assert found == {("train/loss", 7): 0.25} and started == [done + 1]
+
+
+def test_an_error_of_tensorboard_names_its_folder(tmp_path, monkeypatch):
+    pytest.importorskip("tensorboardX")
+
+    def full():
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    writer = Writer(tmp_path, tensorboard=True)
+    monkeypatch.setattr(writer._events, "flush", full)
+    with pytest.raises(OSError, match="No space left.*tensorboard'$"):
+        writer.write(1, "train", {"loss": 0.0})
+    writer.close()
 
 
 def test_missing_tensorboard_is_explained(tmp_path, monkeypatch):

@@ -1,6 +1,5 @@
 """Batches of images: checks, randomness of each image, straight-through gradients."""
 
-import difflib
 import math
 import numbers
 from collections.abc import Callable, Iterable
@@ -11,6 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
+from uronet_jax.specs import nearest_name
+
 # Numbers of one image from which on a CPU draws for one image after the other.
 _MANY_NUMBERS = 16_384
 
@@ -19,6 +20,21 @@ def check_images(images: jax.Array, index: jax.Array | None) -> None:
     """Raises `ValueError` unless `images` is a batch in `[0, 1]` and `index` fits it.
 
     Values are looked at only outside jit.
+    """
+    check_batch(images, index)
+    if not isinstance(images, Tracer):
+        low, high = _extremes(images)
+        if not (low >= 0.0 and high <= 1.0 + 1e-6):  # A NaN fails both comparisons.
+            raise ValueError(
+                f"intensities must be in [0, 1]: found {low:g} to {high:g}"
+                f"{_offenders(images)}; divide 0..255 images by 255 and replace NaN"
+            )
+
+
+def check_batch(images: jax.Array, index: jax.Array | None) -> None:
+    """Raises `ValueError` unless `images` is a float batch and `index` fits it.
+
+    Its values may be any: it may be what another function has made.
     """
     check_array("images", images)
     if images.ndim != 4 or images.size == 0:
@@ -31,13 +47,6 @@ def check_images(images: jax.Array, index: jax.Array | None) -> None:
             f"need floating-point images in [0, 1]: {images.dtype}; "
             "convert integer images with x.astype('float32') / 255"
         )
-    if not isinstance(images, Tracer):
-        low, high = _extremes(images)
-        if not (low >= 0.0 and high <= 1.0 + 1e-6):  # A NaN fails both comparisons.
-            raise ValueError(
-                f"intensities must be in [0, 1]: found {low:g} to {high:g}"
-                f"{_offenders(images)}; divide 0..255 images by 255 and replace NaN"
-            )
     if index is not None and (
         index.shape != images.shape[:1] or not jnp.issubdtype(index.dtype, jnp.integer)
     ):
@@ -134,11 +143,9 @@ def check_listed(name: str, value: Any) -> None:
 def known_name(what: str, name: str, known: Iterable[str]) -> str:
     """Returns `name` if it is one of `known`; else `ValueError` with the nearest."""
     if name not in (names := list(known)):
-        folded = {x.lower(): x for x in names}
-        near = difflib.get_close_matches(str(name).lower(), folded)
-        hint = f" (nearest: {', '.join(repr(folded[x]) for x in near)})" if near else ""
         raise ValueError(
-            f"unknown {what} {name!r}{hint}: choose from {', '.join(names)}"
+            f"unknown {what} {name!r}{nearest_name(name, names)}: choose from "
+            f"{', '.join(names)}"
         )
     return name
 

@@ -55,18 +55,12 @@ class Checkpoints:
         """Opens (and makes) the checkpoint folder of `workdir`.
 
         `best_metric` of the validation ranks the checkpoints; `best_mode` is `min` or
-        `max`, anything else a ValueError. So is a path with `[` or a backslash: Orbax
-        takes the one for a pattern, TensorStore the other for a slash, so checkpoints
-        would look written and hold no weights.
+        `max`, anything else a ValueError. So is a path that `check_path` refuses.
         """
         if best_mode not in ("min", "max"):
             raise ValueError(f"best_mode must be min or max: {best_mode!r}")
+        check_path(workdir)
         self.folder = Path(workdir).absolute() / _FOLDER
-        if set("[\\") & set(str(self.folder)):
-            raise ValueError(
-                f"checkpoints cannot be written to {self.folder}: choose a folder "
-                "whose whole path is without [ and \\"
-            )
         sign = 1.0 if best_mode == "max" else -1.0
         best = policies.BestN(
             n=1,
@@ -157,6 +151,21 @@ class Checkpoints:
             ) from error
 
 
+def check_path(workdir: str | os.PathLike) -> None:
+    """Raises ValueError for a work folder with `[` or a backslash in its path.
+
+    Orbax takes the one for a pattern, TensorStore the other for a slash: checkpoints
+    would look written and hold no weights.
+    """
+    path = Path(workdir).absolute()
+    for character in "[\\":
+        if character in str(path):
+            raise ValueError(
+                f"checkpoints can be neither written to nor read from {path}: choose a "
+                f"folder whose whole path is without {character}"
+            )
+
+
 def _read_config(step_folder: Path) -> dict:
     with _explained(step_folder):
         return json.loads(
@@ -169,6 +178,7 @@ def _explained(folder: Path):
     try:
         yield
     except Exception as error:  # Orbax and TensorStore raise many kinds.
+        check_path(folder)
         raise ValueError(
             f"checkpoint {folder} cannot be read ({_first_line(error)[:300]}): it is "
             "damaged, or of another architecture or JAX_DEFAULT_PRNG_IMPL; move that "

@@ -10,17 +10,18 @@ Only the standard library is imported here: `uronet --help` answers at once.
 
 import ast
 import contextlib
-import difflib
 import io
 import os
 import re
 import runpy
+import select
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NoReturn
 
 from uronet_jax import __version__
+from uronet_jax.specs import nearest_name
 
 # Command -> its module in `launch`, the first line of which says what it does.
 COMMANDS = {
@@ -58,12 +59,6 @@ def programs_folder() -> Path:
     )
 
 
-def nearest_name(name: str, known: Iterable[str]) -> str:
-    """Returns `did you mean ...?` with the nearest of the known names, or nothing."""
-    near = difflib.get_close_matches(name, list(known), n=2, cutoff=0.6)
-    return f"did you mean {' or '.join(near)}? " if near else ""
-
-
 def list_configs() -> list[str]:
     """Returns the short names of the configs that come with the package."""
     names = [path.stem for path in (programs_folder() / "configs").glob("*.py")]
@@ -86,7 +81,7 @@ def find_config(text: str) -> str:
         return text
     if name not in known:
         raise ValueError(
-            f"no config {name!r}: {nearest_name(name, known)}There are "
+            f"no config {name!r}{nearest_name(name, known)}: there are "
             f"{', '.join(known)}; a file of your own is named FILE.py:PRESET"
         )
     return f"{programs_folder() / 'configs' / name}.py{colon}{preset}"
@@ -132,9 +127,28 @@ def printing() -> Iterator[None]:
             if sys.stdout:  # None where it was closed before the start.
                 sys.stdout.flush()
     except BrokenPipeError:
-        # Python flushes once more at its end, and must find somebody who takes it.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        broken = unread_outputs()
+        if not broken:  # It was another pipe.
+            raise
+        for output in broken:
+            # Python flushes once more at its end, and must find somebody who takes it.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), output)
         sys.exit(141)
+
+
+def unread_outputs() -> list[int]:
+    """Returns the numbers of those of stdout and stderr that nobody reads any more."""
+    found = []
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            number = stream.fileno()
+        except (AttributeError, OSError):  # None, or no file.
+            continue
+        poll = select.poll()
+        poll.register(number, 0)
+        if any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0)):
+            found.append(number)
+    return found
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -164,7 +178,7 @@ def _main(arguments: Sequence[str] | None) -> None:
         _run(name, flags)
     else:
         hint = nearest_name(name, COMMANDS)
-        _fail(f"unknown command {name!r}: {hint}`uronet --help` lists them")
+        _fail(f"unknown command {name!r}{hint}: `uronet --help` lists them")
 
 
 def _run(name: str, flags: list[str]) -> None:

@@ -14,7 +14,6 @@ from flax import linen as nn
 
 from uronet_jax import checkpoints
 from uronet_jax.attacks.digests import digest
-from uronet_jax.command import nearest_name
 from uronet_jax.defense import Defense, classifier_function
 from uronet_jax.models.pytorch import network_from_pytorch
 from uronet_jax.pretrained import (
@@ -23,6 +22,7 @@ from uronet_jax.pretrained import (
     read_pretrained,
 )
 from uronet_jax.purifiers import Purifier, chain, parse_purifier
+from uronet_jax.specs import nearest_name
 from uronet_jax.training.phases import find_phase
 from uronet_jax.transformations import TRANSFORMATIONS
 from uronet_jax.weight_files import WEIGHT_FILES, read_pytorch
@@ -158,7 +158,7 @@ def _find_pretrained(text: str) -> PretrainedModels | None:
     if text not in list_pretrained():
         hint = nearest_name(text, list_pretrained())
         raise FileNotFoundError(
-            f"no folder {text!r}, and no pretrained weights of that name: {hint}"
+            f"no folder {text!r}, and no pretrained weights of that name{hint}: "
             "`uronet list pretrained` names them"
         )
     return load_pretrained(text)
@@ -221,7 +221,7 @@ def _load_stage(text: str, which: str) -> LoadedModel:
         if name.isidentifier() and not Path(text).exists():
             known = [*TRANSFORMATIONS, *list_pretrained()]
             raise ValueError(
-                f"no purifier {text!r}: {nearest_name(name, known)}It is neither the "
+                f"no purifier {text!r}{nearest_name(name, known)}: it is neither the "
                 "folder of a run nor a transformation or pretrained weights "
                 f"({', '.join(known)})"
             )
@@ -267,22 +267,25 @@ def load_classifier(path: str | os.PathLike, *, which: str = "best") -> LoadedMo
 
 
 def load_initial(
-    path: str | os.PathLike, like: Any, which: str = "best", *, role: str = "classifier"
+    path: str | os.PathLike,
+    like: Any,
+    which: str = "best",
+    *,
+    pretrained: LoadedModel | None = None,
 ) -> Any:
     """Loads the weights that a training is to start from.
 
     Args:
-        path: Folder of a run with a model of the same shapes, a name of pretrained
-            weights, or a file of PyTorch weights, see `load_classifier`.
+        path: Folder of a run with a model of the same shapes, or a file of PyTorch
+            weights, see `load_classifier`.
         like: `{"params", "batch_stats"}` with the shapes of the module to be trained.
         which: Checkpoint of a run, see `load_model`.
-        role: What is trained, of pretrained weights.
+        pretrained: What `pretrained_model` returns, if `path` is the name of one.
 
     Raises:
         FileNotFoundError: If there is nothing.
         ValueError: If a file is damaged or the shapes differ; names the first that do.
     """
-    pretrained = _pretrained_model(path, role)
     if not pretrained and Path(path).suffix not in WEIGHT_FILES:
         return checkpoints.read_variables(path, like, which)
     weights = None if pretrained else read_pytorch(path)
@@ -294,7 +297,13 @@ def load_initial(
     return variables
 
 
-def _pretrained_model(path: str | os.PathLike, role: str) -> LoadedModel | None:
+def pretrained_model(path: str | os.PathLike, role: str) -> LoadedModel | None:
+    """Returns the pretrained model of a name, None if that is a folder or file.
+
+    Raises:
+        ValueError: If there is none for the role, or it is damaged.
+        FileNotFoundError: If there is nothing of the name.
+    """
     models = _find_pretrained(os.fspath(path))
     if models and role not in models._fields:
         raise ValueError(
@@ -305,7 +314,7 @@ def _pretrained_model(path: str | os.PathLike, role: str) -> LoadedModel | None:
 
 
 def initial_statistics(
-    path: str | os.PathLike, *, role: str = "classifier"
+    path: str | os.PathLike, pretrained: LoadedModel | None = None
 ) -> dict[str, Any]:
     """Returns the pixel statistics that initial weights were trained with.
 
@@ -313,7 +322,6 @@ def initial_statistics(
     """
     if Path(path).suffix in WEIGHT_FILES:
         return {"mean": list(IMAGENET_MEAN), "std": list(IMAGENET_STD)}
-    pretrained = _pretrained_model(path, role)
     config = pretrained.config if pretrained else checkpoints.read_config(path)
     resolved = config["resolved"]
     return {name: resolved[name] for name in ("mean", "std", "clean_mean")}

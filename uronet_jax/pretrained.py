@@ -20,8 +20,8 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 from safetensors.numpy import load, save
 
-from uronet_jax.command import nearest_name
 from uronet_jax.records import write_file, write_json
+from uronet_jax.specs import nearest_name
 
 PRETRAINED_FOLDER = Path(__file__).parent / "pretrained_weights"
 # Of all weights in the folder together: they are in every wheel.
@@ -75,7 +75,7 @@ def read_pretrained(
     if name not in known:
         listed = f"there are {', '.join(known)}" if known else "there are none"
         raise ValueError(
-            f"no pretrained weights {name!r}: {nearest_name(name, known)}{listed}"
+            f"no pretrained weights {name!r}{nearest_name(name, known)}: {listed}"
         )
     path = Path(folder or PRETRAINED_FOLDER) / name
     content = _read_json(path.with_suffix(".json"))

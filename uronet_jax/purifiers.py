@@ -115,10 +115,10 @@ class Chain:
 
     def __call__(self, variables, images, key=None, index=None) -> Separation:
         """Purifies the pictures that the stage before has made."""
-        if not isinstance(variables, tuple) or len(variables) != len(self.stages):
+        if variables is None or len(variables) != len(self.stages):
             raise ValueError(
-                f"the variables of a chain are a tuple of {len(self.stages)}, those of "
-                "each purifier or None"
+                f"the variables of a chain are {len(self.stages)}, those of each "
+                "purifier or None"
             )
         clean = images
         for i, (stage, own) in enumerate(zip(self.stages, variables, strict=True)):

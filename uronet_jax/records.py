@@ -62,7 +62,7 @@ def write_json(path: str | os.PathLike, value: Any) -> None:
     try:
         text = json.dumps(value, default=_plain, **layout)
     except ValueError as error:
-        raise ValueError(f"{path} is not written, JSON has no NaN: {error}") from error
+        raise ValueError(f"{path} is not written: {error}") from error
     write_file(path, f"{text}\n".encode())
 
 

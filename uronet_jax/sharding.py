@@ -176,21 +176,29 @@ def explain_failure(error: Exception) -> str | None:
 
     That is a device that `JAX_PLATFORMS` asks for, or memory.
     """
-    try:
-        jax.devices()
-    except (RuntimeError, AssertionError) as failure:
-        asked = os.environ.get("JAX_PLATFORMS", "")
+    text = str(error).partition("\n")[0]
+    asked = os.environ.get("JAX_PLATFORMS", "")
+    if text.startswith("Unable to initialize backend") or (
+        # What JAX says of `cuda` where only that for CPUs is installed.
+        isinstance(error, AssertionError) and not text and asked and _no_device()
+    ):
         return (
             f"JAX finds no device, and JAX_PLATFORMS is {asked!r} "
-            f"({str(failure) or 'unknown here'}): leave it out, or install JAX for it"
+            f"({text or 'unknown here'}): leave it out, or install JAX for it"
         )
-    text = str(error).partition("\n")[0]
     if isinstance(error, MemoryError) or text.startswith("RESOURCE_EXHAUSTED"):
         return (
             f"not enough memory ({text}): choose a smaller batch size or smaller "
             "images, or free the memory that other programs hold"
         )
     return None
+
+
+def _no_device() -> bool:
+    try:
+        return not jax.devices()
+    except AssertionError:
+        return True
 
 
 def any_process(flag: bool) -> bool:

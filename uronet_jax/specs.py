@@ -1,6 +1,14 @@
 """Texts that name something and its parameters, such as `jpeg:quality=75`."""
 
-from collections.abc import Collection
+import difflib
+from collections.abc import Collection, Iterable
+
+
+def nearest_name(name: str, known: Iterable[str]) -> str:
+    """Returns ` (nearest: ...)` with what of `known` is like `name`, or nothing."""
+    folded = {x.lower(): x for x in known}
+    near = difflib.get_close_matches(str(name).lower(), folded)
+    return f" (nearest: {', '.join(repr(folded[x]) for x in near)})" if near else ""
 
 
 def parse_parameters(

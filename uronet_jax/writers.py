@@ -41,6 +41,8 @@ class Writer:
         self._file = self._events = None
         if workdir is None or not active:
             return
+        self._path = Path(workdir) / "metrics.jsonl"
+        self._event_folder = Path(workdir) / "tensorboard"
         if tensorboard:
             try:
                 from tensorboardX import SummaryWriter
@@ -49,15 +51,9 @@ class Writer:
                     "TensorBoard files need tensorboardX: "
                     'pip install "uronet_jax[tensorboard]", or set tensorboard=False'
                 ) from error
-            self._events = SummaryWriter(
-                str(Path(workdir) / "tensorboard"),
-                purge_step=done + 1 if done else None,
-            )
-        self._path = Path(workdir) / "metrics.jsonl"
+            self._events = SummaryWriter(str(self._event_folder), purge_step=done + 1)
         if self._path.exists() and self._path.stat().st_size:
-            content = self._path.read_bytes()
-            # Behind half a line the next one would be lost too.
-            os.truncate(self._path, content.rfind(b"\n") + 1)
+            _mend_end(self._path)
         self._file = open(self._path, "a", encoding="utf-8")
 
     def write(self, step: int, kind: str, values: dict[str, Any]) -> None:
@@ -72,17 +68,21 @@ class Writer:
                 self._file.write(line + "\n")
                 self._file.flush()
         if self._events is not None:
-            for name, value in values.items():
-                if isinstance(value, int | float):
-                    self._events.add_scalar(f"{kind}/{name}", value, step)
-            self._events.flush()
+            with naming(self._event_folder):
+                for name, value in values.items():
+                    if isinstance(value, int | float):
+                        self._events.add_scalar(f"{kind}/{name}", value, step)
+                self._events.flush()
 
     def close(self) -> None:
         """Closes the files."""
-        for handle in (self._file, self._events):
-            if handle is not None:
-                with naming(self._path):  # It may try to write what it could not.
-                    handle.close()
+        # They may try to write what they could not.
+        if self._file is not None:
+            with naming(self._path):
+                self._file.close()
+        if self._events is not None:
+            with naming(self._event_folder):
+                self._events.close()
         self._file = self._events = None
 
 
@@ -133,6 +133,27 @@ class PartsWriter:
             self._room -= len(taken)
             rest = rest[len(taken) :]
         return len(data)
+
+
+def _mend_end(path: Path) -> None:
+    """Cuts off half a line, and ends a whole one: the next would be lost with it."""
+    with open(path, "r+b") as file:
+        start, tail = file.seek(0, os.SEEK_END), b""
+        while start and b"\n" not in tail:
+            size = min(start, 4096)
+            start = file.seek(start - size)
+            tail = file.read(size) + tail
+        last = tail.rpartition(b"\n")[2]
+        if not last:
+            return
+        try:
+            json.loads(last)
+        except ValueError:
+            file.seek(-len(last), os.SEEK_END)
+            file.truncate()
+        else:
+            file.seek(0, os.SEEK_END)
+            file.write(b"\n")
 
 
 def _plain(value: Any) -> Any:

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 
 from uronet_jax.adapters import (
     black_box,
@@ -43,6 +44,7 @@ def run(name, images=IMAGES, logits_fn=network, labels=LABELS, **changes):
     ATTACKS[name](KEY, images, logits_fn, labels, **budget | changes)
 
 
+TABLE = np.zeros(3, np.float32)
 # Arguments of any attack, and what the message holds.
 ARGUMENTS = [
     ({"images": IMAGES * 2}, r"intensities must be in \[0, 1\]: found"),
@@ -66,6 +68,7 @@ ARGUMENTS = [
     ({"logits_fn": make_classifier("cnn", 6)}, "not a CNN: flax_logits makes one"),
     ({"logits_fn": "resnet20"}, "must be a function, images -> logits, not a str"),
     ({"logits_fn": lambda x: np.asarray(x)[:, 0, 0]}, "NumPy .*adapters.black_box"),
+    ({"logits_fn": lambda x: TABLE[x.argmax(3)[:, 0]]}, r"wrap tables .* jnp.asarray"),
 ]
 
 
@@ -78,6 +81,21 @@ def test_arguments(name):
     if least > 2:
         with pytest.raises(ValueError, match=f"needs at least {least} classes"):
             run(name, logits_fn=few(least - 1), labels=LABELS % 2)
+
+
+def test_arguments_that_are_right():
+    module = nn.Sequential([lambda x: x.mean((1, 2)), nn.Dense(6)])
+    weights = {"kernel": np.zeros((3, 6)), "bias": np.zeros(6)}
+    bound = module.bind({"params": {"layers_1": weights}})
+    table = jnp.asarray(TABLE)
+    for logits_fn in (bound, lambda x: table[x.argmax(3)[:, 0]]):
+        changed = jax.eval_shape(
+            lambda x, f=logits_fn: ATTACKS["fgsm_linf"](
+                KEY, x, f, LABELS % 4, epsilon=1
+            ),
+            IMAGES,
+        )
+        assert jax.tree.leaves(changed)[0].shape == IMAGES.shape
 
 
 # Values that no attack takes, wherever it has a parameter of the name.
@@ -122,11 +140,15 @@ WRONG = {
 }
 
 
+# Those of `ARGUMENTS`, and switches, of which any value is true or false.
+UNCHECKED = {"key", "images", "loss_fn", "logits_fn", "labels"}
+UNCHECKED |= {"random_start", "stop_early", "rescale_schedule", "abort_early"}
+
+
 @pytest.mark.parametrize("name", ATTACKS)
 def test_parameters(name):
-    checked = inspect.signature(ATTACKS[name].function).parameters.keys() & WRONG.keys()
-    assert checked or name.startswith("fgsm")
-    for parameter in checked:
+    given = inspect.signature(ATTACKS[name].function).parameters
+    for parameter in given.keys() - UNCHECKED:
         for value, message in WRONG[parameter]:
             attack = ATTACKS[name]
             if parameter == "norm":

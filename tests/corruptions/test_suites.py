@@ -129,6 +129,21 @@ def test_a_key_draws_the_same_where_jax_enable_x64_is_set(name, images):
     assert [x.dtype for x in traced.out_avals] == [np.float32]
 
 
+@pytest.mark.parametrize("name", ("shot_noise", "rotate", "dead_columns"))
+def test_values_are_the_same_where_jax_enable_x64_is_set(name, images, key):
+    settings = settings_of(name)[-1]
+
+    def run():
+        run = jax.jit(lambda x: corrupt(key, x, name, **settings))
+        return np.asarray(run(images[:1]))
+
+    expected = run()
+    with jax.enable_x64(True):
+        found = run()
+    # Sums may be rounded otherwise; another draw would move values by 0.01 and more.
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
 @pytest.mark.parametrize("name", CORRUPTIONS)
 def test_images_and_keys_differ_if_it_is_random(name, images):
     same = np.broadcast_to(images[:1], images.shape)

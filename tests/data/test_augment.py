@@ -31,6 +31,16 @@ def test_contract(name, key, images):
     )
 
 
+@pytest.mark.parametrize("name", sorted(AUGMENTATIONS))
+def test_a_key_draws_the_same_where_jax_enable_x64_is_set(name, key, images):
+    images, index = np.asarray(images)[:8], np.asarray(INDEX)[:8]
+    expected = np.asarray(jax.jit(AUGMENTATIONS[name])(key, images, index))
+    with jax.enable_x64(True):
+        found = np.asarray(jax.jit(AUGMENTATIONS[name])(key, images, index))
+    assert found.dtype == np.float32
+    np.testing.assert_array_equal(found, expected)
+
+
 def test_flip_mirrors_about_half(key, images):
     flipped = np.asarray(augment.random_flip(key, images, INDEX))
     images = np.asarray(images)

@@ -4,8 +4,12 @@ One line each: of `REFUSED` the files of a folder of images and the error, of `R
 call and the error.
 """
 
+import errno
+import io
 import json
 import re
+import tarfile
+import zipfile
 
 import jax
 import numpy as np
@@ -140,6 +144,14 @@ def test_refused_before_anything_is_written(files, message, tmp_path):
 
 
 DEEP = {"cat/one/b.png": png, "cat/two/b.png": png}
+# Six folders with links to each other, twice.
+SIX = [f"cat/{i}" for i in range(6)]
+LINKED = {f"{x}/a.png": png for x in SIX[1:]} | {
+    f"{x}/{prefix}{y[4:]}": to(f"../{y[4:]}")
+    for prefix in "xy"
+    for x in SIX
+    for y in SIX
+}
 # Files beside those of `TWO`, what is told (or nothing), and how many images are read.
 READ = [
     ({}, "", 2),
@@ -154,7 +166,9 @@ READ = [
     ({"cat/b.gif": animated}, "1 images have several frames, the first .*b.gif", 3),
     ({"b.png": png}, "1 images outside class folders left out", 2),
     ({"b.png": png, "cat/b.png": to("../b.png")}, "1 images outside class", 3),
-    ({**DEEP, "cat/one/two": to("../two"), "cat/two/one": to("../one")}, "", 6),
+    ({**DEEP, "cat/one/two": to("../two"), "cat/two/one": to("../one")}, "", 4),
+    (LINKED, "", 7),
+    ({"pets": to("dog"), "dog/b.png": png}, "", 5),
     ({"cat/up": to(".."), "dog/self": to("."), "all": to(".")}, "", 2),
     ({"fox": to("/nowhere/fox")}, "1 links lead nowhere, the first .*fox: left out", 2),
 ]
@@ -163,7 +177,8 @@ READ = [
 @pytest.mark.parametrize(("files", "note", "count"), READ)
 def test_read(files, note, count, tmp_path):
     splits, class_names, notes = folders.read_folder(make(tmp_path, {**TWO, **files}))
-    assert class_names == ["cat", "dog"] and len(splits["train"].labels) == count
+    classes = ["cat", "dog", *(["pets"] if "pets" in files else [])]
+    assert class_names == classes and len(splits["train"].labels) == count
     assert len(notes) == bool(note)
     assert re.search(note, " ".join(notes))
 
@@ -273,8 +288,32 @@ def stored(folder, sidecar, content=None):
     StoredArray(with_files(folder, files) / "a.npy", (2, 2), np.uint8, {})
 
 
-def unpack(folder, file, name, split):
-    packed.load_packed(name, with_files(folder, {file: b"x"}), splits=[split])
+def unpack(folder, file, name, split, content=b"x"):
+    packed.load_packed(name, with_files(folder, {file: content}), splits=[split])
+
+
+def png_bytes():
+    file = io.BytesIO()
+    Image.fromarray(PIXELS).save(file, "PNG")
+    return file.getvalue()
+
+
+def as_zip(**files):
+    data = io.BytesIO()
+    with zipfile.ZipFile(data, "w") as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return data.getvalue()
+
+
+def tar(**files):
+    data = io.BytesIO()
+    with tarfile.open(fileobj=data, mode="w") as archive:
+        for name, content in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    return data.getvalue()
 
 
 HALF = json.dumps({"layout": "arrays"}).encode()
@@ -291,7 +330,11 @@ ROWS = [
     ("behind the end", lambda _: open_source("generated", "train[256:]"), "no image"),
     ("reversed", lambda _: open_source("generated", "train[9:5]"), "holds no image"),
     ("nothing", lambda _: open_source("generated", "train[:0]"), "holds no image"),
-    ("a name", lambda f: open_source("generatd", "train", data_dir=f), "mean generate"),
+    (
+        "a name",
+        lambda f: open_source("generatd", "train", data_dir=f),
+        "no data set 'generatd' .nearest: 'generated'",
+    ),
     (
         "a damaged set",
         lambda f: open_source(
@@ -314,6 +357,11 @@ ROWS = [
     ("one-hot labels", lambda _: source(labels=np.eye(4, dtype=int)), r"int64 \[4, 4"),
     ("rows out", lambda _: sources.Subset(source(), [4]), "integers from 0 to 3"),
     ("rows from the end", lambda _: sources.Subset(source(), [-1]), "from 0 to 3"),
+    (
+        "many rows",
+        lambda _: sources.Subset(source(), np.arange(50_000)),
+        r"from 0 to 3: int64\[50000\], 0 to 49999$",
+    ),
     ("no rows", lambda _: sources.Subset(source(), []), "one or more integers"),
     ("few copies", lambda _: PairedSource(source(), IMAGES[:3]), COPIES),
     ("thin copies", lambda _: PairedSource(source(), IMAGES[..., :2]), COPIES),
@@ -360,9 +408,10 @@ ROWS = [
         "got 4, 3 of them different",
     ),
     *(
-        (f"name {name}", lambda f, x=name: prepared(f, arrays(), name=x), "name")
-        for name in ("Birds", "../birds", "mnist5k", "my-birds")
+        (f"name {x}", lambda f, x=x: prepared(f, arrays(), name=x), f"bad .*'{x}': use")
+        for x in ("Birds", "../birds", "my-birds")
     ),
+    ("taken", lambda f: prepared(f, arrays(), name="mnist5k"), "use another"),
     ("one side", lambda f: prepared(f, arrays(), resize=(8,)), "height and width"),
     ("a number", lambda f: prepared(f, arrays(), resize=8), "need height and width"),
     ("no pixel", lambda f: prepared(f, arrays(), resize=(0, 8)), "each of resize must"),
@@ -393,6 +442,28 @@ ROWS = [
         lambda f: unpack(f, "imagenette224_small.tar", "imagenette224", "train"),
         "imagenette224_small.tar is damaged",
     ),
+    (
+        "another tar",
+        lambda f: unpack(
+            f, "imagenette224_small.tar", "imagenette224", "train", tar(a=b"")
+        ),
+        "imagenette224_small.tar has no table of classes",
+    ),
+    (
+        "a class",
+        lambda f: unpack(
+            *(f, "imagenette224_small.tar", "imagenette224", "train"),
+            tar(**{"classes.tsv": b"0\tn02\tcat", "train/n01/x": png_bytes()}),
+        ),
+        "small.tar: train/n01/x is of no class in its table",
+    ),
+    (
+        "another zip",
+        lambda f: unpack(
+            f, "cifar10_test.zip", "cifar10", "test", as_zip(**{"a.webp": b""})
+        ),
+        "cifar10_test.zip lacks strips or labels.npy",
+    ),
     # Corrupted sets; they are refused before anything is made.
     ("a suite", lambda f: write(f, suite="cifarc"), r"suite 'cifarc' .nearest: 'cifa"),
     ("a noise", lambda f: write(f, names=["fog"]), "unknown uronet corruption 'fog'"),
@@ -419,7 +490,14 @@ ROWS = [
         lambda f: corrupted.load_stored(
             with_files(f, {"fog/1/a/b.JPEG": b""}), "fog", 1
         ),
-        "b.JPEG is damaged: copy or make it anew",
+        "b.JPEG is damaged .cannot identify .*: copy or make it anew",
+    ),
+    (
+        "a folder as image",
+        lambda f: corrupted.load_stored(
+            with_files(f, {"fog/1/a/b.JPEG/c": b""}), "fog", 1
+        ),
+        "Is a directory",
     ),
     ("a sidecar", lambda f: stored(f, b"{"), "a.json is damaged: make a.npy anew"),
     ("a list", lambda f: stored(f, b"[]"), "a.json is damaged: make a.npy anew"),
@@ -438,6 +516,15 @@ def test_what_is_wrong_is_told(name, call, message, tmp_path):
     with pytest.raises((ValueError, OSError), match=message):
         call(tmp_path)
     assert not (tmp_path / "new").exists() and not (tmp_path / "data/pets").exists()
+
+
+def test_what_is_not_of_a_packed_file_stays_what_it_is(tmp_path, monkeypatch):
+    def open_zip(path):
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(packed.zipfile, "ZipFile", open_zip)
+    with pytest.raises(PermissionError, match="Permission denied: .*test.zip"):
+        unpack(tmp_path, "cifar10_test.zip", "cifar10", "test")
 
 
 def test_official_sets_need_tensorflow(tmp_path, monkeypatch):

@@ -295,7 +295,9 @@ def test_published_set_is_read(published):
         assert labels.dtype == np.int32
 
 
-def test_what_systems_leave_behind_is_no_image_and_no_class(tmp_path, published):
+def test_what_systems_leave_behind_is_no_image_and_no_class(
+    tmp_path, published, monkeypatch
+):
     folder, images = published
     (folder / "._fog.npy").write_bytes(b"of macOS")
     assert corrupted.list_stored(folder) == ("fog", "fx")
@@ -308,6 +310,11 @@ def test_what_systems_leave_behind_is_no_image_and_no_class(tmp_path, published)
     assert corrupted.list_stored(tmp_path / "folders") == ("fog",)
     _, labels = corrupted.load_stored(tmp_path / "folders", "fog", 1)
     np.testing.assert_array_equal(labels, [0, 1])
+    # But the user's own folder may have any name.
+    (tmp_path / "folders").rename(tmp_path / ".folders")
+    assert corrupted.list_stored(tmp_path / ".folders") == ("fog",)
+    monkeypatch.chdir(tmp_path / ".folders" / "fog")
+    assert corrupted.list_stored("..") == ("fog",)
 
 
 def test_wrong_reads_are_reported(source, published):

@@ -130,6 +130,13 @@ def test_overwrite_and_failure_keep_what_is_there(
         patch.setattr("tensorflow_datasets.core.SequentialWriter.close_all", full)
         with pytest.raises(OSError, match="cannot write .*fresh/1.0.0 .*No space left"):
             prepare_arrays(255 - images, labels, name="fresh")
+
+        def unable(self, examples):
+            raise NotImplementedError("of another matter")
+
+        patch.setattr("tensorflow_datasets.core.SequentialWriter.add_examples", unable)
+        with pytest.raises(NotImplementedError, match="^of another matter$"):
+            prepare_arrays(255 - images, labels, name="fresh")
     with pytest.raises(FileNotFoundError):
         open_source("fresh", "train", data_dir=tmp_path)
     assert os.listdir(tmp_path / "animals") == ["1.0.0"]
@@ -256,7 +263,7 @@ def test_official_set(tmp_path, arrays, run, monkeypatch):
     images, labels = arrays
 
     monkeypatch.setattr(prepare.importlib.util, "find_spec", lambda name: name)
-    with pytest.raises(ValueError, match="did you mean cifar10 "):
+    with pytest.raises(ValueError, match="nearest: .*'cifar10'"):
         run("cifar1", source="tfds")
 
     class Zoo(tfds.core.GeneratorBasedBuilder, skip_registration=True):

@@ -96,7 +96,7 @@ def test_unknown_name_says_what_there_is_and_what_to_run(tmp_path, monkeypatch):
     with pytest.raises(FileNotFoundError) as error:
         data.open_source("bird", "train")
     message = str(error.value)
-    assert "did you mean birds?" in message
+    assert "(nearest: 'birds')" in message
     assert f"Prepared in {tmp_path}: birds, fish/small." in message
     assert "uronet prepare --name=bird" in message
     found = {"birds": "1.10.0", "birds:1.9.0": "1.9.0", "fish/small": "2.0.0"}

@@ -58,6 +58,17 @@ def test_what_was_made_otherwise_is_not_continued(begun, change, message):
 
 
 @pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="macOS has none")
+@pytest.mark.parametrize("number", [errno.EOPNOTSUPP, errno.EINVAL])
+def test_a_file_system_may_be_unable_to_reserve_room(number, tmp_path, monkeypatch):
+    def cannot(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "posix_fallocate", cannot)
+    open_stored(tmp_path).mark(0, finished=True)
+    assert open_stored(tmp_path).finished
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="macOS has none")
 def test_the_disk_has_room_for_all_of_it(tmp_path, monkeypatch):
     stored = open_stored(tmp_path, shape=(1000, 1000))
     # Without holes: on a disk that is full meanwhile, to fill one is fatal.

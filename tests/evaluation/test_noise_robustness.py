@@ -247,6 +247,20 @@ def test_directions_are_each_image_s_own(key):
         np.testing.assert_allclose(noise.mean(axis=(1, 2, 3)), 0, atol=0.15)
 
 
+@pytest.mark.parametrize("name", NOISE_DIRECTIONS)
+def test_a_key_draws_the_same_where_jax_enable_x64_is_set(name, key):
+    def draw():
+        return np.asarray(
+            NOISE_DIRECTIONS[name](key, np.arange(2, dtype=np.int32), (3,))
+        )
+
+    expected = draw()
+    with jax.enable_x64(True):
+        found = draw()
+    assert found.dtype == np.float32
+    np.testing.assert_array_equal(found, expected)
+
+
 DRAW = NoiseGenerator.draw
 
 

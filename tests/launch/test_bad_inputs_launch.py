@@ -28,7 +28,7 @@ WRONG = [
     ("detector", "degradation__severities", (1.0,), r"integer in \(1, 2, 3\)"),
     ("remover", "degradation__spn_reading", "per_row", "per_pixel, per_channel"),
     ("remover", "degradation__un_reading", "per_row", "per_element"),
-    ("remover", "degradation__clean_entries", -1, "clean_entries"),
+    ("remover", "degradation__clean_entries", -1, "clean_entries must be an integer"),
     ("remover", "degradation__suite", "cifar_c", "takes too long .*ation.copies"),
     ("detector", "degradation__clean_entries", 1, "learn that clean images are degr"),
     ("remover", "degradation__copies", 3, "clean_entries .* beside copies set it to 0"),
@@ -84,11 +84,11 @@ WRONG = [
     # Four devices.
     ("remover", "batch_size", 18, "multiple of 4"),
     ("remover", "eval_batch_size", 0, "multiple of 4"),
-    ("remover", "num_steps", 0, "num_steps"),
-    ("remover", "steps_per_dispatch", 0, "steps_per_dispatch"),
-    ("remover", "log_every", -1, "log_every"),
-    ("remover", "eval_every", -2, "eval_every"),
-    ("remover", "checkpoint_every", -3, "checkpoint_every"),
+    ("remover", "num_steps", 0, "num_steps must be an integer"),
+    ("remover", "steps_per_dispatch", 0, "steps_per_dispatch must be an"),
+    ("remover", "log_every", -1, "log_every must be an integer"),
+    ("remover", "eval_every", -2, "eval_every must be an integer"),
+    ("remover", "checkpoint_every", -3, "checkpoint_every must be an inte"),
     ("remover", "num_steps", 4.5, "num_steps must be an integer"),
     ("remover", "batch_size", 16.0, "size 16.0 cannot .* multiple of 4"),
     ("remover", "data__train_split", None, "has no split None"),
@@ -115,24 +115,45 @@ def test_training(phase, field, value, expected, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("section", "field"),
+    ("phase", "removed", "missing"),
     [
-        *(("", x) for x in ("data", "seed", "batch_size", "initial", "optimizer")),
-        *(("data", "validation_split"), ("degradation", "folder")),
+        *(("remover", x, x) for x in ("seed", "batch_size", "initial", "loss")),
+        *(("remover", x, x) for x in ("data.validation_split", "degradation.folder")),
+        ("remover", "data", "data.name"),
+        ("remover", "optimizer", "optimizer.peak_rate"),
+        ("remover", "optimizer.peak_rate", "optimizer.peak_rate"),
+        ("detector", "model.inputs", "model.inputs"),
+        ("adversarial_noise", "shares.noise", "shares.noise"),
+        ("adversarial_training", "attack", "attack.norm"),
+        ("reconstructor", "reconstruction.labels", "reconstruction.labels"),
     ],
 )
-def test_a_field_that_is_missing(section, field):
-    config = load("remover")
+def test_a_field_that_is_missing(phase, removed, missing):
+    config = load(phase)
+    section, _, field = removed.rpartition(".")
     del (config[section] if section else config)[field]
-    message = f"config has no field '{field}', .*: start from configs/remover.py"
+    message = f"config has no field '{missing}', .*: start from configs/{phase}.py"
     with pytest.raises(ValueError, match=message):
         experiment.build_experiment(config, None)
+
+
+def test_a_section_that_is_none():
+    config = {**load("remover"), "optimizer": "adam"}
+    with pytest.raises(ValueError, match="config.optimizer must hold fields, .*'adam'"):
+        experiment.build_experiment(config, None)
+
+
+def test_a_key_error_of_the_program_is_no_missing_field(monkeypatch):
+    monkeypatch.setattr(experiment, "make_pairs", lambda config: {}["of the program"])
+    with pytest.raises(KeyError, match="of the program"):
+        experiment.check_config(load("remover"))
 
 
 @pytest.mark.parametrize(
     ("section", "field", "message"),
     [
         ("optimizer", "warmup_step", "field of optimizer .*nearest: 'warmup_steps'"),
+        ("optimizer", "num_steps", "unknown field of optimizer 'num_steps'"),
         ("loss", "clean_mae", "unknown loss 'clean_mae' .nearest: 'clean_mse'"),
     ],
 )
@@ -162,8 +183,8 @@ def test_data(fields, expected, tmp_path):
 
 @pytest.mark.parametrize("name", [*PHASES, "evaluate"])
 def test_presets(name):
-    for preset, near in (("tiny", ""), ("smok", "did you mean smoke.* ")):
-        with pytest.raises(ValueError, match=f"'{preset}': {near}choose from full, sm"):
+    for preset, near in (("tiny", ""), ("smok", " .nearest: 'smoke'.*")):
+        with pytest.raises(ValueError, match=f"'{preset}'{near}: choose from full, sm"):
             load(name, preset)
 
 

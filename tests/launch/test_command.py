@@ -212,17 +212,17 @@ FLAGS = "(--help lists the flags)"
     [
         (
             ["trian"],
-            "unknown command 'trian': did you mean train? `uronet --help` lists them",
+            "unknown command 'trian' (nearest: 'train'): `uronet --help` lists them",
         ),
         (["--verbose"], "unknown command '--verbose': `uronet --help` lists them"),
         (
             ["train", "--config=remver:smoke", "--workdir=x"],
-            "flag --config=remver:smoke: no config 'remver': did you mean remover? "
-            f"There are {CONFIGS}; a file of your own is named FILE.py:PRESET {FLAGS}",
+            "flag --config=remver:smoke: no config 'remver' (nearest: 'remover'): "
+            f"there are {CONFIGS}; a file of your own is named FILE.py:PRESET {FLAGS}",
         ),
         (
             ["train", "--config", "remover:smke", "--workdir=x"],
-            "unknown preset 'smke': did you mean smoke? choose from full, small, "
+            "unknown preset 'smke' (nearest: 'smoke'): choose from full, small, "
             f"smoke, universal, universal_small, universal_smoke {FLAGS}",
         ),
         (
@@ -238,7 +238,7 @@ FLAGS = "(--help lists the flags)"
         (["quickstart", "now"], "unexpected arguments: now"),
         (
             ["list", "atacks"],
-            "nothing is called 'atacks': did you mean attacks? There are "
+            "nothing is called 'atacks' (nearest: 'attacks'): there are "
             f"{', '.join(lists.KINDS)}",
         ),
     ],

@@ -343,22 +343,53 @@ def test_a_command_reports_one_line(start):
     assert process.returncode == 2
 
 
-def test_what_is_printed_reaches_any_reader(monkeypatch):
-    monkeypatch.setattr(cli, "connect_processes", lambda: None)
-    with open(os.devnull, "w", encoding="ascii") as file:
+def test_what_is_printed_reaches_any_reader(monkeypatch, tmp_path):
+    with open(tmp_path / "printed", "w", encoding="ascii") as file:
         monkeypatch.setattr(sys, "stdout", file)
         with printing():
             print("Süd", os.fsdecode(b"M\xfcller"))
+    assert (tmp_path / "printed").read_text() == "S\\xfcd M\\udcfcller\n"
+
+
+def unread_pipe():
     read, write = os.pipe()
     os.close(read)  # As `| head` does when it has enough.
-    with open(write, "w") as file:
-        monkeypatch.setattr(sys, "stdout", file)
+    return open(write, "w")
+
+
+@pytest.mark.parametrize("name", ["stdout", "stderr"])
+def test_a_reader_that_has_gone_ends_a_command_quietly(name, monkeypatch):
+    monkeypatch.setattr(cli, "connect_processes", lambda: None)
+    with unread_pipe() as file:
+        monkeypatch.setattr(sys, name, file)
 
         def main(argv):
-            print("a line", flush=True)
+            print("a line", flush=True, file=file)
 
         with pytest.raises(SystemExit, match="^141$"), printing():
             cli._guarded(main, False)(["command"])
+
+
+@pytest.mark.parametrize("closed", [False, True])
+def test_another_pipe_that_breaks_is_an_error(closed, monkeypatch, capsys):
+    monkeypatch.setattr(cli, "connect_processes", lambda: None)
+    if closed:
+        monkeypatch.setattr(sys, "stdout", None)
+    with unread_pipe() as file:
+
+        def main(argv):
+            try:
+                print("a line", flush=True, file=file)
+            finally:
+                os.dup2(os.open(os.devnull, os.O_WRONLY), file.fileno())
+
+        with pytest.raises(SystemExit, match="^2$"), printing():
+            cli._guarded(main, False)(["command"])
+        assert capsys.readouterr().err == "error: [Errno 32] Broken pipe\n"
+
+
+def no_devices():
+    raise AssertionError
 
 
 @pytest.mark.parametrize(
@@ -371,11 +402,20 @@ def test_what_is_printed_reaches_any_reader(monkeypatch):
         ),
         (MemoryError("Unable to allocate"), jax.devices, "not enough memory (Unable"),
         (
-            RuntimeError("Unable to initialize backend 'cuda'"),
-            lambda: (_ for _ in ()).throw(AssertionError),
+            RuntimeError("Unable to initialize backend 'cuda': no such"),
+            None,
+            "JAX finds no device, and JAX_PLATFORMS is 'cuda' (Unable to initialize "
+            "backend 'cuda': no such): leave it",
+        ),
+        (
+            AssertionError(),
+            no_devices,
             "JAX finds no device, and JAX_PLATFORMS is 'cuda' (unknown here): leave it",
         ),
-        (RuntimeError("of this program"), jax.devices, None),
+        (AssertionError(), jax.devices, None),
+        # Nobody asks for devices then.
+        (RuntimeError("of this program"), no_devices, None),
+        (NotImplementedError(), None, None),
     ],
 )
 def test_what_the_machine_lacks_is_one_line(
@@ -387,10 +427,10 @@ def test_what_the_machine_lacks_is_one_line(
     monkeypatch.setattr(cli, "connect_processes", lambda: None)
     monkeypatch.setenv("JAX_PLATFORMS", "cuda")
     monkeypatch.setattr(jax, "devices", devices)
-    raised = RuntimeError if expected is None else SystemExit
-    with pytest.raises(raised):
+    with pytest.raises(type(error) if expected is None else SystemExit):
         cli._guarded(main, False)(["command"])
-    assert capsys.readouterr().err.startswith(f"error: {expected}" if expected else "")
+    shown = capsys.readouterr().err
+    assert shown.startswith(f"error: {expected}") if expected else shown == ""
 
 
 def test_interrupt_ends_a_command_without_traceback(start):

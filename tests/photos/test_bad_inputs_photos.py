@@ -78,7 +78,7 @@ def encode(suffix, **changes):
 
 
 ROWS = [
-    ("a purifier", lambda _: load_photo_models("jpg"), "did you mean jpeg"),
+    ("a purifier", lambda _: load_photo_models("jpg"), "nearest: 'jpeg'"),
     (
         "a detector",
         lambda f: load_photo_models("median", f / "nowhere"),

@@ -60,13 +60,15 @@ def test_another_version_of_the_schema(tmp_path, version):
     assert stored.kind == "reproduction" and not stored.small
 
 
+CIRCLE: list = []
+CIRCLE.append(CIRCLE)
 # What is drawn: function, arguments, and what the message holds.
 FIGURES = [
     (figures.noise_samples, (CLEAN, {}), "need 1 to 7 variants: 0"),
     (figures.noise_samples, (CLEAN, {"a": (NOISY, NOISE[:1])}), "like the images"),
     (figures.noise_samples, (CLEAN, {"a": (NOISY, 0 * NOISE)}), "not all zero"),
-    (figures.noise_samples, (CLEAN, {"a": (NOISY, np.nan * NOISE)}), "finite"),
-    (figures.noise_samples, (CLEAN, {"a": (NOISE - 1, NOISE)}), "intensities"),
+    (figures.noise_samples, (CLEAN, {"a": (NOISY, np.nan * NOISE)}), "finite and"),
+    (figures.noise_samples, (CLEAN, {"a": (NOISE - 1, NOISE)}), "needs intensit"),
     (figures.accuracy_over_sigma, ({},), "need 1 to 7 lines and levels: 0"),
     (figures.accuracy_over_sigma, ({"a": ([1, 2], [0.5])},), "sigma for each"),
     (figures.accuracy_over_sigma, ({"a": ([np.nan], [0.5])},), "finite sigma"),
@@ -83,13 +85,13 @@ FIGURES = [
     ),
     (figures.gallery, ({"x": np.zeros((8, 8, 3))},), "'x' needs images"),
     (figures.gallery, ({"x": np.zeros((1, 8, 8, 2))},), "1 or 3"),
-    (figures.gallery, ({"x": -np.ones((1, 8, 8, 1))},), "show_noise"),
-    (figures.gallery, ({"x": np.full((1, 8, 8, 1), np.nan)},), "intensities"),
+    (figures.gallery, ({"x": -np.ones((1, 8, 8, 1))},), "; show_noise"),
+    (figures.gallery, ({"x": np.full((1, 8, 8, 1), np.nan)},), r"got \[nan"),
     (figures.gallery, ({"x": np.zeros((1, 8, 8, 1))}, ["a", "b"]), "1 rows: 2"),
     (figures.heat_map, ([[1.0, 2.0]], ["row"], ["column"]), "like the labels"),
-    (figures.heat_map, ([[np.nan]], ["row"], ["column"]), "finite"),
+    (figures.heat_map, ([[np.nan]], ["row"], ["column"]), "one finite value"),
     (figures.difference_map, ([[1.0, 2.0]], [[1.0]], "a", "xy"), "one difference for"),
-    (lambda _, x: figures.show_noise(x, 0), (NOISE,), "amplify"),
+    (lambda _, x: figures.show_noise(x, 0), (NOISE,), "amplify must be .*: 0"),
     (lambda _, *x: tables.markdown_table(*x), ([], ["noise"]), "0 rows"),
     (lambda _, *x: tables.markdown_table(*x), (TABLE, []), "0 columns"),
     (
@@ -97,7 +99,8 @@ FIGURES = [
         (TABLE, ["noise", "accuracies"]),
         "accuracies.*in no row",
     ),
-    (write_json, ({"a": float("nan")},), "a.png is not written, JSON has no NaN"),
+    (write_json, ({"a": float("nan")},), "a.png is not written: Out of range float"),
+    (write_json, (CIRCLE,), "a.png is not written: Circular reference"),
 ]
 
 

@@ -106,7 +106,9 @@ def test_validation_is_not_degraded_by_the_draws_that_were_learned(
     seeds.clear()
     with pytest.raises(ValueError, match="batch size 32 is larger than generated"):
         build_experiment(few("classifier", **fields, batch_size=32), None, tmp_path)
-    assert not seeds
+    with pytest.raises(ValueError, match=r"whole path is without \["):
+        build_experiment(few("classifier", **fields), None, tmp_path / "[a]")
+    assert not seeds and not (tmp_path / "[a]").exists()
 
 
 def test_a_classifier_learns_on_drawn_noise_or_copies_from_a_folder(tmp_path):

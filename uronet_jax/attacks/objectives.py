@@ -252,7 +252,8 @@ def check_loss_name(loss: str) -> None:
 def check_order(images: Any, logits_fn: Any, labels: Any) -> None:
     """Raises `ValueError` unless arguments stand in their order and one can be asked.
 
-    A module of PyTorch or linen can be called, but not with these images alone.
+    A module of PyTorch or linen can be called, but not with these images alone, unless
+    it is one of linen that is bound to its variables.
     """
     if callable(images) or callable(labels):
         swapped = "images" if callable(images) else "labels"
@@ -265,7 +266,8 @@ def check_order(images: Any, logits_fn: Any, labels: Any) -> None:
             "logits_fn is a module of PyTorch: make a function of it with "
             "adapters.pytorch_classifier"
         )
-    if not callable(logits_fn) or isinstance(logits_fn, nn.Module):
+    unbound = isinstance(logits_fn, nn.Module) and logits_fn.scope is None
+    if not callable(logits_fn) or unbound:
         raise ValueError(
             f"logits_fn must be a function, images -> logits, not a "
             f"{type(logits_fn).__name__}: flax_logits makes one of a Flax module and "
@@ -316,8 +318,9 @@ def check_classes(
         logits = jax.eval_shape(call, as_pytree(logits_fn), images)
     except jax.errors.TracerArrayConversionError as error:
         raise ValueError(
-            "logits_fn computes with NumPy or another library, which JAX cannot see "
-            "into: make it a function for attacks with adapters.black_box"
+            "logits_fn gives NumPy or another library what JAX traces: compute with "
+            "jnp, and wrap tables that are indexed in jnp.asarray; of a model of "
+            "another library adapters.black_box makes a function for attacks"
         ) from error
     check_logits(logits, labels)
     classes = logits.shape[1]

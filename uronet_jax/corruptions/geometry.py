@@ -233,7 +233,10 @@ def affine_map(
 
 
 def _affine(name: str, ends: tuple[float, float], text: str, **entry) -> Operation:
-    draw = functools.partial(jax.random.rademacher, shape=(2,), dtype=jnp.float32)
+    def draw(key):
+        # As jax.random.rademacher, which draws other bits where x64 is enabled.
+        positive = jax.random.bernoulli(key, jnp.float32(0.5), (2,))
+        return jnp.where(positive, 1.0, -1.0).astype(jnp.float32)
 
     def apply(key, images, value, shared, index):
         linear, offset = affine_map(name, value, batches.per_image(draw, key, index))

@@ -165,7 +165,7 @@ def make_degradation(entries: Sequence[tuple[str, float]]) -> Degradation:
         raise ValueError("a degradation needs at least one (name, parameter) entry")
     names = list(NOISES)
     for entry in entries:
-        if isinstance(entry, str) or np.ndim(entry) == 0 or len(entry) != 2:
+        if not isinstance(entry, tuple | list) or len(entry) != 2:
             raise ValueError(
                 "a degradation is made of entries (name, parameter), such as "
                 f"[('gaussian_noise', 0.1)]: found {entry!r}"

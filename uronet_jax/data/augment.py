@@ -21,7 +21,8 @@ Augmentation = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 def random_flip(key: jax.Array, images: jax.Array, index: jax.Array) -> jax.Array:
     """Mirrors each image left to right with probability 1/2; see `Augmentation`."""
     batches.check_images(images, index)
-    flip = batches.per_image(jax.random.bernoulli, key, index)
+    half = jnp.float32(0.5)  # With x64 another type would draw other numbers.
+    flip = batches.per_image(lambda k: jax.random.bernoulli(k, half), key, index)
     return jnp.where(flip[:, None, None, None], images[:, :, ::-1], images)
 
 

@@ -560,8 +560,11 @@ def _open_store(folder: str | os.PathLike, manifest: Manifest) -> _Store:
 
 def _visible(folder: Path, pattern: str) -> list[Path]:
     """Returns what matches, but for what systems and notebooks leave behind."""
-    found = folder.glob(pattern)
-    return [p for p in found if not is_litter(p) and not is_litter(p.parent)]
+    return [
+        path
+        for path in folder.glob(pattern)
+        if not any(is_litter(Path(part)) for part in path.relative_to(folder).parts)
+    ]
 
 
 def _decode(path: Path) -> np.ndarray:
@@ -569,7 +572,11 @@ def _decode(path: Path) -> np.ndarray:
         with Image.open(path) as image:
             pixels = np.asarray(image)
     except (OSError, SyntaxError) as error:
-        raise ValueError(f"{path} is damaged: copy or make it anew") from error
+        if getattr(error, "errno", None):  # Not of Pillow: no permission, for instance.
+            raise
+        raise ValueError(
+            f"{path} is damaged ({error}): copy or make it anew"
+        ) from error
     return pixels.reshape(*pixels.shape[:2], -1)
 
 

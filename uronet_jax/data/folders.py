@@ -53,8 +53,8 @@ def read_folder(
     A folder with images right in it is a class, and so are its neighbours; otherwise
     the folders at the top are splits. What lies deeper belongs to its class. Hidden
     files and what systems leave behind (`Thumbs.db`, `__MACOSX`) are passed over.
-    Links are followed, but not to a folder that they lie in; a link of an image that
-    leads nowhere is a broken image.
+    Links are followed, but into each folder of a class once, and not to a folder that
+    they lie in; a link of an image that leads nowhere is a broken image.
 
     Args:
         root: The folder.
@@ -120,62 +120,81 @@ def read_folder(
 
 def _find(root: Path) -> tuple[dict[str, dict[str, list[Path]]], list[str]]:
     """Returns split -> class -> images, and notes on files that are left out."""
-    tops = _folders(root)
+    above = _lineage(root)
+    tops = _folders(root, above)
     direct = {top: _images(top) for top in tops}
     if any(direct.values()):
         # Else the splits would become classes.
         for top in (x for x in tops if x.name.lower() in _SPLITS):
-            if any(_images(folder, deep=True) for folder in _folders(top)):
+            if any(_images_below(folder, above) for folder in _folders(top, above)):
                 stray = next(path for images in direct.values() for path in images)
                 raise ValueError(
                     f"{top} holds class folders, but there are images outside of such "
                     f"folders, the first {stray}: move them into one, or away"
                 )
-        found = {"train": {top.name: _images(top, deep=True) for top in tops}}
+        found = {"train": {top.name: _images_below(top, above) for top in tops}}
     else:
         found = {
-            top.name: {f.name: _images(f, deep=True) for f in _folders(top)}
+            top.name: {f.name: _images_below(f, above) for f in _folders(top, above)}
             for top in tops
         }
     notes = []
     if outside := _images(root):
         notes.append(f"{len(outside)} images outside class folders left out")
-    others = [x for x in _files(root, deep=True) if x.suffix.lower() not in _SUFFIXES]
-    if lost := [path for path in others if not path.exists()]:
+    below = _files_below(root, above)
+    others = {x for x in below if x.suffix.lower() not in _SUFFIXES}
+    if lost := sorted(path for path in others if not path.exists()):
         notes.append(f"{len(lost)} links lead nowhere, the first {lost[0]}: left out")
-    other = collections.Counter(x.suffix.lower() for x in others if x not in lost)
+    other = collections.Counter(x.suffix.lower() for x in others.difference(lost))
     if other:
         counts = ", ".join(f"{n} {x or 'without'}" for x, n in sorted(other.items()))
         notes.append(f"files of other kinds (by suffix) left out: {counts}")
     return found, notes
 
 
-def _images(folder: Path, *, deep: bool = False) -> list[Path]:
-    files = _files(folder, deep=deep)
+def _images(folder: Path) -> list[Path]:
+    """Returns the images right in a folder, in order of name."""
+    return _in_order(_files(folder))
+
+
+def _images_below(folder: Path, above: set[Path]) -> list[Path]:
+    return _in_order(_files_below(folder, above))
+
+
+def _in_order(files: Iterable[Path]) -> list[Path]:
     return sorted(path for path in files if path.suffix.lower() in _SUFFIXES)
 
 
-def _files(
-    folder: Path, *, deep: bool = False, above: tuple[Path, ...] = ()
-) -> list[Path]:
-    """Returns files, and links that lead nowhere; `above` is how we came here."""
+def _files(folder: Path) -> list[Path]:
+    """Returns files, and links that lead nowhere."""
     inside = [path for path in folder.iterdir() if not is_litter(path)]
-    files = [path for path in inside if path.is_file() or not path.exists()]
-    if not deep:
-        return files
-    inner, above = _folders(folder, above), (*above, folder.resolve())
-    return files + [x for f in inner for x in _files(f, deep=True, above=above)]
+    return [path for path in inside if path.is_file() or not path.exists()]
 
 
-def _folders(folder: Path, above: tuple[Path, ...] = ()) -> list[Path]:
-    above = (*above, folder.resolve())
+def _files_below(folder: Path, above: set[Path]) -> list[Path]:
+    """Returns the files of a folder and of those below it, each folder once."""
+    files, waiting, seen = [], [folder], above | _lineage(folder)
+    while waiting:
+        here = waiting.pop()
+        files += _files(here)
+        for path in _folders(here, seen):
+            if path.resolve() not in seen:  # Two links may lead to one.
+                seen.add(path.resolve())
+                waiting.append(path)
+    return files
 
-    def returns(path):  # Whoever follows such a link meets the same images again.
-        to = path.resolve() if path.is_symlink() else None
-        return to is not None and any(x.is_relative_to(to) for x in above)
 
+def _folders(folder: Path, seen: set[Path]) -> list[Path]:
+    """Returns the folders in a folder, without links to those that are `seen`."""
+    seen = seen | _lineage(folder)
     inside = sorted(path for path in folder.iterdir() if path.is_dir())
-    return [path for path in inside if not is_litter(path) and not returns(path)]
+    return [p for p in inside if not is_litter(p) and p.resolve() not in seen]
+
+
+def _lineage(folder: Path) -> set[Path]:
+    """Returns where a folder is, and all folders that it lies in."""
+    folder = folder.resolve()
+    return {folder, *folder.parents}
 
 
 def is_litter(path: Path) -> bool:

@@ -97,7 +97,9 @@ def _unpack(read: Callable, path: Path, *arguments: str) -> Any:
     """Returns `read(path, ...)`; ValueError if the file is none of a packed set."""
     try:
         return read(path, *arguments)
-    except (zipfile.BadZipFile, tarfile.ReadError, OSError, LookupError) as error:
+    except (zipfile.BadZipFile, tarfile.ReadError, OSError) as error:
+        if getattr(error, "errno", None):  # Not of what is in the file.
+            raise
         raise ValueError(
             f"{path} is damaged or no file of a packed set ({error}): copy it anew"
         ) from error
@@ -105,7 +107,10 @@ def _unpack(read: Callable, path: Path, *arguments: str) -> Any:
 
 def _read_cifar(path: Path, split: str, *, label_file: str) -> PackedArrays:
     with zipfile.ZipFile(path) as archive:
-        strips = sorted(n for n in archive.namelist() if n.endswith(".webp"))
+        names = archive.namelist()
+        strips = sorted(n for n in names if n.endswith(".webp"))
+        if not strips or label_file not in names:
+            raise ValueError(f"{path} lacks strips or {label_file}: no packed set")
         files = [io.BytesIO(archive.read(name)) for name in (*strips, label_file)]
     images = [np.asarray(Image.open(strip)) for strip in files[:-1]]
     return np.concatenate(images).reshape(-1, 32, 32, 3), np.load(files[-1])
@@ -121,8 +126,11 @@ def _read_npz(path: Path, split: str) -> PackedArrays:
 def _tar_classes(path: Path) -> dict[str, str]:
     """Returns WordNet id to class name, in label order."""
     with tarfile.open(path) as archive:
-        rows = _read_member(archive, archive.next()).decode().splitlines()
-    return {row.split("\t")[1]: row.split("\t")[2] for row in rows}
+        text = _read_member(archive, archive.next()).decode(errors="replace")
+    rows = [row.split("\t") for row in text.splitlines()]
+    if not rows or any(len(row) < 3 for row in rows):
+        raise ValueError(f"{path} has no table of classes: no packed set")
+    return {row[1]: row[2] for row in rows}
 
 
 def _read_member(archive: tarfile.TarFile, member: tarfile.TarInfo | None) -> bytes:
@@ -142,7 +150,12 @@ def _read_tar(path: Path, split: str) -> PackedArrays:
                 data = io.BytesIO(_read_member(archive, member))
                 # A few files are grey.
                 images.append(np.asarray(Image.open(data).convert("RGB")))
-                labels.append(label_of[member.name.split("/")[1]])
+                wnid = member.name.split("/")[1]
+                if wnid not in label_of:
+                    raise ValueError(
+                        f"{path}: {member.name} is of no class in its table"
+                    )
+                labels.append(label_of[wnid])
     order = sources.spread_classes(np.array(labels))
     return np.stack(images)[order], np.array(labels)[order]
 

@@ -241,8 +241,9 @@ def evaluation_batches(
         of a `PairedSource` also have `degraded`.
 
     Raises:
-        ValueError: If `batch_size` does not fit the mesh, or images and labels
-            differ in number.
+        ValueError: If `batch_size` does not fit the mesh; if the data are neither, or
+            images and labels differ in number or are none, float images are not in
+            `[0, 1]`, or labels are not integers from 0 on.
     """
     sharding.check_batch_size(batch_size, mesh)
     if isinstance(data, tuple):

@@ -5,7 +5,6 @@ without loss, in array_record files.
 """
 
 import contextlib
-import difflib
 import importlib.util
 import json
 import os
@@ -26,6 +25,7 @@ from uronet_jax.data import folders, packed, sources
 from uronet_jax.data.folders import SplitImages
 from uronet_jax.progress import progress_bar
 from uronet_jax.records import write_json
+from uronet_jax.specs import nearest_name
 
 VERSION = "1.0.0"
 # Beside a data set that was prepared on the way: what it was made of.
@@ -173,10 +173,7 @@ def _write(name, folder, splits, class_names, shape, progress) -> Path:
     final.parent.mkdir(parents=True, exist_ok=True)
     # Written beside its place and renamed when complete: an interrupted run leaves
     # nothing that looks prepared, and the old version stays until the end.
-    with (
-        _explained(final),
-        tempfile.TemporaryDirectory(prefix="incomplete.", dir=final.parent) as temp,
-    ):
+    with tempfile.TemporaryDirectory(prefix="incomplete.", dir=final.parent) as temp:
         complete = os.path.join(temp, "data")
         os.mkdir(complete)
         features = {
@@ -203,9 +200,12 @@ def _write(name, folder, splits, class_names, shape, progress) -> Path:
                     for start in range(0, count, _CHUNK):
                         chunk = range(start, min(start + _CHUNK, count))
                         examples = pool.map(lambda i, s=images: example(s, i), chunk)
-                        writer.add_examples({split: list(examples)})
+                        made = {split: list(examples)}
+                        with _explained(final):
+                            writer.add_examples(made)
                         bar.update(len(chunk))
-        writer.close_all()
+        with _explained(final):
+            writer.close_all()
         if final.exists():
             shutil.rmtree(final)
         os.rename(complete, final)
@@ -217,6 +217,8 @@ def _explained(folder: Path) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:  # Of array_record, for instance on a full disk.
+        if type(error) is not RuntimeError:  # NotImplementedError is another matter.
+            raise
         raise OSError(
             f"cannot write {folder} ({error}): free some space or choose another "
             "folder (--data_dir)"
@@ -237,12 +239,9 @@ def _prepare_official(name: str, folder: Path, overwrite: bool) -> Path:
     try:
         builder = tfds.builder(name, data_dir=folder, file_format="array_record")
     except DatasetNotFoundError as error:
-        near = difflib.get_close_matches(
-            name, tfds.list_builders(with_community_datasets=False)
-        )
+        known = tfds.list_builders(with_community_datasets=False)
         raise ValueError(
-            f"TFDS has no data set {name!r}"
-            + (f": did you mean {' or '.join(near)}?" if near else "")
+            f"TFDS has no data set {name!r}{nearest_name(name, known)}"
         ) from error
     kept = "REUSE_CACHE_IF_EXISTS" if overwrite else "REUSE_DATASET_IF_EXISTS"
     config = tfds.download.DownloadConfig(download_mode=tfds.GenerateMode[kept])

@@ -5,7 +5,6 @@ generated images for smoke tests, and every TFDS data set that was prepared in
 array_record files, which are read without TensorFlow.
 """
 
-import difflib
 import functools
 import hashlib
 import io
@@ -18,6 +17,8 @@ from pathlib import Path
 from typing import Any, Protocol, TypedDict
 
 import numpy as np
+
+from uronet_jax.specs import nearest_name
 
 _SPLIT = re.compile(r"(?P<base>[\w.-]+)(\[(?P<start>-?\d+%?)?:(?P<stop>-?\d+%?)?\])?")
 _NAME = re.compile(r"(?P<path>\w+(/[\w.-]+)?)(:(?P<version>\d+\.\d+\.\d+))?")
@@ -140,9 +141,12 @@ class Subset(Source):
             or not np.issubdtype(self._rows.dtype, np.integer)
             or not 0 <= self._rows.min() <= self._rows.max() < len(source)
         ):
+            numbers = self._rows.size and self._rows.dtype.kind in "iuf"
+            ends = f", {self._rows.min()} to {self._rows.max()}" if numbers else ""
             raise ValueError(
                 f"rows of {source.name}, split {source.split}, must be one or more "
-                f"integers from 0 to {len(source) - 1}: {rows}"
+                f"integers from 0 to {len(source) - 1}: "
+                f"{self._rows.dtype}{list(self._rows.shape)}{ends}"
             )
         self.name = source.name
         self.split = split or f"{source.split}, first {len(rows)}"
@@ -390,12 +394,10 @@ def _require_prepared(name: str, data_dir: str | None) -> Path:
     path = find_prepared(name, folder)
     if path is None:
         prepared = list_prepared(folder)
-        near = difflib.get_close_matches(str(name), [*BUILT_IN, *prepared])
+        hint = nearest_name(name, [*BUILT_IN, *prepared])
         raise FileNotFoundError(
-            f"no data set {name!r}"
-            + (f" (did you mean {' or '.join(near)}?)" if near else "")
-            + f". Built in: {', '.join(BUILT_IN)}. Prepared in {folder}: "
-            f"{', '.join(prepared) or 'none'}. To prepare it there: "
+            f"no data set {name!r}{hint}. Built in: {', '.join(BUILT_IN)}. Prepared in "
+            f"{folder}: {', '.join(prepared) or 'none'}. To prepare it there: "
             f"uronet prepare --name={name} --data_dir={folder}"
         )
     return path

@@ -1,5 +1,6 @@
 """Arrays that are made once, block by block, and kept on disk with what made them."""
 
+import errno
 import json
 import os
 from collections.abc import Mapping
@@ -145,6 +146,8 @@ class StoredArray:
             with open(self._path, "r+b") as file:
                 os.posix_fallocate(file.fileno(), 0, self._path.stat().st_size)
         except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                return  # A file system that cannot reserve room.
             self._path.unlink()
             raise OSError(
                 f"no room for {self._path}, {self.array.nbytes / 1e6:.0f} MB "

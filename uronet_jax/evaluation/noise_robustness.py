@@ -42,7 +42,7 @@ def uniform_direction(key: jax.Array, index: jax.Array, shape: Any) -> jax.Array
 
 def _draw(draw, key, index, shape):
     size = math.prod(shape)
-    noise = batches.per_image(lambda k: draw(k, (size,)), key, index)
+    noise = batches.per_image(lambda k: draw(k, (size,), jnp.float32), key, index)
     return noise.reshape(-1, *shape)
 
 

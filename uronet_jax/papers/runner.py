@@ -16,7 +16,6 @@ import jax
 import numpy as np
 
 from uronet_jax.checkpoints import locked_workdir
-from uronet_jax.command import nearest_name
 from uronet_jax.papers.all_models import open_store
 from uronet_jax.papers.experiments import (
     EXPERIMENTS,
@@ -32,6 +31,7 @@ from uronet_jax.papers.store import Store
 from uronet_jax.records import provenance, write_json
 from uronet_jax.reports import figures
 from uronet_jax.reports.results import REPRODUCTION, REPRODUCTION_VERSION
+from uronet_jax.specs import nearest_name
 from uronet_jax.training.run import check_same_config, flatten_config
 
 # Experiments whose result is also a picture.
@@ -47,8 +47,8 @@ def choose_experiments(names: str) -> list[str]:
     if unknown or not chosen:
         known = "; ".join(f"{name}: {e.summary}" for name, e in EXPERIMENTS.items())
         raise ValueError(
-            f"unknown experiment {', '.join(map(repr, unknown)) or repr(names)}: "
-            f"{nearest_name((unknown or [names])[0], EXPERIMENTS)}choose all or some "
+            f"unknown experiment {', '.join(map(repr, unknown)) or repr(names)}"
+            f"{nearest_name((unknown or [names])[0], EXPERIMENTS)}: choose all or some "
             f"of {known}"
         )
     return list(dict.fromkeys(chosen))

@@ -376,4 +376,9 @@ ADVERSARIAL_NOISE_PHASE = Phase(
     check=_check,
     degrades=False,
     updates=_updates,
+    fields=(
+        *("model.name", "noise.generator", "noise.epsilon", "noise.rate"),
+        *("noise.restart_every", "noise.restart_steps", "noise.restart_rate"),
+        *("shares.noise", "shares.replay", "shares.replay_slices", "shares.degraded"),
+    ),
 )

@@ -123,5 +123,11 @@ def _check(config: Config) -> None:
 
 
 ADVERSARIAL_TRAINING_PHASE = Phase(
-    "classifier", build_classifier, _make_task, check=_check, degrades=False
+    *("classifier", build_classifier, _make_task),
+    check=_check,
+    degrades=False,
+    fields=(
+        "model.name",
+        *(f"attack.{name}" for name in ("norm", "epsilon", "step_size", "steps")),
+    ),
 )

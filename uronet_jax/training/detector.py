@@ -94,7 +94,7 @@ def _build(config: Config) -> nn.Module:
 
 
 def _needs(config: Config) -> dict[str, str]:
-    if not config["purifier"]:
+    if not config.get("purifier"):
         raise ValueError(
             "a detector looks at a purifier's noise pattern: set config.purifier to "
             "the folder of a run or a transformation"
@@ -124,4 +124,7 @@ def _check(config: Config) -> None:
             )
 
 
-DETECTOR_PHASE = Phase("detector", _build, _make_task, _needs, _check, _input_shape)
+DETECTOR_PHASE = Phase(
+    *("detector", _build, _make_task, _needs, _check, _input_shape),
+    fields=("model.name", "model.inputs"),
+)

@@ -4,11 +4,10 @@
 models of their own (`make_task`).
 """
 
-import contextlib
 import dataclasses
 import itertools
 import os
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,7 +18,7 @@ import numpy as np
 from uronet_jax import sharding
 from uronet_jax.array_files import map_array
 from uronet_jax.batches import check_listed, check_whole, known_name
-from uronet_jax.checkpoints import locked_workdir, read_config
+from uronet_jax.checkpoints import check_path, locked_workdir, read_config
 from uronet_jax.corruptions import (
     Degradation,
     find_corruption,
@@ -41,6 +40,7 @@ from uronet_jax.loading import (
     load_classifier,
     load_initial,
     load_purifier,
+    pretrained_model,
 )
 from uronet_jax.progress import Progress
 from uronet_jax.seeds import named_seed
@@ -55,6 +55,17 @@ _NO_DATA = {
     **{"clean_mean": 0.5, "num_classes": 2, "mean": (0.5,), "std": (0.5,)},
     "image_shape": (32, 32, 3),
 }
+# Fields that every phase needs: to build a task, to open its data, and to degrade.
+_TASK_FIELDS = ("dtype", "batch_size", "num_steps", "optimizer.peak_rate")
+_DATA_FIELDS = (
+    *("seed", "eval_batch_size", "initial", "data.name", "data.train_split"),
+    *("data.validation_split", "data.pipeline", "data.augmentation"),
+)
+_DEGRADATION_FIELDS = (
+    *("degradation.suite", "degradation.noises", "degradation.severities"),
+    *("degradation.clean_entries", "degradation.clean_share", "degradation.copies"),
+    *("degradation.folder", "degradation.spn_reading", "degradation.un_reading"),
+)
 _LOADERS = {"purifier": load_purifier, "classifier": load_classifier}
 
 
@@ -192,26 +203,30 @@ def _chosen(fields: Mapping[str, Any]) -> tuple[tuple, tuple]:
 def check_task(config: Config) -> None:
     """Checks module, loss, optimizer and schedule, as `check_config` does."""
     phase = find_phase(config.get("phase", ""))
-    with _named_fields(config):
-        schedule_of(config).check()
-        built = {**config, "resolved": _NO_DATA}
-        phase.build(built)
-        phase.check(built)
-        for name in config["optimizer"]:
-            known_name("field of optimizer", name, OPTIMIZER_FIELDS)
-        make_optimizer(num_steps=phase.updates(config), **config["optimizer"])
+    _check_present(config, (*_TASK_FIELDS, *phase.fields))
+    schedule_of(config).check()
+    built = {**config, "resolved": _NO_DATA}
+    phase.build(built)
+    phase.check(built)
+    for name in config["optimizer"]:
+        known_name("field of optimizer", name, OPTIMIZER_FIELDS)
+    make_optimizer(num_steps=phase.updates(config), **config["optimizer"])
 
 
-@contextlib.contextmanager
-def _named_fields(config: Config) -> Iterator[None]:
-    """Raises ValueError for a field that is missing."""
-    try:
-        yield
-    except KeyError as error:
-        raise ValueError(
-            f"config has no field {error}, which phase {config['phase']!r} needs: "
-            f"start from configs/{config['phase']}.py"
-        ) from error
+def _check_present(config: Config, names: Iterable[str]) -> None:
+    """Raises ValueError for a field, `section.field`, that is missing."""
+    for name in names:
+        section, _, field = name.rpartition(".")
+        fields = config.get(section, {}) if section else config
+        if not isinstance(fields, Mapping):
+            raise ValueError(
+                f"config.{section} must hold fields, such as {field}: {fields!r}"
+            )
+        if field not in fields:
+            raise ValueError(
+                f"config has no field {name!r}, which phase {config['phase']!r} needs: "
+                f"start from configs/{config['phase']}.py"
+            )
 
 
 def check_config(config: Config) -> None:
@@ -221,12 +236,8 @@ def check_config(config: Config) -> None:
         ValueError: If a field names something unknown, is missing or out of range.
     """
     check_task(config)
-    with _named_fields(config):
-        _check_fields(config)
-
-
-def _check_fields(config: Config) -> None:
-    data, _ = config["data"], config["initial"]
+    _check_present(config, _DATA_FIELDS)
+    data = config["data"]
     for name in ("train_split", "validation_split"):
         if str(data[name]).startswith("test"):
             raise ValueError(
@@ -237,6 +248,7 @@ def _check_fields(config: Config) -> None:
     phase = find_phase(config["phase"])
     phase.needs(config)
     if degrades(config) or has_copies(config):
+        _check_present(config, _DEGRADATION_FIELDS)
         _check_degradation(config)
     elif phase.degrades:
         raise ValueError(
@@ -365,16 +377,18 @@ def build_experiment(
     if has_copies(config):
         config["resolved"] |= _copies_origin(config, sources, models)
     begun = workdir is not None and finished_steps(workdir) > 0
+    pretrained = None
     if config["initial"]:  # Other pixel statistics would make another function of it.
         # A run that is resumed has them, and goes on from its own weights.
         given = workdir if begun else config["initial"]
-        config["resolved"] |= initial_statistics(given, role=phase.role)
+        pretrained = pretrained_model(given, phase.role)
+        config["resolved"] |= initial_statistics(given, pretrained)
     task = make_task(config, models)
     if config["initial"] and not begun:
         images = jnp.zeros((1, *task.input_shape))
         like = jax.eval_shape(task.module.init, jax.random.key(0), images)
         like = {"batch_stats": {}, **like}
-        initial = load_initial(config["initial"], like, role=phase.role)
+        initial = load_initial(config["initial"], like, pretrained=pretrained)
         task = dataclasses.replace(task, initial=initial)
     if has_copies(config):
         _check_before_copies(config, task, sources["train"], workdir)
@@ -391,6 +405,8 @@ def _check_before_copies(config, task, source, workdir) -> None:
             f"batch size {config['batch_size']} is larger than {source.name}, split "
             f"{source.split}, with {len(source)} images"
         )
+    if workdir is not None:
+        check_path(workdir)
     if workdir is not None and finished_steps(workdir):
         stored = {"best_metric": list(task.best_metric), **config}
         check_same_config(read_config(workdir, "last"), stored)

@@ -90,5 +90,7 @@ def make_optimizer(
     )
 
 
-# What a config may set.
-OPTIMIZER_FIELDS = tuple(inspect.signature(make_optimizer).parameters)
+# What a config may set; the length of a run is another field of it.
+OPTIMIZER_FIELDS = tuple(
+    name for name in inspect.signature(make_optimizer).parameters if name != "num_steps"
+)

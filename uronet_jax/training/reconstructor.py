@@ -223,7 +223,7 @@ def _build(config: Config) -> Reconstructor:
 
 
 def _needs(config: Config) -> dict[str, str]:
-    if not config["classifier"]:
+    if not config.get("classifier"):
         raise ValueError(
             "reconstructive training asks a frozen classifier: set config.classifier "
             "to the folder of its run or a file of PyTorch weights"
@@ -261,5 +261,11 @@ def _updates(config: Config) -> int:
 
 
 RECONSTRUCTOR_PHASE = Phase(
-    "purifier", _build, _make_task, _needs, _check, updates=_updates
+    *("purifier", _build, _make_task, _needs, _check),
+    updates=_updates,
+    fields=(
+        *("model.variant", "model.width", "reconstruction.warmup_steps"),
+        *("reconstruction.visual_weight", "reconstruction.class_weight"),
+        "reconstruction.labels",
+    ),
 )

@@ -120,7 +120,7 @@ def _build(config: Config) -> Remover:
 def _needs(config: Config) -> dict[str, str]:
     if not asks_classifier(config["loss"]):
         return {}
-    if not config["classifier"]:
+    if not config.get("classifier"):
         raise ValueError(
             "loss.inconsistency asks a classifier: set config.classifier to the folder "
             "of its run or a file of PyTorch weights, or the weight to 0"
@@ -149,4 +149,7 @@ def _check(config: Config) -> None:
         )
 
 
-REMOVER_PHASE = Phase("purifier", _build, _make_task, _needs, _check)
+REMOVER_PHASE = Phase(
+    *("purifier", _build, _make_task, _needs, _check),
+    fields=("model.variant", "model.widths", "loss"),
+)

@@ -56,6 +56,7 @@ class Phase(NamedTuple):
         input_shape: Config and `(H, W, C)` of the images -> that of the module's input.
         degrades: Whether it cannot do without a degradation.
         updates: Config -> how many steps update the module, for its learning rate.
+        fields: What a config must have besides what all phases need, `section.field`.
     """
 
     role: str
@@ -66,6 +67,7 @@ class Phase(NamedTuple):
     input_shape: Callable[[Config, Shape], Shape] = lambda config, shape: shape
     degrades: bool = True
     updates: Callable[[Config], int] = lambda config: config["num_steps"]
+    fields: tuple[str, ...] = ("model.name",)
 
 
 def build_classifier(config: Config) -> nn.Module:

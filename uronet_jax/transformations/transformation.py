@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from uronet_jax.batches import check_images, check_number, check_whole, known_name
+from uronet_jax.batches import check_batch, check_number, check_whole, known_name
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -66,14 +66,15 @@ class Transformation:
         """Returns transformed images, of the given type; computes in float32.
 
         Args:
-            images: `[B, H, W, C]`, float, in `[0, 1]`.
+            images: `[B, H, W, C]`, float, in `[0, 1]`, which is not looked at: in
+                a chain they may be what a network has made.
             data: What `load` returned, of one with data.
             key: Typed PRNG key, of a random one.
             index: Integer `[B]`, the number of each image, of a random one.
             **parameters: Those numbers that are not to have their usual values.
         """
         self.check(parameters)
-        check_images(images, index if self.random else None)
+        check_batch(images, index if self.random else None)
         dtype, images = images.dtype, jnp.asarray(images, jnp.float32)
         numbers = {**self.parameters, **parameters}
         for name in self.files:
