@@ -4,12 +4,13 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from made_up_results import groups, one_group, run
+from made_up_results import groups, one_group, run, store
 
 from configs import reproduce
 from uronet_jax.evaluation.judge import CLEAN_ENTRY
 from uronet_jax.papers.all_models import open_store
 from uronet_jax.papers.pages.claims import claims_of, judge_all
+from uronet_jax.papers.pages.docs import docs_pages
 from uronet_jax.papers.pages.experiment_page import render_experiment
 from uronet_jax.papers.pages.layout import published_rows
 from uronet_jax.papers.reconstructive import experiments
@@ -87,6 +88,19 @@ def test_page():
     assert ours < theirs < lines.index("**CIFAR-10, ResNet: accuracy, white box**")
     assert "only the order of the defences can be compared" in " ".join(page.split())
     assert "Also measured" not in page
+
+
+def test_transformations_tell_what_they_leave_of_clean_images(tmp_path):
+    rows = paper_rows("reconstructive")
+    chosen = {"transformations": ["PD=pixel_deflection"]}
+    result = run("reconstructive", rows=rows)
+    result["config"] = {**result["config"], "reconstructive": chosen}
+    store(tmp_path / "results", a=result)
+    pages, _ = docs_pages(tmp_path / "results", tmp_path)
+    page = pages[tmp_path / "TRANSFORMATIONS.md"]
+    (line,) = (x for x in page.splitlines() if x.startswith("| `pixel_deflection` |"))
+    assert "| 62.2 of 72.2 (CIFAR-10) |" in line
+    assert "accuracy on clean images it leaves" in page
 
 
 def config(**changes):

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from uronet_jax.reports.results import Result
 from uronet_jax.reports.tables import markdown_table
 from uronet_jax.transformations import TRANSFORMATIONS
 
@@ -26,8 +27,17 @@ A file is named by its path, without comma or plus: `quilting:patches=patches.np
 _ROW = "transformations_32"
 
 
-def render_transformations(benchmarks: Sequence[Mapping[str, Any]]) -> str:
-    """Returns the page, with the times in JSON of `launch.benchmark`."""
+def render_transformations(
+    benchmarks: Sequence[Mapping[str, Any]], reproductions: Sequence[Result]
+) -> str:
+    """Returns the page.
+
+    Args:
+        benchmarks: JSON of `launch.benchmark`, for the times.
+        reproductions: Runs of `launch.reproduce`; those called `reconstructive` have
+            what each leaves of the accuracy on clean images.
+    """
+    kept = _kept(reproductions)
     benchmarks = [content for content in benchmarks if _ROW in content["rows"]]
     rows = [
         {
@@ -42,6 +52,7 @@ def render_transformations(benchmarks: Sequence[Mapping[str, Any]]) -> str:
             ),
             "random": "yes" if entry.random else "no",
             "gradient": entry.gradient,
+            "kept": "; ".join(kept.get(name, ())),
             "time": _times(name, benchmarks),
             "source": entry.source,
         }
@@ -51,12 +62,38 @@ def render_transformations(benchmarks: Sequence[Mapping[str, Any]]) -> str:
         **{"name": "name", "text": "what it does"},
         "parameters": "parameters: usual value (range)",
         **{x: x for x in ("random", "gradient")},
+        **({"kept": "accuracy on clean images it leaves"} if kept else {}),
         **({"time": "time beside"} if benchmarks else {}),
         "source": "source",
     }
     return "\n".join(
         [_HEAD, markdown_table(rows, headings), *map(_conditions, benchmarks)]
     )
+
+
+def _kept(reproductions: Sequence[Result]) -> dict[str, list[str]]:
+    """Returns name -> what is left of the accuracy on clean images."""
+    found: dict[str, list[str]] = {}
+    for result in reproductions:
+        if result.content["experiment"] != "reconstructive":
+            continue
+        rows = [
+            row
+            for row in result.content["rows"]
+            if (row["attack"], row["metric"]) == ("clean", "accuracy")
+            and row["threat"] == "grey box"
+        ]
+        value = {row["defence"]: row["value"] for row in rows}
+        listed = result.content["config"]["reconstructive"]["transformations"]
+        for text in [*listed, "quilting=quilting"]:
+            title, _, name = text.partition("=")
+            if title in value and "none" in value:
+                small = ", small" if result.small else ""
+                found.setdefault(name, []).append(
+                    f"{value[title]:.1f} of {value['none']:.1f} "
+                    f"({rows[0]['dataset']}{small})"
+                )
+    return found
 
 
 def _times(name: str, benchmarks: Sequence[Mapping[str, Any]]) -> str:

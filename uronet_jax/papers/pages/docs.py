@@ -103,7 +103,7 @@ def docs_pages(
             only("fidelity"), contents("benchmark")
         ),
         docs / "TRANSFORMATIONS.md": transformation_page.render_transformations(
-            contents("benchmark")
+            contents("benchmark"), [x for x in results if x.kind == "reproduction"]
         ),
         docs / "ATTACKS.md": attack_page.render_attacks(
             only("attack_agreement"), contents("benchmark")
