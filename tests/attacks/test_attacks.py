@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import inspect
+import itertools
 
 import chex
 import jax
@@ -249,8 +250,12 @@ def test_restarts_are_never_weaker(name, problem):
         return np.asarray(MANY_MAXIMA(found))
 
     losses = [reached(restarts) for restarts in (0, 1, 4)]
-    assert (losses[0] <= losses[1]).all() and (losses[1] <= losses[2]).all()
-    assert (losses[0] < losses[2]).any()
+    # Other restarts are another program, whose rounding of 1e-7 grows by the 40 of the
+    # waves in each of three steps; other maxima are some whole numbers away.
+    rounding = 40**3 * 1e-7
+    for fewer, more in itertools.pairwise(losses):
+        assert (fewer <= more + rounding).all()
+    assert (losses[0] < losses[2] - 1).any()
 
 
 @pytest.mark.parametrize("name", RESTARTED)
