@@ -24,6 +24,8 @@ _CSS = """
 .gradio-container {max-width: 1200px !important; margin: auto}
 .tabitem {min-width: min(100%, 900px)}
 .pixels img {image-rendering: pixelated}
+.labels {font-size: 1.1em; margin-top: 0.5em}
+.labels th, .labels td {text-align: left; padding: 0.2em 1.5em 0.2em 0}
 """
 
 
@@ -160,6 +162,28 @@ def _tell(lines: Mapping[str, str]) -> str:
     )
 
 
+def _labels(studio: DefenseStudio, sights: Mapping[str, studios.Sight]) -> str:
+    """Returns what classifier, defence and detector say to each image, as HTML."""
+    columns = {
+        "classifier alone": lambda sight: studio.label(sight.before),
+        "behind the purifier": lambda sight: studio.label(sight.after),
+        "detector": studio.verdict,
+    }
+    if not studio.models.classifier:
+        columns = {"detector": studio.verdict}
+
+    def line(tag, *cells):
+        return "".join(f"<{tag}>{escape(cell)}</{tag}>" for cell in cells)
+
+    rows = [line("th", "", *columns)]
+    rows += [
+        line("td", name, *(tell(sight) for tell in columns.values()))
+        for name, sight in sights.items()
+    ]
+    body = "".join(f"<tr>{row}</tr>" for row in rows)
+    return f"<table class='labels'>{body}</table>"
+
+
 def _one_image(page: gr.Blocks, studio: DefenseStudio) -> list[gr.Component]:
     """Lays out the first tab; returns what says which image is meant."""
     source = studio.source
@@ -213,24 +237,23 @@ def _one_image(page: gr.Blocks, studio: DefenseStudio) -> list[gr.Component]:
         number, file, way, suite, corruption, severity, attack, knows, linf, l2, amplify
     ):
         first = studio.upload(file) if file else studio.sample(int(number))
-        image = first
+        unharmed = studio.see(first)
+        lines = {"true label": "" if file else studio.true_label(int(number))}
         if way == _WAYS[0]:
             severity = min(int(severity), list_severities(suite)[-1])
-            image = studio.corrupt(first, suite, corruption, severity)
+            sight = studio.see(studio.corrupt(first, suite, corruption, severity))
         elif way == _WAYS[1]:
             epsilon = linf / 255 if str(attack).endswith("linf") else l2
-            image = studio.attack(first, attack, epsilon, knows)
-        sight = studio.see(image)
-        lines = {"true label": "" if file else studio.true_label(int(number))}
-        if way != _WAYS[2]:
-            lines["label of the image"] = studio.label(studio.see(first).before)
-        lines |= {
-            "label of what the defence is shown": studio.label(sight.before),
-            "label of the purified picture": studio.label(sight.after),
-            "detector": studio.verdict(sight),
-        }
+            sight = studio.see(studio.attack(unharmed, attack, epsilon, knows))
+            label = studio.label(studios.attacked_probabilities(unharmed, knows))
+            lines["attacked"] = f"{label}, the label that {knows} gives to the image"
+        else:
+            sight = unharmed
+        sights = {"image": unharmed}
+        if sight is not unharmed:
+            sights["made worse"] = sight
         shown = studios.show_sight(sight, amplify)
-        return studios.enlarge(first), *shown, _tell(lines)
+        return studios.enlarge(first), *shown, _tell(lines) + _labels(studio, sights)
 
     inputs = [number, file, way, *chosen, attack, knows, linf, l2, amplify]
     outputs = [original, worse, clean, noise, words]
@@ -273,13 +296,8 @@ def _along_severities(studio: DefenseStudio, image: list[gr.Component]) -> None:
             chart = gr.HTML()
 
     def told(severity, sight):
-        lines = {
-            "severity": str(severity),
-            "label of what the defence is shown": studio.label(sight.before),
-            "label of the purified picture": studio.label(sight.after),
-            "detector": studio.verdict(sight),
-        }
-        return *studios.show_sight(sight, amplify=1.0), _tell(lines)
+        pictures = studios.show_sight(sight, amplify=1.0)
+        return *pictures, _labels(studio, {f"severity {severity}": sight})
 
     def show(number, file, suite, corruption, severity):
         first = studio.upload(file) if file else studio.sample(int(number))

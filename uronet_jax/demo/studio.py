@@ -20,7 +20,7 @@ from jax.tree_util import Partial
 
 from uronet_jax import sharding
 from uronet_jax.attacks import ATTACKS
-from uronet_jax.attacks.adaptive import averaged_logits
+from uronet_jax.attacks.adaptive import averaged_logits, random_misclassification
 from uronet_jax.batches import check_number
 from uronet_jax.corruptions import find_corruption, list_severities, suite_degradations
 from uronet_jax.data import open_source
@@ -28,6 +28,7 @@ from uronet_jax.data.sources import Source
 from uronet_jax.defense import Defense, classifier_function
 from uronet_jax.evaluation.defense_table import defense_table
 from uronet_jax.evaluation.judge import CorruptionEntry, Entry, Judge
+from uronet_jax.evaluation.threat_models import THREAT_MODELS, make_run
 from uronet_jax.loading import LoadedModel, check_models_match, detector_inputs
 from uronet_jax.photos import pictures
 from uronet_jax.photos.purify import PhotoModels, check_class_names
@@ -37,7 +38,8 @@ from uronet_jax.reports import figures
 MAX_UPLOAD_BYTES, MAX_UPLOAD_PIXELS = 40 * 2**20, 24 * 2**20
 # What an attacker knows -> what the attack goes through.
 ATTACKERS = ("the classifier alone", "the whole defence")
-_DRAWS = 4  # That an attack on a random defence is averaged over.
+# That an attack on a random defence is averaged over.
+DRAWS = THREAT_MODELS["adaptive"].samples
 _LEAST_SIDE = 224  # Of a picture on the page, in pixels.
 
 
@@ -187,13 +189,15 @@ class DefenseStudio:
             and attack.least_classes <= classes
         )
 
-    def attack(
-        self, image: np.ndarray, name: str, epsilon: float, knows: str
-    ) -> np.ndarray:
+    def attack(self, sight: Sight, name: str, epsilon: float, knows: str) -> np.ndarray:
         """Returns an image that is to lose the label it has now.
 
+        One who knows the classifier alone is the threat model `grey_box`, and goes on
+        behind the first success: where it just fools the classifier, it hardly tries
+        the defence. So does one who knows a random defence, over draws made anew.
+
         Args:
-            image: The image.
+            sight: The image, and what the defence makes of it.
             name: One of `attacks()`.
             epsilon: Largest norm of the perturbation, in intensities.
             knows: One of `ATTACKERS`.
@@ -206,16 +210,31 @@ class DefenseStudio:
                 f"no attack {name!r} by one who knows {knows!r}: there are "
                 f"{', '.join(self.attacks()) or 'none without a classifier'}"
             )
-        logits_fn = Partial(self._classify, self._defense.variables["classifier"])
+        run = make_run(name, epsilon=epsilon)
+        labels = attacked_probabilities(sight, knows).argmax(keepdims=True)
+        batch = {
+            "image": jax.numpy.asarray(sight.image[None]),
+            "label": jax.numpy.asarray(labels, np.int32),
+            "index": jax.numpy.zeros(1, np.int32),
+        }
         # Another key than that of `see`: an attacker does not know the draws.
         draws, key = jax.random.split(self._key)
-        if knows == ATTACKERS[1] and self._is_random():
-            logits_fn = averaged_logits(self._defense.random_logits_fn, draws, _DRAWS)
-        elif knows == ATTACKERS[1]:
-            logits_fn = self._defense.logits_fn
-        images = jax.numpy.asarray(image[None])
-        labels = logits_fn(images).argmax(-1)
-        found = ATTACKS[name](key, images, logits_fn, labels, epsilon=epsilon)
+        defense = self._defense
+        if knows == ATTACKERS[0]:
+            logits_fn = Partial(self._classify, defense.variables["classifier"])
+            found = run.go_to_the_end(key, batch, logits_fn)
+        elif not self._is_random():
+            found = run.attack(
+                key, batch["image"], defense.logits_fn, batch["label"], epsilon=epsilon
+            )
+        elif run.takes("samples"):
+            loss_fn = random_misclassification(
+                defense.random_logits_fn, batch["label"], loss=run.attack.loss
+            )
+            found = run.raise_loss(key, batch, loss_fn, samples=DRAWS)
+        else:
+            logits_fn = averaged_logits(defense.random_logits_fn, draws, DRAWS)
+            found = run.go_to_the_end(key, batch, logits_fn)
         return np.asarray(found)[0]
 
     def _is_random(self) -> bool:
@@ -294,6 +313,11 @@ class DefenseStudio:
             return "no detector"
         word = "degraded" if sight.probability > self.threshold else "not degraded"
         return f"{word} (probability {sight.probability:.3f})"
+
+
+def attacked_probabilities(sight: Sight, knows: str) -> np.ndarray:
+    """Returns the probabilities whose likeliest class one of `ATTACKERS` attacks."""
+    return sight.before if knows == ATTACKERS[0] else sight.after
 
 
 def check_gradio() -> None:
