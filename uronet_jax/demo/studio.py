@@ -334,19 +334,20 @@ def open_images(
 ) -> Source:
     """Opens the data set that images come from.
 
-    `data` is its name; by default that which a model learned on, and without a
-    classifier else `generated`. Errors are those of `open_source`, and ValueError if
-    nothing says what a classifier learned on.
+    `data` is its name; by default that which the classifier learned on, without one
+    that of detector or purifier, else `generated`. Errors are those of `open_source`,
+    and ValueError if nothing says what a classifier learned on.
     """
-    parts = (models.classifier, models.detector, models.purifier)
+    parts = (models.detector, models.purifier)
+    if models.classifier:
+        parts = (models.classifier,)
     learned = [name for model in parts if model and (name := _data_of(model))]
     if not data and not learned and models.classifier:
         raise ValueError(
             "the classifier does not say what images it learned on: name a data set "
             "(--data)"
         )
-    name = data or [*learned, "generated"][0]
-    return open_source(name, split, data_dir=data_dir)
+    return open_source(data or [*learned, "generated"][0], split, data_dir=data_dir)
 
 
 def _data_of(model: LoadedModel) -> str | None:
