@@ -9,6 +9,9 @@ makes of it. Needs `pip install uronet_jax[demo]` and no network; --share makes 
 public through Gradio's server, as for Colab.
 """
 
+import signal
+import sys
+
 from absl import flags
 
 from launch import cli
@@ -62,12 +65,19 @@ def main(argv: list[str]) -> None:
     """Serves the page that the flags describe."""
     del argv  # Checked by `cli.run`.
     studios.check_gradio()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # And clean up.
+    with studios.private_uploads():
+        _serve()
+
+
+def _serve() -> None:
     from uronet_jax.demo import page as pages
 
     pages.check_port(_HOST.value, _PORT.value)
     models = load_photo_models(_PURIFIER.value, _DETECTOR.value, _CLASSIFIER.value)
-    reports = studios.published_reports(programs_folder() / "docs" / "results")
-    if _REPORTS.value is not None:
+    if _REPORTS.value is None:
+        reports = studios.published_reports(programs_folder() / "docs" / "results")
+    else:
         reports = studios.read_reports(_REPORTS.value)
     studio = studios.DefenseStudio(
         models,
@@ -79,7 +89,10 @@ def main(argv: list[str]) -> None:
     parts = {"purifier": _PURIFIER, "detector": _DETECTOR, "classifier": _CLASSIFIER}
     named = [f"{role} `{flag.value}`" for role, flag in parts.items() if flag.value]
     page = pages.build_page(studio, reports, about=", ".join(named))
-    pages.serve(page, host=_HOST.value, port=_PORT.value, share=_SHARE.value)
+    studio.warm_up()
+    address = pages.serve(page, host=_HOST.value, port=_PORT.value, share=_SHARE.value)
+    print(f"open {address} in a browser; Ctrl-C ends it", flush=True)
+    page.block_thread()
 
 
 if __name__ == "__main__":

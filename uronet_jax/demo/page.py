@@ -1,6 +1,10 @@
 """The page: Gradio's widgets around the functions of `studio`. No network is needed."""
 
+import contextlib
+import functools
+import os
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from html import escape
@@ -15,6 +19,10 @@ from uronet_jax.reports.svg import accuracy_chart, chart_legend
 
 _WAYS = ("a corruption", "an attack", "nothing")
 _PAUSE = 0.8  # Seconds that a severity is shown.
+_AMPLIFY = 2  # Times that noise patterns are shown, at first.
+_ONE_COMPUTES = threading.Lock()
+# Pictures are looked for every ten minutes and removed when an hour old.
+_DELETE_CACHE = (600, 3600)
 # Of the page's theme: what browsers have.
 _FONTS = {
     "font": ("system-ui", "sans-serif"),
@@ -43,7 +51,9 @@ def build_page(
         about: Which models these are, Markdown.
     """
     # Without analytics Gradio does not ask the network for newer versions either.
-    with gr.Blocks(title="uronet demo", analytics_enabled=False) as page:
+    with gr.Blocks(
+        title="uronet demo", analytics_enabled=False, delete_cache=_DELETE_CACHE
+    ) as page:
         gr.Markdown(f"# Try a defence\n\n{about}")
         with gr.Tab("One image"):
             image = _one_image(page, studio)
@@ -51,48 +61,56 @@ def build_page(
             _along_severities(studio, image)
         with gr.Tab("Defences"):
             _defenses(reports)
+    for event in page.fns.values():  # It is a page, not a service.
+        event.api_visibility = "private"
     return page
 
 
 def serve(
-    page: gr.Blocks,
-    *,
-    host: str = "127.0.0.1",
-    port: int = 7860,
-    share: bool = False,
-    block: bool = True,
+    page: gr.Blocks, *, host: str = "127.0.0.1", port: int = 7860, share: bool = False
 ) -> str:
-    """Serves a page and returns its address.
+    """Serves a page from a thread of its own and returns its address.
 
     Args:
         page: What `build_page` returns.
         host: Address to listen at; 0.0.0.0 for every network of the machine.
         port: Port to listen at.
         share: Whether Gradio makes it public too, through its own server.
-        block: Whether to wait until the process is interrupted.
 
     Raises:
         OSError: If the port is in use, or the address is not of this machine.
     """
     check_port(host, port)
-    page.queue(default_concurrency_limit=1)  # One computes at a time.
-    _, address, public = page.launch(
-        server_name=host,
-        server_port=port,
-        share=share,
-        theme=gr.themes.Default(**_FONTS),
-        css=_CSS,
-        footer_links=[],
-        max_file_size=studios.MAX_UPLOAD_BYTES,
-        prevent_thread_lock=True,
-        quiet=True,
-        ssr_mode=False,
-        pwa=False,
-    )
-    print(f"open {public or address} in a browser; Ctrl-C ends it", flush=True)
-    if block:
-        page.block_thread()
-    return address
+    page.queue(default_concurrency_limit=None)
+    with _without_proxy(host):
+        _, address, public = page.launch(
+            server_name=host,
+            server_port=port,
+            share=share,
+            theme=gr.themes.Default(**_FONTS),
+            css=_CSS,
+            footer_links=[],
+            max_file_size=studios.MAX_UPLOAD_BYTES,
+            prevent_thread_lock=True,
+            quiet=True,
+            ssr_mode=False,
+            pwa=False,
+        )
+    return public or address
+
+
+@contextlib.contextmanager
+def _without_proxy(host: str) -> Iterator[None]:
+    """Asks this machine directly: Gradio looks whether its page answers."""
+    before = {name: os.environ.get(name) for name in ("no_proxy", "NO_PROXY")}
+    hosts = [x for x in before.values() if x] + [host, "127.0.0.1", "localhost"]
+    os.environ |= dict.fromkeys(before, ",".join(hosts))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name)
+            os.environ |= {} if value is None else {name: value}
 
 
 def check_port(host: str, port: int) -> None:
@@ -109,13 +127,25 @@ def check_port(host: str, port: int) -> None:
 
 
 def _told(function: Callable) -> Callable:
-    """Returns a function whose ValueErrors the browser shows."""
+    """Returns a function that waits for others, whose ValueErrors the browser shows."""
 
     def told(*values):
         try:
-            return function(*values)
+            with _ONE_COMPUTES:
+                return function(*values)
         except ValueError as error:
             raise gr.Error(str(error), print_exception=False) from error
+
+    return told
+
+
+def _told_each(function: Callable[..., Iterator]) -> Callable[..., Iterator]:
+    """Returns likewise a generator; between two items others may compute."""
+
+    def told(*values):
+        following = _told(functools.partial(next, function(*values), None))
+        while (item := following()) is not None:
+            yield item
 
     return told
 
@@ -131,7 +161,11 @@ def _picture(label: str) -> gr.Image:
     )
 
 
-def _suite_and_corruption() -> tuple[gr.Dropdown, gr.Dropdown, gr.Slider]:
+def _suite_and_corruption() -> tuple[list[gr.Component], Any]:
+    """Returns the widgets of suite, corruption and severity, and the event.
+
+    It is that of the latter two after another suite was chosen.
+    """
     names, severities = list_corruptions("uronet"), list_severities("uronet")
     suite = gr.Dropdown(list(SUITES), value="uronet", label="suite")
     corruption = gr.Dropdown(list(names), value=names[0], label="corruption")
@@ -145,8 +179,8 @@ def _suite_and_corruption() -> tuple[gr.Dropdown, gr.Dropdown, gr.Slider]:
             gr.update(maximum=max(2, last), value=-(-last // 2), visible=last > 1),
         )
 
-    suite.input(change, suite, [corruption, severity], show_progress="hidden")
-    return suite, corruption, severity
+    changed = suite.input(change, suite, [corruption, severity], show_progress="hidden")
+    return [suite, corruption, severity], changed
 
 
 def _tell(lines: Mapping[str, str]) -> str:
@@ -202,7 +236,7 @@ def _one_image(page: gr.Blocks, studio: DefenseStudio) -> list[gr.Component]:
             ways = _WAYS if studio.attacks() else (_WAYS[0], _WAYS[2])
             way = gr.Radio(list(ways), value=_WAYS[0], label="made worse by")
             with gr.Column() as corruptions:
-                chosen = _suite_and_corruption()
+                chosen, changed = _suite_and_corruption()
             with gr.Column(visible=False) as attacks:
                 attack = gr.Dropdown(list(studio.attacks()), label="attack")
                 knows = gr.Radio(
@@ -214,7 +248,9 @@ def _one_image(page: gr.Blocks, studio: DefenseStudio) -> list[gr.Component]:
                 l2 = gr.Slider(
                     0.1, 5, value=1, step=0.1, label="epsilon, L2 norm", visible=False
                 )
-            amplify = gr.Slider(1, 20, value=2, step=1, label="noise pattern, times")
+            amplify = gr.Slider(
+                1, 20, value=_AMPLIFY, step=1, label="noise pattern, times"
+            )
             button = gr.Button("Show", variant="primary")
         with gr.Column(scale=3):
             with gr.Row():
@@ -255,20 +291,16 @@ def _one_image(page: gr.Blocks, studio: DefenseStudio) -> list[gr.Component]:
         shown = studios.show_sight(sight, amplify)
         return studios.enlarge(first), *shown, _tell(lines) + _labels(studio, sights)
 
-    inputs = [number, file, way, *chosen, attack, knows, linf, l2, amplify]
-    outputs = [original, worse, clean, noise, words]
-    gr.on(
-        [
-            *(button.click, page.load, chosen[1].change),
-            *(x.release for x in (number, chosen[2], amplify)),
-        ],
-        _told(show),
-        inputs,
-        outputs,
-        concurrency_id="compute",
-        trigger_mode="always_last",
-        show_progress_on=words,
-    )
+    told = {
+        "fn": _told(show),
+        "inputs": [number, file, way, *chosen, attack, knows, linf, l2, amplify],
+        "outputs": [original, worse, clean, noise, words],
+        "trigger_mode": "always_last",
+        "show_progress_on": words,
+    }
+    by_hand = (number, way, *chosen[1:], attack, knows, linf, l2, amplify)
+    gr.on([page.load, button.click, file.change, *(x.input for x in by_hand)], **told)
+    changed.then(**told)
     return [number, file]
 
 
@@ -279,7 +311,7 @@ def _along_severities(studio: DefenseStudio, image: list[gr.Component]) -> None:
     )
     with gr.Row():
         with gr.Column(scale=1, min_width=300):
-            suite, corruption, severity = _suite_and_corruption()
+            (suite, corruption, severity), _ = _suite_and_corruption()
             play = gr.Button("Play", variant="primary")
             most = len(studio.source)
             count = gr.Slider(
@@ -287,17 +319,17 @@ def _along_severities(studio: DefenseStudio, image: list[gr.Component]) -> None:
                 label="images to judge", visible=studio.can_judge,
             )  # fmt: skip
             judge = gr.Button("Measure accuracy", visible=studio.can_judge)
+            stop = gr.Button("Stop")
         with gr.Column(scale=3):
             with gr.Row():
-                pictures = [
-                    _picture(x) for x in ("made worse", "purified", "noise pattern")
-                ]
+                names = ("made worse", "purified", f"noise pattern, {_AMPLIFY} times")
+                pictures = [_picture(name) for name in names]
             words = gr.HTML()
             chart = gr.HTML()
 
     def told(severity, sight):
-        pictures = studios.show_sight(sight, amplify=1.0)
-        return *pictures, _labels(studio, {f"severity {severity}": sight})
+        shown = studios.show_sight(sight, _AMPLIFY)
+        return *shown, _labels(studio, {f"severity {severity}": sight})
 
     def show(number, file, suite, corruption, severity):
         first = studio.upload(file) if file else studio.sample(int(number))
@@ -312,26 +344,39 @@ def _along_severities(studio: DefenseStudio, image: list[gr.Component]) -> None:
             yield gr.update(value=severity), *told(severity, sight)
 
     def played(*values) -> Iterator[tuple]:
-        found = frames(*values)
-        following = _told(lambda: next(found, None))
-        while (frame := following()) is not None:
+        for frame in _told_each(frames)(*values):
             yield frame
             time.sleep(_PAUSE)
 
     def measured(suite, corruption, count):
-        summary, rows = studio.accuracies(suite, corruption, count)
-        return accuracy_lines(summary, rows)
+        for summary, rows in studio.accuracies(suite, corruption, count):
+            yield accuracy_lines(corruption, summary, rows)
 
     asked = [*image, suite, corruption]
-    options = {"concurrency_id": "compute", "show_progress_on": words}
-    play.click(played, asked, [severity, *pictures, words], **options)
-    severity.release(_told(show), [*asked, severity], [*pictures, words], **options)
-    judge.click(
-        _told(measured), [suite, corruption, count], chart, concurrency_id="compute"
+    options = {"show_progress_on": words, "trigger_mode": "always_last"}
+    playing = play.click(
+        played, asked, [severity, *pictures, words], show_progress_on=words
     )
+    severity.input(_told(show), [*asked, severity], [*pictures, words], **options)
+    judging = judge.click(_told_each(measured), [suite, corruption, count], chart)
+    stop.click(None, cancels=[playing, judging])
+    # What is shown is always of what is chosen.
+    number, file = image
+    gr.on(
+        [number.input, file.change, suite.input, corruption.input],
+        lambda: [None] * 4, None, [*pictures, words],
+        cancels=[playing], queue=False, show_progress="hidden",
+    )  # fmt: skip
+    gr.on(
+        [suite.input, corruption.input, count.input],
+        lambda: None, None, chart,
+        cancels=[judging], queue=False, show_progress="hidden",
+    )  # fmt: skip
 
 
-def accuracy_lines(summary: Mapping[str, Any], rows: list[Mapping[str, Any]]) -> str:
+def accuracy_lines(
+    noise: str, summary: Mapping[str, Any], rows: list[Mapping[str, Any]]
+) -> str:
     """Returns a chart of the accuracy along the severities, clean images at 0."""
     names = {
         "classifier alone": ("clean_accuracy", "undefended_accuracy"),
@@ -341,7 +386,7 @@ def accuracy_lines(summary: Mapping[str, Any], rows: list[Mapping[str, Any]]) ->
         name: [(0, summary[clean]), *((row["severity"], row[x]) for row in rows)]
         for name, (clean, x) in names.items()
     }
-    title = f"{rows[0]['noise']}: accuracy on {summary['num_images']} images"
+    title = f"{noise}: accuracy on {summary['num_images']} images"
     chart = accuracy_chart(lines, title=title, width=560, height=260)
     return f"{chart}<br>{chart_legend(list(lines))}"
 

@@ -5,9 +5,11 @@ the size that the models were made for (`pictures.fitted`) and degraded by the j
 it looks as `launch.evaluate` judges it.
 """
 
+import contextlib
 import importlib.util
 import json
 import os
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,7 +28,7 @@ from uronet_jax.corruptions import find_corruption, list_severities, suite_degra
 from uronet_jax.data import open_source
 from uronet_jax.data.sources import Source
 from uronet_jax.defense import Defense, classifier_function
-from uronet_jax.evaluation.defense_table import defense_table
+from uronet_jax.evaluation.defense_table import measure_defense
 from uronet_jax.evaluation.judge import CorruptionEntry, Entry, Judge
 from uronet_jax.evaluation.threat_models import THREAT_MODELS, make_run
 from uronet_jax.loading import LoadedModel, check_models_match, detector_inputs
@@ -35,11 +37,12 @@ from uronet_jax.photos.purify import PhotoModels, check_class_names
 from uronet_jax.reports import figures
 
 # Of files from a browser: a photograph of 24 million pixels, hardly compressed.
-MAX_UPLOAD_BYTES, MAX_UPLOAD_PIXELS = 40 * 2**20, 24 * 2**20
+MAX_UPLOAD_BYTES, MAX_UPLOAD_PIXELS = 40 * 2**20, 24 * 10**6
 # What an attacker knows -> what the attack goes through.
 ATTACKERS = ("the classifier alone", "the whole defence")
 # That an attack on a random defence is averaged over.
 DRAWS = THREAT_MODELS["adaptive"].samples
+_BATCH = 64  # Images that are judged in one compiled call, however few there are.
 _LEAST_SIDE = 224  # Of a picture on the page, in pixels.
 
 
@@ -160,7 +163,7 @@ class DefenseStudio:
                 if look.height * look.width > MAX_UPLOAD_PIXELS:
                     raise ValueError(
                         f"{look.width}x{look.height} pixels are more than "
-                        f"{MAX_UPLOAD_PIXELS // 2**20} million: make it smaller"
+                        f"{MAX_UPLOAD_PIXELS // 10**6} million: make it smaller"
                     )
                 found = pictures.read_picture(path)
         except ValueError as error:
@@ -274,11 +277,11 @@ class DefenseStudio:
 
     def accuracies(
         self, suite: str, corruption: str, count: int
-    ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    ) -> Iterator[tuple[dict[str, Any], list[dict[str, Any]]]]:
         """Judges the defence along the severities, on the first images of the data set.
 
-        Returns:
-            Summary and rows of `evaluation.defense_table`.
+        Yields:
+            Summary and rows of `evaluation.defense_table`, as far as they are measured.
 
         Raises:
             ValueError: If the classifier is not of this data set (`can_judge`).
@@ -292,12 +295,22 @@ class DefenseStudio:
         count = min(int(count), len(self.source))
         judge = Judge(
             self.source.read(np.arange(count)),
-            batch_size=min(count, 64),
+            batch_size=_BATCH,
             mesh=self._mesh,
             seed=self._seed,
         )
         variables = sharding.replicate(self._defense.variables, self._mesh)
-        return defense_table(judge, self._defense.function, variables, entries)
+        found = measure_defense(judge, self._defense.function, variables, entries)
+        summary, rows = next(found), []
+        yield summary, []
+        for row in found:
+            rows.append(row)
+            yield summary, list(rows)
+
+    def warm_up(self) -> None:
+        """Compiles what the first image on the page needs."""
+        first = suite_degradations("uronet")[0]
+        self.see(self.corrupt(self.sample(0), "uronet", first.noise, first.severity))
 
     def label(self, probabilities: np.ndarray | None) -> str:
         """Returns the likeliest class and its probability, or nothing."""
@@ -318,6 +331,19 @@ class DefenseStudio:
 def attacked_probabilities(sight: Sight, knows: str) -> np.ndarray:
     """Returns the probabilities whose likeliest class one of `ATTACKERS` attacks."""
     return sight.before if knows == ATTACKERS[0] else sight.after
+
+
+@contextlib.contextmanager
+def private_uploads() -> Iterator[None]:
+    """Gives Gradio a folder that only this user may read, and removes it.
+
+    Uploads and pictures of the page lie in it. Import Gradio inside.
+    """
+    with tempfile.TemporaryDirectory(
+        prefix="uronet_demo.", ignore_cleanup_errors=True
+    ) as folder:
+        os.environ["GRADIO_TEMP_DIR"] = folder
+        yield
 
 
 def check_gradio() -> None:

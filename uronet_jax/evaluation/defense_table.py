@@ -1,6 +1,6 @@
 """A defence on clean images and on every degradation, as a table of tidy rows."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -103,6 +103,26 @@ def defense_table(
         `detection_accuracy` is that of the balanced set of the clean and the
         degraded images at probability 1/2.
     """
+    measured = measure_defense(judge, defense, variables, entries, gate=gate)
+    summary, rows = next(measured), []
+    with progress_bar(
+        len(entries), description="degradations", unit="entry", shown=progress
+    ) as bar:
+        for row in measured:
+            rows.append(row)
+            bar.update()
+    return summary, rows
+
+
+def measure_defense(
+    judge: Judge,
+    defense: DefenseFunction,
+    variables: Any,
+    entries: Sequence[Entry],
+    *,
+    gate: float | None = None,
+) -> Iterator[dict[str, Any]]:
+    """Yields the summary and then the rows of `defense_table`, as they are measured."""
     clean = judge.measure(defense, variables)
     summary: dict[str, Any] = {
         "num_images": len(clean["undefended"]),
@@ -119,15 +139,9 @@ def defense_table(
             summary["gated_clean_share_purified"] = float(
                 (clean["probability"] > gate).mean()
             )
-    rows = []
-    with progress_bar(
-        len(entries), description="degradations", unit="entry", shown=progress
-    ) as bar:
-        for entry in entries:
-            measured = judge.measure(defense, variables, entry)
-            rows.append(_row(entry, clean, measured, gate))
-            bar.update()
-    return summary, rows
+    yield summary
+    for entry in entries:
+        yield _row(entry, clean, judge.measure(defense, variables, entry), gate)
 
 
 def _row(entry, clean, measured, gate):
