@@ -17,7 +17,6 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 from flax import linen as nn
-from flax.errors import InvalidRngError
 from jax.tree_util import Partial
 
 from uronet_jax import sharding
@@ -27,13 +26,14 @@ from uronet_jax.batches import check_number
 from uronet_jax.corruptions import find_corruption, list_severities, suite_degradations
 from uronet_jax.data import open_source
 from uronet_jax.data.sources import Source
-from uronet_jax.defense import Defense, classifier_function
+from uronet_jax.defense import classifier_function
 from uronet_jax.evaluation.defense_table import measure_defense
 from uronet_jax.evaluation.judge import CorruptionEntry, Entry, Judge
 from uronet_jax.evaluation.threat_models import THREAT_MODELS, make_run
-from uronet_jax.loading import LoadedModel, check_models_match, detector_inputs
+from uronet_jax.loading import LoadedModel, assemble_defense
 from uronet_jax.photos import pictures
 from uronet_jax.photos.purify import PhotoModels, check_class_names
+from uronet_jax.purifiers import random_stages
 from uronet_jax.reports import figures
 
 # Of files from a browser: a photograph of 24 million pixels, hardly compressed.
@@ -100,7 +100,6 @@ class DefenseStudio:
             models.detector,
             models.classifier,
         )
-        check_models_match(purifier, detector, classifier)
         check_class_names(class_names, classifier)
         check_number("threshold, a probability,", threshold, 0.0, 1.0)
         self.models, self.source, self.threshold = models, source, threshold
@@ -116,16 +115,7 @@ class DefenseStudio:
         self._classify = (
             jax.jit(classifier_function(classifier.module)) if classifier else None
         )
-        roles = {"purifier": purifier, "detector": detector, "classifier": classifier}
-        self._defense = Defense(
-            purifier.module,
-            detector and detector.module,
-            self._classify or _say_nothing,
-            {role: model and model.variables for role, model in roles.items()},
-            image_shape=self.image_shape,
-            inputs=detector_inputs(detector),
-            batch_size=1,
-        )
+        self._defense = assemble_defense(purifier, detector, classifier, batch_size=1)
 
     def sample(self, number: int) -> np.ndarray:
         """Returns an image of the data set by its number; ValueError if it has none."""
@@ -241,12 +231,9 @@ class DefenseStudio:
         return np.asarray(found)[0]
 
     def _is_random(self) -> bool:
-        try:  # A random purifier refuses to work without a key.
-            image = jax.ShapeDtypeStruct((1, *self.image_shape), np.float32)
-            jax.eval_shape(self._defense.logits_fn, image)
-        except (ValueError, InvalidRngError):
-            return True
-        return False
+        own = self._defense.variables.get("purifier")
+        image = jax.ShapeDtypeStruct((1, *self.image_shape), np.float32)
+        return bool(random_stages(self._defense.function.purifier, own, image))
 
     def see(self, image: np.ndarray) -> Sight:
         """Shows an image to the defence."""
@@ -384,10 +371,6 @@ def _knows(classifier: LoadedModel, source: Source) -> bool:
     """Returns whether a classifier is of the classes of a data set, as far as known."""
     named = _data_of(classifier) in (None, source.name)
     return named and classifier.num_classes == source.num_classes
-
-
-def _say_nothing(variables: Any, images: jax.Array) -> None:
-    """The answer of no classifier."""
 
 
 def _entries(suite: str, corruption: str, severities: Sequence[int]) -> list[Entry]:
