@@ -25,14 +25,18 @@ def served(tmp_path_factory, make_variables):
     from uronet_jax.demo import page as pages
     from uronet_jax.demo import studio as studios
     from uronet_jax.photos.purify import load_photo_models
+    from uronet_jax.reports.results import Result
 
     runs = save_models(tmp_path_factory.mktemp("runs"), make_variables)
     models = load_photo_models(**runs)
     studio = studios.DefenseStudio(models, studios.open_images(models, "generated"))
-    rows = [{"noise": "GN", "undefended_accuracy": 0.25, "purified_accuracy": 0.875}]
-    report = {"dataset": "birds", "rows": rows, "clean_accuracy": 0.5}
+    row = {"noise": "GN", "severity": 1}
+    row |= {"undefended_accuracy": 0.25, "purified_accuracy": 0.875}
+    content = {"dataset": "birds", "rows": [row], "clean_accuracy": 0.5}
+    content["config"] = {"classifier": "resnet8"}
+    report = Result("mine", "quickstart", content)
     with studios.private_uploads():
-        page = pages.build_page(studio, {"mine": report}, about="tiny models")
+        page = pages.build_page(studio, [report], about="tiny models")
         studio.warm_up()
         yield pages.serve(page, port=free_port())
         page.close()

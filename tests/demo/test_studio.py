@@ -2,7 +2,6 @@
 
 import dataclasses
 import importlib.util
-import json
 
 import jax
 import numpy as np
@@ -283,35 +282,6 @@ def test_pixels_are_enlarged_by_whole_numbers():
     assert (shown[3:, 6:] == 153).all() and (shown[:3, :3] == 255).all()
     assert shown.sum() == 9 * 3 * (153 + 255)
     assert studios.enlarge(shown / 255, 5).shape == (6, 9, 3)
-
-
-def report(purified):
-    rows = [{"noise": "GN", "severity": i, "undefended_accuracy": 0.2} for i in (1, 2)]
-    for row, accuracy in zip(rows, purified, strict=False):
-        row["purified_accuracy"] = accuracy
-    summary = {"num_images": 7, "clean_accuracy": 0.9}
-    return {"rows": rows, "summary": summary, "config": {"data": {"name": "birds"}}}
-
-
-def test_reports_are_compared(tmp_path):
-    (tmp_path / "a.json").write_text(json.dumps(report((0.5, 0.75))))
-    (tmp_path / "b.json").write_text(json.dumps(report(())))
-    (tmp_path / "c.json").write_text('{"rows": [{"what": "else"}]}')
-    (tmp_path / "d.json").write_text("no JSON")
-    known = {"data": "birds", "num_images": 7, "clean_accuracy": 0.9}
-    found = studios.published_reports(tmp_path)
-    assert studios.compare_reports(found) == [
-        {"report": "a", **known, "undefended_accuracy": 0.2}
-        | {"purified_accuracy": 0.625, "worst_accuracy": 0.5}
-    ]
-    paths = [tmp_path / "b.json", tmp_path / "a.json"]
-    rows = studios.compare_reports(studios.read_reports(paths))
-    assert [row["report"] for row in rows] == [str(x.with_suffix("")) for x in paths]
-    for name in ("c", "d"):
-        with pytest.raises(ValueError, match=rf"{name}.json is no report .* evaluatio"):
-            studios.read_reports([tmp_path / f"{name}.json"])
-    with pytest.raises(FileNotFoundError):
-        studios.read_reports([tmp_path / "e.json"])
 
 
 def test_the_page_needs_gradio_and_says_so(monkeypatch):

@@ -6,7 +6,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from html import escape
 from typing import Any
 
@@ -14,8 +14,10 @@ import gradio as gr
 
 from uronet_jax.corruptions import SUITES, list_corruptions, list_severities
 from uronet_jax.demo import studio as studios
-from uronet_jax.demo.studio import ATTACKERS, REPORT_COLUMNS, DefenseStudio
-from uronet_jax.reports.svg import accuracy_chart, chart_legend
+from uronet_jax.demo.studio import ATTACKERS, DefenseStudio
+from uronet_jax.reports.evaluation_page import noise_charts
+from uronet_jax.reports.results import Result
+from uronet_jax.reports.side_by_side import REPORT_COLUMNS, compare_reports
 
 _WAYS = ("a corruption", "an attack", "nothing")
 _PAUSE = 0.8  # Seconds that a severity is shown.
@@ -39,7 +41,7 @@ _CSS = """
 
 def build_page(
     studio: DefenseStudio,
-    reports: Mapping[str, Mapping[str, Any]],
+    reports: Sequence[Result],
     *,
     about: str = "",
 ) -> gr.Blocks:
@@ -47,7 +49,7 @@ def build_page(
 
     Args:
         studio: What is tried.
-        reports: Name -> report, of the table of defences.
+        reports: Of the table of defences, see `reports.side_by_side`.
         about: Which models these are, Markdown.
     """
     # Without analytics Gradio does not ask the network for newer versions either.
@@ -350,7 +352,7 @@ def _along_severities(studio: DefenseStudio, image: list[gr.Component]) -> None:
 
     def measured(suite, corruption, count):
         for summary, rows in studio.accuracies(suite, corruption, count):
-            yield accuracy_lines(corruption, summary, rows)
+            yield _accuracies(summary, rows, len(list_severities(suite)))
 
     asked = [*image, suite, corruption]
     options = {"show_progress_on": words, "trigger_mode": "always_last"}
@@ -374,24 +376,16 @@ def _along_severities(studio: DefenseStudio, image: list[gr.Component]) -> None:
     )  # fmt: skip
 
 
-def accuracy_lines(
-    noise: str, summary: Mapping[str, Any], rows: list[Mapping[str, Any]]
+def _accuracies(
+    summary: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], most: int
 ) -> str:
-    """Returns a chart of the accuracy along the severities, clean images at 0."""
-    names = {
-        "classifier alone": ("clean_accuracy", "undefended_accuracy"),
-        "behind the purifier": ("purified_clean_accuracy", "purified_accuracy"),
-    }
-    lines = {
-        name: [(0, summary[clean]), *((row["severity"], row[x]) for row in rows)]
-        for name, (clean, x) in names.items()
-    }
-    title = f"{noise}: accuracy on {summary['num_images']} images"
-    chart = accuracy_chart(lines, title=title, width=560, height=260)
-    return f"{chart}<br>{chart_legend(list(lines))}"
+    """Returns how far the measurement is, and a chart of it."""
+    text = f"{summary['num_images']} images, {len(rows)} of {most} severities"
+    chart = noise_charts(rows, summary, width=560, height=260) if rows else ""
+    return f"{text}{chart}"
 
 
-def _defenses(reports: Mapping[str, Mapping[str, Any]]) -> None:
+def _defenses(reports: Sequence[Result]) -> None:
     if not reports:
         gr.Markdown(
             "No reports were given. `uronet evaluate` writes `evaluation.json`; name "
@@ -399,11 +393,12 @@ def _defenses(reports: Mapping[str, Mapping[str, Any]]) -> None:
         )
         return
     gr.Markdown(
-        "Accuracies in percent, with and without the purifier: of clean images, means "
-        "over all degradations of a report, and of the worst one. A click on a heading "
-        "sorts."
+        "Accuracies in percent: of clean images, means over all degradations of a "
+        "report, and of the worst one; of the classifier alone, behind the purifier "
+        "and behind the gate. Only rows of the same data, suite, severities and "
+        "classifier compare defences. A click on a heading sorts."
     )
-    rows = studios.compare_reports(reports)
+    rows = compare_reports(reports)
     columns = {c: h for c, h in REPORT_COLUMNS.items() if any(c in row for row in rows)}
 
     def cell(row, column):
@@ -415,5 +410,5 @@ def _defenses(reports: Mapping[str, Mapping[str, Any]]) -> None:
         headers=list(columns.values()),
         interactive=False,
         wrap=True,
-        column_widths=["28%", *["9%"] * (len(columns) - 1)],
+        column_widths=["200px", *["110px"] * (len(columns) - 1)],
     )

@@ -7,10 +7,9 @@ it looks as `launch.evaluate` judges it.
 
 import contextlib
 import importlib.util
-import json
 import os
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -400,89 +399,3 @@ def show_sight(sight: Sight, amplify: float) -> tuple[np.ndarray, ...]:
     """Returns image, purified picture and amplified noise pattern, enlarged."""
     noise = figures.show_noise(sight.noise, amplify)
     return tuple(enlarge(x) for x in (sight.image, sight.clean, noise))
-
-
-# Of the table of defences -> heading.
-REPORT_COLUMNS = {
-    "report": "report",
-    "data": "data",
-    "num_images": "images",
-    "clean_accuracy": "clean",
-    "purified_clean_accuracy": "clean, purified",
-    "undefended_accuracy": "noisy",
-    "purified_accuracy": "noisy, purified",
-    "worst_accuracy": "worst, purified",
-    "detection_accuracy": "detected",
-}
-
-
-def compare_reports(reports: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Returns a row for each report, of `REPORT_COLUMNS` that it has.
-
-    Accuracies are means over the rows of a report, `worst_accuracy` the least of them,
-    as fractions in `[0, 1]`.
-
-    Args:
-        reports: Name -> what `launch.evaluate` or the quickstart wrote.
-    """
-    found = []
-    for name, report in reports.items():
-        rows, summary = report["rows"], report.get("summary", report)
-        data = report.get("dataset") or report["config"]["data"]["name"]
-        line = {"report": name, "data": data}
-        line |= {k: summary[k] for k in REPORT_COLUMNS if k in summary}
-        for column in REPORT_COLUMNS.keys() & rows[0].keys():
-            line[column] = float(np.mean([row[column] for row in rows]))
-        if "purified_accuracy" in rows[0]:
-            line["worst_accuracy"] = min(row["purified_accuracy"] for row in rows)
-        found.append(line)
-    return found
-
-
-def read_reports(paths: Sequence[str | os.PathLike]) -> dict[str, dict[str, Any]]:
-    """Reads reports of `launch.evaluate` or the quickstart, by their paths.
-
-    Raises:
-        FileNotFoundError: If there is none.
-        ValueError: If a file is something else.
-    """
-    found = {}
-    for path in map(Path, paths):
-        report = _read_json(path)
-        if not _is_report(report):
-            raise ValueError(
-                f"{path} is no report on a defence: name evaluation.json of `uronet "
-                "evaluate`, or report.json of `uronet quickstart`"
-            )
-        found[str(path.with_suffix(""))] = report
-    return found
-
-
-def published_reports(folder: str | os.PathLike) -> dict[str, dict[str, Any]]:
-    """Returns the JSON files of a folder that are reports on a purifier, by name."""
-    found = {
-        path.stem: _read_json(path) for path in sorted(Path(folder).glob("*.json"))
-    }
-    return {
-        name: report
-        for name, report in found.items()
-        if _is_report(report) and "purified_accuracy" in report["rows"][0]
-    }
-
-
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:  # No JSON, or no UTF-8.
-        return None
-
-
-def _is_report(report: Any) -> bool:
-    """Returns whether JSON is a report on a defence."""
-    rows = report.get("rows") if isinstance(report, dict) else None
-    first = rows[0] if isinstance(rows, list) and rows else None
-    return (
-        isinstance(first, dict)
-        and "undefended_accuracy" in first
-        and ("summary" in report or "dataset" in report)
-    )

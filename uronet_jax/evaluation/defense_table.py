@@ -16,7 +16,7 @@ from uronet_jax.data import corrupted
 from uronet_jax.data.frost import FROST_SCALES, load_frost
 from uronet_jax.defense import DefenseFunction
 from uronet_jax.evaluation import corruption_errors
-from uronet_jax.evaluation.examples import example_pictures
+from uronet_jax.evaluation.examples import ExamplePictures, example_pictures
 from uronet_jax.evaluation.judge import (
     CorruptionEntry,
     Entry,
@@ -30,17 +30,17 @@ from uronet_jax.progress import progress_bar
 
 def evaluate_defense(
     config: Mapping[str, Any], data_dir: str | None, *, examples: bool = False
-) -> dict[str, Any]:
+) -> tuple[dict[str, Any], ExamplePictures | None]:
     """Judges what a config names.
 
     Args:
         config: The fields of `configs/evaluate.py`.
         data_dir: Folder of the prepared data sets.
-        examples: Whether to return `examples` too, an `ExamplePictures`.
+        examples: Whether to make pictures too.
 
     Returns:
-        `summary` and `rows`, see `defense_table`, and `models`, the architecture of
-        each.
+        A dict of `summary` and `rows`, see `defense_table`, and `models`, the
+        architecture of each; and the pictures, or None.
 
     Raises:
         ValueError: If models and data do not belong together, or a name is unknown.
@@ -69,11 +69,11 @@ def evaluate_defense(
     if suite["name"] != "uronet":
         summary["corruptions"] = suite_summary(rows, summary, suite)
     result = {"summary": summary, "rows": rows, "models": subject.describe()}
-    if examples:
-        result["examples"] = example_pictures(
-            judge, subject.defense, subject.variables, entries, config["seed"]
-        )
-    return result
+    if not examples:
+        return result, None
+    return result, example_pictures(
+        judge, subject.defense, subject.variables, entries, config["seed"]
+    )
 
 
 def defense_table(
