@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from uronet_jax.reports.evaluation_page import evaluation_page
+
 # Gradio's libraries warn as they are imported.
 pytestmark = pytest.mark.filterwarnings("default")
 CHROMIUM = shutil.which("chromium")
@@ -78,8 +80,8 @@ def test_the_command_serves_a_page_and_no_second_one_at_its_port(start, tmp_path
 
 
 @pytest.fixture
-def browser(served):
-    """Returns a page of the browser, and the addresses that it asked."""
+def chromium():
+    """Returns an empty page of the browser, and the addresses that it asked."""
     playwright = pytest.importorskip("playwright.sync_api", reason="drives a browser")
     if not CHROMIUM:
         pytest.skip("needs chromium")
@@ -89,12 +91,50 @@ def browser(served):
             executable_path=CHROMIUM, args=["--no-sandbox"]
         )
         page = chromium.new_page(viewport={"width": 1250, "height": 1000})
-        page.set_default_timeout(30_000)  # The first image waits for compilers.
+        page.set_default_timeout(30_000)  # Programs are compiled meanwhile.
         asked = []
         page.on("request", lambda request: asked.append(request.url))
-        page.goto(served)
         yield page, asked
         chromium.close()
+
+
+@pytest.fixture
+def browser(chromium, served):
+    """Likewise, with the page of the demo."""
+    chromium[0].goto(served)
+    return chromium
+
+
+def test_the_table_of_an_evaluation_sorts(chromium, tmp_path):
+    page, asked = chromium
+    # As text 0.05 would come behind 0.5, and 1e-05 last.
+    accuracies = {"GN": 0.5, "IN": 1e-05, "SN": 1.0, "UN": 0.05}
+    rows = [
+        {"noise": noise, "severity": 1, "undefended_accuracy": accuracy}
+        for noise, accuracy in accuracies.items()
+    ]
+    result = {
+        **{"rows": rows, "summary": {"num_images": 7, "clean_accuracy": 1.0}},
+        "config": {"data": {"name": "birds", "split": "test"}},
+    }
+    path = tmp_path / "page.html"
+    path.write_text(evaluation_page(result), encoding="utf-8")
+    page.goto(path.as_uri())
+
+    def order():
+        return "".join(
+            page.locator("table.sorts tbody td:first-child").all_inner_texts()
+        )
+
+    assert order() == "GNINSNUN"
+    heading = page.get_by_role("columnheader", name="undefended")
+    for expected in ("INUNGNSN", "SNGNUNIN", "INUNGNSN"):
+        heading.click()
+        assert order() == expected
+    page.get_by_role("columnheader", name="noise").click()
+    assert order() == "GNINSNUN"
+    assert page.locator("tfoot td").first.inner_text() == "mean"
+    assert asked == [path.as_uri()]
 
 
 def sources_of(page):
