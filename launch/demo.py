@@ -9,28 +9,27 @@ makes of it. Needs `pip install uronet_jax[demo]` and no network; --share makes 
 public through Gradio's server, as for Colab.
 """
 
+import signal
+import sys
+
 from absl import flags
 
 from launch import cli
 from uronet_jax.command import programs_folder
 from uronet_jax.demo import studio as studios
 from uronet_jax.photos.purify import load_photo_models
+from uronet_jax.reports.side_by_side import published_reports, read_reports
 
 _PURIFIER = flags.DEFINE_string(
-    "purifier",
-    None,
-    "Folder of a run, pretrained weights, a transformation such as median:size=5, or "
-    "several, joined by +.",
-    required=True,
+    "purifier", None, "As in uronet purify, such as median:size=5.", required=True
 )
 _DETECTOR = flags.DEFINE_string(
-    "detector",
-    None,
-    "Folder of the run of a detector behind that purifier, or pretrained weights.",
+    "detector", None, "As in uronet purify: of a detector behind that purifier."
 )
 _CLASSIFIER = flags.DEFINE_string(
     "classifier", None, "Folder of a run, or file of PyTorch weights."
 )
+_MODELS = (_PURIFIER, _DETECTOR, _CLASSIFIER)
 _CLASS_NAMES = flags.DEFINE_list(
     "class_names", None, "Of the classifier's labels. Default: the data set's."
 )
@@ -42,10 +41,7 @@ _DATA = flags.DEFINE_string(
 )
 _SPLIT = flags.DEFINE_string("split", "test", "Its split.")
 _DATA_DIR = flags.DEFINE_string(
-    "data_dir",
-    None,
-    "Folder of the prepared data sets. Default: $URONET_DATA_DIR, else "
-    "~/tensorflow_datasets.",
+    "data_dir", None, "Folder of the prepared data sets. Default: see uronet prepare."
 )
 _REPORTS = flags.DEFINE_list(
     "reports",
@@ -62,24 +58,30 @@ def main(argv: list[str]) -> None:
     """Serves the page that the flags describe."""
     del argv  # Checked by `cli.run`.
     studios.check_gradio()
-    from uronet_jax.demo import page as pages
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # And clean up.
+    with studios.private_uploads():
+        from uronet_jax.demo import page as pages
 
-    pages.check_port(_HOST.value, _PORT.value)
-    models = load_photo_models(_PURIFIER.value, _DETECTOR.value, _CLASSIFIER.value)
-    reports = studios.published_reports(programs_folder() / "docs" / "results")
-    if _REPORTS.value is not None:
-        reports = studios.read_reports(_REPORTS.value)
-    studio = studios.DefenseStudio(
-        models,
-        studios.open_images(models, _DATA.value, _SPLIT.value, _DATA_DIR.value),
-        threshold=_THRESHOLD.value,
-        class_names=_CLASS_NAMES.value,
-        seed=_SEED.value,
-    )
-    parts = {"purifier": _PURIFIER, "detector": _DETECTOR, "classifier": _CLASSIFIER}
-    named = [f"{role} `{flag.value}`" for role, flag in parts.items() if flag.value]
-    page = pages.build_page(studio, reports, about=", ".join(named))
-    pages.serve(page, host=_HOST.value, port=_PORT.value, share=_SHARE.value)
+        pages.check_port(_HOST.value, _PORT.value)
+        models = load_photo_models(*(flag.value for flag in _MODELS))
+        images = studios.open_images(models, _DATA.value, _SPLIT.value, _DATA_DIR.value)
+        options = {"threshold": _THRESHOLD.value, "class_names": _CLASS_NAMES.value}
+        studio = studios.DefenseStudio(models, images, seed=_SEED.value, **options)
+        published = programs_folder() / "docs" / "results"
+        given = _REPORTS.value
+        reports = read_reports(given) if given else published_reports(published)
+        flagged = {
+            "purifier": _PURIFIER,
+            "detector": _DETECTOR,
+            "classifier": _CLASSIFIER,
+        }
+        parts = [f"{role} `{x.value}`" for role, x in flagged.items() if x.value]
+        page = pages.build_page(studio, reports, about=", ".join(parts))
+        studio.warm_up()
+        host = {"host": _HOST.value, "port": _PORT.value, "share": _SHARE.value}
+        address = pages.serve(page, **host)
+        print(f"open {address} in a browser; Ctrl-C ends it", flush=True)
+        page.block_thread()
 
 
 if __name__ == "__main__":

@@ -42,8 +42,7 @@ def run(
     if html:
         check_page_path(html)
     with locked_workdir(workdir):
-        result = evaluate_defense(config, data_dir, examples=bool(html))
-        examples = result.pop("examples", None)
+        result, examples = evaluate_defense(config, data_dir, examples=bool(html))
         result |= provenance(config, seconds=time.perf_counter() - start)
         if jax.process_index() == 0:
             save_evaluation(result, workdir)

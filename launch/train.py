@@ -3,8 +3,7 @@
   python -m launch.train --config=configs/remover.py:small --workdir=runs/small/remover
 
 Run it again to resume. SIGTERM or Ctrl-C saves and exits with status 0. --data=photos
-takes a folder of images, as of `uronet prepare`, and prepares it if it is not yet.
---config.initial starts from other weights.
+takes a folder of images, as of `uronet prepare`; --config.initial other weights.
 """
 
 import dataclasses
@@ -35,18 +34,16 @@ def train(
     between dispatches; true saves and returns.
     """
     progress = Progress(stop, shown=jax.process_index() == 0)
-    experiment = experiments.build_experiment(
-        config, data_dir, workdir, progress=progress
-    )
+    made = experiments.build_experiment(config, data_dir, workdir, progress=progress)
     return fit(
-        experiment.task,
-        experiment.train_source,
-        experiment.validation_source,
+        made.task,
+        made.train_source,
+        made.validation_source,
         **dataclasses.asdict(experiments.schedule_of(config)),
         seed=config["seed"],
         pipeline=config["data"]["pipeline"],
         workdir=workdir,
-        config=experiment.config,
+        config=made.config,
         tensorboard=config["tensorboard"],
         stop=stop,
     )

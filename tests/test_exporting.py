@@ -20,7 +20,7 @@ from test_configs import save_models, save_untrained
 from uronet_jax.defense import Defense
 from uronet_jax.exporting import export_defense
 from uronet_jax.loading import load_defense
-from uronet_jax.purifiers import chain, make_transformation
+from uronet_jax.purifiers import Chain, chain, make_transformation
 
 pytest.importorskip("flatbuffers", reason="jax.export writes with flatbuffers")
 PAGE = Path(__file__).parents[1] / "docs" / "SERVING.md"
@@ -166,7 +166,8 @@ def show(variables, images):
     ],
 )
 def test_what_cannot_be_exported(purifier, options, message, tmp_path):
-    variables = {"classifier": {}, "purifier": {}}
+    own = (None, None) if isinstance(purifier, Chain) else {}
+    variables = {"classifier": {}, "purifier": own}
     defense = Defense(purifier, None, show, variables, image_shape=(4, 4, 1))
     options = {"path": "x"} | options
     path = tmp_path / options.pop("path")

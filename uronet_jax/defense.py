@@ -251,7 +251,7 @@ class Defense:
         classify: Classify,
         variables: dict[str, Any],
         *,
-        image_shape: tuple[int | None, int | None, int],
+        image_shape: tuple[int | None, int | None, int | None],
         inputs: str = "image",
         gate: float | None = None,
         batch_size: int = 128,
@@ -259,8 +259,8 @@ class Defense:
         """Takes the parts of a `DefenseFunction`, and likewise raises ValueError.
 
         `variables` are `{"purifier", "detector", "classifier"}`, of those there are;
-        `image_shape` is `(H, W, C)` of the images it will be shown, with None for a
-        size that may be any. `batch_size` images are a compiled call, for each size; a
+        `image_shape` is `(H, W, C)` of the images it will be shown, with None for what
+        may be any. `batch_size` images are a compiled call, for each size; a
         shorter rest is padded.
         """
         if batch_size < 1:
@@ -304,7 +304,7 @@ class Defense:
 
 
 def validate_images(
-    images: Any, image_shape: tuple[int | None, int | None, int] | None = None
+    images: Any, image_shape: tuple[int | None, int | None, int | None] | None = None
 ) -> np.ndarray:
     """Checks images from outside and returns them as float32 in `[0, 1]`.
 

@@ -13,16 +13,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from flax.errors import InvalidRngError
 from jax import export
 
 from uronet_jax.defense import Defense
-from uronet_jax.purifiers import TransformationPurifier
+from uronet_jax.purifiers import random_stages
 from uronet_jax.records import provenance, write_file, write_json
-from uronet_jax.transformations import TRANSFORMATIONS
 
 PLATFORMS = ("cpu", "cuda")
-_NO_KEY = "and the program takes no key: choose a purifier that draws nothing"
 _RANGES = {"degraded_probability": [0, 1], "clean": [0, 1], "noise": [-1, 1]}
 
 
@@ -56,11 +53,6 @@ def export_defense(
     path = Path(path)
     if path.suffix == ".json":
         raise ValueError(f"{path} is where the description goes: name it .stablehlo")
-    stages = getattr(defense.function.purifier, "stages", [defense.function.purifier])
-    named = [x.name for x in stages if isinstance(x, TransformationPurifier)]
-    drawing = [name for name in named if TRANSFORMATIONS[name].random]
-    if drawing:
-        raise ValueError(f"{drawing[0]} is random, {_NO_KEY}")
     if not 0.0 <= threshold <= 1.0:
         raise ValueError(f"threshold must be a probability in [0, 1]: {threshold}")
 
@@ -71,10 +63,14 @@ def export_defense(
 
     shape = export.symbolic_shape(", ".join(map(str, ("batch", *defense.image_shape))))
     images = jax.ShapeDtypeStruct(shape, jnp.uint8)
-    try:
-        exported = export.export(jax.jit(defend), platforms=PLATFORMS)(images)
-    except InvalidRngError as error:
-        raise ValueError(f"the purifier is random, {_NO_KEY}") from error
+    shown = jax.ShapeDtypeStruct(shape, jnp.float32)
+    own = defense.variables.get("purifier")
+    if drawing := random_stages(defense.function.purifier, own, shown):
+        raise ValueError(
+            f"{drawing[0]} is random, and the program takes no key: choose a purifier "
+            "that draws nothing"
+        )
+    exported = export.export(jax.jit(defend), platforms=PLATFORMS)(images)
     program = exported.serialize()
     outputs = jax.tree.unflatten(exported.out_tree, exported.out_avals)
     about = {

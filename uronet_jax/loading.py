@@ -385,24 +385,47 @@ def load_defense(
     """
     if classifier is None:
         raise ValueError("a defence needs a classifier: only the others may be None")
-    models = {}
-    if purifier is not None:
-        models["purifier"] = load_purifier(purifier)
-    if detector is not None:
-        models["detector"] = load_detector(detector)
-    models["classifier"] = load_classifier(classifier)
-    check_models_match(*models.values())
-    found, cleaner = models.get("detector"), models.get("purifier")
-    fixed = [m.image_shape for m in models.values() if not m.any_size and m.image_shape]
-    any_size = (None, None, models["classifier"].image_shape[-1])
-    check_detector(found, cleaner)
-    return Defense(
-        cleaner and cleaner.module,
-        found.module if found else None,
-        classifier_function(models["classifier"].module),
-        {name: model.variables for name, model in models.items()},
-        image_shape=fixed[0] if fixed else any_size,
-        inputs=detector_inputs(found),
+    return assemble_defense(
+        load_purifier(purifier) if purifier is not None else None,
+        load_detector(detector) if detector is not None else None,
+        load_classifier(classifier),
         gate=gate,
         batch_size=batch_size,
     )
+
+
+def assemble_defense(
+    purifier: LoadedModel | None,
+    detector: LoadedModel | None,
+    classifier: LoadedModel | None,
+    *,
+    gate: float | None = None,
+    batch_size: int = 128,
+) -> Defense:
+    """Returns loaded models as a defence; arguments are those of `load_defense`.
+
+    Without a classifier it purifies and detects, and its logits are None.
+
+    Raises:
+        ValueError: If the models do not belong together.
+    """
+    roles = {"purifier": purifier, "detector": detector, "classifier": classifier}
+    models = {role: model for role, model in roles.items() if model is not None}
+    check_models_match(*models.values())
+    check_detector(detector, purifier)
+    fixed = [m.image_shape for m in models.values() if not m.any_size and m.image_shape]
+    channels = classifier.image_shape[-1] if classifier else None
+    return Defense(
+        purifier and purifier.module,
+        detector and detector.module,
+        classifier_function(classifier.module) if classifier else _say_nothing,
+        {"classifier": None} | {role: m.variables for role, m in models.items()},
+        image_shape=fixed[0] if fixed else (None, None, channels),
+        inputs=detector_inputs(detector),
+        gate=gate,
+        batch_size=batch_size,
+    )
+
+
+def _say_nothing(variables: Any, images: jax.Array) -> None:
+    """The answer of no classifier."""

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from flax.errors import InvalidRngError
 
 from uronet_jax.batches import check_key, known_name
 from uronet_jax.models import Separation
@@ -142,6 +143,29 @@ def as_purifier(value: Any) -> Purifier | None:
             "folder of a run load_purifier"
         )
     return NetworkPurifier(value) if isinstance(value, nn.Module) else value
+
+
+def random_stages(purifier: Purifier | None, variables: Any, images: Any) -> list[str]:
+    """Returns the names of what draws in a purifier; none if it is not random.
+
+    A transformation says so itself, a Flax module by asking for a key.
+
+    Args:
+        purifier: Or None.
+        variables: Of it.
+        images: `[B, H, W, C]`, or what has their shape and dtype; nothing is computed.
+    """
+    if isinstance(purifier, Chain):
+        parts = zip(purifier.stages, variables, strict=True)
+        return [x for stage, own in parts for x in random_stages(stage, own, images)]
+    if isinstance(purifier, TransformationPurifier):
+        return [purifier.name] if TRANSFORMATIONS[purifier.name].random else []
+    if purifier is not None:
+        try:
+            jax.eval_shape(purifier, variables, images)
+        except InvalidRngError:
+            return ["the purifier"]
+    return []
 
 
 def make_transformation(name: str, **parameters: Any) -> TransformationPurifier:

@@ -4,6 +4,7 @@ import functools
 import io
 import json
 import os
+import re
 import tarfile
 import zipfile
 
@@ -205,7 +206,7 @@ def test_folder_with_mixed_sizes_and_modes_needs_resize(tmp_path, prepare_folder
     assert np.abs(images[1].astype(int) - (200, 0, 0)).max() <= 5
 
 
-def test_a_folder_is_prepared_once_under_its_own_name(tmp_path, monkeypatch):
+def test_a_folder_is_prepared_once_under_a_name_of_its_own(tmp_path, monkeypatch):
     for i, label in enumerate("abababab"):
         pixels = np.full((8, 9, 3), 9 * i, np.uint8)
         path = tmp_path / "My Birds" / label / f"{i}.png"
@@ -214,39 +215,76 @@ def test_a_folder_is_prepared_once_under_its_own_name(tmp_path, monkeypatch):
         prepare.prepare_once, data_dir=tmp_path / "sets", resize=(4, 4)
     )
     name, (note,) = once(tmp_path / "My Birds")
-    assert name == "my_birds" and note.startswith("prepared ")
-    source = open_source("my_birds", "train", data_dir=tmp_path / "sets")
+    assert re.fullmatch("my_birds_[0-9a-f]{8}", name) and "made of" in note
+    source = open_source(name, "train", data_dir=tmp_path / "sets")
     assert (len(source), source.image_shape) == (8, (4, 4, 3))
     monkeypatch.chdir(tmp_path)
     with monkeypatch.context() as patch:
         patch.setattr(prepare, "prepare", None)
-        name, (note,) = once("My Birds")
-    assert name == "my_birds" and "prepared before of" in note
-    splits = prepare.learning_splits("my_birds", tmp_path / "sets")
+        again, (note,) = once("My Birds")
+    folder = tmp_path / "sets" / name / prepare.VERSION
+    assert again == name and f"remove {folder} first" in note
+    splits = prepare.learning_splits(name, tmp_path / "sets")
     assert splits == ("train[:90%]", "train[90%:]")
-
-    (tmp_path / "other" / "my_birds").mkdir(parents=True)
-    for path, options in (("other/my_birds", {}), ("My Birds", {"resize": (5, 5)})):
-        with pytest.raises(
-            ValueError, match="my_birds is in .* already, made of .* not"
-        ):
-            once(path, **options)
-    for name in ("2024", "generated"):
-        (tmp_path / name).mkdir()
-        with pytest.raises(ValueError, match="cannot be the name of .*: use `uronet"):
-            once(name)
+    # Neither another size, another folder nor an official set is taken for it.
+    other, _ = once("My Birds", resize=(5, 5))
+    for path in ("2024/My Birds", "2024", "cifar10"):
+        save_image(tmp_path / path / "a" / "1.png", Image.fromarray(pixels))
+        other += f" {once(path)[0]}"
+    others = r"my_birds_\w{8} my_birds_\w{8} _2024_\w{8} cifar10_\w{8}"
+    assert re.fullmatch(others, other) and name not in other
+    assert len(set(other.split())) == 4
     with pytest.raises(FileNotFoundError, match="no such file or folder: nowhere"):
         once("nowhere")
 
 
-def test_a_folder_with_a_validation_split_is_judged_on_it(tmp_path):
-    for split in ("train", "validation"):
+def test_of_two_that_prepare_together_the_first_is_kept(tmp_path, monkeypatch):
+    path = tmp_path / "arrays.npz"
+    np.savez(path, images=np.zeros((4, 4, 4), np.uint8), labels=np.zeros(4, int))
+    common_shape = prepare._common_shape
+
+    def other_is_faster(splits, resize):
+        with monkeypatch.context() as patch:
+            patch.setattr(prepare, "_common_shape", common_shape)
+            prepare.prepare_once(path, data_dir=tmp_path / "sets")
+        return common_shape(splits, resize)
+
+    monkeypatch.setattr(prepare, "_common_shape", other_is_faster)
+    name, (note,) = prepare.prepare_once(path, data_dir=tmp_path / "sets")
+    assert "made before of" in note
+    assert [x.name for x in (tmp_path / "sets" / name).iterdir()] == [prepare.VERSION]
+    monkeypatch.setattr(prepare, "_common_shape", common_shape)
+    monkeypatch.setattr(sources, "find_prepared", lambda name, folder: None)
+    with pytest.raises(FileExistsError, match="another process has prepared .* meanw"):
+        prepare.prepare(
+            name, source="arrays", input_path=path, data_dir=tmp_path / "sets"
+        )
+
+
+def test_sorted_arrays_have_all_classes_in_training_and_validation(tmp_path):
+    images = np.arange(40, dtype=np.uint8)[:, None, None].repeat(4, 1).repeat(4, 2)
+    labels = np.repeat(np.arange(4), 10)
+    np.savez(tmp_path / "sorted.npz", images=images, labels=labels)
+    name, _ = prepare.prepare_once(tmp_path / "sorted.npz", data_dir=tmp_path)
+    splits = prepare.learning_splits(name, tmp_path)
+    learned, judged = (
+        open_source(name, split, data_dir=tmp_path).arrays() for split in splits
+    )
+    assert np.bincount(learned[1]).tolist() == [9] * 4
+    assert np.bincount(judged[1]).tolist() == [1] * 4
+    for images, labels in (learned, judged):  # Each image has kept its label.
+        assert (images[:, 0, 0, 0] // 10).tolist() == labels.tolist()
+
+
+@pytest.mark.parametrize("validation", ["validation", "val"])
+def test_a_folder_with_a_validation_split_is_judged_on_it(validation, tmp_path):
+    for split in ("train", validation):
         for label in "ab":
             pixels = np.zeros((4, 4), np.uint8)
             path = tmp_path / "birds" / split / label / "1.png"
             save_image(path, Image.fromarray(pixels))
-    assert prepare.prepare_once(tmp_path / "birds", data_dir=tmp_path)[0] == "birds"
-    assert prepare.learning_splits("birds", tmp_path) == ("train", "validation")
+    name, _ = prepare.prepare_once(tmp_path / "birds", data_dir=tmp_path)
+    assert prepare.learning_splits(name, tmp_path) == ("train", validation)
 
 
 def test_rotated_photo_is_turned(tmp_path, prepare_folder):

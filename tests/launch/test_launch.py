@@ -124,7 +124,7 @@ def test_a_reconstructor_is_judged_and_attacked_as_a_remover_is(runs, tmp_path):
         **{"classifier": str(folder / "classifier"), "detector": ""},
     }
     chosen = {"suite__noises": ("GN",), "suite__severities": (1,)}
-    result = judge(load("evaluate", **models, **chosen, data__num_examples=8))
+    result, _ = judge(load("evaluate", **models, **chosen, data__num_examples=8))
     (row,) = result["rows"]
     images, labels = open_source("generated", "test[:8]").arrays()
     defense = load_defense(models["purifier"], None, models["classifier"], batch_size=8)
@@ -185,7 +185,7 @@ def test_evaluation_over_a_suite(untrained, tmp_path):
     corrupted.write(test, tmp_path / "set", **chosen)
     stored = {"suite__name": "cifar_c", "suite__folder": str(tmp_path / "set")}
     config = untrained(**stored, data__num_examples=8)
-    for row, other in zip(result["rows"], judge(config)["rows"], strict=True):
+    for row, other in zip(result["rows"], judge(config)[0]["rows"], strict=True):
         row.pop("suite")
         assert row == pytest.approx(other)
     config["data"]["split"] = "train"

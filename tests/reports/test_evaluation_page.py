@@ -158,9 +158,10 @@ def test_a_page_has_the_name_of_one(name, tmp_path):
 
 
 def test_a_chart_draws_where_the_numbers_are():
-    text = svg.accuracy_chart({"a": [(1, 0.0), (3, 1.0)]}, width=244, height=144)
+    line = [(3, 1.0), (1, 0.0), (2, 0.5)]  # As rows may come.
+    text = svg.accuracy_chart({"a": line}, width=244, height=144)
     # Axes: 34 and 10 pixels at the sides, 22 above and below.
-    assert 'points="34.0,122.0 234.0,22.0"' in text
+    assert 'points="34.0,122.0 134.0,72.0 234.0,22.0"' in text
     for wrong in ({}, {"a": [(1, 1.5)]}):
         with pytest.raises(ValueError, match=r"needs accuracies in \[0, 1\]"):
             svg.accuracy_chart(wrong)

@@ -380,7 +380,8 @@ def test_a_folder_names_the_data_and_its_splits(tmp_path, monkeypatch):
         prepare, "prepare_once", lambda path, **options: (f"{path}_set", ["told"])
     )
     found, notes = experiment.data_of_folder("birds", [], tmp_path)
-    assert notes == ["told"] and found == {
+    told = ["told", "learns on train[:90%], is validated on train[90%:]"]
+    assert notes == told and found == {
         "name": "birds_set",
         "train_split": "train[:90%]",
         "validation_split": "train[90%:]",

@@ -88,7 +88,8 @@ def read_folder(
         listed = "; ".join(f"{path} ({why})" for path, why in _first(broken.items()))
         raise ValueError(
             f"{len(broken)} of {len(paths)} images cannot be read: {listed}"
-            f"{_more(broken)}: mend or remove them, or leave them out (--skip_broken)"
+            f"{_more(broken)}: mend or remove them, or leave them out "
+            "(`uronet prepare --skip_broken`)"
         )
     if broken:
         listed = ", ".join(str(path) for path in _first(broken))
@@ -98,7 +99,7 @@ def read_folder(
     if deep and not scale_16bit:
         raise ValueError(
             f"{len(deep)} images have more than 8 bits a channel, the first {deep[0]}: "
-            "convert them, or let 65535 become 255 (--scale_16bit)"
+            "convert them, or let 65535 become 255 (`uronet prepare --scale_16bit`)"
         )
     moving = [path for path, x in whole.items() if x.frames > 1]
     if moving:

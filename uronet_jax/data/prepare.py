@@ -5,8 +5,8 @@ without loss, in array_record files.
 """
 
 import contextlib
+import hashlib
 import importlib.util
-import json
 import os
 import re
 import shutil
@@ -24,12 +24,9 @@ from uronet_jax.batches import check_whole, known_name
 from uronet_jax.data import folders, packed, sources
 from uronet_jax.data.folders import SplitImages
 from uronet_jax.progress import progress_bar
-from uronet_jax.records import write_json
 from uronet_jax.specs import nearest_name
 
 VERSION = "1.0.0"
-# Beside a data set that was prepared on the way: what it was made of.
-_MADE_OF = "made_of.json"
 _EXAMPLES_PER_SHARD = 10_000
 _CHUNK = 500
 
@@ -67,6 +64,7 @@ def prepare(
     overwrite: bool = False,
     skip_broken: bool = False,
     scale_16bit: bool = False,
+    spread_classes: bool = False,
     progress: bool = True,
 ) -> Prepared:
     """Writes the TFDS data set `name` with the features `image` and `label`.
@@ -93,10 +91,12 @@ def prepare(
             until the new one is complete.
         skip_broken: Leave out image files of a folder that cannot be read.
         scale_16bit: Divide the intensities of 16-bit images of a folder by 257.
+        spread_classes: Spread the classes evenly over each split, of arrays too.
         progress: Show a progress bar.
 
     Raises:
         FileNotFoundError: If input is missing.
+        FileExistsError: If another process prepared the data set meanwhile.
         ValueError: If the input is not as described, holds images of different sizes
             and no `resize` is given, or the data set is already there.
     """
@@ -137,9 +137,21 @@ def prepare(
         raise FileNotFoundError(f"no such file or folder: {input_path}")
     options = _ReadOptions(skip_broken, scale_16bit, progress)
     found = READERS[source](name, Path(input_path), options)
-    shape = _common_shape(found.splits, resize)
-    written = _write(name, folder, found.splits, found.class_names, shape, progress)
+    splits = found.splits
+    if spread_classes:
+        splits = {split: _spread(images) for split, images in splits.items()}
+    shape = _common_shape(splits, resize)
+    written = _write(
+        name, folder, splits, found.class_names, shape, progress, overwrite
+    )
     return Prepared(written, found.notes)
+
+
+def _spread(images: SplitImages) -> SplitImages:
+    order = sources.spread_classes(images.labels)
+    return SplitImages(
+        images.labels[order], lambda i: images.read(order[i]), images.shapes
+    )
 
 
 def _common_shape(splits, resize) -> tuple[int, int, int]:
@@ -156,7 +168,7 @@ def _common_shape(splits, resize) -> tuple[int, int, int]:
     return height, width, max(shape[2] for shape in shapes)
 
 
-def _write(name, folder, splits, class_names, shape, progress) -> Path:
+def _write(name, folder, splits, class_names, shape, progress, overwrite) -> Path:
     import tensorflow_datasets as tfds
 
     mode = "RGB" if shape[2] == 3 else "L"
@@ -206,9 +218,17 @@ def _write(name, folder, splits, class_names, shape, progress) -> Path:
                         bar.update(len(chunk))
         with _explained(final):
             writer.close_all()
-        if final.exists():
+        if overwrite and final.exists():
             shutil.rmtree(final)
-        os.rename(complete, final)
+        try:
+            os.rename(complete, final)
+        except OSError as error:
+            if not final.exists():
+                raise
+            raise FileExistsError(
+                f"another process has prepared {final} meanwhile: look whether it is "
+                "what you want, or overwrite it (--overwrite)"
+            ) from error
     return final
 
 
@@ -340,58 +360,58 @@ def prepare_once(
     data_dir: str | os.PathLike | None = None,
     resize: tuple[int, int] | None = None,
 ) -> tuple[str, list[str]]:
-    """Prepares a folder or `.npz` file under its own name, if it is not there yet.
+    """Prepares a folder or `.npz` file, if it is not there yet.
+
+    Its classes are spread evenly over each split, so that any slice has all of them.
 
     Returns:
-        The name of the data set, that of the folder or file, lower case; and what the
-        user should know. What is there already is not compared with the images of
+        The name of the data set, such as `photos_1f0c2ab9`: that of the folder or file,
+        and a digest of the whole path and the size, so that it is no other's; and what
+        the user should know. What is there already is not compared with the images of
         today.
 
     Raises:
-        ValueError: If the name does not suit a data set, or is that of one that was
-            prepared otherwise: of another path, to another size, or by `prepare`; and
-            what `prepare` raises.
+        ValueError: See `prepare`.
         FileNotFoundError: If there is no such path.
     """
     path = Path(input_path).resolve()
     if not path.exists():
         raise FileNotFoundError(f"no such file or folder: {input_path}")
-    name = re.sub(r"\W", "_", path.stem if path.is_file() else path.name).lower()
-    by_name = (
-        f"`uronet prepare --name=NAME --input={input_path}`, and give "
-        "--config.data.name=NAME instead"
-    )
-    if not (name.isascii() and name.isidentifier()) or name in sources.BUILT_IN:
-        raise ValueError(f"{name!r} cannot be the name of a data set: use {by_name}")
-    size = f", {resize[0]}x{resize[1]}" if resize else ""
-    made_of = {"input": f"{path}{size}"}
+    stem = path.stem if path.is_file() else path.name
+    made_of = hashlib.sha256(f"{path} {resize}".encode()).hexdigest()
+    name = f"{re.sub('[^a-z0-9]', '_', stem.lower())}_{made_of[:8]}"
+    name = name if name.isidentifier() else f"_{name}"  # Begins with a digit.
     found = sources.find_prepared(name, sources.resolve_data_dir(data_dir))
+    before = [
+        f"data set {name}, made before of {path}: to include images that are new, "
+        f"remove {found} first"
+    ]
     if found:
-        note = found / _MADE_OF
-        before = json.loads(note.read_text("utf-8")) if note.exists() else None
-        if before != made_of:
-            raise ValueError(
-                f"a data set {name} is in {found} already, made of "
-                f"{before['input'] if before else 'something else'}, not of "
-                f"{made_of['input']}: use {by_name}"
-            )
-        return name, [f"using {found}, prepared before of {path}"]
-    source = deduce_source(name, path)
-    prepared = prepare(
-        name, source=source, input_path=path, data_dir=data_dir, resize=resize
-    )
-    write_json(prepared.folder / _MADE_OF, made_of)
-    return name, [*prepared.notes, f"prepared {path} in {prepared.folder}"]
+        return name, before
+    try:
+        prepared = prepare(
+            name,
+            source=deduce_source(name, path),
+            input_path=path,
+            data_dir=data_dir,
+            resize=resize,
+            spread_classes=True,
+        )
+    except FileExistsError:  # By a training that was started together with this one.
+        return name, before
+    return name, [*prepared.notes, f"data set {name}, made of {path}"]
 
 
 def learning_splits(name: str, data_dir: str | os.PathLike | None) -> tuple[str, str]:
     """Returns the splits that a set is learned and chosen by, if nobody names others.
 
-    Those called `train` and `validation`, or else 90 and 10 percent of `train`.
+    `train` and `validation` or `val`, or else 90 and 10 percent of `train`.
     """
     found = sources.find_prepared(name, sources.resolve_data_dir(data_dir))
-    if found and "validation" in sources.split_sizes(found):
-        return "train", "validation"
+    splits = sources.split_sizes(found) if found else {}
+    for validation in ("validation", "val"):
+        if validation in splits:
+            return "train", validation
     return "train[:90%]", "train[90%:]"
 
 

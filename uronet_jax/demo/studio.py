@@ -5,39 +5,43 @@ the size that the models were made for (`pictures.fitted`) and degraded by the j
 it looks as `launch.evaluate` judges it.
 """
 
+import contextlib
 import importlib.util
-import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from flax import linen as nn
-from flax.errors import InvalidRngError
 from jax.tree_util import Partial
 
 from uronet_jax import sharding
 from uronet_jax.attacks import ATTACKS
-from uronet_jax.attacks.adaptive import averaged_logits
+from uronet_jax.attacks.adaptive import averaged_logits, random_misclassification
 from uronet_jax.batches import check_number
 from uronet_jax.corruptions import find_corruption, list_severities, suite_degradations
 from uronet_jax.data import open_source
 from uronet_jax.data.sources import Source
-from uronet_jax.defense import Defense, classifier_function
-from uronet_jax.evaluation.defense_table import defense_table
+from uronet_jax.defense import classifier_function
+from uronet_jax.evaluation.defense_table import measure_defense
 from uronet_jax.evaluation.judge import CorruptionEntry, Entry, Judge
-from uronet_jax.loading import LoadedModel, check_models_match, detector_inputs
+from uronet_jax.evaluation.threat_models import THREAT_MODELS, make_run
+from uronet_jax.loading import LoadedModel, assemble_defense
 from uronet_jax.photos import pictures
 from uronet_jax.photos.purify import PhotoModels, check_class_names
+from uronet_jax.purifiers import random_stages
 from uronet_jax.reports import figures
 
 # Of files from a browser: a photograph of 24 million pixels, hardly compressed.
-MAX_UPLOAD_BYTES, MAX_UPLOAD_PIXELS = 40 * 2**20, 24 * 2**20
+MAX_UPLOAD_BYTES, MAX_UPLOAD_PIXELS = 40 * 2**20, 24 * 10**6
 # What an attacker knows -> what the attack goes through.
 ATTACKERS = ("the classifier alone", "the whole defence")
-_DRAWS = 4  # That an attack on a random defence is averaged over.
+# That an attack on a random defence is averaged over.
+DRAWS = THREAT_MODELS["adaptive"].samples
+_BATCH = 64  # Images that are judged in one compiled call, however few there are.
 _LEAST_SIDE = 224  # Of a picture on the page, in pixels.
 
 
@@ -95,7 +99,6 @@ class DefenseStudio:
             models.detector,
             models.classifier,
         )
-        check_models_match(purifier, detector, classifier)
         check_class_names(class_names, classifier)
         check_number("threshold, a probability,", threshold, 0.0, 1.0)
         self.models, self.source, self.threshold = models, source, threshold
@@ -111,16 +114,7 @@ class DefenseStudio:
         self._classify = (
             jax.jit(classifier_function(classifier.module)) if classifier else None
         )
-        roles = {"purifier": purifier, "detector": detector, "classifier": classifier}
-        self._defense = Defense(
-            purifier.module,
-            detector and detector.module,
-            self._classify or _say_nothing,
-            {role: model and model.variables for role, model in roles.items()},
-            image_shape=self.image_shape,
-            inputs=detector_inputs(detector),
-            batch_size=1,
-        )
+        self._defense = assemble_defense(purifier, detector, classifier, batch_size=1)
 
     def sample(self, number: int) -> np.ndarray:
         """Returns an image of the data set by its number; ValueError if it has none."""
@@ -158,7 +152,7 @@ class DefenseStudio:
                 if look.height * look.width > MAX_UPLOAD_PIXELS:
                     raise ValueError(
                         f"{look.width}x{look.height} pixels are more than "
-                        f"{MAX_UPLOAD_PIXELS // 2**20} million: make it smaller"
+                        f"{MAX_UPLOAD_PIXELS // 10**6} million: make it smaller"
                     )
                 found = pictures.read_picture(path)
         except ValueError as error:
@@ -187,13 +181,15 @@ class DefenseStudio:
             and attack.least_classes <= classes
         )
 
-    def attack(
-        self, image: np.ndarray, name: str, epsilon: float, knows: str
-    ) -> np.ndarray:
+    def attack(self, sight: Sight, name: str, epsilon: float, knows: str) -> np.ndarray:
         """Returns an image that is to lose the label it has now.
 
+        One who knows the classifier alone is the threat model `grey_box`, and goes on
+        behind the first success: where it just fools the classifier, it hardly tries
+        the defence. So does one who knows a random defence, over draws made anew.
+
         Args:
-            image: The image.
+            sight: The image, and what the defence makes of it.
             name: One of `attacks()`.
             epsilon: Largest norm of the perturbation, in intensities.
             knows: One of `ATTACKERS`.
@@ -206,25 +202,37 @@ class DefenseStudio:
                 f"no attack {name!r} by one who knows {knows!r}: there are "
                 f"{', '.join(self.attacks()) or 'none without a classifier'}"
             )
-        logits_fn = Partial(self._classify, self._defense.variables["classifier"])
+        run = make_run(name, epsilon=epsilon)
+        labels = attacked_probabilities(sight, knows).argmax(keepdims=True)
+        batch = {
+            "image": jax.numpy.asarray(sight.image[None]),
+            "label": jax.numpy.asarray(labels, np.int32),
+            "index": jax.numpy.zeros(1, np.int32),
+        }
         # Another key than that of `see`: an attacker does not know the draws.
         draws, key = jax.random.split(self._key)
-        if knows == ATTACKERS[1] and self._is_random():
-            logits_fn = averaged_logits(self._defense.random_logits_fn, draws, _DRAWS)
-        elif knows == ATTACKERS[1]:
-            logits_fn = self._defense.logits_fn
-        images = jax.numpy.asarray(image[None])
-        labels = logits_fn(images).argmax(-1)
-        found = ATTACKS[name](key, images, logits_fn, labels, epsilon=epsilon)
+        defense = self._defense
+        if knows == ATTACKERS[0]:
+            logits_fn = Partial(self._classify, defense.variables["classifier"])
+            found = run.go_to_the_end(key, batch, logits_fn)
+        elif not self._is_random():
+            found = run.attack(
+                key, batch["image"], defense.logits_fn, batch["label"], epsilon=epsilon
+            )
+        elif run.takes("samples"):
+            loss_fn = random_misclassification(
+                defense.random_logits_fn, batch["label"], loss=run.attack.loss
+            )
+            found = run.raise_loss(key, batch, loss_fn, samples=DRAWS)
+        else:
+            logits_fn = averaged_logits(defense.random_logits_fn, draws, DRAWS)
+            found = run.go_to_the_end(key, batch, logits_fn)
         return np.asarray(found)[0]
 
     def _is_random(self) -> bool:
-        try:  # A random purifier refuses to work without a key.
-            image = jax.ShapeDtypeStruct((1, *self.image_shape), np.float32)
-            jax.eval_shape(self._defense.logits_fn, image)
-        except (ValueError, InvalidRngError):
-            return True
-        return False
+        own = self._defense.variables.get("purifier")
+        image = jax.ShapeDtypeStruct((1, *self.image_shape), np.float32)
+        return bool(random_stages(self._defense.function.purifier, own, image))
 
     def see(self, image: np.ndarray) -> Sight:
         """Shows an image to the defence."""
@@ -255,11 +263,11 @@ class DefenseStudio:
 
     def accuracies(
         self, suite: str, corruption: str, count: int
-    ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    ) -> Iterator[tuple[dict[str, Any], list[dict[str, Any]]]]:
         """Judges the defence along the severities, on the first images of the data set.
 
-        Returns:
-            Summary and rows of `evaluation.defense_table`.
+        Yields:
+            Summary and rows of `evaluation.defense_table`, as far as they are measured.
 
         Raises:
             ValueError: If the classifier is not of this data set (`can_judge`).
@@ -273,12 +281,22 @@ class DefenseStudio:
         count = min(int(count), len(self.source))
         judge = Judge(
             self.source.read(np.arange(count)),
-            batch_size=min(count, 64),
+            batch_size=_BATCH,
             mesh=self._mesh,
             seed=self._seed,
         )
         variables = sharding.replicate(self._defense.variables, self._mesh)
-        return defense_table(judge, self._defense.function, variables, entries)
+        found = measure_defense(judge, self._defense.function, variables, entries)
+        summary, rows = next(found), []
+        yield summary, []
+        for row in found:
+            rows.append(row)
+            yield summary, list(rows)
+
+    def warm_up(self) -> None:
+        """Compiles what the first image on the page needs."""
+        first = suite_degradations("uronet")[0]
+        self.see(self.corrupt(self.sample(0), "uronet", first.noise, first.severity))
 
     def label(self, probabilities: np.ndarray | None) -> str:
         """Returns the likeliest class and its probability, or nothing."""
@@ -296,6 +314,24 @@ class DefenseStudio:
         return f"{word} (probability {sight.probability:.3f})"
 
 
+def attacked_probabilities(sight: Sight, knows: str) -> np.ndarray:
+    """Returns the probabilities whose likeliest class one of `ATTACKERS` attacks."""
+    return sight.before if knows == ATTACKERS[0] else sight.after
+
+
+@contextlib.contextmanager
+def private_uploads() -> Iterator[None]:
+    """Gives Gradio a folder that only this user may read, and removes it.
+
+    Uploads and pictures of the page lie in it. Import Gradio inside.
+    """
+    with tempfile.TemporaryDirectory(
+        prefix="uronet_demo.", ignore_cleanup_errors=True
+    ) as folder:
+        os.environ["GRADIO_TEMP_DIR"] = folder
+        yield
+
+
 def check_gradio() -> None:
     """Raises ValueError if Gradio, which the page is made of, is not installed."""
     if importlib.util.find_spec("gradio") is None:
@@ -310,19 +346,20 @@ def open_images(
 ) -> Source:
     """Opens the data set that images come from.
 
-    `data` is its name; by default that which a model learned on, and without a
-    classifier else `generated`. Errors are those of `open_source`, and ValueError if
-    nothing says what a classifier learned on.
+    `data` is its name; by default that which the classifier learned on, without one
+    that of detector or purifier, else `generated`. Errors are those of `open_source`,
+    and ValueError if nothing says what a classifier learned on.
     """
-    parts = (models.classifier, models.detector, models.purifier)
+    parts = (models.detector, models.purifier)
+    if models.classifier:
+        parts = (models.classifier,)
     learned = [name for model in parts if model and (name := _data_of(model))]
     if not data and not learned and models.classifier:
         raise ValueError(
             "the classifier does not say what images it learned on: name a data set "
             "(--data)"
         )
-    name = data or [*learned, "generated"][0]
-    return open_source(name, split, data_dir=data_dir)
+    return open_source(data or [*learned, "generated"][0], split, data_dir=data_dir)
 
 
 def _data_of(model: LoadedModel) -> str | None:
@@ -333,10 +370,6 @@ def _knows(classifier: LoadedModel, source: Source) -> bool:
     """Returns whether a classifier is of the classes of a data set, as far as known."""
     named = _data_of(classifier) in (None, source.name)
     return named and classifier.num_classes == source.num_classes
-
-
-def _say_nothing(variables: Any, images: jax.Array) -> None:
-    """The answer of no classifier."""
 
 
 def _entries(suite: str, corruption: str, severities: Sequence[int]) -> list[Entry]:
@@ -366,89 +399,3 @@ def show_sight(sight: Sight, amplify: float) -> tuple[np.ndarray, ...]:
     """Returns image, purified picture and amplified noise pattern, enlarged."""
     noise = figures.show_noise(sight.noise, amplify)
     return tuple(enlarge(x) for x in (sight.image, sight.clean, noise))
-
-
-# Of the table of defences -> heading.
-REPORT_COLUMNS = {
-    "report": "report",
-    "data": "data",
-    "num_images": "images",
-    "clean_accuracy": "clean",
-    "purified_clean_accuracy": "clean, purified",
-    "undefended_accuracy": "noisy",
-    "purified_accuracy": "noisy, purified",
-    "worst_accuracy": "worst, purified",
-    "detection_accuracy": "detected",
-}
-
-
-def compare_reports(reports: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Returns a row for each report, of `REPORT_COLUMNS` that it has.
-
-    Accuracies are means over the rows of a report, `worst_accuracy` the least of them,
-    as fractions in `[0, 1]`.
-
-    Args:
-        reports: Name -> what `launch.evaluate` or the quickstart wrote.
-    """
-    found = []
-    for name, report in reports.items():
-        rows, summary = report["rows"], report.get("summary", report)
-        data = report.get("dataset") or report["config"]["data"]["name"]
-        line = {"report": name, "data": data}
-        line |= {k: summary[k] for k in REPORT_COLUMNS if k in summary}
-        for column in REPORT_COLUMNS.keys() & rows[0].keys():
-            line[column] = float(np.mean([row[column] for row in rows]))
-        if "purified_accuracy" in rows[0]:
-            line["worst_accuracy"] = min(row["purified_accuracy"] for row in rows)
-        found.append(line)
-    return found
-
-
-def read_reports(paths: Sequence[str | os.PathLike]) -> dict[str, dict[str, Any]]:
-    """Reads reports of `launch.evaluate` or the quickstart, by their paths.
-
-    Raises:
-        FileNotFoundError: If there is none.
-        ValueError: If a file is something else.
-    """
-    found = {}
-    for path in map(Path, paths):
-        report = _read_json(path)
-        if not _is_report(report):
-            raise ValueError(
-                f"{path} is no report on a defence: name evaluation.json of `uronet "
-                "evaluate`, or report.json of `uronet quickstart`"
-            )
-        found[str(path.with_suffix(""))] = report
-    return found
-
-
-def published_reports(folder: str | os.PathLike) -> dict[str, dict[str, Any]]:
-    """Returns the JSON files of a folder that are reports on a purifier, by name."""
-    found = {
-        path.stem: _read_json(path) for path in sorted(Path(folder).glob("*.json"))
-    }
-    return {
-        name: report
-        for name, report in found.items()
-        if _is_report(report) and "purified_accuracy" in report["rows"][0]
-    }
-
-
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:  # No JSON, or no UTF-8.
-        return None
-
-
-def _is_report(report: Any) -> bool:
-    """Returns whether JSON is a report on a defence."""
-    rows = report.get("rows") if isinstance(report, dict) else None
-    first = rows[0] if isinstance(rows, list) and rows else None
-    return (
-        isinstance(first, dict)
-        and "undefended_accuracy" in first
-        and ("summary" in report or "dataset" in report)
-    )

@@ -38,6 +38,7 @@ from uronet_jax.evaluation.threat_models import (
     ThreatModel,
     describe_run,
 )
+from uronet_jax.purifiers import random_stages
 
 # Draws of a random defence over which the best of several attempts is chosen.
 _CHOICE_DRAWS = 16
@@ -133,7 +134,8 @@ class AttackJudge:
         self._num_classes = jax.eval_shape(
             defense.classify, self._frozen["variables"]["classifier"], clean[0]
         ).shape[-1]
-        self.random = self._is_random()
+        own = variables.get("purifier")
+        self.random = bool(random_stages(defense.purifier, own, clean[0]))
 
     @property
     def has_detector(self) -> bool:
@@ -357,12 +359,6 @@ class AttackJudge:
                 {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
             )
         return {name: np.mean([d[name] for d in draws], axis=0) for name in draws[0]}
-
-    def _is_random(self):
-        first = [self._batches[0]["image"]]
-        seen = [self._look(first, key) for key in (self._final_key, self._choice_key)]
-        names = {"confidence", "probability"} & seen[0].keys()
-        return any(bool(np.any(seen[0][n] != seen[1][n])) for n in names)
 
     def _merge(self, threat, run, best, other):
         """Returns, image by image, the better of two outcomes."""

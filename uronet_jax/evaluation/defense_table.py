@@ -1,6 +1,6 @@
 """A defence on clean images and on every degradation, as a table of tidy rows."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -16,7 +16,7 @@ from uronet_jax.data import corrupted
 from uronet_jax.data.frost import FROST_SCALES, load_frost
 from uronet_jax.defense import DefenseFunction
 from uronet_jax.evaluation import corruption_errors
-from uronet_jax.evaluation.examples import example_pictures
+from uronet_jax.evaluation.examples import ExamplePictures, example_pictures
 from uronet_jax.evaluation.judge import (
     CorruptionEntry,
     Entry,
@@ -30,17 +30,17 @@ from uronet_jax.progress import progress_bar
 
 def evaluate_defense(
     config: Mapping[str, Any], data_dir: str | None, *, examples: bool = False
-) -> dict[str, Any]:
+) -> tuple[dict[str, Any], ExamplePictures | None]:
     """Judges what a config names.
 
     Args:
         config: The fields of `configs/evaluate.py`.
         data_dir: Folder of the prepared data sets.
-        examples: Whether to return `examples` too, an `ExamplePictures`.
+        examples: Whether to make pictures too.
 
     Returns:
-        `summary` and `rows`, see `defense_table`, and `models`, the architecture of
-        each.
+        A dict of `summary` and `rows`, see `defense_table`, and `models`, the
+        architecture of each; and the pictures, or None.
 
     Raises:
         ValueError: If models and data do not belong together, or a name is unknown.
@@ -69,11 +69,11 @@ def evaluate_defense(
     if suite["name"] != "uronet":
         summary["corruptions"] = suite_summary(rows, summary, suite)
     result = {"summary": summary, "rows": rows, "models": subject.describe()}
-    if examples:
-        result["examples"] = example_pictures(
-            judge, subject.defense, subject.variables, entries, config["seed"]
-        )
-    return result
+    if not examples:
+        return result, None
+    return result, example_pictures(
+        judge, subject.defense, subject.variables, entries, config["seed"]
+    )
 
 
 def defense_table(
@@ -103,6 +103,26 @@ def defense_table(
         `detection_accuracy` is that of the balanced set of the clean and the
         degraded images at probability 1/2.
     """
+    measured = measure_defense(judge, defense, variables, entries, gate=gate)
+    summary, rows = next(measured), []
+    with progress_bar(
+        len(entries), description="degradations", unit="entry", shown=progress
+    ) as bar:
+        for row in measured:
+            rows.append(row)
+            bar.update()
+    return summary, rows
+
+
+def measure_defense(
+    judge: Judge,
+    defense: DefenseFunction,
+    variables: Any,
+    entries: Sequence[Entry],
+    *,
+    gate: float | None = None,
+) -> Iterator[dict[str, Any]]:
+    """Yields the summary and then the rows of `defense_table`, as they are measured."""
     clean = judge.measure(defense, variables)
     summary: dict[str, Any] = {
         "num_images": len(clean["undefended"]),
@@ -119,15 +139,9 @@ def defense_table(
             summary["gated_clean_share_purified"] = float(
                 (clean["probability"] > gate).mean()
             )
-    rows = []
-    with progress_bar(
-        len(entries), description="degradations", unit="entry", shown=progress
-    ) as bar:
-        for entry in entries:
-            measured = judge.measure(defense, variables, entry)
-            rows.append(_row(entry, clean, measured, gate))
-            bar.update()
-    return summary, rows
+    yield summary
+    for entry in entries:
+        yield _row(entry, clean, judge.measure(defense, variables, entry), gate)
 
 
 def _row(entry, clean, measured, gate):

@@ -9,7 +9,6 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from flax import linen as nn
 
 from uronet_jax.attacks import LossFn, adaptive, balls, loop
 from uronet_jax.defense import DefenseFunction
@@ -60,8 +59,8 @@ def make_measure(defense: DefenseFunction) -> Callable:
     """Returns `(frozen, key, batch, adversarial) -> dict` of numbers `[B]`.
 
     `defended` and `undefended`: whether the label is given by the defence and by the
-    classifier alone; `confidence` of the defence; `finite`: whether all logits are; the
-    sizes of the perturbations by norm. With a detector also the `probability` that the
+    classifier alone; `finite`: whether all logits are; the sizes of the perturbations
+    by norm. With a detector also the `probability` that the
     image is degraded, `flagged`, and `evaded`: wrong and not flagged.
     """
 
@@ -76,7 +75,6 @@ def make_measure(defense: DefenseFunction) -> Callable:
         result = {
             "defended": right(logits),
             "undefended": right(bare),
-            "confidence": nn.softmax(logits).max(axis=-1),
             "finite": jnp.isfinite(logits).all(-1) & jnp.isfinite(bare).all(-1),
             **{norm: balls.size(perturbation, norm) for norm in balls.NORMS},
         }

@@ -104,7 +104,7 @@ def evaluation_page(
         f"<h1>{escape(heading)}</h1><ul>{judged}</ul>"
         f"<h2>Clean images</h2>{_summary(result['summary'])}"
         f"<h2>Accuracy along the severities</h2>"
-        f"{_charts(result['rows'], result['summary'])}"
+        f"{noise_charts(result['rows'], result['summary'])}"
         f"{gallery}"
         "<h2>All degradations</h2><p>A click on a heading sorts.</p>"
         f"{_table(result['rows'])}"
@@ -123,8 +123,16 @@ def _summary(summary: Mapping[str, Any]) -> str:
     return f"<table>{lines}</table>"
 
 
-def _charts(rows: Sequence[Mapping[str, Any]], summary: Mapping[str, Any]) -> str:
-    """Returns a chart for each noise; clean images are severity 0."""
+def noise_charts(
+    rows: Sequence[Mapping[str, Any]], summary: Mapping[str, Any], **size: int
+) -> str:
+    """Returns a chart for each noise as HTML; clean images are severity 0.
+
+    Args:
+        rows: Of `evaluation.defense_table`, at least one.
+        summary: Likewise.
+        **size: `width` and `height` of a chart, see `accuracy_chart`.
+    """
     lines = {c: text for c, text in _LINES.items() if c in rows[0]}
     noises = dict.fromkeys(row["noise"] for row in rows)
     charts = []
@@ -136,7 +144,7 @@ def _charts(rows: Sequence[Mapping[str, Any]], summary: Mapping[str, Any]) -> st
             ]
             for column, text in lines.items()
         }
-        charts.append(accuracy_chart(points, title=noise))
+        charts.append(accuracy_chart(points, title=noise, **size))
     legend = chart_legend(list(lines.values()))
     return f'<p>{legend}</p><div class="row">{"".join(charts)}</div>'
 

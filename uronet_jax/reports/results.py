@@ -96,12 +96,11 @@ def _is_harmless(field: str) -> bool:
     return any(fnmatch.fnmatchcase(field, pattern) for pattern in _HARMLESS)
 
 
-def load_result(path: str | os.PathLike) -> Result:
-    """Reads one result.
+def read_result(path: str | os.PathLike) -> Result:
+    """Reads one result, of any size and finished or not.
 
     Raises:
-        ValueError: If it is none, or of another version of the schema, comes from a
-            smoke run or an unfinished one, or is small without saying so in its name.
+        ValueError: If it is none, or of another version of the schema.
     """
     path = Path(path)
     try:
@@ -129,7 +128,18 @@ def load_result(path: str | os.PathLike) -> Result:
             "launch.fidelity or launch.reproduce, with "
             f"{', '.join(sorted(_PROVENANCE))}"
         )
-    result = Result(path.stem, kinds[0], content)
+    return Result(path.stem, kinds[0], content)
+
+
+def load_result(path: str | os.PathLike) -> Result:
+    """Reads one result that may be published.
+
+    Raises:
+        ValueError: See `read_result`; or if it comes from a smoke run or an unfinished
+            one, or is small without saying so in its name.
+    """
+    path, result = Path(path), read_result(path)
+    content = result.content
     if content["config"].get("preset") == "smoke":
         raise ValueError(f"{path} comes from a smoke run, which shows nothing")
     if not content.get("finished", True):

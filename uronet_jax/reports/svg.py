@@ -23,8 +23,8 @@ def accuracy_chart(
 
     Args:
         lines: Name -> points `(severity, accuracy)`, the accuracy a fraction in
-            `[0, 1]`. The first four lines have colours of their own; points keep their
-            exact numbers as `data-value`.
+            `[0, 1]`, in any order. The first four lines have colours of their own;
+            points keep their exact numbers as `data-value`.
         title: Above the axes.
         width: In pixels.
         height: In pixels.
@@ -33,6 +33,7 @@ def accuracy_chart(
     Raises:
         ValueError: If there is no point, or an accuracy is not in `[0, 1]`.
     """
+    lines = {name: sorted(line) for name, line in lines.items()}
     points = [point for line in lines.values() for point in line]
     if not points or any(not 0 <= y <= 1 for _, y in points):
         raise ValueError(f"a chart needs accuracies in [0, 1]: {dict(lines)}")

@@ -327,7 +327,8 @@ def data_of_folder(
     if {"config.data.train_split", "config.data.validation_split"} & set(given):
         return {"name": name}, notes
     learned, judged = prepare.learning_splits(name, data_dir)
-    return {"name": name, "train_split": learned, "validation_split": judged}, notes
+    fields = {"name": name, "train_split": learned, "validation_split": judged}
+    return fields, [*notes, f"learns on {learned}, is validated on {judged}"]
 
 
 def build_experiment(
