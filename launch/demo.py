@@ -37,7 +37,7 @@ _THRESHOLD = flags.DEFINE_float(
     "threshold", 0.5, "Probability above which an image is called degraded."
 )
 _DATA = flags.DEFINE_string(
-    "data", None, "Data set of the images. Default: what a model learned on, if any."
+    "data", None, "Data set of the images. Default: what the classifier learned on."
 )
 _SPLIT = flags.DEFINE_string("split", "test", "Its split.")
 _DATA_DIR = flags.DEFINE_string(

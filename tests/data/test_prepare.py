@@ -231,7 +231,7 @@ def test_a_folder_is_prepared_once_under_a_name_of_its_own(tmp_path, monkeypatch
     for path in ("2024/My Birds", "2024", "cifar10"):
         save_image(tmp_path / path / "a" / "1.png", Image.fromarray(pixels))
         other += f" {once(path)[0]}"
-    others = r"my_birds_\w{8} my_birds_\w{8} _2024_\w{8} cifar10_\w{8}"
+    others = r"my_birds_\w{8} my_birds_\w{8} data_2024_\w{8} cifar10_\w{8}"
     assert re.fullmatch(others, other) and name not in other
     assert len(set(other.split())) == 4
     with pytest.raises(FileNotFoundError, match="no such file or folder: nowhere"):

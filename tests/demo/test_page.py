@@ -159,8 +159,8 @@ def wait_for_another(page, number, before):
     return sources_of(page)
 
 
-def test_a_picture_is_of_what_is_chosen(browser, tmp_path):
-    page, asked = browser
+def test_a_picture_is_of_what_is_chosen(browser):
+    page, _ = browser
     attacked = page.get_by_text("the label that the classifier alone gives")
     page.get_by_role("cell", name="made worse").wait_for()
     shown = sources_of(page)

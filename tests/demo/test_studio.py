@@ -68,8 +68,8 @@ def test_what_is_seen_is_what_the_defence_says(studio, runs):
     assert studio.label(sight.after) == label
     told = sight._replace(probability=0.75), sight._replace(probability=0.25)
     assert [studio.verdict(x) for x in told] == [
-        "degraded (probability 0.750)",
-        "not degraded (probability 0.250)",
+        "degraded (0.750)",
+        "not degraded (0.250)",
     ]
 
 

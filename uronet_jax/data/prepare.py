@@ -380,7 +380,7 @@ def prepare_once(
     stem = path.stem if path.is_file() else path.name
     made_of = hashlib.sha256(f"{path} {resize}".encode()).hexdigest()
     name = f"{re.sub('[^a-z0-9]', '_', stem.lower())}_{made_of[:8]}"
-    name = name if name.isidentifier() else f"_{name}"  # Begins with a digit.
+    name = name if name[0].isalpha() else f"data_{name}"
     found = sources.find_prepared(name, sources.resolve_data_dir(data_dir))
     before = [
         f"data set {name}, made before of {path}: to include images that are new, "

@@ -34,8 +34,7 @@ _CSS = """
 .gradio-container {max-width: 1200px !important; margin: auto}
 .tabitem {min-width: min(100%, 900px)}
 .pixels img {image-rendering: pixelated}
-.labels {font-size: 1.1em; margin-top: 0.5em}
-.labels th, .labels td {text-align: left; padding: 0.2em 1.5em 0.2em 0}
+.labels td, .labels th {white-space: nowrap; padding: 0.2em 0.8em !important}
 """
 
 
@@ -410,5 +409,5 @@ def _defenses(reports: Sequence[Result]) -> None:
         headers=list(columns.values()),
         interactive=False,
         wrap=True,
-        column_widths=["200px", *["110px"] * (len(columns) - 1)],
+        column_widths=["170px", *["100px"] * (len(columns) - 1)],
     )

@@ -307,11 +307,11 @@ class DefenseStudio:
         return f"{name} ({probabilities[best]:.0%})"
 
     def verdict(self, sight: Sight) -> str:
-        """Returns what the detector says, or that there is none."""
+        """Returns what the detector says and its probability, or that there is none."""
         if sight.probability is None:
             return "no detector"
         word = "degraded" if sight.probability > self.threshold else "not degraded"
-        return f"{word} (probability {sight.probability:.3f})"
+        return f"{word} ({sight.probability:.3f})"
 
 
 def attacked_probabilities(sight: Sight, knows: str) -> np.ndarray:

@@ -60,8 +60,8 @@ def make_measure(defense: DefenseFunction) -> Callable:
 
     `defended` and `undefended`: whether the label is given by the defence and by the
     classifier alone; `finite`: whether all logits are; the sizes of the perturbations
-    by norm. With a detector also the `probability` that the
-    image is degraded, `flagged`, and `evaded`: wrong and not flagged.
+    by norm. With a detector also the `probability` that the image is degraded,
+    `flagged`, and `evaded`: wrong and not flagged.
     """
 
     def measure(frozen, key, batch, adversarial):
