@@ -51,9 +51,10 @@ _NOTES = {
 }
 # Title in the overview -> model of `ant_defences`.
 _OVERVIEW = {
-    "none: ResNet-20, the images of the two below": "none",
+    "none: ResNet-20, the images of the three below": "none",
+    "the universal remover": "remover",
     "ResNet-20 trained against learned noise (ANT)": "ANT 1x1",
-    "the universal remover before it": "remover + ANT 1x1",
+    "both: that remover before that classifier": "remover + ANT 1x1",
 }
 # What is told among the failures where it costs so many points.
 _HARM = 3.0
