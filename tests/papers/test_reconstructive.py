@@ -90,6 +90,18 @@ def test_page():
     assert "Also measured" not in page
 
 
+def test_page_of_the_perturbations():
+    base = {"dataset": "CIFAR-10", "classifier": "ResNet", "defence": "RT (PGD)"}
+    base |= {"threat": "grey box", "metric": "mean_absolute_change"}
+    rows = [
+        base | {"attack": "PGD, attacked", "value": 2.0},
+        base | {"attack": "PGD, reconstructed", "value": 14.5},
+    ]
+    page = render_experiment(one_group("reconstructive_figure1", rows=rows))
+    assert "mean distance from the original, in levels of 255" in page
+    assert "| RT (PGD) | 2.00 | 14.50 |" in page
+
+
 def test_transformations_tell_what_they_leave_of_clean_images(tmp_path):
     rows = paper_rows("reconstructive")
     chosen = {"transformations": ["PD=pixel_deflection"]}

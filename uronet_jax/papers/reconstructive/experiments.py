@@ -213,7 +213,7 @@ def _perturbations(store: Store) -> list[Part]:
             arrays[f"{name},_10_times_the_change"] = np.clip(10 * change[:_SHOWN], 0, 1)
             columns = _columns(lab, title, defence) | {"attack": f"{attack}, {name}"}
             columns["threat"] = "grey box"
-            value = float(change.mean())
+            value = float(255 * change.mean())  # In levels.
             found.append(lab.row(judge, value, "mean_absolute_change", **columns))
         save_arrays(store.workdir / "reconstructive_figure1.npz", arrays)
         return found
