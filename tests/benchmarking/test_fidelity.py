@@ -97,7 +97,7 @@ def test_photographs_and_gallery(tmp_path):
         tmp_path / "g.png", images[0], names=["contrast", "brightness"], severities=[5]
     )
     assert (tmp_path / "g.png").stat().st_size > 5_000
-    with pytest.raises(ValueError, match="unknown corruption"):
+    with pytest.raises(ValueError, match="unknown imagenet_c corruption"):
         corruption_gallery.draw_corruptions(
             tmp_path / "h.png", images[0], names=["fogg"]
         )

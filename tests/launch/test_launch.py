@@ -336,8 +336,8 @@ def test_a_command_reports_one_line(start):
     )
     assert process.communicate() == (
         "",
-        "error: no data set 'cifar11'. Built in: mnist5k, generated, generated_grey. "
-        "Prepared in nowhere: none. To prepare it there: uronet prepare "
+        "error: no data set 'cifar11'. Built in: mnist5k, generated, generated_grey, "
+        "generated_224. Prepared in nowhere: none. To prepare it there: uronet prepare "
         "--name=cifar11 --data_dir=nowhere\n",
     )
     assert process.returncode == 2

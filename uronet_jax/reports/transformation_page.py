@@ -79,7 +79,8 @@ def _kept(reproductions: Sequence[Result]) -> dict[str, list[str]]:
     """Returns name -> what is left of the accuracy on clean images."""
     found: dict[str, list[str]] = {}
     for result in reproductions:
-        if result.content["experiment"] != "reconstructive":
+        section = result.content["config"].get("reconstructive")
+        if result.content["experiment"] != "reconstructive" or section is None:
             continue
         rows = [
             row
@@ -88,8 +89,7 @@ def _kept(reproductions: Sequence[Result]) -> dict[str, list[str]]:
             and row["threat"] == "grey box"
         ]
         value = {row["defence"]: row["value"] for row in rows}
-        listed = result.content["config"]["reconstructive"]["transformations"]
-        for text in [*listed, "quilting=quilting"]:
+        for text in [*section["transformations"], "quilting=quilting"]:
             title, _, name = text.partition("=")
             if title in value and "none" in value:
                 small = ", small" if result.small else ""
