@@ -275,6 +275,8 @@ def get_config(preset: str = "full") -> config_dict.ConfigDict:
             (),
             (),
         ),
+        # Defences that nobody attacks who knows them: these take long on a CPU.
+        no_white_box=choose((), ("RRP", "STL", "TVM", "TVM (ART)"), ()),
         # On which of them autoencoders learn.
         learned=("FGSM",) if smoke else ("FGSM", "PGD"),
         transformations=("RRP=resize_pad",)

@@ -152,6 +152,7 @@ def test_attacks_have_the_papers_parameters():
         ({"transformations": ("none=jpeg",)}, "'none' is no title"),
         ({"transformations": ("a/b=jpeg",)}, "'a/b' is no title"),
         ({"remover": "runs/nowhere"}, "runs/nowhere"),
+        ({"no_white_box": ("STL",)}, "no_white_box must be some of"),
     ],
 )
 def test_wrong_settings(changes, message):

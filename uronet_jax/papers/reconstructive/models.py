@@ -107,6 +107,11 @@ def _check_section(config: Mapping[str, Any]) -> None:
         )
     for text in transformations(config).values():
         parse_purifier(text)
+    if unknown := set(section["no_white_box"]) - transformations(config).keys():
+        raise ValueError(
+            "reconstructive.no_white_box must be some of "
+            f"reconstructive.transformations: {unknown}"
+        )
     if section["remover"]:
         load_purifier(section["remover"])  # Or says now why it cannot be.
     if not white_box_runs(config):
