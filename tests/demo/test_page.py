@@ -187,14 +187,24 @@ def test_a_picture_is_of_what_is_chosen(browser):
     np.testing.assert_array_equal(*(pixels_of(x) for x in shown[:2]))
 
     page.get_by_role("tab", name="Along severities").click()
+    # What is seen while it plays, each for a while: no moment has to be met.
+    page.evaluate(
+        "() => { window.played = new Set(); setInterval(() => { for (const x of "
+        "[...document.querySelectorAll('img')].filter(x => x.offsetParent).slice(0, 1))"
+        " window.played.add(x.src) }, 20) }"
+    )
     page.get_by_role("button", name="Play").click()
     page.get_by_role("cell", name="severity 1").wait_for()
     page.get_by_role("cell", name="severity 3").wait_for()
+    page.wait_for_function("() => window.played.size == 3")  # One a severity.
     assert page.get_by_label("number input for severity").last.input_value() == "3"
     page.get_by_role("tab", name="One image").click()
     page.get_by_label("number input for image of").fill("1")
     page.get_by_role("tab", name="Along severities").click()
     page.get_by_role("cell", name="severity 3").wait_for(state="detached")
+    page.wait_for_function(
+        "() => ![...document.querySelectorAll('img')].some(x => x.offsetParent)"
+    )
 
     page.get_by_role("button", name="Measure accuracy").click()
     page.locator("svg.chart").wait_for()
