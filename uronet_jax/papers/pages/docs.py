@@ -31,8 +31,8 @@ _FIGURES = "figures"
 # Kinds of results that have a page of their own -> the heading above the links.
 _PAGES = {
     "evaluation": "Evaluations",
-    "attack": "Attacks",
-    "quickstart": "Quickstart",
+    "attack": "Evaluations",
+    "quickstart": "Evaluations",
     "benchmark": "Benchmarks",
 }
 

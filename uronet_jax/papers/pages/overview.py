@@ -168,7 +168,10 @@ def _failures(results: Sequence[Result], groups: Sequence[Group]) -> list[str]:
             )
     for paper in PAPERS:
         found += paper.overview_failures(known)
-    return found + [_claims_line(paper, groups) for paper in papers_run(groups)]
+    claims = [_claims_line(paper, groups) for paper in papers_run(groups)]
+    if claims:
+        found.append("[Claims](results/claims.md). " + " ".join(claims))
+    return found
 
 
 def _claims_line(paper: PaperPages, groups: Sequence[Group]) -> str:
@@ -176,7 +179,7 @@ def _claims_line(paper: PaperPages, groups: Sequence[Group]) -> str:
     answers = Counter(verdict.answer for verdict in verdicts)
     full = sum(v.measured > 0 and not v.small for v in verdicts)
     text = (
-        f"Of the {len(verdicts)} [claims](results/claims.md) of {paper.title} "
+        f"Of the {len(verdicts)} of {paper.title} "
         f"{answers['yes']} hold, {answers['no']} do not, {answers['open']} are open; "
         f"{full} were judged at full size."
     )
@@ -232,8 +235,7 @@ def render_overview(
     if pictures := [f"figures/{x.name}" for x in overview_pictures(groups)]:
         beside = ["gallery.png", *pictures[1:]]
         parts += [
-            "## Three pictures\n",
-            f"![Accuracy under noise]({pictures[0]})\n",
+            f"![Accuracy under noise]({pictures[0]})",
             " ".join(f'<img src="{x}" width="40%">' for x in beside) + "\n",
         ]
     if failures := _failures(results, groups):

@@ -120,9 +120,9 @@ def uronet_failures(known: KnownGroups) -> list[str]:
         hardest = sorted((v, k) for k, v in purified.items() if k != "clean")[:2]
         goal = MEAN_ACCURACY[_NETWORK]
         found.append(
-            "Strong noise stays hard for the universal remover: "
+            "Strong noise is hard for the universal remover: "
             + ", ".join(f"{place} {value:.0f} %" for value, place in hardest)
-            + f". The goal of {goal:g} % on average is "
+            + f". The goal of {goal:g} % is "
             + ("met." if average >= goal else f"missed: {average:.1f} %.")
         )
     changes = _changes(known["zero_shot"])
@@ -133,8 +133,8 @@ def uronet_failures(known: KnownGroups) -> list[str]:
         subject = "What a small one" if small else "What it"
         found.append(
             f"{subject} never saw (blur, JPEG, fog, contrast, banding; dead columns "
-            "aside, which it repairs in part) its detector does "
-            f"not notice ({max(map(seen.get, changes)):.0f} % at most, chance is 50), "
+            "aside, which it repairs in part) its detector misses "
+            f"({max(map(seen.get, changes)):.0f} % at most, chance is 50), "
             f"and accuracy changes by {min(changes.values()):+.1f} to "
             f"{max(changes.values()):+.1f} points."
         )
