@@ -8,7 +8,10 @@ from made_up_results import groups, one_group, run, store
 
 from configs import reproduce
 from uronet_jax.evaluation.judge import CLEAN_ENTRY
+from uronet_jax.papers import runner
 from uronet_jax.papers.all_models import open_store
+from uronet_jax.papers.experiments import LackError, check_needs
+from uronet_jax.papers.laboratory import Laboratory
 from uronet_jax.papers.pages.claims import claims_of, judge_all
 from uronet_jax.papers.pages.docs import docs_pages
 from uronet_jax.papers.pages.experiment_page import render_experiment
@@ -151,7 +154,6 @@ def test_attacks_have_the_papers_parameters():
         ({"attacks": ("PGD0=fgsm_linf:epsilon=1",)}, "'PGD0' is no title"),
         ({"transformations": ("none=jpeg",)}, "'none' is no title"),
         ({"transformations": ("a/b=jpeg",)}, "'a/b' is no title"),
-        ({"remover": "runs/nowhere"}, "runs/nowhere"),
         ({"no_white_box": ("STL",)}, "no_white_box must be some of"),
     ],
 )
@@ -167,6 +169,39 @@ def test_the_remover_is_trained_here_or_named():
     )
     assert trained.pop("URoNet remover").kind == "remover_universal"
     assert named.pop("URoNet remover") == "jpeg" and trained == named
+
+
+def test_a_missing_remover_is_what_the_experiments_with_it_lack(tmp_path):
+    store = open_store(config(remover="runs/nowhere"), tmp_path)
+    for name in ("reconstructive", "reconstructive_transfer"):
+        with pytest.raises(LackError, match=f"{name} lacks the URoNet.*runs/nowhere"):
+            check_needs(store, name)
+    for name in ("reconstructive_figure1", "table2"):
+        assert check_needs(store, name) == {}
+
+
+def test_a_result_knows_the_weights_of_the_remover_that_is_named(tmp_path):
+    path = tmp_path / "patches.npy"
+    named = config(remover=f"quilting:patches={path}")
+
+    def begin(patches):
+        np.save(path, np.full((2, 5, 5, 3), patches, np.float32))
+        return open_store(named, tmp_path)
+
+    store = begin(0.25)
+    made = {"classifiers": {}, "purifiers": runner._purifiers(store, "reconstructive")}
+    assert list(made["purifiers"]) == ["URoNet remover"]
+    lab = Laboratory(store)
+    placed = lab.purifier(named["reconstructive"]["remover"])
+    assert placed is lab.purifier(named["reconstructive"]["remover"])
+    other = begin(0.75)
+    for begun in (made, {"classifiers": {}}):  # A result of before does not say.
+        runner._check_weights(store, "reconstructive", {}, begun)
+    with pytest.raises(ValueError, match=r"measured with other weights of quilting:pa"):
+        runner._check_weights(other, "reconstructive", {}, made)
+    # What does not show it, and where none is named.
+    assert runner._purifiers(other, "reconstructive_figure1") == {}
+    assert runner._purifiers(open_store(config(), tmp_path), "reconstructive") == {}
 
 
 def test_autoencoders_that_are_compared_differ_in_one_thing():

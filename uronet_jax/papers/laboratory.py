@@ -30,10 +30,12 @@ class Laboratory:
         self.classifier = functools.cache(self._classifier)
         # Few: most models are for one part, those of the universal defence for many.
         self.model = functools.lru_cache(maxsize=4)(self._model)
+        # By what `load_purifier` reads.
+        self.purifier = functools.cache(lambda x: self.place(store.named_purifier(x)))
 
     def forget(self) -> None:
         """Gives the memory of images and models back; they are placed anew if asked."""
-        for cache in (self.judge, self.classifier, self.model):
+        for cache in (self.judge, self.classifier, self.model, self.purifier):
             cache.cache_clear()
 
     def _judge(
