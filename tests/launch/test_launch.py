@@ -343,6 +343,22 @@ def test_a_command_reports_one_line(start):
     assert process.returncode == 2
 
 
+def test_a_folder_beside_fields_that_say_otherwise(start):
+    command = ("-m", "launch.train", "--config=remover:smoke", "--workdir=x")
+    processes = {
+        "--data and --config.data.name both name": start(
+            *command, "--data=photos", "--config.data.name=generated"
+        ),
+        "give both data.train_split and data.val": start(
+            *command, "--data=photos", "--config.data.train_split=train"
+        ),
+    }
+    for expected, process in processes.items():
+        output, errors = process.communicate()
+        assert (process.returncode, output) == (2, "")
+        assert errors.count("\n") == 1 and expected in errors
+
+
 def test_what_is_printed_reaches_any_reader(monkeypatch, tmp_path):
     with open(tmp_path / "printed", "w", encoding="ascii") as file:
         monkeypatch.setattr(sys, "stdout", file)
