@@ -241,7 +241,9 @@ def _one_image(page: gr.Blocks, studio: DefenseStudio) -> list[gr.Component]:
             with gr.Column(visible=False) as attacks:
                 attack = gr.Dropdown(list(studio.attacks()), label="attack")
                 knows = gr.Radio(
-                    list(ATTACKERS), value=ATTACKERS[0], label="the attacker knows"
+                    list(ATTACKERS),
+                    value=next(iter(ATTACKERS)),
+                    label="the attacker knows",
                 )
                 linf = gr.Slider(
                     1, 64, value=8, step=1, label="epsilon, in grey levels of 255"
