@@ -80,7 +80,9 @@ def test_page():
     rows = [x | {"value": x["value"] + 1} for x in paper_rows("reconstructive")]
     white = [row | {"threat": "white box", "value": 0.5} for row in rows[:2]]
     quality = [rows[4] | {"metric": "psnr", "value": 31.25}]
-    page = render_experiment(one_group("reconstructive", rows=rows + white + quality))
+    known = {"reconstructive": config()["reconstructive"]}
+    rows += white + quality
+    page = render_experiment(one_group("reconstructive", rows=rows, **known))
     lines = page.splitlines()
     for block in ("grey box", "white box"):
         assert f"**CIFAR-10, ResNet: accuracy, {block}**" in lines
@@ -91,6 +93,13 @@ def test_page():
     assert ours < theirs < lines.index("**CIFAR-10, ResNet: accuracy, white box**")
     assert "only the order of the defences can be compared" in " ".join(page.split())
     assert "Also measured" not in page
+    # An attack without gradients is named if it was made on white boxes.
+    assert "the attack on the classifier alone. Of fewer" in page
+    known["reconstructive"]["further_white_box"] = ["Sq=square_linf:epsilon=0.01"]
+    for threat, named in (("grey box", False), ("white box", True)):
+        rows.append(rows[0] | {"threat": threat, "attack": "Sq"})
+        page = render_experiment(one_group("reconstructive", rows=rows, **known))
+        assert ("alone; *Sq* looks at no gradient. Of fewer" in page) == named
 
 
 def test_page_of_the_perturbations():

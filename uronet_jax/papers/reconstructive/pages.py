@@ -3,6 +3,7 @@
 from uronet_jax.papers.pages.group import Group
 from uronet_jax.papers.pages.paper_pages import PaperPages
 from uronet_jax.papers.reconstructive.layouts import RECONSTRUCTIVE_LAYOUTS
+from uronet_jax.papers.reconstructive.models import white_box_runs
 
 _DEFENCES = (
     "*RT* is the autoencoder of reconstructive training, with what it learned on in "
@@ -14,15 +15,26 @@ _THREATS = (
     "*Grey box*: the attacker knows the classifier alone, as in the paper. *White "
     "box*: he knows the defence too, and for each image the best of his ways counts: "
     "through the defence, with the gradient past it (BPDA), averaged over its draws "
-    "(EOT) where it is random, or the attack on the classifier alone; *Square* looks "
-    "at no gradient. Of fewer images, see the JSON.\n"
+    "(EOT) where it is random, or the attack on the classifier alone{blind}. Of fewer "
+    "images, see the JSON.\n"
 )
 
 
 def _note(group: Group) -> str:
     if group.experiment == "reconstructive_figure1":
         return ""
-    return _DEFENCES + _THREATS
+    blind = "".join(f"; *{title}* looks at no gradient" for title in _blind(group))
+    return _DEFENCES + _THREATS.replace("{blind}", blind)
+
+
+def _blind(group: Group) -> list[str]:
+    """Returns the attacks on white boxes that look at no gradient."""
+    made = {cell["attack"] for cell in group.measured(threat="white box")}
+    return [
+        title
+        for title, run in (white_box_runs(group.config) if made else {}).items()
+        if title in made and run.attack.gradient_free
+    ]
 
 
 RECONSTRUCTIVE_PAGES = PaperPages(
