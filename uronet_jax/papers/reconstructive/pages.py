@@ -1,9 +1,12 @@
 """What reconstructive training brings to the pages."""
 
+from collections.abc import Sequence
+
 from uronet_jax.papers.pages.group import Group
 from uronet_jax.papers.pages.paper_pages import PaperPages
 from uronet_jax.papers.reconstructive.layouts import RECONSTRUCTIVE_LAYOUTS
-from uronet_jax.papers.reconstructive.models import white_box_runs
+from uronet_jax.papers.reconstructive.models import transformations, white_box_runs
+from uronet_jax.reports.results import Result
 
 _DEFENCES = (
     "*RT* is the autoencoder of reconstructive training, with what it learned on in "
@@ -37,6 +40,32 @@ def _blind(group: Group) -> list[str]:
     ]
 
 
+def _kept(results: Sequence[Result]) -> dict[str, list[str]]:
+    """Returns name -> what is left of the accuracy on clean images."""
+    found: dict[str, list[str]] = {}
+    for result in results:
+        if result.content.get("experiment") != "reconstructive":
+            continue
+        rows = [
+            row
+            for row in result.content["rows"]
+            if (row["attack"], row["metric"]) == ("clean", "accuracy")
+            and row["threat"] == "grey box"
+        ]
+        value = {row["defence"]: row["value"] for row in rows}
+        if "none" not in value:
+            continue
+        made = transformations(result.content["config"])
+        for title, name in (made | {"quilting": "quilting"}).items():
+            if title in value:
+                small = ", small" if result.small else ""
+                found.setdefault(name, []).append(
+                    f"{value[title]:.1f} of {value['none']:.1f} "
+                    f"({rows[0]['dataset']}{small})"
+                )
+    return found
+
+
 RECONSTRUCTIVE_PAGES = PaperPages(
     title="reconstructive training",
     package="reconstructive",
@@ -44,4 +73,5 @@ RECONSTRUCTIVE_PAGES = PaperPages(
     unjudged="what Figures 2 and 3 show in pictures alone, and how much is lost before "
     "another classifier",
     note=_note,
+    kept=_kept,
 )
