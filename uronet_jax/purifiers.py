@@ -18,9 +18,9 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.interpreters.partial_eval import dce_jaxpr
 
-from uronet_jax.batches import check_key, known_name
+from uronet_jax.batches import check_key
 from uronet_jax.models import Separation
-from uronet_jax.specs import parse_parameters
+from uronet_jax.specs import known_name, parse_parameters
 from uronet_jax.transformations import TRANSFORMATIONS
 
 # Folded into every key, and no image's number: else a random purifier that is given

@@ -469,10 +469,10 @@ ROWS = [
     ("a noise", lambda f: write(f, names=["fog"]), "unknown uronet corruption 'fog'"),
     ("a text", lambda f: write(f, names="GN"), r"names must be several, .* \('GN',\)"),
     ("no noise", lambda f: write(f, names=[]), "at least one corruption"),
-    ("severity", lambda f: write(f, severities=[4]), r"GN must be .* \(1, 2, 3\): 4"),
+    ("severity", lambda f: write(f, severities=[4]), r"GN must be .* \[1, 3\]: 4"),
     ("one", lambda f: write(f, severities=1), "severities must be several"),
     ("a seed", lambda f: write(f, seed=-1), "seed must be an integer in"),
-    ("a layout", lambda f: write(f, layout="zip"), "arrays or folders: 'zip'"),
+    ("a layout", lambda f: write(f, layout="zip"), "unknown layout 'zip'"),
     ("a batch", lambda f: write(f, batch_size=6), "batch size 6 .* multiple of 4"),
     ("photographs", lambda f: write(f, frost_textures=()), "are of no use for GN, UN"),
     (

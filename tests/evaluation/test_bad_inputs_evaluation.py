@@ -141,10 +141,10 @@ ROWS = [
     ("a table", lambda: metrics.auroc([[0]], [1]), "scores_negative must be"),
     ("NaN", lambda: metrics.tpr_at_fpr([0], [np.nan], 0.05), "positive contains 1"),
     ("all NaN", lambda: metrics.threshold_at_fpr([np.nan], 0.05), "negative contains"),
-    ("percent", lambda: metrics.threshold_at_fpr([0], 5), "fpr must be in .*: 5"),
+    ("percent", lambda: metrics.threshold_at_fpr([0], 5), "fpr must be .*: 5"),
     ("3 of 2", lambda: metrics.binomial_interval(3, 2), "<= count .*: 3, 2"),
     ("0 of 0", lambda: metrics.binomial_interval(0, 0), "count >= 1: 0, 0"),
-    ("95", lambda: metrics.binomial_interval(1, 2, 95), "level must .*: 95"),
+    ("95", lambda: metrics.binomial_interval(1, 2, 95), r"level must .* \(0, 1\): 95"),
     ("a gap", lambda: summary(*ROBUSTBENCH[:-1]), "no jpeg_compression at severity 5"),
     ("no fog", lambda: summary(*without(corruption="fog"), alexnet=True), "no fog$"),
     (
@@ -175,14 +175,18 @@ ROWS = [
     ("no step", lambda: attacks(steps=(0,)), "steps must be an integer in"),
     ("a threat", lambda: attacks(threats=("whitebox",)), "nearest: 'white_box'"),
     ("in levels", lambda: attacks(epsilon__linf=8.0), "8 of 255 levels are 0.03137"),
-    ("no epsilon", lambda: attacks(epsilon__linf=0.0), "epsilon.linf must be above 0"),
+    (
+        "no epsilon",
+        lambda: attacks(epsilon__linf=0.0),
+        r"linf must .* \(0, inf\]: 0.0",
+    ),
     ("fractions", lambda: attacks(epsilon__linf="8/255"), "epsilon.linf must be a fin"),
     ("pictures", lambda: attacks(num_pictures=1.5), "num_pictures must be an integer"),
     ("a seed", lambda: attacks(seed=-1), "seed must be an integer in"),
     ("images", lambda: evaluation(data__num_examples=-1), "data.num_examples must be"),
     ("half", lambda: evaluation(data__num_examples=0.5), "data.num_examples must be"),
     ("alarms", lambda: evaluation(gate_false_alarms="5%"), "false_alarms, a share of"),
-    ("the newest", lambda: evaluation(checkpoint="newest"), "best or last: 'newest'"),
+    ("the newest", lambda: evaluation(checkpoint="newest"), "checkpoint 'newest'"),
 ]
 
 

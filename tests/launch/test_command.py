@@ -239,7 +239,7 @@ FLAGS = "(--help lists the flags)"
         (["quickstart", "now"], "unexpected arguments: now"),
         (
             ["list", "atacks"],
-            "nothing is called 'atacks' (nearest: 'attacks'): there are "
+            "unknown kind 'atacks' (nearest: 'attacks'): choose from "
             f"{', '.join(lists.KINDS)}",
         ),
     ],

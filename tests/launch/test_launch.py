@@ -207,7 +207,7 @@ def test_evaluation_over_a_suite(untrained, tmp_path):
 @pytest.mark.parametrize(
     ("fields", "expected"),
     [
-        ({"suite__severities": (4,)}, r"severity of uronet/GN .* \(1, 2, 3\): 4"),
+        ({"suite__severities": (4,)}, r"severity of uronet/GN .* \[1, 3\]: 4"),
         ({"suite__noises": ("FOG",)}, "'FOG': choose from GN"),
         ({"suite__name": "cifar_d"}, "nearest: 'cifar_c'"),
         (
@@ -222,7 +222,7 @@ def test_evaluation_over_a_suite(untrained, tmp_path):
         ({"data__validation_split": "dev"}, "no split 'dev'"),
         ({"data__name": "cifar11"}, "no data set 'cifar11'"),
         ({"data__name": "generated_grey"}, r"\[28, 28, 1\].*\[32, 32, 3\]"),
-        ({"checkpoint": "3"}, "checkpoint must be best or last: '3'"),
+        ({"checkpoint": "3"}, "unknown checkpoint '3': choose from best, last"),
         ({"classifier": ""}, "name a classifier"),
         ({"classifier": "nowhere"}, "no checkpoint under nowhere.*uronet train"),
         ({"classifier": "nowhere.npz"}, "no classifier weights at nowhere.npz"),

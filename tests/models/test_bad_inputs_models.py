@@ -299,7 +299,7 @@ ROWS = [
     (
         "black",
         lambda _: show(make_remover("skip", clean_mean=0.0), 1, 8, 8, 1),
-        r"clean_mean must be in \(0, 1\), got 0.0",
+        r"clean_mean, the mean pixel .* in \(0, 1\): 0.0",
     ),
     (
         "a head",
@@ -310,7 +310,7 @@ ROWS = [
     ("width 6", lambda _: make_reconstructor(width=6), "multiple of 4 .*: 6"),
     ("width 0", lambda _: make_reconstructor(width=0), "multiple of 4 .*: 0"),
     ("width 8.0", lambda _: make_reconstructor(width=8.0), "multiple of 4 .*: 8.0"),
-    ("white", lambda _: make_reconstructor(clean_mean=1.0), r"in \(0, 1\), got 1.0"),
+    ("white", lambda _: make_reconstructor(clean_mean=1.0), r"in \(0, 1\): 1.0"),
     # Runs.
     ("nowhere", lambda f: loading.load_classifier(f / "x"), "no checkpoint under .*x:"),
     (

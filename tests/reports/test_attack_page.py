@@ -117,7 +117,7 @@ def test_images_that_are_right_are_chosen(monkeypatch):
     images, labels = command.right_images(model, "small", None, 3)
     assert labels.tolist() == [0, 2, 2] and images.dtype == np.float32
     np.testing.assert_allclose(images[:, 0, 0, 0] * 3, [0, 2, 2], atol=1e-6)
-    with pytest.raises(ValueError, match="num_images must be 1 to 4: 5"):
+    with pytest.raises(ValueError, match="num_images must be .* 4\\]: 5"):
         command.right_images(model, "small", None, 5)
     Source.labels = 3 - Source.classes
     with pytest.raises(ValueError, match="fewer than half"):

@@ -72,7 +72,7 @@ ROWS = [
     ("an optimizer", lambda: optimizer("lamb"), "unknown optimizer 'lamb'.*adam"),
     ("a capital", lambda: optimizer("Adam"), "'Adam' .nearest: 'adam'"),
     ("a schedule", lambda: optimizer(schedule="linear"), "schedule 'linear'.*cosine"),
-    ("no rate", lambda: optimizer(peak_rate=0.0), "peak_rate must be above 0"),
+    ("no rate", lambda: optimizer(peak_rate=0.0), r"peak_rate .* in \(0, inf\]: 0.0"),
     ("a rate", lambda: optimizer(peak_rate=math.nan), "peak_rate must be .*: nan"),
     ("infinite", lambda: optimizer(peak_rate=math.inf), "peak_rate must be .*: inf"),
     ("late", lambda: optimizer(warmup_steps=11), r"warmup_steps, within num_steps \(1"),
@@ -110,8 +110,16 @@ ROWS = [
     ),
     ("none", lambda: noise_task(restart_every=0, replay=0.0), "with 0 there is none"),
     ("no update", lambda: noise_task(restart_steps=STEPS), "before the classifier's f"),
-    ("white", lambda: noise_task(epsilon=8.1), r"at most 8, .* black to white of .*8x"),
-    ("no noise", lambda: noise_task(epsilon=0.0), "epsilon must be above 0"),
+    (
+        "white",
+        lambda: noise_task(epsilon=8.1),
+        r"black to white .*8x.* \(0, 8\]: 8.1",
+    ),
+    (
+        "no noise",
+        lambda: noise_task(epsilon=0.0),
+        r"epsilon, .* in \(0, .*\]: 0.0",
+    ),
     ("7x7", lambda: noise_task(generator="7x7"), "1x1, 3x3"),
     ("2x2", lambda: make_noise_generator("2x2"), "noise generator '2x2'.*1x1, 3x3"),
     # Reconstructive training.

@@ -20,11 +20,11 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from uronet_jax.array_files import map_array, read_archive
-from uronet_jax.batches import check_whole, known_name
+from uronet_jax.batches import check_whole
 from uronet_jax.data import folders, packed, sources
 from uronet_jax.data.folders import SplitImages
 from uronet_jax.progress import progress_bar
-from uronet_jax.specs import nearest_name
+from uronet_jax.specs import known_name, nearest_name
 
 VERSION = "1.0.0"
 _EXAMPLES_PER_SHARD = 10_000

@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from uronet_jax.batches import check_number
+
 _DPI = 160
 _TEXT = "#222222"
 _FONT = {"fontsize": 9}
@@ -28,8 +30,7 @@ _LEGEND = {
 
 def show_noise(noise: np.ndarray, amplify: float = 1.0) -> np.ndarray:
     """Returns noise in `[-1, 1]` as a picture: mid-grey where there is none."""
-    if not amplify > 0:
-        raise ValueError(f"amplify must be above 0: {amplify}")
+    check_number("amplify", amplify, above=0.0)
     return np.clip(0.5 + amplify * np.asarray(noise, np.float32) / 2.0, 0.0, 1.0)
 
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from uronet_jax import sharding
 from uronet_jax.array_files import map_array
-from uronet_jax.batches import check_listed, check_whole, known_name
+from uronet_jax.batches import check_listed, check_whole
 from uronet_jax.checkpoints import check_path, locked_workdir, read_config
 from uronet_jax.corruptions import (
     Degradation,
@@ -44,6 +44,7 @@ from uronet_jax.loading import (
 )
 from uronet_jax.progress import Progress
 from uronet_jax.seeds import named_seed
+from uronet_jax.specs import known_name
 from uronet_jax.training.optimizers import OPTIMIZER_FIELDS, make_optimizer
 from uronet_jax.training.pairs import Pairs, clean_pairs, drawn_pairs, stored_pairs
 from uronet_jax.training.phases import find_phase
@@ -244,7 +245,7 @@ def check_config(config: Config) -> None:
                 f"data.{name} is {data[name]!r}: the test split is read by "
                 "launch.evaluate only; split off a part of train"
             )
-    check_whole("seed", config["seed"], 0, 2**31 - 1)
+    check_whole("seed", config["seed"], 0)
     phase = find_phase(config["phase"])
     phase.needs(config)
     if degrades(config) or has_copies(config):

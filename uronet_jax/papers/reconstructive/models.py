@@ -105,7 +105,7 @@ def _check_section(config: Mapping[str, Any]) -> None:
         *(("num_test", 0), ("num_white_box", 0), ("num_train", 0)),
         *(("patches", 1), ("batch_size", 1)),
     ):
-        check_whole(f"reconstructive.{name}", section[name], low, 2**31 - 1)
+        check_whole(f"reconstructive.{name}", section[name], low)
     check_number("reconstructive.clean_share", section["clean_share"], 0.0, 1.0)
     unknown = set(section["learned"]) - attack_runs(config).keys()
     if unknown:
