@@ -231,6 +231,10 @@ def classifier_function(classifier: nn.Module) -> Classify:
     return lambda variables, images: classifier.apply(variables, images, train=False)
 
 
+def no_classifier(variables: Any, images: jax.Array) -> None:
+    """The answer of no classifier, where a defence only purifies and detects."""
+
+
 class Defense:
     """The defence ready for use on arrays of any length, uint8 or float.
 
