@@ -455,7 +455,8 @@ def test_docs(tmp_path):
     )
 
     # A picture follows its numbers.
-    contents["a"]["rows"] = changed(lambda m, t: 1.0 if t == "sigma 0.1" else None)
+    rows = changed(lambda m, t: 1.0 if t == "sigma 0.1" else None)
+    contents["a"] = run("ant_cifar10", rows=rows)
     store(folder, **contents)
     old = {path.name for path in out_of_date(folder, tmp_path)}
     assert "a_cifar_10__resnet_20__gaussian_noise.png" in old

@@ -144,6 +144,12 @@ def _read_results(
                 f"{REPRODUCTION} version {REPRODUCTION_VERSION}: choose another "
                 "--workdir, or move the file away to have it computed anew"
             )
+        needed = ("config", "rows", "parts", "sessions")
+        if lacking := [field for field in needed if field not in stored]:
+            raise ValueError(
+                f"{path} lacks {', '.join(lacking)}: move it away to have it computed "
+                "anew"
+            )
         depends_on = EXPERIMENTS[name].depends_on
         try:
             check_same_config(depends_on(stored["config"]), depends_on(config))
