@@ -208,16 +208,26 @@ def test_evaluation_over_a_suite(untrained, tmp_path):
     ("fields", "expected"),
     [
         ({"suite__severities": (4,)}, r"severity of uronet/GN .* \(1, 2, 3\): 4"),
-        ({"suite__noises": ("FOG",)}, "'FOG': choose from GN"),
+        (
+            {"suite__noises": ("FOG",)},
+            "unknown uronet corruption 'FOG': choose from GN",
+        ),
         ({"suite__name": "cifar_d"}, "nearest: 'cifar_c'"),
         (
             {"suite__name": "cifar_c", "suite__noises": ("GN",)},
-            "choose from gauss",
+            "'GN'.*: choose from gaussian_noise",
         ),
         ({"suite__folder": "nowhere"}, "nowhere"),
         ({"batch_size": 6}, "batch size 6 .* multiple of 4"),
         ({"gate_false_alarms": 1.5}, r"gate_false_alarms, a share .*\[0, 1\]: 1.5"),
-        ({"data__num_examples": -1}, "data.num_examples must be an integer .*: -1"),
+        (
+            {"gate_false_alarms": 1.0},
+            "gate_false_alarms must be below 1: all images would be flagged$",
+        ),
+        (
+            {"data__num_examples": -1},
+            r"data.num_examples must be an integer in \[0, 2147483647\]: -1",
+        ),
         ({"data__split": "dev"}, "no split 'dev'"),
         ({"data__validation_split": "dev"}, "no split 'dev'"),
         ({"data__name": "cifar11"}, "no data set 'cifar11'"),

@@ -418,4 +418,5 @@ def test_the_command_reports_one_line(start, tmp_path):
     output, errors = process.communicate()
     assert (process.returncode, output) == (2, "")
     assert errors.startswith("error: unknown experiment 'table1' (nearest: ")
+    assert "): choose all" in errors
     assert errors.count("\n") == 1 and not (tmp_path / "new").exists()
