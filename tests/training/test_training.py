@@ -601,7 +601,7 @@ def test_pipelines_train_the_same_network(run, make_variables):
     "changes, message",
     [
         # Other intervals are among the wrong configs.
-        ({"eval_every": -1}, "eval_every must be an integer .*: -1"),
+        ({"eval_every": -1}, r"eval_every must be an integer in \[0, .*: -1"),
         ({"batch_size": 25}, "batch size 25 is larger than stripes"),
         ({"pipeline": "magic"}, "unknown pipeline 'magic'"),
     ],
