@@ -10,13 +10,7 @@ import sys
 import jax
 import numpy as np
 import pytest
-from test_configs import (
-    PHASES,
-    ROLES,
-    load,
-    save_models,
-    tiny_reconstructor,  # noqa: F401
-)
+from test_configs import PHASES, ROLES, load, save_models
 
 from launch import attack, cli, evaluate, train
 from uronet_jax import checkpoints
@@ -32,7 +26,7 @@ judge = functools.partial(evaluate_defense, data_dir=None)
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory, tiny_reconstructor):  # noqa: F811
+def runs(tmp_path_factory):
     """Returns the folder of the smoke runs and their results."""
     folder, results = tmp_path_factory.mktemp("runs"), {}
     for phase in PHASES:
@@ -40,7 +34,6 @@ def runs(tmp_path_factory, tiny_reconstructor):  # noqa: F811
             "detector": {"purifier": str(folder / "remover")},
             "reconstructor": {
                 "classifier": str(folder / "classifier"),
-                "model__variant": "tiny",
                 # Attacked copies have a test of their own.
                 **{"degradation__folder": "", "degradation__suite": "uronet"},
             },
