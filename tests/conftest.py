@@ -36,7 +36,6 @@ OPTIMISED = (
     "test_fidelity",
     "test_oracles",
     "test_layers",
-    "test_training",
 )
 
 # A program is compiled once in a session: the processes of pytest and those that tests
@@ -61,23 +60,37 @@ def pytest_unconfigure():
 # The longest files, first: with two processes none of them must be the last.
 LONGEST = (
     "test_launch_reproduce",
-    "test_benchmark",
-    "test_experiment",
     "test_launch",
+    "test_experiment",
+    "test_benchmark",
+    "test_resume",
     "test_command",
     "test_notebooks",
-    "test_attacks",
     "test_training",
+    "test_adversarial_noise",
+    "test_attacks",
     "test_suites",
-    "test_robustness",
-    "test_resume",
+    "test_purify",
     "test_models",
+    "test_robustness",
     "test_fidelity",
     "test_processes",
-    "test_autoattack",
     "test_attacks_gradient",
+    "test_autoattack",
+    "test_transformations",
+    "test_sparse_layer",
     "test_laboratory",
+    "test_reconstructive_training",
+    "test_noise",
     "test_launch_attack",
+    "test_tiles",
+    "test_attacks_slices",
+    "test_pretrained",
+    "test_layers",
+    "test_grid",
+    "test_imagenet_resnet",
+    "test_total_variation",
+    "test_reconstructor",
 )
 
 
