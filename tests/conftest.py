@@ -4,6 +4,7 @@ import functools
 import gc
 import math
 import os
+import resource
 import subprocess
 import sys
 import tempfile
@@ -25,6 +26,8 @@ if jax.__version_info__ < (0, 11):
 # Tracing makes objects by the million, most of which stay: looking through them again
 # and again takes a tenth of the time.
 gc.set_threshold(200_000, 50, 50)
+# The largest the process had been whenever all objects were looked through.
+_LOOKED = [resource.getrusage(resource.RUSAGE_SELF).ru_maxrss]
 
 jax.config.update("jax_num_cpu_devices", 4)
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -100,6 +103,16 @@ def pytest_collection_modifyitems(items):
         return LONGEST.index(name) if name in LONGEST else len(LONGEST)
 
     items.sort(key=place)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def memory():
+    """Looks for what is no longer used whenever the process has grown by a half."""
+    yield
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    if peak > 1.5 * _LOOKED[-1]:
+        gc.collect()
+        _LOOKED.append(peak)
 
 
 @pytest.fixture(scope="module", autouse=True)
