@@ -267,17 +267,17 @@ ROWS = [
     (
         "percents",
         lambda: summary(clean_accuracy=94.78),
-        r"clean_accuracy must be a fraction in \[0, 1\]: 94.78",
+        r"clean_accuracy, a fraction, must be .* in \[0, 1\]: 94.78",
     ),
     (
         "NaN cell",
         lambda: summary(first(accuracy=np.nan)),
-        r"accuracy of gaussian_noise at 1 must be a fraction in \[0, 1\]: nan",
+        r"accuracy of gaussian_noise at 1, a fraction, must be .* in \[0, 1\]: nan",
     ),
     (
         "a percent",
         lambda: summary(first(accuracy=77.8)),
-        r"accuracy of gaussian_noise at 1 must be a fraction in \[0, 1\]: 77.8",
+        r"accuracy of gaussian_noise at 1, a fraction, must be .* in \[0, 1\]: 77.8",
     ),
     # Where a network looks.
     ("2 of 3", lambda: attend(LABELS[:1]), "one integer label for each of 2 images"),

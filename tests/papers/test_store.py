@@ -134,7 +134,7 @@ def test_the_ablation_needs_a_remover_with_two_heads(variant, tmp_path):
         ("detector.inputs", "noise", "unknown detector input 'noise'"),
         ("ablations.detector", "vgg12", "unknown classifier 'vgg12'"),
         ("remover.num_steps", 0, r"num_steps must be an integer in \[1, .*: 0"),
-        ("optimizer.peak_rate", -1.0, r"peak_rate must be .* in \[0, inf\]: -1.0"),
+        ("optimizer.peak_rate", -1.0, r"peak_rate must be .* in \(0, inf\]: -1.0"),
         ("suite.noises", ("GX",), "'GX'"),
         ("suite.un_reading", "per_row", "'per_row'"),
         ("evaluation.batch_size", 6, "batch size 6 .* multiple of 4"),

@@ -79,7 +79,7 @@ def summarize(
             `[0, 1]`, a corruption lacks a severity that another has, or `alexnet` is
             asked for rows with gaps.
     """
-    check_number("clean_accuracy", clean_accuracy, 0.0, 1.0)
+    check_number("clean_accuracy, a fraction,", clean_accuracy, 0.0, 1.0)
     table = _table(rows)
     accuracy = {name: mean(column.values()) for name, column in table.items()}
     summary: dict[str, Any] = {
@@ -132,7 +132,8 @@ def _table(rows):
         column = table.setdefault(name, {})
         if severity in column:
             raise ValueError(f"{name} at severity {severity} is there twice")
-        check_number(f"accuracy of {name} at {severity}", row["accuracy"], 0.0, 1.0)
+        what = f"accuracy of {name} at {severity}, a fraction,"
+        check_number(what, row["accuracy"], 0.0, 1.0)
         column[severity] = float(row["accuracy"])
     severities = {severity for column in table.values() for severity in column}
     gaps = _gaps(table, table, severities)
