@@ -212,7 +212,7 @@ def test_evaluation_over_a_suite(untrained, tmp_path):
         ),
         ({"suite__folder": "nowhere"}, "nowhere"),
         ({"batch_size": 6}, "batch size 6 .* multiple of 4"),
-        ({"gate_false_alarms": 1.5}, r"gate_false_alarms, a share .*\[0, 1\]: 1.5"),
+        ({"gate_false_alarms": 1.5}, r"gate_false_alarms, a share .*\[0, 1\): 1.5"),
         (
             {"gate_false_alarms": 1.0},
             r"gate_false_alarms, a share of images, must be .* in \[0, 1\): 1.0$",
