@@ -39,10 +39,12 @@ nb_execution_mode = "off"
 # Docstrings write `name` as Markdown does; where it is a name it becomes a link.
 default_role = "py:obj"
 napoleon_custom_sections = ["Source", ("Attributes", "params_style")]
+autodoc_preserve_defaults = True
 autodoc_member_order = "bysource"
 python_maximum_signature_line_length = 80
 
 html_theme = "furo"
+html_show_copyright = False
 html_title = f"uronet_jax {release}"
 # The front page is below docs/.
 html_extra_path = ["site"]
@@ -67,7 +69,10 @@ def _fill(app, docname, source):
     if docname == "docs/api/corruptions":
         for name, operation in CORRUPTIONS.items():
             place = f"{inspect.getmodule(operation.apply).__name__}.{name}"
-            source[0] += f"\n```{{eval-rst}}\n.. autofunction:: {place}\n```\n"
+            usual = [f"{key}={value!r}" for key, value in operation.defaults.items()]
+            given = ["*", "index=None", *operation.example, *usual, *operation.options]
+            call = f"{place}(key, images, {', '.join(given)})"
+            source[0] += f"\n```{{eval-rst}}\n.. autofunction:: {call}\n```\n"
 
 
 def _shorten(app, what, name, thing, options, lines):
@@ -82,8 +87,15 @@ def _skip(app, what, name, thing, skip, options):
     return True if type(thing).__name__ == "_tuplegetter" else None
 
 
+def _readable(app, what, name, thing, options, signature, returns):
+    """Leaves out defaults that are no Python, which would spoil all types beside."""
+    shown = signature and re.sub(r"<\w+( [\w.]+(<lambda>)?)?>", "...", signature)
+    return shown, returns
+
+
 def setup(app):
     """Connects them; docstrings are shortened before they are read as Google's."""
     app.connect("source-read", _fill)
     app.connect("autodoc-skip-member", _skip)
+    app.connect("autodoc-process-signature", _readable)
     app.connect("autodoc-process-docstring", _shorten, priority=400)
