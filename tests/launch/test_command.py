@@ -197,6 +197,7 @@ def test_training_and_judging_far_from_the_clone(uronet, tmp_path):
     assert result["config"]["classifier"] == "runs/classifier"
     rows = [(row["noise"], row["severity"]) for row in result["rows"]]
     assert rows == [("GN", severity) for severity in (1, 2, 3)]
+    # Python keeps mine.py compiled beside it, but where PYTHONDONTWRITEBYTECODE is set.
     found = {path.name for path in tmp_path.iterdir()} - {"__pycache__"}
     assert found == {"runs", "mine.py", "judged"}
 

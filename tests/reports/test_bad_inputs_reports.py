@@ -54,7 +54,9 @@ def test_another_version_of_the_schema(tmp_path, version):
     path.write_text(json.dumps(content))
     with pytest.raises(ValueError) as error:
         results.load_folder(tmp_path)
-    assert str(error.value).startswith(f"{path} is of version {version} of the schema ")
+    text = str(error.value)
+    assert text.startswith(f"{path} is of version {version} of the schema ")
+    assert "schema uronet_jax.reproduction, expected 1: compute it anew" in text
     path.write_text(json.dumps(content | {"schema_version": 1}))
     (stored,) = results.load_folder(tmp_path)
     assert stored.kind == "reproduction" and not stored.small
@@ -65,10 +67,22 @@ CIRCLE.append(CIRCLE)
 # What is drawn: function, arguments, and what the message holds.
 FIGURES = [
     (figures.noise_samples, (CLEAN, {}), "need 1 to 7 variants: 0"),
-    (figures.noise_samples, (CLEAN, {"a": (NOISY, NOISE[:1])}), "like the images"),
+    (
+        figures.noise_samples,
+        (CLEAN, {"a": (NOISY, NOISE[:1])}),
+        "noise of 'a' .* like the images",
+    ),
     (figures.noise_samples, (CLEAN, {"a": (NOISY, 0 * NOISE)}), "not all zero"),
-    (figures.noise_samples, (CLEAN, {"a": (NOISY, np.nan * NOISE)}), "finite and"),
-    (figures.noise_samples, (CLEAN, {"a": (NOISE - 1, NOISE)}), "needs intensit"),
+    (
+        figures.noise_samples,
+        (CLEAN, {"a": (NOISY, np.nan * NOISE)}),
+        "finite and not all zero",
+    ),
+    (
+        figures.noise_samples,
+        (CLEAN, {"a": (NOISE - 1, NOISE)}),
+        r"'a' needs intensities in \[0, 1\]",
+    ),
     (figures.accuracy_over_sigma, ({},), "need 1 to 7 lines and levels: 0"),
     (figures.accuracy_over_sigma, ({"a": ([1, 2], [0.5])},), "sigma for each"),
     (figures.accuracy_over_sigma, ({"a": ([np.nan], [0.5])},), "finite sigma"),

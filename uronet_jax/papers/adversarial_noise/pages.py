@@ -60,17 +60,8 @@ _OVERVIEW = {
 _HARM = 3.0
 
 
-# Under results of a program that did not keep what each generator found.
-_UNKNOWN = (
-    "\n*Here* infinite means that it is for one of the generators at least; what the "
-    "others found was not stored, and the claims leave such a number out.\n"
-)
-
-
 def _note(group: Group) -> str:
-    note = _NOTES.get(group.experiment, "").replace("{severities}", _severities(group))
-    unknown = any(x["infinite"] and x["each"] is None for x in group.measured())
-    return note + (_UNKNOWN if unknown else "")
+    return _NOTES.get(group.experiment, "").replace("{severities}", _severities(group))
 
 
 def _severities(group: Group) -> str:
