@@ -33,8 +33,7 @@ myst_heading_anchors = 3
 # Lines that begin with % are text.
 myst_disable_syntax = ["myst_line_comment", "myst_target", "myst_block_break"]
 myst_ref_domains = ["std"]  # Else a folder could be taken for an attribute.
-# `-D nb_execution_mode=auto` runs them, which takes ten minutes.
-nb_execution_mode = "off"
+nb_execution_mode = "off"  # They train for minutes; tests run them.
 
 # Docstrings write `name` as Markdown does; where it is a name it becomes a link.
 default_role = "py:obj"
