@@ -39,6 +39,8 @@ nb_execution_mode = "off"  # They train for minutes; tests run them.
 default_role = "py:obj"
 napoleon_custom_sections = ["Source", ("Attributes", "params_style")]
 autodoc_preserve_defaults = True
+autoclass_content = "both"
+autodoc_default_options = {"special-members": "__call__"}
 autodoc_member_order = "bysource"
 python_maximum_signature_line_length = 80
 
