@@ -135,8 +135,8 @@ WRONG = {
     "rho": [(np.nan, "rho must be finite")],
     "targets": [(0, "targets must be an integer of at least 1: 0")],
     "initial_share": [
-        (0.0, r"initial_share must be a number in \(0, 1\]"),
-        (1.5, "initial_share must be"),
+        (0.0, r"initial_share, .* in \(0, 1\]: 0.0"),
+        (1.5, "initial_share, known when compiling, must be"),
     ],
     "overshoot": [(-0.1, "overshoot must be finite")],
     "candidates": [(1, "candidates must be an integer of at least 2")],

@@ -31,9 +31,9 @@ NAMES = [
     ("cifar_c/fogg", 1, "nearest: 'fog'"),
     ("cifar/fog", 1, "nearest: 'cifar_c'"),
     ("uronet/SKN", 1, "nearest: 'SPKN', .*choose from GN, UN, SPN, SN, IN, SPKN"),
-    ("uronet/GN", 4, r"\(1, 2, 3\): 4"),
-    ("cifar_c/fog", 0, r"\(1, 2, 3, 4, 5\): 0"),
-    ("cifar_c/fog", 6, r"\(1, 2, 3, 4, 5\): 6"),
+    ("uronet/GN", 4, r"\[1, 3\]: 4"),
+    ("cifar_c/fog", 0, r"\[1, 5\]: 0"),
+    ("cifar_c/fog", 6, r"\[1, 5\]: 6"),
     ("cifar_c/fog", 3.0, r"integer in .*: 3\.0"),
     ("cifar_c/fog", True, "integer in .*: True"),
     ("cifar_c/fog", None, "integer in .*: None"),
@@ -97,7 +97,11 @@ PARAMETERS = [
     ("jpeg_compression", {"quality": 0}, "quality must be an integer in"),
     ("jpeg_compression", {"quality": 101}, "quality must be an integer in"),
     ("jpeg_compression", {"quality": 50.5}, "quality must be an integer .*: 50.5"),
-    ("jpeg_compression", {"fidelity": "good"}, "must be exact or fast: 'good'"),
+    (
+        "jpeg_compression",
+        {"fidelity": "good"},
+        "fidelity 'good': choose .*fast",
+    ),
     ("elastic_transform", {"alpha": -1.0}, "alpha must be .*: -1.0$"),
     ("elastic_transform", {"sigma": -0.1}, "sigma must be .*: -0.1$"),
     ("elastic_transform", {"affine": float("nan")}, "affine must be .*: nan$"),
@@ -257,7 +261,7 @@ ROWS = [
     (
         "a severity",
         lambda _: suite_degradations(severities=[4]),
-        r"severity of uronet/GN must be an integer in \(1, 2, 3\): 4",
+        r"severity of uronet/GN must be an integer in \[1, 3\]: 4",
     ),
     (
         "one severity",
@@ -322,7 +326,7 @@ ROWS = [
     (
         "no pixel",
         lambda f: load_frost(f, scale=0.0),
-        r"scale of frost pictures must be in \(0, 1\]: 0.0",
+        r"scale of frost pictures must .* number in \(0, 1\]: 0.0",
     ),
     (
         "no frost",

@@ -613,7 +613,7 @@ ROWS = [
     (
         "severity",
         lambda f: write(f, severities=[4]),
-        r"severity of uronet/GN must be .* \(1, 2, 3\): 4",
+        r"severity of uronet/GN must be .* \[1, 3\]: 4",
     ),
     (
         "one",
@@ -624,7 +624,7 @@ ROWS = [
     (
         "a layout",
         lambda f: write(f, layout="zip"),
-        "layout must be arrays or folders: 'zip'",
+        "unknown layout 'zip': choose from arrays, folders",
     ),
     ("a batch", lambda f: write(f, batch_size=6), "batch size 6 .* multiple of 4"),
     (

@@ -200,7 +200,7 @@ def test_evaluation_over_a_suite(untrained, tmp_path):
 @pytest.mark.parametrize(
     ("fields", "expected"),
     [
-        ({"suite__severities": (4,)}, r"severity of uronet/GN .* \(1, 2, 3\): 4"),
+        ({"suite__severities": (4,)}, r"severity of uronet/GN .* \[1, 3\]: 4"),
         (
             {"suite__noises": ("FOG",)},
             "unknown uronet corruption 'FOG': choose from GN",
@@ -215,7 +215,7 @@ def test_evaluation_over_a_suite(untrained, tmp_path):
         ({"gate_false_alarms": 1.5}, r"gate_false_alarms, a share .*\[0, 1\]: 1.5"),
         (
             {"gate_false_alarms": 1.0},
-            "gate_false_alarms must be below 1: all images would be flagged$",
+            r"gate_false_alarms, a share of images, must be .* in \[0, 1\): 1.0$",
         ),
         (
             {"data__num_examples": -1},
@@ -225,7 +225,7 @@ def test_evaluation_over_a_suite(untrained, tmp_path):
         ({"data__validation_split": "dev"}, "no split 'dev'"),
         ({"data__name": "cifar11"}, "no data set 'cifar11'"),
         ({"data__name": "generated_grey"}, r"\[28, 28, 1\].*\[32, 32, 3\]"),
-        ({"checkpoint": "3"}, "checkpoint must be best or last: '3'"),
+        ({"checkpoint": "3"}, "unknown checkpoint '3': choose from best, last"),
         ({"classifier": ""}, "name a classifier"),
         ({"classifier": "nowhere"}, "no checkpoint under nowhere.*uronet train"),
         ({"classifier": "nowhere.npz"}, "no classifier weights at nowhere.npz"),
@@ -344,6 +344,22 @@ def test_a_command_reports_one_line(start):
         "--name=cifar11 --data_dir=nowhere\n",
     )
     assert process.returncode == 2
+
+
+def test_a_folder_beside_fields_that_say_otherwise(start):
+    command = ("-m", "launch.train", "--config=remover:smoke", "--workdir=x")
+    processes = {
+        "--data and --config.data.name both name": start(
+            *command, "--data=photos", "--config.data.name=generated"
+        ),
+        "give both data.train_split and data.val": start(
+            *command, "--data=photos", "--config.data.train_split=train"
+        ),
+    }
+    for expected, process in processes.items():
+        output, errors = process.communicate()
+        assert (process.returncode, output) == (2, "")
+        assert errors.count("\n") == 1 and expected in errors
 
 
 def test_what_is_printed_reaches_any_reader(monkeypatch, tmp_path):

@@ -402,7 +402,7 @@ ROWS = [
     (
         "black",
         lambda _: show(make_remover("skip", clean_mean=0.0), 1, 8, 8, 1),
-        r"clean_mean must be in \(0, 1\), got 0.0",
+        r"clean_mean, the mean pixel .* in \(0, 1\): 0.0",
     ),
     (
         "a head",
@@ -432,7 +432,7 @@ ROWS = [
     (
         "white",
         lambda _: make_reconstructor(clean_mean=1.0),
-        r"clean_mean must be in \(0, 1\), got 1.0",
+        r"clean_mean, the mean pixel of .*, must be .* in \(0, 1\): 1.0",
     ),
     # Runs.
     (

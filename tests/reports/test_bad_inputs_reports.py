@@ -5,7 +5,7 @@ import os
 
 import numpy as np
 import pytest
-from made_up_results import PROVENANCE, evaluation
+from made_up_results import PROVENANCE, evaluation, run
 from test_noise_figures import CLEAN, NOISE, NOISY
 from test_reports import ROWS as TABLE
 
@@ -31,6 +31,27 @@ FILES = [
         for wrong in (None, "text")
     ),
     (evaluation(preset="smoke"), r"odd\.json comes from a smoke run"),
+    ({**evaluation(), "rows": []}, r"odd\.json, of the kind evaluation, lacks rows: m"),
+    (
+        {**evaluation(), "rows": [{"noise": "GN"}]},
+        "lacks severity of a row, undefended_",
+    ),
+    (
+        {**evaluation(), "summary": {}},
+        r"lacks summary.num_images, summary.clean_accura",
+    ),
+    (
+        {**evaluation(), "device": {"count": 1}},
+        r"lacks device\.kind: make it anew with",
+    ),
+    (
+        {**evaluation(), "config": {"data": "cifar10"}},
+        r"lacks config.classifier, config",
+    ),
+    (
+        {**run("table5"), "rows": ["a"]},
+        "of the kind reproduction, lacks metric of a row, value",
+    ),
     (OLD, "is of version 2 of the schema .*, expected 1: compute it anew"),
     ({**evaluation(), "finished": False}, "not finished: run the same command again"),
     (evaluation(preset="small"), r"odd\.json is of small models or part of the test"),

@@ -124,12 +124,12 @@ def _overview_failures(known: KnownGroups) -> list[str]:
     harm = sorted((x, y) for x, y in change.items() if y < -_HARM)
     if harm:
         text += f", and on {', '.join(f'{x} {-y:.1f}' for x, y in harm)}"
-    text += " (small)." if group.small else "."
+    text += f"{group.mark}."
     plain, ours = (_by_test(others, model) for model in ("none", "ANT 1x1"))
     if "worst noise" in plain and "worst noise" in ours:
         text += (
             f" The worst of the 18 noises leaves it {ours['worst noise']:.1f} %, after "
-            f"{plain['worst noise']:.1f} (small)."
+            f"{plain['worst noise']:.1f}{others.mark}."
         )
     return [text]
 
