@@ -122,3 +122,5 @@ def test_pages_have_no_long_lines():
     assert lines[3].startswith("- item") and lines[4].startswith("  item")
     assert re.sub(r"\s+", " ", "".join(f"{x} " for x in lines)).split() == text.split()
     assert wrap_markdown(wrap_markdown(text)) == wrap_markdown(text)
+    heading = f"# {'Word ' * 40}word\n"  # A second line would be no heading.
+    assert wrap_markdown(heading) == heading

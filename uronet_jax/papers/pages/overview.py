@@ -252,7 +252,7 @@ def render_overview(
     lines = [{"": k, "pages": " · ".join(v)} for k, v in links.items()]
     parts += [markdown_table(lines, ["", "pages"])] if lines else []
     parts.append(
-        "Made by `python -m launch.report` from the JSON files in [results](results), "
+        "Made by `python -m launch.report` from the JSON files in `docs/results`, "
         "each with config, versions, device and time. See also "
         "[corruptions](CORRUPTIONS.md) and [attacks](ATTACKS.md) one by one.\n"
     )
