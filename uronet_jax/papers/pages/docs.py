@@ -34,6 +34,7 @@ _PAGES = {
     "attack": "Evaluations",
     "quickstart": "Evaluations",
     "benchmark": "Benchmarks",
+    "predictions": "Predictions",
 }
 
 
