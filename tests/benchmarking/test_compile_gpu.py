@@ -44,6 +44,7 @@ def row(batch=128, devices=1, collectives=(), **fields):
     return {
         **{"text": "one training step", "batch": batch, "devices": devices},
         **{"dtype": "bfloat16", "compiles": True, "compile_cpu_seconds": 1.0},
+        "steps": 1,
         "memory": {
             **{"arguments": 10**9, "results": 2 * 10**9, "shared": 10**9},
             "temporary": batch * 10**7,

@@ -60,6 +60,7 @@ def compile_row(program: GpuProgram, card: Card) -> dict[str, Any]:
         "batch": program.batch,
         "devices": program.devices,
         "dtype": program.dtype,
+        "steps": program.steps,
     }
     mesh = described_mesh(card, program.devices)
     start = time.process_time()

@@ -61,6 +61,7 @@ class GpuProgram(NamedTuple):
         dtype: That convolutions are meant to have.
         make: Mesh -> what is to be lowered.
         trains: Whether cards may exchange gradients.
+        steps: Batches in one call.
     """
 
     name: str
@@ -70,6 +71,7 @@ class GpuProgram(NamedTuple):
     dtype: str
     make: Callable[[jax.sharding.Mesh], Lowerable]
     trains: bool = False
+    steps: int = 1
 
     @property
     def key(self) -> str:
@@ -248,7 +250,7 @@ def _runs(configs, batch, devices) -> Iterator[GpuProgram]:
             *("run/remover:full", batch, count),
             f"{_STEPS_PER_CALL} training steps in one call, with batches from "
             f"{_RESIDENT:,} images on the cards",
-            *("bfloat16", make, True),
+            *("bfloat16", make, True, _STEPS_PER_CALL),
         )
 
 

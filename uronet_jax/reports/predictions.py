@@ -153,6 +153,8 @@ def _line(name: str, row: Mapping[str, Any]) -> dict[str, Any]:
         count[f"{_SHORT.get(detail, 'forward')} {dtype}"] += number
     names = ", ".join(f"{number} {kind}" for kind, number in count.items())
 
+    images = row["batch"] * row["steps"]
+
     def counted(field):
         number, size = row[field]["count"], row[field]["bytes"]
         return f"{number} ({size / 1e6:,.0f})" if number else ""
@@ -166,10 +168,8 @@ def _line(name: str, row: Mapping[str, Any]) -> dict[str, Any]:
         "flop": row["products_flop"] / 1e9,
         "bytes": row["bytes"] / 1e9,
         "floor": row["floor_seconds"] * 1e3,
-        # A loop of unknown length is in it once.
-        "rate": row["batch"] / row["floor_seconds"]
-        if not row["host_loops"] and not row["text"].split()[0].isdigit()
-        else None,
+        # Where a loop of unknown length is in it once, nobody knows.
+        "rate": None if row["host_loops"] else images / row["floor_seconds"],
         "kernels": row["kernels"],
         "convolutions": names,
         "float32": float32_convolutions(row),
