@@ -43,20 +43,21 @@ _FORMATS |= {"flop": ",.1f", "compile": ".1f"}
 _USABLE = 0.9
 
 _LEGEND = (
-    "**Predictions: nothing on this page was measured.** XLA compiled each program for "
-    "the card from a description of it, on a machine without one, and the numbers are "
-    "read from the compiled program. Batch, memory and all else are of one card. "
-    "*Compile* is CPU time of JAX and XLA, without NVIDIA's assembler. *Memory* is the "
-    "peak: arguments, results and temporary arrays. *GFLOP* are those of convolutions and matrix products. *Moved* "
-    "is what the kernels read and write, each once. *Floor* is the sum over the "
-    "kernels of the longest of three times: FLOP, other arithmetic and bytes, each at "
-    "the rate of the card. A program takes longer, for kernels reach no such rates and "
-    "have to be started; only what stays in the second-level cache between two kernels "
-    "can be faster. A loop whose length depends on the data is counted as one pass; "
-    "the host looks after each pass of it whether it goes on (*host loops*; those with "
-    "a known number of passes are counted in full and need no look). *Float32 by "
-    "mistake* are convolutions in float32 where bfloat16 was meant. XLA has not tuned "
-    "its kernels, which needs the card.\n"
+    "**Predictions: nothing on this page was measured.** XLA compiled each program "
+    "for the card from a description of it, on a machine without one, and the numbers "
+    "are read from the compiled program. Batch, memory and all else are of one card. "
+    "*Compile* is CPU time of JAX and XLA, without NVIDIA's assembler. *Memory* is "
+    "the peak: arguments, results and temporary arrays. *GFLOP* are those of "
+    "convolutions and matrix products. *Moved* is what the kernels read and write, "
+    "each once. *Floor* is the sum over the kernels of the longest of three times: "
+    "FLOP, other arithmetic and bytes, each at the rate of the card. A program takes "
+    "longer, for kernels reach no such rates and have to be started; only what stays "
+    "in the second-level cache between two kernels can be faster. A loop whose length "
+    "depends on the data is counted as one pass; the host looks after each pass of it "
+    "whether it goes on (*host loops*; those with a known number of passes are "
+    "counted in full and need no look). *Float32 by mistake* are convolutions in "
+    "float32 where bfloat16 was meant. XLA has not tuned its kernels, which needs the "
+    "card.\n"
 )
 
 
