@@ -11,6 +11,7 @@ from typing import Any
 from uronet_jax.reports.tables import markdown_table
 
 BENCHMARK = "uronet_jax.benchmark"
+PREDICTIONS = "uronet_jax.predictions"
 FIDELITY = "uronet_jax.fidelity"
 ATTACK_AGREEMENT = "uronet_jax.attack_agreement"
 ATTACK = "uronet_jax.attack"
@@ -19,6 +20,7 @@ REPRODUCTION_VERSION = 1
 # Kind of result -> its files' field `schema`, and the fields by which they are known.
 _KINDS = {
     "benchmark": (BENCHMARK, {"rows"}),
+    "predictions": (PREDICTIONS, {"rows", "not_compiled_yet", "scaling"}),
     "fidelity": (FIDELITY, {"rows"}),
     "attack_agreement": (ATTACK_AGREEMENT, {"rows"}),
     "attack": (ATTACK, {"rows", "warnings", "threshold", "finished"}),
@@ -153,7 +155,7 @@ def read_result(path: str | os.PathLike) -> Result:
             f"{path} has an unknown form: expected evaluation.json of launch.evaluate, "
             "attack.json of launch.attack, "
             "report.json of launch.quickstart or the file of launch.benchmark, "
-            "launch.fidelity or launch.reproduce, with "
+            "launch.compile_gpu, launch.fidelity or launch.reproduce, with "
             f"{', '.join(sorted(_PROVENANCE))}"
         )
     if lacking := _lacking(content, kinds[0]):

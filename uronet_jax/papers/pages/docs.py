@@ -35,6 +35,7 @@ _PAGES = {
     "attack": "Evaluations",
     "quickstart": "Evaluations",
     "benchmark": "Benchmarks",
+    "predictions": "Predictions",
 }
 
 
