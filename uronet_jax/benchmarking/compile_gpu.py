@@ -21,7 +21,7 @@ from uronet_jax.specs import nearest_name
 
 PLUGIN = "jax-cuda13-plugin"
 # Of the reason why a program does not compile.
-_REASON = 600
+_REASON = 240
 # XLA's own kernels for matrix products have a size of tiles that is tuned on the card;
 # without one, the usual size does not suit all of them.
 _NO_TRITON = {"xla_gpu_enable_triton_gemm": False}

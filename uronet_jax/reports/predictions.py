@@ -271,7 +271,7 @@ def _scaling(content: Mapping[str, Any]) -> list[str]:
     lines: Sequence[Mapping[str, Any]] = content["scaling"]
     if not lines:
         return []
-    counts = list(lines[0]["seconds"])
+    counts = sorted(lines[0]["seconds"], key=int)
     shown, formats = [], {"floor": ".3f", "megabytes": ".2f"}
     columns = {"program": "step", "batch": "images a card", "floor": "floor, ms"}
     columns |= {"megabytes": "MB", "collectives": "sums"}
