@@ -10,13 +10,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax.traverse_util import flatten_dict
 from safetensors.numpy import load_file
 from test_configs import load, save_run, save_untrained
 
 import uronet_jax
 from uronet_jax import loading, packing, pretrained
 from uronet_jax.defense import DefenseFunction, classifier_function
+from uronet_jax.image_quality import PSNR_CAP
 from uronet_jax.photos.purify import load_photo_models
+from uronet_jax.rounding import BITS
 from uronet_jax.training.experiment import build_experiment
 from uronet_jax.training.phases import find_phase
 
@@ -107,15 +110,25 @@ def classifier(tmp_path_factory, make_variables):
 IMAGES = np.random.default_rng(1).integers(256, size=(3, *SHAPE), dtype=np.uint8)
 
 
-def test_models_are_those_of_the_runs_in_half_precision(runs, packed):
+def test_models_are_those_of_the_runs_in_few_bits(runs, packed):
     models = uronet_jax.load_pretrained(NAME, folder=packed)
     weights = load_file(packed / f"{NAME}.safetensors")
+    # Two kernels of more than 10,000 weights, of 3x3 pixels, in 10 bits.
+    large = {x.removesuffix(".codes") for x in weights if x.endswith(".codes")}
+    sizes = [weights.pop(f"{kernel}.codes").size for kernel in sorted(large)]
+    assert sizes == [9 * 32 * 64 * 10 / 8, 9 * 64 * 64 * 10 / 8]
+    assert {weights.pop(f"{kernel}.scales").shape for kernel in large} == {(64,)}
     assert {x.dtype for x in weights.values()} == {np.dtype(np.float16)}
     for role, run in runs.items():
         run, model = loading.load_model(run), getattr(models, role)
-        chex.assert_trees_all_equal(
-            model.variables, jax.tree.map(rounded, run.variables)
-        )
+        found = flatten_dict({role: model.variables}, sep="/")
+        for name, given in flatten_dict({role: run.variables}, sep="/").items():
+            if name not in large:
+                np.testing.assert_array_equal(found[name], rounded(given))
+                continue
+            # Half a step, of 511 from zero to the largest of a channel; float32.
+            step = np.abs(given).max(axis=(0, 1, 2)) / 511
+            assert (np.abs(found[name] - given) <= step * 0.5001).all()
         assert model.module == run.module and model.image_shape == SHAPE
         assert (model.role, model.num_classes) == (role, 10)
     # The detector is bound to what the purifier has become.
@@ -125,20 +138,24 @@ def test_models_are_those_of_the_runs_in_half_precision(runs, packed):
 
 
 def test_how_far_rounding_moves_the_outputs(packed, runs, card, make_variables):
-    moved = json.loads((packed / f"{NAME}.json").read_text())["float16"]
+    moved = json.loads((packed / f"{NAME}.json").read_text())["rounding"]
     assert moved["images"] == 32  # Clean and degraded.
-    # Half of the distance of two numbers in float16 is 2^-11 of them: pictures in
-    # [0, 1] move by a small multiple of 255 / 2048.
+    # The remover's kernels are small, float16. Half of the distance of two numbers in
+    # it is 2^-11 of them: pictures in [0, 1] move by a small multiple of 255 / 2048.
     assert 0 < moved["grey_levels_mean"] < moved["grey_levels_max"] < 2
     assert 0 < moved["probability_max"] < 0.05
+    # Of an error of so many levels, everywhere, and of the mean or less.
+    levels = 255 * 10 ** (-moved["psnr"] / 20)
+    assert moved["grey_levels_mean"] <= levels < moved["grey_levels_max"]
     exact = save_models(packed.parent / "exact", make_variables, representable=True)
     about = {"about": "", "card": card, "folder": packed.parent / "other", "count": 4}
-    same = packing.pack_pretrained(**exact, name="a-b", **about).float16
-    images = same.pop("images")
-    assert images == 8 and set(same.values()) == {0}
+    about["bits"] = ()  # All in float16.
+    same = packing.pack_pretrained(**exact, name="a-b", **about).rounding
+    assert (same.pop("images"), same.pop("psnr")) == (8, PSNR_CAP)
+    assert set(same.values()) == {0}
     # The picture and its mirror image, without: another picture, and not by rounding.
     alone = packing.pack_pretrained(**exact, name="a-c", mirror=False, **about)
-    assert alone.float16["grey_levels_max"] == 0
+    assert alone.rounding["grey_levels_max"] == 0
     assert not alone.configs["purifier"]["model"]["mirror"]
     found, other = (
         loading.load_pretrained(x, folder=about["folder"]).purifier
@@ -148,11 +165,15 @@ def test_how_far_rounding_moves_the_outputs(packed, runs, card, make_variables):
 
 
 def test_whatever_it_learned_in_it_computes_in_float32(card, tmp_path, make_variables):
-    runs = save_models(tmp_path, make_variables, dtype="bfloat16")
+    kept = {"dtype": "bfloat16", "representable": True}
+    runs = save_models(tmp_path, make_variables, **kept)
     folder = tmp_path / "entries"
     packing.pack_pretrained(
-        **runs, name=NAME, about="", card=card, folder=folder, count=4
+        **runs, name=NAME, about="", card=card, folder=folder, count=4, bits=()
     )
+    # Compared with itself in float32, or it would differ by more than rounding.
+    moved = pretrained.read_pretrained(NAME, folder).rounding
+    assert moved["grey_levels_max"] == 0
     for model in loading.load_pretrained(NAME, folder=folder):
         assert model.module.dtype == jnp.float32
         assert model.config["learned_in"] == "bfloat16"
@@ -286,6 +307,7 @@ def test_damaged_entries(shipped):
             {"card": CARD.replace("docs/results/", "")},
             "numbers must name the JSON that they are from",
         ),
+        ({"bits": [(5, 1)], "name": "a-b"}, r"bits must be an integer in \[2, 16\]: 1"),
         ({"limit": 1000, "name": "a-b"}, r"a-b takes 0\.\d MB, and all in .* 0.0 MB"),
         ({"purifier": "detector"}, "holds a detector, expected a purifier"),
     ],
@@ -306,29 +328,26 @@ def test_what_cannot_be_packed(change, message, runs, card, shipped, monkeypatch
             runs["detector"],
             change.get("name", NAME),
             **{"about": "", "card": card, "count": 4},
+            bits=change.get("bits", BITS),
         )
     assert sorted(shipped.iterdir()) == before
-
-
-def test_float16_has_a_largest_number():
-    tree = {"params": {"a": np.float32([1, 65_504])}}
-    assert pretrained.half_precision(tree)["params/a"].dtype == np.float16
-    for wrong in (1e5, np.nan):
-        with pytest.raises(ValueError, match="params/a holds numbers that float16"):
-            pretrained.half_precision({"params": {"a": np.float32([1, wrong])}})
 
 
 def test_the_program(runs, card, tmp_path, start):
     folders = [f"--{role}={run}" for role, run in runs.items()]
     process = start(
         *("-m", "launch.pack_pretrained", *folders, f"--card={card}", "--images=4"),
+        "--bits=100:9,3000:4",
         *(f"--name={NAME}", "--about=Made up.", f"--out={tmp_path}"),
     )
     output, errors = process.communicate()
     assert process.returncode == 0, errors
-    assert output.splitlines()[0] == "float16: images 8"
+    assert output.splitlines()[0] == "rounding: images 8"
     assert output.endswith(f"wrote {NAME} to {tmp_path}\n")
     assert pretrained.list_pretrained(tmp_path) == {NAME: "Made up."}
+    entry = json.loads((tmp_path / f"{NAME}.json").read_text())
+    assert entry["bits"] == [[100, 9], [3000, 4]]
+    assert {bits for bits, *_ in entry["packed"].values()} == {9, 4}
 
 
 def test_what_ships():
