@@ -11,14 +11,16 @@ from uronet_jax.evaluation.attack_judge import AttackJudge
 from uronet_jax.evaluation.judge import CLEAN_ENTRY, Entry
 from uronet_jax.evaluation.threat_models import THREAT_MODELS
 from uronet_jax.image_quality import psnr, ssim
-from uronet_jax.loading import LoadedModel, load_purifier
+from uronet_jax.loading import LoadedModel
 from uronet_jax.papers.kinds import ModelKey
 from uronet_jax.papers.laboratory import Laboratory, TidyRow
 from uronet_jax.papers.made_images import save_arrays
 from uronet_jax.papers.parts import PaperExperiment, Part, needs_of
 from uronet_jax.papers.reconstructive.models import (
+    REMOVER_TITLE,
     attack_runs,
     autoencoders,
+    named_remover,
     transformations,
     white_box_runs,
 )
@@ -40,8 +42,8 @@ _Defences = Mapping[str, "str | ModelKey | None"]
 
 def _defences(store: Store) -> _Defences:
     found = {_NONE: None, **transformations(store.config), _QUILTING: _QUILTING}
-    remover = store.config["reconstructive"]["remover"] or _REMOVER
-    return {**found, **autoencoders(store.config), "URoNet remover": remover}
+    remover = {REMOVER_TITLE: _REMOVER} | named_remover(store.config)
+    return found | autoencoders(store.config) | remover
 
 
 def _trained(store: Store, *keys: str | ModelKey | None) -> tuple[ModelKey, ...]:
@@ -54,7 +56,7 @@ def _purifier(lab: Laboratory, what: str | ModelKey | None) -> LoadedModel | Non
         return None
     if what == _QUILTING:
         return _quilting(lab)
-    return lab.place(load_purifier(what)) if isinstance(what, str) else lab.model(*what)
+    return lab.purifier(what) if isinstance(what, str) else lab.model(*what)
 
 
 def _quilting(lab: Laboratory) -> LoadedModel:
@@ -234,12 +236,14 @@ RECONSTRUCTIVE_EXPERIMENTS: dict[str, PaperExperiment] = {
         _needs(),
         _comparison,
         _SETTINGS,
+        named_remover,
     ),
     "reconstructive_transfer": PaperExperiment(
         "the same before another classifier",
         _needs(),
         _transfer,
         _SETTINGS,
+        named_remover,
     ),
     "reconstructive_figure1": PaperExperiment(
         "perturbations before and after reconstruction",

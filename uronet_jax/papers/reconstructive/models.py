@@ -6,7 +6,6 @@ from typing import Any
 
 from uronet_jax.batches import check_number, check_whole
 from uronet_jax.evaluation.threat_models import AttackRun, parse_run
-from uronet_jax.loading import load_purifier
 from uronet_jax.papers.kinds import Kind, ModelKey
 from uronet_jax.purifiers import parse_purifier
 from uronet_jax.training.run import Schedule
@@ -17,6 +16,8 @@ _AUTOENCODERS = {
     "": "reconstructor",
     ", a quarter clean": "reconstructor_clean",
 }
+# The URoNet remover beside the other defences.
+REMOVER_TITLE = "URoNet remover"
 # Names of other rows, columns and attacks.
 _RESERVED = ("none", "clean", "quilting", "IFGSM", "PGD0", "PGD10")
 
@@ -43,6 +44,12 @@ def white_box_runs(config: Mapping[str, Any]) -> dict[str, AttackRun]:
 def transformations(config: Mapping[str, Any]) -> dict[str, str]:
     """Returns title -> what `load_purifier` reads."""
     return _pairs("transformations", config["reconstructive"]["transformations"])
+
+
+def named_remover(config: Mapping[str, Any]) -> dict[str, str]:
+    """Returns title -> what `load_purifier` reads; empty if one is trained here."""
+    named = config["reconstructive"]["remover"]
+    return {REMOVER_TITLE: named} if named else {}
 
 
 def autoencoders(config: Mapping[str, Any]) -> dict[str, ModelKey]:
@@ -98,7 +105,7 @@ def _check_section(config: Mapping[str, Any]) -> None:
         *(("num_test", 0), ("num_white_box", 0), ("num_train", 0)),
         *(("patches", 1), ("batch_size", 1)),
     ):
-        check_whole(f"reconstructive.{name}", section[name], low, 2**31 - 1)
+        check_whole(f"reconstructive.{name}", section[name], low)
     check_number("reconstructive.clean_share", section["clean_share"], 0.0, 1.0)
     unknown = set(section["learned"]) - attack_runs(config).keys()
     if unknown:
@@ -112,8 +119,6 @@ def _check_section(config: Mapping[str, Any]) -> None:
             "reconstructive.no_white_box must be some of "
             f"reconstructive.transformations: {unknown}"
         )
-    if section["remover"]:
-        load_purifier(section["remover"])  # Or says now why it cannot be.
     if not white_box_runs(config):
         raise ValueError("reconstructive.further_white_box must name an attack")
 
