@@ -33,6 +33,10 @@ _SUITE_ROW = "noise severity undefended_accuracy"
 # of each row.
 _FIELDS = {
     "benchmark": ("config.threads", "work notes comparisons values limits"),
+    "predictions": (
+        "config.card config.kind config.memory_bytes config.rates",
+        "compiles batch devices",
+    ),
     "fidelity": (
         "",
         "corruption reference max_difference mean_difference share_differing",
