@@ -130,6 +130,28 @@ def test_a_program_that_does_not_compile_says_why(programs, monkeypatch):
     assert found["reason"] == "NotImplementedError: no such kernel"
 
 
+def test_a_product_that_only_tuning_can_place_is_left_to_cublas(programs, monkeypatch):
+    class Lowered:
+        options = []
+
+        def compile(self, compiler_options=None):
+            self.options.append(compiler_options)
+            if compiler_options is None:
+                raise jax.errors.JaxRuntimeError("no tile sizes")
+            return jax.jit(lambda x: x).lower(1.0).compile()
+
+    class Function:
+        def lower(self):
+            return Lowered()
+
+    monkeypatch.setattr(compile_gpu, "described_mesh", lambda card, count: None)
+    program = programs[0]._replace(make=lambda mesh: (Function(), ()), trains=False)
+    found = compile_gpu.compile_row(program, cards.read_card("h100"))
+    assert Lowered.options == [None, {"xla_gpu_enable_triton_gemm": False}]
+    assert found["compiles"]
+    assert found["without_triton"] == "JaxRuntimeError: no tile sizes"
+
+
 @pytest.mark.parametrize(
     ("collectives", "expected"),
     [

@@ -136,6 +136,29 @@ ENTRY %main (i: s32[], p: f32[4], q: f32[8]) -> f32[4] {
 
 
 @pytest.mark.parametrize(
+    "attributes",
+    [
+        "dot(%a, %b), lhs_contracting_dims={1}, operand_precision={highest,highest}",
+        'custom-call(%a, %b), custom_call_target="__cublas$lt$matmul", '
+        'backend_config={"gemm_backend_config":{"dot_dimension_numbers":'
+        '{"lhs_contracting_dimensions":["1"]},"precision_config":'
+        '{"operand_precision":["HIGHEST","HIGHEST"]}}}',
+    ],
+)
+def test_exact_products_are_not_in_tf32(attributes):
+    text = f"""
+ENTRY %main (a: f32[4,8], b: f32[8,2]) -> f32[4,2] {{
+  %a = f32[4,8]{{1,0}} parameter(0)
+  %b = f32[8,2]{{1,0}} parameter(1)
+  ROOT %c = f32[4,2]{{1,0}} {attributes}
+}}
+"""
+    (kernel,) = hlo.read_program(text).kernels
+    assert (kernel.kind, kernel.dtype) == ("product", "f32-exact")
+    assert kernel.products == 2 * 4 * 8 * 2
+
+
+@pytest.mark.parametrize(
     ("text", "message"),
     [
         ("HloModule nothing", "no line `ENTRY`"),

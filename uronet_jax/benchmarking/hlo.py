@@ -26,6 +26,7 @@ _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
 _LABELS = re.compile(r"\bdim_labels=(\w+)_(\w+)->(\w+)")
 _CONTRACTED = re.compile(r"\blhs_contracting_dims=\{([\d,]*)\}")
 _CONTRACTED_JSON = re.compile(r'"lhs_contracting_dimensions":\[([^\]]*)\]')
+_EXACT = re.compile(r'operand_precision(=\{|":\[")highest', re.IGNORECASE)
 _TARGET = re.compile(r'\bcustom_call_target="([^"]+)"')
 _CONVOLUTIONS = re.compile(r"cudnn\$conv(\w+)")
 
@@ -121,7 +122,7 @@ class Kernel(NamedTuple):
             custom call of no known kind is its target.
         times: How often it runs, a loop of unknown length counted once.
         products: Multiplications and additions of convolutions and matrix products.
-        dtype: Of their operands, else empty.
+        dtype: Of their operands, else empty; `f32-exact` are not computed in TF32.
         operations: Other arithmetic, one for each element of each result.
         bytes: Read and written.
         transposed: Bytes of what it transposes.
@@ -361,7 +362,7 @@ def _products(
         output, kernel = roles.get(detail, (result, other))
         features = kernel.shape[labels[2].index("o")]
         count = 2.0 * output.size * kernel.size / features
-        return "convolution", count, one.dtype, detail
+        return "convolution", count, _precision(step, one), detail
     if step.opcode == "dot" or "gemm" in step.target or "$lt$matmul" in step.target:
         listed = _CONTRACTED.search(step.attributes)
         listed = listed or _CONTRACTED_JSON.search(step.attributes)
@@ -370,8 +371,13 @@ def _products(
         shape = arrays(0).shape
         contracted = [shape[int(n)] for n in re.findall(r"\d+", listed[1])]
         count = 2.0 * step.outputs[0].size * math.prod(contracted)
-        return "product", count, arrays(0).dtype, ""
+        return "product", count, _precision(step, arrays(0)), ""
     return None
+
+
+def _precision(step: Instruction, operand: Array) -> str:
+    exact = operand.dtype == "f32" and _EXACT.search(step.attributes)
+    return "f32-exact" if exact else operand.dtype
 
 
 def _operations(computation: Computation, step: Instruction) -> float:

@@ -65,11 +65,14 @@ def render_predictions(content: Mapping[str, Any]) -> str:
     """Returns the page of a file of `launch.compile_gpu`, without its title."""
     rows, config = content["rows"], content["config"]
     rates = config["rates"]
+    bfloat16, tf32, exact = (
+        f"{rates['products'][name] / 1e12:.0f}" for name in ("bf16", "f32", "f32-exact")
+    )
     parts = [
         _LEGEND,
-        f"Rates of the {config['kind']}: {rates['products']['bf16'] / 1e12:.0f} "
-        f"TFLOP/s in bfloat16, {rates['products']['f32'] / 1e12:.0f} in float32 "
-        f"(TF32), {rates['operations'] / 1e12:.1f} T other operations/s, "
+        f"Rates of the {config['kind']}: {bfloat16} TFLOP/s in bfloat16, {tf32} in "
+        f"float32 (TF32), {exact} where it has to be exact, "
+        f"{rates['operations'] / 1e12:.1f} T other operations/s, "
         f"{rates['bytes'] / 1e12:.2f} TB/s.\n",
         _state(content),
     ]
@@ -110,6 +113,13 @@ def _state(content: Mapping[str, Any]) -> str:
     lines = [f"{text}.\n"]
     lines += [f"- `{key}` does not: {row['reason']}" for key, row in failed.items()]
     lines += [""] if failed else []
+    other = [key for key, row in rows.items() if row.get("without_triton")]
+    if other:
+        names = ", ".join(f"`{key}`" for key in other)
+        lines.append(
+            "With matrix products of cuBLAS, as XLA's own would be tuned on the card "
+            f"and do not compile untuned: {names}.\n"
+        )
     if content["not_compiled_yet"]:
         lines += [_left(content), ""]
     return "\n".join(lines)
@@ -143,7 +153,7 @@ def float32_convolutions(row: Mapping[str, Any]) -> int:
     """Returns how many convolutions are in float32 where bfloat16 was meant."""
     if row["dtype"] != "bfloat16":
         return 0
-    return sum(n for name, n in row["convolutions"].items() if name.endswith(" f32"))
+    return sum(n for name, n in row["convolutions"].items() if " f32" in name)
 
 
 def _line(name: str, row: Mapping[str, Any]) -> dict[str, Any]:
@@ -261,7 +271,7 @@ def _scaling(content: Mapping[str, Any]) -> list[str]:
     lines: Sequence[Mapping[str, Any]] = content["scaling"]
     if not lines:
         return []
-    counts = list(lines[0]["seconds"])
+    counts = sorted(lines[0]["seconds"], key=int)
     shown, formats = [], {"floor": ".3f", "megabytes": ".2f"}
     columns = {"program": "step", "batch": "images a card", "floor": "floor, ms"}
     columns |= {"megabytes": "MB", "collectives": "sums"}

@@ -34,8 +34,8 @@ _SUITE_ROW = "noise severity undefended_accuracy"
 _FIELDS = {
     "benchmark": ("config.threads", "work notes comparisons values limits"),
     "predictions": (
-        "config.card config.kind config.memory_bytes config.rates",
-        "compiles batch devices",
+        "config.kind config.memory_bytes config.rates",
+        "text batch devices dtype compiles",
     ),
     "fidelity": (
         "",

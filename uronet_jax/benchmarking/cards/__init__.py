@@ -55,10 +55,12 @@ def read_card(name: str) -> Card:
     kind = found[1] if found else name
     peak = PEAK_BFLOAT16[kind]
     lanes = number("core_count") * number("fpus_per_core")
+    operations = lanes * number("clock_rate_ghz") * 1e9
     rates = Rates(
-        # float32 as JAX computes it by default, in TF32.
-        {"bf16": peak, "f16": peak, "f32": peak / 2},
-        lanes * number("clock_rate_ghz") * 1e9,
+        # float32 as JAX computes it by default, in TF32; else every lane multiplies
+        # and adds.
+        {"bf16": peak, "f16": peak, "f32": peak / 2, "f32-exact": 2 * operations},
+        operations,
         number("memory_bandwidth"),
     )
     return Card(name, kind, int(number("device_memory_size")), rates, text)
