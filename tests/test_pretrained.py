@@ -265,6 +265,12 @@ def test_pretrained_weights_bring_their_detector(shipped):
     assert loading.detector_for(NAME, "runs/other") == "runs/other"
     for purifier, detector in ((NAME, ""), (None, None), ("median:size=3", None)):
         assert loading.detector_for(purifier, detector) is None
+    assert loading.usual_models(None, NAME) == (NAME, NAME)
+    usual = pretrained.USUAL_PRETRAINED
+    assert loading.usual_models(None, "") == (usual, None)
+    assert loading.usual_models("median:size=3", None) == ("median:size=3", None)
+    with pytest.raises(ValueError, match="runs/d without a purifier: name the pur"):
+        loading.usual_models(None, "runs/d")
     Path(NAME).mkdir()  # A run of that name, which goes first, has none of its own.
     assert loading.detector_for(NAME, None) is None
 
