@@ -79,6 +79,21 @@ def test_the_command_serves_a_page_and_no_second_one_at_its_port(start, tmp_path
     assert list(tmp_path.glob("uronet_demo.*")) == []
 
 
+def test_a_classifier_of_other_images_than_the_usual_weights(
+    start, tmp_path, make_variables
+):
+    pytest.importorskip("gradio", reason="the command asks for gradio")
+    from test_configs import save_untrained
+
+    run = save_untrained("classifier", tmp_path / "c", make_variables, (28, 28, 1))
+    process = start("-m", "launch.demo", f"--classifier={run}", f"--port={free_port()}")
+    output, errors = process.communicate()
+    assert (process.returncode, output) == (2, "")
+    assert errors.endswith(
+        "(universal-cifar10 was taken because --purifier is missing)\n"
+    )
+
+
 @pytest.fixture
 def chromium():
     """Returns an empty page of the browser, and the addresses that it asked."""
