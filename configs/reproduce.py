@@ -288,7 +288,7 @@ def get_config(preset: str = "full") -> config_dict.ConfigDict:
             *("median=median", "wavelets=wavelet"),
         ),
         # The URoNet remover beside them, what `load_purifier` reads; the universal one,
-        # trained here, where it is empty.
+        # trained here, where it is empty; `none` leaves it out.
         remover="",
         patches=choose(1_000_000, 50_000, 100),  # Of training images, for quilting.
         variant="code",
@@ -300,7 +300,7 @@ def get_config(preset: str = "full") -> config_dict.ConfigDict:
         checkpoint_every=choose(1_000, 200, 1),
         visual_weight=0.005,
         class_weight=1.0,
-        clean_share=0.25,  # Of those that see clean images too.
+        clean_share=0.25,  # Of those that see clean images too; 0 leaves them out.
         num_train=0,  # Images that are attacked; 0 for all.
         num_test=choose(0, 500, 16),
         num_white_box=choose(1_000, 48, 16),

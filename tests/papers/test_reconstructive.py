@@ -1,5 +1,6 @@
 """Reconstructive training: its claims on the paper's own numbers, its settings."""
 
+import dataclasses
 from types import SimpleNamespace
 
 import numpy as np
@@ -17,6 +18,7 @@ from uronet_jax.papers.reconstructive import experiments
 from uronet_jax.papers.reconstructive.models import (
     attack_runs,
     autoencoders,
+    control,
     reconstructive_kinds,
 )
 from uronet_jax.papers.reconstructive.pages import RECONSTRUCTIVE_PAGES
@@ -161,12 +163,14 @@ def test_wrong_settings(changes, message):
 
 
 def test_the_remover_is_trained_here_or_named():
-    trained, named = (
+    trained, named, left_out = (
         experiments._defences(SimpleNamespace(config=config(remover=remover)))
-        for remover in ("", "jpeg")
+        for remover in ("", "jpeg", "none")
     )
+    reconstructive_kinds(config(remover="none"))
     assert trained.pop("URoNet remover").kind == "remover_universal"
     assert named.pop("URoNet remover") == "jpeg" and trained == named
+    assert left_out == named
 
 
 def test_autoencoders_that_are_compared_differ_in_one_thing():
@@ -175,8 +179,36 @@ def test_autoencoders_that_are_compared_differ_in_one_thing():
     assert plain.clean_share == 0.0
     assert plain.sections["reconstruction"]["labels"] == "true"
     assert kinds["reconstructor_clean"].clean_share == 0.25
+    changed = dataclasses.replace(plain, attack_labels="predictions")
+    assert kinds["reconstructor_predictions"] == changed
     # They start alike and see the same images.
     assert {kind.variant_of for kind in kinds.values()} == {"reconstructor"}
+
+
+def test_without_a_share_no_autoencoder_sees_clean_images():
+    assert list(autoencoders(config())) == ["RT (FGSM)", "RT (FGSM), a quarter clean"]
+    assert list(autoencoders(config(clean_share=0.0))) == ["RT (FGSM)"]
+
+
+def test_the_control_learns_on_attacks_made_without_labels(tmp_path):
+    store, asked = open_store(config(), tmp_path), []
+
+    def attacked(*where, labels):
+        asked.append((*where, labels))
+        return np.zeros((len(store.source(*where[:2])), 32, 32, 3), np.uint16)
+
+    store.attacked = attacked
+    rows = [
+        store._row(key)
+        for key in (autoencoders(store.config)["RT (FGSM)"], control("FGSM"))
+    ]
+    for row, labels in zip(rows, ("true", "predictions"), strict=True):
+        row.sources()
+        parts = ("train", "validation")
+        assert asked[-2:] == [("data", part, "FGSM", labels) for part in parts]
+    plain, led = (row.config for row in rows)
+    assert led["seed"] == plain["seed"]
+    assert led["attack"] == plain["attack"] | {"labels": "predictions"}
 
 
 @pytest.mark.parametrize(
@@ -205,8 +237,8 @@ class Lab:
     def classifier(self, role, title):
         return f"{title} itself"
 
-    def attacked(self, role, attack, title):
-        return attack, title
+    def attacked(self, role, attack, title, labels="true"):
+        return attack, title, labels
 
     def accuracies(self, judge, classifiers, entry, purifier):
         self.asked.append((classifiers, entry, purifier))
@@ -228,20 +260,43 @@ class Pictures:
         return np.full((count, 12, 12, 3), 0.5 if entry is CLEAN_ENTRY else 0.6)
 
 
-def test_grey_box_rows(monkeypatch):
-    store = SimpleNamespace(
+@pytest.fixture
+def made_up():
+    return SimpleNamespace(
         config=config(),
         dataset=lambda role: "CIFAR-10",
         classifier_keys=lambda role: (),
+        first_title=lambda role: "ResNet",
         progress=SimpleNamespace(stopping=lambda: None),
     )
+
+
+def test_leaking_labels_are_looked_for_in_one_attack(made_up, monkeypatch):
+    monkeypatch.setattr(experiments, "_purifier", lambda lab, what: what)
+    parts, lab = experiments._leak(made_up), Lab(made_up)
+    assert [part.key for part in parts] == [
+        *("none, grey box", "RT (FGSM), grey box"),
+        "RT (FGSM of predictions), grey box",
+    ]
+    assert [part.models for part in parts[1:]] == [
+        (autoencoders(made_up.config)["RT (FGSM)"],),
+        (control("FGSM"),),
+    ]
+    attacks = {row[0] for row in parts[0].rows(lab)}
+    assert attacks == {"clean", "FGSM", "FGSM of predictions"}
+    shown = [entry for _, entry, _ in lab.asked[1:]]
+    assert shown == [("FGSM", "ResNet", x) for x in ("true", "predictions")]
+
+
+def test_grey_box_rows(made_up, monkeypatch):
+    store = made_up
     monkeypatch.setattr(experiments, "_purifier", lambda lab, what: what)
     lab = Lab(store)
     rows = experiments._grey_box(store, "ResNet", "JPEG", "jpeg").rows(lab)
     assert [x[1:] for x in lab.asked] == [
         (CLEAN_ENTRY, "jpeg"),
-        (("FGSM", "ResNet"), "jpeg"),
-        (("DeepFool", "ResNet"), "jpeg"),
+        (("FGSM", "ResNet", "true"), "jpeg"),
+        (("DeepFool", "ResNet", "true"), "jpeg"),
     ]
     assert {tuple(x[0].items()) for x in lab.asked} == {(("ResNet", "ResNet itself"),)}
     assert ("FGSM", "accuracy", 50.0) in rows

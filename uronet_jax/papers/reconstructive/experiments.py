@@ -17,8 +17,10 @@ from uronet_jax.papers.laboratory import Laboratory, TidyRow
 from uronet_jax.papers.made_images import save_arrays
 from uronet_jax.papers.parts import PaperExperiment, Part, needs_of
 from uronet_jax.papers.reconstructive.models import (
+    NO_REMOVER,
     attack_runs,
     autoencoders,
+    control,
     transformations,
     white_box_runs,
 )
@@ -31,6 +33,8 @@ _NONE, _CLEAN, _QUILTING = "none", "clean", "quilting"
 _LEARNED, _PATCH = ("data", "train"), 5
 # The URoNet remover that stands beside the others, where none is named.
 _REMOVER = ModelKey("data", "remover_universal", "all")
+# Ending of the title of an attack that is led away from what the classifier says.
+_OF_PREDICTIONS = " of predictions"
 # Images of the picture.
 _SHOWN = 5
 
@@ -40,8 +44,9 @@ _Defences = Mapping[str, "str | ModelKey | None"]
 
 def _defences(store: Store) -> _Defences:
     found = {_NONE: None, **transformations(store.config), _QUILTING: _QUILTING}
+    found |= autoencoders(store.config)
     remover = store.config["reconstructive"]["remover"] or _REMOVER
-    return {**found, **autoencoders(store.config), "URoNet remover": remover}
+    return found if remover == NO_REMOVER else {**found, "URoNet remover": remover}
 
 
 def _trained(store: Store, *keys: str | ModelKey | None) -> tuple[ModelKey, ...]:
@@ -77,12 +82,22 @@ def _quilting(lab: Laboratory) -> LoadedModel:
 
 
 def _entries(lab: Laboratory, title: str) -> dict[str, Entry]:
-    """Returns clean images, and the attacked ones of a classifier."""
+    """Returns the attacked images of a classifier."""
     attacks = attack_runs(lab.store.config)
+    return {name: lab.attacked("data", name, title) for name in attacks}
+
+
+def _led(lab: Laboratory, title: str) -> dict[str, Entry]:
+    """Returns those of one attack, led away from labels and from predictions."""
+    attack = _first_learned(lab.store)
     return {
-        _CLEAN: CLEAN_ENTRY,
-        **{name: lab.attacked("data", name, title) for name in attacks},
+        f"{attack}{ending}": lab.attacked("data", attack, title, labels=labels)
+        for ending, labels in (("", "true"), (_OF_PREDICTIONS, "predictions"))
     }
+
+
+def _first_learned(store: Store) -> str:
+    return store.config["reconstructive"]["learned"][0]
 
 
 def _columns(lab: Laboratory, classifier: str, defence: str) -> dict[str, str]:
@@ -90,7 +105,7 @@ def _columns(lab: Laboratory, classifier: str, defence: str) -> dict[str, str]:
     return {"dataset": dataset, "classifier": classifier, "defence": defence}
 
 
-def _grey_box(store: Store, title: str, defence: str, what) -> Part:
+def _grey_box(store: Store, title: str, defence: str, what, entries=_entries) -> Part:
     """What a defence gives back that the attacker does not know, and how it looks."""
 
     def rows(lab: Laboratory) -> list[TidyRow]:
@@ -100,7 +115,8 @@ def _grey_box(store: Store, title: str, defence: str, what) -> Part:
         columns = _columns(lab, title, defence) | {"threat": "grey box"}
         clean = judge.pictures(CLEAN_ENTRY, len(judge))
         found = []
-        for attack, entry in _entries(lab, title).items():
+        shown = {_CLEAN: CLEAN_ENTRY, **entries(lab, title)}
+        for attack, entry in shown.items():
             store.progress.stopping()
             right = lab.accuracies(judge, classifier, entry, purifier)[title]
             if purifier is None:
@@ -191,6 +207,18 @@ def _transfer(store: Store) -> list[Part]:
     ]
 
 
+def _leak(store: Store) -> list[Part]:
+    """Whether labels leak: the same attack led away from what the classifier says."""
+    title, attack = store.first_title("data"), _first_learned(store)
+    name = f"RT ({attack})"
+    defences = {
+        _NONE: None,
+        name: autoencoders(store.config)[name],
+        f"RT ({attack}{_OF_PREDICTIONS})": control(attack),
+    }
+    return [_grey_box(store, title, *x, entries=_led) for x in defences.items()]
+
+
 def _perturbations(store: Store) -> list[Part]:
     """Figure 1: how far attacked images are from the originals, before and after."""
     attack = store.config["reconstructive"]["learned"][-1]
@@ -239,6 +267,12 @@ RECONSTRUCTIVE_EXPERIMENTS: dict[str, PaperExperiment] = {
         "the same before another classifier",
         _needs(),
         _transfer,
+        _SETTINGS,
+    ),
+    "reconstructive_labels": PaperExperiment(
+        "whether labels leak into what reconstructive training learns on",
+        _needs(),
+        _leak,
         _SETTINGS,
     ),
     "reconstructive_figure1": PaperExperiment(

@@ -13,10 +13,12 @@ from uronet_jax.training.run import Schedule
 
 # Kinds of autoencoders: as published; with clean images among what they see. Ending of
 # their title -> kind.
-_AUTOENCODERS = {
-    "": "reconstructor",
-    ", a quarter clean": "reconstructor_clean",
-}
+_PLAIN, _CLEAN = "reconstructor", "reconstructor_clean"
+_AUTOENCODERS = {"": _PLAIN, ", a quarter clean": _CLEAN}
+# As published, but of attacks that are led away from what the classifier says.
+_CONTROL = "reconstructor_predictions"
+# What the field `remover` says to leave it out.
+NO_REMOVER = "none"
 # Names of other rows, columns and attacks.
 _RESERVED = ("none", "clean", "quilting", "IFGSM", "PGD0", "PGD10")
 
@@ -46,12 +48,19 @@ def transformations(config: Mapping[str, Any]) -> dict[str, str]:
 
 
 def autoencoders(config: Mapping[str, Any]) -> dict[str, ModelKey]:
-    """Returns title -> model."""
+    """Returns title -> model; without a share of clean images none sees such."""
+    section = config["reconstructive"]
     return {
         f"RT ({name}){ending}": ModelKey("data", kind, name)
         for ending, kind in _AUTOENCODERS.items()
-        for name in config["reconstructive"]["learned"]
+        for name in section["learned"]
+        if section["clean_share"] or kind != _CLEAN
     }
+
+
+def control(name: str) -> ModelKey:
+    """Returns the autoencoder that learned on an attack made without labels."""
+    return ModelKey("data", _CONTROL, name)
 
 
 def reconstructive_kinds(config: Mapping[str, Any]) -> dict[str, Kind]:
@@ -72,7 +81,7 @@ def reconstructive_kinds(config: Mapping[str, Any]) -> dict[str, Kind]:
     )
     fields = ("warmup_steps", "visual_weight", "class_weight")
 
-    def kind(*, clean_share=0.0):
+    def kind(**changes):
         reconstruction = {name: section[name] for name in fields} | {"labels": "true"}
         return Kind(
             "reconstructor",
@@ -81,14 +90,15 @@ def reconstructive_kinds(config: Mapping[str, Any]) -> dict[str, Kind]:
             section["optimizer"],
             stored="attacked",
             asks_classifier=True,
-            clean_share=clean_share,
-            variant_of="reconstructor",
+            variant_of=_PLAIN,
             sections={"reconstruction": reconstruction},
+            **changes,
         )
 
     return {
-        "reconstructor": kind(),
-        "reconstructor_clean": kind(clean_share=section["clean_share"]),
+        _PLAIN: kind(),
+        _CLEAN: kind(clean_share=section["clean_share"]),
+        _CONTROL: kind(attack_labels="predictions"),
     }
 
 
@@ -112,7 +122,7 @@ def _check_section(config: Mapping[str, Any]) -> None:
             "reconstructive.no_white_box must be some of "
             f"reconstructive.transformations: {unknown}"
         )
-    if section["remover"]:
+    if section["remover"] not in ("", NO_REMOVER):
         load_purifier(section["remover"])  # Or says now why it cannot be.
     if not white_box_runs(config):
         raise ValueError("reconstructive.further_white_box must name an attack")
