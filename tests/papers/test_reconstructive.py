@@ -24,6 +24,7 @@ from uronet_jax.papers.reconstructive.models import (
 from uronet_jax.papers.reconstructive.pages import RECONSTRUCTIVE_PAGES
 
 NETWORKS = {"reconstructive": "VGG19", "reconstructive_transfer": "InceptionV3"}
+LEAK = "reconstructive_labels"
 
 
 def paper_rows(experiment):
@@ -37,15 +38,26 @@ def paper_rows(experiment):
     ]
 
 
+def leak_rows(without_labels=70.0):
+    """What the paper believes, for which it has no numbers."""
+    (row,) = (
+        row
+        for row in paper_rows("reconstructive")
+        if (row["defence"], row["attack"]) == ("RT (FGSM)", "FGSM")
+    )
+    return [row, row | {"attack": "FGSM of predictions", "value": without_labels}]
+
+
 def answers(**rows):
-    known = groups(**{x: run(x, rows=rows.get(x, paper_rows(x))) for x in NETWORKS})
+    usual = {x: paper_rows(x) for x in NETWORKS} | {LEAK: leak_rows()}
+    known = groups(**{x: run(x, rows=y) for x, y in (usual | rows).items()})
     claims = claims_of(RECONSTRUCTIVE_PAGES)
     return {v.claim.text: v for v in judge_all(known, claims)}
 
 
 def test_the_papers_numbers_bear_out_its_claims():
     found = answers()
-    assert len(found) == 8
+    assert len(found) == 9
     for text, verdict in found.items():
         assert verdict.answer == "yes", text
         assert verdict.measured == verdict.named > 0, text
@@ -72,6 +84,12 @@ def test_claims_can_fail(defence, attack, value, text):
     ]
     found = answers(reconstructive=rows)
     (verdict,) = (v for name, v in found.items() if text in name)
+    assert verdict.answer == "no"
+
+
+def test_labels_that_do_not_leak():
+    found = answers(**{LEAK: leak_rows(75.2)})
+    (verdict,) = (v for text, v in found.items() if "labels leak" in text)
     assert verdict.answer == "no"
 
 
@@ -115,6 +133,20 @@ def test_transformations_tell_what_they_leave_of_clean_images(tmp_path):
     (line,) = (x for x in page.splitlines() if x.startswith("| `pixel_deflection` |"))
     assert "| 62.2 of 72.2 (CIFAR-10) |" in line
     assert "accuracy on clean images it leaves" in page
+
+
+def test_links_tell_data_sets_apart(tmp_path):
+    rows = paper_rows("reconstructive")
+    other = [row | {"dataset": "Tiny ImageNet"} for row in rows]
+    results = {
+        name: run("reconstructive", rows=x, data=name)
+        for name, x in (("a", rows), ("b", other))
+    }
+    store(tmp_path / "results", **results)
+    pages, _ = docs_pages(tmp_path / "results", tmp_path)
+    text = pages[tmp_path / "RESULTS.md"]
+    for name, title in (("a", "CIFAR-10"), ("b", "Tiny ImageNet")):
+        assert f"of Patrick et al. 2022: {title}](results/{name}.md)" in text
 
 
 def config(**changes):

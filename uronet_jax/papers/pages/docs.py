@@ -132,14 +132,25 @@ def _links(results: Sequence[Result], groups: Sequence[Group]) -> dict[str, list
         return f"[{text}](results/{name}.md)"
 
     found: dict[str, list[str]] = {}
+    sets: dict[str, set[str]] = {}
+    for group in groups:
+        sets.setdefault(group.experiment, set()).add(_dataset(group))
     for group in groups:
         heading, text = _heading(group.experiment)
+        if len(sets[group.experiment]) > 1:
+            text += f": {_dataset(group)}"
         found.setdefault(heading, []).append(link(group.name, text))
     for kind, heading in _PAGES.items():
         for result in results:
             if result.kind == kind:
                 found.setdefault(heading, []).append(link(result.name, result.name))
     return found
+
+
+def _dataset(group: Group) -> str:
+    """What the rows call the data sets of a group."""
+    names = {cell.get("dataset") for cell in group.cells}
+    return " and ".join(sorted(filter(None, names)))
 
 
 def _heading(experiment: str) -> tuple[str, str]:
