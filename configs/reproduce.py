@@ -290,7 +290,7 @@ def get_config(preset: str = "full") -> config_dict.ConfigDict:
         # The URoNet remover beside them, what `load_purifier` reads; the universal one,
         # trained here, where it is empty; `none` leaves it out.
         remover="",
-        patches=choose(1_000_000, 50_000, 100),  # Of training images, for quilting.
+        patches=choose(1_000_000, 50_000, 100),  # For quilting; 0 leaves it out.
         variant="code",
         width=choose(48, 24, 4),
         # Epochs: 50 and 150 of 45,000 images; 2 and 8 of 10,000.

@@ -181,12 +181,12 @@ def test_attacks_have_the_papers_parameters():
         ({"transformations": ("A=jpeg:quality=0",)}, "quality must be"),
         ({"clean_share": 1.5}, "clean_share must be a finite number in"),
         ({"num_test": -1}, "num_test must be an integer"),
-        ({"patches": 0}, "patches must be an integer"),
+        ({"patches": -1}, "patches must be an integer"),
         ({"attacks": ("PGD0=fgsm_linf:epsilon=1",)}, "'PGD0' is no title"),
         ({"transformations": ("none=jpeg",)}, "'none' is no title"),
         ({"transformations": ("a/b=jpeg",)}, "'a/b' is no title"),
         ({"remover": "runs/nowhere"}, "runs/nowhere"),
-        ({"no_white_box": ("STL",)}, "no_white_box must be some of"),
+        ({"no_white_box": ("STL",)}, "no_white_box must be quilting or some of"),
     ],
 )
 def test_wrong_settings(changes, message):
@@ -203,6 +203,15 @@ def test_the_remover_is_trained_here_or_named():
     assert trained.pop("URoNet remover").kind == "remover_universal"
     assert named.pop("URoNet remover") == "jpeg" and trained == named
     assert left_out == named
+
+
+def test_quilting_can_be_left_out():
+    usual, left_out = (
+        experiments._defences(SimpleNamespace(config=config(patches=patches)))
+        for patches in (100, 0)
+    )
+    assert usual.pop("quilting") == "quilting" and usual == left_out
+    reconstructive_kinds(config(patches=0, no_white_box=("quilting",)))
 
 
 def test_autoencoders_that_are_compared_differ_in_one_thing():

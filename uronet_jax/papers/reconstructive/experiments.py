@@ -18,6 +18,7 @@ from uronet_jax.papers.made_images import save_arrays
 from uronet_jax.papers.parts import PaperExperiment, Part, needs_of
 from uronet_jax.papers.reconstructive.models import (
     NO_REMOVER,
+    QUILTING,
     attack_runs,
     autoencoders,
     control,
@@ -28,7 +29,7 @@ from uronet_jax.papers.store import Store
 from uronet_jax.purifiers import make_transformation
 from uronet_jax.transformations.quilting import extract_patches
 
-_NONE, _CLEAN, _QUILTING = "none", "clean", "quilting"
+_NONE, _CLEAN = "none", "clean"
 # Where patches come from, and their side.
 _LEARNED, _PATCH = ("data", "train"), 5
 # The URoNet remover that stands beside the others, where none is named.
@@ -43,7 +44,9 @@ _Defences = Mapping[str, "str | ModelKey | None"]
 
 
 def _defences(store: Store) -> _Defences:
-    found = {_NONE: None, **transformations(store.config), _QUILTING: _QUILTING}
+    found = {_NONE: None, **transformations(store.config)}
+    if store.config["reconstructive"]["patches"]:
+        found[QUILTING] = QUILTING
     found |= autoencoders(store.config)
     remover = store.config["reconstructive"]["remover"] or _REMOVER
     return found if remover == NO_REMOVER else {**found, "URoNet remover": remover}
@@ -57,7 +60,7 @@ def _trained(store: Store, *keys: str | ModelKey | None) -> tuple[ModelKey, ...]
 def _purifier(lab: Laboratory, what: str | ModelKey | None) -> LoadedModel | None:
     if what is None:
         return None
-    if what == _QUILTING:
+    if what == QUILTING:
         return _quilting(lab)
     return lab.place(load_purifier(what)) if isinstance(what, str) else lab.model(*what)
 
@@ -75,8 +78,8 @@ def _quilting(lab: Laboratory) -> LoadedModel:
         images, _ = source.arrays()
         stored.array[:] = extract_patches(images, count, _PATCH, seed=made_of["seed"])
         stored.mark(count, finished=True)
-    made = make_transformation(_QUILTING)
-    config = {"model": {"name": _QUILTING}}
+    made = make_transformation(QUILTING)
+    config = {"model": {"name": QUILTING}}
     patches = np.asarray(stored.array)
     return lab.place(LoadedModel("purifier", made, patches, None, None, config))
 

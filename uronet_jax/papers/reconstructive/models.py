@@ -19,8 +19,9 @@ _AUTOENCODERS = {"": _PLAIN, ", a quarter clean": _CLEAN}
 _CONTROL = "reconstructor_predictions"
 # What the field `remover` says to leave it out.
 NO_REMOVER = "none"
+QUILTING = "quilting"  # The transformation that has patches, and no parameters here.
 # Names of other rows, columns and attacks.
-_RESERVED = ("none", "clean", "quilting", "IFGSM", "PGD0", "PGD10")
+_RESERVED = ("none", "clean", QUILTING, "IFGSM", "PGD0", "PGD10")
 
 
 def attack_runs(config: Mapping[str, Any]) -> dict[str, AttackRun]:
@@ -106,7 +107,7 @@ def _check_section(config: Mapping[str, Any]) -> None:
     section = config["reconstructive"]
     for name, low in (
         *(("num_test", 0), ("num_white_box", 0), ("num_train", 0)),
-        *(("patches", 1), ("batch_size", 1)),
+        *(("patches", 0), ("batch_size", 1)),
     ):
         check_whole(f"reconstructive.{name}", section[name], low, 2**31 - 1)
     check_number("reconstructive.clean_share", section["clean_share"], 0.0, 1.0)
@@ -117,9 +118,10 @@ def _check_section(config: Mapping[str, Any]) -> None:
         )
     for text in transformations(config).values():
         parse_purifier(text)
-    if unknown := set(section["no_white_box"]) - transformations(config).keys():
+    known = {*transformations(config), QUILTING}
+    if unknown := set(section["no_white_box"]) - known:
         raise ValueError(
-            "reconstructive.no_white_box must be some of "
+            f"reconstructive.no_white_box must be {QUILTING} or some of "
             f"reconstructive.transformations: {unknown}"
         )
     if section["remover"] not in ("", NO_REMOVER):
