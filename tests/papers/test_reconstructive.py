@@ -146,7 +146,7 @@ def test_links_tell_data_sets_apart(tmp_path):
     pages, _ = docs_pages(tmp_path / "results", tmp_path)
     text = pages[tmp_path / "RESULTS.md"]
     for name, title in (("a", "CIFAR-10"), ("b", "Tiny ImageNet")):
-        assert f"of Patrick et al. 2022: {title}](results/{name}.md)" in text
+        assert f"and input transformations: {title}, ResNet](results/{name}.md)" in text
 
 
 def config(**changes):

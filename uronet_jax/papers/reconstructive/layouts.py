@@ -32,7 +32,7 @@ def _attack(cell):
 
 def _comparison(title: str, network: str, table: int) -> Layout:
     return Layout(
-        f"{title}, beside Table {table} of Patrick et al. 2022",
+        f"{title}: beside Table {table} of Patrick et al. 2022",
         _block,
         _defence,
         _attack,
