@@ -27,6 +27,7 @@ from pathlib import Path
 from absl import flags
 
 from launch import cli
+from uronet_jax.batches import check_number
 from uronet_jax.benchmarking import bundle
 from uronet_jax.benchmarking.accelerator_run import CLASSIFIER, run_on_accelerator
 from uronet_jax.benchmarking.accelerator_stages import DATA_SETS
@@ -38,8 +39,7 @@ def main(argv: list[str]) -> None:
     values = flags.FLAGS
     out, classifier = Path(values.out), values.classifier and Path(values.classifier)
     packed = values.packed and Path(values.packed)
-    if not values.part_mb >= 0.001:
-        raise ValueError(f"--part_mb must be at least 0.001: {values.part_mb:g}")
+    check_number("--part_mb", values.part_mb, 0.001)
     part_bytes = int(values.part_mb * 1e6)
     if values.bundle and not packed:
         raise ValueError("--bundle needs --packed, the folder of the packed data sets")

@@ -29,7 +29,11 @@ _DETECTOR = flags.DEFINE_string(
 _CLASSIFIER = flags.DEFINE_string(
     "classifier", None, "Folder of a run, or file of PyTorch weights."
 )
-_MODELS = (_PURIFIER, _DETECTOR, _CLASSIFIER)
+_MODELS = {
+    "purifier": _PURIFIER,
+    "detector": _DETECTOR,
+    "classifier": _CLASSIFIER,
+}
 _CLASS_NAMES = flags.DEFINE_list(
     "class_names", None, "Of the classifier's labels. Default: the data set's."
 )
@@ -63,19 +67,14 @@ def main(argv: list[str]) -> None:
         from uronet_jax.demo import page as pages
 
         pages.check_port(_HOST.value, _PORT.value)
-        models = load_photo_models(*(flag.value for flag in _MODELS))
+        models = load_photo_models(*(flag.value for flag in _MODELS.values()))
         images = studios.open_images(models, _DATA.value, _SPLIT.value, _DATA_DIR.value)
         options = {"threshold": _THRESHOLD.value, "class_names": _CLASS_NAMES.value}
         studio = studios.DefenseStudio(models, images, seed=_SEED.value, **options)
         published = programs_folder() / "docs" / "results"
         given = _REPORTS.value
         reports = read_reports(given) if given else published_reports(published)
-        flagged = {
-            "purifier": _PURIFIER,
-            "detector": _DETECTOR,
-            "classifier": _CLASSIFIER,
-        }
-        parts = [f"{role} `{x.value}`" for role, x in flagged.items() if x.value]
+        parts = [f"{role} `{x.value}`" for role, x in _MODELS.items() if x.value]
         page = pages.build_page(studio, reports, about=", ".join(parts))
         studio.warm_up()
         host = {"host": _HOST.value, "port": _PORT.value, "share": _SHARE.value}

@@ -18,7 +18,7 @@ from uronet_jax.command import list_configs
 from uronet_jax.corruptions import CORRUPTIONS, SUITES
 from uronet_jax.models import CLASSIFIERS
 from uronet_jax.pretrained import list_pretrained
-from uronet_jax.specs import nearest_name
+from uronet_jax.specs import known_name
 from uronet_jax.transformations import TRANSFORMATIONS, Transformation
 
 
@@ -66,11 +66,7 @@ def main(argv: list[str]) -> None:
     """Lists what the arguments name, by default everything."""
     kinds = argv[1:] or list(KINDS)
     for kind in kinds:
-        if kind not in KINDS:
-            hint = nearest_name(kind, KINDS)
-            raise ValueError(
-                f"nothing is called {kind!r}{hint}: there are {', '.join(KINDS)}"
-            )
+        known_name("kind", kind, KINDS)
     sections = []
     for kind in kinds:
         entries = KINDS[kind]()

@@ -11,6 +11,7 @@ input is deduced.
 from absl import flags
 
 from launch import cli
+from launch.sizes import parse_size
 from uronet_jax.data import prepare, sources
 
 _NAME = flags.DEFINE_string("name", None, "Name of the data set.", required=True)
@@ -43,7 +44,7 @@ def main(argv: list[str]) -> None:
         source=_FROM.value or prepare.deduce_source(_NAME.value, _INPUT.value),
         input_path=_INPUT.value,
         data_dir=_DATA_DIR.value,
-        resize=prepare.parse_size(_RESIZE.value),
+        resize=parse_size(_RESIZE.value),
         overwrite=_OVERWRITE.value,
         skip_broken=_SKIP_BROKEN.value,
         scale_16bit=_SCALE_16BIT.value,

@@ -15,7 +15,7 @@ import jax
 from absl import flags
 
 from launch import cli
-from uronet_jax.data.prepare import parse_size
+from launch.sizes import parse_size
 from uronet_jax.progress import Progress, StoppedError
 from uronet_jax.training import experiment as experiments
 from uronet_jax.training.run import FitResult, fit
@@ -30,8 +30,7 @@ def train(
 ) -> FitResult:
     """Trains what `config` describes, from the newest checkpoint in `workdir`.
 
-    Arguments and errors are those of `build_experiment` and `fit`. `stop` is asked
-    between dispatches; true saves and returns.
+    Arguments and errors are those of `build_experiment` and `fit`.
     """
     progress = Progress(stop, shown=jax.process_index() == 0)
     made = experiments.build_experiment(config, data_dir, workdir, progress=progress)
@@ -44,7 +43,7 @@ def train(
         pipeline=config["data"]["pipeline"],
         workdir=workdir,
         config=made.config,
-        tensorboard=config["tensorboard"],
+        tensorboard=config.get("tensorboard", False),
         stop=stop,
     )
 
@@ -52,12 +51,14 @@ def train(
 def main(argv: list[str]) -> None:
     """Trains what the flags describe."""
     del argv
-    values = flags.FLAGS
-    config = values.config.to_dict()
+    values, config = flags.FLAGS, flags.FLAGS.config.to_dict()
     if values.data:
-        given = [x for x in flags.FLAGS if x.startswith("config.data.")]
-        options = {"data_dir": values.data_dir, "resize": parse_size(values.resize)}
-        fields, notes = experiments.data_of_folder(values.data, given, **options)
+        if "config.data.name" in values:
+            raise ValueError("--data and --config.data.name both name data: give one")
+        splits = ("train_split", "validation_split")
+        given = {x: config["data"][x] for x in splits if f"config.data.{x}" in values}
+        given |= {"data_dir": values.data_dir, "resize": parse_size(values.resize)}
+        fields, notes = experiments.data_of_folder(values.data, **given)
         config["data"] |= fields
         print("\n".join(notes))
     elif values.resize:

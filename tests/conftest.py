@@ -4,6 +4,7 @@ import functools
 import gc
 import math
 import os
+import resource
 import subprocess
 import sys
 import tempfile
@@ -25,6 +26,8 @@ if jax.__version_info__ < (0, 11):
 # Tracing makes objects by the million, most of which stay: looking through them again
 # and again takes a tenth of the time.
 gc.set_threshold(200_000, 50, 50)
+# The largest the process had been whenever all objects were looked through.
+_LOOKED = [resource.getrusage(resource.RUSAGE_SELF).ru_maxrss]
 
 jax.config.update("jax_num_cpu_devices", 4)
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -36,7 +39,6 @@ OPTIMISED = (
     "test_fidelity",
     "test_oracles",
     "test_layers",
-    "test_training",
 )
 
 # A program is compiled once in a session: the processes of pytest and those that tests
@@ -61,23 +63,37 @@ def pytest_unconfigure():
 # The longest files, first: with two processes none of them must be the last.
 LONGEST = (
     "test_launch_reproduce",
-    "test_benchmark",
-    "test_experiment",
     "test_launch",
+    "test_experiment",
+    "test_benchmark",
+    "test_resume",
     "test_command",
     "test_notebooks",
-    "test_attacks",
     "test_training",
+    "test_adversarial_noise",
+    "test_attacks",
     "test_suites",
-    "test_robustness",
-    "test_resume",
+    "test_purify",
     "test_models",
+    "test_robustness",
     "test_fidelity",
     "test_processes",
-    "test_autoattack",
     "test_attacks_gradient",
+    "test_autoattack",
+    "test_transformations",
+    "test_sparse_layer",
     "test_laboratory",
+    "test_reconstructive_training",
+    "test_noise",
     "test_launch_attack",
+    "test_tiles",
+    "test_attacks_slices",
+    "test_pretrained",
+    "test_layers",
+    "test_grid",
+    "test_imagenet_resnet",
+    "test_total_variation",
+    "test_reconstructor",
 )
 
 
@@ -87,6 +103,16 @@ def pytest_collection_modifyitems(items):
         return LONGEST.index(name) if name in LONGEST else len(LONGEST)
 
     items.sort(key=place)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def memory():
+    """Looks for what is no longer used whenever the process has grown by a half."""
+    yield
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    if peak > 1.5 * _LOOKED[-1]:
+        gc.collect()
+        _LOOKED.append(peak)
 
 
 @pytest.fixture(scope="module", autouse=True)

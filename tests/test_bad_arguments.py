@@ -1,6 +1,7 @@
 """Keys that are none and images in PyTorch's layout: one clear error everywhere."""
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 
 from uronet_jax.attacks import ATTACKS, autoattack
+from uronet_jax.batches import check_number
 from uronet_jax.corruptions import corrupt, degrade, make_degradation
 from uronet_jax.models import make_classifier
 from uronet_jax.purifiers import make_transformation
@@ -44,6 +46,26 @@ KEYS = [
     (jax.random.PRNGKey(0), "wrap_key_data makes one of this array"),
     (jax.random.split(jax.random.key(0)), r"need one key, not several: \[2\]"),
 ]
+
+
+@pytest.mark.parametrize(
+    ("value", "bounds", "message"),
+    [
+        (0, {"above": 0.0}, r"^x must be a finite number in \(0, inf\]: 0$"),
+        (1.0, {"low": 0.0, "below": 1.0}, r"in \[0, 1\): 1.0$"),
+        (1.1, {"above": 0.0, "high": 1.0}, r"in \(0, 1\]: 1.1$"),
+        (-0.1, {"low": 0.0}, r"in \[0, inf\]: -0.1$"),
+        (math.inf, {"low": 0.0}, r"in \[0, inf\]: inf$"),
+        (math.nan, {}, r"in \[-inf, inf\]: nan$"),
+        (True, {}, ": True$"),
+        ("1", {"above": 0.0}, ": '1'$"),
+    ],
+)
+def test_numbers(value, bounds, message):
+    with pytest.raises(ValueError, match=message):
+        check_number("x", value, **bounds)
+    for inside in (1e-9, np.float32(0.5), 1 - 1e-9):
+        check_number("x", inside, **bounds)
 
 
 @pytest.mark.parametrize("name", CALLS)

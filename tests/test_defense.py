@@ -116,7 +116,7 @@ def test_short_batches_are_padded_and_nothing_shows():
     assert traces == [(4, *SHAPE)]
     chex.assert_trees_all_close(make(16)(pixels), prediction, atol=1e-6)
     for wrong in (0, -1):
-        with pytest.raises(ValueError, match=f"batch_size must be at least 1: {wrong}"):
+        with pytest.raises(ValueError, match=f"batch_size must be .*: {wrong}"):
             make(wrong)
 
 

@@ -20,6 +20,7 @@ from test_configs import save_models, save_untrained
 from uronet_jax.defense import Defense
 from uronet_jax.exporting import export_defense
 from uronet_jax.loading import load_defense
+from uronet_jax.models import Separation
 from uronet_jax.purifiers import Chain, chain, make_transformation
 
 pytest.importorskip("flatbuffers", reason="jax.export writes with flatbuffers")
@@ -140,6 +141,11 @@ class Noisy(nn.Module):
         return images + jax.random.uniform(self.make_rng("defense"), images.shape)
 
 
+def noisy(variables, images, key=None, index=None):
+    key = jax.random.key(0) if key is None else key
+    return Separation(images + jax.random.uniform(key, images.shape), images)
+
+
 def show(variables, images):
     return images[:, 0, :2, 0]
 
@@ -161,7 +167,8 @@ def show(variables, images):
             "gaussian_noise is random, and the program takes no key: choose a",
         ),
         (Noisy(), {}, "the purifier is random, and the program takes no key"),
-        (None, {"threshold": 1.5}, r"probability in \[0, 1\]: 1.5"),
+        (noisy, {}, "the purifier is random, and the program takes no key"),
+        (None, {"threshold": 1.5}, r"probability, .* in \[0, 1\]: 1.5"),
         (None, {"path": "defense.json"}, "name it .stablehlo"),
     ],
 )

@@ -14,7 +14,6 @@ from launch import train
 # Few steps of plain gradient descent: Adam would turn the rounding of a gradient near
 # zero into a whole step.
 FIELDS = {
-    "model.variant": "dcae",
     "model.widths": (4,),
     "data.pipeline": "on_device",
     "data.augmentation": "flip_crop",

@@ -19,6 +19,7 @@ from uronet_jax import batches
 from uronet_jax.attacks import adaptive, balls
 from uronet_jax.models import Separation, layers
 from uronet_jax.purifiers import Purifier, as_purifier
+from uronet_jax.specs import known_name
 
 DETECTOR_INPUTS: dict[str, Callable[[jax.Array, Separation], list[jax.Array]]] = {
     # The paper's training paragraph: "noise-augmented images".
@@ -46,7 +47,7 @@ def detector_input(
     Raises:
         ValueError: If `inputs` is unknown.
     """
-    batches.known_name("detector input", inputs, DETECTOR_INPUTS)
+    known_name("detector input", inputs, DETECTOR_INPUTS)
     return jnp.concatenate(DETECTOR_INPUTS[inputs](images, separation), axis=-1)
 
 
@@ -123,7 +124,7 @@ class DefenseFunction:
             raise ValueError(
                 "a detector looks at the purifier's noise pattern: give a purifier"
             )
-        batches.known_name("detector input", self.inputs, DETECTOR_INPUTS)
+        known_name("detector input", self.inputs, DETECTOR_INPUTS)
         if not callable(self.classify) or isinstance(self.classify, nn.Module):
             raise ValueError(
                 "classify must be a function, (variables, images) -> logits, not a "
@@ -230,6 +231,10 @@ def classifier_function(classifier: nn.Module) -> Classify:
     return lambda variables, images: classifier.apply(variables, images, train=False)
 
 
+def no_classifier(variables: Any, images: jax.Array) -> None:
+    """The answer of no classifier, where a defence only purifies and detects."""
+
+
 class Defense:
     """The defence ready for use on arrays of any length, uint8 or float.
 
@@ -263,8 +268,7 @@ class Defense:
         may be any. `batch_size` images are a compiled call, for each size; a
         shorter rest is padded.
         """
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1: {batch_size}")
+        batches.check_whole("batch_size", batch_size, 1)
         self.variables = jax.device_put(variables)
         self.image_shape = tuple(image_shape)
         self.batch_size = batch_size

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax import export
 
+from uronet_jax.batches import check_number
 from uronet_jax.defense import Defense
 from uronet_jax.purifiers import random_stages
 from uronet_jax.records import provenance, write_file, write_json
@@ -53,8 +54,7 @@ def export_defense(
     path = Path(path)
     if path.suffix == ".json":
         raise ValueError(f"{path} is where the description goes: name it .stablehlo")
-    if not 0.0 <= threshold <= 1.0:
-        raise ValueError(f"threshold must be a probability in [0, 1]: {threshold}")
+    check_number("threshold, a probability,", threshold, 0.0, 1.0)
 
     def defend(images):
         shown = images.astype(jnp.float32) / 255.0

@@ -14,7 +14,7 @@ from flax import linen as nn
 
 from uronet_jax import checkpoints
 from uronet_jax.attacks.digests import digest
-from uronet_jax.defense import Defense, classifier_function
+from uronet_jax.defense import Defense, classifier_function, no_classifier
 from uronet_jax.models.pytorch import network_from_pytorch
 from uronet_jax.pretrained import (
     is_pretrained_name,
@@ -418,14 +418,10 @@ def assemble_defense(
     return Defense(
         purifier and purifier.module,
         detector and detector.module,
-        classifier_function(classifier.module) if classifier else _say_nothing,
+        classifier_function(classifier.module) if classifier else no_classifier,
         {"classifier": None} | {role: m.variables for role, m in models.items()},
         image_shape=fixed[0] if fixed else (None, None, channels),
         inputs=detector_inputs(detector),
         gate=gate,
         batch_size=batch_size,
     )
-
-
-def _say_nothing(variables: Any, images: jax.Array) -> None:
-    """The answer of no classifier."""

@@ -16,11 +16,11 @@ from typing import Any, Protocol
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from flax.errors import InvalidRngError
+from jax.interpreters.partial_eval import dce_jaxpr
 
-from uronet_jax.batches import check_key, known_name
+from uronet_jax.batches import check_key
 from uronet_jax.models import Separation
-from uronet_jax.specs import parse_parameters
+from uronet_jax.specs import known_name, parse_parameters
 from uronet_jax.transformations import TRANSFORMATIONS
 
 # Folded into every key, and no image's number: else a random purifier that is given
@@ -148,7 +148,8 @@ def as_purifier(value: Any) -> Purifier | None:
 def random_stages(purifier: Purifier | None, variables: Any, images: Any) -> list[str]:
     """Returns the names of what draws in a purifier; none if it is not random.
 
-    A transformation says so itself, a Flax module by asking for a key.
+    A transformation says so itself; anything else is random if it uses a key it is
+    given.
 
     Args:
         purifier: Or None.
@@ -160,12 +161,20 @@ def random_stages(purifier: Purifier | None, variables: Any, images: Any) -> lis
         return [x for stage, own in parts for x in random_stages(stage, own, images)]
     if isinstance(purifier, TransformationPurifier):
         return [purifier.name] if TRANSFORMATIONS[purifier.name].random else []
-    if purifier is not None:
-        try:
-            jax.eval_shape(purifier, variables, images)
-        except InvalidRngError:
-            return ["the purifier"]
+    if purifier is not None and _uses_key(purifier, variables, images):
+        return ["the purifier"]
     return []
+
+
+def _uses_key(purifier: Purifier, variables: Any, images: Any) -> bool:
+    """Returns whether what a purifier makes depends on the key, by its program.
+
+    What happens without a key does not tell: that may be an error or one fixed draw.
+    """
+    key = jax.random.key(0)
+    traced = jax.make_jaxpr(lambda key, x: purifier(variables, x, key))(key, images)
+    _, used = dce_jaxpr(traced.jaxpr, [True] * len(traced.jaxpr.outvars))
+    return used[0]
 
 
 def make_transformation(name: str, **parameters: Any) -> TransformationPurifier:

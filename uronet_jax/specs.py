@@ -11,6 +11,16 @@ def nearest_name(name: str, known: Iterable[str]) -> str:
     return f" (nearest: {', '.join(repr(folded[x]) for x in near)})" if near else ""
 
 
+def known_name(what: str, name: str, known: Iterable[str]) -> str:
+    """Returns `name` if it is one of `known`; else `ValueError` with the nearest."""
+    if name not in (names := list(known)):
+        raise ValueError(
+            f"unknown {what} {name!r}{nearest_name(name, names)}: choose from "
+            f"{', '.join(names)}"
+        )
+    return name
+
+
 def parse_parameters(
     text: str, what: str, example: str, texts: Collection[str] = ()
 ) -> tuple[str, dict[str, float | int | str]]:

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from uronet_jax.batches import check_whole
 from uronet_jax.records import naming
 
 
@@ -94,8 +95,7 @@ class PartsWriter:
 
     def __init__(self, path: str | os.PathLike, part_bytes: int):
         """Opens nothing yet; ValueError if `part_bytes` is below 1."""
-        if part_bytes < 1:
-            raise ValueError(f"a part must have at least 1 byte: {part_bytes}")
+        check_whole("bytes of a part", part_bytes, 1, 2**63 - 1)
         self._path, self._part_bytes = Path(path), part_bytes
         self._written: list[Path] = []
         self._room, self._file = 0, None

@@ -1,5 +1,6 @@
 """Attacks that are asked for wrongly, and the one error that says so."""
 
+import importlib
 import inspect
 
 import jax
@@ -26,6 +27,8 @@ from uronet_jax.attacks import (
 from uronet_jax.models import make_classifier
 
 KEY = jax.random.key(1)
+# The package has a function of this name.
+ENSEMBLE = importlib.import_module("uronet_jax.attacks.auto.ensemble")
 IMAGES = np.random.default_rng(0).uniform(0.1, 0.9, (4, 4, 4, 3)).astype(np.float32)
 LABELS = np.arange(4)
 
@@ -60,6 +63,11 @@ ARGUMENTS = [
     ({"labels": None}, "labels must be integers, one per image"),
     ({"labels": LABELS[:3]}, "one row for each of 3 labels"),
     ({"labels": LABELS + 6}, r"classes 0 to 5: images \[0, 1, 2, 3\] have"),
+    # Of many the first five are named.
+    (
+        {"images": np.tile(IMAGES, (2, 1, 1, 1)), "labels": np.arange(8) + 6},
+        r"classes 0 to 5: images \[0, 1, 2, 3, 4\] have \[6, 7, 8, 9, 10\]$",
+    ),
     ({"labels": LABELS - 1}, r"classes 0 to 5: images \[0\] have \[-1\]"),
     ({"logits_fn": lambda x: x[:, 0, 0, 0]}, r"logits must have shape \[B, K\]"),
     ({"logits_fn": few(1)}, "logits of at least 2 classes"),
@@ -77,6 +85,9 @@ def test_arguments(name):
     for changes, message in ARGUMENTS:
         with pytest.raises(ValueError, match=message):
             run(name, **changes)
+    if not ATTACKS[name].minimal:
+        with pytest.raises(ValueError, match="give epsilon, the largest norm of"):
+            ATTACKS[name](KEY, IMAGES, network, LABELS)
     least = ATTACKS[name].least_classes
     if least > 2:
         with pytest.raises(ValueError, match=f"needs at least {least} classes"):
@@ -124,8 +135,8 @@ WRONG = {
     "rho": [(np.nan, "rho must be finite")],
     "targets": [(0, "targets must be an integer of at least 1: 0")],
     "initial_share": [
-        (0.0, r"initial_share must be a number in \(0, 1\]"),
-        (1.5, "initial_share must be"),
+        (0.0, r"initial_share, .* in \(0, 1\]: 0.0"),
+        (1.5, "initial_share, known when compiling, must be"),
     ],
     "overshoot": [(-0.1, "overshoot must be finite")],
     "candidates": [(1, "candidates must be an integer of at least 2")],
@@ -214,44 +225,98 @@ def with_file(path, content):
 
 LOGITS = jnp.zeros((2, 6))
 ROWS = [
-    ("in levels", lambda _: run("pgd_linf", epsilon=8), "epsilon 8 allows .* 0.0313"),
+    (
+        "in levels",
+        lambda _: run("pgd_linf", epsilon=8),
+        "epsilon 8 allows any image.* are 0.03137$",
+    ),
     ("no epsilon", lambda _: run("pgd_l2", epsilon=None), "epsilon must be a number"),
     (
-        "nothing",
-        lambda _: ATTACKS["pgd_l2"](KEY, IMAGES, network, LABELS),
-        "give epsilon, the largest norm",
+        "steps",
+        lambda _: run("fgsm_linf", steps=5),
+        "no parameter steps: it takes epsilon$",
     ),
-    ("steps", lambda _: run("fgsm_linf", steps=5), "no parameter steps: it takes eps"),
-    ("alpha", lambda _: run("pgd_l2", alpha=5), "no parameter alpha: .*step_size"),
-    ("minimal", lambda _: run("deepfool_l2", epsilon=0.1), "no parameter epsilon: it"),
-    ("norm", lambda _: run("pgd_linf", norm="l2"), "choose the one whose name ends"),
-    ("rate", lambda _: run("carlini_wagner_l2", step_size=0.0), "step_size .* above 0"),
+    (
+        "alpha",
+        lambda _: run("pgd_l2", alpha=5),
+        "no parameter alpha: it takes .*step_size",
+    ),
+    (
+        "minimal",
+        lambda _: run("deepfool_l2", epsilon=0.1),
+        "no parameter epsilon: it takes .*steps",
+    ),
+    (
+        "norm",
+        lambda _: run("pgd_linf", norm="l2"),
+        "choose the one whose name ends in l2$",
+    ),
+    (
+        "rate",
+        lambda _: run("carlini_wagner_l2", step_size=0.0),
+        "step_size must be .* and above 0: 0.0",
+    ),
     ("PyTorch", lambda _: run("pgd_l2", logits_fn=OfPyTorch()), "pytorch_classifier"),
     # AutoAttack.
-    ("labels first", lambda _: aa(IMAGES, LABELS, network), "labels and .* are swappe"),
+    (
+        "labels first",
+        lambda _: aa(IMAGES, LABELS, network),
+        "labels and .* are swapped",
+    ),
     ("network first", lambda _: aa(network, IMAGES), "images and .* are swapped"),
     ("levels", lambda _: aa(epsilon=2), "epsilon 2 allows any image"),
     ("negative", lambda _: aa(epsilon=-1.0), "epsilon must be finite and at least 0"),
     ("of each", lambda _: aa(epsilon=np.ones(4)), "epsilon must be a number"),
     ("version", lambda _: aa(version="standart"), "nearest: 'standard'.* plus, rand"),
+    (
+        "no version",
+        lambda _: aa(version="best"),
+        "unknown version 'best'.* standard, plus, rand",
+    ),
     ("no step", lambda _: aa(version=()), "one or more AttackStep"),
     ("a text", lambda _: aa(version=["apgd-ce"]), "one or more AttackStep"),
-    ("attack", lambda _: step("pgd"), "attack of step 'a', 'pgd' .nearest: 'apgd'"),
-    ("no loss", lambda _: step("fab", loss="dlr"), r"\['loss'\] .* fab takes steps"),
-    ("loss", lambda _: step("apgd", loss="mse"), "unknown loss of step 'a', 'mse'"),
-    ("no steps", lambda _: step("apgd", steps=0), "steps must be"),
-    ("rho", lambda _: step("apgd", rho=2.0), "rho must be"),
-    ("draws", lambda _: aa(samples=3), "fab-t, square cannot attack a random class"),
+    (
+        "attack",
+        lambda _: step("pgd"),
+        "unknown attack of step 'a', 'pgd' .nearest: 'apgd'.: "
+        "choose from apgd, fab, square$",
+    ),
+    (
+        "no loss",
+        lambda _: step("fab", loss="dlr"),
+        r"unknown parameters \['loss'\] of step 'a': fab takes steps",
+    ),
+    (
+        "loss",
+        lambda _: step("apgd", loss="mse"),
+        "unknown loss of step 'a', 'mse': choose from cross_entropy, margin, dlr",
+    ),
+    ("no steps", lambda _: step("apgd", steps=0), "steps must be .*1: 0"),
+    ("rho", lambda _: step("apgd", rho=2.0), r"rho must be .* \[0, 1\]: 2.0"),
+    (
+        "draws",
+        lambda _: aa(samples=3),
+        "fab-t, square cannot attack a random classifier",
+    ),
     ("no draws", lambda _: aa(version="rand", samples=0), "give samples"),
     ("l1", lambda _: aa(norm="l1"), "unknown norm 'l1'"),
     ("a capital", lambda _: aa(norm="L2"), "unknown norm 'L2' .nearest: 'l2'"),
-    ("no batch", lambda _: aa(batch_size=0), "batch_size must be an integer of at lea"),
+    (
+        "no batch",
+        lambda _: aa(batch_size=0),
+        "batch_size must be an integer of at least 1: 0",
+    ),
     ("index", lambda _: aa(index=np.arange(3)), "one integer per image"),
     ("0 to 255", lambda _: aa(IMAGES * 255), r"intensities must be in \[0, 1\]"),
     ("few labels", lambda _: aa(labels=LABELS[:3]), "one label per image: 3 for 4"),
     ("halves", lambda _: aa(labels=LABELS + 0.5), "labels must be integers"),
+    ("whole floats", lambda _: aa(labels=LABELS + 1.0), "labels must be integers"),
     ("classes", lambda _: aa(labels=LABELS + 6), "labels must be classes 0 to 5"),
-    ("no logits", lambda _: aa(logits_fn=lambda x: x), r"must have shape \[B, K\]"),
+    (
+        "no logits",
+        lambda _: aa(logits_fn=lambda x: x),
+        r"logits must have shape \[B, K\]",
+    ),
     (
         "few classes",
         lambda _: aa(logits_fn=few(3), labels=LABELS % 2),
@@ -263,39 +328,92 @@ ROWS = [
         "logits must be floating point, not int32",
     ),
     # Parts of attacks.
-    ("a budget", lambda _: rescale(epsilon=-1.0), "epsilon must be finite and at leas"),
+    (
+        "a budget",
+        lambda _: rescale(epsilon=-1.0),
+        "epsilon must be finite and at least 0: -1.0",
+    ),
     ("no budget", lambda _: rescale(epsilon=np.nan), "epsilon must be finite"),
-    ("budgets", lambda _: rescale(epsilon=np.ones(3)), r"a number or shape \[4\]"),
+    (
+        "budgets",
+        lambda _: rescale(epsilon=np.ones(3)),
+        r"epsilon must be a number or shape \[4\]",
+    ),
     ("bright", lambda _: rescale(IMAGES + 1), r"intensities must be in \[0, 1\]"),
     ("uint8", lambda _: rescale(np.uint8(IMAGES)), "need floating-point images"),
     ("one image", lambda _: rescale(IMAGES[0]), r"batch of images \[B, H, W, C\]"),
-    ("one noise", lambda _: rescale(noise=IMAGES[0]), r"for each of images \[4, 4, 4"),
-    ("a noise", lambda _: rescale(noise=IMAGES[:1]), r"noise .*: float32\[1, 4, 4, 3"),
-    ("whole noise", lambda _: rescale(noise=IMAGES > 1), "must be floating point"),
-    ("a norm", lambda _: balls.size(IMAGES, "l1"), "choose from linf, l2"),
-    ("a loss", lambda _: misclassification(network, LABELS, loss="ce"), "loss 'ce'"),
-    ("DLR", lambda _: objectives.dlr(LOGITS[:, :2], LABELS[:2]), "least 3 .* have 2"),
+    (
+        "one noise",
+        lambda _: rescale(noise=IMAGES[0]),
+        r"noise .*, a value for each of images \[4, 4, 4, 3\]",
+    ),
+    (
+        "a noise",
+        lambda _: rescale(noise=IMAGES[:1]),
+        r"noise .*: float32\[1, 4, 4, 3\]",
+    ),
+    ("true noise", lambda _: rescale(noise=IMAGES > 1), "noise must be floating point"),
+    (
+        "whole noise",
+        lambda _: rescale(noise=np.ones(IMAGES.shape, int)),
+        "noise must be floating point",
+    ),
+    (
+        "a norm",
+        lambda _: balls.size(IMAGES, "l1"),
+        "unknown norm 'l1': choose from linf, l2$",
+    ),
+    (
+        "a loss",
+        lambda _: misclassification(network, LABELS, loss="ce"),
+        "unknown loss 'ce'",
+    ),
+    (
+        "DLR",
+        lambda _: objectives.dlr(LOGITS[:, :2], LABELS[:2]),
+        "DLR needs at least 3 classes.*have 2",
+    ),
     (
         "targeted DLR",
         lambda _: objectives.targeted_dlr(LOGITS[:, :3], LABELS[:2], LABELS[:2]),
-        "at least 4 classes",
+        "targeted DLR needs at least 4 classes.*have 3",
     ),
     # Models of other libraries.
     ("no bounds", lambda _: from_foolbox(network), "has none: pass a function"),
     ("channels first", lambda _: from_foolbox(ChannelsFirst()), "channels_last"),
     ("no function", lambda _: black_box(None), "predict must be a function"),
-    ("no rows", lambda _: ask(lambda x: x.mean((1, 2, 3))), r"\[2, 4, 4, 3\] .*\[2\]"),
-    ("one row", lambda _: ask(lambda x: np.zeros((1, 5))), r"each image.*\[1, 5\]"),
+    (
+        "no rows",
+        lambda _: ask(lambda x: x.mean((1, 2, 3))),
+        r"\[B, K\], a row for each image: .*\[2, 4, 4, 3\] it returned \[2\]",
+    ),
+    (
+        "one row",
+        lambda _: ask(lambda x: np.zeros((1, 5))),
+        r"each image.*returned \[1, 5\]",
+    ),
     ("no NNX", lambda _: nnx_classifier(make_classifier("cnn", 6)), "not a CNN: of"),
     ("no PyTorch", lambda _: pytorch_classifier(network), "not a function: black_box"),
     # A folder, and files of something else.
     ("a folder", lambda f: aa(path=f), "holds no state of autoattack"),
-    ("an empty file", lambda f: aa(path=with_file(f / "a", b"")), "a holds no state"),
-    ("a text", lambda f: aa(path=with_file(f / "a", b"x")), "holds no state"),
+    (
+        "an empty file",
+        lambda f: aa(path=with_file(f / "a", b"")),
+        "a holds no state of autoattack",
+    ),
+    (
+        "a text",
+        lambda f: aa(path=with_file(f / "a", b"x")),
+        "holds no state of autoattack",
+    ),
 ]
 
 
 @pytest.mark.parametrize(("name", "call", "message"), ROWS)
-def test_what_is_wrong_is_told(name, call, message, tmp_path):
+def test_what_is_wrong_is_told(name, call, message, tmp_path, monkeypatch):
+    attacked = []
+    monkeypatch.setattr(ENSEMBLE, "attack_batch", lambda *args: attacked.append(args))
     with pytest.raises(ValueError, match=message):
         call(tmp_path)
+    # AutoAttack refuses before its first attack.
+    assert not attacked

@@ -158,6 +158,13 @@ def test_speckle_noise_scales_with_the_intensity(key, grey):
         np.testing.assert_allclose(part.std(), 0.15 * level, rtol=bound)
 
 
+@jax.jit
+def search_to_the_end(uniform, mean):
+    """What accelerators do, without a look at whether all searches have ended."""
+    steps = noise._poisson_steps(jnp.max(mean))
+    return noise._search_poisson(steps, uniform, mean, unroll=16, stops_early=False)
+
+
 # The means on both sides of each branch, the published rates, and very large ones.
 @pytest.mark.parametrize(
     "mean",
@@ -172,6 +179,7 @@ def test_poisson_quantile_inverts_the_distribution_function(mean):
     count = np.asarray(quantile(argument, means, jnp.float32(mean)), np.float64)
     longer = quantile(argument, means, jnp.float32(2e4))
     np.testing.assert_array_equal(longer, count)
+    np.testing.assert_array_equal(search_to_the_end(argument, means), count)
     exact = float(means[0])
     assert np.all(count == np.floor(count)) and count.min() >= 0
     # cdf(count - 1) < u <= cdf(count), but for u within float32 error of a step.

@@ -29,6 +29,7 @@ from uronet_jax.data import (
     prepare,
     sources,
 )
+from uronet_jax.data.pipelines import PIPELINES
 from uronet_jax.data.stored import StoredArray, is_finished
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
@@ -110,9 +111,15 @@ REFUSED = [
     ({**TWO, "cat/b.png": empty}, f"1 {BROKEN}.*b.png .empty file"),
     ({**TWO, "cat/b.webp": text}, f"1 {BROKEN}.*b.webp .no image"),
     ({f"cat/{i}.png": empty for i in range(7)}, "7 of 7 .*4.png .*and 2 more: mend"),
-    ({**TWO, "dog/b.png": deep}, "1 images have more than 8 bits.*b.png.*--scale_16bi"),
+    (
+        {**TWO, "dog/b.png": deep},
+        "1 images have more than 8 bits.*b.png.*--scale_16bit",
+    ),
     ({**TWO, "dog/b.tif": too_deep}, f"1 {BROKEN}.*0 to 70000, expected 0 to 65535"),
-    ({**TWO, "fox": nothing}, "no images that can be read in class folders of train:"),
+    (
+        {**TWO, "fox": nothing},
+        "no images that can be read in class folders of train: fox",
+    ),
     ({**TWO, "fox/a.heic": text}, "class folders of train: fox: remove these folders"),
     ({"train/cat/a.png": png, "train/fox": nothing}, "folders of train: fox"),
     (
@@ -120,13 +127,20 @@ REFUSED = [
         "folders of test: fox",
     ),
     ({"train/cat/a.png": png, "test": nothing}, "folders of test: test: remove"),
-    ({"train/cat/a.png": png, "train/b.png": png}, "train holds class folders, .*the"),
+    (
+        {"train/cat/a.png": png, "train/b.png": png},
+        "train holds class folders, .*the first .*train/b.png",
+    ),
     (
         {f"{x}/cat/a.png": png for x in ("train", "test")} | {"samples/b.png": png},
         "(train|test) holds class folders, .*samples/b.png",
     ),
     ({**TWO, "cat/b.tif": floating}, f"1 {BROKEN}.*floating-point pixels"),
     ({"cat/a.heic": text, "cat/b.txt": text}, "no images in class .* 1 .heic, 1 .txt"),
+    (
+        {"": nothing},
+        "no images in class folders .*: need <class>/. or <split>/<class>/",
+    ),
     ({"a.png": png}, "no images in class folders .*; 1 images outside class folders"),
     ({**TWO, "cat/b.png": to("/nowhere/b.png")}, f"1 {BROKEN}.*b.png .*No such file"),
 ]
@@ -245,6 +259,10 @@ def crop(images=FLOATS, index=INDEX, **options):
     return augment.random_crop(jax.random.key(0), images, index, **options)
 
 
+def flip(images=FLOATS, index=INDEX):
+    return augment.random_flip(jax.random.key(0), images, index)
+
+
 def pipeline(**changes):
     usual = {"batch_size": 4, "seed": 0, "mesh": sharding.data_mesh()}
     return make_pipeline(source(), **usual | changes)
@@ -318,7 +336,8 @@ def tar(**files):
 
 HALF = json.dumps({"layout": "arrays"}).encode()
 BEGUN = json.dumps({"made_with": {}, "done": [], "finished": False}).encode()
-UINT8, LABEL, COPIES = "x.*need uint8 images", "need one integer label", "copies of toy"
+LABEL = "need one integer label, 0 or more, for each of 4 images"
+COPIES = r"copies of toy, split train, must be uint8 or uint16 \[4, 8, 8, 3\], or with"
 ROWS = [
     # Splits and names.
     ("no such split", lambda _: open_source("generated", "val"), "it has test, train"),
@@ -330,11 +349,6 @@ ROWS = [
     ("behind the end", lambda _: open_source("generated", "train[256:]"), "no image"),
     ("reversed", lambda _: open_source("generated", "train[9:5]"), "holds no image"),
     ("nothing", lambda _: open_source("generated", "train[:0]"), "holds no image"),
-    (
-        "a name",
-        lambda f: open_source("generatd", "train", data_dir=f),
-        "no data set 'generatd' .nearest: 'generated'",
-    ),
     (
         "a damaged set",
         lambda f: open_source(
@@ -350,83 +364,202 @@ ROWS = [
     ("NCHW", lambda _: source(IMAGES.transpose(0, 3, 1, 2)), r"uint8 \[4, 3, 8, 8\]"),
     ("empty", lambda _: source(IMAGES[:0], LABELS[:0]), r"got uint8 \[0, 8, 8, 3\]"),
     ("lists", lambda _: source(IMAGES.tolist()), "need uint8 images .* got int64"),
-    ("few labels", lambda _: source(labels=LABELS[:3]), r"each of 4 .* int64 \[3\]"),
-    ("from -1 on", lambda _: source(labels=LABELS - 1), "0 or more.* from -1 on"),
+    ("few labels", lambda _: source(labels=LABELS[:3]), rf"{LABEL}, got int64 \[3\]"),
+    ("from -1 on", lambda _: source(labels=LABELS - 1), f"{LABEL}, .* from -1 on"),
     ("labels too large", lambda _: source(labels=LABELS + 1), "below 4.*labels to 4"),
-    ("float labels", lambda _: source(labels=LABELS + 0.5), f"{LABEL}.*float64"),
-    ("one-hot labels", lambda _: source(labels=np.eye(4, dtype=int)), r"int64 \[4, 4"),
-    ("rows out", lambda _: sources.Subset(source(), [4]), "integers from 0 to 3"),
-    ("rows from the end", lambda _: sources.Subset(source(), [-1]), "from 0 to 3"),
+    ("halves", lambda _: source(labels=LABELS + 0.5), f"{LABEL}, got float64"),
+    (
+        "float labels",
+        lambda _: source(labels=LABELS.astype(float)),
+        f"{LABEL}, got float64",
+    ),
+    (
+        "one-hot labels",
+        lambda _: source(labels=np.eye(4, dtype=int)),
+        rf"{LABEL}, got int64 \[4, 4\]",
+    ),
+    (
+        "rows out",
+        lambda _: sources.Subset(source(), [4]),
+        r"one or more integers from 0 to 3: int64\[1\], 4 to 4$",
+    ),
+    (
+        "rows from the end",
+        lambda _: sources.Subset(source(), [-1]),
+        r"one or more integers from 0 to 3: int64\[1\], -1 to -1$",
+    ),
     (
         "many rows",
         lambda _: sources.Subset(source(), np.arange(50_000)),
         r"from 0 to 3: int64\[50000\], 0 to 49999$",
     ),
-    ("no rows", lambda _: sources.Subset(source(), []), "one or more integers"),
+    (
+        "no rows",
+        lambda _: sources.Subset(source(), []),
+        "one or more integers from 0 to 3: float64",
+    ),
     ("few copies", lambda _: PairedSource(source(), IMAGES[:3]), COPIES),
     ("thin copies", lambda _: PairedSource(source(), IMAGES[..., :2]), COPIES),
     ("deep copies", lambda _: PairedSource(source(), IMAGES[None, None]), COPIES),
     ("flat copies", lambda _: PairedSource(source(), IMAGES[:, 0, 0]), COPIES),
-    ("float copies", lambda _: PairedSource(source(), IMAGES / 255), "found float64"),
+    (
+        "float copies",
+        lambda _: PairedSource(source(), IMAGES / 255),
+        f"{COPIES}.*found float64",
+    ),
     # Pipelines and augmentations.
-    ("devices", lambda _: pipeline(batch_size=6), "size 6 cannot .* multiple of 4"),
+    *(
+        (
+            f"{name}, {kind}",
+            lambda _, x=changes | {"kind": kind}: pipeline(**x),
+            message,
+        )
+        for kind in PIPELINES
+        for name, changes, message in (
+            ("devices", {"batch_size": 6}, "size 6 cannot .* multiple of 4"),
+            ("too large", {"batch_size": 8}, "8 is larger than toy.*4 images"),
+            ("seed", {"seed": -1}, r"data seed must be an integer in \[0, .*: -1"),
+        )
+    ),
     ("a text", lambda _: pipeline(batch_size="4"), "size '4' cannot .* multiple of 4"),
-    ("a float", lambda _: pipeline(batch_size=4.0), "size 4.0 cannot .* multiple"),
-    ("too large", lambda _: pipeline(batch_size=8), "8 is larger than toy.*4 images"),
-    ("seed", lambda _: pipeline(seed=-1), "data seed must be an integer .*: -1"),
-    ("half a seed", lambda _: pipeline(seed=0.5), "data seed must be an integer"),
-    ("kind", lambda _: pipeline(kind="stream"), "nearest: 'streamed'.*: choose from a"),
-    ("threads", lambda _: pipeline(kind="streamed", num_threads=0), "num_threads must"),
-    ("judged devices", lambda _: batches(source(), 6), "multiple of 4"),
-    ("a list", lambda _: batches([IMAGES, LABELS]), "a tuple of images and labels, no"),
-    ("unequal", lambda _: batches((IMAGES, LABELS[:3])), "as many labels"),
-    ("0 to 255", lambda _: batches((IMAGES + 200.0, LABELS)), "divide 0..255 images"),
+    ("a float", lambda _: pipeline(batch_size=4.0), "size 4.0 cannot .* multiple of 4"),
+    (
+        "half a seed",
+        lambda _: pipeline(seed=0.5),
+        "data seed must be an integer .*: 0.5",
+    ),
+    (
+        "kind",
+        lambda _: pipeline(kind="stream"),
+        "unknown pipeline 'stream' .nearest: 'streamed'.: choose from auto, on_device",
+    ),
+    (
+        "threads",
+        lambda _: pipeline(kind="streamed", num_threads=0),
+        r"num_threads must be an integer in \[1, 1000\]: 0",
+    ),
+    (
+        "judged devices",
+        lambda _: batches(source(), 6),
+        "size 6 cannot .* multiple of 4",
+    ),
+    (
+        "a list",
+        lambda _: batches([IMAGES, LABELS]),
+        "a tuple of images and labels, not a list",
+    ),
+    (
+        "unequal",
+        lambda _: batches((IMAGES, LABELS[:3])),
+        r"as many labels \[N\]: .*\[3\]",
+    ),
+    (
+        "0 to 255",
+        lambda _: batches((IMAGES + 200.0, LABELS)),
+        "divide 0..255 images by 255",
+    ),
     ("NaN", lambda _: batches((IMAGES * np.nan, LABELS)), "replace NaN"),
-    ("halves", lambda _: batches((IMAGES, LABELS + 0.5)), "labels must be integers"),
+    (
+        "halves",
+        lambda _: batches((IMAGES, LABELS + 0.5)),
+        "labels must be integers from 0 on: float64",
+    ),
     ("one-hot", lambda _: batches((IMAGES, np.eye(4))), r"labels \[N\]: .*\[4, 4\]"),
-    ("nested lists", lambda _: batches((IMAGES.tolist(), LABELS)), "images must be an"),
+    (
+        "nested lists",
+        lambda _: batches((IMAGES.tolist(), LABELS)),
+        "images must be an array of NumPy or JAX, not a list",
+    ),
     ("uint8", lambda _: crop(IMAGES[:2]), "need floating-point images.* / 255"),
     ("index", lambda _: crop(index=INDEX[:1]), "index must hold one integer per image"),
-    ("padding", lambda _: crop(padding=-1), "padding must be an integer"),
+    ("uint8 turned", lambda _: flip(IMAGES[:2]), "need floating-point images.* / 255"),
+    (
+        "index turned",
+        lambda _: flip(index=INDEX[:1]),
+        "index must hold one integer per image",
+    ),
+    (
+        "padding",
+        lambda _: crop(padding=-1),
+        r"padding must be an integer in \[0, .*: -1",
+    ),
     # What is prepared.
     ("an empty file", lambda f: prepared(f, b""), "input.npz is damaged or no archive"),
-    ("no file", lambda f: prepared(f), "no such file or folder: .*input.npz"),
-    ("float pixels", lambda f: prepared(f, arrays(images=IMAGES / 255)), "need uint8"),
-    ("2 channels", lambda f: prepared(f, arrays(images=IMAGES[..., :2])), "1 or 3 ch"),
-    ("2 axes", lambda f: prepared(f, arrays(images=IMAGES[0, 0])), r"uint8 \[8, 3\]"),
-    ("text", lambda f: prepared(f, arrays(labels=np.array(list("abcd")))), LABEL),
-    ("other names", lambda f: prepared(f, {"x": IMAGES}), "holds x, not images, la"),
-    ("no y_test", lambda f: prepared(f, {"x_train": IMAGES}), "not y_train: need"),
+    (
+        "float pixels",
+        lambda f: prepared(f, arrays(images=IMAGES / 255)),
+        "need uint8 images .*got float64",
+    ),
+    (
+        "2 channels",
+        lambda f: prepared(f, arrays(images=IMAGES[..., :2])),
+        r"uint8 images .* 1 or 3 channels .*\[4, 8, 8, 2\]",
+    ),
+    (
+        "2 axes",
+        lambda f: prepared(f, arrays(images=IMAGES[0, 0])),
+        r"need uint8 images .*uint8 \[8, 3\]",
+    ),
+    (
+        "text",
+        lambda f: prepared(f, arrays(labels=np.array(list("abcd")))),
+        f"{LABEL}, got <U1",
+    ),
+    (
+        "other names",
+        lambda f: prepared(f, {"x": IMAGES}),
+        "holds x, not images, labels: need images and labels",
+    ),
+    (
+        "no y_test",
+        lambda f: prepared(f, {"x_train": IMAGES}),
+        "holds x_train, not y_train: need images and labels, or x_train",
+    ),
     (
         "too few names",
         lambda f: prepared(f, arrays(class_names=["a", "b", "c"])),
-        "name of its own for each label from 0 to 3, got 3, 3 of them different",
+        "class name of its own for each label from 0 to 3, got 3, 3 of them different",
     ),
     (
         "a name twice",
         lambda f: prepared(f, arrays(class_names=["a", "a", "b", "c"])),
-        "got 4, 3 of them different",
+        "class name of its own for each label from 0 to 3, got 4, 3 of them different",
     ),
     *(
-        (f"name {x}", lambda f, x=x: prepared(f, arrays(), name=x), f"bad .*'{x}': use")
+        (
+            f"name {x}",
+            lambda f, x=x: prepared(f, arrays(), name=x),
+            f"bad data set name '{x}': use lower-case",
+        )
         for x in ("Birds", "../birds", "my-birds")
     ),
-    ("taken", lambda f: prepared(f, arrays(), name="mnist5k"), "use another"),
-    ("one side", lambda f: prepared(f, arrays(), resize=(8,)), "height and width"),
+    (
+        "taken",
+        lambda f: prepared(f, arrays(), name="mnist5k"),
+        "'mnist5k' is the name of a built-in data set: use another",
+    ),
+    ("one side", lambda f: prepared(f, arrays(), resize=(8,)), "need height and width"),
     ("a number", lambda f: prepared(f, arrays(), resize=8), "need height and width"),
-    ("no pixel", lambda f: prepared(f, arrays(), resize=(0, 8)), "each of resize must"),
-    ("a source", lambda f: prepared(f, arrays(), source="array"), "nearest: 'arrays'"),
+    (
+        "no pixel",
+        lambda f: prepared(f, arrays(), resize=(0, 8)),
+        r"each of resize must be an integer in \[1, 32768\]: 0",
+    ),
+    (
+        "a source",
+        lambda f: prepared(f, arrays(), source="array"),
+        "unknown source 'array' .nearest: 'arrays'.: choose from folder, packed",
+    ),
     (
         "no input",
         lambda f: prepared(f, source="folder", input_path=None),
-        "needs a folder",
+        "source 'folder' needs a folder of images",
     ),
     (
-        "no packed file",
-        lambda f: prepared(f, name="mnist", source="packed", input_path=f),
-        "mnist_train.npz",
+        "a packed set",
+        lambda f: packed.load_packed("mnst", f),
+        "unknown packed set 'mnst' .nearest: 'mnist'.: choose from cifar10",
     ),
-    ("a packed set", lambda f: packed.load_packed("mnst", f), "nearest: 'mnist'"),
     (
         "packed digits",
         lambda f: unpack(f, "mnist_test.npz", "mnist", "test"),
@@ -465,16 +598,40 @@ ROWS = [
         "cifar10_test.zip lacks strips or labels.npy",
     ),
     # Corrupted sets; they are refused before anything is made.
-    ("a suite", lambda f: write(f, suite="cifarc"), r"suite 'cifarc' .nearest: 'cifa"),
+    (
+        "a suite",
+        lambda f: write(f, suite="cifarc"),
+        "unknown suite 'cifarc' .nearest: 'cifar_c'.: choose from uronet",
+    ),
     ("a noise", lambda f: write(f, names=["fog"]), "unknown uronet corruption 'fog'"),
     ("a text", lambda f: write(f, names="GN"), r"names must be several, .* \('GN',\)"),
-    ("no noise", lambda f: write(f, names=[]), "at least one corruption"),
-    ("severity", lambda f: write(f, severities=[4]), r"GN must be .* \(1, 2, 3\): 4"),
-    ("one", lambda f: write(f, severities=1), "severities must be several"),
-    ("a seed", lambda f: write(f, seed=-1), "seed must be an integer in"),
-    ("a layout", lambda f: write(f, layout="zip"), "arrays or folders: 'zip'"),
+    (
+        "no noise",
+        lambda f: write(f, names=[]),
+        "at least one corruption and one severity",
+    ),
+    (
+        "severity",
+        lambda f: write(f, severities=[4]),
+        r"severity of uronet/GN must be .* \[1, 3\]: 4",
+    ),
+    (
+        "one",
+        lambda f: write(f, severities=1),
+        r"severities must be several, such as \(1,\): 1",
+    ),
+    ("a seed", lambda f: write(f, seed=-1), r"seed must be an integer in \[0, .*: -1"),
+    (
+        "a layout",
+        lambda f: write(f, layout="zip"),
+        "unknown layout 'zip': choose from arrays, folders",
+    ),
     ("a batch", lambda f: write(f, batch_size=6), "batch size 6 .* multiple of 4"),
-    ("photographs", lambda f: write(f, frost_textures=()), "are of no use for GN, UN"),
+    (
+        "photographs",
+        lambda f: write(f, frost_textures=()),
+        "frost photographs are of no use for GN, UN, SPN",
+    ),
     (
         "small images",
         lambda f: write(f, suite="cifar_c", names=["gaussian_noise", "fog"]),
@@ -492,30 +649,61 @@ ROWS = [
         ),
         "b.JPEG is damaged .cannot identify .*: copy or make it anew",
     ),
-    (
-        "a folder as image",
-        lambda f: corrupted.load_stored(
-            with_files(f, {"fog/1/a/b.JPEG/c": b""}), "fog", 1
-        ),
-        "Is a directory",
-    ),
     ("a sidecar", lambda f: stored(f, b"{"), "a.json is damaged: make a.npy anew"),
     ("a list", lambda f: stored(f, b"[]"), "a.json is damaged: make a.npy anew"),
-    ("no array", lambda f: stored(f, BEGUN), "a.npy is gone, and the .json beside"),
-    ("a text", lambda f: stored(f, BEGUN, b"x"), "a.npy is damaged or no array"),
+    (
+        "a text",
+        lambda f: stored(f, BEGUN, b"x"),
+        r"a.npy is damaged or no array \(.npy\)",
+    ),
     (
         "unfinished?",
         lambda f: is_finished(with_files(f, {"a.json": b"{"}) / "a.npy"),
-        "a.json is damaged",
+        "a.json is damaged: make a.npy anew",
     ),
 ]
 
 
 @pytest.mark.parametrize(("name", "call", "message"), ROWS)
 def test_what_is_wrong_is_told(name, call, message, tmp_path):
-    with pytest.raises((ValueError, OSError), match=message):
+    with pytest.raises(ValueError, match=message):
         call(tmp_path)
     assert not (tmp_path / "new").exists() and not (tmp_path / "data/pets").exists()
+
+
+# What is not there.
+MISSING = [
+    (
+        "a name",
+        lambda f: open_source("generatd", "train", data_dir=f),
+        "no data set 'generatd' .nearest: 'generated'.*Built in: mnist5k, generated",
+    ),
+    ("no file", lambda f: prepared(f), "no such file or folder: .*input.npz"),
+    (
+        "no folder",
+        lambda f: prepared(f, source="folder", input_path=f / "nowhere"),
+        "no such file or folder: .*nowhere",
+    ),
+    (
+        "no packed file",
+        lambda f: prepared(f, name="mnist", source="packed", input_path=f),
+        "mnist, split train: missing in .*: mnist_train.npz",
+    ),
+    ("no array", lambda f: stored(f, BEGUN), "a.npy is gone, and the .json beside it"),
+]
+
+
+@pytest.mark.parametrize(("name", "call", "message"), MISSING)
+def test_what_is_missing_is_told(name, call, message, tmp_path):
+    with pytest.raises(FileNotFoundError, match=message):
+        call(tmp_path)
+    assert not (tmp_path / "data/pets").exists()
+
+
+def test_a_folder_in_place_of_an_image_stays_what_it_is(tmp_path):
+    with_files(tmp_path, {"fog/1/a/b.JPEG/c": b""})
+    with pytest.raises(IsADirectoryError, match="Is a directory: .*b.JPEG"):
+        corrupted.load_stored(tmp_path, "fog", 1)
 
 
 def test_what_is_not_of_a_packed_file_stays_what_it_is(tmp_path, monkeypatch):

@@ -2,11 +2,11 @@
 
 import dataclasses
 import importlib.util
+from types import SimpleNamespace
 
 import jax
 import numpy as np
 import pytest
-from jax.tree_util import Partial
 from PIL import Image
 from test_configs import save_models
 
@@ -134,20 +134,20 @@ def test_an_attack_lowers_the_label_that_its_attacker_sees(studio):
         assert after[before.argmax()] < before.max()
     assert "square_linf" not in studio.attacks() and "fab_l2" not in studio.attacks()
     with pytest.raises(ValueError, match="no attack 'fab_l2' .* there are fgsm_linf, "):
-        studio.attack(sight, "fab_l2", epsilon, ATTACKERS[0])
+        studio.attack(sight, "fab_l2", epsilon, next(iter(ATTACKERS)))
 
 
 def test_one_who_knows_the_classifier_alone_goes_to_the_end(studio, runs):
     """As in the threat model `grey_box`; else the image would spare the defence."""
     sight, epsilon = studio.see(studio.sample(2)), 8 / 255
-    attacked = studio.attack(sight, "ifgsm_linf", epsilon, ATTACKERS[0])
+    attacked = studio.attack(sight, "ifgsm_linf", epsilon, next(iter(ATTACKERS)))
     alone = load_defense(None, None, runs["classifier"], batch_size=1).logits_fn
     labels = np.array([sight.before.argmax()])
     batch = {
         **{"image": jax.numpy.asarray(sight.image[None]), "label": labels},
         "index": np.zeros(1, np.int32),
     }
-    _, key = jax.random.split(jax.random.key(3))
+    key = jax.random.key(0)  # It starts at the image.
     run = make_run("ifgsm_linf", epsilon=epsilon)
     # Two programs of one network round differently, by a step's sign at most; there
     # are few such pixels.
@@ -157,28 +157,31 @@ def test_one_who_knows_the_classifier_alone_goes_to_the_end(studio, runs):
     assert (np.abs(attacked - first[0]) > 1e-6).mean() > 0.1
 
 
-@pytest.mark.parametrize(("name", "anew"), [("fgsm_linf", False), ("pgd_linf", True)])
-def test_a_random_defence_is_attacked_over_other_draws_than_it_is_seen_with(
-    name, anew, runs, monkeypatch
-):
-    models = load_photo_models("gaussian_noise", classifier=runs["classifier"])
-    studio = DefenseStudio(models, open_source("generated", "test"), seed=3)
-    drawn = set()
+@pytest.mark.parametrize(
+    ("knows", "threat", "label"),
+    [("the classifier alone", "grey_box", 4), ("the whole defence", "adaptive", 7)],
+)
+def test_an_attack_is_that_of_the_judge(knows, threat, label, studio, monkeypatch):
+    image, found = studio.sample(0), np.full((1, 32, 32, 3), 0.25)
 
-    def logits_fn(key, images):
-        data = jax.random.key_data(key)
-        jax.debug.callback(lambda data: drawn.add(tuple(data.tolist())), data)
-        return images.reshape(len(images), -1)[:, :10]
+    class Recorder:
+        def __init__(self, defense, variables, batches, *, mesh, threshold, seed):
+            assert (defense, variables) == (
+                studio._defense.function, studio._defense.variables
+            )  # fmt: skip
+            (batch,) = batches
+            np.testing.assert_array_equal(batch["image"], image[None])
+            assert batch["label"].tolist() == [label] and (threshold, seed) == (0.5, 3)
 
-    monkeypatch.setattr(studio._defense, "random_logits_fn", Partial(logits_fn))
-    image = studio.sample(0)
-    sight = Sight(image, image, image, None, np.eye(10)[4], np.eye(10)[4])
-    attacked = studio.attack(sight, name, 0.1, ATTACKERS[1])
-    jax.effects_barrier()
-    changed = np.argwhere(attacked != image)
-    assert changed.size and np.abs(attacked - image).max() < 0.1 + 1e-6
-    assert len(drawn) > studios.DRAWS if anew else len(drawn) == studios.DRAWS
-    assert tuple(jax.random.key_data(jax.random.key(3)).tolist()) not in drawn
+        def attack(self, known, run, *, num_examples):
+            assert (known.name, run.name, run.epsilon) == (threat, "pgd_linf", 0.1)
+            return None, SimpleNamespace(adversarial=found[:num_examples])
+
+    monkeypatch.setattr(studios, "AttackJudge", Recorder)
+    sight = Sight(image, image, image, None, np.eye(10)[4], np.eye(10)[7])
+    np.testing.assert_array_equal(
+        studio.attack(sight, "pgd_linf", 0.1, knows), found[0]
+    )
 
 
 def test_without_models_there_are_pictures_alone(bare):
@@ -193,7 +196,7 @@ def test_without_models_there_are_pictures_alone(bare):
     with pytest.raises(ValueError, match="need a classifier of its images"):
         next(bare.accuracies("uronet", "GN", 4))
     with pytest.raises(ValueError, match="none without a classifier"):
-        bare.attack(sight, "fgsm_linf", 0.1, ATTACKERS[0])
+        bare.attack(sight, "fgsm_linf", 0.1, next(iter(ATTACKERS)))
 
 
 def test_uploads_are_brought_to_the_size_of_the_models(bare, tmp_path):

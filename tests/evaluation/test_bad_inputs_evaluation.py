@@ -1,6 +1,7 @@
 """What cannot be judged, and the one error that says so, before any work."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
@@ -60,6 +61,21 @@ class Grey(nn.Module):
         return images
 
 
+class Dimmer(nn.Module):
+    """A remover that takes integers too."""
+
+    def __call__(self, images):
+        return Separation(images / 4, images / 2)
+
+
+class Brightness(nn.Module):
+    """A detector that takes any number of channels."""
+
+    def __call__(self, images, *, train=False):
+        p = images[..., 0].mean(axis=(1, 2))
+        return jnp.stack([1 - p, p], axis=-1)
+
+
 def classify(variables, images):
     return images.mean(axis=(1, 2))
 
@@ -73,6 +89,11 @@ def defence(purifier=GREY, detector=GREY, classify=classify, **changes):
 
 def bare(variables, images=FLOATS):
     make_defense(None, None, classify)(variables, images)
+
+
+def whole(images):
+    variables = {"purifier": {}, "detector": {}, "classifier": {}}
+    make_defense(Dimmer(), Brightness(), classify)(variables, images)
 
 
 def changed(value):
@@ -95,7 +116,7 @@ PAIR = Separation(FLOATS, FLOATS)
 ROWS = [
     # Images and labels that are judged.
     ("none", lambda: judge(IMAGES[:0], LABELS[:0]), r"at least 1, .*\[0, 8, 8, 3\]"),
-    ("few labels", lambda: judge(labels=LABELS[:3]), "as many labels"),
+    ("few labels", lambda: judge(labels=LABELS[:3]), r"as many labels .*\[3\]"),
     ("one-hot", lambda: judge(labels=np.eye(4, dtype=int)), r"labels \[N\]: .*\[4, 4"),
     ("halves", lambda: judge(labels=LABELS / 2), "labels must be integers from 0 on"),
     ("negative", lambda: judge(labels=LABELS - 1), "integers from 0 on: int64 from -1"),
@@ -103,17 +124,33 @@ ROWS = [
     ("NaN", lambda: judge(IMAGES * np.nan), "replace NaN"),
     ("a list", lambda: judge(IMAGES.tolist()), "images must be an array"),
     ("no channels", lambda: judge(IMAGES[..., 0]), r"need images \[N, H, W, C\]"),
-    ("devices", lambda: judge(batch_size=6), "multiple of 4"),
+    ("devices", lambda: judge(batch_size=6), "size 6 .* multiple of 4"),
     ("a seed", lambda: judge(seed=-1), "seed must be an integer in .*: -1"),
     ("half a seed", lambda: judge(seed=0.5), "seed must be an integer in .*: 0.5"),
     # Images that a defence is shown.
-    ("one image", lambda: show(FLOATS[0]), r"\[N, H, W, C\].*images\[None\]"),
+    (
+        "one image",
+        lambda: show(FLOATS[0]),
+        r"\[N, H, W, C\], got \[4, 5, 3\]: add a batch axis with images\[None\]",
+    ),
     ("no images", lambda: show(FLOATS[:0]), "got 0 images"),
     ("another size", lambda: show(FLOATS[:, :3]), r"\[3, 5, 3\].*made for \[4, 5, 3\]"),
-    ("no channel", lambda: show(np.zeros((2, 28, 28))), r"\[2, 28, 28\]: add a chann"),
+    (
+        "no channel",
+        lambda: show(np.zeros((2, 28, 28))),
+        r"got \[2, 28, 28\]: add a channel axis",
+    ),
     ("a row", lambda: show(np.zeros(4)), r"got \[4\]$"),
-    ("turned", lambda: show(FLOATS.transpose(0, 2, 1, 3)), r"have shape \[5, 4, 3\]"),
-    ("int32", lambda: show(FLOATS.astype(np.int32)), r"0..255 or float .*, got int32"),
+    (
+        "turned",
+        lambda: show(FLOATS.transpose(0, 2, 1, 3)),
+        r"have shape \[5, 4, 3\].*made for \[4, 5, 3\]",
+    ),
+    (
+        "int32",
+        lambda: show(FLOATS.astype(np.int32)),
+        r"uint8 in 0..255 or float in \[0, 1\], got int32",
+    ),
     ("bool", lambda: show(FLOATS.astype(bool)), "got bool"),
     ("text", lambda: show(FLOATS.astype(str)), "got <U"),
     ("a NaN", lambda: show(changed(np.nan)), r"images \[1\] hold NaN or infinity"),
@@ -121,30 +158,95 @@ ROWS = [
     ("levels", lambda: show(changed(200.0)), r"got \[0.5, 200\]: divide by 255"),
     ("bright", lambda: show(changed(1.01)), r"got \[0.5, 1.01\]: clip or rescale"),
     ("dark", lambda: show(changed(-3.0)), r"got \[-3, 0.5\]: clip or rescale"),
-    ("uint8", lambda: bare({"classifier": 1}, np.uint8(FLOATS)), "got uint8"),
-    ("a list", lambda: bare({"classifier": 1}, FLOATS.tolist()), "an array of NumPy"),
-    ("no variables", lambda: bare(None), "variables must be a dict of classifier and"),
+    ("uint8", lambda: bare({"classifier": 1}, np.uint8(FLOATS)), r"got uint8\[2, 4"),
+    ("uint8 of all", lambda: whole(np.uint8(FLOATS)), r"got uint8\[2, 4, 5, 3\]: conv"),
+    (
+        "a list",
+        lambda: bare({"classifier": 1}, FLOATS.tolist()),
+        "images must be an array of NumPy",
+    ),
+    (
+        "no variables",
+        lambda: bare(None),
+        "variables must be a dict of classifier and, where",
+    ),
     ("others", lambda: bare({"params": 1}), "variables must be a dict of classifier"),
     # Parts that do not suit each other.
     ("no purifier", lambda: defence(None), "give a purifier"),
-    ("no detector", lambda: defence(detector=None, gate=0.5), "a gate asks the detect"),
-    ("a gate", lambda: defence(gate=-0.1), r"gate \(or None\) .* in \[0, 1\]: -0.1"),
-    ("a high gate", lambda: defence(gate=1.5), r"gate .* in \[0, 1\]: 1.5"),
+    (
+        "no detector",
+        lambda: defence(detector=None, gate=0.5),
+        "a gate asks the detector",
+    ),
+    (
+        "a gate",
+        lambda: defence(gate=-0.1),
+        r"gate \(or None\) must be .* in \[0, 1\]: -0.1",
+    ),
+    (
+        "a high gate",
+        lambda: defence(gate=1.5),
+        r"gate \(or None\) must be .* in \[0, 1\]: 1.5",
+    ),
     ("a gate?", lambda: defence(gate="0.5"), "gate .* finite number .*: '0.5'"),
-    ("inputs", lambda: defence(inputs="imge"), "nearest: 'image'"),
-    ("input", lambda: detector_input(FLOATS, PAIR, "noise"), "detector input 'noise'"),
+    (
+        "inputs",
+        lambda: defence(inputs="imge"),
+        "unknown detector input 'imge' .nearest: 'image'",
+    ),
+    (
+        "input",
+        lambda: detector_input(FLOATS, PAIR, "noise"),
+        "unknown detector input 'noise'.*image_only",
+    ),
     ("a module", lambda: defence(classify=NETWORK), "not a CNN: .*classifier_function"),
     ("nobody", lambda: defence(classify=None), "classify must be a function"),
     # Metrics.
-    ("NaN score", lambda: metrics.auroc([0, np.nan], [1]), "scores_negative contains"),
-    ("no score", lambda: metrics.auroc([0], []), "scores_positive must be a non-empty"),
-    ("a table", lambda: metrics.auroc([[0]], [1]), "scores_negative must be"),
-    ("NaN", lambda: metrics.tpr_at_fpr([0], [np.nan], 0.05), "positive contains 1"),
-    ("all NaN", lambda: metrics.threshold_at_fpr([np.nan], 0.05), "negative contains"),
-    ("percent", lambda: metrics.threshold_at_fpr([0], 5), "fpr must be in .*: 5"),
-    ("3 of 2", lambda: metrics.binomial_interval(3, 2), "<= count .*: 3, 2"),
-    ("0 of 0", lambda: metrics.binomial_interval(0, 0), "count >= 1: 0, 0"),
-    ("95", lambda: metrics.binomial_interval(1, 2, 95), "level must .*: 95"),
+    (
+        "NaN score",
+        lambda: metrics.auroc([0, np.nan], [1]),
+        "scores_negative contains 1 NaN",
+    ),
+    (
+        "no score",
+        lambda: metrics.auroc([0], []),
+        "scores_positive must be a non-empty list",
+    ),
+    (
+        "a table",
+        lambda: metrics.auroc([[0]], [1]),
+        r"scores_negative must be .*: \(1, 1\)",
+    ),
+    (
+        "NaN",
+        lambda: metrics.tpr_at_fpr([0], [np.nan], 0.05),
+        "scores_positive contains 1 NaN",
+    ),
+    (
+        "all NaN",
+        lambda: metrics.threshold_at_fpr([np.nan], 0.05),
+        "scores_negative contains 1 NaN",
+    ),
+    (
+        "percent",
+        lambda: metrics.threshold_at_fpr([0], 5),
+        r"fpr must be a finite number in \[0, 1\]: 5",
+    ),
+    (
+        "3 of 2",
+        lambda: metrics.binomial_interval(3, 2),
+        "need 0 <= successes <= count and count >= 1: 3, 2",
+    ),
+    (
+        "0 of 0",
+        lambda: metrics.binomial_interval(0, 0),
+        "need 0 <= successes <= count and count >= 1: 0, 0",
+    ),
+    (
+        "95",
+        lambda: metrics.binomial_interval(1, 2, 95),
+        r"level must be a finite number in \(0, 1\): 95",
+    ),
     ("a gap", lambda: summary(*ROBUSTBENCH[:-1]), "no jpeg_compression at severity 5"),
     ("no fog", lambda: summary(*without(corruption="fog"), alexnet=True), "no fog$"),
     (
@@ -152,37 +254,132 @@ ROWS = [
         lambda: summary(*without(severity=4), alexnet=True),
         "no gaussian_noise at severity 4; shot",
     ),
-    ("twice", lambda: summary(*ROBUSTBENCH, first()), "noise at severity 1 .* twice"),
+    (
+        "twice",
+        lambda: summary(*ROBUSTBENCH, first()),
+        "gaussian_noise at severity 1 is there twice",
+    ),
     (
         "nothing",
         lambda: corruption_errors.summarize([], clean_accuracy=0.9),
         "at least one row",
     ),
-    ("percents", lambda: summary(clean_accuracy=94.78), "clean_accuracy.*94.78"),
-    ("NaN cell", lambda: summary(first(accuracy=np.nan)), "of gaussian_noise at 1"),
-    ("a percent", lambda: summary(first(accuracy=77.8)), "of gaussian_noise at 1"),
+    (
+        "percents",
+        lambda: summary(clean_accuracy=94.78),
+        r"clean_accuracy, a fraction, must be .* in \[0, 1\]: 94.78",
+    ),
+    (
+        "NaN cell",
+        lambda: summary(first(accuracy=np.nan)),
+        r"accuracy of gaussian_noise at 1, a fraction, must be .* in \[0, 1\]: nan",
+    ),
+    (
+        "a percent",
+        lambda: summary(first(accuracy=77.8)),
+        r"accuracy of gaussian_noise at 1, a fraction, must be .* in \[0, 1\]: 77.8",
+    ),
     # Where a network looks.
     ("2 of 3", lambda: attend(LABELS[:1]), "one integer label for each of 2 images"),
-    ("float", lambda: attend(FLOATS[:, 0, 0, 0]), "one integer label for each of 2"),
-    ("nested", lambda: attend(LABELS[None, :2]), "one integer label for each of 2"),
+    (
+        "float",
+        lambda: attend(FLOATS[:, 0, 0, 0]),
+        "one integer label for each of 2 images",
+    ),
+    (
+        "whole floats",
+        lambda: attend(np.array([0.0, 1.0])),
+        "one integer label for each of 2 images",
+    ),
+    (
+        "nested",
+        lambda: attend(LABELS[None, :2]),
+        "one integer label for each of 2 images",
+    ),
     # Attacks.
-    ("an attack", lambda: make_run("pgd_lnf", epsilon=1), "nearest: 'pgd_linf'"),
+    (
+        "an attack",
+        lambda: make_run("pgd_lnf", epsilon=1),
+        "unknown attack 'pgd_lnf' .nearest: 'pgd_linf'.*: choose from fgsm_linf",
+    ),
+    (
+        "no attack",
+        lambda: make_run("pgd"),
+        "unknown attack 'pgd' .*: choose from fgsm_linf",
+    ),
     ("no epsilon", lambda: make_run("pgd_linf"), "pgd_linf needs epsilon"),
-    ("epsilon", lambda: make_run("pgd_linf", epsilon=-1.0), "epsilon must be .*-1"),
-    ("steps", lambda: make_run("fgsm_linf", steps=2), "fgsm_linf has no parameter ste"),
-    ("a word", lambda: attacks(attacks="pgd_linf"), "attacks must be a tuple of one o"),
-    ("one", lambda: attacks(steps=10), "steps must be a tuple of one or .*: 10"),
-    ("no step", lambda: attacks(steps=(0,)), "steps must be an integer in"),
-    ("a threat", lambda: attacks(threats=("whitebox",)), "nearest: 'white_box'"),
+    (
+        "epsilon",
+        lambda: make_run("pgd_linf", epsilon=-1.0),
+        "epsilon must be finite and at least 0: -1.0",
+    ),
+    (
+        "steps",
+        lambda: make_run("fgsm_linf", steps=2),
+        "fgsm_linf has no parameter steps",
+    ),
+    (
+        "a word",
+        lambda: attacks(attacks="pgd_linf"),
+        "attacks must be a tuple of one or more .*: 'pgd_linf'",
+    ),
+    (
+        "one",
+        lambda: attacks(steps=10),
+        "steps must be a tuple of one or more different entries: 10",
+    ),
+    (
+        "no step",
+        lambda: attacks(steps=(0,)),
+        r"steps must be an integer in \[1, .*: 0$",
+    ),
+    (
+        "a threat",
+        lambda: attacks(threats=("whitebox",)),
+        "unknown threat model 'whitebox' .nearest: 'white_box'",
+    ),
     ("in levels", lambda: attacks(epsilon__linf=8.0), "8 of 255 levels are 0.03137"),
-    ("no epsilon", lambda: attacks(epsilon__linf=0.0), "epsilon.linf must be above 0"),
-    ("fractions", lambda: attacks(epsilon__linf="8/255"), "epsilon.linf must be a fin"),
-    ("pictures", lambda: attacks(num_pictures=1.5), "num_pictures must be an integer"),
-    ("a seed", lambda: attacks(seed=-1), "seed must be an integer in"),
-    ("images", lambda: evaluation(data__num_examples=-1), "data.num_examples must be"),
-    ("half", lambda: evaluation(data__num_examples=0.5), "data.num_examples must be"),
-    ("alarms", lambda: evaluation(gate_false_alarms="5%"), "false_alarms, a share of"),
-    ("the newest", lambda: evaluation(checkpoint="newest"), "best or last: 'newest'"),
+    (
+        "no epsilon",
+        lambda: attacks(epsilon__linf=0.0),
+        r"epsilon.linf must be a finite number in \(0, inf\]: 0.0",
+    ),
+    (
+        "fractions",
+        lambda: attacks(epsilon__linf="8/255"),
+        r"epsilon.linf must be a finite number in \(0, inf\]: '8/255'",
+    ),
+    (
+        "pictures",
+        lambda: attacks(num_pictures=1.5),
+        r"num_pictures must be an integer in \[0, .*: 1.5",
+    ),
+    ("a seed", lambda: attacks(seed=-1), r"seed must be an integer in \[0, .*: -1"),
+    (
+        "images",
+        lambda: evaluation(data__num_examples=-1),
+        r"data.num_examples must be an integer in \[0, .*: -1",
+    ),
+    (
+        "half",
+        lambda: evaluation(data__num_examples=0.5),
+        r"data.num_examples must be an integer in \[0, .*: 0.5",
+    ),
+    (
+        "alarms",
+        lambda: evaluation(gate_false_alarms="5%"),
+        r"gate_false_alarms, a share of images, must be .* in \[0, 1\): '5%'",
+    ),
+    (
+        "all alarms",
+        lambda: evaluation(gate_false_alarms=1.0),
+        r"gate_false_alarms, a share of images, must be .* in \[0, 1\): 1.0$",
+    ),
+    (
+        "the newest",
+        lambda: evaluation(checkpoint="newest"),
+        "unknown checkpoint 'newest' .*: choose from best, last",
+    ),
 ]
 
 

@@ -206,7 +206,7 @@ def test_noise_larger_than_the_images_allow_is_reported(monkeypatch):
     monkeypatch.setattr(experiment, "load_initial", None)
     config = load("adversarial_noise", noise__epsilon=55.5, initial="nowhere")
     monkeypatch.setattr(experiment, "initial_statistics", lambda *given: {})
-    expected = "^noise.epsilon must be above 0 and at most 55.43, .* 32x32x3: 55.5$"
+    expected = r"^noise.epsilon, .* 32x32x3, must .* \(0, 55.4256\]: 55.5$"
     with pytest.raises(ValueError, match=expected):
         experiment.build_experiment(config, None)
 

@@ -10,13 +10,7 @@ import sys
 import jax
 import numpy as np
 import pytest
-from test_configs import (
-    PHASES,
-    ROLES,
-    load,
-    save_models,
-    tiny_reconstructor,  # noqa: F401
-)
+from test_configs import PHASES, ROLES, load, save_models
 
 from launch import attack, cli, evaluate, train
 from uronet_jax import checkpoints
@@ -32,7 +26,7 @@ judge = functools.partial(evaluate_defense, data_dir=None)
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory, tiny_reconstructor):  # noqa: F811
+def runs(tmp_path_factory):
     """Returns the folder of the smoke runs and their results."""
     folder, results = tmp_path_factory.mktemp("runs"), {}
     for phase in PHASES:
@@ -40,7 +34,6 @@ def runs(tmp_path_factory, tiny_reconstructor):  # noqa: F811
             "detector": {"purifier": str(folder / "remover")},
             "reconstructor": {
                 "classifier": str(folder / "classifier"),
-                "model__variant": "tiny",
                 # Attacked copies have a test of their own.
                 **{"degradation__folder": "", "degradation__suite": "uronet"},
             },
@@ -207,22 +200,32 @@ def test_evaluation_over_a_suite(untrained, tmp_path):
 @pytest.mark.parametrize(
     ("fields", "expected"),
     [
-        ({"suite__severities": (4,)}, r"severity of uronet/GN .* \(1, 2, 3\): 4"),
-        ({"suite__noises": ("FOG",)}, "'FOG': choose from GN"),
+        ({"suite__severities": (4,)}, r"severity of uronet/GN .* \[1, 3\]: 4"),
+        (
+            {"suite__noises": ("FOG",)},
+            "unknown uronet corruption 'FOG': choose from GN",
+        ),
         ({"suite__name": "cifar_d"}, "nearest: 'cifar_c'"),
         (
             {"suite__name": "cifar_c", "suite__noises": ("GN",)},
-            "choose from gauss",
+            "'GN'.*: choose from gaussian_noise",
         ),
         ({"suite__folder": "nowhere"}, "nowhere"),
         ({"batch_size": 6}, "batch size 6 .* multiple of 4"),
-        ({"gate_false_alarms": 1.5}, r"gate_false_alarms, a share .*\[0, 1\]: 1.5"),
-        ({"data__num_examples": -1}, "data.num_examples must be an integer .*: -1"),
+        ({"gate_false_alarms": 1.5}, r"gate_false_alarms, a share .*\[0, 1\): 1.5"),
+        (
+            {"gate_false_alarms": 1.0},
+            r"gate_false_alarms, a share of images, must be .* in \[0, 1\): 1.0$",
+        ),
+        (
+            {"data__num_examples": -1},
+            r"data.num_examples must be an integer in \[0, 2147483647\]: -1",
+        ),
         ({"data__split": "dev"}, "no split 'dev'"),
         ({"data__validation_split": "dev"}, "no split 'dev'"),
         ({"data__name": "cifar11"}, "no data set 'cifar11'"),
         ({"data__name": "generated_grey"}, r"\[28, 28, 1\].*\[32, 32, 3\]"),
-        ({"checkpoint": "3"}, "checkpoint must be best or last: '3'"),
+        ({"checkpoint": "3"}, "unknown checkpoint '3': choose from best, last"),
         ({"classifier": ""}, "name a classifier"),
         ({"classifier": "nowhere"}, "no checkpoint under nowhere.*uronet train"),
         ({"classifier": "nowhere.npz"}, "no classifier weights at nowhere.npz"),
@@ -341,6 +344,22 @@ def test_a_command_reports_one_line(start):
         "--name=cifar11 --data_dir=nowhere\n",
     )
     assert process.returncode == 2
+
+
+def test_a_folder_beside_fields_that_say_otherwise(start):
+    command = ("-m", "launch.train", "--config=remover:smoke", "--workdir=x")
+    processes = {
+        "--data and --config.data.name both name": start(
+            *command, "--data=photos", "--config.data.name=generated"
+        ),
+        "give both data.train_split and data.val": start(
+            *command, "--data=photos", "--config.data.train_split=train"
+        ),
+    }
+    for expected, process in processes.items():
+        output, errors = process.communicate()
+        assert (process.returncode, output) == (2, "")
+        assert errors.count("\n") == 1 and expected in errors
 
 
 def test_what_is_printed_reaches_any_reader(monkeypatch, tmp_path):

@@ -106,6 +106,8 @@ def test_upsample_conv_is_the_transposed_convolution(inputs):
     result = values_and_gradients(layers.upsample_conv, x, kernel)
     expected = values_and_gradients(reference, x, kernel)
     chex.assert_trees_all_close(result, expected, **CLOSE)
+    for form in layers.UPSAMPLE_FORMS.values():  # Of which this platform took one.
+        chex.assert_trees_all_close(form(x, kernel), expected[0], **CLOSE)
     # Independent of XLA: the definition, out[2i + d - 1] += kernel[d] x[i].
     scattered = np.zeros((2, 8, 12, 4))  # Index 0 stands for -1.
     for i, j, d, e in np.ndindex(3, 5, 3, 3):

@@ -9,6 +9,7 @@ from uronet_jax.papers.pages.layout import published_rows
 from uronet_jax.reports.results import (
     REPRODUCTION,
     REPRODUCTION_VERSION,
+    TEST_IMAGES,
     Result,
     load_folder,
 )
@@ -34,6 +35,7 @@ def run(
             }
             for row in PAGE_LAYOUTS[experiment].published_rows()
         ]
+    rows = [{"num_images": TEST_IMAGES} | row for row in rows]
     return PROVENANCE | {
         "schema": REPRODUCTION,
         "schema_version": REPRODUCTION_VERSION,

@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from made_up_results import (
@@ -20,6 +21,8 @@ from made_up_results import (
     universal,
 )
 
+from uronet_jax.papers.pages import overview as overview_page
+from uronet_jax.papers.pages.all_papers import PAPERS
 from uronet_jax.papers.pages.docs import docs_pages, out_of_date, write_pages
 from uronet_jax.papers.pages.experiment_page import render_experiment
 from uronet_jax.papers.pages.layout import published_rows
@@ -185,6 +188,25 @@ def test_overview_of_a_whole_defence(tmp_path, epsilon, suffix, field):
     rows, _ = overview(tmp_path, a_small=content)
     assert rows[1]["defence"].startswith("jpeg + remover: ")
     assert "18 noises" not in rows[1]
+
+
+@pytest.mark.parametrize(("preset", "size"), [("full", ""), ("small", ", small")])
+def test_an_attack_is_called_small_if_it_is(preset, size, tmp_path):
+    content = attack(evaluation()["config"], 8 / 255)
+    content["config"]["preset"] = preset
+    _, text = overview(tmp_path, a_small=content)
+    assert f"it fools the detector too (100 images{size})." in " ".join(text.split())
+
+
+def test_one_claim_is_no_plural(monkeypatch):
+    found = [
+        SimpleNamespace(answer=answer, measured=measured, small=False)
+        for answer, measured in (("yes", 1), ("no", 0), ("open", 0))
+    ]
+    monkeypatch.setattr(overview_page, "judge_all", lambda groups, claims: found)
+    group = one_group("table6", preset="small")
+    line = overview_page._claims_line(PAPERS[0], [group])
+    assert line.endswith("1 holds, 1 does not, 1 is open; 1 was judged at full size.")
 
 
 def test_no_results(tmp_path):

@@ -9,7 +9,10 @@ from made_up_results import groups, one_group, run, store
 
 from configs import reproduce
 from uronet_jax.evaluation.judge import CLEAN_ENTRY
+from uronet_jax.papers import runner
 from uronet_jax.papers.all_models import open_store
+from uronet_jax.papers.experiments import LackError, check_needs
+from uronet_jax.papers.laboratory import Laboratory
 from uronet_jax.papers.pages.claims import claims_of, judge_all
 from uronet_jax.papers.pages.docs import docs_pages
 from uronet_jax.papers.pages.experiment_page import render_experiment
@@ -97,7 +100,9 @@ def test_page():
     rows = [x | {"value": x["value"] + 1} for x in paper_rows("reconstructive")]
     white = [row | {"threat": "white box", "value": 0.5} for row in rows[:2]]
     quality = [rows[4] | {"metric": "psnr", "value": 31.25}]
-    page = render_experiment(one_group("reconstructive", rows=rows + white + quality))
+    known = {"reconstructive": config()["reconstructive"]}
+    rows += white + quality
+    page = render_experiment(one_group("reconstructive", rows=rows, **known))
     lines = page.splitlines()
     for block in ("grey box", "white box"):
         assert f"**CIFAR-10, ResNet: accuracy, {block}**" in lines
@@ -108,6 +113,13 @@ def test_page():
     assert ours < theirs < lines.index("**CIFAR-10, ResNet: accuracy, white box**")
     assert "only the order of the defences can be compared" in " ".join(page.split())
     assert "Also measured" not in page
+    # An attack without gradients is named if it was made on white boxes.
+    assert "the attack on the classifier alone. Of fewer" in page
+    known["reconstructive"]["further_white_box"] = ["Sq=square_linf:epsilon=0.01"]
+    for threat, named in (("grey box", False), ("white box", True)):
+        rows.append(rows[0] | {"threat": threat, "attack": "Sq"})
+        page = render_experiment(one_group("reconstructive", rows=rows, **known))
+        assert ("alone; *Sq* looks at no gradient. Of fewer" in page) == named
 
 
 def test_page_of_the_perturbations():
@@ -138,8 +150,9 @@ def test_transformations_tell_what_they_leave_of_clean_images(tmp_path):
 def test_links_tell_data_sets_apart(tmp_path):
     rows = paper_rows("reconstructive")
     other = [row | {"dataset": "Tiny ImageNet"} for row in rows]
+    settings = {"reconstructive": {"transformations": []}}
     results = {
-        name: run("reconstructive", rows=x, data=name)
+        name: run("reconstructive", rows=x, data=name, **settings)
         for name, x in (("a", rows), ("b", other))
     }
     store(tmp_path / "results", **results)
@@ -178,19 +191,21 @@ def test_attacks_have_the_papers_parameters():
         ({"attacks": ("A=blur:epsilon=1",)}, "unknown attack 'blur'"),
         ({"transformations": ("A=jpeg", "A=median")}, "each title once"),
         ({"transformations": ("A=blur",)}, "unknown transformation 'blur'"),
-        ({"transformations": ("A=jpeg:quality=0",)}, "quality must be"),
-        ({"clean_share": 1.5}, "clean_share must be a finite number in"),
-        ({"num_test": -1}, "num_test must be an integer"),
-        ({"patches": -1}, "patches must be an integer"),
+        (
+            {"transformations": ("A=jpeg:quality=0",)},
+            r"quality must be .* \[1, 100\]: 0",
+        ),
+        ({"clean_share": 1.5}, r"clean_share must be a finite number in \[0, 1\]: 1.5"),
+        ({"num_test": -1}, r"num_test must be an integer in \[0, .*: -1"),
+        ({"patches": -1}, r"patches must be an integer in \[0, .*: -1"),
         ({"attacks": ("PGD0=fgsm_linf:epsilon=1",)}, "'PGD0' is no title"),
         ({"transformations": ("none=jpeg",)}, "'none' is no title"),
         ({"transformations": ("a/b=jpeg",)}, "'a/b' is no title"),
-        ({"remover": "runs/nowhere"}, "runs/nowhere"),
         ({"no_white_box": ("STL",)}, "no_white_box must be quilting or some of"),
     ],
 )
 def test_wrong_settings(changes, message):
-    with pytest.raises((ValueError, FileNotFoundError), match=message):
+    with pytest.raises(ValueError, match=message):
         reconstructive_kinds(config(**changes))
 
 
@@ -212,6 +227,39 @@ def test_quilting_can_be_left_out():
     )
     assert usual.pop("quilting") == "quilting" and usual == left_out
     reconstructive_kinds(config(patches=0, no_white_box=("quilting",)))
+
+
+def test_a_missing_remover_is_what_the_experiments_with_it_lack(tmp_path):
+    store = open_store(config(remover="runs/nowhere"), tmp_path)
+    for name in ("reconstructive", "reconstructive_transfer"):
+        with pytest.raises(LackError, match=f"{name} lacks the URoNet.*runs/nowhere"):
+            check_needs(store, name)
+    for name in ("reconstructive_figure1", "table2"):
+        assert check_needs(store, name) == {}
+
+
+def test_a_result_knows_the_weights_of_the_remover_that_is_named(tmp_path):
+    path = tmp_path / "patches.npy"
+    named = config(remover=f"quilting:patches={path}")
+
+    def begin(patches):
+        np.save(path, np.full((2, 5, 5, 3), patches, np.float32))
+        return open_store(named, tmp_path)
+
+    store = begin(0.25)
+    made = {"classifiers": {}, "purifiers": runner._purifiers(store, "reconstructive")}
+    assert list(made["purifiers"]) == ["URoNet remover"]
+    lab = Laboratory(store)
+    placed = lab.purifier(named["reconstructive"]["remover"])
+    assert placed is lab.purifier(named["reconstructive"]["remover"])
+    other = begin(0.75)
+    for begun in (made, {"classifiers": {}}):  # A result of before does not say.
+        runner._check_weights(store, "reconstructive", {}, begun)
+    with pytest.raises(ValueError, match=r"measured with other weights of quilting:pa"):
+        runner._check_weights(other, "reconstructive", {}, made)
+    # What does not show it, and where none is named.
+    assert runner._purifiers(other, "reconstructive_figure1") == {}
+    assert runner._purifiers(open_store(config(), tmp_path), "reconstructive") == {}
 
 
 def test_autoencoders_that_are_compared_differ_in_one_thing():

@@ -78,11 +78,10 @@ def encode(suffix, **changes):
 
 
 ROWS = [
-    ("a purifier", lambda _: load_photo_models("jpg"), "nearest: 'jpeg'"),
     (
-        "a detector",
-        lambda f: load_photo_models("median", f / "nowhere"),
-        "no checkpoint under .*nowhere",
+        "a purifier",
+        lambda _: load_photo_models("jpg"),
+        "no purifier 'jpg' .nearest: 'jpeg'.: it is neither the folder of a run nor",
     ),
     ("no file", lambda f: pictures.look_at_picture(f / "a.png"), "No such file"),
     ("alpha", lambda _: encode(".jpg"), "cannot be written as .jpg"),
@@ -107,8 +106,13 @@ ROWS = [
 
 @pytest.mark.parametrize(("name", "call", "message"), ROWS)
 def test_what_is_wrong_is_told(name, call, message, tmp_path):
-    with pytest.raises((ValueError, OSError), match=message):
+    with pytest.raises(ValueError, match=message):
         call(tmp_path)
+
+
+def test_a_detector_that_is_not_there(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no checkpoint under .*nowhere"):
+        load_photo_models("median", tmp_path / "nowhere")
 
 
 def test_pictures(tmp_path):

@@ -26,6 +26,8 @@ ROW = {
     "peer_median_norm": None,
     "time_ratio": 0.5,
 }
+CONFIG = {"classifier": "resnet20", "dataset": "cifar10"}
+CONFIG |= {"num_images": 32, "threads": 1}
 
 
 def test_page_tells_every_attack():
@@ -39,9 +41,8 @@ def test_page_tells_every_attack():
 def test_page_shows_agreement_and_speed():
     ratios = {"ratio": 0.25, "ratio_min": 0.2, "ratio_max": 0.3}
     row = {"comparisons": [{"peer": "theirs 1.0", **ratios}]}
-    config = {"classifier": "resnet20", "dataset": "cifar10", "num_images": 32}
     page = attack_page.render_attacks(
-        {"config": config | {"threads": 1}, "rows": [ROW]},
+        {"config": CONFIG, "rows": [ROW]},
         [{"device": {"kind": "cpu"}, "rows": {"attack_pgd": row, "data": {}}}],
     )
     assert "| `pgd_linf` | theirs 1.0 | epsilon 0.003922, steps 20 | 32 |" in page
@@ -78,7 +79,7 @@ def test_measured_pairs_are_not_measured_again(tmp_path, monkeypatch):
         return ROW | {"attack": pair.attack, "peer": f"{pair.peer} 1.0"}
 
     monkeypatch.setattr(command, "compare_pair", compare)
-    path, config = tmp_path / "agreement.json", {"seed": 0}
+    path, config = tmp_path / "agreement.json", CONFIG | {"seed": 0}
     pairs = command.PAIRS[:3]
     arguments = (None, None, None, path)
     with pytest.raises(KeyboardInterrupt):
@@ -90,7 +91,7 @@ def test_measured_pairs_are_not_measured_again(tmp_path, monkeypatch):
     again = command.measure_pairs(pairs, *arguments, config)
     assert again == json.loads(path.read_text())
     with pytest.raises(ValueError, match="holds another result"):
-        command.measure_pairs(pairs, *arguments, {"seed": 1})
+        command.measure_pairs(pairs, *arguments, CONFIG | {"seed": 1})
 
 
 def test_images_that_are_right_are_chosen(monkeypatch):
@@ -117,7 +118,7 @@ def test_images_that_are_right_are_chosen(monkeypatch):
     images, labels = command.right_images(model, "small", None, 3)
     assert labels.tolist() == [0, 2, 2] and images.dtype == np.float32
     np.testing.assert_allclose(images[:, 0, 0, 0] * 3, [0, 2, 2], atol=1e-6)
-    with pytest.raises(ValueError, match="num_images must be 1 to 4: 5"):
+    with pytest.raises(ValueError, match="num_images must be .* 4\\]: 5"):
         command.right_images(model, "small", None, 5)
     Source.labels = 3 - Source.classes
     with pytest.raises(ValueError, match="fewer than half"):

@@ -5,7 +5,7 @@ import os
 
 import numpy as np
 import pytest
-from made_up_results import PROVENANCE, evaluation
+from made_up_results import PROVENANCE, evaluation, run
 from test_noise_figures import CLEAN, NOISE, NOISY
 from test_reports import ROWS as TABLE
 
@@ -31,6 +31,27 @@ FILES = [
         for wrong in (None, "text")
     ),
     (evaluation(preset="smoke"), r"odd\.json comes from a smoke run"),
+    ({**evaluation(), "rows": []}, r"odd\.json, of the kind evaluation, lacks rows: m"),
+    (
+        {**evaluation(), "rows": [{"noise": "GN"}]},
+        "lacks severity of a row, undefended_",
+    ),
+    (
+        {**evaluation(), "summary": {}},
+        r"lacks summary.num_images, summary.clean_accura",
+    ),
+    (
+        {**evaluation(), "device": {"count": 1}},
+        r"lacks device\.kind: make it anew with",
+    ),
+    (
+        {**evaluation(), "config": {"data": "cifar10"}},
+        r"lacks config.classifier, config",
+    ),
+    (
+        {**run("table5"), "rows": ["a"]},
+        "of the kind reproduction, lacks metric of a row, value",
+    ),
     (OLD, "is of version 2 of the schema .*, expected 1: compute it anew"),
     ({**evaluation(), "finished": False}, "not finished: run the same command again"),
     (evaluation(preset="small"), r"odd\.json is of small models or part of the test"),
@@ -54,7 +75,9 @@ def test_another_version_of_the_schema(tmp_path, version):
     path.write_text(json.dumps(content))
     with pytest.raises(ValueError) as error:
         results.load_folder(tmp_path)
-    assert str(error.value).startswith(f"{path} is of version {version} of the schema ")
+    text = str(error.value)
+    assert text.startswith(f"{path} is of version {version} of the schema ")
+    assert "schema uronet_jax.reproduction, expected 1: compute it anew" in text
     path.write_text(json.dumps(content | {"schema_version": 1}))
     (stored,) = results.load_folder(tmp_path)
     assert stored.kind == "reproduction" and not stored.small
@@ -65,10 +88,22 @@ CIRCLE.append(CIRCLE)
 # What is drawn: function, arguments, and what the message holds.
 FIGURES = [
     (figures.noise_samples, (CLEAN, {}), "need 1 to 7 variants: 0"),
-    (figures.noise_samples, (CLEAN, {"a": (NOISY, NOISE[:1])}), "like the images"),
+    (
+        figures.noise_samples,
+        (CLEAN, {"a": (NOISY, NOISE[:1])}),
+        "noise of 'a' .* like the images",
+    ),
     (figures.noise_samples, (CLEAN, {"a": (NOISY, 0 * NOISE)}), "not all zero"),
-    (figures.noise_samples, (CLEAN, {"a": (NOISY, np.nan * NOISE)}), "finite and"),
-    (figures.noise_samples, (CLEAN, {"a": (NOISE - 1, NOISE)}), "needs intensit"),
+    (
+        figures.noise_samples,
+        (CLEAN, {"a": (NOISY, np.nan * NOISE)}),
+        "finite and not all zero",
+    ),
+    (
+        figures.noise_samples,
+        (CLEAN, {"a": (NOISE - 1, NOISE)}),
+        r"'a' needs intensities in \[0, 1\]",
+    ),
     (figures.accuracy_over_sigma, ({},), "need 1 to 7 lines and levels: 0"),
     (figures.accuracy_over_sigma, ({"a": ([1, 2], [0.5])},), "sigma for each"),
     (figures.accuracy_over_sigma, ({"a": ([np.nan], [0.5])},), "finite sigma"),

@@ -27,7 +27,7 @@ def benchmark():
     seconds = {"seconds": {"uronet_jax": {"median": 77.7777}}}
     return PROVENANCE | {
         "schema": results.BENCHMARK,
-        "config": {"batch_size": 128, "widths": [64, 128, 256], "peer": None},
+        "config": {"batch_size": 128, "threads": 2, "peer": None},
         "rows": {
             "remover": row | seconds | {"comparisons": [comparison]},
             "data": row | seconds | {"comparisons": [limited], "notes": ["in memory"]},
@@ -41,7 +41,8 @@ def benchmark():
 def quickstart():
     row = {"noise": "GN", "severity": 1, "undefended_accuracy": 0.125}
     summary = {"dataset": "mnist5k", "num_images": 1000, "clean_accuracy": 0.97}
-    return PROVENANCE | {"config": {"seed": 0}, "rows": [row]} | summary
+    config = {"seed": 0, "classifier": "resnet8"}
+    return PROVENANCE | {"config": config, "rows": [row]} | summary
 
 
 def test_benchmark_shows_ratios_and_limits_but_no_absolute_times():
@@ -121,3 +122,5 @@ def test_pages_have_no_long_lines():
     assert lines[3].startswith("- item") and lines[4].startswith("  item")
     assert re.sub(r"\s+", " ", "".join(f"{x} " for x in lines)).split() == text.split()
     assert wrap_markdown(wrap_markdown(text)) == wrap_markdown(text)
+    heading = f"# {'Word ' * 40}word\n"  # A second line would be no heading.
+    assert wrap_markdown(heading) == heading

@@ -9,7 +9,7 @@ from uronet_jax.reports import side_by_side
 
 CONFIG = {
     **{"preset": "full", "seed": 0, "classifier": "runs/c", "purifier": "median"},
-    "data": {"name": "birds", "split": "test"},
+    "data": {"name": "birds", "split": "test", "num_examples": 0},
     "suite": {"name": "cifar_c"},
 }
 KNOWN = {
@@ -71,7 +71,8 @@ def test_of_a_folder_those_on_a_purifier_are_taken(folder):
     assert side_by_side.published_reports(folder / "none") == []
     with pytest.raises(FileNotFoundError):
         side_by_side.read_reports([folder / "e.json"])
-    other = PROVENANCE | {"rows": {}, "schema": "uronet_jax.benchmark", "config": {}}
+    other = PROVENANCE | {"rows": {}, "schema": "uronet_jax.benchmark"}
+    other["config"] = {"threads": 1}
     (folder / "speed.json").write_text(json.dumps(other))
     with pytest.raises(ValueError, match="no report on a defence, .* kind benchmark"):
         side_by_side.read_reports([folder / "speed.json"])

@@ -1,5 +1,7 @@
 """What a config can ask for: degraded images, frozen models, initial weights."""
 
+import contextlib
+import copy
 import dataclasses
 import functools
 import json
@@ -22,7 +24,8 @@ from uronet_jax.loading import load_classifier, load_defense, load_model
 from uronet_jax.progress import Progress, StoppedError
 from uronet_jax.training import classifier as classifier_phase
 from uronet_jax.training import experiment
-from uronet_jax.training.experiment import build_experiment
+from uronet_jax.training.experiment import build_experiment, check_config
+from uronet_jax.training.phases import PHASES
 from uronet_jax.training.state import create_state
 
 pytestmark = pytest.mark.usefixtures("tiny_reconstructor")
@@ -61,6 +64,7 @@ def test_a_classifier_learns_on_stored_corruptions(tmp_path):
     fields = {"suite": "cifar_c", "noises": ("contrast",), "severities": (1, 5)}
     fields = {f"degradation__{k}": v for k, v in (fields | {"copies": 2}).items()}
     config = few("classifier", **fields)
+    del config["tensorboard"]  # Not needed.
     whole = train.train(config, tmp_path / "whole")
     # 32 copies in batches of 4: the first corruption has at most 7 of these.
     with pytest.raises(StoppedError):
@@ -375,21 +379,38 @@ def test_reconstructive_training_on_attacked_copies(
             build_experiment(config(), None)
 
 
+@pytest.mark.parametrize("phase", PHASES)
+def test_a_field_that_is_missing_is_told_before_any_work_or_not_needed(phase):
+    whole, optional = load(phase), set()
+    sections = {x: fields for x, fields in whole.items() if isinstance(fields, dict)}
+    names = [*whole, *(f"{x}.{y}" for x, fields in sections.items() for y in fields)]
+    for name in names:
+        section, _, field = name.rpartition(".")
+        config = copy.deepcopy(whole)
+        del (config[section] if section else config)[field]
+        with contextlib.suppress(ValueError):  # A KeyError would be of the program.
+            check_config(config)
+            optional.add(name)
+    assert "tensorboard" in optional and "data.pipeline" not in optional
+
+
 def test_a_folder_names_the_data_and_its_splits(tmp_path, monkeypatch):
     monkeypatch.setattr(
         prepare, "prepare_once", lambda path, **options: (f"{path}_set", ["told"])
     )
-    found, notes = experiment.data_of_folder("birds", [], tmp_path)
+    found, notes = experiment.data_of_folder("birds", tmp_path)
     told = ["told", "learns on train[:90%], is validated on train[90%:]"]
     assert notes == told and found == {
         "name": "birds_set",
         "train_split": "train[:90%]",
         "validation_split": "train[90%:]",
     }
-    given = ["config.data.validation_split"]
-    assert experiment.data_of_folder("birds", given)[0] == {"name": "birds_set"}
-    with pytest.raises(ValueError, match="both name data: give one"):
-        experiment.data_of_folder("birds", ["config.data.name"])
+    splits = {"train_split": "train[:3]", "validation_split": "train[3:]"}
+    found = experiment.data_of_folder("birds", **splits)
+    assert found == ({"name": "birds_set", **splits}, ["told"])
+    for split in splits:
+        with pytest.raises(ValueError, match="give both data.train_split and data.val"):
+            experiment.data_of_folder("birds", **{split: splits[split]})
 
 
 def test_training_starts_from_a_run_or_from_a_file(

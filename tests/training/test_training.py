@@ -142,10 +142,14 @@ def run_steps(phase, make_variables):
         chex.assert_trees_all_equal(before, jax.device_get(frozen))
         return first, jax.tree.map(lambda *x: np.concatenate(x), *history)
 
+    # Only as users compile are the classifier's numbers on one device as close to those
+    # on four as the test demands.
+    jax.config.update("jax_disable_most_optimizations", phase != "classifier")
     with pytest.MonkeyPatch.context() as patch:
         if phase != "remover":
             patch.setattr(pairs, "degrade", brighten)
         yield run
+    jax.config.update("jax_disable_most_optimizations", True)
 
 
 @pytest.fixture(scope="module")
@@ -601,7 +605,7 @@ def test_pipelines_train_the_same_network(run, make_variables):
     "changes, message",
     [
         # Other intervals are among the wrong configs.
-        ({"eval_every": -1}, "eval_every must be an integer .*: -1"),
+        ({"eval_every": -1}, r"eval_every must be an integer in \[0, .*: -1"),
         ({"batch_size": 25}, "batch size 25 is larger than stripes"),
         ({"pipeline": "magic"}, "unknown pipeline 'magic'"),
     ],

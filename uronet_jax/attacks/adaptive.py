@@ -81,7 +81,7 @@ def averaged_logits(
         samples: Number of draws; they run side by side, as one batch.
 
     Returns:
-        `images -> ` the means.
+        `images -> means`.
 
     Raises:
         ValueError: If `samples` is not a positive integer.

@@ -6,7 +6,6 @@ from collections import namedtuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.core import Tracer
 
 from uronet_jax import batches
 from uronet_jax.attacks import balls, loop
@@ -320,11 +319,8 @@ def _tiling(height, width):
 
 
 def _check_share(share):
-    whole = not isinstance(share, Tracer) and np.ndim(share) == 0
-    if not whole or not 0 < float(share) <= 1:
-        raise ValueError(
-            f"initial_share must be a number in (0, 1], known when compiling: {share!r}"
-        )
+    name = "initial_share, known when compiling,"
+    batches.check_number(name, share, high=1.0, above=0.0)
 
 
 SQUARE_ATTACKS = in_all_norms(

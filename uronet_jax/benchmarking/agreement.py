@@ -25,6 +25,7 @@ from uronet_jax.attacks import (
 )
 from uronet_jax.attacks.auto.versions import VERSIONS
 from uronet_jax.attacks.objectives import is_wrong
+from uronet_jax.batches import check_whole
 from uronet_jax.benchmarking.attacks import (
     FOOLBOX,
     TORCHATTACKS,
@@ -217,8 +218,7 @@ def right_images(
             f"{dataset} has images of {list(source.image_shape)}, the classifier was "
             f"made for {list(model.image_shape)}"
         )
-    if not 1 <= count <= len(source) // 2:
-        raise ValueError(f"num_images must be 1 to {len(source) // 2}: {count}")
+    check_whole("num_images", count, 1, len(source) // 2)
     images, labels = source.read(np.arange(2 * count))
     images = images.astype(np.float32) / 255
     logits = model.module.apply(model.variables, images, train=False)

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 
+from uronet_jax.batches import check_whole
 from uronet_jax.benchmarking import timing
 from uronet_jax.models import compute_dtype, make_classifier
 from uronet_jax.reports import results
@@ -39,8 +40,7 @@ class BenchmarkSizes:
     def __post_init__(self):
         """Raises ValueError if a number is out of range or a name unknown."""
         for name in ("batch_size", "repeats", "steps_per_sample", "eval_images"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1: {getattr(self, name)}")
+            check_whole(name, getattr(self, name), 1)
         if self.batch_size % 2 or self.batch_size > self.train_images:
             raise ValueError(
                 f"batch_size must be even and at most {self.train_images}, the size "

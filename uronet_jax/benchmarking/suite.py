@@ -12,6 +12,7 @@ from typing import Any
 import jax
 
 from uronet_jax import host
+from uronet_jax.batches import check_whole
 from uronet_jax.benchmarking import (
     attacks,
     base,
@@ -113,8 +114,7 @@ def limit_threads(threads: int) -> None:
     if not hasattr(os, "sched_setaffinity"):
         raise ValueError("--threads needs Linux; leave it out")
     cores = sorted(os.sched_getaffinity(0))
-    if not 1 <= threads <= len(cores):
-        raise ValueError(f"--threads must be 1 to {len(cores)} here: {threads}")
+    check_whole("--threads", threads, 1, len(cores))
     os.sched_setaffinity(0, cores[:threads])
 
 

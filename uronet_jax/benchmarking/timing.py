@@ -5,6 +5,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from uronet_jax.batches import check_whole
+
 
 def interleave(
     contestants: Mapping[str, Callable[[], Any]],
@@ -17,8 +19,7 @@ def interleave(
 
     A slow one sits out after the number of rounds that `limits` has for its name.
     """
-    if repeats < 1:
-        raise ValueError(f"need at least 1 repeat: {repeats}")
+    check_whole("repeats", repeats, 1)
     for run in contestants.values():
         run()  # Compiles and fills caches.
     seconds: dict[str, list[float]] = {name: [] for name in contestants}

@@ -222,7 +222,7 @@ defocus_blur = Operation(
 
 def _prepare_glass(shape, settings):
     max_delta = whole_column(settings, "max_delta", 1, (min(shape[:2]) - 1) // 2)
-    iterations = whole_column(settings, "iterations", 1, 2**31 - 1)
+    iterations = whole_column(settings, "iterations", 1)
     swaps = {setting["swap"] for setting in settings}
     if len(swaps) > 1:
         raise ValueError("all severities must agree on swap")

@@ -89,8 +89,7 @@ def _prepare(shape, settings):
 def _apply(
     key, images, tables, shared, index, *, fidelity="exact", straight_through=False
 ):
-    if fidelity not in _TRANSCODERS:
-        raise ValueError(f"fidelity must be {' or '.join(_TRANSCODERS)}: {fidelity!r}")
+    batches.known_name("fidelity", fidelity, _TRANSCODERS)
     through = straight_through and fidelity == "fast"
     levels = grey_levels(images, straight_through=through)
     floor = functools.partial(_floor, straight_through=through)

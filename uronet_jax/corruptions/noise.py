@@ -32,7 +32,8 @@ _MODE_SEARCH = 10.0
 # resolution 2^-23 of a float32 uniform.
 _NEGLIGIBLE = 2.0**-26
 # Search steps per loop iteration: enough to amortise memory traffic, quick to compile.
-_UNROLL = 4
+# An accelerator asks the host after each iteration whether another one follows.
+_UNROLL, _UNROLL_ACCELERATOR = 4, 16
 # Elements that a CPU searches at a time: their arrays fit its second-level cache.
 _CHUNK = 16_384
 # Contrast of the photographs of Geirhos et al. 2018.
@@ -291,9 +292,12 @@ def poisson_quantile(
         the coefficients of DiDonato & Morris, ACM TOMS 12 (1986).
     """
     mean, largest_mean = jax.lax.stop_gradient((mean, largest_mean))
-    blocks = jnp.ceil(_poisson_steps(largest_mean) / _UNROLL).astype(jnp.int32)
-
-    search = functools.partial(_search_poisson, blocks)
+    steps = _poisson_steps(largest_mean)
+    search = functools.partial(_search_poisson, steps, unroll=_UNROLL)
+    # Whether any search goes on is a question to all devices, in every iteration.
+    search_to_the_end = functools.partial(
+        _search_poisson, steps, unroll=_UNROLL_ACCELERATOR, stops_early=False
+    )
 
     def search_by_chunk(uniform, mean):
         # The loop is bound by memory on a CPU unless its arrays stay in the cache.
@@ -305,14 +309,16 @@ def poisson_quantile(
         counts = jax.lax.map(lambda chunk: search(*chunk), flat)
         return counts.ravel()[: uniform.size].reshape(uniform.shape)
 
-    if uniform.size <= _CHUNK:
-        return search(uniform, mean)
     return jax.lax.platform_dependent(
-        uniform, mean, cpu=search_by_chunk, default=search
+        uniform,
+        mean,
+        cpu=search if uniform.size <= _CHUNK else search_by_chunk,
+        default=search_to_the_end,
     )
 
 
-def _search_poisson(blocks, uniform, mean):
+def _search_poisson(steps, uniform, mean, *, unroll, stops_early=True):
+    blocks = jnp.ceil(steps / unroll).astype(jnp.int32)
     mode, probability, below = _poisson_start(mean)
     up = uniform > below
     # What is left to walk: positive while the answer lies beyond the current count,
@@ -323,8 +329,8 @@ def _search_poisson(blocks, uniform, mean):
 
     def walk(state):
         block, probability, left = state
-        for i in range(_UNROLL):
-            step = (block * _UNROLL + i).astype(jnp.float32)
+        for i in range(unroll):
+            step = (block * unroll + i).astype(jnp.float32)
             probability *= jnp.where(up, safe_mean, mode - step) / jnp.where(
                 up, mode + step + 1.0, safe_mean
             )
@@ -336,7 +342,8 @@ def _search_poisson(blocks, uniform, mean):
 
     def is_searching(state):
         block, _, left = state
-        return (block < blocks) & jnp.any(left > 0.0)
+        within = block < blocks
+        return within & jnp.any(left > 0.0) if stops_early else within
 
     start = jnp.int32(0), probability, left
     _, _, left = jax.lax.while_loop(is_searching, walk, start)

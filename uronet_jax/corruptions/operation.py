@@ -203,7 +203,7 @@ def column(
 
 
 def whole_column(
-    settings: Sequence[Setting], name: str, low: int, high: int
+    settings: Sequence[Setting], name: str, low: int, high: int = 2**31 - 1
 ) -> np.ndarray:
     """Returns a parameter at every severity; ValueError if no integer in the range."""
     for setting in settings:

@@ -1,6 +1,5 @@
 """Suites: which corruption, with which parameters, at which severity."""
 
-import numbers
 import types
 import zlib
 from collections.abc import Mapping, Sequence
@@ -8,7 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from uronet_jax.batches import check_listed, known_name
+from uronet_jax.batches import check_listed, check_whole, known_name
 from uronet_jax.corruptions.noise import NOISES
 from uronet_jax.corruptions.registry import CORRUPTIONS
 
@@ -264,14 +263,8 @@ def find_corruption(
         ValueError: If one of the three is unknown; the message lists what exists.
     """
     function, settings = suite_settings(suite, noise)
-    severities = list_severities(suite)
-    # 1.0 == True == 1: a severity is compared by type as well.
-    whole = isinstance(severity, numbers.Integral) and not isinstance(severity, bool)
-    if not whole or severity not in severities:
-        raise ValueError(
-            f"severity of {suite}/{noise} must be an integer in {severities}: "
-            f"{severity!r}"
-        )
+    last = list_severities(suite)[-1]
+    check_whole(f"severity of {suite}/{noise}", severity, 1, last)
     return function, dict(settings[severity - 1])
 
 

@@ -43,6 +43,7 @@ from uronet_jax.data.pipelines import evaluation_batches
 from uronet_jax.data.sources import Source, source_digest
 from uronet_jax.progress import progress_bar
 from uronet_jax.records import naming
+from uronet_jax.specs import known_name
 
 MANIFEST = "manifest.json"
 _LABELS = "labels.npy"
@@ -311,8 +312,7 @@ def _describe(source, suite, names, severities, seed, layout, photographs) -> Ma
     if layout is None:
         small = max(source.image_shape[:2]) <= _LARGEST_ARRAY_SIDE
         layout = "arrays" if small else "folders"
-    if layout not in FILE_LAYOUTS:
-        raise ValueError(f"layout must be {' or '.join(FILE_LAYOUTS)}: {layout!r}")
+    known_name("layout", layout, FILE_LAYOUTS)
     classes = [re.sub(r"[^\w-]+", "_", name) for name in source.class_names]
     if layout == "folders" and len(set(classes)) < len(classes):
         raise ValueError(f"classes of {source.name} would share a folder: {classes}")

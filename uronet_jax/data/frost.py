@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from uronet_jax.batches import check_number
 from uronet_jax.corruptions.frost import FrostTextures, stack_textures
 
 # Six files exist, but the originals draw a number from 0 to 4: the last goes unused.
@@ -26,8 +27,7 @@ def load_frost(frost_dir: str | Path, *, scale: float = 1.0) -> FrostTextures:
         ValueError: If the folder or the pictures in it are missing or unreadable, or
             the scale is out of range.
     """
-    if not 0.0 < scale <= 1.0:
-        raise ValueError(f"scale of frost pictures must be in (0, 1]: {scale}")
+    check_number("scale of frost pictures", scale, high=1.0, above=0.0)
     expected = "expected the folder with frost1.png ... frost6.jpg of the benchmarks"
     folder = Path(frost_dir)
     if not folder.is_dir():

@@ -17,8 +17,8 @@ import numpy as np
 from PIL import Image
 
 from uronet_jax.array_files import read_archive
-from uronet_jax.batches import known_name
 from uronet_jax.data import sources
+from uronet_jax.specs import known_name
 
 PackedArrays = tuple[np.ndarray, np.ndarray]  # uint8 [N, H, W, C], int32 [N].
 

@@ -22,8 +22,9 @@ import jax
 import numpy as np
 
 from uronet_jax import sharding
-from uronet_jax.batches import check_array, check_images, check_whole, known_name
+from uronet_jax.batches import check_array, check_images, check_whole
 from uronet_jax.data.sources import PairedSource, Source
+from uronet_jax.specs import known_name
 
 Batch = dict[str, jax.Array]
 

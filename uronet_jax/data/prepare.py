@@ -20,11 +20,11 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from uronet_jax.array_files import map_array, read_archive
-from uronet_jax.batches import check_whole, known_name
+from uronet_jax.batches import check_whole
 from uronet_jax.data import folders, packed, sources
 from uronet_jax.data.folders import SplitImages
 from uronet_jax.progress import progress_bar
-from uronet_jax.specs import nearest_name
+from uronet_jax.specs import known_name, nearest_name
 
 VERSION = "1.0.0"
 _EXAMPLES_PER_SHARD = 10_000
@@ -345,15 +345,6 @@ READERS: dict[str, Callable[[str, Path, _ReadOptions], _Found]] = {
 INPUT_KINDS = (*READERS, "tfds")
 
 
-def parse_size(values: Sequence[str] | None) -> tuple[int, int] | None:
-    """Returns what the flag --resize says; ValueError if it is no HEIGHT,WIDTH."""
-    if not values:
-        return None
-    if len(values) != 2 or not all(number.isdecimal() for number in values):
-        raise ValueError(f"--resize takes HEIGHT,WIDTH, got {','.join(values)}")
-    return int(values[0]), int(values[1])
-
-
 def prepare_once(
     input_path: str | os.PathLike,
     *,
@@ -381,25 +372,25 @@ def prepare_once(
     made_of = hashlib.sha256(f"{path} {resize}".encode()).hexdigest()
     name = f"{re.sub('[^a-z0-9]', '_', stem.lower())}_{made_of[:8]}"
     name = name if name[0].isalpha() else f"data_{name}"
-    found = sources.find_prepared(name, sources.resolve_data_dir(data_dir))
-    before = [
+    folder = sources.resolve_data_dir(data_dir)
+    found = sources.find_prepared(name, folder)
+    if not found:
+        try:
+            prepared = prepare(
+                name,
+                source=deduce_source(name, path),
+                input_path=path,
+                data_dir=data_dir,
+                resize=resize,
+                spread_classes=True,
+            )
+            return name, [*prepared.notes, f"data set {name}, made of {path}"]
+        except FileExistsError:  # By a training that began together with this one.
+            found = sources.find_prepared(name, folder)
+    return name, [
         f"data set {name}, made before of {path}: to include images that are new, "
         f"remove {found} first"
     ]
-    if found:
-        return name, before
-    try:
-        prepared = prepare(
-            name,
-            source=deduce_source(name, path),
-            input_path=path,
-            data_dir=data_dir,
-            resize=resize,
-            spread_classes=True,
-        )
-    except FileExistsError:  # By a training that was started together with this one.
-        return name, before
-    return name, [*prepared.notes, f"data set {name}, made of {path}"]
 
 
 def learning_splits(name: str, data_dir: str | os.PathLike | None) -> tuple[str, str]:

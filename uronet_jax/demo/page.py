@@ -11,6 +11,7 @@ from html import escape
 from typing import Any
 
 import gradio as gr
+import numpy as np
 
 from uronet_jax.corruptions import SUITES, list_corruptions, list_severities
 from uronet_jax.demo import studio as studios
@@ -219,6 +220,23 @@ def _labels(studio: DefenseStudio, sights: Mapping[str, studios.Sight]) -> str:
     return f"<table class='labels'>{body}</table>"
 
 
+def _chosen(studio: DefenseStudio, number: float, file: str | None) -> np.ndarray:
+    """Returns the image that the widgets of the first tab name."""
+    return studio.upload(file) if file else studio.sample(int(number))
+
+
+def _corrupted(
+    studio: DefenseStudio,
+    image: np.ndarray,
+    suite: str,
+    corruption: str,
+    severity: float,
+) -> tuple[int, studios.Sight]:
+    """Returns the severity, of those that the suite has, and the degraded image."""
+    severity = min(int(severity), list_severities(suite)[-1])
+    return severity, studio.see(studio.corrupt(image, suite, corruption, severity))
+
+
 def _one_image(page: gr.Blocks, studio: DefenseStudio) -> list[gr.Component]:
     """Lays out the first tab; returns what says which image is meant."""
     source = studio.source
@@ -241,7 +259,9 @@ def _one_image(page: gr.Blocks, studio: DefenseStudio) -> list[gr.Component]:
             with gr.Column(visible=False) as attacks:
                 attack = gr.Dropdown(list(studio.attacks()), label="attack")
                 knows = gr.Radio(
-                    list(ATTACKERS), value=ATTACKERS[0], label="the attacker knows"
+                    list(ATTACKERS),
+                    value=next(iter(ATTACKERS)),
+                    label="the attacker knows",
                 )
                 linf = gr.Slider(
                     1, 64, value=8, step=1, label="epsilon, in grey levels of 255"
@@ -273,12 +293,11 @@ def _one_image(page: gr.Blocks, studio: DefenseStudio) -> list[gr.Component]:
     def show(
         number, file, way, suite, corruption, severity, attack, knows, linf, l2, amplify
     ):
-        first = studio.upload(file) if file else studio.sample(int(number))
+        first = _chosen(studio, number, file)
         unharmed = studio.see(first)
         lines = {"true label": "" if file else studio.true_label(int(number))}
         if way == _WAYS[0]:
-            severity = min(int(severity), list_severities(suite)[-1])
-            sight = studio.see(studio.corrupt(first, suite, corruption, severity))
+            _, sight = _corrupted(studio, first, suite, corruption, severity)
         elif way == _WAYS[1]:
             epsilon = linf / 255 if str(attack).endswith("linf") else l2
             sight = studio.see(studio.attack(unharmed, attack, epsilon, knows))
@@ -333,14 +352,11 @@ def _along_severities(studio: DefenseStudio, image: list[gr.Component]) -> None:
         return *shown, _labels(studio, {f"severity {severity}": sight})
 
     def show(number, file, suite, corruption, severity):
-        first = studio.upload(file) if file else studio.sample(int(number))
-        severity = min(int(severity), list_severities(suite)[-1])
-        return told(
-            severity, studio.see(studio.corrupt(first, suite, corruption, severity))
-        )
+        first = _chosen(studio, number, file)
+        return told(*_corrupted(studio, first, suite, corruption, severity))
 
     def frames(number, file, suite, corruption) -> Iterator[tuple]:
-        first = studio.upload(file) if file else studio.sample(int(number))
+        first = _chosen(studio, number, file)
         for severity, sight in studio.along_severities(first, suite, corruption):
             yield gr.update(value=severity), *told(severity, sight)
 

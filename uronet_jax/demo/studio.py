@@ -16,31 +16,30 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 from flax import linen as nn
-from jax.tree_util import Partial
 
 from uronet_jax import sharding
 from uronet_jax.attacks import ATTACKS
-from uronet_jax.attacks.adaptive import averaged_logits, random_misclassification
 from uronet_jax.batches import check_number
 from uronet_jax.corruptions import find_corruption, list_severities, suite_degradations
-from uronet_jax.data import open_source
+from uronet_jax.data import evaluation_batches, open_source
 from uronet_jax.data.sources import Source
 from uronet_jax.defense import classifier_function
+from uronet_jax.evaluation.attack_judge import AttackJudge
 from uronet_jax.evaluation.defense_table import measure_defense
 from uronet_jax.evaluation.judge import CorruptionEntry, Entry, Judge
 from uronet_jax.evaluation.threat_models import THREAT_MODELS, make_run
 from uronet_jax.loading import LoadedModel, assemble_defense
 from uronet_jax.photos import pictures
 from uronet_jax.photos.purify import PhotoModels, check_class_names
-from uronet_jax.purifiers import random_stages
 from uronet_jax.reports import figures
 
 # Of files from a browser: a photograph of 24 million pixels, hardly compressed.
 MAX_UPLOAD_BYTES, MAX_UPLOAD_PIXELS = 40 * 2**20, 24 * 10**6
-# What an attacker knows -> what the attack goes through.
-ATTACKERS = ("the classifier alone", "the whole defence")
-# That an attack on a random defence is averaged over.
-DRAWS = THREAT_MODELS["adaptive"].samples
+# What an attacker knows -> the threat model.
+ATTACKERS = {
+    "the classifier alone": THREAT_MODELS["grey_box"],
+    "the whole defence": THREAT_MODELS["adaptive"],
+}
 _BATCH = 64  # Images that are judged in one compiled call, however few there are.
 _LEAST_SIDE = 224  # Of a picture on the page, in pixels.
 
@@ -184,15 +183,14 @@ class DefenseStudio:
     def attack(self, sight: Sight, name: str, epsilon: float, knows: str) -> np.ndarray:
         """Returns an image that is to lose the label it has now.
 
-        One who knows the classifier alone is the threat model `grey_box`, and goes on
-        behind the first success: where it just fools the classifier, it hardly tries
-        the defence. So does one who knows a random defence, over draws made anew.
+        It is the image that the threat model's best attempt makes, see `AttackJudge`;
+        an attacker does not know the draws of `see`.
 
         Args:
             sight: The image, and what the defence makes of it.
             name: One of `attacks()`.
             epsilon: Largest norm of the perturbation, in intensities.
-            knows: One of `ATTACKERS`.
+            knows: A key of `ATTACKERS`.
 
         Raises:
             ValueError: If there is no such attack or attacker, or no classifier.
@@ -202,37 +200,20 @@ class DefenseStudio:
                 f"no attack {name!r} by one who knows {knows!r}: there are "
                 f"{', '.join(self.attacks()) or 'none without a classifier'}"
             )
-        run = make_run(name, epsilon=epsilon)
         labels = attacked_probabilities(sight, knows).argmax(keepdims=True)
-        batch = {
-            "image": jax.numpy.asarray(sight.image[None]),
-            "label": jax.numpy.asarray(labels, np.int32),
-            "index": jax.numpy.zeros(1, np.int32),
-        }
-        # Another key than that of `see`: an attacker does not know the draws.
-        draws, key = jax.random.split(self._key)
-        defense = self._defense
-        if knows == ATTACKERS[0]:
-            logits_fn = Partial(self._classify, defense.variables["classifier"])
-            found = run.go_to_the_end(key, batch, logits_fn)
-        elif not self._is_random():
-            found = run.attack(
-                key, batch["image"], defense.logits_fn, batch["label"], epsilon=epsilon
-            )
-        elif run.takes("samples"):
-            loss_fn = random_misclassification(
-                defense.random_logits_fn, batch["label"], loss=run.attack.loss
-            )
-            found = run.raise_loss(key, batch, loss_fn, samples=DRAWS)
-        else:
-            logits_fn = averaged_logits(defense.random_logits_fn, draws, DRAWS)
-            found = run.go_to_the_end(key, batch, logits_fn)
-        return np.asarray(found)[0]
-
-    def _is_random(self) -> bool:
-        own = self._defense.variables.get("purifier")
-        image = jax.ShapeDtypeStruct((1, *self.image_shape), np.float32)
-        return bool(random_stages(self._defense.function.purifier, own, image))
+        judge = AttackJudge(
+            self._defense.function,
+            self._defense.variables,
+            evaluation_batches(
+                (sight.image[None], labels), batch_size=1, mesh=self._mesh
+            ),
+            mesh=self._mesh,
+            threshold=self.threshold,
+            seed=self._seed,
+        )
+        run = make_run(name, epsilon=epsilon)
+        _, examples = judge.attack(ATTACKERS[knows], run, num_examples=1)
+        return examples.adversarial[0]
 
     def see(self, image: np.ndarray) -> Sight:
         """Shows an image to the defence."""
@@ -316,7 +297,8 @@ class DefenseStudio:
 
 def attacked_probabilities(sight: Sight, knows: str) -> np.ndarray:
     """Returns the probabilities whose likeliest class one of `ATTACKERS` attacks."""
-    return sight.before if knows == ATTACKERS[0] else sight.after
+    alone = ATTACKERS[knows].target == "classifier"
+    return sight.before if alone else sight.after
 
 
 @contextlib.contextmanager

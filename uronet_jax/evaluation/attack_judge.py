@@ -22,7 +22,7 @@ from uronet_jax.attacks import (
     balls,
     misclassification,
 )
-from uronet_jax.batches import check_number, known_name
+from uronet_jax.batches import check_number
 from uronet_jax.defense import DefenseFunction
 from uronet_jax.evaluation import metrics
 from uronet_jax.evaluation.defense_views import (
@@ -39,6 +39,7 @@ from uronet_jax.evaluation.threat_models import (
     describe_run,
 )
 from uronet_jax.purifiers import random_stages
+from uronet_jax.specs import known_name
 
 # Draws of a random defence over which the best of several attempts is chosen.
 _CHOICE_DRAWS = 16

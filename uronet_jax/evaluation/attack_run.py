@@ -15,7 +15,7 @@ import jax
 import numpy as np
 
 from uronet_jax.attacks.digests import digest
-from uronet_jax.batches import check_number, check_whole, known_name
+from uronet_jax.batches import check_number, check_whole
 from uronet_jax.checkpoints import locked_workdir
 from uronet_jax.evaluation import misleading
 from uronet_jax.evaluation.attack_judge import AttackJudge
@@ -29,6 +29,7 @@ from uronet_jax.evaluation.threat_models import (
     make_run,
 )
 from uronet_jax.records import naming, provenance, write_json
+from uronet_jax.specs import known_name
 from uronet_jax.training.run import check_same_config
 
 # Value of the field `schema` of attack.json.
@@ -69,14 +70,12 @@ def check_attack_config(
                 f"{asks[0]} needs a detector: name one, or leave it out (fields "
                 f"threats, now {','.join(config['threats'])}, and gated)"
             )
-    check_whole("num_pictures", config["num_pictures"], 0, 2**31 - 1)
+    check_whole("num_pictures", config["num_pictures"], 0)
     for norm, epsilon in config["epsilon"].items():
-        check_number(f"epsilon.{norm}", epsilon, 0.0)
-        if not epsilon:
-            raise ValueError(f"epsilon.{norm} must be above 0: {epsilon}")
+        check_number(f"epsilon.{norm}", epsilon, above=0.0)
     for field, low in (("steps", 1), ("restarts", 0), ("queries", 1)):
         for value in config[field] if field == "steps" else (config[field],):
-            check_whole(field, value, low, 2**31 - 1)
+            check_whole(field, value, low)
     runs = make_runs(config)
     make_plan(runs, threats)
     return runs, threats

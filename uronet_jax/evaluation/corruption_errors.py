@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from statistics import mean
 from typing import Any
 
+from uronet_jax.batches import check_number
+
 Rows = Sequence[Mapping[str, Any]]
 
 SEVERITIES = (1, 2, 3, 4, 5)
@@ -77,7 +79,7 @@ def summarize(
             `[0, 1]`, a corruption lacks a severity that another has, or `alexnet` is
             asked for rows with gaps.
     """
-    _check_fraction("clean_accuracy", clean_accuracy)
+    check_number("clean_accuracy, a fraction,", clean_accuracy, 0.0, 1.0)
     table = _table(rows)
     accuracy = {name: mean(column.values()) for name, column in table.items()}
     summary: dict[str, Any] = {
@@ -130,7 +132,8 @@ def _table(rows):
         column = table.setdefault(name, {})
         if severity in column:
             raise ValueError(f"{name} at severity {severity} is there twice")
-        _check_fraction(f"accuracy of {name} at {severity}", row["accuracy"])
+        what = f"accuracy of {name} at {severity}, a fraction,"
+        check_number(what, row["accuracy"], 0.0, 1.0)
         column[severity] = float(row["accuracy"])
     severities = {severity for column in table.values() for severity in column}
     gaps = _gaps(table, table, severities)
@@ -149,8 +152,3 @@ def _gaps(table, names=COMMON, severities=SEVERITIES):
         elif missing:
             gaps.append(f"{name} at severity {', '.join(map(str, missing))}")
     return "; ".join(gaps)
-
-
-def _check_fraction(name, value):
-    if not 0.0 <= value <= 1.0:  # A NaN fails.
-        raise ValueError(f"{name} must be a fraction in [0, 1]: {value}")

@@ -5,6 +5,8 @@ import statistics
 
 import numpy as np
 
+from uronet_jax.batches import check_number
+
 
 def auroc(scores_negative: np.ndarray, scores_positive: np.ndarray) -> float:
     """Returns the area under the ROC curve, in `[0, 1]`; 0.5 is chance.
@@ -40,8 +42,7 @@ def threshold_at_fpr(scores_negative: np.ndarray, fpr: float) -> float:
     Raises:
         ValueError: As `auroc`, or if `fpr` is out of range.
     """
-    if not 0.0 <= fpr <= 1.0:
-        raise ValueError(f"fpr must be in [0, 1]: {fpr}")
+    check_number("fpr", fpr, 0.0, 1.0)
     negative = np.sort(_scores(scores_negative, "scores_negative"))[::-1]
     # 0.29 * 100 is 28.999999999999996 in floating point.
     allowed = math.floor(fpr * negative.size + 1e-9)
@@ -82,8 +83,7 @@ def binomial_interval(
         raise ValueError(
             f"need 0 <= successes <= count and count >= 1: {successes}, {count}"
         )
-    if not 0.0 < level < 1.0:
-        raise ValueError(f"level must be in (0, 1): {level}")
+    check_number("level", level, above=0.0, below=1.0)
     z = statistics.NormalDist().inv_cdf(0.5 + level / 2)
     rate = successes / count
     centre = rate + z * z / (2 * count)

@@ -311,12 +311,12 @@ def eps_star_text(row: Mapping[str, Any], number_format: str = ".1f") -> str:
 
 
 def _check(classify, directions, seed, draw, steps):
-    for name, value, low, high in (
+    for name, value, *bounds in (
         ("seed", seed, 0, 2**32 - 1),
-        ("draw", draw, 0, 2**31 - 1),
+        ("draw", draw, 0),
         ("steps", steps, 1, 1000),
     ):
-        batches.check_whole(name, value, low, high)
+        batches.check_whole(name, value, *bounds)
     if not callable(classify) or not _is_hashable(classify):
         raise ValueError(
             "the classifier must be a hashable function (variables, images) -> logits: "

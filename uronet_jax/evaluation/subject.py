@@ -24,6 +24,7 @@ from uronet_jax.loading import (
     load_detector,
     load_purifier,
 )
+from uronet_jax.specs import known_name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,18 +96,16 @@ def check_subject(config: Mapping[str, Any], false_alarms: str) -> None:
     """
     data = config["data"]
     sharding.check_batch_size(config["batch_size"], sharding.data_mesh())
-    check_whole("seed", config["seed"], 0, 2**31 - 1)
-    if config["checkpoint"] not in ("best", "last"):
-        raise ValueError(f"checkpoint must be best or last: {config['checkpoint']!r}")
+    check_whole("seed", config["seed"], 0)
+    known_name("checkpoint", config["checkpoint"], ("best", "last"))
     if data["validation_split"].startswith("test"):
         raise ValueError(
             f"data.validation_split is {data['validation_split']!r}: the threshold "
             "must not be set on test images; name a part of train"
         )
-    check_whole("data.num_examples", data["num_examples"], 0, 2**31 - 1)
-    check_number(f"{false_alarms}, a share of images,", config[false_alarms], 0.0, 1.0)
-    if config[false_alarms] == 1:
-        raise ValueError(f"{false_alarms} must be below 1: all images would be flagged")
+    check_whole("data.num_examples", data["num_examples"], 0)
+    share = f"{false_alarms}, a share of images,"
+    check_number(share, config[false_alarms], 0.0, below=1.0)
     if not config["classifier"]:
         raise ValueError(
             "name a classifier: the folder of its run, or a file of PyTorch weights"

@@ -10,8 +10,7 @@ from typing import Any, NamedTuple
 
 from uronet_jax.attacks import ATTACKS, Attack, loop, misclassification
 from uronet_jax.attacks.adaptive import without_success
-from uronet_jax.batches import known_name
-from uronet_jax.specs import parse_parameters
+from uronet_jax.specs import known_name, parse_parameters
 
 
 class Attempt(NamedTuple):

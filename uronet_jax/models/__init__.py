@@ -81,7 +81,7 @@ def make_classifier(
             statistic is none of pixels in `[0, 1]`.
     """
     known_name("classifier", name, sorted(CLASSIFIERS))
-    check_whole("num_classes", num_classes, 2, 2**31 - 1)
+    check_whole("num_classes", num_classes, 2)
     for statistic, values, low in (("mean", mean, 0.0), ("std", std, 1e-6)):
         if np.ndim(values) != 1:
             raise ValueError(

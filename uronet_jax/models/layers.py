@@ -173,22 +173,11 @@ def conv(
     return _conv(x, kernel, strides, padding)
 
 
-@jax.custom_vjp
-def upsample_conv(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Applies a 3x3 transposed convolution of stride 2, as a sub-pixel convolution.
+def _sub_pixel(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """Of the four output pixels under one input pixel each sees at most 2x2 inputs.
 
-    The same function as `ConvTranspose2d(3, stride=2, padding=1, output_padding=1)`
-    of PyTorch: `out[2i + d - 1] += kernel[d] * x[i]` along each axis. Of the four
-    output pixels under one input pixel each sees at most 2x2 inputs, so one 2x2
-    convolution to four times the channels and a reordering give the same numbers.
-
-    Args:
-        x: `[B, H, W, I]`.
-        kernel: `[3, 3, I, O]`.
-
-    Returns:
-        `[B, 2H, 2W, O]`. Reverse-mode differentiable; forward-mode differentiation is
-        not supported.
+    So one 2x2 convolution to four times the channels and a reordering give the same
+    numbers.
     """
     batch, height, width, inputs = x.shape
     outputs = kernel.shape[-1]
@@ -209,6 +198,43 @@ def upsample_conv(x: jax.Array, kernel: jax.Array) -> jax.Array:
     )
 
 
+def _transposed(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """The gradient by its input of the convolution of stride 2 that it transposes."""
+    batch, height, width, _ = x.shape
+    shape = (batch, 2 * height, 2 * width, kernel.shape[-1])
+    kernel = kernel.swapaxes(2, 3)
+    transpose = jax.linear_transpose(
+        lambda y: _native_conv(y, kernel, *_UPSAMPLED),
+        jax.ShapeDtypeStruct(shape, x.dtype),
+    )
+    return transpose(x)[0]
+
+
+# Stride and padding of the convolution that an `upsample_conv` transposes.
+_UPSAMPLED = 2, ((1, 1), (1, 1))
+# Ways to compute an `upsample_conv`, the same function.
+UPSAMPLE_FORMS = {"sub_pixel": _sub_pixel, "transposed": _transposed}
+
+
+@jax.custom_vjp
+def upsample_conv(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """Applies a 3x3 transposed convolution of stride 2.
+
+    The same function as `ConvTranspose2d(3, stride=2, padding=1, output_padding=1)`
+    of PyTorch: `out[2i + d - 1] += kernel[d] * x[i]` along each axis. On a CPU it is a
+    sub-pixel convolution, elsewhere XLA's own.
+
+    Args:
+        x: `[B, H, W, I]`.
+        kernel: `[3, 3, I, O]`.
+
+    Returns:
+        `[B, 2H, 2W, O]`. Reverse-mode differentiable; forward-mode differentiation is
+        not supported.
+    """
+    return lax.platform_dependent(x, kernel, cpu=_sub_pixel, default=_transposed)
+
+
 def _upsample_forward(x, kernel):
     return upsample_conv(x, kernel), (x, kernel)
 
@@ -216,10 +242,9 @@ def _upsample_forward(x, kernel):
 def _upsample_backward(residuals, gradient):
     # It is the transpose of a convolution of stride 2, whose input is `gradient`.
     x, kernel = residuals
-    options = 2, ((1, 1), (1, 1))
     kernel = kernel.swapaxes(2, 3)
-    found = _kernel_gradient(gradient, x, kernel.shape, *options)
-    return _native_conv(gradient, kernel, *options), found.swapaxes(2, 3)
+    found = _kernel_gradient(gradient, x, kernel.shape, *_UPSAMPLED)
+    return _native_conv(gradient, kernel, *_UPSAMPLED), found.swapaxes(2, 3)
 
 
 upsample_conv.defvjp(_upsample_forward, _upsample_backward)

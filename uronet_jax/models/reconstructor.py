@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from uronet_jax.batches import known_name
+from uronet_jax.batches import check_number, known_name
 from uronet_jax.models import layers
 from uronet_jax.models.remover import Separation
 
@@ -168,9 +168,6 @@ def make_reconstructor(
             "width must be a multiple of 4 from 4 on, as there are layers of a quarter "
             f"of it: {width!r}"
         )
-    if not 0.0 < clean_mean < 1.0:
-        raise ValueError(
-            f"clean_mean must be in (0, 1), got {clean_mean}: "
-            "pass the mean pixel of the training images"
-        )
+    mean = "clean_mean, the mean pixel of the training images,"
+    check_number(mean, clean_mean, above=0.0, below=1.0)
     return Reconstructor(variant, width, clean_mean, dtype)

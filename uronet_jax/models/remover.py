@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from uronet_jax.batches import check_whole, known_name
+from uronet_jax.batches import check_number, check_whole, known_name
 from uronet_jax.models import layers
 
 
@@ -151,11 +151,8 @@ class Remover(nn.Module):
                 or `clean_head` is unknown.
         """
         layers.check_float_images(images)
-        if not 0.0 < self.clean_mean < 1.0:
-            raise ValueError(
-                f"clean_mean must be in (0, 1), got {self.clean_mean}: "
-                "pass the mean pixel of the training images"
-            )
+        mean = "clean_mean, the mean pixel of the training images,"
+        check_number(mean, self.clean_mean, above=0.0, below=1.0)
         known_name("clean head", self.clean_head, CLEAN_HEADS)
         head, channels = CLEAN_HEADS[self.clean_head], images.shape[-1]
         encoder = Encoder(self.widths, self.dtype, name="encoder")
@@ -220,6 +217,6 @@ def make_remover(
     if np.ndim(widths) != 1 or not len(widths):
         raise ValueError(f"widths must hold one or more whole numbers: {widths!r}")
     for width in widths:
-        check_whole("each of widths", width, 1, 2**31 - 1)
+        check_whole("each of widths", width, 1)
     options = {"mirror": mirror, "clean_mean": clean_mean, "dtype": dtype}
     return Remover(tuple(widths), **REMOVER_VARIANTS[variant], **options)

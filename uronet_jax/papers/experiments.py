@@ -41,11 +41,22 @@ def check_needs(store: Store, experiment: str) -> dict[str, Lack]:
         raise ValueError(f"{experiment}: {error}") from error
     needs = EXPERIMENTS[experiment].needs
     lacks = {group: _find_lack(store, wanted) for group, wanted in needs.items()}
+    if no_purifier := _find_purifier_lack(store, EXPERIMENTS[experiment]):
+        lacks = {group: lack or no_purifier for group, lack in lacks.items()}
     missing = {group: lack for group, lack in lacks.items() if lack is not None}
     if len(missing) == len(needs):
         texts = dict.fromkeys(f"{what}: {why}" for what, why in missing.values())
         raise LackError(f"{experiment} lacks {'; '.join(texts)}")
     return missing
+
+
+def _find_purifier_lack(store: Store, experiment: PaperExperiment) -> Lack | None:
+    for title, named in experiment.purifiers(store.config).items():
+        try:
+            store.named_purifier(named)
+        except FileNotFoundError as error:
+            return Lack(f"the {title} that the config names", str(error))
+    return None
 
 
 def _find_lack(store: Store, needs: Iterable[str]) -> Lack | None:

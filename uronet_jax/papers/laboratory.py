@@ -10,7 +10,7 @@ import numpy as np
 from flax import linen as nn
 
 from uronet_jax import sharding
-from uronet_jax.defense import DefenseFunction
+from uronet_jax.defense import DefenseFunction, no_classifier
 from uronet_jax.evaluation.judge import CLEAN_ENTRY, Entry, Judge, StoredEntry
 from uronet_jax.loading import LoadedModel, detector_inputs
 from uronet_jax.papers.kinds import ModelKey
@@ -30,10 +30,12 @@ class Laboratory:
         self.classifier = functools.cache(self._classifier)
         # Few: most models are for one part, those of the universal defence for many.
         self.model = functools.lru_cache(maxsize=4)(self._model)
+        # By what `load_purifier` reads.
+        self.purifier = functools.cache(lambda x: self.place(store.named_purifier(x)))
 
     def forget(self) -> None:
         """Gives the memory of images and models back; they are placed anew if asked."""
-        for cache in (self.judge, self.classifier, self.model):
+        for cache in (self.judge, self.classifier, self.model, self.purifier):
             cache.cache_clear()
 
     def _judge(
@@ -113,7 +115,7 @@ class Laboratory:
     ) -> np.ndarray:
         """Returns `[N]`, how likely the detector finds each image degraded."""
         modules = purifier.module, detector.module, detector_inputs(detector)
-        defense = DefenseFunction(_classify_nothing, *modules)
+        defense = DefenseFunction(no_classifier, *modules)
         variables = {"purifier": purifier.variables, "detector": detector.variables}
         variables["classifier"] = {}
         measurement = _measurement(defense, _probability)
@@ -121,7 +123,7 @@ class Laboratory:
 
     def purified(self, judge: Judge, purifier: LoadedModel, entry: Entry) -> np.ndarray:
         """Returns the pictures that a purifier makes, float32 `[N, H, W, C]`."""
-        defense = DefenseFunction(_classify_nothing, purifier.module)
+        defense = DefenseFunction(no_classifier, purifier.module)
         variables = {"classifier": {}, "purifier": purifier.variables}
         return judge.run(_measurement(defense, _clean), variables, entry)["clean"]
 
@@ -163,7 +165,3 @@ def _probability(found, batch):
 
 def _clean(found, batch):
     return {"clean": found.clean}
-
-
-def _classify_nothing(variables, images):
-    return images[:, 0, 0]

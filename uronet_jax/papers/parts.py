@@ -53,6 +53,8 @@ class PaperExperiment(NamedTuple):
     # Fields and sections of the config that its numbers depend on, besides those of
     # `COMMON_SETTINGS` and of the data sets of its needs.
     settings: tuple[str, ...] = ()
+    # The purifiers that a config names: title -> what `load_purifier` reads.
+    purifiers: Callable[[Mapping[str, Any]], Mapping[str, str]] = lambda config: {}
 
     def depends_on(self, config: Mapping[str, Any]) -> dict[str, Any]:
         """Returns what of a config the numbers depend on, not the machine alone."""

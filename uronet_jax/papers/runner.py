@@ -107,7 +107,7 @@ def run_experiments(
             print(f"{name}, left out: {why}", flush=True)
     for name, lacking in missing.items():
         if name in begun:
-            _check_classifiers(store, name, lacking, begun[name])
+            _check_weights(store, name, lacking, begun[name])
     for name, lacking in missing.items():
         store.check(_models(_parts(store, name, lacking)))
     with locked_workdir(workdir):
@@ -144,6 +144,12 @@ def _read_results(
                 f"{REPRODUCTION} version {REPRODUCTION_VERSION}: choose another "
                 "--workdir, or move the file away to have it computed anew"
             )
+        needed = ("config", "rows", "parts", "sessions")
+        if lacking := [field for field in needed if field not in stored]:
+            raise ValueError(
+                f"{path} lacks {', '.join(lacking)}: move it away to have it computed "
+                "anew"
+            )
         depends_on = EXPERIMENTS[name].depends_on
         try:
             check_same_config(depends_on(stored["config"]), depends_on(config))
@@ -165,7 +171,13 @@ def _classifiers(
     }
 
 
-def _check_classifiers(
+def _purifiers(store: Store, name: str) -> dict[str, str]:
+    """Returns title -> identity of the purifiers that the config names."""
+    named = EXPERIMENTS[name].purifiers(store.config)
+    return {title: store.named_purifier(x).identity for title, x in named.items()}
+
+
+def _check_weights(
     store: Store, name: str, lacking: Mapping[str, Lack], begun: Mapping[str, Any]
 ) -> None:
     """Raises ValueError if a result that is there is of other weights."""
@@ -175,15 +187,24 @@ def _check_classifiers(
             f"{path} does not say of which classifiers it is: move it away to have it "
             "measured anew"
         )
-    for role, titles in _classifiers(store, name, lacking).items():
-        for title, identity in titles.items():
-            if stored.get(role, {}).get(title, identity) != identity:
-                raise ValueError(
-                    f"{path} was measured with other weights of "
-                    f"{store.classifiers(role)[title]}: restore them, choose another "
-                    "--workdir, or move models, images and results that rest on them "
-                    "away"
-                )
+    changed = [
+        store.classifiers(role)[title]
+        for role, titles in _classifiers(store, name, lacking).items()
+        for title, identity in titles.items()
+        if stored.get(role, {}).get(title, identity) != identity
+    ]
+    purifiers = begun.get("purifiers", {})  # Earlier results do not say.
+    changed += [
+        EXPERIMENTS[name].purifiers(store.config)[title]
+        for title, identity in _purifiers(store, name).items()
+        if purifiers.get(title, identity) != identity
+    ]
+    if changed:
+        raise ValueError(
+            f"{path} was measured with other weights of {changed[0]}: restore them, "
+            "choose another --workdir, or move models, images and results that rest "
+            "on them away"
+        )
 
 
 def _parts(store: Store, name: str, lacking: Mapping[str, Lack]) -> list[Part]:
@@ -211,6 +232,7 @@ def _compute(
     rows = iter(begun.get("rows", ()))
     done = {k: list(itertools.islice(rows, n)) for k, n in begun.get("parts", ())}
     classifiers = begun.get("classifiers", {}) | _classifiers(store, name, lacking)
+    purifiers = begun.get("purifiers", {}) | _purifiers(store, name)
     lost = name in _PICTURES and not path.with_suffix(".npz").exists()
     if force or lost:  # What cannot be computed now is kept.
         for part in parts:
@@ -251,6 +273,7 @@ def _compute(
                 "missing": [lack.what for lack in lacking.values()],
                 "overridden": _overridden(store.config, preset),
                 "classifiers": classifiers,
+                **({"purifiers": purifiers} if purifiers else {}),
                 "parts": [[key, len(done[key])] for key in keys],
                 "rows": [row for key in keys for row in done[key]],
                 **origin,

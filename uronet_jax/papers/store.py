@@ -28,6 +28,7 @@ from uronet_jax.loading import (
     initial_statistics,
     load_classifier,
     load_model,
+    load_purifier,
 )
 from uronet_jax.models import make_classifier
 from uronet_jax.papers.kinds import (
@@ -93,6 +94,8 @@ class Store:
         self.source = functools.cache(self._source)
         self.statistics = functools.cache(lambda x: resolve(self.source(x, "train")))
         self.identity = functools.cache(self._identity)
+        # By its name; `purifier` is what a detector stands behind.
+        self.named_purifier = functools.cache(load_purifier)
 
     def _check_models(self) -> None:
         """Builds every module and optimizer once; any data will do."""

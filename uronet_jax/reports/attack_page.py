@@ -88,7 +88,7 @@ def _agreement(content) -> list[str]:
         for row in content["rows"]
     ]
     timed = any("time_ratio" in row for row in rows)
-    threads = config.get("threads")
+    threads = config["threads"]
     threads = f"{threads} CPU thread{'s' if threads != 1 else ''}"
     shares = dict.fromkeys(("success", "peer_success", "share_differing"), ".1%")
     norms = dict.fromkeys(("median_norm", "peer_median_norm"), ".4f")

@@ -10,13 +10,15 @@ from typing import Any
 
 import numpy as np
 
+from uronet_jax.batches import check_number
+
 _DPI = 160
 _TEXT = "#222222"
 _FONT = {"fontsize": 9}
 _TITLE = {"fontsize": 11, "weight": "bold"}
 _FULL_DIFFERENCE = 10.0
 # Colours that colour-blind readers tell apart (Okabe and Ito), and one marker each.
-_COLOURS = (
+LINE_COLOURS = (
     "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"
 )  # fmt: skip
 _MARKERS = "osD^vPX"
@@ -28,8 +30,7 @@ _LEGEND = {
 
 def show_noise(noise: np.ndarray, amplify: float = 1.0) -> np.ndarray:
     """Returns noise in `[-1, 1]` as a picture: mid-grey where there is none."""
-    if not amplify > 0:
-        raise ValueError(f"amplify must be above 0: {amplify}")
+    check_number("amplify", amplify, above=0.0)
     return np.clip(0.5 + amplify * np.asarray(noise, np.float32) / 2.0, 0.0, 1.0)
 
 
@@ -257,7 +258,7 @@ def noise_samples(
         gaussian = np.exp(-np.square(centres / deviation) / 2) / np.sqrt(2 * np.pi)
         place = left + i * width, top + 62, width - gap, height
         axes = _axes(figure, place, sharex=axes, sharey=axes)
-        axes.stairs(counts, edges, fill=True, color=_COLOURS[i], alpha=0.6)
+        axes.stairs(counts, edges, fill=True, color=LINE_COLOURS[i], alpha=0.6)
         axes.plot(centres, gaussian / deviation, "--", color=_TEXT, linewidth=1.2)
         axes.set_title(headings[i], color=_TEXT, **_FONT)
         axes.set_xlabel(label, color=_TEXT, **_FONT)
@@ -313,10 +314,10 @@ def accuracy_over_sigma(
     names = [*points, *across]
     figure, axes = _plot(720, 520, title, names, x_label=x_label, y_label=y_label)
     for (name, (x, y)), colour, marker in zip(
-        points.items(), _COLOURS, _MARKERS, strict=False
+        points.items(), LINE_COLOURS, _MARKERS, strict=False
     ):
         axes.plot(x, y, color=colour, marker=marker, markersize=5, label=name)
-    colours = _COLOURS[len(points) :]
+    colours = LINE_COLOURS[len(points) :]
     for (name, y), colour in zip(across.items(), colours, strict=False):
         axes.axhline(y, color=colour, linestyle="--", label=name)
     axes.legend(**_LEGEND)
@@ -357,7 +358,7 @@ def corruption_bars(
     figure, axes = _plot(width, 560, title, models, y_label=y_label)
     for i, (model, heights) in enumerate(values.items()):
         x = np.arange(len(names)) + (i - (len(models) - 1) / 2) * each
-        axes.bar(x, heights, 0.92 * each, color=_COLOURS[i], label=model)
+        axes.bar(x, heights, 0.92 * each, color=LINE_COLOURS[i], label=model)
     labels = [name.replace("_", " ") for name in names]
     slope = {"rotation": 40, "ha": "right", "rotation_mode": "anchor"}
     axes.set_xticks(np.arange(len(names)), labels, **slope)
@@ -370,8 +371,8 @@ def corruption_bars(
 
 
 def _check_colours(what, names):
-    if not 1 <= len(names) <= len(_COLOURS):
-        raise ValueError(f"need 1 to {len(_COLOURS)} {what}: {len(names)}")
+    if not 1 <= len(names) <= len(LINE_COLOURS):
+        raise ValueError(f"need 1 to {len(LINE_COLOURS)} {what}: {len(names)}")
 
 
 def _percent(name, fractions):

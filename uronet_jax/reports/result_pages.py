@@ -2,6 +2,7 @@
 
 from uronet_jax.reports import robustness, suites
 from uronet_jax.reports.defense_table import defense_rows_table, summary_list
+from uronet_jax.reports.predictions import render_predictions
 from uronet_jax.reports.results import Result, origin_line, render_benchmark
 
 _LEGEND = (
@@ -15,7 +16,7 @@ _LEGEND = (
 
 
 def render_result(result: Result) -> str:
-    """Returns the page of an evaluation, an attack, a quickstart or a benchmark."""
+    """Returns the page of a result that has one of its own."""
     content, config = result.content, result.content["config"]
     if result.kind == "quickstart":
         title = f"Quickstart on {content['dataset']}"
@@ -23,6 +24,9 @@ def render_result(result: Result) -> str:
     elif result.kind == "benchmark":
         title = f"Benchmark on {content['device']['kind']}"
         parts = [render_benchmark(content)]
+    elif result.kind == "predictions":
+        title = f"Predictions for {config['kind']}"
+        parts = [render_predictions(content)]
     elif result.kind == "attack":
         title = f"Under attack: {config['data']['name']}"
         parts = [robustness.render_attack(content), robustness.LEGEND]

@@ -11,6 +11,7 @@ from typing import Any
 from uronet_jax.reports.tables import markdown_table
 
 BENCHMARK = "uronet_jax.benchmark"
+PREDICTIONS = "uronet_jax.predictions"
 FIDELITY = "uronet_jax.fidelity"
 ATTACK_AGREEMENT = "uronet_jax.attack_agreement"
 ATTACK = "uronet_jax.attack"
@@ -19,6 +20,7 @@ REPRODUCTION_VERSION = 1
 # Kind of result -> its files' field `schema`, and the fields by which they are known.
 _KINDS = {
     "benchmark": (BENCHMARK, {"rows"}),
+    "predictions": (PREDICTIONS, {"rows", "not_compiled_yet", "scaling"}),
     "fidelity": (FIDELITY, {"rows"}),
     "attack_agreement": (ATTACK_AGREEMENT, {"rows"}),
     "attack": (ATTACK, {"rows", "warnings", "threshold", "finished"}),
@@ -26,6 +28,40 @@ _KINDS = {
     "evaluation": (None, {"summary", "rows"}),
     "quickstart": (None, {"dataset", "clean_accuracy", "rows"}),
 }
+_SUITE_ROW = "noise severity undefended_accuracy"
+# Kind -> fields, joined by dots, that its readers need, beside `_EVERYWHERE`; and those
+# of each row.
+_FIELDS = {
+    "benchmark": ("config.threads", "work notes comparisons values limits"),
+    "predictions": (
+        "config.kind config.memory_bytes config.rates",
+        "text batch devices dtype compiles",
+    ),
+    "fidelity": (
+        "",
+        "corruption reference max_difference mean_difference share_differing",
+    ),
+    "attack_agreement": (
+        "config.classifier config.dataset config.num_images config.threads",
+        "attack peer deterministic parameters num_images success peer_success "
+        "share_differing median_norm peer_median_norm",
+    ),
+    "attack": (
+        "config.data.name",
+        "attack threat norm epsilon parameters num_images clean_accuracy "
+        "undefended_clean_accuracy undefended_accuracy robust_accuracy "
+        "robust_accuracy_low robust_accuracy_high not_found median_linf median_l2",
+    ),
+    "reproduction": ("", "metric value num_images"),
+    "evaluation": (
+        "config.classifier config.data.name config.data.split config.data.num_examples "
+        "config.suite.name summary.num_images summary.clean_accuracy",
+        _SUITE_ROW,
+    ),
+    "quickstart": ("config.classifier num_images", _SUITE_ROW),
+}
+_EVERYWHERE = "device.kind device.count"
+_WITH_ROWS = ("evaluation", "quickstart")  # At least one.
 _PROVENANCE = {"config", "versions", "device", "seconds"}
 _TYPES = dict.fromkeys(("config", "versions", "device"), dict)
 _TYPES |= {"seconds": int | float, "rows": list | dict}
@@ -70,8 +106,7 @@ class Result:
                 return True
             if self.content["experiment"] in _NO_TEST_SET:
                 return False
-            counts = (r.get("num_images", TEST_IMAGES) for r in self.content["rows"])
-            return any(count < TEST_IMAGES for count in counts)
+            return any(r["num_images"] < TEST_IMAGES for r in self.content["rows"])
         data = config.get("data", {})
         part = data.get("num_examples", 0) > 0 or "[" in data.get("split", "")
         return config.get("preset") == "small" or part
@@ -87,8 +122,7 @@ class Result:
         content, rows = self.content, self.content["rows"]
         known = [x.get("num_images") for x in (content, content.get("summary", {}))]
         if not isinstance(rows, Mapping):
-            whole = TEST_IMAGES if self.kind == "reproduction" else None
-            known += [row.get("num_images", whole) for row in rows]
+            known += [row.get("num_images") for row in rows]
         return sorted({count for count in known if count})
 
 
@@ -100,7 +134,7 @@ def read_result(path: str | os.PathLike) -> Result:
     """Reads one result, of any size and finished or not.
 
     Raises:
-        ValueError: If it is none, or of another version of the schema.
+        ValueError: If it is none, of another version of the schema, or lacks a field.
     """
     path = Path(path)
     try:
@@ -125,10 +159,38 @@ def read_result(path: str | os.PathLike) -> Result:
             f"{path} has an unknown form: expected evaluation.json of launch.evaluate, "
             "attack.json of launch.attack, "
             "report.json of launch.quickstart or the file of launch.benchmark, "
-            "launch.fidelity or launch.reproduce, with "
+            "launch.compile_gpu, launch.fidelity or launch.reproduce, with "
             f"{', '.join(sorted(_PROVENANCE))}"
         )
+    if lacking := _lacking(content, kinds[0]):
+        raise ValueError(
+            f"{path}, of the kind {kinds[0]}, lacks {', '.join(lacking)}: make it anew "
+            "with the command that wrote it"
+        )
     return Result(path.stem, kinds[0], content)
+
+
+def _lacking(content: Mapping[str, Any], kind: str) -> list[str]:
+    """Returns what of `_FIELDS` a result has not."""
+    fields, columns = _FIELDS[kind]
+    rows = content["rows"]
+    rows = list(rows.values() if isinstance(rows, Mapping) else rows)
+    needed = f"{_EVERYWHERE} {fields}".split()
+    lacking = [field for field in needed if not _has(content, field.split("."))]
+    lacking += [
+        f"{column} of a row"
+        for column in columns.split()
+        if not all(_has(row, [column]) for row in rows)
+    ]
+    return lacking if rows or kind not in _WITH_ROWS else [*lacking, "rows"]
+
+
+def _has(fields: Any, path: Sequence[str]) -> bool:
+    for name in path:
+        if not isinstance(fields, Mapping) or name not in fields:
+            return False
+        fields = fields[name]
+    return True
 
 
 def load_result(path: str | os.PathLike) -> Result:

@@ -4,10 +4,11 @@ import itertools
 from collections.abc import Mapping, Sequence
 from html import escape
 
-# Colours that colour-blind readers tell apart (Okabe and Ito), in this order.
-LINE_COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7")
+from uronet_jax.reports.figures import LINE_COLOURS
+
 # So that lines that lie on each other are both seen.
 _DASHES = ("none", "none", "4 4", "2 4")
+_COLOURS = LINE_COLOURS[: len(_DASHES)]
 _LEFT, _RIGHT, _TOP, _BOTTOM = 34, 10, 22, 22  # Pixels around the axes.
 
 
@@ -17,7 +18,6 @@ def accuracy_chart(
     title: str = "",
     width: int = 220,
     height: int = 150,
-    unit: str = "severity",
 ) -> str:
     """Returns an SVG element of lines over severities.
 
@@ -28,7 +28,6 @@ def accuracy_chart(
         title: Above the axes.
         width: In pixels.
         height: In pixels.
-        unit: What the horizontal axis counts.
 
     Raises:
         ValueError: If there is no point, or an accuracy is not in `[0, 1]`.
@@ -63,7 +62,7 @@ def accuracy_chart(
         parts.append(
             f'<text x="{across(x)}" y="{height - 8}" text-anchor="middle">{x:g}</text>'
         )
-    styles = itertools.cycle(zip(LINE_COLOURS, _DASHES, strict=True))
+    styles = itertools.cycle(zip(_COLOURS, _DASHES, strict=True))
     for (name, line), (colour, dashes) in zip(lines.items(), styles, strict=False):
         path = " ".join(f"{across(x)},{up(y)}" for x, y in line)
         parts.append(
@@ -74,14 +73,14 @@ def accuracy_chart(
             parts.append(
                 f'<circle cx="{across(x)}" cy="{up(y)}" r="3" fill="{colour}" '
                 f'data-line="{escape(name)}" data-severity="{x:g}" data-value="{y!r}">'
-                f"<title>{escape(name)}, {unit} {x:g}: {y:.2%}</title></circle>"
+                f"<title>{escape(name)}, severity {x:g}: {y:.2%}</title></circle>"
             )
     return "".join([*parts, "</svg>"])
 
 
 def chart_legend(names: Sequence[str]) -> str:
     """Returns which colour is which line, as HTML."""
-    colours = itertools.cycle(LINE_COLOURS)
+    colours = itertools.cycle(_COLOURS)
     return " ".join(
         '<span style="white-space:nowrap"><svg width="14" height="10" '
         'style="display:inline-block">'

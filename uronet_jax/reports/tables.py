@@ -74,10 +74,10 @@ def labelled_list(
 
 
 def wrap_markdown(text: str, width: int = 110) -> str:
-    """Breaks a page at spaces; lines of tables, pictures and code stay as they are."""
+    """Breaks a page at spaces, but for headings, tables, pictures and code."""
     lines = []
     for line in text.splitlines():
-        if line.startswith(("|", "!", "<", "    ")):
+        if line.startswith(("#", "|", "!", "<", "    ")):
             lines.append(line)
             continue
         indent = "  " if line.startswith("- ") else ""

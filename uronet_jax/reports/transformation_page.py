@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from uronet_jax.reports.results import Result
 from uronet_jax.reports.tables import markdown_table
 from uronet_jax.transformations import TRANSFORMATIONS
 
@@ -32,16 +31,15 @@ _ROW = "transformations_32"
 
 
 def render_transformations(
-    benchmarks: Sequence[Mapping[str, Any]], reproductions: Sequence[Result]
+    benchmarks: Sequence[Mapping[str, Any]], kept: Mapping[str, Sequence[str]]
 ) -> str:
     """Returns the page.
 
     Args:
         benchmarks: JSON of `launch.benchmark`, for the times.
-        reproductions: Runs of `launch.reproduce`; those called `reconstructive` have
-            what each leaves of the accuracy on clean images.
+        kept: Name -> what it leaves of the accuracy on clean images, of each result
+            that says so.
     """
-    kept = _kept(reproductions)
     benchmarks = [content for content in benchmarks if _ROW in content["rows"]]
     rows = [
         {
@@ -73,31 +71,6 @@ def render_transformations(
     return "\n".join(
         [_HEAD, markdown_table(rows, headings), *map(_conditions, benchmarks)]
     )
-
-
-def _kept(reproductions: Sequence[Result]) -> dict[str, list[str]]:
-    """Returns name -> what is left of the accuracy on clean images."""
-    found: dict[str, list[str]] = {}
-    for result in reproductions:
-        section = result.content["config"].get("reconstructive")
-        if result.content["experiment"] != "reconstructive" or section is None:
-            continue
-        rows = [
-            row
-            for row in result.content["rows"]
-            if (row["attack"], row["metric"]) == ("clean", "accuracy")
-            and row["threat"] == "grey box"
-        ]
-        value = {row["defence"]: row["value"] for row in rows}
-        for text in [*section["transformations"], "quilting=quilting"]:
-            title, _, name = text.partition("=")
-            if title in value and "none" in value:
-                small = ", small" if result.small else ""
-                found.setdefault(name, []).append(
-                    f"{value[title]:.1f} of {value['none']:.1f} "
-                    f"({rows[0]['dataset']}{small})"
-                )
-    return found
 
 
 def _times(name: str, benchmarks: Sequence[Mapping[str, Any]]) -> str:

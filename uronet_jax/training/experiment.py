@@ -7,7 +7,7 @@ models of their own (`make_task`).
 import dataclasses
 import itertools
 import os
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +17,7 @@ import numpy as np
 
 from uronet_jax import sharding
 from uronet_jax.array_files import map_array
-from uronet_jax.batches import check_listed, check_whole, known_name
+from uronet_jax.batches import check_listed, check_whole
 from uronet_jax.checkpoints import check_path, locked_workdir, read_config
 from uronet_jax.corruptions import (
     Degradation,
@@ -44,6 +44,7 @@ from uronet_jax.loading import (
 )
 from uronet_jax.progress import Progress
 from uronet_jax.seeds import named_seed
+from uronet_jax.specs import known_name
 from uronet_jax.training.optimizers import OPTIMIZER_FIELDS, make_optimizer
 from uronet_jax.training.pairs import Pairs, clean_pairs, drawn_pairs, stored_pairs
 from uronet_jax.training.phases import find_phase
@@ -244,7 +245,7 @@ def check_config(config: Config) -> None:
                 f"data.{name} is {data[name]!r}: the test split is read by "
                 "launch.evaluate only; split off a part of train"
             )
-    check_whole("seed", config["seed"], 0, 2**31 - 1)
+    check_whole("seed", config["seed"], 0)
     phase = find_phase(config["phase"])
     phase.needs(config)
     if degrades(config) or has_copies(config):
@@ -300,9 +301,10 @@ def sample_images(source: Any, max_bytes: int = 2**28) -> np.ndarray:
 
 def data_of_folder(
     path: str | os.PathLike,
-    given: Collection[str],
     data_dir: str | os.PathLike | None = None,
     *,
+    train_split: str | None = None,
+    validation_split: str | None = None,
     resize: tuple[int, int] | None = None,
 ) -> tuple[dict[str, str], list[str]]:
     """Prepares a folder of images, if it is not yet.
@@ -311,24 +313,31 @@ def data_of_folder(
 
     Args:
         path: Folder or `.npz` file, see `prepare.prepare_once`, whose errors it has.
-        given: Fields that were set by hand, such as `config.data.train_split`; they
-            stay.
         data_dir: Folder of the prepared data sets.
+        train_split: Part to learn on; None for `prepare.learning_splits`.
+        validation_split: Part to be validated on; None likewise. Both or none.
         resize: `(height, width)` of the images.
+
+    Raises:
+        ValueError: If only one of the splits is given, or there are other processes.
     """
-    if "config.data.name" in given:
-        raise ValueError("--data and --config.data.name both name data: give one")
+    splits = (train_split, validation_split)
+    if any(splits) and not all(splits):
+        raise ValueError(
+            "a folder of images is divided as you say or as it is usual: give both "
+            "data.train_split and data.validation_split, or none of them"
+        )
     if jax.process_count() > 1:
         raise ValueError(
             "a folder is prepared by one process: do it first, with `uronet prepare`, "
-            "and give --config.data.name"
+            "and set data.name"
         )
     name, notes = prepare.prepare_once(path, data_dir=data_dir, resize=resize)
-    if {"config.data.train_split", "config.data.validation_split"} & set(given):
-        return {"name": name}, notes
-    learned, judged = prepare.learning_splits(name, data_dir)
-    fields = {"name": name, "train_split": learned, "validation_split": judged}
-    return fields, [*notes, f"learns on {learned}, is validated on {judged}"]
+    if not any(splits):
+        splits = prepare.learning_splits(name, data_dir)
+        notes = [*notes, f"learns on {splits[0]}, is validated on {splits[1]}"]
+    fields = {"name": name, "train_split": splits[0], "validation_split": splits[1]}
+    return fields, notes
 
 
 def build_experiment(

@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from uronet_jax.batches import check_number, known_name
+from uronet_jax.batches import check_number
 from uronet_jax.models import Separation
+from uronet_jax.specs import known_name
 from uronet_jax.training.state import Metrics
 
 

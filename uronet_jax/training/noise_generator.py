@@ -122,7 +122,7 @@ def train_noise_generators(
     mesh = sharding.data_mesh() if mesh is None else mesh
     network = make_noise_generator(variant)
     check_noise_norm(epsilon, tuple(source.image_shape))
-    check_whole("num_steps", num_steps, 1, 2**31 - 1)
+    check_whole("num_steps", num_steps, 1)
     check_number("rate", rate, 0.0)
 
     def step(state, frozen, batch):
@@ -188,11 +188,7 @@ def check_noise_norm(epsilon: Any, shape: Shape, name: str = "epsilon") -> None:
         shape: `(H, W, C)` of the images.
         name: Of the field that has it.
     """
-    check_number(name, epsilon, 0.0)
     height, width, channels = shape
-    largest = (height * width * channels) ** 0.5
-    if not 0 < epsilon <= largest:
-        raise ValueError(
-            f"{name} must be above 0 and at most {largest:.4g}, the L2 norm from "
-            f"black to white of images {height}x{width}x{channels}: {epsilon}"
-        )
+    size = f"{height}x{width}x{channels}"
+    what = f"{name}, at most the L2 norm from black to white of images {size},"
+    check_number(what, epsilon, high=(height * width * channels) ** 0.5, above=0.0)

@@ -5,7 +5,8 @@ from collections.abc import Callable, Sequence
 
 import optax
 
-from uronet_jax.batches import check_number, check_whole, known_name
+from uronet_jax.batches import check_number, check_whole
+from uronet_jax.specs import known_name
 
 SCHEDULES: dict[str, Callable[..., optax.Schedule]] = {
     "constant": lambda peak, steps, **_: optax.constant_schedule(peak),
@@ -61,9 +62,7 @@ def make_optimizer(
     """
     known_name("optimizer", name, OPTIMIZERS)
     known_name("schedule", schedule, SCHEDULES)
-    check_number("peak_rate", peak_rate, 0.0)
-    if not peak_rate:
-        raise ValueError("peak_rate must be above 0: with 0 nothing is learned")
+    check_number("peak_rate", peak_rate, above=0.0)
     within = f"warmup_steps, within num_steps ({num_steps}),"
     check_whole(within, warmup_steps, 0, num_steps)
     check_number("weight_decay", weight_decay, 0.0)

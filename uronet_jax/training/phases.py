@@ -1,6 +1,6 @@
 """The phases by name: everything that `launch.train` can train."""
 
-from uronet_jax.batches import known_name
+from uronet_jax.specs import known_name
 from uronet_jax.training import (
     adversarial_noise,
     adversarial_training,

@@ -15,9 +15,10 @@ import jax.numpy as jnp
 import optax
 from flax import linen as nn
 
-from uronet_jax.batches import check_number, check_whole, known_name
+from uronet_jax.batches import check_number, check_whole
 from uronet_jax.image_quality import psnr
 from uronet_jax.models import Reconstructor, compute_dtype, make_reconstructor
+from uronet_jax.specs import known_name
 from uronet_jax.training.pairs import Pairs
 from uronet_jax.training.state import (
     Batch,
@@ -195,8 +196,8 @@ def check_reconstruction(
     num_steps: int | None = None,
 ) -> None:
     """Raises ValueError unless fields of the section `reconstruction` make sense."""
-    check_whole("batch_size", batch_size, 1, 2**31 - 1)
-    check_whole("reconstruction.warmup_steps", warmup_steps, 0, 2**31 - 1)
+    check_whole("batch_size", batch_size, 1)
+    check_whole("reconstruction.warmup_steps", warmup_steps, 0)
     check_number("reconstruction.visual_weight", visual_weight, 0.0)
     check_number("reconstruction.class_weight", class_weight, 0.0)
     if not visual_weight and not class_weight:

@@ -64,9 +64,9 @@ class Schedule:
     def check(self) -> None:
         """Raises ValueError, naming the field, unless the numbers make sense."""
         for name in ("num_steps", "steps_per_dispatch", "log_every"):
-            check_whole(name, getattr(self, name), 1, 2**31 - 1)
+            check_whole(name, getattr(self, name), 1)
         for name in ("eval_every", "checkpoint_every"):
-            check_whole(name, getattr(self, name), 0, 2**31 - 1)
+            check_whole(name, getattr(self, name), 0)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,7 +7,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from uronet_jax.batches import check_batch, check_number, check_whole, known_name
+from uronet_jax.batches import check_batch, check_number, check_whole
+from uronet_jax.specs import known_name
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

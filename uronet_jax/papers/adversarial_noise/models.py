@@ -157,11 +157,11 @@ def _check_section(name: str, section: Mapping[str, Any]) -> None:
         *(("clean_steps", 0), ("pgd_steps", 0)),
         *(("eps_star_images", 0), ("attacked_images", 0)),
     ):
-        check_whole(f"{name}.{field}", section[field], low, 2**31 - 1)
-    for field in ("attack_linf", "attack_l2", "generator_epsilon"):
+        check_whole(f"{name}.{field}", section[field], low)
+    for field in ("attack_linf", "attack_l2"):
         check_number(f"{name}.{field}", section[field], 0.0)
-    if not section["generator_epsilon"]:
-        raise ValueError(f"{name}.generator_epsilon must be above 0: 0.0")
+    field = "generator_epsilon"
+    check_number(f"{name}.{field}", section[field], above=0.0)
     for field in ("sigmas", "epsilons"):  # They name folders.
         names = [f"{x:g}" for x in section[field]]
         if len(set(names)) < len(names):

@@ -60,17 +60,8 @@ _OVERVIEW = {
 _HARM = 3.0
 
 
-# Under results of a program that did not keep what each generator found.
-_UNKNOWN = (
-    "\n*Here* infinite means that it is for one of the generators at least; what the "
-    "others found was not stored, and the claims leave such a number out.\n"
-)
-
-
 def _note(group: Group) -> str:
-    note = _NOTES.get(group.experiment, "").replace("{severities}", _severities(group))
-    unknown = any(x["infinite"] and x["each"] is None for x in group.measured())
-    return note + (_UNKNOWN if unknown else "")
+    return _NOTES.get(group.experiment, "").replace("{severities}", _severities(group))
 
 
 def _severities(group: Group) -> str:
@@ -133,12 +124,12 @@ def _overview_failures(known: KnownGroups) -> list[str]:
     harm = sorted((x, y) for x, y in change.items() if y < -_HARM)
     if harm:
         text += f", and on {', '.join(f'{x} {-y:.1f}' for x, y in harm)}"
-    text += " (small)." if group.small else "."
+    text += f"{group.mark}."
     plain, ours = (_by_test(others, model) for model in ("none", "ANT 1x1"))
     if "worst noise" in plain and "worst noise" in ours:
         text += (
             f" The worst of the 18 noises leaves it {ours['worst noise']:.1f} %, after "
-            f"{plain['worst noise']:.1f} (small)."
+            f"{plain['worst noise']:.1f}{others.mark}."
         )
     return [text]
 

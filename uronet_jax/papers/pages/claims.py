@@ -124,13 +124,7 @@ def _all_fit(cell: _Cell, wanted: Mapping[str, Any]) -> bool:
 
 
 def _with_names(cell: _Cell) -> dict[str, Any]:
-    """Returns a cell with `_NAMES`, as not measured if an attacker may have failed.
-
-    Where a number is infinite for some generators of noise only, older rows have
-    infinity and not what the others found.
-    """
-    if cell["infinite"] and cell["each"] is None:
-        cell = {**cell, "ours": None}
+    """Returns a cell with `_NAMES`."""
     trained = f"{cell.get('train_noise')}-{cell.get('train_severity')}"
     matched = cell.get("test_severity") == cell.get("remover_train_severity")
     return {**cell, "trained": trained, "tested": place_of(cell), "matched": matched}

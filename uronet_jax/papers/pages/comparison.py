@@ -15,7 +15,7 @@ from uronet_jax.papers.machine_settings import without_machine_settings
 from uronet_jax.papers.pages.all_papers import PAGE_LAYOUTS
 from uronet_jax.papers.pages.group import Group
 from uronet_jax.papers.pages.layout import Layout
-from uronet_jax.reports.results import TEST_IMAGES, Result
+from uronet_jax.reports.results import Result
 
 # True positive rate of a detector at 5 % false alarms, in `[0, 1]`.
 _RATE = ("tpr_at_5_percent_fpr", "tpr_at_5_fpr")
@@ -144,9 +144,7 @@ def _joined(cell: Mapping[str, Any], rows: Sequence[Mapping]) -> dict[str, Any]:
         "spread": stdev(values) if len(values) > 1 else None,
         "published": published,
         "difference": ours - published if both else None,
-        "num_images": min(
-            (row.get("num_images", TEST_IMAGES) for row in rows), default=None
-        ),
+        "num_images": min((row["num_images"] for row in rows), default=None),
         "steps": rows[0].get("steps") if rows else None,
         "own": rows[0].get("own") if rows else None,
         "infinite": any(row.get("infinite") for row in rows),

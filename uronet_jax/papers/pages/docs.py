@@ -1,6 +1,7 @@
 """The pages of docs, made of the stored results: one by one, and the overview."""
 
 import os
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ _PAGES = {
     "attack": "Evaluations",
     "quickstart": "Evaluations",
     "benchmark": "Benchmarks",
+    "predictions": "Predictions",
 }
 
 
@@ -103,7 +105,7 @@ def docs_pages(
             only("fidelity"), contents("benchmark")
         ),
         docs / "TRANSFORMATIONS.md": transformation_page.render_transformations(
-            contents("benchmark"), [x for x in results if x.kind == "reproduction"]
+            contents("benchmark"), _kept(results)
         ),
         docs / "ATTACKS.md": attack_page.render_attacks(
             only("attack_agreement"), contents("benchmark")
@@ -123,6 +125,15 @@ def docs_pages(
     gallery = TransformationPicture("transformations.png", "", "", usual)
     pictures = {docs / gallery.name: gallery}
     return pages, pictures | {figures / picture.name: picture for picture in drawn}
+
+
+def _kept(results: Sequence[Result]) -> dict[str, list[str]]:
+    """Returns transformation -> what it leaves, of the results of all papers."""
+    kept = defaultdict(list)
+    for paper in PAPERS:
+        for name, texts in paper.kept(results).items():
+            kept[name] += texts
+    return kept
 
 
 def _links(results: Sequence[Result], groups: Sequence[Group]) -> dict[str, list[str]]:

@@ -32,6 +32,11 @@ class Group:
         return self.runs[0].small
 
     @property
+    def mark(self) -> str:
+        """` (small)` behind numbers of a small group, else nothing."""
+        return " (small)" if self.small else ""
+
+    @property
     def config(self) -> Mapping[str, Any]:
         """Of the first run."""
         return self.runs[0].content["config"]

@@ -164,7 +164,8 @@ def _failures(results: Sequence[Result], groups: Sequence[Group]) -> list[str]:
                 "Attackers who know the defence break it. Under PGD within 8/255 "
                 f"{100 * aware['robust_accuracy']:.0f} % stay right, and "
                 f"{100 * aware['robust_or_detected_accuracy']:.0f} % right or flagged "
-                f"if it fools the detector too ({aware['num_images']} images, small)."
+                f"if it fools the detector too ({aware['num_images']} images"
+                f"{', small' if result.small else ''})."
             )
     for paper in PAPERS:
         found += paper.overview_failures(known)
@@ -180,15 +181,21 @@ def _claims_line(paper: PaperPages, groups: Sequence[Group]) -> str:
     full = sum(v.measured > 0 and not v.small for v in verdicts)
     text = (
         f"Of the {len(verdicts)} of {paper.title} "
-        f"{answers['yes']} hold, {answers['no']} do not, {answers['open']} are open; "
-        f"{full} were judged at full size."
+        f"{_counted(answers['yes'], 'holds', 'hold')}, "
+        f"{_counted(answers['no'], 'does', 'do')} not, "
+        f"{_counted(answers['open'], 'is', 'are')} open; "
+        f"{_counted(full, 'was', 'were')} judged at full size."
     )
     experiment, what = paper.headline
     if compared_cells(known[experiment]):
         distance = distance_from_paper(known[experiment])["mean_difference"]
         text += f" {what} are {distance:+.1f} points from its numbers"
-        text += " (small)." if known[experiment].small else "."
+        text += f"{known[experiment].mark}."
     return text
+
+
+def _counted(count: int, one: str, several: str) -> str:
+    return f"{count} {one if count == 1 else several}"
 
 
 def overview_pictures(groups: Sequence[Group]) -> list[Picture]:
@@ -245,7 +252,7 @@ def render_overview(
     lines = [{"": k, "pages": " · ".join(v)} for k, v in links.items()]
     parts += [markdown_table(lines, ["", "pages"])] if lines else []
     parts.append(
-        "Made by `python -m launch.report` from the JSON files in [results](results), "
+        "Made by `python -m launch.report` from the JSON files in `docs/results`, "
         "each with config, versions, device and time. See also "
         "[corruptions](CORRUPTIONS.md) and [attacks](ATTACKS.md) one by one.\n"
     )

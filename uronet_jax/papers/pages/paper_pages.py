@@ -36,6 +36,8 @@ class PaperPages:
         end: Group, all groups -> the end of its page.
         footnote: All groups -> what stands under the claims.
         appendices: All results -> name of one -> what is added to its page.
+        kept: All results -> input transformation -> what it leaves of the accuracy on
+            clean images, of each of these that says so.
         overview_rows: Lines of the overview's table.
         overview_failures: What goes wrong, in sentences.
         overview_pictures: Its pictures on the overview.
@@ -53,6 +55,7 @@ class PaperPages:
     end: Callable[[Group, Sequence[Group]], str] = lambda group, groups: ""
     footnote: Callable[[Sequence[Group]], str] = lambda groups: ""
     appendices: Callable[[Sequence[Result]], Mapping[str, str]] = lambda results: {}
+    kept: Callable[[Sequence[Result]], Mapping[str, list[str]]] = lambda results: {}
     overview_rows: Callable[[KnownGroups], list[dict[str, Any]]] = lambda known: []
     overview_failures: Callable[[KnownGroups], list[str]] = lambda known: []
     overview_pictures: Callable[[KnownGroups], list[Picture]] = lambda known: []

@@ -11,17 +11,19 @@ from uronet_jax.evaluation.attack_judge import AttackJudge
 from uronet_jax.evaluation.judge import CLEAN_ENTRY, Entry
 from uronet_jax.evaluation.threat_models import THREAT_MODELS
 from uronet_jax.image_quality import psnr, ssim
-from uronet_jax.loading import LoadedModel, load_purifier
+from uronet_jax.loading import LoadedModel
 from uronet_jax.papers.kinds import ModelKey
 from uronet_jax.papers.laboratory import Laboratory, TidyRow
 from uronet_jax.papers.made_images import save_arrays
 from uronet_jax.papers.parts import PaperExperiment, Part, needs_of
 from uronet_jax.papers.reconstructive.models import (
     NO_REMOVER,
-    QUILTING,
+    QUILTING_TITLE,
+    REMOVER_TITLE,
     attack_runs,
     autoencoders,
     control,
+    named_remover,
     transformations,
     white_box_runs,
 )
@@ -44,12 +46,14 @@ _Defences = Mapping[str, "str | ModelKey | None"]
 
 
 def _defences(store: Store) -> _Defences:
+    section = store.config["reconstructive"]
     found = {_NONE: None, **transformations(store.config)}
-    if store.config["reconstructive"]["patches"]:
-        found[QUILTING] = QUILTING
+    if section["patches"]:
+        found[QUILTING_TITLE] = QUILTING_TITLE
     found |= autoencoders(store.config)
-    remover = store.config["reconstructive"]["remover"] or _REMOVER
-    return found if remover == NO_REMOVER else {**found, "URoNet remover": remover}
+    if section["remover"] == NO_REMOVER:
+        return found
+    return found | {REMOVER_TITLE: _REMOVER} | named_remover(store.config)
 
 
 def _trained(store: Store, *keys: str | ModelKey | None) -> tuple[ModelKey, ...]:
@@ -60,9 +64,9 @@ def _trained(store: Store, *keys: str | ModelKey | None) -> tuple[ModelKey, ...]
 def _purifier(lab: Laboratory, what: str | ModelKey | None) -> LoadedModel | None:
     if what is None:
         return None
-    if what == QUILTING:
+    if what == QUILTING_TITLE:
         return _quilting(lab)
-    return lab.place(load_purifier(what)) if isinstance(what, str) else lab.model(*what)
+    return lab.purifier(what) if isinstance(what, str) else lab.model(*what)
 
 
 def _quilting(lab: Laboratory) -> LoadedModel:
@@ -78,8 +82,8 @@ def _quilting(lab: Laboratory) -> LoadedModel:
         images, _ = source.arrays()
         stored.array[:] = extract_patches(images, count, _PATCH, seed=made_of["seed"])
         stored.mark(count, finished=True)
-    made = make_transformation(QUILTING)
-    config = {"model": {"name": QUILTING}}
+    made = make_transformation(QUILTING_TITLE)
+    config = {"model": {"name": QUILTING_TITLE}}
     patches = np.asarray(stored.array)
     return lab.place(LoadedModel("purifier", made, patches, None, None, config))
 
@@ -265,12 +269,14 @@ RECONSTRUCTIVE_EXPERIMENTS: dict[str, PaperExperiment] = {
         _needs(),
         _comparison,
         _SETTINGS,
+        named_remover,
     ),
     "reconstructive_transfer": PaperExperiment(
         "the same before another classifier",
         _needs(),
         _transfer,
         _SETTINGS,
+        named_remover,
     ),
     "reconstructive_labels": PaperExperiment(
         "whether labels leak into what reconstructive training learns on",

@@ -6,7 +6,6 @@ from typing import Any
 
 from uronet_jax.batches import check_number, check_whole
 from uronet_jax.evaluation.threat_models import AttackRun, parse_run
-from uronet_jax.loading import load_purifier
 from uronet_jax.papers.kinds import Kind, ModelKey
 from uronet_jax.purifiers import parse_purifier
 from uronet_jax.training.run import Schedule
@@ -19,9 +18,13 @@ _AUTOENCODERS = {"": _PLAIN, ", a quarter clean": _CLEAN}
 _CONTROL = "reconstructor_predictions"
 # What the field `remover` says to leave it out.
 NO_REMOVER = "none"
-QUILTING = "quilting"  # The transformation that has patches, and no parameters here.
+QUILTING_TITLE = (
+    "quilting"  # The transformation that has patches, and no parameters here.
+)
+# The URoNet remover beside the other defences.
+REMOVER_TITLE = "URoNet remover"
 # Names of other rows, columns and attacks.
-_RESERVED = ("none", "clean", QUILTING, "IFGSM", "PGD0", "PGD10")
+_RESERVED = ("none", "clean", QUILTING_TITLE, "IFGSM", "PGD0", "PGD10")
 
 
 def attack_runs(config: Mapping[str, Any]) -> dict[str, AttackRun]:
@@ -46,6 +49,12 @@ def white_box_runs(config: Mapping[str, Any]) -> dict[str, AttackRun]:
 def transformations(config: Mapping[str, Any]) -> dict[str, str]:
     """Returns title -> what `load_purifier` reads."""
     return _pairs("transformations", config["reconstructive"]["transformations"])
+
+
+def named_remover(config: Mapping[str, Any]) -> dict[str, str]:
+    """Returns title -> what `load_purifier` reads; empty if none is named."""
+    named = config["reconstructive"]["remover"]
+    return {REMOVER_TITLE: named} if named not in ("", NO_REMOVER) else {}
 
 
 def autoencoders(config: Mapping[str, Any]) -> dict[str, ModelKey]:
@@ -109,7 +118,7 @@ def _check_section(config: Mapping[str, Any]) -> None:
         *(("num_test", 0), ("num_white_box", 0), ("num_train", 0)),
         *(("patches", 0), ("batch_size", 1)),
     ):
-        check_whole(f"reconstructive.{name}", section[name], low, 2**31 - 1)
+        check_whole(f"reconstructive.{name}", section[name], low)
     check_number("reconstructive.clean_share", section["clean_share"], 0.0, 1.0)
     unknown = set(section["learned"]) - attack_runs(config).keys()
     if unknown:
@@ -118,14 +127,12 @@ def _check_section(config: Mapping[str, Any]) -> None:
         )
     for text in transformations(config).values():
         parse_purifier(text)
-    known = {*transformations(config), QUILTING}
+    known = {*transformations(config), QUILTING_TITLE}
     if unknown := set(section["no_white_box"]) - known:
         raise ValueError(
-            f"reconstructive.no_white_box must be {QUILTING} or some of "
+            f"reconstructive.no_white_box must be {QUILTING_TITLE} or some of "
             f"reconstructive.transformations: {unknown}"
         )
-    if section["remover"] not in ("", NO_REMOVER):
-        load_purifier(section["remover"])  # Or says now why it cannot be.
     if not white_box_runs(config):
         raise ValueError("reconstructive.further_white_box must name an attack")
 

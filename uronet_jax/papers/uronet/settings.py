@@ -43,7 +43,7 @@ def check_settings(config: Mapping[str, Any], mesh: jax.sharding.Mesh) -> None:
             f"ablations.detector is the usual one, {config['detector']['name']!r}: "
             "name another network"
         )
-    check_whole("seed", config["seed"], 0, 2**31 - 1)
+    check_whole("seed", config["seed"], 0)
     for field, *bounds in (
         ("attack.epsilon", 0.0, 1.0),
         ("attack.step_size", 0.0, 1.0),
@@ -56,24 +56,23 @@ def check_settings(config: Mapping[str, Any], mesh: jax.sharding.Mesh) -> None:
         check_number(field, value(field), *bounds)
     sections = ("remover", "detector", "universal", "universal_trials")
     sections += ("universal_detector", "training")
-    for field, low, high in (
+    for field, *bounds in (
         ("attack.steps", 1, 10_000),
         ("attack.restarts", 0, 10_000),
         ("universal.clean_entries", 0, 1000),
         ("universal_trials.clean_entries", 0, 1000),
         ("universal_corruptions.copies", 1, 1000),
         *((f"{section}.batch_size", 1, 2**20) for section in sections),
+        # 0 takes all.
+        ("evaluation.num_images", 0),
+        ("attack.num_test", 0),
+        ("attack.num_train", 0),
     ):
-        check_whole(field, value(field), low, high)
+        check_whole(field, value(field), *bounds)
     if not isinstance(config["universal"]["mirror"], bool):
         raise ValueError(
             f"universal.mirror must be True or False: {config['universal']['mirror']!r}"
         )
-    for field in ("evaluation.num_images", "attack.num_test", "attack.num_train"):
-        if value(field) < 0:
-            raise ValueError(
-                f"{field} cannot be negative (0 takes all): {value(field)}"
-            )
     suite = config["universal_corruptions"]["suite"]
     noises, severities = list_corruptions("uronet"), list_severities("cifar_c")
     for field, known in (
