@@ -18,6 +18,7 @@ release = uronet_jax.__version__
 
 root_doc = "docs/index"
 include_patterns = ["*.md", "docs/**.md", "notebooks/*.ipynb"]
+include_patterns += ["uronet_jax/pretrained_weights/universal-*.md"]  # Their cards.
 exclude_patterns = [".*", "build", "dist", "runs"]
 extensions = [
     "myst_nb",

@@ -1,6 +1,6 @@
 r"""Opens a web page on which a person tries a defence.
 
-  python -m launch.demo --purifier=median:size=3
+  python -m launch.demo
   python -m launch.demo --purifier=runs/small/remover --detector=runs/small/detector \
       --classifier=runs/small/classifier --reports=runs/small/evaluation/evaluation.json
 
@@ -17,11 +17,13 @@ from absl import flags
 from launch import cli
 from uronet_jax.command import programs_folder
 from uronet_jax.demo import studio as studios
+from uronet_jax.loading import detector_for
 from uronet_jax.photos.purify import load_photo_models
+from uronet_jax.pretrained import USUAL_PRETRAINED
 from uronet_jax.reports.side_by_side import published_reports, read_reports
 
 _PURIFIER = flags.DEFINE_string(
-    "purifier", None, "As in uronet purify, such as median:size=5.", required=True
+    "purifier", USUAL_PRETRAINED, "As in uronet purify, such as median:size=5."
 )
 _DETECTOR = flags.DEFINE_string(
     "detector", None, "As in uronet purify: of a detector behind that purifier."
@@ -29,11 +31,7 @@ _DETECTOR = flags.DEFINE_string(
 _CLASSIFIER = flags.DEFINE_string(
     "classifier", None, "Folder of a run, or file of PyTorch weights."
 )
-_MODELS = {
-    "purifier": _PURIFIER,
-    "detector": _DETECTOR,
-    "classifier": _CLASSIFIER,
-}
+_MODELS = {"purifier": _PURIFIER, "detector": _DETECTOR, "classifier": _CLASSIFIER}
 _CLASS_NAMES = flags.DEFINE_list(
     "class_names", None, "Of the classifier's labels. Default: the data set's."
 )
@@ -67,6 +65,7 @@ def main(argv: list[str]) -> None:
         from uronet_jax.demo import page as pages
 
         pages.check_port(_HOST.value, _PORT.value)
+        _DETECTOR.value = detector_for(_PURIFIER.value, _DETECTOR.value)
         models = load_photo_models(*(flag.value for flag in _MODELS.values()))
         images = studios.open_images(models, _DATA.value, _SPLIT.value, _DATA_DIR.value)
         options = {"threshold": _THRESHOLD.value, "class_names": _CLASS_NAMES.value}

@@ -12,7 +12,7 @@ from absl import flags
 
 from launch import cli
 from uronet_jax.exporting import export_defense
-from uronet_jax.loading import load_defense
+from uronet_jax.loading import detector_for, load_defense
 
 _OUT = flags.DEFINE_string("out", None, "File to write.", required=True)
 _CLASSIFIER = flags.DEFINE_string(
@@ -30,7 +30,8 @@ _PURIFIER = flags.DEFINE_string(
 _DETECTOR = flags.DEFINE_string(
     "detector",
     None,
-    "Folder of the run of a detector behind that purifier, or pretrained weights.",
+    "Folder of a run behind that purifier, or pretrained weights, which bring their "
+    "own; empty: none.",
 )
 _GATE = flags.DEFINE_float(
     "gate", None, "Purify only above this degraded probability. Default: always."
@@ -45,7 +46,7 @@ def main(argv: list[str]) -> None:
     del argv  # Checked by `cli.run`.
     parts = {
         "purifier": _PURIFIER.value,
-        "detector": _DETECTOR.value,
+        "detector": detector_for(_PURIFIER.value, _DETECTOR.value),
         "classifier": _CLASSIFIER.value,
     }
     about = export_defense(

@@ -4,7 +4,7 @@ r"""Makes pretrained weights of the runs of a purifier and of the detector behin
       --purifier=runs/universal --detector=runs/universal_detector \
       --about='CIFAR-10, 18 noises'
 
-Writes weights in float16, a JSON that rebuilds the models and the card, and tells how
+Writes weights in few bits, a JSON that rebuilds the models and the card, and tells how
 far rounding moved the outputs. The card is a Markdown file with the sections Numbers
 (which name their JSON in docs/results), Limits and How to make it again; data and
 recipe are added from the runs.
@@ -14,6 +14,7 @@ from absl import flags
 
 from launch import cli
 from uronet_jax.packing import pack_pretrained
+from uronet_jax.rounding import BITS
 
 
 def _required(name: str, text: str) -> flags.FlagHolder[str]:
@@ -31,6 +32,12 @@ _MIRROR = flags.DEFINE_bool(
     None,
     "Whether the purifier sees mirror images too. Default: as it learned.",
 )
+_BITS = flags.DEFINE_list(
+    "bits",
+    [f"{size}:{count}" for size, count in BITS],
+    "SIZE:BITS,...: kernels of more than SIZE weights take BITS bits each; float16.",
+)
+_CHECKPOINT = flags.DEFINE_enum("checkpoint", "best", ("best", "last"), "Of both runs.")
 _IMAGES = flags.DEFINE_integer("images", 256, "That rounding is measured on.", 1)
 _DATA_DIR = flags.DEFINE_string(
     "data_dir", None, "Default: $URONET_DATA_DIR, else ~/tensorflow_datasets."
@@ -48,11 +55,13 @@ def main(argv: list[str]) -> None:
         card=_CARD.value,
         folder=_OUT.value,
         mirror=_MIRROR.value,
+        bits=[[int(x) for x in pair.split(":")] for pair in _BITS.value],
+        which=_CHECKPOINT.value,
         count=_IMAGES.value,
         data_dir=_DATA_DIR.value,
     )
-    for name, value in entry.float16.items():
-        print(f"float16: {name} {value:.4g}")
+    for name, value in entry.rounding.items():
+        print(f"rounding: {name} {value:.4g}")
     print(f"wrote {_NAME.value} to {_OUT.value or 'the package'}")
 
 

@@ -1,12 +1,13 @@
 """Purifies image files: files, folders and patterns, of any size and format.
 
+  python -m launch.purify photos/ --out=clean
   python -m launch.purify photos/ --out=clean --purifier=median
   python -m launch.purify 'photos/**/*.jpg' --out=clean --purifier=runs/small/remover \
       --detector=runs/small/detector --classifier=runs/small/classifier
 
 Writes the pictures as PNG, verdicts.csv and contact_sheet.png. Run the same again after
 an interruption: what is finished is not made anew. Exit status 1: some files failed,
-which verdicts.csv tells; 2: nothing could be done; 130 or 143: a signal stopped it.
+see verdicts.csv; 2: nothing could be done; 130 or 143: a signal stopped it.
 """
 
 import signal
@@ -16,22 +17,23 @@ from pathlib import Path
 from absl import flags
 
 from launch import cli
+from uronet_jax.loading import detector_for
 from uronet_jax.photos.inputs import CONTACT_SHEET, VERDICTS
 from uronet_jax.photos.purify import load_photo_models, purify_files
+from uronet_jax.pretrained import USUAL_PRETRAINED
 from uronet_jax.progress import Progress
 
 _OUT = flags.DEFINE_string("out", None, "Folder to write to.", required=True)
 _PURIFIER = flags.DEFINE_string(
     "purifier",
-    None,
-    "Folder of a run, pretrained weights, a transformation such as median:size=5, or "
-    "several, joined by +.",
-    required=True,
+    USUAL_PRETRAINED,
+    "Folder of a run, pretrained weights, median:size=5 and so on, or several, by +.",
 )
 _DETECTOR = flags.DEFINE_string(
     "detector",
     None,
-    "Folder of the run of a detector behind that purifier, or pretrained weights.",
+    "Folder of a run behind that purifier, or pretrained weights, which bring their "
+    "own; empty: none.",
 )
 _CLASSIFIER = flags.DEFINE_string(
     "classifier", None, "Folder of a run, or file of PyTorch weights."
@@ -54,10 +56,11 @@ _SEED = flags.DEFINE_integer("seed", 0, "Of random purifiers.", lower_bound=0)
 def main(argv: list[str]) -> None:
     """Purifies what the arguments name."""
     stop = cli.StopSignal()
+    detector = detector_for(_PURIFIER.value, _DETECTOR.value)
     done = purify_files(
         argv[1:],
         _OUT.value,
-        load_photo_models(_PURIFIER.value, _DETECTOR.value, _CLASSIFIER.value),
+        load_photo_models(_PURIFIER.value, detector, _CLASSIFIER.value),
         class_names=_CLASS_NAMES.value,
         threshold=_THRESHOLD.value,
         tile=_TILE.value,
@@ -75,10 +78,8 @@ def main(argv: list[str]) -> None:
     written = [x for x in (VERDICTS, CONTACT_SHEET) if (Path(_OUT.value) / x).exists()]
     print(f"wrote {' and '.join(written)} to {_OUT.value}")
     if done.left:
-        print(
-            f"stopped by {stop.received}, {done.left} are left; run the same command "
-            "to resume"
-        )
+        again = "run the same command to resume"
+        print(f"stopped by {stop.received}, {done.left} are left; {again}")
         sys.exit(128 + signal.Signals[stop.received])
     if done.failed:
         sys.exit(1)

@@ -180,6 +180,21 @@ def load_detector(spec: str | os.PathLike, *, which: str = "best") -> LoadedMode
     )
 
 
+def detector_for(purifier: str | None, detector: str | None) -> str | None:
+    """Returns which detector a command is to load: what is named, or what comes along.
+
+    Args:
+        purifier: What `load_purifier` reads, None for none.
+        detector: What `load_detector` reads; empty for none; None for that which comes
+            with the purifier, as it does with pretrained weights.
+    """
+    if detector is not None:
+        return detector or None
+    text = purifier or ""
+    known = is_pretrained_name(text) and not Path(text).exists()
+    return text if known and text in list_pretrained() else None
+
+
 def load_purifier(spec: str | os.PathLike, *, which: str = "best") -> LoadedModel:
     """Loads a purifier; `which` and errors are those of `load_model`.
 

@@ -2,10 +2,11 @@
 
 import dataclasses
 import json
+import math
 import os
 import re
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from flax.traverse_util import flatten_dict
 
 from uronet_jax.data import open_source
 from uronet_jax.defense import Prediction, make_defense
+from uronet_jax.image_quality import PSNR_CAP
 from uronet_jax.loading import (
     LoadedModel,
     PretrainedModels,
@@ -25,10 +27,8 @@ from uronet_jax.loading import (
     load_model,
     load_pretrained,
 )
-from uronet_jax.pretrained import (
-    PretrainedEntry,
-    write_pretrained,
-)
+from uronet_jax.pretrained import PretrainedEntry, write_pretrained
+from uronet_jax.rounding import BITS
 from uronet_jax.training.experiment import has_copies, make_pairs
 from uronet_jax.training.pairs import clean_pairs
 
@@ -50,6 +50,8 @@ def pack_pretrained(
     card: str | os.PathLike,
     folder: str | os.PathLike | None = None,
     mirror: bool | None = None,
+    bits: Sequence[Sequence[int]] = BITS,
+    which: str = "best",
     count: int = 256,
     data_dir: str | None = None,
 ) -> PretrainedEntry:
@@ -64,8 +66,10 @@ def pack_pretrained(
             JSON in docs/results that they are from.
         folder: Where entries lie, by default in the package.
         mirror: The purifier's `model.mirror`; None leaves it as it learned.
+        bits: Of the weights, see `rounding.BITS`.
+        which: Checkpoint of both runs, see `load_model`.
         count: Validation images of the purifier's run, clean and degraded, on which it
-            is measured how far float16 moves the outputs.
+            is measured how far rounding the weights moves the outputs.
         data_dir: Folder of the prepared data sets.
 
     Raises:
@@ -75,7 +79,8 @@ def pack_pretrained(
     """
     written = _read_card(card)
     models = PretrainedModels(
-        load_model(purifier, role="purifier"), load_model(detector, role="detector")
+        _in_float32(load_model(purifier, role="purifier", which=which)),
+        _in_float32(load_model(detector, role="detector", which=which)),
     )
     check_models_match(*models)
     check_detector(models.detector, models.purifier)
@@ -89,6 +94,7 @@ def pack_pretrained(
         {role: model.variables for role, model in models._asdict().items()},
         {},
         written,
+        bits,
     )
     with tempfile.TemporaryDirectory() as trial:
         write_pretrained(name, entry, trial)
@@ -96,7 +102,7 @@ def pack_pretrained(
     # So that nobody puts the detector behind another one.
     entry.configs["detector"]["resolved"]["purifier"] = packed.purifier.identity
     moved = _differences(before, _outputs(packed, images))
-    entry = entry._replace(float16=moved)
+    entry = entry._replace(rounding=moved)
     entry = entry._replace(card=_card(name, entry, packed))
     write_pretrained(name, entry, folder)
     return entry
@@ -120,6 +126,10 @@ def _read_card(path: str | os.PathLike) -> str:
             "docs/results/cifar10_universal.json"
         )
     return text
+
+
+def _in_float32(model: LoadedModel) -> LoadedModel:
+    return dataclasses.replace(model, module=model.module.clone(dtype=jnp.float32))
 
 
 def _mirrored(purifier: LoadedModel, mirror: bool) -> LoadedModel:
@@ -173,6 +183,7 @@ def _differences(before: Prediction, after: Prediction) -> dict[str, float]:
     old, new = before.degraded_probability, after.degraded_probability
     return {
         "images": len(levels),
+        "psnr": _psnr(levels / 255.0),
         "grey_levels_mean": float(levels.mean()),
         "grey_levels_max": float(levels.max()),
         "probability_max": float(np.abs(new - old).max()),
@@ -180,16 +191,27 @@ def _differences(before: Prediction, after: Prediction) -> dict[str, float]:
     }
 
 
+def _psnr(errors: np.ndarray) -> float:
+    """Returns that of all images together, at most as for equal ones."""
+    mse = float(np.square(errors, dtype=np.float64).mean())
+    return -10.0 * math.log10(max(mse, 10.0 ** (-PSNR_CAP / 10.0)))
+
+
+def _in_words(bits: Sequence[Sequence[int]]) -> str:
+    kernels = [f"of more than {size:,} weights in {count}" for size, count in bits]
+    return f"float16; kernels {', '.join(kernels)} bits" if bits else "float16"
+
+
 def _card(name: str, entry: PretrainedEntry, models: PretrainedModels) -> str:
     height, width, channels = models.purifier.image_shape
-    moved = entry.float16
+    moved = entry.rounding
     lines = [
         f"# {name}",
         "",
         f"{entry.about}",
         "",
         f"A purifier and the detector behind it, for images of {height}x{width}x"
-        f"{channels}. Weights in float16, computation in float32.",
+        f"{channels}. Weights in {_in_words(entry.bits)}, computation in float32.",
         "",
         "```python",
         "import uronet_jax",
@@ -214,11 +236,12 @@ def _card(name: str, entry: PretrainedEntry, models: PretrainedModels) -> str:
             lines.append(f"| {' | '.join([field, *cells])} |")
     lines += [
         "",
-        "## Rounding to float16",
+        "## Rounding",
         "",
         f"On {moved['images']} images (validation, clean and degraded), against the "
-        f"run itself: the picture moves by {moved['grey_levels_mean']:.3f} of 255 grey "
-        f"levels on average and by {moved['grey_levels_max']:.2f} at most, the "
+        "run itself in float32: the picture moves by "
+        f"{moved['grey_levels_mean']:.3f} of 255 grey levels on average and by "
+        f"{moved['grey_levels_max']:.2f} at most (PSNR {moved['psnr']:.1f} dB), the "
         f"degraded probability by {moved['probability_max']:.4f} at most, "
         f"{moved['verdicts_changed']} verdicts change.",
         "",

@@ -1,8 +1,9 @@
 """Weights that come with the package: entries of a folder, by name.
 
 An entry is three files. `NAME.safetensors` holds the weights of a purifier and of the
-detector behind it in float16 (`purifier/params/...`), `NAME.json` what rebuilds the
-modules and the checksum of the weights, `NAME.md` the card. Nothing is pickled.
+detector behind it (`purifier/params/...`), in few bits, see `rounding`; `NAME.json`
+what rebuilds weights and modules, and the checksum; `NAME.md` the card. Nothing is
+pickled.
 
 `loading.load_pretrained` makes models of an entry, `packing.pack_pretrained` an entry
 of two runs.
@@ -12,18 +13,19 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-from flax.traverse_util import flatten_dict, unflatten_dict
 from safetensors.numpy import load, save
 
 from uronet_jax.records import write_file, write_json
+from uronet_jax.rounding import BITS, RoundedWeights, restore_weights, round_weights
 from uronet_jax.specs import nearest_name
 
 PRETRAINED_FOLDER = Path(__file__).parent / "pretrained_weights"
+# What commands take where nothing is named.
+USUAL_PRETRAINED = "universal-cifar10"
 # Of all weights in the folder together: they are in every wheel.
 MAX_PRETRAINED_BYTES = 6_000_000
 
@@ -42,15 +44,17 @@ class PretrainedEntry(NamedTuple):
         configs: `purifier` and `detector` -> config of the run, as far as it says what
             the model is and how it learned.
         variables: `purifier` and `detector` -> `{"params", "batch_stats"}`, float32.
-        float16: How far rounding the weights moved the outputs, see `packing`.
+        rounding: How far rounding the weights moved the outputs, see `packing`.
         card: Markdown.
+        bits: Of the weights in the file, see `rounding.BITS`.
     """
 
     about: str
     configs: dict[str, dict[str, Any]]
     variables: dict[str, dict[str, Any]]
-    float16: dict[str, float]
+    rounding: dict[str, float]
     card: str
+    bits: Sequence[Sequence[int]] = BITS
 
 
 def list_pretrained(folder: str | os.PathLike | None = None) -> dict[str, str]:
@@ -89,33 +93,15 @@ def read_pretrained(
         raise ValueError(
             f"{weights} is damaged: its SHA-256 is {found}, not {expected}: {_ANEW}"
         )
-    flat = {key: np.asarray(x, np.float32) for key, x in load(data).items()}
-    tree = unflatten_dict(flat, sep="/")
+    tree = restore_weights(RoundedWeights(load(data), content["packed"]))
     return PretrainedEntry(
         content["about"],
         content["configs"],
         {role: dict.fromkeys(_COLLECTIONS, {}) | tree[role] for role in tree},
-        content["float16"],
+        content["rounding"],
         path.with_suffix(".md").read_text(encoding="utf-8"),
+        content["bits"],
     )
-
-
-def half_precision(variables: Any) -> dict[str, np.ndarray]:
-    """Returns nested variables as flat float16 arrays, named as in the file.
-
-    Raises:
-        ValueError: If a weight is not finite, or too large for float16.
-    """
-    flat = {}
-    for name, value in flatten_dict(variables, sep="/").items():
-        with np.errstate(over="ignore"):
-            flat[name] = np.asarray(value).astype(np.float16)
-        if not np.isfinite(flat[name]).all():
-            raise ValueError(
-                f"{name} holds numbers that float16 cannot hold (above 65,504, or not "
-                "finite): these weights cannot be packed"
-            )
-    return flat
 
 
 def write_pretrained(
@@ -125,12 +111,12 @@ def write_pretrained(
 
     Args:
         name: Lower-case words and numbers, joined by hyphens, at least two.
-        entry: Its variables are rounded to float16.
+        entry: Its variables are rounded to its bits.
         folder: Where entries lie, by default that of the package. It may be new.
 
     Raises:
-        ValueError: If the name has another form or is taken, a weight does not fit
-            float16, or all entries together would be larger than
+        ValueError: If the name has another form or is taken, a weight cannot be
+            rounded, or all entries together would be larger than
             `MAX_PRETRAINED_BYTES`.
     """
     if not is_pretrained_name(name):
@@ -142,7 +128,8 @@ def write_pretrained(
     path = folder / name
     if path.with_suffix(".json").exists():
         raise ValueError(f"{folder} holds {name} already: delete it, or name another")
-    data = save(half_precision(entry.variables))
+    rounded = round_weights(entry.variables, entry.bits)
+    data = save(rounded.arrays)
     others = [x for x in folder.glob("*.safetensors") if x.stem != name]
     total = len(data) + sum(x.stat().st_size for x in others)
     if total > MAX_PRETRAINED_BYTES:
@@ -156,7 +143,9 @@ def write_pretrained(
         "about": entry.about,
         "configs": entry.configs,
         "sha256": hashlib.sha256(data).hexdigest(),
-        "float16": entry.float16,
+        "rounding": entry.rounding,
+        "bits": [list(pair) for pair in entry.bits],
+        "packed": rounded.packed,
     }
     write_file(path.with_suffix(".safetensors"), data)
     write_file(path.with_suffix(".md"), entry.card.encode())

@@ -166,6 +166,12 @@ def test_sums_of_more_than_gradients_are_unexpected(collectives, expected):
     assert len(compile_gpu.unexpected_exchanges(found)) == expected
 
 
+def test_gradients_of_all_steps_of_a_call_are_expected():
+    twice = exchange("bf16[100]", 200, times=2)
+    assert compile_gpu.unexpected_exchanges(row(collectives=[twice], steps=2)) == []
+    assert compile_gpu.unexpected_exchanges(row(collectives=[twice], steps=1)) != []
+
+
 def test_gathers_and_sums_in_a_loop_are_unexpected():
     gather = exchange("f32[3]", 12, kind="all-gather")
     flag = exchange("pred[]", 1, in_loop=True)

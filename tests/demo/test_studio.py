@@ -269,6 +269,8 @@ def test_the_data_are_by_default_those_that_were_learned(bare):
     assert studios.open_images(bare.models, None).name == "generated"
     assert opened("generated_grey") == "generated_grey"
     assert opened("generated", None, "generated_grey") == "generated_grey"
+    # Weights that come with the package may be of a set that nobody prepared here.
+    assert opened("never_prepared") == "generated"
     # With a classifier nobody else's will do: its labels would be of other classes.
     mute = dataclasses.replace(bare.models.purifier, config={})
     models = dataclasses.replace(learned("generated"), classifier=mute)

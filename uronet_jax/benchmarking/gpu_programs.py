@@ -249,7 +249,7 @@ def _runs(configs, batch, devices) -> Iterator[GpuProgram]:
         yield GpuProgram(
             *("run/remover:full", batch, count),
             f"{_STEPS_PER_CALL} training steps in one call, with batches from "
-            f"{_RESIDENT:,} images on the cards",
+            f"{_RESIDENT:,} images on the cards, from which each gets its part",
             *("bfloat16", make, True, _STEPS_PER_CALL),
         )
 

@@ -8,7 +8,6 @@ the cards send each other.
 
 import collections
 import dataclasses
-import functools
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -505,9 +504,3 @@ def _exchanged(exchanges: Sequence[Exchange]) -> list[dict[str, Any]]:
     names = ("kind", "arrays", "bytes", "in_loop", "source")
     rows = [dict(zip(names, x, strict=True)) | {"times": n} for x, n in grouped.items()]
     return sorted(rows, key=lambda row: (-row["bytes"], row["source"]))
-
-
-@functools.cache
-def small_exchange(arrays: str) -> bool:
-    """Returns whether a written list of arrays is of a few numbers: metrics, a flag."""
-    return sum(array.size for array in arrays_of(arrays)) <= 64

@@ -22,7 +22,12 @@ from uronet_jax.attacks import ATTACKS
 from uronet_jax.batches import check_number
 from uronet_jax.corruptions import find_corruption, list_severities, suite_degradations
 from uronet_jax.data import evaluation_batches, open_source
-from uronet_jax.data.sources import Source
+from uronet_jax.data.sources import (
+    BUILT_IN,
+    Source,
+    find_prepared,
+    resolve_data_dir,
+)
 from uronet_jax.defense import classifier_function
 from uronet_jax.evaluation.attack_judge import AttackJudge
 from uronet_jax.evaluation.defense_table import measure_defense
@@ -328,20 +333,26 @@ def open_images(
 ) -> Source:
     """Opens the data set that images come from.
 
-    `data` is its name; by default that which the classifier learned on, without one
-    that of detector or purifier, else `generated`. Errors are those of `open_source`,
-    and ValueError if nothing says what a classifier learned on.
+    `data` is its name; by default that which the classifier learned on. Without one it
+    is that of detector or purifier, if it is prepared here, else `generated` or, for
+    models of grey images, `generated_grey`. Errors are those of `open_source`, and
+    ValueError if nothing says what a classifier learned on.
     """
     parts = (models.detector, models.purifier)
     if models.classifier:
         parts = (models.classifier,)
     learned = [name for model in parts if model and (name := _data_of(model))]
+    if not models.classifier:
+        folder = resolve_data_dir(data_dir)
+        learned = [x for x in learned if x in BUILT_IN or find_prepared(x, folder)]
+    grey = models.trained is not None and models.trained[-1] == 1
+    generated = "generated_grey" if grey else "generated"
     if not data and not learned and models.classifier:
         raise ValueError(
             "the classifier does not say what images it learned on: name a data set "
             "(--data)"
         )
-    return open_source(data or [*learned, "generated"][0], split, data_dir=data_dir)
+    return open_source(data or [*learned, generated][0], split, data_dir=data_dir)
 
 
 def _data_of(model: LoadedModel) -> str | None:

@@ -65,8 +65,10 @@ COLUMNS = (
     *("removed", "label_before", "confidence_before", "label_after"),
     *("confidence_after", "notes", "error"),
 )
-# Of a batch of tiles, and of pictures that are read or written at a time.
-_BATCH_PIXELS, _WAITING_PIXELS = 2**20, 2**26
+# Of a batch of tiles, and of pictures that are read or written at a time. A CPU gains
+# nothing by large batches: they leave its caches, and the last of each size of windows
+# is filled up with nothing.
+_BATCH_PIXELS, _CPU_BATCH_PIXELS, _WAITING_PIXELS = 2**20, 2**16, 2**26
 _LARGEST_BATCH = 256
 # So that at most a thousand small ones wait.
 _PRICE_OF_A_FILE = 2**16
@@ -375,7 +377,9 @@ class _Run:
         )
 
     def _batch_size(self, shape):
-        size = min(max(_BATCH_PIXELS // (shape[0] * shape[1]), 1), _LARGEST_BATCH)
+        on_cpu = self._mesh.devices.flat[0].platform == "cpu"
+        pixels = _CPU_BATCH_PIXELS if on_cpu else _BATCH_PIXELS
+        size = min(max(pixels // (shape[0] * shape[1]), 1), _LARGEST_BATCH)
         return math.ceil(size / self._mesh.size) * self._mesh.size
 
     def _read(self, job):

@@ -231,10 +231,10 @@ def _fitting(content: Mapping[str, Any]) -> list[str]:
 def _exchanges(rows: Mapping[str, Any]) -> list[str]:
     lines, unexpected = [], []
     for key, row in rows.items():
-        if not (row["compiles"] and "unexpected_exchanges" in row):
+        if not row["compiles"] or row["devices"] == 1 or not row["collectives"]:
             continue
-        if row["devices"] == 1:
-            continue
+        others = [f"{x['kind']} of {x['arrays']}" for x in row["collectives"]]
+        found = row.get("unexpected_exchanges", list(dict.fromkeys(others)))
         name = key.rsplit("/", 2)[0]
         kinds: Any = collections.Counter()
         for x in row["collectives"]:
@@ -243,23 +243,29 @@ def _exchanges(rows: Mapping[str, Any]) -> list[str]:
         lines.append(
             {
                 "program": name,
+                "batch": row["batch"],
                 "cards": row["devices"],
                 "collectives": ", ".join(f"{n} {kind}" for kind, n in kinds.items()),
                 "bytes": size / 1e6,
-                "parameters": row["parameters"],
-                "unexpected": len(row["unexpected_exchanges"]),
+                "parameters": row.get("parameters"),
+                "unexpected": len(found),
             }
         )
-        unexpected += [f"- {name}: {text}" for text in row["unexpected_exchanges"]]
+        unexpected += [f"- {name}: {text}" for text in found]
     if not lines:
         return []
-    columns = {"program": "program", "cards": "cards", "collectives": "collectives"}
-    columns |= {"bytes": "MB a call", "parameters": "parameters"}
+    columns = {"program": "program", "batch": "batch", "cards": "cards"}
+    columns |= {
+        "collectives": "collectives",
+        "bytes": "MB a call",
+        "parameters": "parameters",
+    }
     columns["unexpected"] = "unexpected"
     formats = {"bytes": ".3f", "parameters": ",d"}
     parts = [
-        "What several cards exchange. Expected are sums of gradients, of batch "
-        "statistics and of a few numbers; anything else is named below.\n",
+        "What several cards exchange; programs that are not here exchange nothing. "
+        "Expected are, in training, sums of gradients, of batch statistics and of a "
+        "few numbers; anything else is named below.\n",
         markdown_table(lines, columns, formats=formats),
     ]
     if unexpected:

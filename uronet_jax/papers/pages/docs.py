@@ -34,8 +34,8 @@ _PAGES = {
     "evaluation": "Evaluations",
     "attack": "Evaluations",
     "quickstart": "Evaluations",
-    "benchmark": "Benchmarks",
-    "predictions": "Predictions",
+    "benchmark": "Benchmarks, predictions",
+    "predictions": "Benchmarks, predictions",
 }
 
 
