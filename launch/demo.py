@@ -17,8 +17,6 @@ from absl import flags
 from launch import cli
 from uronet_jax.command import programs_folder
 from uronet_jax.demo import studio as studios
-from uronet_jax.loading import check_models_match, usual_models
-from uronet_jax.photos.purify import load_photo_models
 from uronet_jax.pretrained import USUAL_PRETRAINED
 from uronet_jax.reports.side_by_side import published_reports, read_reports
 
@@ -66,18 +64,8 @@ def main(argv: list[str]) -> None:
         from uronet_jax.demo import page as pages
 
         pages.check_port(_HOST.value, _PORT.value)
-        purifier, detector = usual_models(_PURIFIER.value, _DETECTOR.value)
-        named = {"purifier": purifier, "detector": detector}
-        named["classifier"] = _CLASSIFIER.value
-        models = load_photo_models(**named)
-        try:
-            check_models_match(models.purifier, models.detector, models.classifier)
-        except ValueError as error:
-            if _PURIFIER.value is not None:
-                raise
-            raise ValueError(
-                f"{error} ({purifier} was taken because --purifier is missing)"
-            ) from error
+        specs = (_PURIFIER.value, _DETECTOR.value, _CLASSIFIER.value)
+        models, named = studios.open_models(*specs)
         images = studios.open_images(models, _DATA.value, _SPLIT.value, _DATA_DIR.value)
         options = {"threshold": _THRESHOLD.value, "class_names": _CLASS_NAMES.value}
         studio = studios.DefenseStudio(models, images, seed=_SEED.value, **options)

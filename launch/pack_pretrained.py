@@ -14,7 +14,7 @@ from absl import flags
 
 from launch import cli
 from uronet_jax.packing import pack_pretrained
-from uronet_jax.rounding import BITS
+from uronet_jax.rounding import BITS, read_bits
 
 
 def _required(name: str, text: str) -> flags.FlagHolder[str]:
@@ -42,14 +42,6 @@ _IMAGES = flags.DEFINE_integer("images", 256, "That rounding is measured on.", 1
 _DATA_DIR = flags.DEFINE_string(
     "data_dir", None, "Default: $URONET_DATA_DIR, else ~/tensorflow_datasets."
 )
-
-
-def read_bits(text: str) -> tuple[int, int]:
-    """Returns size and bits of `SIZE:BITS`; ValueError if a text is otherwise."""
-    size, _, count = text.partition(":")
-    if not (size.isdecimal() and count.isdecimal()):
-        raise ValueError(f"--bits {text!r}: write SIZE:BITS, such as 10000:8")
-    return int(size), int(count)
 
 
 def main(argv: list[str]) -> None:

@@ -27,8 +27,7 @@ _OUT = flags.DEFINE_string("out", None, "Folder to write to.", required=True)
 _PURIFIER = flags.DEFINE_string(
     "purifier",
     None,
-    "Folder of a run, pretrained weights, median:size=5 and so on, or several, by +. "
-    f"Default: {USUAL_PRETRAINED}.",
+    f"Run, weights, median:size=5, several by +. Default: {USUAL_PRETRAINED}.",
 )
 _DETECTOR = flags.DEFINE_string(
     "detector",

@@ -15,7 +15,6 @@ from safetensors.numpy import load_file
 from test_configs import load, save_run, save_untrained
 
 import uronet_jax
-from launch.pack_pretrained import read_bits
 from uronet_jax import loading, packing, pretrained, sharding
 from uronet_jax.corruptions import suite_degradations
 from uronet_jax.data.packed import load_packed
@@ -376,12 +375,6 @@ def test_the_program(runs, card, tmp_path, start):
     entry = json.loads((tmp_path / f"{NAME}.json").read_text())
     assert entry["bits"] == [[100, 9], [3000, 4]]
     assert {bits for bits, *_ in entry["packed"].values()} == {9, 4}
-
-
-@pytest.mark.parametrize("text", ["100", "100:", "a:8", "100:8:4", "-1:8"])
-def test_bits_that_are_no_pair(text):
-    with pytest.raises(ValueError, match=f"--bits '{text}': write SIZE:BITS"):
-        read_bits(text)
 
 
 def test_what_ships():

@@ -3,7 +3,12 @@
 import numpy as np
 import pytest
 
-from uronet_jax.rounding import RoundedWeights, restore_weights, round_weights
+from uronet_jax.rounding import (
+    RoundedWeights,
+    read_bits,
+    restore_weights,
+    round_weights,
+)
 
 RNG = np.random.default_rng(0)
 
@@ -79,3 +84,10 @@ def test_what_cannot_be_rounded():
     ):
         with pytest.raises(ValueError, match=message):
             round_weights(good, wrong)
+
+
+@pytest.mark.parametrize("text", ["100", "100:", "a:8", "100:8:4", "-1:8"])
+def test_bits_that_are_no_pair(text):
+    with pytest.raises(ValueError, match=f"bits '{text}': write SIZE:BITS"):
+        read_bits(text)
+    assert read_bits("100:8") == (100, 8)

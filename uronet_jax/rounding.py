@@ -48,6 +48,14 @@ def check_bits(bits: Sequence[Sequence[int]]) -> None:
         raise ValueError(f"sizes of bits must rise: {sizes}")
 
 
+def read_bits(text: str) -> tuple[int, int]:
+    """Returns size and bits of `SIZE:BITS`; ValueError if a text is otherwise."""
+    size, _, count = text.partition(":")
+    if not (size.isdecimal() and count.isdecimal()):
+        raise ValueError(f"bits {text!r}: write SIZE:BITS, such as 10000:8")
+    return int(size), int(count)
+
+
 def round_weights(
     variables: Any, bits: Sequence[Sequence[int]] = BITS
 ) -> RoundedWeights:

@@ -33,9 +33,14 @@ from uronet_jax.evaluation.attack_judge import AttackJudge
 from uronet_jax.evaluation.defense_table import measure_defense
 from uronet_jax.evaluation.judge import CorruptionEntry, Entry, Judge
 from uronet_jax.evaluation.threat_models import THREAT_MODELS, make_run
-from uronet_jax.loading import LoadedModel, assemble_defense
+from uronet_jax.loading import (
+    LoadedModel,
+    assemble_defense,
+    check_models_match,
+    usual_models,
+)
 from uronet_jax.photos import pictures
-from uronet_jax.photos.purify import PhotoModels, check_class_names
+from uronet_jax.photos.purify import PhotoModels, check_class_names, load_photo_models
 from uronet_jax.reports import figures
 
 # Of files from a browser: a photograph of 24 million pixels, hardly compressed.
@@ -323,6 +328,28 @@ def check_gradio() -> None:
     """Raises ValueError if Gradio, which the page is made of, is not installed."""
     if importlib.util.find_spec("gradio") is None:
         raise ValueError('the page needs Gradio: pip install "uronet_jax[demo]"')
+
+
+def open_models(
+    purifier: str | None, detector: str | None, classifier: str | None
+) -> tuple[PhotoModels, dict[str, str | None]]:
+    """Loads models, the usual ones where none are named; returns their names too.
+
+    Arguments are those of `usual_models` and `load_photo_models`. Errors are theirs,
+    and ValueError if the classifier is of other images than the purifier.
+    """
+    found, detector = usual_models(purifier, detector)
+    named = {"purifier": found, "detector": detector, "classifier": classifier}
+    models = load_photo_models(**named)
+    try:
+        check_models_match(models.purifier, models.detector, models.classifier)
+    except ValueError as error:
+        if purifier is not None:
+            raise
+        raise ValueError(
+            f"{error} ({found} was taken because --purifier is missing)"
+        ) from error
+    return models, named
 
 
 def open_images(
