@@ -288,9 +288,9 @@ def get_config(preset: str = "full") -> config_dict.ConfigDict:
             *("median=median", "wavelets=wavelet"),
         ),
         # The URoNet remover beside them, what `load_purifier` reads; the universal one,
-        # trained here, where it is empty.
+        # trained here, where it is empty; `none` leaves it out.
         remover="",
-        patches=choose(1_000_000, 50_000, 100),  # Of training images, for quilting.
+        patches=choose(1_000_000, 50_000, 100),  # For quilting; 0 leaves it out.
         variant="code",
         width=choose(48, 24, 4),
         # Epochs: 50 and 150 of 45,000 images; 2 and 8 of 10,000.
@@ -300,7 +300,7 @@ def get_config(preset: str = "full") -> config_dict.ConfigDict:
         checkpoint_every=choose(1_000, 200, 1),
         visual_weight=0.005,
         class_weight=1.0,
-        clean_share=0.25,  # Of those that see clean images too.
+        clean_share=0.25,  # Of those that see clean images too; 0 leaves them out.
         num_train=0,  # Images that are attacked; 0 for all.
         num_test=choose(0, 500, 16),
         num_white_box=choose(1_000, 48, 16),

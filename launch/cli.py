@@ -84,6 +84,7 @@ def _parse_flags(argv: list[str]) -> list[str]:
             raise
         # Where the config file itself fails, the last line says why.
         reason = str(error).strip().splitlines()[-1].strip()
+        reason = re.sub(r".*Flag (--\w+) must have a value.*", r"\1 is missing", reason)
         _fail(f"{re.sub(r'^[A-Za-z]*Error: ', '', reason)} (--help lists the flags)")
 
 

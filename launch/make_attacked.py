@@ -14,7 +14,7 @@ from launch import cli
 from uronet_jax import sharding
 from uronet_jax.data import open_source
 from uronet_jax.data.sources import check_disjoint
-from uronet_jax.evaluation.attacked_copies import attack_parts
+from uronet_jax.evaluation.attacked_copies import LED_FROM, attack_parts
 from uronet_jax.evaluation.threat_models import parse_run
 from uronet_jax.loading import load_classifier
 from uronet_jax.progress import Progress, StoppedError
@@ -35,6 +35,12 @@ _ATTACK = flags.DEFINE_string(
     None,
     "Such as fgsm_linf:epsilon=0.01 or deepfool_l2:overshoot=0.02,steps=50.",
     required=True,
+)
+_LABELS = flags.DEFINE_enum(
+    "labels",
+    "true",
+    LED_FROM,
+    "From what the images are led away: their labels, or what the classifier says.",
 )
 _OUT = flags.DEFINE_string("out", None, "Folder to write to.", required=True)
 _DATA_DIR = flags.DEFINE_string(
@@ -63,6 +69,7 @@ def main(argv: list[str]) -> None:
             load_classifier(_CLASSIFIER.value),
             run,
             seed=_SEED.value,
+            labels=_LABELS.value,
             batch_size=_BATCH_SIZE.value,
             mesh=sharding.data_mesh(),
             progress=Progress(stop),

@@ -26,8 +26,8 @@ if jax.__version_info__ < (0, 11):
 # Tracing makes objects by the million, most of which stay: looking through them again
 # and again takes a tenth of the time.
 gc.set_threshold(200_000, 50, 50)
-# The largest the process had been whenever all objects were looked through.
-_LOOKED = [resource.getrusage(resource.RUSAGE_SELF).ru_maxrss]
+# Of this process, when `memory` last freed what it could.
+_PEAK = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 jax.config.update("jax_num_cpu_devices", 4)
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -107,12 +107,13 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(scope="module", autouse=True)
 def memory():
-    """Looks for what is no longer used whenever the process has grown by a half."""
+    """Frees what is no longer used when the process has grown by a half."""
+    global _PEAK
     yield
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    if peak > 1.5 * _LOOKED[-1]:
+    if peak > 1.5 * _PEAK:
         gc.collect()
-        _LOOKED.append(peak)
+        _PEAK = peak
 
 
 @pytest.fixture(scope="module", autouse=True)

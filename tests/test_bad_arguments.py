@@ -64,7 +64,7 @@ KEYS = [
 def test_numbers(value, bounds, message):
     with pytest.raises(ValueError, match=message):
         check_number("x", value, **bounds)
-    for inside in (1e-9, np.float32(0.5), 1 - 1e-9):
+    for inside in (1e-9, np.float32(0.5), jax.numpy.float32(0.5), 1 - 1e-9):
         check_number("x", inside, **bounds)
 
 

@@ -114,6 +114,8 @@ def test_short_batches_are_padded_and_nothing_shows():
     # uint8 and its float64 form are the same images.
     chex.assert_trees_all_close(defense(pixels / 255), prediction, atol=1e-6)
     assert traces == [(4, *SHAPE)]
+    chex.assert_trees_all_close(defense(pixels[:1]).clean, prediction.clean[:1])
+    assert traces == [(4, *SHAPE), (1, *SHAPE)]
     chex.assert_trees_all_close(make(16)(pixels), prediction, atol=1e-6)
     for wrong in (0, -1):
         with pytest.raises(ValueError, match=f"batch_size must be .*: {wrong}"):

@@ -142,6 +142,8 @@ def check_number(
 
     With `above` or `below` that bound itself is refused: `above=0.0` is `(0, ...`.
     """
+    if isinstance(value, jax.Array | np.ndarray) and value.ndim == 0:
+        value = value.item()
     number = isinstance(value, numbers.Real) and not isinstance(value, bool)
     inside = number and low <= value <= high and above < value < below
     if not inside or not math.isfinite(value):

@@ -238,7 +238,8 @@ def no_classifier(variables: Any, images: jax.Array) -> None:
 class Defense:
     """The defence ready for use on arrays of any length, uint8 or float.
 
-    Compiles once for a batch size and runs every input in batches of that size.
+    Compiles once for a batch size and runs every input in batches of that size; once
+    more for each power of two below it that fewer images need.
 
     Attributes:
         function: The `DefenseFunction`, which takes `variables`.
@@ -265,8 +266,8 @@ class Defense:
 
         `variables` are `{"purifier", "detector", "classifier"}`, of those there are;
         `image_shape` is `(H, W, C)` of the images it will be shown, with None for what
-        may be any. `batch_size` images are a compiled call, for each size; a
-        shorter rest is padded.
+        may be any. `batch_size` images are a compiled call, for each size; fewer are
+        padded to the next power of two.
         """
         batches.check_whole("batch_size", batch_size, 1)
         self.variables = jax.device_put(variables)
@@ -299,9 +300,9 @@ class Defense:
         parts = []
         for start in range(0, len(images), self.batch_size):
             part = images[start : start + self.batch_size]
-            missing = self.batch_size - len(part)
-            padded = np.pad(part, ((0, missing), (0, 0), (0, 0), (0, 0)))
-            index = start + np.arange(self.batch_size, dtype=np.int32)
+            size = min(self.batch_size, 1 << (len(part) - 1).bit_length())
+            padded = np.pad(part, ((0, size - len(part)), (0, 0), (0, 0), (0, 0)))
+            index = start + np.arange(size, dtype=np.int32)
             found = jax.device_get(self._defend(self.variables, padded, key, index))
             parts.append(jax.tree.map(lambda x, part=part: x[: len(part)], found))
         return jax.tree.map(lambda *x: np.concatenate(x), *parts)

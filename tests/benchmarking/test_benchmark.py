@@ -444,7 +444,7 @@ def test_wall_time_is_summed_over_rows(tmp_path):
         name: lambda run: clock.contestant("", [30])() or new_row("work")
         for name in ("data", "memory")
     }
-    options = {"functions": functions, "clock": clock, "extra": {"threads": 1}}
+    options = {"functions": functions, "clock": clock}
     for name in functions:
         content = suite.measure_rows([name], RUN, tmp_path / "b.json", **options)
     assert content["seconds"] == 60.0

@@ -120,6 +120,30 @@ def test_copies_are_what_the_attack_makes(text, make, sources, classifier):
             assert sizes.min() > 0.9 * run.epsilon
 
 
+def test_without_labels_images_are_led_away_from_what_the_classifier_says(make):
+    text = "fgsm_linf:epsilon=0.05"
+    true, said = (
+        make(text, labels, labels=labels)["train"] for labels in ("true", "predictions")
+    )
+    # Of the first image the label is not what the classifier says.
+    assert (true[0] != said[0]).any()
+    np.testing.assert_array_equal(true[1:], said[1:])
+    with pytest.raises(ValueError, match="labels"):
+        make(text, "true", labels="predictions")
+
+
+def test_what_it_says_is_as_good_as_the_same_labels(make, sources, classifier):
+    relabelled = {}
+    for part, source in sources.items():
+        images, _ = source.arrays()
+        said = logits_of(classifier, images / np.float32(255)).argmax(-1)
+        relabelled[part] = ArraySource("random", part, images, said, "abcd")
+    text = "fgsm_linf:epsilon=0.05"
+    expected = make(text, "a", sources=relabelled)
+    for part, copies in make(text, "b", labels="predictions").items():
+        np.testing.assert_array_equal(copies, expected[part])
+
+
 def test_parts_and_seeds_have_random_starts_of_their_own(make, sources):
     text = "pgd_linf:epsilon=0.1,steps=1,step_size=0.0001"
     same = {part: sources["validation"] for part in ("train", "validation")}

@@ -238,6 +238,7 @@ FLAGS = "(--help lists the flags)"
             '"num_stps"?',
         ),
         (["quickstart", "now"], "unexpected arguments: now"),
+        (["purify", "photos"], f"--out is missing {FLAGS}"),
         (
             ["list", "atacks"],
             "unknown kind 'atacks' (nearest: 'attacks'): choose from "

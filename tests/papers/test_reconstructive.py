@@ -1,5 +1,6 @@
 """Reconstructive training: its claims on the paper's own numbers, its settings."""
 
+import dataclasses
 from types import SimpleNamespace
 
 import numpy as np
@@ -20,11 +21,13 @@ from uronet_jax.papers.reconstructive import experiments
 from uronet_jax.papers.reconstructive.models import (
     attack_runs,
     autoencoders,
+    control,
     reconstructive_kinds,
 )
 from uronet_jax.papers.reconstructive.pages import RECONSTRUCTIVE_PAGES
 
 NETWORKS = {"reconstructive": "VGG19", "reconstructive_transfer": "InceptionV3"}
+LEAK = "reconstructive_labels"
 
 
 def paper_rows(experiment):
@@ -38,15 +41,26 @@ def paper_rows(experiment):
     ]
 
 
+def leak_rows(without_labels=70.0):
+    """What the paper believes, for which it has no numbers."""
+    (row,) = (
+        row
+        for row in paper_rows("reconstructive")
+        if (row["defence"], row["attack"]) == ("RT (FGSM)", "FGSM")
+    )
+    return [row, row | {"attack": "FGSM of predictions", "value": without_labels}]
+
+
 def answers(**rows):
-    known = groups(**{x: run(x, rows=rows.get(x, paper_rows(x))) for x in NETWORKS})
+    usual = {x: paper_rows(x) for x in NETWORKS} | {LEAK: leak_rows()}
+    known = groups(**{x: run(x, rows=y) for x, y in (usual | rows).items()})
     claims = claims_of(RECONSTRUCTIVE_PAGES)
     return {v.claim.text: v for v in judge_all(known, claims)}
 
 
 def test_the_papers_numbers_bear_out_its_claims():
     found = answers()
-    assert len(found) == 8
+    assert len(found) == 9
     for text, verdict in found.items():
         assert verdict.answer == "yes", text
         assert verdict.measured == verdict.named > 0, text
@@ -73,6 +87,12 @@ def test_claims_can_fail(defence, attack, value, text):
     ]
     found = answers(reconstructive=rows)
     (verdict,) = (v for name, v in found.items() if text in name)
+    assert verdict.answer == "no"
+
+
+def test_labels_that_do_not_leak():
+    found = answers(**{LEAK: leak_rows(75.2)})
+    (verdict,) = (v for text, v in found.items() if "labels leak" in text)
     assert verdict.answer == "no"
 
 
@@ -127,6 +147,21 @@ def test_transformations_tell_what_they_leave_of_clean_images(tmp_path):
     assert "accuracy on clean images it leaves" in page
 
 
+def test_links_tell_data_sets_apart(tmp_path):
+    rows = paper_rows("reconstructive")
+    other = [row | {"dataset": "Tiny ImageNet"} for row in rows]
+    settings = {"reconstructive": {"transformations": []}}
+    results = {
+        name: run("reconstructive", rows=x, data=name, **settings)
+        for name, x in (("a", rows), ("b", other))
+    }
+    store(tmp_path / "results", **results)
+    pages, _ = docs_pages(tmp_path / "results", tmp_path)
+    text = pages[tmp_path / "RESULTS.md"]
+    for name, title in (("a", "CIFAR-10"), ("b", "Tiny ImageNet")):
+        assert f"and input transformations: {title}, ResNet](results/{name}.md)" in text
+
+
 def config(**changes):
     found = reproduce.get_config("smoke").to_dict()
     found["reconstructive"] |= changes
@@ -162,11 +197,11 @@ def test_attacks_have_the_papers_parameters():
         ),
         ({"clean_share": 1.5}, r"clean_share must be a finite number in \[0, 1\]: 1.5"),
         ({"num_test": -1}, r"num_test must be an integer in \[0, .*: -1"),
-        ({"patches": 0}, r"patches must be an integer in \[1, .*: 0"),
+        ({"patches": -1}, r"patches must be an integer in \[0, .*: -1"),
         ({"attacks": ("PGD0=fgsm_linf:epsilon=1",)}, "'PGD0' is no title"),
         ({"transformations": ("none=jpeg",)}, "'none' is no title"),
         ({"transformations": ("a/b=jpeg",)}, "'a/b' is no title"),
-        ({"no_white_box": ("STL",)}, "no_white_box must be some of"),
+        ({"no_white_box": ("STL",)}, "no_white_box must be quilting or some of"),
     ],
 )
 def test_wrong_settings(changes, message):
@@ -174,18 +209,24 @@ def test_wrong_settings(changes, message):
         reconstructive_kinds(config(**changes))
 
 
-def test_a_remover_that_is_not_there():
-    with pytest.raises(FileNotFoundError, match="no checkpoint under runs/nowhere"):
-        reconstructive_kinds(config(remover="runs/nowhere"))
-
-
 def test_the_remover_is_trained_here_or_named():
-    trained, named = (
+    trained, named, left_out = (
         experiments._defences(SimpleNamespace(config=config(remover=remover)))
-        for remover in ("", "jpeg")
+        for remover in ("", "jpeg", "none")
     )
+    reconstructive_kinds(config(remover="none"))
     assert trained.pop("URoNet remover").kind == "remover_universal"
     assert named.pop("URoNet remover") == "jpeg" and trained == named
+    assert left_out == named
+
+
+def test_quilting_can_be_left_out():
+    usual, left_out = (
+        experiments._defences(SimpleNamespace(config=config(patches=patches)))
+        for patches in (100, 0)
+    )
+    assert usual.pop("quilting") == "quilting" and usual == left_out
+    reconstructive_kinds(config(patches=0, no_white_box=("quilting",)))
 
 
 def test_a_missing_remover_is_what_the_experiments_with_it_lack(tmp_path):
@@ -227,8 +268,36 @@ def test_autoencoders_that_are_compared_differ_in_one_thing():
     assert plain.clean_share == 0.0
     assert plain.sections["reconstruction"]["labels"] == "true"
     assert kinds["reconstructor_clean"].clean_share == 0.25
+    changed = dataclasses.replace(plain, attack_labels="predictions")
+    assert kinds["reconstructor_predictions"] == changed
     # They start alike and see the same images.
     assert {kind.variant_of for kind in kinds.values()} == {"reconstructor"}
+
+
+def test_without_a_share_no_autoencoder_sees_clean_images():
+    assert list(autoencoders(config())) == ["RT (FGSM)", "RT (FGSM), a quarter clean"]
+    assert list(autoencoders(config(clean_share=0.0))) == ["RT (FGSM)"]
+
+
+def test_the_control_learns_on_attacks_made_without_labels(tmp_path):
+    store, asked = open_store(config(), tmp_path), []
+
+    def attacked(*where, labels):
+        asked.append((*where, labels))
+        return np.zeros((len(store.source(*where[:2])), 32, 32, 3), np.uint16)
+
+    store.attacked = attacked
+    rows = [
+        store._row(key)
+        for key in (autoencoders(store.config)["RT (FGSM)"], control("FGSM"))
+    ]
+    for row, labels in zip(rows, ("true", "predictions"), strict=True):
+        row.sources()
+        parts = ("train", "validation")
+        assert asked[-2:] == [("data", part, "FGSM", labels) for part in parts]
+    plain, led = (row.config for row in rows)
+    assert led["seed"] == plain["seed"]
+    assert led["attack"] == plain["attack"] | {"labels": "predictions"}
 
 
 @pytest.mark.parametrize(
@@ -257,8 +326,8 @@ class Lab:
     def classifier(self, role, title):
         return f"{title} itself"
 
-    def attacked(self, role, attack, title):
-        return attack, title
+    def attacked(self, role, attack, title, labels="true"):
+        return attack, title, labels
 
     def accuracies(self, judge, classifiers, entry, purifier):
         self.asked.append((classifiers, entry, purifier))
@@ -280,20 +349,43 @@ class Pictures:
         return np.full((count, 12, 12, 3), 0.5 if entry is CLEAN_ENTRY else 0.6)
 
 
-def test_grey_box_rows(monkeypatch):
-    store = SimpleNamespace(
+@pytest.fixture
+def made_up():
+    return SimpleNamespace(
         config=config(),
         dataset=lambda role: "CIFAR-10",
         classifier_keys=lambda role: (),
+        first_title=lambda role: "ResNet",
         progress=SimpleNamespace(stopping=lambda: None),
     )
+
+
+def test_leaking_labels_are_looked_for_in_one_attack(made_up, monkeypatch):
+    monkeypatch.setattr(experiments, "_purifier", lambda lab, what: what)
+    parts, lab = experiments._leak(made_up), Lab(made_up)
+    assert [part.key for part in parts] == [
+        *("none, grey box", "RT (FGSM), grey box"),
+        "RT (FGSM of predictions), grey box",
+    ]
+    assert [part.models for part in parts[1:]] == [
+        (autoencoders(made_up.config)["RT (FGSM)"],),
+        (control("FGSM"),),
+    ]
+    attacks = {row[0] for row in parts[0].rows(lab)}
+    assert attacks == {"clean", "FGSM", "FGSM of predictions"}
+    shown = [entry for _, entry, _ in lab.asked[1:]]
+    assert shown == [("FGSM", "ResNet", x) for x in ("true", "predictions")]
+
+
+def test_grey_box_rows(made_up, monkeypatch):
+    store = made_up
     monkeypatch.setattr(experiments, "_purifier", lambda lab, what: what)
     lab = Lab(store)
     rows = experiments._grey_box(store, "ResNet", "JPEG", "jpeg").rows(lab)
     assert [x[1:] for x in lab.asked] == [
         (CLEAN_ENTRY, "jpeg"),
-        (("FGSM", "ResNet"), "jpeg"),
-        (("DeepFool", "ResNet"), "jpeg"),
+        (("FGSM", "ResNet", "true"), "jpeg"),
+        (("DeepFool", "ResNet", "true"), "jpeg"),
     ]
     assert {tuple(x[0].items()) for x in lab.asked} == {(("ResNet", "ResNet itself"),)}
     assert ("FGSM", "accuracy", 50.0) in rows

@@ -100,7 +100,8 @@ def test_stored_copies_are_those_of_their_images(tmp_path):
         asked.append((role, part))
         return np.zeros((len(store.source(role, part)), 2, 32, 32, 3), np.uint8)
 
-    def attacked(role, part, attack):
+    def attacked(role, part, attack, labels):
+        assert labels == "true"
         asked.append((role, part, attack))
         return np.zeros((12, 32, 32, 3), np.uint16)
 

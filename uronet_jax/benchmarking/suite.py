@@ -134,7 +134,8 @@ def measure_rows(
     Rows that the file holds already are kept, unless `force`. `note` says why there is
     no peer, and `extra` is stored with the config.
     """
-    config = dataclasses.asdict(run.sizes) | {"seed": 0} | dict(extra or {})
+    config = dataclasses.asdict(run.sizes) | {"seed": 0, "threads": host.num_threads()}
+    config |= dict(extra or {})
     config["peer"] = None if run.peer is None else run.peer.name
     # As it will be read back: tuples are lists.
     origin = json.loads(json.dumps(provenance(config, seconds=0.0)))
@@ -202,7 +203,6 @@ def run_benchmark(
     peer = peers.get("PyTorch")
     extra = {
         "scale": scale,
-        "threads": host.num_threads(),
         # A command made the settings before anything was allocated; this asks for them.
         "keeps_freed_memory": host.keep_freed_memory(),
         **(peer.settings if peer is not None else {}),

@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from uronet_jax import sharding
 from uronet_jax.attacks import LogitsFn, flax_logits
+from uronet_jax.attacks.objectives import as_pytree
 from uronet_jax.checkpoints import locked_workdir
 from uronet_jax.corruptions import entry_key
 from uronet_jax.data import evaluation_batches
@@ -22,6 +24,9 @@ from uronet_jax.evaluation.threat_models import AttackRun
 from uronet_jax.loading import LoadedModel
 from uronet_jax.progress import Progress, StoppedError
 
+# From what images are led away: their labels, or, where there are none, what the
+# attacked says of the clean image.
+LED_FROM = ("true", "predictions")
 # Seconds between two marks of attacked images.
 _SAVE_EVERY = 60.0
 
@@ -34,6 +39,7 @@ def store_attacked(
     logits_fn: LogitsFn,
     made_with: Mapping[str, Any],
     *,
+    labels: str = "true",
     batch_size: int,
     mesh: jax.sharding.Mesh,
     progress: Progress,
@@ -51,7 +57,9 @@ def store_attacked(
         run: The attack.
         key: Typed PRNG key, on the mesh.
         logits_fn: What is attacked, with its variables on the mesh.
-        made_with: What the images depend on, JSON; see `StoredArray`.
+        made_with: What the images depend on, JSON, `labels` among them unless they are
+            the true ones; see `StoredArray`.
+        labels: From what the images are led away, one of `LED_FROM`.
         batch_size: Images of a compiled call.
         mesh: Where to run.
         progress: Is told how far it is, and tells to stop.
@@ -85,6 +93,9 @@ def store_attacked(
                 raise StoppedError
             images = batch["image"].astype(np.float32) / 255.0
             padded = prepare({**batch, "image": images})
+            if labels == "predictions":
+                said = _predictions(as_pytree(logits_fn), padded["image"])
+                padded = {**padded, "label": said}
             adversarial = run.go_to_the_end(key, padded, logits_fn)
             levels = np.rint(65535.0 * np.asarray(adversarial)).astype(np.uint16)
             levels = levels[np.asarray(batch["mask"])]
@@ -99,8 +110,17 @@ def store_attacked(
     return stored.array
 
 
+@jax.jit
+def _predictions(logits_fn: LogitsFn, images: jax.Array) -> jax.Array:
+    return jnp.argmax(logits_fn(images), axis=-1)
+
+
 def describe_attacked(
-    source: Source, classifier: LoadedModel, run: AttackRun, seed: int
+    source: Source,
+    classifier: LoadedModel,
+    run: AttackRun,
+    seed: int,
+    labels: str = "true",
 ) -> dict[str, Any]:
     """Returns what attacked copies depend on; `check_digests` knows its digests."""
     return {
@@ -109,6 +129,7 @@ def describe_attacked(
         "parameters": run.all_parameters,
         "seed": seed,
         "images": [source.name, source.split, len(source)],
+        **({} if labels == "true" else {"labels": labels}),
         "digests": {
             "classifier": classifier.identity,
             "images": source_digest(source),
@@ -123,6 +144,7 @@ def attack_parts(
     run: AttackRun,
     *,
     seed: int,
+    labels: str = "true",
     batch_size: int,
     mesh: jax.sharding.Mesh,
     progress: Progress,
@@ -135,6 +157,7 @@ def attack_parts(
         classifier: What is attacked.
         run: The attack.
         seed: Of random starts; each part has its own.
+        labels: From what the images are led away, one of `LED_FROM`.
         batch_size: Images of a compiled call.
         mesh: Where to run.
         progress: Is told how far it is, and tells to stop.
@@ -168,7 +191,8 @@ def attack_parts(
                 run,
                 sharding.replicate(key, mesh),
                 logits_fn,
-                describe_attacked(source, classifier, run, seed),
+                describe_attacked(source, classifier, run, seed, labels),
+                labels=labels,
                 batch_size=batch_size,
                 mesh=mesh,
                 progress=progress,

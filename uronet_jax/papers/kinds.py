@@ -36,6 +36,8 @@ class Kind:
     asks_classifier: bool = False  # Whether it learns from the first, frozen one.
     clean_entries: int = 0  # How often a mix of all degradations holds the clean image.
     stored: str = ""  # `attacked` or `corrupted` if it learns on such images from disk.
+    # From what attacked ones are led away, see `attacked_copies.LED_FROM`.
+    attack_labels: str = "true"
     # Share of clean images among these; where they are drawn, see `clean_entries`.
     clean_share: float = 0.0
     # What its seeds are named after, if not itself: models that are compared start

@@ -54,6 +54,7 @@ def attacked_images(
     attack: str,
     part: str,
     *,
+    labels: str = "true",
     config: Mapping[str, Any],
     attacks: Mapping[str, NamedAttack],
     mesh: jax.sharding.Mesh,
@@ -62,8 +63,8 @@ def attacked_images(
     """Returns adversarial copies of images as `store_attacked` keeps and makes them.
 
     The attack is one of `attacks`, or named as for `attack_steps`. The `classifier` is
-    attacked, with the `purifier` before it if the attacker knows one. Each part has its
-    own random starts.
+    attacked, with the `purifier` before it if the attacker knows one; `labels` are
+    those of `store_attacked`. Each part has its own random starts.
     """
     settings = config["attack"]
     name, run, parameters = _named_run(attack, config, attacks)
@@ -72,6 +73,7 @@ def attacked_images(
         "seed": config["seed"],
         "images": [source.name, source.split, len(source)],
         "weights": [digest(model.variables) for model in models.values()],
+        **({} if labels == "true" else {"labels": labels}),
     }
     classifier, *purifier = (model.module for model in models.values())
     seen = DefenseFunction(classifier_function(classifier), *purifier)
@@ -85,6 +87,7 @@ def attacked_images(
         key,
         Partial(make_attacked(seen), frozen, None),
         made_with,
+        labels=labels,
         batch_size=settings["batch_size"],
         mesh=mesh,
         progress=progress,

@@ -412,12 +412,13 @@ class Store:
 
     def _paired(self, key: ModelKey) -> tuple[PairedSource, PairedSource]:
         """Returns training and validation images with their stored copies."""
-        role, attacked = key.role, self.kinds[key.kind].stored == "attacked"
+        role, kind = key.role, self.kinds[key.kind]
+        attacked = kind.stored == "attacked"
         count = self._num_attacked(key.name, "train") if attacked else 0
 
         def pair(part):
             copies = (
-                self.attacked(role, part, key.name)
+                self.attacked(role, part, key.name, labels=kind.attack_labels)
                 if attacked
                 else self.corrupted(role, part)
             )
@@ -451,6 +452,8 @@ class Store:
     def _attack_of(self, key: ModelKey) -> dict[str, Any]:
         """Returns what a model learns on depends on, for its config."""
         identity = {"classifier": self._first_identity(key.role)}
+        if (labels := self.kinds[key.kind].attack_labels) != "true":
+            identity["labels"] = labels
         if key.name not in self.attacks:
             attack = without_machine_settings({"attack": self.config["attack"]})
             return {**attack["attack"], **identity}
@@ -466,11 +469,12 @@ class Store:
         attack: str,
         title: str | None = None,
         remover: ModelKey | None = None,
+        labels: str = "true",
     ) -> np.ndarray:
         """Returns adversarial copies of the first images of a part, kept on disk.
 
         By default of the first classifier, and no remover before it that is known to
-        the attacker. For `attack` see `made_images.attacked_images`.
+        the attacker. For `attack` and `labels` see `made_images.attacked_images`.
         """
         title = title or self.first_title(role)
         count = self._num_attacked(attack, part)
@@ -478,13 +482,15 @@ class Store:
         if remover is not None:
             models["purifier"] = self.load(remover)
         behind = f"_behind_{remover.name}" if remover else ""
-        name = f"{title}{behind}_{attack}_{part}.npy"
+        led = "" if labels == "true" else f"_{labels}"
+        name = f"{title}{behind}_{attack}{led}_{part}.npy"
         return attacked_images(
             self.workdir / "attacked" / self._set_folder(role) / name,
             self.first(role, part, count),
             models,
             attack,
             part,
+            labels=labels,
             config=self.config,
             attacks=self.attacks,
             mesh=self.mesh,

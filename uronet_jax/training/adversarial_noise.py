@@ -312,7 +312,7 @@ def _make_task(config: Config, models: Mapping[str, Any], **given: Any) -> Task:
 def _check(config: Config) -> None:
     noise, shares = config["noise"], config["shares"]
     make_noise_generator(noise["generator"])
-    check_number("noise.epsilon", noise["epsilon"], above=0.0)  # The data bound it.
+    check_number("noise.epsilon", noise["epsilon"], 1e-6)  # The data bound it.
     for name in ("rate", "restart_rate"):
         check_number(f"noise.{name}", noise[name], 0.0)
     for name in ("restart_every", "restart_steps"):

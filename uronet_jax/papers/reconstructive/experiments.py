@@ -17,9 +17,12 @@ from uronet_jax.papers.laboratory import Laboratory, TidyRow
 from uronet_jax.papers.made_images import save_arrays
 from uronet_jax.papers.parts import PaperExperiment, Part, needs_of
 from uronet_jax.papers.reconstructive.models import (
+    NO_REMOVER,
+    QUILTING_TITLE,
     REMOVER_TITLE,
     attack_runs,
     autoencoders,
+    control,
     named_remover,
     transformations,
     white_box_runs,
@@ -28,11 +31,13 @@ from uronet_jax.papers.store import Store
 from uronet_jax.purifiers import make_transformation
 from uronet_jax.transformations.quilting import extract_patches
 
-_NONE, _CLEAN, _QUILTING = "none", "clean", "quilting"
+_NONE, _CLEAN = "none", "clean"
 # Where patches come from, and their side.
 _LEARNED, _PATCH = ("data", "train"), 5
 # The URoNet remover that stands beside the others, where none is named.
 _REMOVER = ModelKey("data", "remover_universal", "all")
+# Ending of the title of an attack that is led away from what the classifier says.
+_OF_PREDICTIONS = " of predictions"
 # Images of the picture.
 _SHOWN = 5
 
@@ -41,9 +46,14 @@ _Defences = Mapping[str, "str | ModelKey | None"]
 
 
 def _defences(store: Store) -> _Defences:
-    found = {_NONE: None, **transformations(store.config), _QUILTING: _QUILTING}
-    remover = {REMOVER_TITLE: _REMOVER} | named_remover(store.config)
-    return found | autoencoders(store.config) | remover
+    section = store.config["reconstructive"]
+    found = {_NONE: None, **transformations(store.config)}
+    if section["patches"]:
+        found[QUILTING_TITLE] = QUILTING_TITLE
+    found |= autoencoders(store.config)
+    if section["remover"] == NO_REMOVER:
+        return found
+    return found | {REMOVER_TITLE: _REMOVER} | named_remover(store.config)
 
 
 def _trained(store: Store, *keys: str | ModelKey | None) -> tuple[ModelKey, ...]:
@@ -54,7 +64,7 @@ def _trained(store: Store, *keys: str | ModelKey | None) -> tuple[ModelKey, ...]
 def _purifier(lab: Laboratory, what: str | ModelKey | None) -> LoadedModel | None:
     if what is None:
         return None
-    if what == _QUILTING:
+    if what == QUILTING_TITLE:
         return _quilting(lab)
     return lab.purifier(what) if isinstance(what, str) else lab.model(*what)
 
@@ -72,19 +82,29 @@ def _quilting(lab: Laboratory) -> LoadedModel:
         images, _ = source.arrays()
         stored.array[:] = extract_patches(images, count, _PATCH, seed=made_of["seed"])
         stored.mark(count, finished=True)
-    made = make_transformation(_QUILTING)
-    config = {"model": {"name": _QUILTING}}
+    made = make_transformation(QUILTING_TITLE)
+    config = {"model": {"name": QUILTING_TITLE}}
     patches = np.asarray(stored.array)
     return lab.place(LoadedModel("purifier", made, patches, None, None, config))
 
 
 def _entries(lab: Laboratory, title: str) -> dict[str, Entry]:
-    """Returns clean images, and the attacked ones of a classifier."""
+    """Returns the attacked images of a classifier."""
     attacks = attack_runs(lab.store.config)
+    return {name: lab.attacked("data", name, title) for name in attacks}
+
+
+def _led(lab: Laboratory, title: str) -> dict[str, Entry]:
+    """Returns those of one attack, led away from labels and from predictions."""
+    attack = _first_learned(lab.store)
     return {
-        _CLEAN: CLEAN_ENTRY,
-        **{name: lab.attacked("data", name, title) for name in attacks},
+        f"{attack}{ending}": lab.attacked("data", attack, title, labels=labels)
+        for ending, labels in (("", "true"), (_OF_PREDICTIONS, "predictions"))
     }
+
+
+def _first_learned(store: Store) -> str:
+    return store.config["reconstructive"]["learned"][0]
 
 
 def _columns(lab: Laboratory, classifier: str, defence: str) -> dict[str, str]:
@@ -92,7 +112,7 @@ def _columns(lab: Laboratory, classifier: str, defence: str) -> dict[str, str]:
     return {"dataset": dataset, "classifier": classifier, "defence": defence}
 
 
-def _grey_box(store: Store, title: str, defence: str, what) -> Part:
+def _grey_box(store: Store, title: str, defence: str, what, entries=_entries) -> Part:
     """What a defence gives back that the attacker does not know, and how it looks."""
 
     def rows(lab: Laboratory) -> list[TidyRow]:
@@ -102,7 +122,8 @@ def _grey_box(store: Store, title: str, defence: str, what) -> Part:
         columns = _columns(lab, title, defence) | {"threat": "grey box"}
         clean = judge.pictures(CLEAN_ENTRY, len(judge))
         found = []
-        for attack, entry in _entries(lab, title).items():
+        shown = {_CLEAN: CLEAN_ENTRY, **entries(lab, title)}
+        for attack, entry in shown.items():
             store.progress.stopping()
             right = lab.accuracies(judge, classifier, entry, purifier)[title]
             if purifier is None:
@@ -193,6 +214,18 @@ def _transfer(store: Store) -> list[Part]:
     ]
 
 
+def _leak(store: Store) -> list[Part]:
+    """Whether labels leak: the same attack led away from what the classifier says."""
+    title, attack = store.first_title("data"), _first_learned(store)
+    name = f"RT ({attack})"
+    defences = {
+        _NONE: None,
+        name: autoencoders(store.config)[name],
+        f"RT ({attack}{_OF_PREDICTIONS})": control(attack),
+    }
+    return [_grey_box(store, title, *x, entries=_led) for x in defences.items()]
+
+
 def _perturbations(store: Store) -> list[Part]:
     """Figure 1: how far attacked images are from the originals, before and after."""
     attack = store.config["reconstructive"]["learned"][-1]
@@ -244,6 +277,12 @@ RECONSTRUCTIVE_EXPERIMENTS: dict[str, PaperExperiment] = {
         _transfer,
         _SETTINGS,
         named_remover,
+    ),
+    "reconstructive_labels": PaperExperiment(
+        "whether labels leak into what reconstructive training learns on",
+        _needs(),
+        _leak,
+        _SETTINGS,
     ),
     "reconstructive_figure1": PaperExperiment(
         "perturbations before and after reconstruction",

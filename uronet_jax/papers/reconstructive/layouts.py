@@ -14,6 +14,7 @@ _TABLES = {
     "ssim": "SSIM of what the classifier sees",
     "mean_absolute_change": "mean distance from the original, in levels of 255",
 }
+_METRICS = tuple(x for x in _TABLES if x != "mean_absolute_change")
 
 
 def _block(cell):
@@ -31,11 +32,11 @@ def _attack(cell):
 
 def _comparison(title: str, network: str, table: int) -> Layout:
     return Layout(
-        f"{title}, beside Table {table} of Patrick et al. 2022",
+        f"{title}: beside Table {table} of Patrick et al. 2022",
         _block,
         _defence,
         _attack,
-        metrics=tuple(x for x in _TABLES if x != "mean_absolute_change"),
+        metrics=_METRICS,
         first=("none",),
         chart=lambda block, lines: None,
         reference="reconstructive/reconstructive_tables.csv",
@@ -52,6 +53,15 @@ RECONSTRUCTIVE_LAYOUTS = {
     ),
     "reconstructive_transfer": _comparison(
         "The same before another classifier, which is attacked", "InceptionV3", 3
+    ),
+    "reconstructive_labels": Layout(
+        "Whether labels leak: attacks made with labels and with predictions",
+        _block,
+        _defence,
+        _attack,
+        metrics=_METRICS,
+        first=("none",),
+        chart=lambda block, lines: None,
     ),
     "reconstructive_figure1": Layout(
         "Perturbations before and after reconstruction",

@@ -12,14 +12,19 @@ from uronet_jax.training.run import Schedule
 
 # Kinds of autoencoders: as published; with clean images among what they see. Ending of
 # their title -> kind.
-_AUTOENCODERS = {
-    "": "reconstructor",
-    ", a quarter clean": "reconstructor_clean",
-}
+_PLAIN, _CLEAN = "reconstructor", "reconstructor_clean"
+_AUTOENCODERS = {"": _PLAIN, ", a quarter clean": _CLEAN}
+# As published, but of attacks that are led away from what the classifier says.
+_CONTROL = "reconstructor_predictions"
+# What the field `remover` says to leave it out.
+NO_REMOVER = "none"
+QUILTING_TITLE = (
+    "quilting"  # The transformation that has patches, and no parameters here.
+)
 # The URoNet remover beside the other defences.
 REMOVER_TITLE = "URoNet remover"
 # Names of other rows, columns and attacks.
-_RESERVED = ("none", "clean", "quilting", "IFGSM", "PGD0", "PGD10")
+_RESERVED = ("none", "clean", QUILTING_TITLE, "IFGSM", "PGD0", "PGD10")
 
 
 def attack_runs(config: Mapping[str, Any]) -> dict[str, AttackRun]:
@@ -47,18 +52,25 @@ def transformations(config: Mapping[str, Any]) -> dict[str, str]:
 
 
 def named_remover(config: Mapping[str, Any]) -> dict[str, str]:
-    """Returns title -> what `load_purifier` reads; empty if one is trained here."""
+    """Returns title -> what `load_purifier` reads; empty if none is named."""
     named = config["reconstructive"]["remover"]
-    return {REMOVER_TITLE: named} if named else {}
+    return {REMOVER_TITLE: named} if named not in ("", NO_REMOVER) else {}
 
 
 def autoencoders(config: Mapping[str, Any]) -> dict[str, ModelKey]:
-    """Returns title -> model."""
+    """Returns title -> model; without a share of clean images none sees such."""
+    section = config["reconstructive"]
     return {
         f"RT ({name}){ending}": ModelKey("data", kind, name)
         for ending, kind in _AUTOENCODERS.items()
-        for name in config["reconstructive"]["learned"]
+        for name in section["learned"]
+        if section["clean_share"] or kind != _CLEAN
     }
+
+
+def control(name: str) -> ModelKey:
+    """Returns the autoencoder that learned on an attack made without labels."""
+    return ModelKey("data", _CONTROL, name)
 
 
 def reconstructive_kinds(config: Mapping[str, Any]) -> dict[str, Kind]:
@@ -79,7 +91,7 @@ def reconstructive_kinds(config: Mapping[str, Any]) -> dict[str, Kind]:
     )
     fields = ("warmup_steps", "visual_weight", "class_weight")
 
-    def kind(*, clean_share=0.0):
+    def kind(**changes):
         reconstruction = {name: section[name] for name in fields} | {"labels": "true"}
         return Kind(
             "reconstructor",
@@ -88,14 +100,15 @@ def reconstructive_kinds(config: Mapping[str, Any]) -> dict[str, Kind]:
             section["optimizer"],
             stored="attacked",
             asks_classifier=True,
-            clean_share=clean_share,
-            variant_of="reconstructor",
+            variant_of=_PLAIN,
             sections={"reconstruction": reconstruction},
+            **changes,
         )
 
     return {
-        "reconstructor": kind(),
-        "reconstructor_clean": kind(clean_share=section["clean_share"]),
+        _PLAIN: kind(),
+        _CLEAN: kind(clean_share=section["clean_share"]),
+        _CONTROL: kind(attack_labels="predictions"),
     }
 
 
@@ -103,7 +116,7 @@ def _check_section(config: Mapping[str, Any]) -> None:
     section = config["reconstructive"]
     for name, low in (
         *(("num_test", 0), ("num_white_box", 0), ("num_train", 0)),
-        *(("patches", 1), ("batch_size", 1)),
+        *(("patches", 0), ("batch_size", 1)),
     ):
         check_whole(f"reconstructive.{name}", section[name], low)
     check_number("reconstructive.clean_share", section["clean_share"], 0.0, 1.0)
@@ -114,9 +127,10 @@ def _check_section(config: Mapping[str, Any]) -> None:
         )
     for text in transformations(config).values():
         parse_purifier(text)
-    if unknown := set(section["no_white_box"]) - transformations(config).keys():
+    known = {*transformations(config), QUILTING_TITLE}
+    if unknown := set(section["no_white_box"]) - known:
         raise ValueError(
-            "reconstructive.no_white_box must be some of "
+            f"reconstructive.no_white_box must be {QUILTING_TITLE} or some of "
             f"reconstructive.transformations: {unknown}"
         )
     if not white_box_runs(config):

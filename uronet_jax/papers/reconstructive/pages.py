@@ -5,7 +5,11 @@ from collections.abc import Sequence
 from uronet_jax.papers.pages.group import Group
 from uronet_jax.papers.pages.paper_pages import PaperPages
 from uronet_jax.papers.reconstructive.layouts import RECONSTRUCTIVE_LAYOUTS
-from uronet_jax.papers.reconstructive.models import transformations, white_box_runs
+from uronet_jax.papers.reconstructive.models import (
+    QUILTING_TITLE,
+    transformations,
+    white_box_runs,
+)
 from uronet_jax.reports.results import Result
 
 _DEFENCES = (
@@ -21,11 +25,19 @@ _THREATS = (
     "(EOT) where it is random, or the attack on the classifier alone{blind}. Of fewer "
     "images, see the JSON.\n"
 )
+_LABELS = (
+    "*RT* is the autoencoder of reconstructive training, with the attack it learned on "
+    "in brackets. *Of predictions*: the attack is led away from what the classifier "
+    "says of the clean image, so it carries no label. Only where images carry their "
+    "labels, and autoencoders read them, is accuracy lower without.\n"
+)
 
 
 def _note(group: Group) -> str:
     if group.experiment == "reconstructive_figure1":
         return ""
+    if group.experiment == "reconstructive_labels":
+        return _LABELS
     blind = "".join(f"; *{title}* looks at no gradient" for title in _blind(group))
     return _DEFENCES + _THREATS.replace("{blind}", blind)
 
@@ -56,7 +68,7 @@ def _kept(results: Sequence[Result]) -> dict[str, list[str]]:
         if "none" not in value:
             continue
         made = transformations(result.content["config"])
-        for title, name in (made | {"quilting": "quilting"}).items():
+        for title, name in (made | {QUILTING_TITLE: QUILTING_TITLE}).items():
             if title in value:
                 small = ", small" if result.small else ""
                 found.setdefault(name, []).append(
