@@ -11,6 +11,7 @@ import uronet_jax
 from uronet_jax.command import COMMANDS, describe
 from uronet_jax.corruptions import CORRUPTIONS, Operation
 from uronet_jax.corruptions.operation import SOURCES
+from uronet_jax.pretrained import list_pretrained
 
 project = "uronet_jax"
 author = "The uronet_jax developers"
@@ -18,7 +19,7 @@ release = uronet_jax.__version__
 
 root_doc = "docs/index"
 include_patterns = ["*.md", "docs/**.md", "notebooks/*.ipynb"]
-include_patterns += ["uronet_jax/pretrained_weights/universal-*.md"]  # Their cards.
+include_patterns += [f"uronet_jax/pretrained_weights/{x}.md" for x in list_pretrained()]
 exclude_patterns = [".*", "build", "dist", "runs"]
 extensions = [
     "myst_nb",
@@ -58,6 +59,9 @@ def _toctree(lines):
 
 def _fill(app, docname, source):
     """Adds what follows from tables and folders to the pages that need it."""
+    if docname == "docs/index":
+        cards = [f"../uronet_jax/pretrained_weights/{x}" for x in list_pretrained()]
+        source[0] = source[0].replace("PRETRAINED_CARDS", "\n".join(cards))
     if docname == "docs/RESULTS":
         links = re.findall(r"\[([^]]*)\]\((results/(\w+))\.md\)", source[0])
         # Titles do not tell evaluations apart; there the link is the file's name.

@@ -17,13 +17,15 @@ from absl import flags
 from launch import cli
 from uronet_jax.command import programs_folder
 from uronet_jax.demo import studio as studios
-from uronet_jax.loading import detector_for
+from uronet_jax.loading import check_models_match, usual_models
 from uronet_jax.photos.purify import load_photo_models
 from uronet_jax.pretrained import USUAL_PRETRAINED
 from uronet_jax.reports.side_by_side import published_reports, read_reports
 
 _PURIFIER = flags.DEFINE_string(
-    "purifier", USUAL_PRETRAINED, "As in uronet purify, such as median:size=5."
+    "purifier",
+    None,
+    f"As in uronet purify, such as median:size=5. Default: {USUAL_PRETRAINED}.",
 )
 _DETECTOR = flags.DEFINE_string(
     "detector", None, "As in uronet purify: of a detector behind that purifier."
@@ -31,7 +33,6 @@ _DETECTOR = flags.DEFINE_string(
 _CLASSIFIER = flags.DEFINE_string(
     "classifier", None, "Folder of a run, or file of PyTorch weights."
 )
-_MODELS = {"purifier": _PURIFIER, "detector": _DETECTOR, "classifier": _CLASSIFIER}
 _CLASS_NAMES = flags.DEFINE_list(
     "class_names", None, "Of the classifier's labels. Default: the data set's."
 )
@@ -65,15 +66,25 @@ def main(argv: list[str]) -> None:
         from uronet_jax.demo import page as pages
 
         pages.check_port(_HOST.value, _PORT.value)
-        _DETECTOR.value = detector_for(_PURIFIER.value, _DETECTOR.value)
-        models = load_photo_models(*(flag.value for flag in _MODELS.values()))
+        purifier, detector = usual_models(_PURIFIER.value, _DETECTOR.value)
+        named = {"purifier": purifier, "detector": detector}
+        named["classifier"] = _CLASSIFIER.value
+        models = load_photo_models(**named)
+        try:
+            check_models_match(models.purifier, models.detector, models.classifier)
+        except ValueError as error:
+            if _PURIFIER.value is not None:
+                raise
+            raise ValueError(
+                f"{error} ({purifier} was taken because --purifier is missing)"
+            ) from error
         images = studios.open_images(models, _DATA.value, _SPLIT.value, _DATA_DIR.value)
         options = {"threshold": _THRESHOLD.value, "class_names": _CLASS_NAMES.value}
         studio = studios.DefenseStudio(models, images, seed=_SEED.value, **options)
         published = programs_folder() / "docs" / "results"
         given = _REPORTS.value
         reports = read_reports(given) if given else published_reports(published)
-        parts = [f"{role} `{x.value}`" for role, x in _MODELS.items() if x.value]
+        parts = [f"{role} `{spec}`" for role, spec in named.items() if spec]
         page = pages.build_page(studio, reports, about=", ".join(parts))
         studio.warm_up()
         host = {"host": _HOST.value, "port": _PORT.value, "share": _SHARE.value}

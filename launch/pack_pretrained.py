@@ -44,6 +44,14 @@ _DATA_DIR = flags.DEFINE_string(
 )
 
 
+def read_bits(text: str) -> tuple[int, int]:
+    """Returns size and bits of `SIZE:BITS`; ValueError if a text is otherwise."""
+    size, _, count = text.partition(":")
+    if not (size.isdecimal() and count.isdecimal()):
+        raise ValueError(f"--bits {text!r}: write SIZE:BITS, such as 10000:8")
+    return int(size), int(count)
+
+
 def main(argv: list[str]) -> None:
     """Packs what the flags name."""
     del argv  # Checked by `cli.run`.
@@ -55,7 +63,7 @@ def main(argv: list[str]) -> None:
         card=_CARD.value,
         folder=_OUT.value,
         mirror=_MIRROR.value,
-        bits=[[int(x) for x in pair.split(":")] for pair in _BITS.value],
+        bits=[read_bits(pair) for pair in _BITS.value],
         which=_CHECKPOINT.value,
         count=_IMAGES.value,
         data_dir=_DATA_DIR.value,

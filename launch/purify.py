@@ -17,7 +17,7 @@ from pathlib import Path
 from absl import flags
 
 from launch import cli
-from uronet_jax.loading import detector_for
+from uronet_jax.loading import usual_models
 from uronet_jax.photos.inputs import CONTACT_SHEET, VERDICTS
 from uronet_jax.photos.purify import load_photo_models, purify_files
 from uronet_jax.pretrained import USUAL_PRETRAINED
@@ -26,8 +26,9 @@ from uronet_jax.progress import Progress
 _OUT = flags.DEFINE_string("out", None, "Folder to write to.", required=True)
 _PURIFIER = flags.DEFINE_string(
     "purifier",
-    USUAL_PRETRAINED,
-    "Folder of a run, pretrained weights, median:size=5 and so on, or several, by +.",
+    None,
+    "Folder of a run, pretrained weights, median:size=5 and so on, or several, by +. "
+    f"Default: {USUAL_PRETRAINED}.",
 )
 _DETECTOR = flags.DEFINE_string(
     "detector",
@@ -56,11 +57,11 @@ _SEED = flags.DEFINE_integer("seed", 0, "Of random purifiers.", lower_bound=0)
 def main(argv: list[str]) -> None:
     """Purifies what the arguments name."""
     stop = cli.StopSignal()
-    detector = detector_for(_PURIFIER.value, _DETECTOR.value)
+    purifier, detector = usual_models(_PURIFIER.value, _DETECTOR.value)
     done = purify_files(
         argv[1:],
         _OUT.value,
-        load_photo_models(_PURIFIER.value, detector, _CLASSIFIER.value),
+        load_photo_models(purifier, detector, _CLASSIFIER.value),
         class_names=_CLASS_NAMES.value,
         threshold=_THRESHOLD.value,
         tile=_TILE.value,

@@ -18,12 +18,14 @@ from test_configs import save_models
 from launch import cli  # noqa: F401
 from uronet_jax import adapters, command, quickstart
 from uronet_jax.models import make_classifier, make_remover
+from uronet_jax.pretrained import PRETRAINED_FOLDER, list_pretrained
 from uronet_jax.training import experiment
 from uronet_jax.training.phases import PHASES
 
 ROOT = Path(__file__).parents[1]
 HOWTO = ROOT / "docs" / "howto"
 PAGES = sorted(HOWTO.glob("*.md"))
+CARDS = [PRETRAINED_FOLDER / f"{name}.md" for name in list_pretrained()]
 IMAGES = np.random.default_rng(0).uniform(size=(4, 32, 32, 3)).astype(np.float32)
 
 
@@ -35,8 +37,8 @@ def blocks(path, language):
 def commands(path):
     """Returns the arguments of every `uronet` of a page."""
     lines = "\n".join(blocks(path, "bash")).replace("\\\n", " ").splitlines()
-    found = [shlex.split(line, comments=True) for line in lines]
-    return [words[1:] for words in found if words[:1] == ["uronet"]]
+    lines = [line for line in lines if line.startswith("uronet ")]
+    return [shlex.split(line, comments=True)[1:] for line in lines]
 
 
 @pytest.fixture
@@ -64,7 +66,7 @@ def read(monkeypatch):
 
 
 @pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", [*PAGES, *CARDS], ids=lambda page: page.stem)
 def test_commands(page, read, monkeypatch):
     monkeypatch.setattr(command.sys, "argv", [])
     monkeypatch.setattr(command.sys, "path", [*command.sys.path])

@@ -15,6 +15,7 @@ from safetensors.numpy import load_file
 from test_configs import load, save_run, save_untrained
 
 import uronet_jax
+from launch.pack_pretrained import read_bits
 from uronet_jax import loading, packing, pretrained, sharding
 from uronet_jax.corruptions import suite_degradations
 from uronet_jax.data.packed import load_packed
@@ -265,6 +266,12 @@ def test_pretrained_weights_bring_their_detector(shipped):
     assert loading.detector_for(NAME, "runs/other") == "runs/other"
     for purifier, detector in ((NAME, ""), (None, None), ("median:size=3", None)):
         assert loading.detector_for(purifier, detector) is None
+    assert loading.usual_models(None, NAME) == (NAME, NAME)
+    usual = pretrained.USUAL_PRETRAINED
+    assert loading.usual_models(None, "") == (usual, None)
+    assert loading.usual_models("median:size=3", None) == ("median:size=3", None)
+    with pytest.raises(ValueError, match="runs/d without a purifier: name the pur"):
+        loading.usual_models(None, "runs/d")
     Path(NAME).mkdir()  # A run of that name, which goes first, has none of its own.
     assert loading.detector_for(NAME, None) is None
 
@@ -302,7 +309,16 @@ def test_damaged_entries(shipped):
     content.write_text(json.dumps(fields))
     with pytest.raises(ValueError, match=f"{NAME} is of another version: params/"):
         uronet_jax.load_pretrained(NAME)
-    for wrong in (text[:-9], "[]", "{}"):
+    fields = json.loads(text)
+    kernel = next(iter(fields["packed"]))
+    bits, *shape = fields["packed"][kernel]
+    for wrong in ({kernel: [bits, *shape, 2]}, {kernel: bits}, {"other": [8, 1]}):
+        content.write_text(json.dumps(fields | {"packed": wrong}))
+        with pytest.raises(ValueError, match="damaged or not of its JSON .*install"):
+            uronet_jax.load_pretrained(NAME)
+    older = json.dumps(fields | {"schema": "uronet_jax.pretrained"})
+    lacking = json.dumps({x: fields[x] for x in fields if x != "sha256"})
+    for wrong in (text[:-9], "[]", "{}", older, lacking):
         content.write_text(wrong)
         with pytest.raises(ValueError, match="json is damaged or of another version"):
             uronet_jax.list_pretrained()
@@ -360,6 +376,12 @@ def test_the_program(runs, card, tmp_path, start):
     entry = json.loads((tmp_path / f"{NAME}.json").read_text())
     assert entry["bits"] == [[100, 9], [3000, 4]]
     assert {bits for bits, *_ in entry["packed"].values()} == {9, 4}
+
+
+@pytest.mark.parametrize("text", ["100", "100:", "a:8", "100:8:4", "-1:8"])
+def test_bits_that_are_no_pair(text):
+    with pytest.raises(ValueError, match=f"--bits '{text}': write SIZE:BITS"):
+        read_bits(text)
 
 
 def test_what_ships():

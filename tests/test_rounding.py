@@ -73,6 +73,8 @@ def test_what_cannot_be_rounded():
     for wrong, message in (
         ([(1, 17)], r"bits must be an integer in \[2, 16\]: 17"),
         ([(-1, 8)], "size of bits must be"),
+        ([(8, 4), (6, 8)], r"sizes of bits must rise: \[8, 6\]"),
+        ([(8, 4), (8, 8)], r"sizes of bits must rise"),
         ([(1, 2, 3)], r"pairs \(size, bits\): \(1, 2, 3\)"),
     ):
         with pytest.raises(ValueError, match=message):

@@ -17,6 +17,7 @@ from uronet_jax.attacks.digests import digest
 from uronet_jax.defense import Defense, classifier_function, no_classifier
 from uronet_jax.models.pytorch import network_from_pytorch
 from uronet_jax.pretrained import (
+    USUAL_PRETRAINED,
     is_pretrained_name,
     list_pretrained,
     read_pretrained,
@@ -190,9 +191,34 @@ def detector_for(purifier: str | None, detector: str | None) -> str | None:
     """
     if detector is not None:
         return detector or None
-    text = purifier or ""
+    return purifier if purifier and _is_pretrained(purifier) else None
+
+
+def usual_models(purifier: str | None, detector: str | None) -> tuple[str, str | None]:
+    """Returns purifier and detector of a command that has a usual purifier.
+
+    Args:
+        purifier: What `load_purifier` reads; None for that of a pretrained detector,
+            else `USUAL_PRETRAINED`.
+        detector: As for `detector_for`.
+
+    Raises:
+        ValueError: If a run's detector is named without its purifier.
+    """
+    if purifier is None:
+        if detector and not _is_pretrained(detector):
+            raise ValueError(
+                f"detector {detector} without a purifier: name the purifier that this "
+                "detector learned behind (--purifier)"
+            )
+        purifier = detector or USUAL_PRETRAINED
+    return purifier, detector_for(purifier, detector)
+
+
+def _is_pretrained(text: str) -> bool:
+    """Returns whether a text names weights that ship, and no folder."""
     known = is_pretrained_name(text) and not Path(text).exists()
-    return text if known and text in list_pretrained() else None
+    return known and text in list_pretrained()
 
 
 def load_purifier(spec: str | os.PathLike, *, which: str = "best") -> LoadedModel:

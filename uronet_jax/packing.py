@@ -242,8 +242,8 @@ def _card(name: str, entry: PretrainedEntry, models: PretrainedModels) -> str:
         "run itself in float32: the picture moves by "
         f"{moved['grey_levels_mean']:.3f} of 255 grey levels on average and by "
         f"{moved['grey_levels_max']:.2f} at most (PSNR {moved['psnr']:.1f} dB), the "
-        f"degraded probability by {moved['probability_max']:.4f} at most, "
-        f"{moved['verdicts_changed']} verdicts change.",
+        f"degraded probability by {moved['probability_max']:.2g} at most; verdicts "
+        f"that change: {moved['verdicts_changed']}.",
         "",
         entry.card,
         "",

@@ -29,7 +29,9 @@ USUAL_PRETRAINED = "universal-cifar10"
 # Of all weights in the folder together: they are in every wheel.
 MAX_PRETRAINED_BYTES = 6_000_000
 
-_SCHEMA = "uronet_jax.pretrained"
+# Its number changes with the fields or with how weights are packed.
+_SCHEMA = "uronet_jax.pretrained/2"
+_FIELDS = {"about", "bits", "configs", "packed", "rounding", "sha256"}
 # With a hyphen, which no transformation has.
 _NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)+")
 _COLLECTIONS = ("params", "batch_stats")
@@ -93,7 +95,12 @@ def read_pretrained(
         raise ValueError(
             f"{weights} is damaged: its SHA-256 is {found}, not {expected}: {_ANEW}"
         )
-    tree = restore_weights(RoundedWeights(load(data), content["packed"]))
+    try:
+        tree = restore_weights(RoundedWeights(load(data), content["packed"]))
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(
+            f"{weights} is damaged or not of its JSON ({error}): {_ANEW}"
+        ) from error
     return PretrainedEntry(
         content["about"],
         content["configs"],
@@ -160,7 +167,7 @@ def is_pretrained_name(text: str) -> bool:
 def _read_json(path: Path) -> Mapping[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        if content["schema"] == _SCHEMA:
+        if content["schema"] == _SCHEMA and content.keys() >= _FIELDS:
             return content
     except (ValueError, TypeError, KeyError):  # ValueError: no JSON, or no UTF-8.
         pass

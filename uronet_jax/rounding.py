@@ -37,12 +37,15 @@ class RoundedWeights(NamedTuple):
 
 
 def check_bits(bits: Sequence[Sequence[int]]) -> None:
-    """Raises ValueError if `bits` is not as `BITS` is."""
+    """Raises ValueError if `bits` is not as `BITS` is, its sizes rising."""
     for pair in bits:
         if len(pair) != 2:
             raise ValueError(f"bits must be pairs (size, bits): {pair!r}")
         check_whole("size of bits", pair[0], 0, 2**31 - 1)
         check_whole("bits", pair[1], 2, 16)
+    sizes = [size for size, _ in bits]
+    if sizes != sorted(set(sizes)):
+        raise ValueError(f"sizes of bits must rise: {sizes}")
 
 
 def round_weights(

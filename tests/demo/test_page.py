@@ -53,8 +53,8 @@ def free_port():
 def test_the_command_serves_a_page_and_no_second_one_at_its_port(start, tmp_path):
     pytest.importorskip("gradio", reason="the page is made of gradio")
     command = (
-        *("-m", "launch.demo", "--purifier=median:size=3"),
-        *("--reports=docs/results/quickstart.json", f"--port={free_port()}"),
+        *("-m", "launch.demo", f"--port={free_port()}"),  # All else is usual.
+        "--reports=docs/results/quickstart.json",
     )
     # Behind a proxy, which knows nothing of this machine.
     proxy = dict.fromkeys(
@@ -77,6 +77,21 @@ def test_the_command_serves_a_page_and_no_second_one_at_its_port(start, tmp_path
     first.terminate()
     assert first.wait() == 0
     assert list(tmp_path.glob("uronet_demo.*")) == []
+
+
+def test_a_classifier_of_other_images_than_the_usual_weights(
+    start, tmp_path, make_variables
+):
+    pytest.importorskip("gradio", reason="the command asks for gradio")
+    from test_configs import save_untrained
+
+    run = save_untrained("classifier", tmp_path / "c", make_variables, (28, 28, 1))
+    process = start("-m", "launch.demo", f"--classifier={run}", f"--port={free_port()}")
+    output, errors = process.communicate()
+    assert (process.returncode, output) == (2, "")
+    assert errors.endswith(
+        "(universal-cifar10 was taken because --purifier is missing)\n"
+    )
 
 
 @pytest.fixture

@@ -252,12 +252,12 @@ def test_classes_of_another_data_set_are_not_those_of_the_classifier(runs):
     assert studio.label(np.array([0.1, 0.9])) == "class 1 (90%)"
 
 
-def test_the_data_are_by_default_those_that_were_learned(bare):
-    def learned(*names):
+def test_the_data_are_by_default_those_that_were_learned(bare, tmp_path, capsys):
+    def learned(*names, **more):
         models = [
             name
             and dataclasses.replace(
-                bare.models.purifier, config={"data": {"name": name}}
+                bare.models.purifier, config={"data": {"name": name}} | more
             )
             for name in names
         ]
@@ -269,8 +269,14 @@ def test_the_data_are_by_default_those_that_were_learned(bare):
     assert studios.open_images(bare.models, None).name == "generated"
     assert opened("generated_grey") == "generated_grey"
     assert opened("generated", None, "generated_grey") == "generated_grey"
-    # Weights that come with the package may be of a set that nobody prepared here.
-    assert opened("never_prepared") == "generated"
+    # Pretrained weights may be of a set that nobody prepared here; a run's was.
+    pretrained = learned("never_prepared", learned_in="float32")
+    assert studios.open_images(pretrained, None).name == "generated"
+    told = capsys.readouterr().out
+    assert told == "never_prepared is not prepared here: generated images\n"
+    for models, folder in ((learned("never_prepared"), None), (pretrained, tmp_path)):
+        with pytest.raises((FileNotFoundError, ValueError), match="never_prepared"):
+            studios.open_images(models, None, data_dir=folder)
     # With a classifier nobody else's will do: its labels would be of other classes.
     mute = dataclasses.replace(bare.models.purifier, config={})
     models = dataclasses.replace(learned("generated"), classifier=mute)

@@ -5,6 +5,7 @@ is built and unpacked, and its package run with the packages that are installed 
 """
 
 import ast
+import csv
 import importlib
 import json
 import os
@@ -15,6 +16,7 @@ import tarfile
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -153,6 +155,16 @@ def test_purify_from_the_package(uronet, tmp_path):
     for i in range(3):
         with Image.open(tmp_path / f"clean/{i}.png") as image:
             assert image.getcolors() == [(image.width * image.height, (0, 0, 255))]
+
+
+def test_purify_takes_weights_of_the_package(uronet, tmp_path):
+    noise = np.random.default_rng(0).normal(128, 40, (32, 32, 3)).clip(0, 255)
+    Image.fromarray(noise.astype(np.uint8)).save(tmp_path / "one.png")
+    status, _, errors = uronet("purify", "one.png", "--out=clean", cwd=tmp_path)
+    assert status == 0, errors
+    with open(tmp_path / "clean" / "verdicts.csv", newline="") as file:
+        (row,) = csv.DictReader(file)
+    assert (row["verdict"], row["error"]) == ("degraded", "")
 
 
 @pytest.mark.parametrize("name", command.COMMANDS)

@@ -64,13 +64,12 @@ def save_run(folder, step, variables, config):
     store.close()
 
 
-def save_untrained(phase, folder, make_variables):
+def save_untrained(phase, folder, make_variables, shape=(32, 32, 3)):
     """Writes the run of a tiny network that knows nothing; returns its folder."""
-    shape = (32, 32, 3)
     resolved = {"image_shape": shape, "num_classes": 10, "clean_mean": 0.5}
     config = {
         **{"phase": phase, "model": TINY[phase], "dtype": "float32"},
-        "resolved": resolved | {"mean": [0.5] * 3, "std": [0.25] * 3},
+        "resolved": resolved | {"mean": [0.5] * shape[2], "std": [0.25] * shape[2]},
     }
     found = find_phase(phase)
     variables = make_variables(found.build(config), found.input_shape(config, shape))

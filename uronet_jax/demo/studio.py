@@ -334,19 +334,24 @@ def open_images(
     """Opens the data set that images come from.
 
     `data` is its name; by default that which the classifier learned on. Without one it
-    is that of detector or purifier, if it is prepared here, else `generated` or, for
-    models of grey images, `generated_grey`. Errors are those of `open_source`, and
-    ValueError if nothing says what a classifier learned on.
+    is that of detector or purifier, else `generated` or, for models of grey images,
+    `generated_grey`; so too, with a printed line, where the set of pretrained weights
+    is not prepared and neither it nor a folder is named. Errors are those of
+    `open_source`, and ValueError if nothing says what a classifier learned on.
     """
-    parts = (models.detector, models.purifier)
+    parts = [x for x in (models.detector, models.purifier) if x]
     if models.classifier:
-        parts = (models.classifier,)
-    learned = [name for model in parts if model and (name := _data_of(model))]
-    if not models.classifier:
-        folder = resolve_data_dir(data_dir)
-        learned = [x for x in learned if x in BUILT_IN or find_prepared(x, folder)]
+        parts = [models.classifier]
+    learned = [name for model in parts if (name := _data_of(model))]
     grey = models.trained is not None and models.trained[-1] == 1
     generated = "generated_grey" if grey else "generated"
+    # The configs of pretrained weights say what they learned in, see `packing`.
+    shipped = all("learned_in" in model.config for model in parts)
+    if learned and shipped and not data and not data_dir and not models.classifier:
+        known = learned[0] in BUILT_IN
+        if not known and not find_prepared(learned[0], resolve_data_dir(None)):
+            print(f"{learned[0]} is not prepared here: generated images", flush=True)
+            learned = []
     if not data and not learned and models.classifier:
         raise ValueError(
             "the classifier does not say what images it learned on: name a data set "
