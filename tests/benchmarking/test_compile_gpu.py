@@ -94,8 +94,9 @@ def test_a_card_is_read():
     assert h100.rates.bytes == pytest.approx(3.35e12, rel=1e-3)
     assert 79e9 < h100.memory_bytes < 86e9 < h200.memory_bytes
     assert h100.rates.products["bf16"] == 989e12 == 2 * h100.rates.products["f32"]
-    # Half of the 67 TFLOP/s, which count a fused multiplication and addition twice.
-    assert h100.rates.operations == pytest.approx(67e12 / 2, rel=0.01)
+    # 67 TFLOP/s, which count a fused multiplication and addition twice.
+    assert h100.rates.operations == pytest.approx(67e12, rel=0.01)
+    assert h100.cache_bytes == 50 * 2**20
 
 
 def test_programs_are_chosen_by_patterns(programs):
@@ -103,6 +104,20 @@ def test_programs_are_chosen_by_patterns(programs):
     assert {x.name for x in chosen[1:]} == {f"upsample/{x}" for x in UPSAMPLE_FORMS}
     assert chosen[0].key == "train/detector:full/128/8"
     assert compile_gpu.choose_programs(programs, []) == programs
+    # What is said of them is chosen alike.
+    rows = {program.key: row() for program in chosen}
+    lines = compile_gpu.summary_lines({"rows": rows}, ["*/sub_pixel"])
+    assert [line.partition(":")[0] for line in lines] == ["upsample/sub_pixel/1024/1"]
+    assert len(compile_gpu.summary_lines({"rows": rows}, ["upsample"])) == 0
+
+
+def test_what_is_for_one_card_does_not_follow_the_devices():
+    devices = compile_gpu.parse_devices(["16", "8", "16"])
+    assert devices == [8, 16]
+    listed = list_programs(read_configs(), devices)
+    assert {x.devices for x in listed if x.name.startswith("attack/")} == {1}
+    assert {x.devices for x in listed if x.name == "defence/gated"} == {1, 8, 16}
+    assert len({x.key for x in listed}) == len(listed)
 
 
 @pytest.mark.parametrize(
@@ -192,16 +207,25 @@ def test_sums_over_links():
     (line,) = scaling.scaling_rows(rows)
     assert (line["program"], line["bytes"], line["collectives"]) == ("a", 8, 1)
     assert line["efficiency"]["8"] == pytest.approx(1e-3 / (1e-3 + 10e-6), rel=1e-3)
+    unknown = exchange("pred[]", 1, in_loop=True)
+    rows = {"train/a/128/8": row(devices=8, collectives=[unknown])}
+    (line,) = scaling.scaling_rows(rows)
+    assert set(line["efficiency"].values()) == {None}
 
 
 def test_the_page_names_what_failed_and_what_is_left(tmp_path):
     described = cards.read_card("h100")
+    memory = {"arguments": 50 * 2**20, "results": 0, "shared": 0, "temporary": 0}
+    no_bound = {"small": {"memory": memory}, "chosen": {"branches": 1}}
+    no_bound["looped"] = {"host_loops": 1}
     moved = [exchange("bf16[100]", 200), exchange("pred[]", 1, in_loop=True)]
     eight = row(devices=8, collectives=moved)
     eight["unexpected_exchanges"] = compile_gpu.unexpected_exchanges(eight)
     rows = {
         "train/remover:full/128/1": row(),
         "train/remover:full/2048/1": row(batch=2048),
+        # 50 MB, a branch, a loop that ends on data: there the floor is no bound.
+        **{f"upsample/{x}/64/1": row(64, text=x, **no_bound[x]) for x in no_bound},
         "train/remover:full/128/8": eight,
         "attack/pgd_linf/1000/1": {
             **{"text": "the attack", "batch": 1000, "devices": 1, "dtype": "float32"},
@@ -212,6 +236,7 @@ def test_the_page_names_what_failed_and_what_is_left(tmp_path):
         "config": {
             "kind": described.kind,
             "memory_bytes": described.memory_bytes,
+            "cache_bytes": described.cache_bytes,
             "rates": {
                 "products": dict(described.rates.products),
                 "operations": described.rates.operations,
@@ -224,7 +249,12 @@ def test_the_page_names_what_failed_and_what_is_left(tmp_path):
     }
     page = render_predictions(content)
     assert "nothing on this page was measured" in page
-    assert "3 of 4 programs compile" in page
+    assert "6 of 7 programs compile" in page
+    assert "- small: small\n- chosen: chosen\n- looped: looped" in page
+    assert "| 1.000 | 128,000 | 3 |" in page and "| 1.000 | 2,048,000 | 3 |" in page
+    for name in no_bound:
+        (line,) = [x for x in page.splitlines() if x.startswith(f"| {name} ")]
+        assert " 1.000 | 3 " in line  # Floor, kernels: no column of rates between.
     assert "`attack/pgd_linf/1000/1` does not: XlaRuntimeError: too large" in page
     left = "all 1 of `corruption_32/*/1`; `train/detector:full/128/1`"
     assert f"Not tried yet (2): {left}." in page
@@ -265,3 +295,14 @@ def test_a_sample_compiles_and_the_file_goes_on(tmp_path):
     assert rows.pop("train/classifier:full/128/8")["unexpected_exchanges"] == []
     assert rows == before
     assert load_result(out).kind == "predictions"
+
+
+@pytest.mark.parametrize("field", ["steps", "branches"])
+def test_a_row_without_what_the_page_needs_is_refused(tmp_path, field):
+    stored = ROOT / "docs/results/predictions_h100.json"
+    content = json.loads(stored.read_text(encoding="utf-8"))
+    del content["rows"]["train/remover:full/128/1"][field]
+    path = tmp_path / stored.name
+    path.write_text(json.dumps(content), encoding="utf-8")
+    with pytest.raises(ValueError, match=f"lacks {field} of a row"):
+        load_result(path)

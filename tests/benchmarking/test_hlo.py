@@ -135,6 +135,63 @@ ENTRY %main (i: s32[], p: f32[4], q: f32[8]) -> f32[4] {
     assert program.branches == 1
 
 
+def test_a_fusion_is_looked_through_other_shapes():
+    text = """
+%fused (table: f32[8,8], row: f32[4], at: s32[]) -> f32[8,8] {
+  %table = f32[8,8]{1,0} parameter(0)
+  %row = f32[4]{0} parameter(1)
+  %at = s32[] parameter(2)
+  %flat = f32[64]{0} bitcast(%table)
+  %old = f32[4]{0} dynamic-slice(%flat, %at), dynamic_slice_sizes={4}
+  %sum = f32[4]{0} add(%old, %row)
+  %new = f32[64]{0} dynamic-update-slice(%flat, %sum, %at)
+  ROOT %square = f32[8,8]{1,0} bitcast(%new)
+}
+
+ENTRY %main (a: f32[8,8], b: f32[4], i: s32[]) -> f32[8,8] {
+  %a = f32[8,8]{1,0} parameter(0)
+  %b = f32[4]{0} parameter(1)
+  %i = s32[] parameter(2)
+  ROOT %f = f32[8,8]{1,0} fusion(%a, %b, %i), kind=kLoop, calls=%fused
+}
+"""
+    (kernel,) = hlo.read_program(text).kernels
+    # The part that it reads, the row, the place, which is used twice, what it writes.
+    assert kernel.bytes == 4 * (4 + 4 + 1 + 4)
+
+
+@pytest.mark.parametrize(
+    ("written", "expected"),
+    [
+        ("f32[4] all-reduce-start(%a)", ["f32[4]"]),
+        ("(f32[4], s32[2]) all-reduce-start(%a, %b)", ["f32[4]", "s32[2]"]),
+        (
+            "((f32[4], s32[2]), (f32[8], s32[4])) all-gather-start(%a, %b)",
+            ["f32[8]", "s32[4]"],
+        ),
+        ("(f32[8], s32[4]) all-gather(%a, %b)", ["f32[8]", "s32[4]"]),
+        ("(f32[4], f32[4], u32[], u32[]) collective-permute-start(%a)", ["f32[4]"]),
+    ],
+)
+def test_what_a_card_ends_up_with(written, expected):
+    text = f"""
+ENTRY %main (a: f32[4], b: s32[2]) -> f32[4] {{
+  %a = f32[4]{{0}} parameter(0)
+  %b = s32[2]{{0}} parameter(1)
+  %c = {written}, channel_id=1
+  ROOT %r = f32[4]{{0}} negate(%a)
+}}
+"""
+    (found,) = hlo.read_program(text).exchanges
+    assert found.arrays == hlo.arrays_of(", ".join(expected))
+
+
+def test_a_product_of_an_unlisted_type_is_no_free_one(program):
+    product = kernel_named(program, "gemm_fusion_dot")._replace(dtype="f64")
+    with pytest.raises(ValueError, match="multiplies f64, whose rate is not known"):
+        RATES.seconds(product)
+
+
 @pytest.mark.parametrize(
     "attributes",
     [

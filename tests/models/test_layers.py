@@ -145,3 +145,14 @@ def test_initial_kernels_have_the_scale_of_their_fan_in(key):
     assert kernel.shape == (3, 3, 16, 32) and kernel.dtype == jnp.float32
     # 4,608 draws: the standard deviation is known to 1 %.
     np.testing.assert_allclose(kernel.std(), np.sqrt(2 / (9 * 16)), rtol=0.05)
+
+
+@pytest.mark.parametrize(("platform", "reorders"), [("cpu", True), ("cuda", False)])
+def test_only_a_cpu_reorders_what_it_upsampled(platform, reorders):
+    x = jax.ShapeDtypeStruct((1, 4, 4, 3), jnp.float32)
+    kernel = jax.ShapeDtypeStruct((3, 3, 3, 5), jnp.float32)
+    run = jax.jit(layers.upsample_conv)
+    text = jax.export.export(run, platforms=[platform])(x, kernel).mlir_module()
+    assert "stablehlo.convolution" in text
+    # Rows and columns of the four output pixels under an input pixel.
+    assert ("tensor<1x4x4x2x2x5xf32>" in text) == reorders

@@ -38,7 +38,7 @@ def choose_programs(
         ValueError: If a pattern fits nothing.
     """
     for pattern in only:
-        if not any(_fits(x, pattern) for x in programs):
+        if not any(_fits(x.key, pattern) for x in programs):
             names = dict.fromkeys(program.name for program in programs)
             kinds = dict.fromkeys(name.partition("/")[0] for name in names)
             raise ValueError(
@@ -46,13 +46,12 @@ def choose_programs(
                 f"choose from {', '.join(f'{kind}/*' for kind in kinds)}, where * is "
                 "any text"
             )
-    return [x for x in programs if not only or any(_fits(x, p) for p in only)]
+    return [x for x in programs if not only or any(_fits(x.key, p) for p in only)]
 
 
-def _fits(program: GpuProgram, pattern: str) -> bool:
-    return any(
-        fnmatch.fnmatchcase(text, pattern) for text in (program.key, program.name)
-    )
+def _fits(key: str, pattern: str) -> bool:
+    name = key.rsplit("/", 2)[0]
+    return any(fnmatch.fnmatchcase(text, pattern) for text in (key, name))
 
 
 def compile_row(program: GpuProgram, card: Card) -> dict[str, Any]:
@@ -162,7 +161,8 @@ def compile_programs(
 
     Raises:
         ValueError: If a name is unknown, JAX has no CUDA plugin, or the file is of
-            another card or other versions; before anything is compiled.
+            another card, other numbers of cards or other versions; before anything is
+            compiled.
         StoppedError: If it was told to stop.
     """
     progress, described = progress or Progress(), read_card(card)
@@ -173,6 +173,8 @@ def compile_programs(
         "card": card,
         "kind": described.kind,
         "memory_bytes": described.memory_bytes,
+        "cache_bytes": described.cache_bytes,
+        "devices": list(devices),
         "rates": {
             "products": dict(described.rates.products),
             "operations": described.rates.operations,
@@ -217,7 +219,7 @@ def summary_lines(result: Mapping[str, Any], only: Sequence[str] = ()) -> list[s
     """Returns a line for each row, for people."""
     lines = []
     for key, row in result["rows"].items():
-        if only and not any(fnmatch.fnmatchcase(key, f"{p}*") for p in only):
+        if only and not any(_fits(key, pattern) for pattern in only):
             continue
         if not row["compiles"]:
             lines.append(f"{key}: does not compile, {row['reason']}")
@@ -231,8 +233,8 @@ def summary_lines(result: Mapping[str, Any], only: Sequence[str] = ()) -> list[s
 
 
 def parse_devices(texts: Sequence[str]) -> list[int]:
-    """Returns numbers of cards; ValueError if one is none."""
+    """Returns numbers of cards, each once, sorted; ValueError if one is none."""
     for text in texts:
         if not re.fullmatch(r"[1-9]\d{0,4}", text):
             raise ValueError(f"--devices must be whole numbers from 1 on: {text!r}")
-    return [int(text) for text in texts]
+    return sorted({int(text) for text in texts})

@@ -38,7 +38,8 @@ from uronet_jax.transformations import TRANSFORMATIONS
 # A compiled function that was not compiled yet, and the shapes of its arguments.
 Lowerable = tuple[Any, tuple[Any, ...]]
 
-TRAIN_BATCHES = (128, 2048)
+# Batch of a training step -> that of a step on photographs, which are larger.
+PHOTO_BATCHES = {128: 64, 2048: 256}
 EVAL_BATCH, ATTACK_BATCH, TRANSFORMATION_BATCH = 512, 1000, 1024
 # Images on a side -> in a batch.
 CORRUPTION_BATCHES = {32: 1024, 64: 1024, 224: 256}
@@ -86,23 +87,24 @@ def list_programs(
 
     Args:
         configs: Name and preset -> config, as plain dicts; those of `CONFIGS`.
-        devices: Numbers of cards.
+        devices: Numbers of cards, of what is compiled for several; the rest is for one.
     """
-    small, large = TRAIN_BATCHES
+    small, large = PHOTO_BATCHES
+    one, several = (1,), [n for n in devices if n > 1]
     listed = [*_steps(configs, small, devices)]
-    listed += _forms_of_upsampling(devices[:1])
-    listed += _defences(configs, devices[:1])
-    listed += _attacks(configs, devices[:1])
-    listed += _autoattack(configs, devices[:1])
-    listed += _corruptions(32, devices[:1])
-    listed += _steps(configs, large, devices[:1])
+    listed += _forms_of_upsampling(one)
+    listed += _defences(configs, one)
+    listed += _attacks(configs, one)
+    listed += _autoattack(configs, one)
+    listed += _corruptions(32, one)
+    listed += _steps(configs, large, one)
     listed += _runs(configs, small, devices)
-    listed += _defences(configs, devices[1:])
-    listed += _transformations(devices[:1])
-    listed += _corruptions(224, devices[:1])
-    listed += _corruptions(64, devices[:1])
-    listed += _steps(configs, large, devices[1:])
-    listed += _corruptions(32, devices[1:])
+    listed += _defences(configs, several)
+    listed += _transformations(one)
+    listed += _corruptions(224, one)
+    listed += _corruptions(64, one)
+    listed += _steps(configs, large, several)
+    listed += _corruptions(32, several)
     return listed
 
 
@@ -205,9 +207,7 @@ def _state(task: Any) -> Any:
 def _steps(configs, batch, devices) -> Iterator[GpuProgram]:
     for count in devices:
         for name in CONFIGS:
-            # Those of photographs are a hundred times as large.
-            fitting = max(1, batch // 2 if batch <= 128 else 256)
-            size = fitting if CONFIGS[name] else batch
+            size = PHOTO_BATCHES[batch] if CONFIGS[name] else batch
 
             def make(mesh, name=name, size=size):
                 whole, split = _placed(mesh)
@@ -382,7 +382,7 @@ def _attacks(configs, devices) -> Iterator[GpuProgram]:
 
             yield GpuProgram(
                 *(f"attack/{name}", ATTACK_BATCH, count),
-                "the whole attack on ResNet-20",
+                "attack on ResNet-20",
                 *("float32", make),
             )
 
@@ -428,7 +428,7 @@ def _autoattack(configs, devices) -> Iterator[GpuProgram]:
 
             yield GpuProgram(
                 *(f"autoattack/{name}", ATTACK_BATCH, count),
-                "one run of a part of AutoAttack on ResNet-20",
+                "part of AutoAttack on ResNet-20",
                 *("float32", make),
             )
 

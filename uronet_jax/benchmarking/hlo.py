@@ -264,14 +264,7 @@ def _run(
             counts["branches"] += 1
             yield from _dearest_branch(module, step, times, in_loop, counts)
         elif base in COLLECTIVES:
-            yield Exchange(
-                base,
-                # That of a gather begins with its operands.
-                step.outputs[-1:] if base != "all-reduce" else step.outputs,
-                times,
-                in_loop,
-                _source(step),
-            )
+            yield Exchange(base, _exchanged_arrays(step), times, in_loop, _source(step))
         elif code in ("call", "async-start"):
             inner = calls.get("to_apply") or calls["calls"]
             yield from _run(module, inner, times, in_loop, counts)
@@ -292,6 +285,18 @@ def _dearest_branch(module, step, times, in_loop, counts):
     _, _, found, inner = max(branches)
     counts.update(inner)
     yield from found
+
+
+def _exchanged_arrays(step: Instruction) -> tuple[Array, ...]:
+    """Returns the results of a collective.
+
+    What starts one has a tuple of operands, results and, for some kinds, a context;
+    only the start of a sum has results alone.
+    """
+    if step.opcode.endswith("-start") and step.opcode != "all-reduce-start":
+        count = len(step.operands)
+        return step.outputs[count : 2 * count]
+    return step.outputs
 
 
 def _source(step: Instruction) -> str:
@@ -392,21 +397,35 @@ def _bytes_of_fusion(
 ) -> float:
     """Bytes that a fusion reads and writes.
 
-    Where it looks at a slice of an array, or writes one into it, only that counts.
+    Where it looks at a slice of an array, or writes one into it, only that counts, also
+    where the array is first given another shape.
     """
     users: dict[str, list[Instruction]] = collections.defaultdict(list)
     for part in inner.instructions.values():
         for name in part.operands:
             users[name].append(part)
+
+    def uses(name: str) -> Iterator[tuple[str, Instruction]]:
+        for user in users[name]:
+            if user.opcode == "bitcast" and not user.is_root:
+                yield from uses(user.name)
+            else:
+                yield name, user
+
+    def made(part: Instruction) -> Instruction:
+        while part.opcode == "bitcast":
+            part = inner.instructions[part.operands[0]]
+        return part
+
     moved = 0.0
     for part in inner.instructions.values():
         if part.opcode != "parameter":
             continue
         whole, used = part.bytes, 0.0
-        for user in users[part.name]:
-            if user.opcode in _PARTS and user.operands[0] == part.name:
+        for name, user in uses(part.name):
+            if user.opcode in _PARTS and user.operands[0] == name:
                 used += user.bytes
-            elif _writes_into(user, part.name):
+            elif _writes_into(user, name):
                 continue
             else:
                 used += whole
@@ -416,8 +435,9 @@ def _bytes_of_fusion(
     if root.opcode == "tuple":
         written = [inner.instructions[name] for name in root.operands]
     for part in written:
-        if part.opcode == "dynamic-update-slice":
-            moved += inner.instructions[part.operands[1]].bytes
+        source = made(part)
+        if source.opcode == "dynamic-update-slice":
+            moved += inner.instructions[source.operands[1]].bytes
         else:
             moved += part.bytes
     return moved
@@ -433,7 +453,8 @@ class Rates:
 
     Attributes:
         products: Type -> operations of convolutions and matrix products.
-        operations: Other arithmetic operations, of 32 bits.
+        operations: Other arithmetic, of 32 bits, a multiplication with an addition
+            counted as two.
         bytes: Of its memory.
     """
 
@@ -442,11 +463,21 @@ class Rates:
     bytes: float
 
     def seconds(self, kernel: Kernel) -> float:
-        """Returns the least time of one run of a kernel."""
+        """Returns the least time of one run of a kernel.
+
+        Raises:
+            ValueError: If it multiplies numbers of a type whose rate is not known.
+        """
+        products = 0.0
+        if kernel.products:
+            if kernel.dtype not in self.products:
+                raise ValueError(
+                    f"{kernel.name} multiplies {kernel.dtype}, whose rate is not "
+                    f"known; known are {', '.join(self.products)}: add it to the card"
+                )
+            products = kernel.products / self.products[kernel.dtype]
         return max(
-            kernel.products / self.products.get(kernel.dtype, math.inf),
-            kernel.operations / self.operations,
-            kernel.bytes / self.bytes,
+            products, kernel.operations / self.operations, kernel.bytes / self.bytes
         )
 
 

@@ -37,7 +37,8 @@ def scaling_rows(rows: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Returns a row for each training step that was compiled for eight cards, JSON.
 
     `efficiency` is the step's floor over floor and sums one after the other: none of
-    the exchange is hidden behind the computation.
+    the exchange is hidden behind the computation. It is None where a sum is in a loop
+    of unknown length.
     """
     found = []
     for key, row in rows.items():
@@ -48,6 +49,7 @@ def scaling_rows(rows: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
         size = sum(x["times"] * x["bytes"] for x in row["collectives"])
         parts = sum(x["times"] for x in row["collectives"])
         step = row["floor_seconds"]
+        known = not any(x["in_loop"] for x in row["collectives"])
         seconds = {str(n): sum_seconds(size, n, parts) for n in COUNTS}
         found.append(
             {
@@ -57,7 +59,9 @@ def scaling_rows(rows: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
                 "bytes": size,
                 "collectives": parts,
                 "seconds": seconds,
-                "efficiency": {n: step / (step + x) for n, x in seconds.items()},
+                "efficiency": {
+                    n: step / (step + x) if known else None for n, x in seconds.items()
+                },
             }
         )
     return found

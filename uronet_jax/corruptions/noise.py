@@ -258,8 +258,8 @@ def degrade(
     kind = kind[entry]
 
     def select_per_image(uniform, images, parameter):
-        # A rate of 0 ends the Poisson search at once in images of another kind, and
-        # keeps their parameters from lengthening the search of the others.
+        # In images of another kind a rate of 0 ends the Poisson search at once: their
+        # parameters are no rates, and would lengthen the search of all.
         rate = jnp.where(kind == _SHOT, parameter, 0.0)
         outputs = [
             core(uniform, images, rate if i == _SHOT else parameter)

@@ -12,8 +12,8 @@ _HEADINGS = {
     "run": "Training as it is called",
     "upsample": "Forms of the transposed convolution",
     "defence": "The defence, and its evaluation",
-    "attack": "Attacks",
-    "autoattack": "Parts of AutoAttack",
+    "attack": "Attacks: one pass of the loop, and what is around it",
+    "autoattack": "Parts of AutoAttack: one pass of the loop, and what is around it",
     "corruption_32": "Corruptions, 32x32",
     "corruption_64": "Corruptions, 64x64",
     "corruption_224": "Corruptions, 224x224",
@@ -36,6 +36,7 @@ _COLUMNS = {
     "copies": "copies (MB)",
     "sorts": "sorts",
     "host_loops": "host loops",
+    "branches": "branches",
 }
 _FORMATS = {"memory": ".2f", "bytes": ".2f", "floor": ".3f", "rate": ",.0f"}
 _FORMATS |= {"flop": ",.1f", "compile": ".1f"}
@@ -47,7 +48,8 @@ _LEGEND = (
     "for the card from a description of it, on a machine without one, and the numbers "
     "are read from the compiled program. Batch, memory and all else are of one card. "
     "*Compile* is CPU time of JAX and XLA, without NVIDIA's assembler. *Memory* is "
-    "the peak: arguments, results and temporary arrays. *GFLOP* are those of "
+    "the peak: arguments, results and temporary arrays, without the workspace of "
+    "convolutions. *GFLOP* are those of "
     "convolutions and matrix products. *Moved* is what the kernels read and write, "
     "each once. *Floor* is the sum over the kernels of the longest of three times: "
     "FLOP, other arithmetic and bytes, each at the rate of the card. A program takes "
@@ -55,7 +57,10 @@ _LEGEND = (
     "in the second-level cache between two kernels can be faster. A loop whose length "
     "depends on the data is counted as one pass; the host looks after each pass of it "
     "whether it goes on (*host loops*; those with a known number of passes are "
-    "counted in full and need no look). *Float32 by mistake* are convolutions in "
+    "counted in full and need no look). Where data choose one of several *branches* "
+    "the one that moves most is counted. There is no rate where there are such loops "
+    "or branches, or where all memory fits the second-level cache: there the floor is "
+    "no bound. *Float32 by mistake* are convolutions in "
     "float32 where bfloat16 was meant. XLA has not tuned its kernels, which needs the "
     "card.\n"
 )
@@ -80,7 +85,7 @@ def render_predictions(content: Mapping[str, Any]) -> str:
     for key, row in rows.items():
         if row["compiles"]:
             kind, _, name = key.rsplit("/", 2)[0].partition("/")
-            kinds[kind].append(_line(name, row))
+            kinds[kind].append(_line(name, row, config["cache_bytes"]))
     for kind, heading in _HEADINGS.items():
         lines = sorted(kinds[kind], key=lambda x: (x["devices"], x["batch"]))
         if not lines:
@@ -91,13 +96,23 @@ def render_predictions(content: Mapping[str, Any]) -> str:
             if any(line[column] for line in lines)
         }
         formats = {k: v for k, v in _FORMATS.items() if k in shown}
-        texts = dict.fromkeys(rows[key]["text"] for key in rows if _is(key, kind))
-        text = "; ".join(texts)
-        parts.append(f"## {heading}\n\n{text[:1].upper()}{text[1:]}.\n")
+        parts.append(f"## {heading}\n\n{_described(rows, kind)}\n")
         parts.append(markdown_table(lines, shown, formats=formats))
         if kind == "train":
             parts += _fitting(content) + _exchanges(rows) + _scaling(content)
     return "\n".join(parts)
+
+
+def _described(rows: Mapping[str, Any], kind: str) -> str:
+    """Returns what programs do: a sentence for all, or a list of names and texts."""
+    texts = {}
+    for key, row in rows.items():
+        if _is(key, kind):
+            texts[key.rsplit("/", 2)[0].partition("/")[2]] = row["text"]
+    if len(set(texts.values())) == 1:
+        (text,) = set(texts.values())
+        return f"{text[:1].upper()}{text[1:]}."
+    return "\n".join(f"- {name}: {text}" for name, text in texts.items())
 
 
 def _is(key: str, kind: str) -> bool:
@@ -156,7 +171,7 @@ def float32_convolutions(row: Mapping[str, Any]) -> int:
     return sum(n for name, n in row["convolutions"].items() if " f32" in name)
 
 
-def _line(name: str, row: Mapping[str, Any]) -> dict[str, Any]:
+def _line(name: str, row: Mapping[str, Any], cache_bytes: int) -> dict[str, Any]:
     found = row["convolutions"]
     count: Any = collections.Counter()
     for kind, number in found.items():
@@ -165,6 +180,8 @@ def _line(name: str, row: Mapping[str, Any]) -> dict[str, Any]:
     names = ", ".join(f"{number} {kind}" for kind, number in count.items())
 
     images = row["batch"] * row["steps"]
+    cached = peak_bytes(row) <= cache_bytes
+    bound = not (row["host_loops"] or row["branches"] or cached)
 
     def counted(field):
         number, size = row[field]["count"], row[field]["bytes"]
@@ -179,8 +196,7 @@ def _line(name: str, row: Mapping[str, Any]) -> dict[str, Any]:
         "flop": row["products_flop"] / 1e9,
         "bytes": row["bytes"] / 1e9,
         "floor": row["floor_seconds"] * 1e3,
-        # Where a loop of unknown length is in it once, nobody knows.
-        "rate": None if row["host_loops"] else images / row["floor_seconds"],
+        "rate": images / row["floor_seconds"] if bound else None,
         "kernels": row["kernels"],
         "convolutions": names,
         "float32": float32_convolutions(row),
@@ -188,6 +204,7 @@ def _line(name: str, row: Mapping[str, Any]) -> dict[str, Any]:
         "copies": counted("copies"),
         "sorts": row["sorts"],
         "host_loops": row["host_loops"],
+        "branches": row["branches"],
     }
 
 
@@ -223,7 +240,8 @@ def _fitting(content: Mapping[str, Any]) -> list[str]:
     columns["fits"] = "largest batch"
     return [
         f"What fits in {_USABLE:.0%} of the card's memory, by the line through the two "
-        "batches above:\n",
+        "batches above; an upper bound, for the workspace of convolutions is not in "
+        "it:\n",
         markdown_table(lines, columns, formats={"each": ".3f", "fits": ",d"}),
     ]
 
@@ -302,6 +320,7 @@ def _scaling(content: Mapping[str, Any]) -> list[str]:
         "and 10 microseconds a collective; between machines a ring of each card's "
         "eighth over 50 GB/s (400 Gbit/s a card), and 20 microseconds for each level "
         "of a tree; nothing hidden behind the computation, which takes its floor and "
-        "no longer. A step takes longer than that, so the efficiency is higher.\n",
+        "no longer. Where a sum is in a loop of unknown length, which is counted as "
+        "one pass, there is no efficiency.\n",
         markdown_table(shown, columns, formats=formats),
     ]

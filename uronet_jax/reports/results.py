@@ -29,13 +29,18 @@ _KINDS = {
     "quickstart": (None, {"dataset", "clean_accuracy", "rows"}),
 }
 _SUITE_ROW = "noise severity undefended_accuracy"
+# What a predicted program that compiles has besides.
+_COMPILED = (
+    "compile_cpu_seconds memory products_flop bytes floor_seconds kernels convolutions "
+    "transposes copies sorts host_loops branches collectives"
+)
 # Kind -> fields, joined by dots, that its readers need, beside `_EVERYWHERE`; and those
 # of each row.
 _FIELDS = {
     "benchmark": ("config.threads", "work notes comparisons values limits"),
     "predictions": (
-        "config.kind config.memory_bytes config.rates",
-        "text batch devices dtype compiles",
+        "config.kind config.memory_bytes config.cache_bytes config.rates",
+        "text batch devices dtype steps compiles",
     ),
     "fidelity": (
         "",
@@ -181,6 +186,12 @@ def _lacking(content: Mapping[str, Any], kind: str) -> list[str]:
         f"{column} of a row"
         for column in columns.split()
         if not all(_has(row, [column]) for row in rows)
+    ]
+    compiled = [row for row in rows if kind == "predictions" and row.get("compiles")]
+    lacking += [
+        f"{column} of a row that compiles"
+        for column in _COMPILED.split()
+        if not all(_has(row, [column]) for row in compiled)
     ]
     return lacking if rows or kind not in _WITH_ROWS else [*lacking, "rows"]
 

@@ -29,6 +29,7 @@ class Card(NamedTuple):
         name: A name of `CARDS`.
         kind: As JAX calls it.
         memory_bytes: Of the whole card.
+        cache_bytes: Of its second-level cache.
         rates: What it can do at most, as the vendor states it.
         description: The text that XLA takes.
     """
@@ -36,6 +37,7 @@ class Card(NamedTuple):
     name: str
     kind: str
     memory_bytes: int
+    cache_bytes: int
     rates: Rates
     description: str
 
@@ -55,15 +57,21 @@ def read_card(name: str) -> Card:
     kind = found[1] if found else name
     peak = PEAK_BFLOAT16[kind]
     lanes = number("core_count") * number("fpus_per_core")
-    operations = lanes * number("clock_rate_ghz") * 1e9
+    # Every lane multiplies and adds in a cycle.
+    operations = 2 * lanes * number("clock_rate_ghz") * 1e9
     rates = Rates(
-        # float32 as JAX computes it by default, in TF32; else every lane multiplies
-        # and adds.
-        {"bf16": peak, "f16": peak, "f32": peak / 2, "f32-exact": 2 * operations},
+        {
+            **{"bf16": peak, "f16": peak},
+            # float32 as JAX computes it by default, in TF32; else in the lanes.
+            **{"f32": peak / 2, "f32-exact": operations, "s32": operations},
+            # Of a complex one four parts are multiplied and added.
+            "c64": peak / 8,
+        },
         operations,
         number("memory_bandwidth"),
     )
-    return Card(name, kind, int(number("device_memory_size")), rates, text)
+    memory, cache = int(number("device_memory_size")), int(number("l2_cache_size"))
+    return Card(name, kind, memory, cache, rates, text)
 
 
 def described_mesh(card: Card, count: int) -> jax.sharding.Mesh:
