@@ -107,11 +107,12 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(scope="module", autouse=True)
 def memory():
-    """Frees what is no longer used when the process has grown by a half."""
+    """Forgets compiled programs when the process has grown by a half."""
     global _PEAK
     yield
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     if peak > 1.5 * _PEAK:
+        jax.clear_caches()
         gc.collect()
         _PEAK = peak
 
