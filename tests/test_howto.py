@@ -66,7 +66,7 @@ def read(monkeypatch):
 
 
 @pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
-@pytest.mark.filterwarnings("ignore:'launch.list' found:RuntimeWarning")  # By tests.
+@pytest.mark.filterwarnings("ignore:'launch.[a-z_]+' found:RuntimeWarning")  # By tests.
 @pytest.mark.parametrize("page", [*PAGES, *CARDS], ids=lambda page: page.stem)
 def test_commands(page, read, monkeypatch):
     monkeypatch.setattr(command.sys, "argv", [])

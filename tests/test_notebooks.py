@@ -55,7 +55,7 @@ quickstart.train = train
 from uronet_jax import records
 
 rows = [
-    {**row, "value": float(row["value"]) - 1.0}
+    {**row, "num_images": 1000, "value": float(row["value"]) - 1.0}
     for row in layout.published_rows("uronet/uronet_table05.csv")
 ]
 made_up = {"schema": results.REPRODUCTION, "experiment": "table5", "rows": rows}

@@ -131,7 +131,7 @@ def test_help_lists_the_commands_and_imports_nothing_slow():
 def test_every_program_is_a_command_or_for_those_who_develop():
     programs = {path.stem for path in (ROOT / "launch").glob("*.py")}
     inside = {"__init__", "cli", "accelerator_run", "attack_agreement", "fidelity"}
-    inside |= {"pack_pretrained", "sizes"}
+    inside |= {"compile_gpu", "pack_pretrained", "sizes"}
     assert set(command.COMMANDS.values()) == programs - inside
 
 
