@@ -272,7 +272,7 @@ def test_the_data_are_by_default_those_that_were_learned(bare, tmp_path, capsys)
     # Pretrained weights may be of a set that nobody prepared here; a run's was.
     pretrained = learned("never_prepared", learned_in="float32")
     assert studios.open_images(pretrained, None).name == "generated"
-    told = capsys.readouterr().out
+    told = capsys.readouterr().err
     assert told == "never_prepared is not prepared here: generated images\n"
     for models, folder in ((learned("never_prepared"), None), (pretrained, tmp_path)):
         with pytest.raises((FileNotFoundError, ValueError), match="never_prepared"):

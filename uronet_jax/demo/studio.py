@@ -8,6 +8,7 @@ it looks as `launch.evaluate` judges it.
 import contextlib
 import importlib.util
 import os
+import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -377,7 +378,8 @@ def open_images(
     if learned and shipped and not data and not data_dir and not models.classifier:
         known = learned[0] in BUILT_IN
         if not known and not find_prepared(learned[0], resolve_data_dir(None)):
-            print(f"{learned[0]} is not prepared here: generated images", flush=True)
+            told = f"{learned[0]} is not prepared here: generated images"
+            print(told, file=sys.stderr, flush=True)
             learned = []
     if not data and not learned and models.classifier:
         raise ValueError(
