@@ -51,12 +51,12 @@ KEYS = [
 @pytest.mark.parametrize(
     ("value", "bounds", "message"),
     [
-        (0, {"above": 0.0}, r"^x must be a finite number in \(0, inf\]: 0$"),
+        (0, {"above": 0.0}, r"^x must be a finite number in \(0, inf\): 0$"),
         (1.0, {"low": 0.0, "below": 1.0}, r"in \[0, 1\): 1.0$"),
         (1.1, {"above": 0.0, "high": 1.0}, r"in \(0, 1\]: 1.1$"),
-        (-0.1, {"low": 0.0}, r"in \[0, inf\]: -0.1$"),
-        (math.inf, {"low": 0.0}, r"in \[0, inf\]: inf$"),
-        (math.nan, {}, r"in \[-inf, inf\]: nan$"),
+        (-0.1, {"low": 0.0}, r"in \[0, inf\): -0.1$"),
+        (math.inf, {"low": 0.0}, r"in \[0, inf\): inf$"),
+        (math.nan, {}, r"in \(-inf, inf\): nan$"),
         (True, {}, ": True$"),
         ("1", {"above": 0.0}, ": '1'$"),
     ],

@@ -147,8 +147,8 @@ def check_number(
     number = isinstance(value, numbers.Real) and not isinstance(value, bool)
     inside = number and low <= value <= high and above < value < below
     if not inside or not math.isfinite(value):
-        left = f"({above:g}" if above > low else f"[{low:g}"
-        right = f"{below:g})" if below < high else f"{high:g}]"
+        left = f"[{low:g}" if low > above else f"({above:g}"
+        right = f"{high:g}]" if high < below else f"{below:g})"
         raise ValueError(
             f"{name} must be a finite number in {left}, {right}: {value!r}"
         )

@@ -204,7 +204,7 @@ ROWS = [
     (
         "a factor",
         lambda _: contrast(factor=-1.0),
-        r"factor must be .* in \[0, inf\]: -1.0",
+        r"factor must be .* in \[0, inf\): -1.0",
     ),
     (
         "swaps",

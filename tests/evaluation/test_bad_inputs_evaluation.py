@@ -342,12 +342,12 @@ ROWS = [
     (
         "no epsilon",
         lambda: attacks(epsilon__linf=0.0),
-        r"epsilon.linf must be a finite number in \(0, inf\]: 0.0",
+        r"epsilon.linf must be a finite number in \(0, inf\): 0.0",
     ),
     (
         "fractions",
         lambda: attacks(epsilon__linf="8/255"),
-        r"epsilon.linf must be a finite number in \(0, inf\]: '8/255'",
+        r"epsilon.linf must be a finite number in \(0, inf\): '8/255'",
     ),
     (
         "pictures",

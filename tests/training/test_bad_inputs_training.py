@@ -66,7 +66,7 @@ ROWS = [
     (
         "negative",
         lambda: losses(clean_mse=-1.0),
-        r"loss.clean_mse must be .* in \[0, inf\]: -1.0",
+        r"loss.clean_mse must be .* in \[0, inf\): -1.0",
     ),
     (
         "NaN",
@@ -103,17 +103,17 @@ ROWS = [
     (
         "no rate",
         lambda: optimizer(peak_rate=0.0),
-        r"peak_rate must be a finite number in \(0, inf\]: 0.0",
+        r"peak_rate must be a finite number in \(0, inf\): 0.0",
     ),
     (
         "a rate",
         lambda: optimizer(peak_rate=math.nan),
-        r"peak_rate must be a finite number in \(0, inf\]: nan",
+        r"peak_rate must be a finite number in \(0, inf\): nan",
     ),
     (
         "infinite",
         lambda: optimizer(peak_rate=math.inf),
-        r"peak_rate must be a finite number in \(0, inf\]: inf",
+        r"peak_rate must be a finite number in \(0, inf\): inf",
     ),
     (
         "late",
@@ -133,12 +133,12 @@ ROWS = [
     (
         "decay",
         lambda: optimizer(weight_decay=-0.1),
-        r"weight_decay must be a finite number in \[0, inf\]: -0.1",
+        r"weight_decay must be a finite number in \[0, inf\): -0.1",
     ),
     (
         "norm",
         lambda: optimizer(clip_norm=-1.0),
-        r"clip_norm must be a finite number in \[0, inf\]: -1.0",
+        r"clip_norm must be a finite number in \[0, inf\): -1.0",
     ),
     ("of Adam", lambda: optimizer(weight_decay=0.1), "under adam is not L2"),
     (
@@ -231,12 +231,12 @@ ROWS = [
             (
                 "visual_weight",
                 -0.1,
-                r"visual_weight must be a finite number in \[0, inf\]: -0.1",
+                r"visual_weight must be a finite number in \[0, inf\): -0.1",
             ),
             (
                 "class_weight",
                 math.nan,
-                r"class_weight must be a finite number in \[0, inf\]: nan",
+                r"class_weight must be a finite number in \[0, inf\): nan",
             ),
             (
                 "labels",

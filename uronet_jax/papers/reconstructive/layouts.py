@@ -30,15 +30,20 @@ def _attack(cell):
     return cell["attack"]
 
 
+# What becomes a table, its lines and its columns; and what most have.
+_LINES = (_block, _defence, _attack)
+_SHOWN = {
+    "metrics": _METRICS,
+    "first": ("none",),
+    "chart": lambda block, lines: None,
+}
+
+
 def _comparison(title: str, network: str, table: int) -> Layout:
     return Layout(
         f"{title}: beside Table {table} of Patrick et al. 2022",
-        _block,
-        _defence,
-        _attack,
-        metrics=_METRICS,
-        first=("none",),
-        chart=lambda block, lines: None,
+        *_LINES,
+        **_SHOWN,
         reference="reconstructive/reconstructive_tables.csv",
         reference_cells=lambda cell: cell["network"] == network,
         reference_row=_defence,
@@ -56,18 +61,12 @@ RECONSTRUCTIVE_LAYOUTS = {
     ),
     "reconstructive_labels": Layout(
         "Whether labels leak: attacks made with labels and with predictions",
-        _block,
-        _defence,
-        _attack,
-        metrics=_METRICS,
-        first=("none",),
-        chart=lambda block, lines: None,
+        *_LINES,
+        **_SHOWN,
     ),
     "reconstructive_figure1": Layout(
         "Perturbations before and after reconstruction",
-        _block,
-        _defence,
-        _attack,
+        *_LINES,
         metrics=("mean_absolute_change",),
         drawn=True,
     ),

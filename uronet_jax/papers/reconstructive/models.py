@@ -18,9 +18,8 @@ _AUTOENCODERS = {"": _PLAIN, ", a quarter clean": _CLEAN}
 _CONTROL = "reconstructor_predictions"
 # What the field `remover` says to leave it out.
 NO_REMOVER = "none"
-QUILTING_TITLE = (
-    "quilting"  # The transformation that has patches, and no parameters here.
-)
+# The transformation that has patches, and no parameters here.
+QUILTING_TITLE = "quilting"
 # The URoNet remover beside the other defences.
 REMOVER_TITLE = "URoNet remover"
 # Names of other rows, columns and attacks.
