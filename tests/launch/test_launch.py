@@ -10,6 +10,7 @@ import sys
 import jax
 import numpy as np
 import pytest
+from absl.flags import FLAGS
 from test_configs import PHASES, ROLES, load, save_models
 
 from launch import attack, cli, evaluate, train
@@ -292,8 +293,12 @@ def test_unusable_workdirs_are_reported_before_any_work(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="module")
 def flags():
-    """Defines the flags of `launch.train` in this process."""
+    """Defines the flags of `launch.train` in this process, until the file's end."""
+    known = set(FLAGS)
     cli.define_experiment_flags("PHASE:PRESET")
+    yield
+    for name in set(FLAGS) - known:
+        delattr(FLAGS, name)
 
 
 # That of ml_collections, which loads the config.
