@@ -36,6 +36,7 @@ def base(phase: str, preset: str) -> config_dict.ConfigDict:
             "smoke": "train[192:]",
         }[preset],
         pipeline="auto",  # on_device, streamed
+        # Or flip_resized_crop, that of photographs.
         augmentation="none" if preset == "smoke" else "flip_crop",
     )
     config.batch_size = 16 if preset == "smoke" else 128  # Global, over all devices.
@@ -69,6 +70,7 @@ def set_imagenet(config: config_dict.ConfigDict) -> None:
     last = 12 if smoke else 1_268_000
     config.data.train_split = f"train[:{last}]"
     config.data.validation_split = f"train[{last}:]"
+    config.data.augmentation = "none" if smoke else "flip_resized_crop"
     # The paper has 70, which few numbers of devices divide.
     config.batch_size = 4 if smoke else 64
     config.eval_batch_size = 4 if smoke else 256
