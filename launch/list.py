@@ -8,6 +8,7 @@ These are the names that flags, configs and Python take.
 
 import importlib
 import inspect
+import re
 from collections.abc import Callable, Mapping
 from functools import partial
 
@@ -35,7 +36,15 @@ def _transformation(entry: Transformation) -> str:
 
 
 def _classifier(build: Callable) -> str:
-    return _first_line(build.func if isinstance(build, partial) else build)
+    if not isinstance(build, partial):
+        return _first_line(build)
+    # Its docstring names what is given here in backticks, or not at all.
+    bound = inspect.signature(build.func).bind_partial(*build.args, **build.keywords)
+    given = {f"`{name}`": str(value) for name, value in bound.arguments.items()}
+    parts = re.split(r"(`\w+`)", _first_line(build.func))
+    rest = [f"{x.strip('`')}={y}" for x, y in given.items() if x not in parts]
+    text = "".join(given.get(part, part) for part in parts)
+    return f"{text} ({', '.join(rest)})" if rest else text
 
 
 def _config(module: object) -> str:

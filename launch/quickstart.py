@@ -16,6 +16,7 @@ from absl import flags
 from launch import cli
 from uronet_jax import quickstart
 from uronet_jax.checkpoints import locked_workdir
+from uronet_jax.data import open_source
 
 _WORKDIR = flags.DEFINE_string("workdir", "runs/quickstart", "Folder to write to.")
 _ATTACK = flags.DEFINE_bool(
@@ -27,10 +28,12 @@ _SEED = flags.DEFINE_integer("seed", 0, "Seed of everything that is random.")
 def main(argv: list[str]) -> None:
     """Runs the quickstart."""
     del argv
+    settings = quickstart.QuickstartSettings(seed=_SEED.value)
+    open_source(settings.dataset, "train")  # Raises before the folder is made.
     with locked_workdir(_WORKDIR.value):
         try:
             report = quickstart.run_quickstart(
-                quickstart.QuickstartSettings(seed=_SEED.value),
+                settings,
                 _WORKDIR.value,
                 attacked=_ATTACK.value,
             )

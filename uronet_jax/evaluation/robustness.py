@@ -4,8 +4,6 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from tqdm import tqdm
-
 from uronet_jax.attacks import MisleadingEvaluation
 from uronet_jax.evaluation.attack_judge import AttackExamples, AttackJudge, Outcome
 from uronet_jax.evaluation.misleading import find_warnings
@@ -18,6 +16,7 @@ from uronet_jax.evaluation.threat_models import (
     make_plan,
     make_run,
 )
+from uronet_jax.progress import progress_bar
 
 # The sanity check: any image is allowed. Small steps from the image itself, since
 # random images are easy to detect and hard to leave.
@@ -113,22 +112,25 @@ def attack_table(
     ]
     cache: dict[Attempt, Outcome] = {}
     previous = None
-    for run, threat, extra in tqdm(plan, desc="attacks", disable=not progress):
-        if (run, extra) != previous:
-            cache.clear()
-        previous = run, extra
-        row, examples = judge.attack(
-            threat,
-            run,
-            num_batches=1 if extra else None,
-            num_examples=num_examples,
-            cache=cache,
-        )
-        row |= extra
-        rows.append(row)
-        if on_row is not None:
-            on_row(row, examples)
-        issue(complete=False)
+    shown = {"description": "attacks", "unit": "attack", "shown": progress}
+    with progress_bar(len(plan), **shown) as bar:
+        for run, threat, extra in plan:
+            if (run, extra) != previous:
+                cache.clear()
+            previous = run, extra
+            row, examples = judge.attack(
+                threat,
+                run,
+                num_batches=1 if extra else None,
+                num_examples=num_examples,
+                cache=cache,
+            )
+            row |= extra
+            rows.append(row)
+            if on_row is not None:
+                on_row(row, examples)
+            issue(complete=False)
+            bar.update()
     return rows, issue(complete=True)
 
 

@@ -321,21 +321,24 @@ class _Run:
             ThreadPoolExecutor(num_threads()) as pool,
             progress.bar(len(found), "purifying", " images") as bar,
         ):
-            for job in self._finish(pool, found, progress):
+            for job in self._finish(pool, found, progress, bar):
                 yield job
+                bar.set_postfix_str("", refresh=False)
                 bar.update(1)
 
-    def _finish(self, pool, found, progress):
+    def _finish(self, pool, found, progress, bar):
         # Pictures of one window in a row, so that they share batches.
         todo = []
-        with progress.bar(len(found), "reading heads", " images", leave=False) as bar:
+        with progress.bar(len(found), "reading heads", " images", leave=False) as heads:
             unread = (picture for picture in found if not progress.stop())
             for job in bounded_map(pool, _look_at, unread, lambda _: 1, _LOOKS):
                 if "error" in job.row:
                     yield job
                 else:
                     todo.append(job)
-                bar.update(1)
+                heads.update(1)
+        if todo:
+            bar.set_postfix_str("compiling")  # Until the first one is done.
         jobs = (job for job in sorted(todo, key=self._order) if not progress.stop())
 
         def threaded(function, jobs):
