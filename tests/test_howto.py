@@ -25,6 +25,7 @@ from uronet_jax.training.phases import PHASES
 ROOT = Path(__file__).parents[1]
 HOWTO = ROOT / "docs" / "howto"
 PAGES = sorted(HOWTO.glob("*.md"))
+GUIDE = ROOT / "docs" / "GUIDE.md"
 CARDS = [PRETRAINED_FOLDER / f"{name}.md" for name in list_pretrained()]
 IMAGES = np.random.default_rng(0).uniform(size=(4, 32, 32, 3)).astype(np.float32)
 
@@ -67,7 +68,7 @@ def read(monkeypatch):
 
 @pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
 @pytest.mark.filterwarnings("ignore:'launch.[a-z_]+' found:RuntimeWarning")  # By tests.
-@pytest.mark.parametrize("page", [*PAGES, *CARDS], ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", [*PAGES, GUIDE, *CARDS], ids=lambda page: page.stem)
 def test_commands(page, read, monkeypatch):
     monkeypatch.setattr(command.sys, "argv", [])
     monkeypatch.setattr(command.sys, "path", [*command.sys.path])
