@@ -11,6 +11,7 @@ import dataclasses
 import functools
 import hashlib
 import io
+import itertools
 import json
 import math
 import os
@@ -339,13 +340,16 @@ class _Run:
                 heads.update(1)
         if todo:
             bar.set_postfix_str("compiling")  # Until the first one is done.
-        jobs = (job for job in sorted(todo, key=self._order) if not progress.stop())
+
+        def going(jobs):
+            return itertools.takewhile(lambda _: not progress.stop(), jobs)
 
         def threaded(function, jobs):
             return bounded_map(pool, function, jobs, self._price, _WAITING_PIXELS)
 
+        # Reading is far ahead of purifying where that takes long, so both are asked.
+        jobs = going(threaded(self._read, going(sorted(todo, key=self._order))))
         for stage in (
-            functools.partial(threaded, self._read),
             self._clean,
             functools.partial(threaded, self._write),
             self._detect,
