@@ -39,7 +39,7 @@ class _Pipeline:
         if batch_size > len(source):
             raise ValueError(
                 f"batch size {batch_size} is larger than {source.name}, split "
-                f"{source.split}, with {len(source)} images"
+                f"{source.split}, with {len(source)} images: set batch_size to fewer"
             )
         check_whole("data seed", seed, 0, 2**32 - 1)
         import grain

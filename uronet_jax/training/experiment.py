@@ -413,7 +413,7 @@ def _check_before_copies(config, task, source, workdir) -> None:
     if config["batch_size"] > len(source):
         raise ValueError(
             f"batch size {config['batch_size']} is larger than {source.name}, split "
-            f"{source.split}, with {len(source)} images"
+            f"{source.split}, with {len(source)} images: set batch_size to fewer"
         )
     if workdir is not None:
         check_path(workdir)
