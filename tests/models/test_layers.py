@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from uronet_jax.models import layers
+from uronet_jax.models import depthwise, layers
 
 DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 # float32 sums of up to a few hundred terms of order 1, in another order.
@@ -126,6 +126,102 @@ def test_max_pool_equals_flax(shape):
         pooled(layers.max_pool), pooled(lambda x: nn.max_pool(x, (2, 2), (2, 2)))
     )
     chex.assert_trees_all_equal(layers.max_pool(x), nn.max_pool(x, (2, 2), (2, 2)))
+
+
+def test_other_pools_equal_flax_and_the_definition():
+    x, around = normal(0, 2, 9, 6, 3), ((1, 1), (1, 1))
+
+    @jax.jit
+    def run(x):
+        pairs = [
+            (layers.mean_pool(x), nn.avg_pool(x, (2, 2), (2, 2))),
+            (layers.overlapping_mean_pool(x), nn.avg_pool(x, (3, 3), (1, 1), around)),
+        ]
+        for padding, sides in ((0, "VALID"), (1, around)):
+            found = layers.overlapping_max_pool(x, padding=padding)
+            pairs.append((found, nn.max_pool(x, (3, 3), (2, 2), sides)))
+        return pairs, layers.adaptive_mean_pool(x, 4)
+
+    pairs, adaptive = run(x)
+    # Rows 0-2, 2-4, 4-6 and 6-8; columns 0-1, 1-2, 3-4 and 4-5: they overlap.
+    rows, columns = ((0, 3), (2, 5), (4, 7), (6, 9)), ((0, 2), (1, 3), (3, 5), (4, 6))
+    x = np.asarray(x)
+    means = [[x[:, a:b, c:d].mean((1, 2)) for c, d in columns] for a, b in rows]
+    for found, expected in [*pairs, (adaptive, np.moveaxis(means, 2, 0))]:
+        np.testing.assert_allclose(found, expected, **CLOSE)
+
+
+def test_adaptive_pool_repeats_pixels_of_small_images_and_leaves_its_own_size():
+    x = normal(0, 1, 2, 4, 3)
+    expected = jnp.asarray(np.asarray(x)[:, [0, 0, 1, 1]])
+    np.testing.assert_allclose(layers.adaptive_mean_pool(x, 4), expected, **CLOSE)
+    assert layers.adaptive_mean_pool(expected, 4) is expected
+
+
+@pytest.mark.parametrize(
+    ("padding", "strides", "expected"),
+    [
+        # Of a kernel of 5 rows and 3 columns on 8 rows and 7 columns.
+        ("half", 2, ((2, 2), (1, 1))),
+        ("same", 1, ((2, 2), (1, 1))),
+        ("same", 2, ((1, 2), (1, 1))),  # Four rows see 11, of which the last is behind.
+        (0, 2, ((0, 0), (0, 0))),
+        (2, 1, ((2, 2), (2, 2))),
+        (((0, 1), (2, 0)), 2, ((0, 1), (2, 0))),
+    ],
+)
+def test_paddings(padding, strides, expected):
+    assert layers.find_padding(padding, (5, 3), strides, (8, 7)) == expected
+    conv = layers.Conv(4, (5, 3), strides, padding, use_bias=False)
+    x, kernel = normal(0, 1, 8, 7, 2), normal(1, 5, 3, 2, 4)
+    found = conv.apply({"params": {"kernel": kernel}}, x)
+    reference = layers.conv(x, kernel, strides=strides, padding=expected)
+    np.testing.assert_array_equal(found, reference)
+
+
+# A stride with rows left over behind the last window, and paddings of PyTorch, of
+# TensorFlow and of Keras.
+@pytest.mark.parametrize(
+    ("size", "padding", "strides"),
+    [
+        (3, ((1, 1), (1, 1)), 1),
+        (3, ((0, 1), (0, 1)), 2),
+        (5, ((2, 2), (2, 2)), 2),
+        (5, ((1, 2), (2, 1)), 3),
+    ],
+)
+def test_depthwise_conv_equals_xla(size, padding, strides):
+    conv = partial(depthwise.depthwise_conv, padding=padding, strides=strides)
+    reference = partial(
+        jax.lax.conv_general_dilated,
+        window_strides=(strides, strides), padding=padding,
+        dimension_numbers=DIMENSIONS, feature_group_count=6,
+    )  # fmt: skip
+    x, kernel = normal(0, 2, 8, 7, 6), normal(1, size, size, 1, 6)
+    result, expected = (values_and_gradients(f, x, kernel) for f in (conv, reference))
+    chex.assert_trees_all_close(result, expected, **CLOSE)
+
+
+def test_depthwise_conv_in_bfloat16_adds_in_float32():
+    x = jnp.ones((1, 3, 3, 1), jnp.bfloat16)
+    kernel = jnp.full((3, 3, 1, 1), 1 / 256, jnp.bfloat16).at[0, 0].set(1)
+    out = depthwise.depthwise_conv(x, kernel, padding=((0, 0), (0, 0)))
+    # Added one by one in bfloat16, each 1/256 would be rounded away.
+    assert out.dtype == jnp.bfloat16 and out.item() == 1 + 8 / 256
+
+
+@pytest.mark.parametrize(("platform", "groups"), [("cpu", False), ("cuda", True)])
+def test_only_accelerators_convolve_in_groups(platform, groups):
+    x = jax.ShapeDtypeStruct((1, 4, 4, 3), jnp.float32)
+    kernel = jax.ShapeDtypeStruct((3, 3, 1, 3), jnp.float32)
+
+    def run(x, kernel):
+        padding = ((1, 1), (1, 1))
+        return depthwise.depthwise_conv(x, kernel, padding=padding).sum()
+
+    run = jax.jit(jax.grad(run, argnums=(0, 1)))
+    text = jax.export.export(run, platforms=[platform])(x, kernel).mlir_module()
+    assert ("stablehlo.convolution" in text) == groups
 
 
 def test_normalize():

@@ -4,6 +4,8 @@ URoNet uses "a custom 5-layer CNN" on Fashion-MNIST (91.45 %) and does not descr
 it. This one has three convolutions and two dense layers.
 """
 
+from typing import ClassVar
+
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
@@ -19,12 +21,13 @@ class CNN(layers.Classifier):
     """
 
     width: int = 32
+    smallest: ClassVar[int] = 8  # Halved three times.
 
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool = False) -> jax.Array:
         """Returns logits `[B, num_classes]` of images `[B, H, W, C]` in `[0, 1]`."""
         del train  # Nothing in it depends on the mode.
-        x = self.normalized(images, min_size=8)  # Halved three times.
+        x = self.normalized(images)
         for factor in (1, 2, 4):
             x = nn.relu(layers.Conv(factor * self.width, dtype=self.dtype)(x))
             x = layers.max_pool(x)
@@ -44,12 +47,13 @@ class MadryCNN(layers.Classifier):
     """
 
     width: int = 32
+    smallest: ClassVar[int] = 4  # Halved twice.
 
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool = False) -> jax.Array:
         """Returns logits `[B, num_classes]` of images `[B, H, W, C]` in `[0, 1]`."""
         del train  # Nothing in it depends on the mode.
-        layers.check_float_images(images, min_size=4)  # Halved twice.
+        layers.check_float_images(images, self.smallest)
         x = images.astype(self.dtype)
         init = {
             "kernel_init": nn.initializers.truncated_normal(0.1),

@@ -10,7 +10,7 @@ products and elementwise operations. On other platforms XLA's own forms are used
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +26,33 @@ _FEW_CHANNELS = 8
 _CACHED_NUMBERS = 2**19
 
 Padding = tuple[tuple[int, int], tuple[int, int]]
+
+
+def find_padding(
+    padding: str | int | Padding,
+    size: tuple[int, int],
+    strides: int,
+    shape: tuple[int, int],
+) -> Padding:
+    """Returns the zeros around images, `((top, bottom), (left, right))`.
+
+    Args:
+        padding: `half` for half the kernel on every side, as PyTorch has it and at
+            every stride; `same` for TensorFlow's, which depends on the size of the
+            images and puts the odd zero behind; a number of zeros on every side; or
+            the zeros themselves.
+        size: Rows and columns of the kernel, odd ones for `half`.
+        strides: Step along height and width.
+        shape: Height and width of the images.
+    """
+    if padding == "half":
+        rows, columns = size
+        return (rows // 2, rows // 2), (columns // 2, columns // 2)
+    if padding == "same":
+        return tuple(lax.padtype_to_pads(shape, size, (strides, strides), "SAME"))
+    if isinstance(padding, int):
+        return (padding, padding), (padding, padding)
+    return padding
 
 
 def kernel_init(scale: float) -> Callable[..., jax.Array]:
@@ -64,6 +91,27 @@ def _native_kernel_gradient(x, gradient, kernel_shape, strides, padding):
     return vjp(gradient)[0]
 
 
+def shifted_windows(
+    x: jax.Array, shape: tuple[int, int], out_shape: tuple[int, int], strides: int
+) -> list[jax.Array]:
+    """Returns what each element of a kernel sees of images `[B, H, W, C]`.
+
+    Args:
+        x: The padded images.
+        shape: Rows and columns of the kernel.
+        out_shape: Height and width of what the convolution gives.
+        strides: Step along height and width.
+
+    Returns:
+        Images of `out_shape`, row by row of the kernel.
+    """
+    height, width = (strides * (side - 1) + 1 for side in out_shape)
+    return [
+        x[:, i : i + height : strides, j : j + width : strides]
+        for i, j in np.ndindex(shape)
+    ]
+
+
 def _copies_input(kernel_shape, strides):
     return strides > 1 or kernel_shape[2] <= _FEW_CHANNELS
 
@@ -83,12 +131,8 @@ def _product_kernel_gradient(x, gradient, kernel_shape, strides, padding):
         preferred_element_type=jnp.promote_types(x.dtype, jnp.float32),
     )
     if _copies_input(kernel_shape, strides):
-        height, width = (strides * (side - 1) + 1 for side in gradient.shape[1:3])
         x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
-        shifts = [
-            x[:, i : i + height : strides, j : j + width : strides]
-            for i, j in np.ndindex(rows, columns)
-        ]
+        shifts = shifted_windows(x, (rows, columns), gradient.shape[1:3], strides)
         return multiply(
             jnp.concatenate(shifts, axis=-1).reshape(-1, rows * columns * inputs),
             gradient.reshape(-1, outputs),
@@ -250,36 +294,73 @@ def _upsample_backward(residuals, gradient):
 upsample_conv.defvjp(_upsample_forward, _upsample_backward)
 
 
-def max_pool(x: jax.Array) -> jax.Array:
-    """Takes the maximum of every 2x2 block of `[B, H, W, C]`; drops an odd last one."""
+def _quarters(x):
+    """Returns the four pixels of every 2x2 block; drops an odd last row or column."""
     batch, height, width, channels = x.shape
     height, width = height // 2, width // 2
     x = x[:, : 2 * height, : 2 * width]
     blocks = x.reshape(batch, height, 2, width, 2, channels)
-    return jnp.maximum(
-        jnp.maximum(blocks[:, :, 0, :, 0], blocks[:, :, 0, :, 1]),
-        jnp.maximum(blocks[:, :, 1, :, 0], blocks[:, :, 1, :, 1]),
-    )
+    return [blocks[:, :, i, :, j] for i, j in np.ndindex(2, 2)]
 
 
-def overlapping_max_pool(x: jax.Array) -> jax.Array:
-    """Takes the maximum of every 3x3 window at stride 2, around each second pixel.
+def max_pool(x: jax.Array) -> jax.Array:
+    """Takes the maximum of every 2x2 block of `[B, H, W, C]`; drops an odd last one."""
+    a, b, c, d = _quarters(x)
+    return jnp.maximum(jnp.maximum(a, b), jnp.maximum(c, d))
 
-    PyTorch's `MaxPool2d(3, stride=2, padding=1)`: `[B, H, W, C]` to
-    `[B, ceil(H / 2), ceil(W / 2), C]`.
-    """
+
+def mean_pool(x: jax.Array) -> jax.Array:
+    """Takes the mean of every 2x2 block of `[B, H, W, C]`; drops an odd last one."""
+    return sum(_quarters(x)) / 4
+
+
+def _pool_threes(x, combine, strides, padding, fill):
+    """Combines three rows, then three columns, at a time."""
     for axis in (1, 2):
-        size = x.shape[axis]
-        padding = [(0, 0)] * 4
-        padding[axis] = (1, 1)
-        padded = jnp.pad(x, padding, constant_values=-jnp.inf)
-        x = jnp.maximum(
-            jnp.maximum(
-                lax.slice_in_dim(padded, 0, size, 2, axis),
-                lax.slice_in_dim(padded, 1, size + 1, 2, axis),
-            ),
-            lax.slice_in_dim(padded, 2, size + 2, 2, axis),
+        widths = [(0, 0)] * 4
+        widths[axis] = (padding, padding)
+        padded = jnp.pad(x, widths, constant_values=fill)
+        span = padded.shape[axis] - 2
+        first, second, third = (
+            lax.slice_in_dim(padded, start, start + span, strides, axis)
+            for start in range(3)
         )
+        x = combine(combine(first, second), third)
+    return x
+
+
+def overlapping_max_pool(x: jax.Array, *, padding: int = 1) -> jax.Array:
+    """Takes the maximum of every 3x3 window at stride 2.
+
+    PyTorch's `MaxPool2d(3, stride=2, padding=padding)`, with a padding of 0 or 1:
+    `[B, H, W, C]` to `[B, (H - 1) // 2 + padding, (W - 1) // 2 + padding, C]`.
+    """
+    return _pool_threes(x, jnp.maximum, 2, padding, -jnp.inf)
+
+
+def overlapping_mean_pool(x: jax.Array) -> jax.Array:
+    """Takes the mean of the 3x3 window around every pixel, with zeros at the border.
+
+    PyTorch's `AvgPool2d(3, stride=1, padding=1)`; the zeros count.
+    """
+    return _pool_threes(x, jnp.add, 1, 1, 0) / 9
+
+
+def adaptive_mean_pool(x: jax.Array, size: int) -> jax.Array:
+    """Makes `[B, H, W, C]` `[B, size, size, C]`, as PyTorch's `AdaptiveAvgPool2d`.
+
+    Along each axis it is the mean of the pixels that a part of `size` parts touches.
+    """
+    for axis, indices in ((1, "bhwc,ih->biwc"), (2, "bhwc,iw->bhic")):
+        side = x.shape[axis]
+        if side == size:
+            continue
+        weights = np.zeros((size, side))
+        for i in range(size):
+            part = slice(i * side // size, -(-(i + 1) * side // size))
+            weights[i, part] = 1 / (part.stop - part.start)
+        weights = jnp.asarray(weights, x.dtype)
+        x = jnp.einsum(indices, x, weights, precision=lax.Precision.HIGHEST)
     return x
 
 
@@ -304,15 +385,16 @@ def pad_to_multiple(images: jax.Array, multiple: int) -> tuple[jax.Array, tuple]
 
 
 class Conv(nn.Module):
-    """Square convolution, zero padded symmetrically by half the kernel size.
+    """Convolution, usually zero padded symmetrically by half the kernel size.
 
     Unlike `"SAME"` the padding stays symmetric at stride 2, as in PyTorch, so that
     weights can be exchanged.
 
     Attributes:
         features: Output channels.
-        size: Kernel side, odd.
+        size: Kernel side, odd, or rows and columns.
         strides: Step along height and width.
+        padding: See `find_padding`.
         use_bias: Whether a bias is added.
         dtype: Computation type; parameters are float32.
         kernel_init: Initialiser of the kernel.
@@ -320,8 +402,9 @@ class Conv(nn.Module):
     """
 
     features: int
-    size: int = 3
+    size: int | tuple[int, int] = 3
     strides: int = 1
+    padding: str | int | Padding = "half"
     use_bias: bool = True
     dtype: Any = jnp.float32
     kernel_init: Callable = relu_init
@@ -329,12 +412,16 @@ class Conv(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Maps `[B, H, W, I]` to `[B, ceil(H / strides), ceil(W / strides), O]`."""
-        shape = (self.size, self.size, x.shape[-1], self.features)
+        """Maps `[B, H, W, I]` to `[B, ceil(H / strides), ceil(W / strides), O]`.
+
+        That is with the usual padding, or `same`.
+        """
+        size = self.size if isinstance(self.size, tuple) else (self.size, self.size)
+        shape = (*size, x.shape[-1], self.features)
         kernel = self.param("kernel", self.kernel_init, shape)
         x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
-        half = self.size // 2
-        x = conv(x, kernel, strides=self.strides, padding=((half, half), (half, half)))
+        padding = find_padding(self.padding, size, self.strides, x.shape[1:3])
+        x = conv(x, kernel, strides=self.strides, padding=padding)
         if self.use_bias:
             bias = self.param("bias", self.bias_init, (self.features,))
             x = x + bias.astype(self.dtype)[None, None, None]
@@ -367,9 +454,11 @@ class UpsampleConv(nn.Module):
         return x
 
 
-def batch_norm(x: jax.Array, *, train: bool, dtype: Any) -> jax.Array:
+def batch_norm(
+    x: jax.Array, *, train: bool, dtype: Any, epsilon: float = 1e-5
+) -> jax.Array:
     """Applies batch norm as PyTorch has it; in a compact method, a layer of its own."""
-    return nn.BatchNorm(not train, momentum=0.9, epsilon=1e-5, dtype=dtype)(x)
+    return nn.BatchNorm(not train, momentum=0.9, epsilon=epsilon, dtype=dtype)(x)
 
 
 class Classifier(nn.Module, kw_only=True):
@@ -380,16 +469,18 @@ class Classifier(nn.Module, kw_only=True):
         mean: Pixel mean that is subtracted first, one value or one per channel.
         std: Pixel deviation that is divided by, likewise.
         dtype: Computation type; parameters and logits are float32.
+        smallest: Of a class: pixels that the images must have along each side.
     """
 
     num_classes: int
     mean: Sequence[float] = (0.0,)
     std: Sequence[float] = (1.0,)
     dtype: Any = jnp.float32
+    smallest: ClassVar[int] = 1
 
-    def normalized(self, images: jax.Array, min_size: int = 1) -> jax.Array:
+    def normalized(self, images: jax.Array) -> jax.Array:
         """Checks images `[B, H, W, C]` in `[0, 1]` and normalises them."""
-        check_float_images(images, min_size)
+        check_float_images(images, self.smallest)
         return normalize(images, self.mean, self.std, self.dtype)
 
     def logits(self, x: jax.Array) -> jax.Array:
@@ -410,7 +501,8 @@ def normalize(
         if len(values) not in (1, channels):
             raise ValueError(
                 f"{name} has {len(values)} values for images with {channels} channels: "
-                "give one value, or one per channel"
+                "give one value, or one per channel; grey images for a network of "
+                "colour ones are repeated, numpy.repeat(images, 3, axis=-1)"
             )
     # Computed in float32: subtracting in bfloat16 would lose the low bits of a pixel.
     mean = jnp.broadcast_to(jnp.asarray(mean, jnp.float32), (channels,))

@@ -1,5 +1,7 @@
 """VGG with batch norm for small images (Simonyan & Zisserman, ICLR 2015)."""
 
+from typing import ClassVar
+
 import jax
 from flax import linen as nn
 
@@ -29,13 +31,14 @@ class VGG(layers.Classifier):
 
     depth: int
     narrow: int = 1
+    smallest: ClassVar[int] = 16  # Halved four times.
 
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool = False) -> jax.Array:
         """Returns logits `[B, num_classes]` of images `[B, H, W, C]` in `[0, 1]`."""
         if self.depth not in _LAYERS:
             raise ValueError(f"depth must be one of {sorted(_LAYERS)}: {self.depth}")
-        x = self.normalized(images, min_size=2 ** _LAYERS[self.depth].count("pool"))
+        x = self.normalized(images)
         for features in _LAYERS[self.depth]:
             if features == "pool":
                 x = layers.max_pool(x)
