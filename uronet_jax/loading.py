@@ -28,9 +28,6 @@ from uronet_jax.training.phases import find_phase
 from uronet_jax.transformations import TRANSFORMATIONS
 from uronet_jax.weight_files import WEIGHT_FILES, read_pytorch
 
-# The statistics that PyTorch's ResNets are usually normalised with.
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-
 
 @dataclasses.dataclass(frozen=True)
 class LoadedModel:
@@ -280,20 +277,34 @@ def _is_transformation(text: str) -> bool:
     return text.partition(":")[0] in TRANSFORMATIONS
 
 
-def load_classifier(path: str | os.PathLike, *, which: str = "best") -> LoadedModel:
-    """Loads a classifier: one of ours, or a ResNet of PyTorch.
+def load_classifier(
+    path: str | os.PathLike,
+    *,
+    which: str = "best",
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+) -> LoadedModel:
+    """Loads a classifier: one of ours, or a network of PyTorch.
 
-    The latter is a file that `read_pytorch` reads, of a network that `models.pytorch`
-    knows. It is taken to normalise colour images with ImageNet's statistics; a CIFAR
-    ResNet is for 32x32 pixels, torchvision's for 224x224 and any other size. `which`
-    and errors are those of `load_model`.
+    The latter is a file that `read_pytorch` reads, of a network that
+    `models.list_importable` names. It has as many classes as its last layer, and no
+    dropout if it is trained on. Networks for photographs take images of any size from
+    their smallest on; a second head for training, as Inception V3 has, is left out.
+    Errors are those of `load_model`.
+
+    Args:
+        path: Folder of a run, or file of weights.
+        which: Checkpoint of a run, see `load_model`.
+        mean: Pixel mean that a network of PyTorch was trained with, one value or one
+            per channel, if it is not that of `models.preprocessing`.
+        std: Pixel deviation, likewise.
     """
     path = Path(path)
     if path.suffix not in WEIGHT_FILES:
         return load_model(path, role="classifier", which=which)
     weights = read_pytorch(path)
     try:
-        network = network_from_pytorch(weights, mean=IMAGENET_MEAN, std=IMAGENET_STD)
+        network = network_from_pytorch(weights, mean=mean, std=std)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     return LoadedModel(
@@ -362,7 +373,8 @@ def initial_statistics(
     Arguments are those of `load_initial`.
     """
     if Path(path).suffix in WEIGHT_FILES:
-        return {"mean": list(IMAGENET_MEAN), "std": list(IMAGENET_STD)}
+        module = load_classifier(path).module
+        return {"mean": list(module.mean), "std": list(module.std)}
     config = pretrained.config if pretrained else checkpoints.read_config(path)
     resolved = config["resolved"]
     return {name: resolved[name] for name in ("mean", "std", "clean_mean")}

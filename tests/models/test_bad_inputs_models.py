@@ -12,6 +12,7 @@ from safetensors.numpy import save_file
 
 from uronet_jax import array_files, loading
 from uronet_jax.models import (
+    ImageNetVGG,
     Reconstructor,
     Remover,
     compute_dtype,
@@ -117,9 +118,25 @@ WEIGHTS = [
         "two weights are called 'conv1.weight'",
     ),
     (families("encoder.weight"), "missing: conv1.weight.*left over: encoder.weight"),
-    (families("features.0.weight", "classifier.0.weight"), "VGG or AlexNet"),
+    (
+        families("features.0.weight", "classifier.1.weight"),
+        r"torchvision's alexnet; missing: features.0.bias, .*features.0.weight has "
+        r"shape \(3,\), expected \(64, 3, 11, 11\)",
+    ),
+    (families("features.0.weight", "pre_logits.fc1.weight"), "timm's VGG, whose"),
+    (
+        families("conv_stem.weight", "blocks.0.0.se.bias", "conv_head.weight"),
+        "of timm's EfficientNet",
+    ),
+    (
+        resnet(**{"AuxLogits.fc.weight": np.ones((10, 3))}),
+        NEAREST + "left over: AuxLogits.fc.weight",
+    ),
     (families("patch_embed.proj.weight", "blocks.0.norm1.weight"), "transformer"),
-    (families("conv1.weight", "block1.layer.0.bn1.bias", "fc.bias"), "of RobustBench"),
+    (
+        families("conv1.weight", "block1.layer.0.bn1.bias", "fc.bias"),
+        r"The nearest is WRN-10-1 \(RobustBench, AugMix\); missing: ",
+    ),
 ]
 
 
@@ -289,6 +306,32 @@ ROWS = [
             f"16x{size} pixels are too small",
         )
         for name, size in (("cnn", 7), ("vgg11", 15), ("vgg16", 15))
+    ),
+    *(
+        (
+            f"small, {name}",
+            lambda _, n=name, size=size: show(make_classifier(n, 2), 1, 80, size, 3),
+            f"80x{size} pixels are too small .* at least {size + 1}x{size + 1}",
+        )
+        for name, size in (
+            *(("alexnet", 62), ("densenet121", 28), ("inception_v3", 74)),
+            *(("mobilenet_v1", 31), ("vgg16_imagenet", 31), ("vgg19_bn_imagenet", 31)),
+        )
+    ),
+    *(
+        (
+            f"grey, {name}",
+            lambda _, n=name: show(
+                make_classifier(n, 2, mean=(0.4, 0.5, 0.6)), 1, 80, 80, 1
+            ),
+            "mean has 3 values for images with 1 channels.*grey images .* repeated",
+        )
+        for name in ("alexnet", "inception_v3", "mobilenet_v2")
+    ),
+    (
+        "a depth",
+        lambda _: show(ImageNetVGG(num_classes=2, depth=17), 1, 32, 32, 3),
+        "depth must be one of 11, 13, 16, 19: 17",
     ),
     (
         "small",

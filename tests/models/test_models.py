@@ -36,23 +36,26 @@ def count(params):
 
 
 @pytest.mark.parametrize(
-    "shape, dtype", [((2, 16, 16, 3), "float32"), ((3, 20, 17, 1), "bfloat16")]
+    "shape, dtype", [((2, 0, 0, 3), "float32"), ((3, 4, 1, 1), "bfloat16")]
 )
 @pytest.mark.parametrize("name", sorted(CLASSIFIERS))
 def test_classifier_contract(name, shape, dtype):
     module = make_classifier(name, 7, dtype=compute_dtype(dtype))
-    logits, variables = shapes_of(module, *shape)
-    assert logits.shape == (shape[0], 7) and logits.dtype == jnp.float32
+    batch, height, width, channels = shape
+    side = max(module.smallest, 16)
+    logits, variables = shapes_of(module, batch, side + height, side + width, channels)
+    assert logits.shape == (batch, 7) and logits.dtype == jnp.float32
     assert {x.dtype for x in jax.tree.leaves(variables)} == {jnp.dtype(jnp.float32)}
     assert set(variables) <= {"params", "batch_stats"}
 
 
-# Sizes with 10 classes, from the papers and the usual PyTorch code: Wide ResNets 36.5 M
-# and 11.0 M; CIFAR ResNets 0.27 to 1.7 M; VGG with batch norm less its 4,224 and 2,752
-# convolution biases, which batch norm makes useless.
+# Sizes with 10 classes, from the papers and the usual PyTorch code: Wide ResNets
+# 36.5 M, 11.0 M and 2.2 M; CIFAR ResNets 0.27 to 1.7 M; VGG with batch norm less its
+# 4,224 and 2,752 convolution biases, which batch norm makes useless.
 PUBLISHED = {
     "wrn28_10": 36_479_194,
     "wrn16_8": 10_961_370,
+    "wrn40_2": 2_243_546,
     "resnet20": 269_722,
     "resnet32": 464_154,
     "resnet44": 658_586,
@@ -61,22 +64,6 @@ PUBLISHED = {
     "vgg16": 14_728_266 - 4_224,
     "vgg11": 9_231_114 - 2_752,
 }
-
-
-# Of torchvision, with 1,000 classes.
-PUBLISHED_IMAGENET = {
-    "resnet18": 11_689_512,
-    "resnet34": 21_797_672,
-    "resnet50": 25_557_032,
-    "resnet101": 44_549_160,
-    "resnet152": 60_192_808,
-}
-
-
-@pytest.mark.parametrize("name", PUBLISHED_IMAGENET)
-def test_parameter_count_is_that_of_torchvision(name):
-    _, variables = shapes_of(make_classifier(name, 1000), 1, 64, 64, 3)
-    assert count(variables["params"]) == PUBLISHED_IMAGENET[name]
 
 
 @pytest.mark.parametrize("name", sorted(PUBLISHED))
@@ -144,12 +131,6 @@ def test_the_network_of_madry_takes_images_as_they_are():
             plain.apply(variables, images), other.apply(variables, images)
         )
         assert same == (name == "cnn_madry")
-
-
-@pytest.mark.parametrize("name, smallest", [("cnn", 8), ("vgg11", 16), ("vgg16", 16)])
-def test_the_smallest_images(name, smallest):
-    """What is smaller is refused, see `test_bad_inputs_models`."""
-    shapes_of(make_classifier(name, 2), 1, smallest, smallest, 1)
 
 
 # Remover

@@ -1,7 +1,7 @@
 """Networks: linen modules without I/O or training.
 
 Every classifier maps float images `[B, H, W, C]` in `[0, 1]` to float32 logits
-`[B, K]`, for any C, H and W (from 16 pixels for VGG, 8 for CNN):
+`[B, K]`, for any C, H and W (from `module.smallest` pixels on):
 `module.apply(variables, images, train=False)`. The normalisation of the pixels is
 part of the module.
 """
@@ -15,17 +15,23 @@ import numpy as np
 from flax import linen as nn
 
 from uronet_jax.batches import check_number, check_whole, known_name
+from uronet_jax.models.alexnet_vgg import IMAGENET_VGG_BLOCKS, AlexNet, ImageNetVGG
 from uronet_jax.models.cnn import CNN, MadryCNN
+from uronet_jax.models.densenet import DenseNet121
 from uronet_jax.models.imagenet_resnet import (
     IMAGENET_RESNET_BLOCKS,
     ImageNetResNet,
 )
+from uronet_jax.models.inception import InceptionV3
+from uronet_jax.models.inputs import PREPROCESSING, Preprocessing, preprocessing
+from uronet_jax.models.mobilenet import EfficientNetLite0, MobileNetV1, MobileNetV2
 from uronet_jax.models.noise_generator import (
     NOISE_GENERATORS,
     NoiseGenerator,
     learned_noise,
     make_noise_generator,
 )
+from uronet_jax.models.pytorch_layouts import Importable, list_importable
 from uronet_jax.models.reconstructor import (
     RECONSTRUCTOR_VARIANTS,
     Reconstructor,
@@ -47,6 +53,17 @@ CLASSIFIERS: dict[str, Callable[..., nn.Module]] = {
     "cnn_madry": MadryCNN,
     **{f"resnet{n}": partial(ResNet, n) for n in (8, 20, 32, 44, 56, 110)},
     **{f"resnet{n}": partial(ImageNetResNet, n) for n in IMAGENET_RESNET_BLOCKS},
+    "alexnet": AlexNet,
+    "densenet121": DenseNet121,
+    "efficientnet_lite0": EfficientNetLite0,
+    "inception_v3": InceptionV3,
+    "mobilenet_v1": MobileNetV1,
+    "mobilenet_v2": MobileNetV2,
+    **{f"vgg{n}_imagenet": partial(ImageNetVGG, n) for n in IMAGENET_VGG_BLOCKS},
+    **{
+        f"vgg{n}_bn_imagenet": partial(ImageNetVGG, n, True)
+        for n in IMAGENET_VGG_BLOCKS
+    },
     "vgg11": partial(VGG, 11),
     "vgg11_narrow": partial(VGG, 11, narrow=4),
     "vgg16": partial(VGG, 16),
@@ -54,6 +71,7 @@ CLASSIFIERS: dict[str, Callable[..., nn.Module]] = {
     "wrn10_2": partial(WideResNet, 10, 2),
     "wrn16_8": partial(WideResNet, 16, 8),
     "wrn28_10": partial(WideResNet, 28, 10),
+    "wrn40_2": partial(WideResNet, 40, 2),
 }
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
@@ -100,13 +118,23 @@ def compute_dtype(name: str) -> Any:
 
 
 __all__ = [
+    "AlexNet",
     "CLASSIFIERS",
     "CNN",
     "DTYPES",
+    "DenseNet121",
+    "EfficientNetLite0",
     "ImageNetResNet",
+    "ImageNetVGG",
+    "Importable",
+    "InceptionV3",
     "MadryCNN",
+    "MobileNetV1",
+    "MobileNetV2",
     "NOISE_GENERATORS",
     "NoiseGenerator",
+    "PREPROCESSING",
+    "Preprocessing",
     "RECONSTRUCTOR_VARIANTS",
     "REMOVER_VARIANTS",
     "Reconstructor",
@@ -117,8 +145,10 @@ __all__ = [
     "WideResNet",
     "compute_dtype",
     "learned_noise",
+    "list_importable",
     "make_classifier",
     "make_noise_generator",
     "make_reconstructor",
     "make_remover",
+    "preprocessing",
 ]

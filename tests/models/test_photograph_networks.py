@@ -1,0 +1,195 @@
+"""Networks for photographs: published sizes, smallest images, PyTorch's names."""
+
+import functools
+import math
+import re
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from uronet_jax import loading
+from uronet_jax.models import (
+    CLASSIFIERS,
+    PREPROCESSING,
+    list_importable,
+    make_classifier,
+    preprocessing,
+    pytorch,
+)
+from uronet_jax.models.pytorch import network_from_pytorch
+from uronet_jax.models.pytorch_layouts import FAMILIES
+
+# Parameters with 1,000 classes, and pixels of the smallest image. Of torchvision (its
+# `min_size`), but Inception V3 without the second head of 3,326,696, MobileNet of Keras
+# without the 21,888 numbers that are not trained, EfficientNet-Lite0 of timm.
+PUBLISHED = {
+    "resnet18": (11_689_512, 1),
+    "resnet34": (21_797_672, 1),
+    "resnet50": (25_557_032, 1),
+    "resnet101": (44_549_160, 1),
+    "resnet152": (60_192_808, 1),
+    "alexnet": (61_100_840, 63),
+    "vgg11_imagenet": (132_863_336, 32),
+    "vgg11_bn_imagenet": (132_868_840, 32),
+    "vgg13_imagenet": (133_047_848, 32),
+    "vgg13_bn_imagenet": (133_053_736, 32),
+    "vgg16_imagenet": (138_357_544, 32),
+    "vgg16_bn_imagenet": (138_365_992, 32),
+    "vgg19_imagenet": (143_667_240, 32),
+    "vgg19_bn_imagenet": (143_678_248, 32),
+    "densenet121": (7_978_856, 29),
+    "inception_v3": (27_161_264 - 3_326_696, 75),
+    "mobilenet_v1": (4_253_864 - 21_888, 32),
+    "mobilenet_v2": (3_504_872, 1),
+    "efficientnet_lite0": (4_652_008, 1),
+}
+
+
+@functools.cache
+def shapes_of(name):
+    """Returns the shapes of a network of 1,000 classes; nothing is computed."""
+    module = make_classifier(name, 1000)
+    images = jax.ShapeDtypeStruct((1, module.smallest, module.smallest, 3), jnp.float32)
+    return jax.eval_shape(module.init, jax.random.key(0), images)
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_parameter_count_and_smallest_image_are_the_published_ones(name):
+    parameters, smallest = PUBLISHED[name]
+    leaves = jax.tree.leaves(shapes_of(name)["params"])
+    assert sum(math.prod(leaf.shape) for leaf in leaves) == parameters
+    assert make_classifier(name, 2).smallest == smallest
+
+
+# Network -> how many weights it has, one of them and its shape (of torchvision, of
+# efficientnet_lite_pytorch, of timm), and where that is here.
+NAMES = [
+    ("resnet50", 267, "layer2.0.downsample.0.weight", (512, 256, 1, 1),
+     "ResidualBlock_3/Conv_3/kernel"),
+    ("alexnet", 16, "features.10.weight", (256, 256, 3, 3), "Conv_4/kernel"),
+    ("vgg16_imagenet", 32, "features.28.bias", (512,), "Conv_12/bias"),
+    ("vgg16_bn_imagenet", 84, "features.41.running_var", (512,), "BatchNorm_12/var"),
+    ("vgg19_imagenet", 38, "classifier.6.weight", (1000, 4096), "Dense_2/kernel"),
+    ("vgg19_bn_imagenet", 102, "features.49.bias", (512,), "Conv_15/bias"),
+    ("densenet121", 606, "features.denseblock4.denselayer16.norm1.running_mean", (992,),
+     "DenseLayer_57/BatchNorm_0/mean"),
+    ("inception_v3", 472, "Mixed_7c.branch3x3dbl_3b.conv.weight", (384, 384, 3, 1),
+     "Mixed_7c/branch3x3dbl_3b/Conv_0/kernel"),
+    ("mobilenet_v2", 262, "features.17.conv.1.0.weight", (960, 1, 3, 3),
+     "InvertedResidual_16/DepthwiseConv_0/kernel"),
+    ("mobilenet_v2", 262, "blocks.5.2.conv_pwl.weight", (160, 960, 1, 1),
+     "InvertedResidual_15/Conv_1/kernel"),
+    ("efficientnet_lite0", 247, "_blocks.14._depthwise_conv.weight", (1152, 1, 5, 5),
+     "InvertedResidual_14/DepthwiseConv_0/kernel"),
+]  # fmt: skip
+
+
+def lazy_weights(name, mark):
+    """Returns weights without memory that have the names of a layout."""
+    layouts = [layout for family in FAMILIES for layout in family.layouts({})]
+    tables = [pytorch._tensors(x) for x in layouts if x.name == name]
+    table = next(table for table in tables if mark in table)
+    shapes = pytorch._pytorch_shapes(table, shapes_of(name))
+    return {k: np.broadcast_to(np.float32(0), shape) for k, shape in shapes.items()}
+
+
+@pytest.mark.parametrize(("name", "weights", "mark", "shape", "path"), NAMES)
+def test_names_and_shapes_are_those_of_pytorch(name, weights, mark, shape, path):
+    given = lazy_weights(name, mark)
+    assert len(given) == weights and given[mark].shape == shape
+    given[mark] = np.arange(math.prod(shape), dtype=np.float32).reshape(shape)
+    network = network_from_pytorch({f"module.{k}": v for k, v in given.items()})
+    usual = preprocessing(name)
+    assert network.name == name and network.any_size
+    assert network.module == make_classifier(name, 1000, mean=usual.mean, std=usual.std)
+    like = {"batch_stats": {}, **shapes_of(name)}
+    chex.assert_trees_all_equal_shapes(network.variables, like)
+    # The mark is where it belongs, all else is zero.
+    found = {
+        "/".join(key.key for key in keys[1:]): leaf
+        for keys, leaf in jax.tree_util.tree_leaves_with_path(network.variables)
+        if np.any(leaf)
+    }
+    assert set(found) == {path}
+    # Rows and columns, then inputs, then outputs.
+    axes = {4: (2, 3, 1, 0), 2: (1, 0), 1: (0,)}[len(shape)]
+    np.testing.assert_array_equal(found[path], given[mark].transpose(axes))
+
+
+def test_second_heads_and_old_names():
+    weights = lazy_weights("inception_v3", "fc.bias")
+    more = {f"AuxLogits.{x}": np.ones(3, np.float32) for x in ("conv0.bn.bias", "fc.b")}
+    assert network_from_pytorch(weights | more).name == "inception_v3"
+    weights = lazy_weights("densenet121", "classifier.bias")
+    mark = "features.denseblock2.denselayer3.norm2.weight"
+    weights[mark] = np.full(128, 3, np.float32)
+    old = re.compile(r"(denselayer\d+\.\w+)(\d)\.")
+    renamed = {old.sub(r"\1.\2.", name): value for name, value in weights.items()}
+    assert mark.replace("norm2", "norm.2") in renamed and mark not in renamed
+    params = network_from_pytorch(renamed).variables["params"]
+    np.testing.assert_array_equal(params["DenseLayer_8"]["BatchNorm_1"]["scale"], 3)
+
+
+def wide_resnet(depth, width, classes):
+    """Returns zeros with the names of RobustBench's Wide ResNets."""
+    shapes, inputs = {"conv1.weight": (16, 3, 3, 3)}, 16
+
+    def norm(name, channels):
+        for part in ("weight", "bias", "running_mean", "running_var"):
+            shapes[f"{name}.{part}"] = (channels,)
+
+    for group, filters in ((1, 16 * width), (2, 32 * width), (3, 64 * width)):
+        for block in range((depth - 4) // 6):
+            source = f"block{group}.layer.{block}."
+            norm(f"{source}bn1", inputs)
+            shapes[f"{source}conv1.weight"] = (filters, inputs, 3, 3)
+            norm(f"{source}bn2", filters)
+            shapes[f"{source}conv2.weight"] = (filters, filters, 3, 3)
+            if inputs != filters:
+                shapes[f"{source}convShortcut.weight"] = (filters, inputs, 1, 1)
+            inputs = filters
+    norm("bn1", inputs)
+    shapes |= {"fc.weight": (classes, inputs), "fc.bias": (classes,)}
+    return {k: np.broadcast_to(np.float32(0), shape) for k, shape in shapes.items()}
+
+
+@pytest.mark.parametrize(("depth", "width"), [(40, 2), (10, 1), (16, 8)])
+def test_wide_resnets_of_any_size_are_recognised(depth, width, tmp_path):
+    weights = wide_resnet(depth, width, 7)
+    network = network_from_pytorch(weights)
+    assert (network.name, network.image_shape) == (f"wrn{depth}_{width}", (32, 32, 3))
+    assert not network.any_size
+    module = network.module
+    assert (module.depth, module.width, module.num_classes) == (depth, width, 7)
+    assert (module.mean, module.std) == ((0.5,) * 3, (0.5,) * 3)
+    if depth == 10:
+        np.savez(tmp_path / "wrn.npz", **weights)
+        model = loading.load_classifier(tmp_path / "wrn.npz", mean=(0.1,), std=[0.2])
+        assert (model.module.mean, model.module.std) == ((0.1,), (0.2,))
+
+
+def test_what_can_be_imported_is_listed():
+    rows = list_importable()
+    names = [name for row in rows for name in row.names]
+    assert len(names) == len(set(names)) and set(names) <= set(CLASSIFIERS)
+    assert set(PUBLISHED) - {"mobilenet_v1"} <= set(names)
+    assert set(PREPROCESSING) == {*names, "mobilenet_v1"}
+    for row in rows:
+        smallest = {make_classifier(name, 2).smallest for name in row.names}
+        assert smallest == {row.smallest}
+        for name in row.names:
+            assert preprocessing(name) == row.preprocessing
+    with pytest.raises(ValueError, match="network with weights 'resnet21' .nearest"):
+        preprocessing("resnet21")
+
+
+def test_statistics_of_inception_undo_those_of_imagenet():
+    """torchvision normalises twice: as everywhere, then back and to [-1, 1]."""
+    pixels = np.linspace(0, 1, 5)[:, None]
+    usual, own = preprocessing("resnet50"), preprocessing("inception_v3")
+    mean, std = np.array(usual.mean), np.array(usual.std)
+    twice = (pixels - mean) / std * (std / 0.5) + (mean - 0.5) / 0.5
+    np.testing.assert_allclose((pixels - own.mean) / own.std, twice, atol=1e-12)

@@ -1,0 +1,78 @@
+"""What images the networks expect that have published weights."""
+
+from functools import partial
+from typing import NamedTuple
+
+from uronet_jax.batches import known_name
+
+# The statistics that networks of PyTorch are usually normalised with.
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+_HALF = (0.5, 0.5, 0.5)
+
+
+class Preprocessing(NamedTuple):
+    """How images were made for the published weights of a network.
+
+    Its module subtracts and divides by itself, given `mean` and `std`, and takes colour
+    images in the range `[0, 1]`. What is left to do to a picture is to make its shorter
+    side `resize` pixels long and to cut out the middle.
+
+    Attributes:
+        mean: What is subtracted from red, green and blue in `[0, 1]`.
+        std: What they are then divided by.
+        crop: Height and width of the middle that is cut out, in pixels.
+        resize: Length of the shorter side before that; None if images come so small.
+        interpolation: How a picture is resized, as Pillow calls it; None likewise.
+        source: Where this is written.
+    """
+
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    crop: int
+    resize: int | None
+    interpolation: str | None
+    source: str
+
+
+TORCHVISION = Preprocessing(
+    *(IMAGENET_MEAN, IMAGENET_STD, 224, 256, "bilinear"),
+    "torchvision, `IMAGENET1K_V1` (`V2` resizes to 232)",
+)
+_KERAS = partial(Preprocessing, _HALF, _HALF)
+CIFAR_RESNET = Preprocessing(
+    *(IMAGENET_MEAN, IMAGENET_STD, 32, None, None), "akamaster/pytorch_resnet_cifar10"
+)
+WIDE_RESNET = Preprocessing(
+    *(_HALF, _HALF, 32, None, None), "google-research/augmix (others differ)"
+)
+
+PREPROCESSING: dict[str, Preprocessing] = {
+    **dict.fromkeys((f"resnet{n}" for n in (8, 20, 32, 44, 56, 110)), CIFAR_RESNET),
+    **dict.fromkeys((f"resnet{n}" for n in (18, 34, 50, 101, 152)), TORCHVISION),
+    **dict.fromkeys(("wrn16_8", "wrn28_10", "wrn40_2"), WIDE_RESNET),
+    "alexnet": TORCHVISION,
+    **dict.fromkeys((f"vgg{n}_imagenet" for n in (11, 13, 16, 19)), TORCHVISION),
+    **dict.fromkeys((f"vgg{n}_bn_imagenet" for n in (11, 13, 16, 19)), TORCHVISION),
+    "densenet121": TORCHVISION,
+    # torchvision's weights bring `transform_input`, which undoes ImageNet's statistics.
+    "inception_v3": _KERAS(299, 342, "bilinear", "torchvision, with `transform_input`"),
+    "mobilenet_v1": _KERAS(224, 256, "bilinear", "Keras; resizing as in TF-Slim"),
+    "mobilenet_v2": TORCHVISION,
+    "efficientnet_lite0": Preprocessing(
+        *((127 / 255,) * 3, (128 / 255,) * 3, 224, 256, "bicubic"),
+        "tensorflow/tpu, `efficientnet_lite_builder.py`",
+    ),
+}
+
+
+def preprocessing(name: str) -> Preprocessing:
+    """Returns how images were made for the published weights of a network.
+
+    Args:
+        name: One of `CLASSIFIERS` that has such weights, a key of `PREPROCESSING`.
+
+    Raises:
+        ValueError: If there are none. Such a network takes the statistics of the data
+            that it is trained on.
+    """
+    return PREPROCESSING[known_name("network with weights", name, PREPROCESSING)]
