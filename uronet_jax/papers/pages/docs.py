@@ -22,7 +22,12 @@ from uronet_jax.papers.pages.pictures import (
     TransformationPicture,
     group_pictures,
 )
-from uronet_jax.reports import attack_page, corruption_page, transformation_page
+from uronet_jax.reports import (
+    attack_page,
+    classifier_page,
+    corruption_page,
+    transformation_page,
+)
 from uronet_jax.reports.result_pages import render_result
 from uronet_jax.reports.results import Result, load_folder
 from uronet_jax.reports.tables import wrap_markdown
@@ -107,6 +112,7 @@ def docs_pages(
         docs / "TRANSFORMATIONS.md": transformation_page.render_transformations(
             contents("benchmark"), _kept(results)
         ),
+        docs / "CLASSIFIERS.md": classifier_page.render_classifiers(),
         docs / "ATTACKS.md": attack_page.render_attacks(
             only("attack_agreement"), contents("benchmark")
         ),
