@@ -1,5 +1,6 @@
 """What the how-tos tell people to type works: Python is run, commands are read."""
 
+import ast
 import importlib
 import inspect
 import re
@@ -23,6 +24,7 @@ from uronet_jax.training import experiment
 from uronet_jax.training.phases import PHASES
 
 ROOT = Path(__file__).parents[1]
+README = ROOT / "README.md"
 HOWTO = ROOT / "docs" / "howto"
 PAGES = sorted(HOWTO.glob("*.md"))
 GUIDE = ROOT / "docs" / "GUIDE.md"
@@ -68,13 +70,13 @@ def read(monkeypatch):
 
 @pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
 @pytest.mark.filterwarnings("ignore:'launch.[a-z_]+' found:RuntimeWarning")  # By tests.
-@pytest.mark.parametrize("page", [*PAGES, GUIDE, *CARDS], ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", [README, *PAGES, GUIDE, *CARDS], ids=lambda x: x.stem)
 def test_commands(page, read, monkeypatch):
     monkeypatch.setattr(command.sys, "argv", [])
     monkeypatch.setattr(command.sys, "path", [*command.sys.path])
     monkeypatch.setattr(command.sys.modules["__main__"], "__doc__", "")
     lines = commands(page)
-    assert len(lines) > 2
+    assert len(lines) > 2 or page == README
     made = set()
     for words in lines:
         values = read(words)
@@ -177,6 +179,17 @@ def test_python(prepare, tmp_path, make_variables, monkeypatch):
         assert {x["kind"] for x in names["warnings"]} >= {"sanity", "zero_gradients"}
 
 
+@pytest.mark.parametrize("page", [README, GUIDE], ids=lambda x: x.stem)
+def test_imports(page):
+    for block in blocks(page, "python"):
+        names, tree = {}, ast.parse(block)
+        tree.body = [x for x in tree.body if isinstance(x, ast.Import | ast.ImportFrom)]
+        exec(compile(tree, page.name, "exec"), names)
+        package = names.get("uronet_jax")
+        for name in re.findall(r"uronet_jax\.(\w+)\(", block):
+            assert name in package.__all__
+
+
 ROOMS = ("attacks", "corruptions", "data", "models", "transformations")
 
 
@@ -203,3 +216,10 @@ def test_pytorch():
     mean, std = (np.asarray(names["statistics"][key]) for key in ("mean", "std"))
     # The means of normalized images, in float32.
     np.testing.assert_allclose(found, (IMAGES.mean((1, 2)) - mean) / std, atol=1e-5)
+    # The guide's block with the pretrained weights.
+    pooled = torch.nn.Sequential(*pooled, torch.nn.Linear(3, 10))
+    names = {"torch_module": pooled, "images": IMAGES}
+    (block,) = (x for x in blocks(GUIDE, "python") if "torch_module" in x)
+    exec(block, names)
+    *_, last = block.strip().splitlines()
+    assert eval(last, names).shape == (4, 10)

@@ -39,7 +39,8 @@ def progress_bar(
 ) -> Any:
     """Returns a tqdm bar with rate and time left, on standard error.
 
-    In a log file it is a line at the beginning, every half minute, and at the end.
+    In a terminal and in a notebook it moves. In a log file it is a line at the
+    beginning, every half minute, and at the end.
 
     Args:
         total: How many there are, None if that is not known.
@@ -51,7 +52,7 @@ def progress_bar(
     """
     settings = {"total": total, "initial": initial, "desc": description, "unit": unit}
     settings |= {"disable": not shown, "leave": leave, "smoothing": 0.1}
-    if sys.stderr.isatty():
+    if sys.stderr.isatty() or type(sys.stderr).__module__.startswith("ipykernel"):
         return tqdm(dynamic_ncols=True, mininterval=0.5, **settings)
     return _Lines(ncols=0, mininterval=_LOG_EVERY, miniters=1, **settings)
 

@@ -414,6 +414,6 @@ def test_experiments_without_a_result_are_named(tmp_path):
     pages, _ = docs_pages(tmp_path, tmp_path)
     page = " ".join(pages[tmp_path / "results" / "claims.md"].split())
     assert (
-        "Not run yet: `figure1`, `figure2`, `figure4`, `figure5`, `figure6`, " in page
+        "Without any number yet: `figure1`, `figure2`, `figure4`, `figure5`, " in page
     )
     assert "`universal_corruptions`. ## Adversarial noise training" in page

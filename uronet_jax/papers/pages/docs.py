@@ -57,13 +57,13 @@ def _claims_page(groups: Sequence[Group]) -> str:
 
 def _claims_of_paper(paper: PaperPages, groups: Sequence[Group]) -> str:
     run = {group.experiment for group in groups}
-    lacking = [f"`{name}`" for name in paper.layouts if name not in run]
+    lacking = ", ".join(f"`{name}`" for name in paper.layouts if name not in run)
+    lacking = f" Without any number yet: {lacking}." if lacking else ""
     parts = [
         f"## {paper.heading}\n",
         claims_table(judge_all(groups, claims_of(paper))),
         paper.footnote(groups),
-        f"Not judged: {paper.unjudged}. Not run yet: "
-        f"{', '.join(lacking) or 'nothing'}.\n",
+        f"Not judged: {paper.unjudged}.{lacking}\n",
     ]
     return "\n".join(filter(None, parts))
 
