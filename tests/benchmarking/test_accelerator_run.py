@@ -144,8 +144,9 @@ run.run_together([Stage("a", ("writes", str(result), "", "60"), result)])
 """
 
 
-def test_ctrl_c_lets_commands_save(stage, tmp_path):
-    """The terminal sends it to a whole group; a command must be asked only once."""
+@pytest.fixture
+def driver(stage, tmp_path):
+    """A process that runs a long command, which has begun."""
     stage("writes")
     path = os.pathsep.join([str(tmp_path), os.getcwd()])
     process = subprocess.Popen(
@@ -159,12 +160,33 @@ def test_ctrl_c_lets_commands_save(stage, tmp_path):
         while not (tmp_path / "a.json.begun").exists():
             assert time.monotonic() < deadline and process.poll() is None
             time.sleep(0.05)
-        os.killpg(process.pid, signal.SIGINT)
-        assert process.wait(30) == 0
+        yield process
     finally:
         process.kill()
         process.wait()
+
+
+def test_ctrl_c_lets_commands_save(driver, tmp_path):
+    """The terminal sends it to a whole group; a command must be asked only once."""
+    os.killpg(driver.pid, signal.SIGINT)
+    assert driver.wait(30) == 0
     assert (tmp_path / "a.json.saved").exists()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells who died")
+def test_what_a_killed_run_began_does_not_go_on(driver, stage, tmp_path):
+    driver.kill()
+    driver.wait()
+    deadline = time.monotonic() + 30
+    while not (tmp_path / "a.json.saved").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    # The same again does what is left.
+    run = AcceleratorRun(tmp_path, tmp_path, seconds=60.0, show=lambda _: None)
+    result = tmp_path / "a.json"
+    again = ("writes", str(result), '{"finished": true}', "0")
+    run.run_together([Stage("a", again, result)])
+    assert outcomes(run) == {"a": "finished"}
 
 
 def test_a_failure_is_told_and_stops_nothing(stage, tmp_path):

@@ -17,6 +17,7 @@ from uronet_jax.attacks.adaptive import without_success
 from uronet_jax.benchmarking import (
     attacks,
     base,
+    convolutions,
     corruptions,
     flops,
     memory,
@@ -231,6 +232,67 @@ def test_rows_with_torch():
     assert peers_of(row) == [run.peer.name]
     # Zero would mean that nothing was compared.
     assert 0 < row["comparisons"][0]["agreement"] < 1e-4
+
+
+def test_convolutions_are_found_once_with_their_number():
+    remover = make_remover("paper", widths=(2, 4))
+    found = convolutions.list_convolutions(remover, (8, 8, 3))
+    assert {x.name: n for x, n in found.items()} == {
+        "3x3 3 to 2 at 8x8": 1,
+        "3x3 2 to 2 at 8x8": 3,  # The encoder's second, and each decoder's.
+        "3x3 2 to 4 at 4x4": 1,
+        "3x3 4 to 4 at 4x4": 3,
+        "3x3 transposed 4 to 4 at 2x2": 2,
+        "3x3 transposed 4 to 2 at 4x4": 2,
+        "3x3 2 to 3 at 8x8": 2,
+    }
+    first, *others = found
+    assert first.parts == ("forward", "gradient by kernel")
+    assert all(x.parts == convolutions.PARTS for x in others)
+    resnet = convolutions.list_convolutions(make_classifier("resnet8", 10), (32, 32, 3))
+    assert {x.name: n for x, n in resnet.items()}[
+        "3x3 16 to 32 at 32x32, stride 2"
+    ] == 1
+
+
+def test_shares_of_a_step_are_of_all_its_convolutions():
+    layer = convolutions.Convolution(False, (8, 8, 2), 3, 2, 1, False)
+    first = layer._replace(size=1, first=True)
+    seconds = {f"w, {layer.name}: {x}": [0.5, 1.0] for x in layer.parts}
+    seconds |= {f"w, {first.name}: {x}": [1.0, 2.0] for x in first.parts}
+    sums = convolutions._sums(seconds, {layer: 3, first: 1}, "w", [7.0, 14.0])
+    assert sums == {
+        "forward": [2.5, 5.0],
+        "gradient by input": [1.5, 3.0],
+        "gradient by kernel": [2.5, 5.0],
+        "all else": [0.5, 1.0],
+    }
+
+
+@needs_torch
+@pytest.mark.parametrize("name", ["remover", "classifier"])
+def test_convolutions_row_with_torch(name):
+    run = RUN._replace(peer=make_torch_peer())
+    row = convolutions.convolutions_row(run, name)
+    check_row(row)
+    compared = {c["subject"]: c for c in row["comparisons"]}
+    layers = convolutions.list_convolutions(
+        steps.WORKS[name](TINY).module, TINY.image_shape
+    )
+    found = [
+        compared[f"uronet_jax, {layer.name}: {part}"]["agreement"]
+        for layer in layers
+        for part in layer.parts
+    ]
+    # Zero everywhere would mean that nothing was compared; sums of few are equal.
+    assert 0 < max(found) < 1e-5
+    assert "uronet_jax, step" in compared
+    for who in ("uronet_jax", run.peer.name):
+        shares = [
+            row["values"][f"share of the step of {who}: {x}"]
+            for x in (*convolutions.PARTS, convolutions.REST)
+        ]
+        assert sum(shares) == pytest.approx(1.0)
 
 
 @needs_torch
@@ -468,10 +530,10 @@ def test_sizes_are_checked(size, message):
 def test_rows_and_sizes_are_chosen():
     with pytest.raises(ValueError, match="unknown row 'speed'"):
         suite.choose_rows(["remover", "speed"])
-    groups = ("corruptions", "attacks", "transformations")
+    groups = ("corruptions", "attacks", "transformations", "convolutions")
     every = suite.choose_rows(["all"])
     assert every == list(suite.ROWS)
-    assert every[-7:] == [row for name in groups for row in suite.GROUPS[name]]
+    assert every[-9:] == [row for name in groups for row in suite.GROUPS[name]]
     for name in groups:
         assert suite.choose_rows([name]) == list(suite.GROUPS[name])
     gpu = suite.choose_sizes("gpu", dtype="bfloat16", batch_size=None)

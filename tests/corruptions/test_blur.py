@@ -113,6 +113,29 @@ def test_zoom_blur_is_the_mean_of_the_zooms(oblong):
         np.testing.assert_allclose(output, expected, atol=2e-6)
 
 
+def test_zoom_blur_of_an_accelerator_is_the_same(oblong, monkeypatch):
+    settings = settings_of("zoom_blur")
+    constants = blur.zoom_blur.constants(oblong.shape[1:], settings).stacked
+
+    @jax.jit
+    def zoom(choice):
+        chosen = jax.tree.map(lambda x: jnp.asarray(x)[choice], constants)
+        return blur.zoom_blur.apply(None, oblong, chosen, (), None)
+
+    forms = []
+
+    def elsewhere(*arguments, cpu, default):
+        forms.append(default)
+        return default(*arguments)
+
+    monkeypatch.setattr(jax.lax, "platform_dependent", elsewhere)
+    for choice in (0, 4):  # With the fewest factors and with the most.
+        expected = run("zoom_blur", oblong, choice)
+        # The same sums, of up to 12 terms, in another order.
+        np.testing.assert_allclose(zoom(choice), expected, atol=2e-6)
+    assert len(forms) == 1
+
+
 def test_motion_blur_equals_the_formula():
     height, width = 28, 36
     angles = np.linspace(-135, 225, 256)  # With -90, 0, 90 and 180, nearly.

@@ -35,6 +35,15 @@ from uronet_jax.writers import PartsWriter
 GRACE, ARCHIVE_SECONDS = 20.0, 10.0
 # Trainings at once: while one compiles another one trains.
 AT_ONCE = 3
+# As `python -m`, and asked to stop as soon as this process has died (Linux's
+# PR_SET_PDEATHSIG): else what a killed run had begun would go on beside the next one.
+_RUN_MODULE = """
+import ctypes, runpy, signal, sys
+if sys.platform == "linux":
+    ctypes.CDLL(None).prctl(1, signal.SIGTERM)
+del sys.argv[0]
+runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+"""
 # Where configs/reproduce.py expects the classifier on clean images.
 CLASSIFIER = Path("runs/models/cifar10_resnet20.npz")
 
@@ -119,7 +128,7 @@ class AcceleratorRun:
         with open(self.logs / f"{stage.name}.log", "ab") as log:
             streams: dict[str, Any] = dict.fromkeys(("stdout", "stderr"), log)
             return subprocess.Popen(
-                [sys.executable, "-m", *stage.command],
+                [sys.executable, "-c", _RUN_MODULE, *stage.command],
                 env={**os.environ, **stage.environment},
                 stdin=subprocess.DEVNULL,
                 # Ctrl-C is for this process, which asks each of them once.

@@ -20,6 +20,11 @@ MISSING_PACKAGES = (
     *("termcolor", "toml"),
     *("foolbox", "eagerpy", "gitpython", "gitdb", "smmap", "torchattacks"),
     *("imagecorruptions-imaug", "corrupt-tta"),
+    # Those have most of these; with JAX, Flax and PyTorch alone there are none.
+    *("attrs", "certifi", "charset-normalizer", "cloudpickle", "contourpy"),
+    *("cycler", "flatbuffers", "fonttools", "idna", "kiwisolver", "matplotlib"),
+    *("packaging", "pillow", "pyparsing", "python-dateutil", "requests"),
+    *("safetensors", "six", "tqdm", "urllib3", "wrapt"),
 )
 # Wheels are built for the oldest C library that they run with.
 _PLATFORMS = tuple(

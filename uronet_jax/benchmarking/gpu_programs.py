@@ -27,7 +27,6 @@ from uronet_jax.data.corrupted import make_corrupter
 from uronet_jax.defense import DefenseFunction, classifier_function
 from uronet_jax.evaluation.judge import make_measurement
 from uronet_jax.loading import LoadedModel
-from uronet_jax.models import layers
 from uronet_jax.purifiers import make_transformation
 from uronet_jax.training.experiment import make_task
 from uronet_jax.training.phases import find_phase
@@ -92,7 +91,6 @@ def list_programs(
     small, large = PHOTO_BATCHES
     one, several = (1,), [n for n in devices if n > 1]
     listed = [*_steps(configs, small, devices)]
-    listed += _forms_of_upsampling(one)
     listed += _defences(configs, one)
     listed += _attacks(configs, one)
     listed += _autoattack(configs, one)
@@ -252,31 +250,6 @@ def _runs(configs, batch, devices) -> Iterator[GpuProgram]:
             f"{_RESIDENT:,} images on the cards, from which each gets its part",
             *("bfloat16", make, True, _STEPS_PER_CALL),
         )
-
-
-def _forms_of_upsampling(devices) -> Iterator[GpuProgram]:
-    """The two forms of a transposed convolution, as the remover's last one."""
-    batch, side, inputs, outputs = 1024, 16, 128, 64
-    for name, form in layers.UPSAMPLE_FORMS.items():
-
-        def make(mesh, form=form):
-            whole, split = _placed(mesh)
-            x = jax.ShapeDtypeStruct((batch, side, side, inputs), jnp.bfloat16)
-            kernel = jax.ShapeDtypeStruct((3, 3, inputs, outputs), jnp.bfloat16)
-            bias = jax.ShapeDtypeStruct((outputs,), jnp.bfloat16)
-
-            def layer(x, kernel, bias):
-                return jax.nn.relu(form(x, kernel) + bias[None, None, None])
-
-            return jax.jit(layer), (split(x), whole(kernel), whole(bias))
-
-        for count in devices:
-            yield GpuProgram(
-                *(f"upsample/{name}", batch, count),
-                f"transposed convolution of stride 2 ({side}x{side}x{inputs} to "
-                f"{2 * side}x{2 * side}x{outputs}), bias, ReLU; forward",
-                *("bfloat16", make),
-            )
 
 
 def _defence(configs, gate: float | None = 0.5) -> tuple[DefenseFunction, Any]:

@@ -16,6 +16,7 @@ from uronet_jax.batches import check_whole
 from uronet_jax.benchmarking import (
     attacks,
     base,
+    convolutions,
     corruptions,
     memory,
     rows,
@@ -47,6 +48,12 @@ GROUPS: dict[str, RowFunctions] = {
         "attack_autoattack": attacks.autoattack_row,
     },
     "transformations": {"transformations_32": transformations.transformations_row},
+    "convolutions": {
+        f"convolutions_{name}": functools.partial(
+            convolutions.convolutions_row, name=name
+        )
+        for name in ("remover", "classifier")
+    },
 }
 ROWS: RowFunctions = {
     "remover": functools.partial(rows.training_row, name="remover"),
@@ -63,10 +70,11 @@ ROWS: RowFunctions = {
     **GROUPS["corruptions"],
     **GROUPS["attacks"],
     **GROUPS["transformations"],
+    **GROUPS["convolutions"],
 }
 
 # Rows in which PyTorch is the peer of `BenchmarkRun`.
-_BESIDE_PYTORCH = {*steps.WORKS, "serving"}
+_BESIDE_PYTORCH = {*steps.WORKS, "serving", *GROUPS["convolutions"]}
 PEER_LEFT_OUT = "PyTorch was left out by --skip_peer"
 _TINY = {
     "batch_size": 4,

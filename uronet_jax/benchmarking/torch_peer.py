@@ -4,13 +4,14 @@ PyTorch is imported where it is used, since it is optional.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 from flax import linen as nn
 
+from uronet_jax.benchmarking.convolutions import Convolution
 from uronet_jax.benchmarking.steps import (
     NUM_BATCHES,
     Batches,
@@ -363,6 +364,46 @@ class TorchPeer:
         (batch["factor"] * shown).sum().backward()
         images = shown.detach().permute(0, 2, 3, 1).cpu().numpy()
         return images, _gradient(generator, noise.variables["params"])
+
+    def convolution(
+        self, layer: Convolution, part: int, arrays: Sequence[jax.Array]
+    ) -> tuple[Callable[[], None], Callable[[], np.ndarray]]:
+        """Returns `run()`, which computes part `PARTS[part]`, and what it finds.
+
+        `arrays` are an input, a kernel and a gradient of the result, in our layouts,
+        and so is what is found.
+        """
+        torch = self._torch
+        dtype = getattr(torch, self._dtype)
+        x, kernel, gradient = (np.asarray(array, np.float32) for array in arrays)
+        x, gradient = (self.tensor(array).to(dtype) for array in (x, gradient))
+        axes = _kernel_axes("UpsampleConv" if layer.transposed else "", 4)
+        weight = torch.from_numpy(kernel.transpose(axes).copy())
+        weight = weight.to(self._device, dtype, memory_format=torch.channels_last)
+        stride, padding = (2, 1) if layer.transposed else (layer.strides, layer.padding)
+        # Stride, padding, dilation, transposed, padding of the result, groups.
+        options = [stride] * 2, [padding] * 2, [1, 1], layer.transposed
+        options = *options, [int(layer.transposed)] * 2, 1
+        wanted = [part == 1, part == 2, False]
+
+        def compute():
+            if part == 0:
+                return torch.convolution(x, weight, None, *options)
+            backward = torch.ops.aten.convolution_backward
+            return backward(gradient, x, weight, None, *options, wanted)[part - 1]
+
+        def run() -> None:
+            self._precision(exact=False)
+            compute()
+            if self._device == "cuda":
+                torch.cuda.synchronize()
+
+        def result() -> np.ndarray:
+            self._precision(exact=True)
+            found = compute().cpu().numpy()
+            return found.transpose(np.argsort(axes) if part == 2 else (0, 2, 3, 1))
+
+        return run, result
 
     def logits(self, module: nn.Module, variables: Variables, images: Any) -> Any:
         """See `TrainingPeer`."""

@@ -357,18 +357,31 @@ def _apply_zoom(key, images, constants, shared, index):
         )
         return first + jnp.expand_dims(share, (1 - axis, 2)) * (second - first)
 
-    def add(total, step):
-        i, rows, columns = step
-        # A loop of `count` steps could not be differentiated.
-        total = jax.lax.cond(
-            i < count,
-            lambda: total + enlarge(enlarge(still, rows, 0), columns, 1),
-            lambda: total,
-        )
-        return total, None
+    def zoom(rows, columns):
+        return enlarge(enlarge(still, rows, 0), columns, 1)
+
+    def step_by_step(steps):
+        def add(total, step):
+            i, rows, columns = step
+            # A loop of `count` steps could not be differentiated.
+            total = jax.lax.cond(
+                i < count, lambda: total + zoom(rows, columns), lambda: total
+            )
+            return total, None
+
+        return jax.lax.scan(add, still, steps)[0]
+
+    def at_once(steps):
+        # One kernel, which finds the image in the cache, in place of many that each
+        # move all of it.
+        total = still
+        for i in range(len(rows[0])):
+            samples = jax.tree.map(lambda x, i=i: x[i], (rows, columns))
+            total = total + jnp.where(i < count, zoom(*samples), 0.0)
+        return total
 
     steps = (jnp.arange(len(rows[0])), rows, columns)
-    total, _ = jax.lax.scan(add, still, steps)
+    total = jax.lax.platform_dependent(steps, cpu=step_by_step, default=at_once)
     mean = total / (count + 1).astype(jnp.float32)
     return mean.reshape(height, width, batch, channels).transpose(2, 0, 1, 3)
 

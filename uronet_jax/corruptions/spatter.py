@@ -220,12 +220,12 @@ def edge_distances(edges: jax.Array) -> jax.Array:
 
 def _sweep(step: Callable, distance, *, rows, margin):
     """Passes distances on from row to row, downwards and upwards."""
-    both = jnp.concatenate([distance, distance[::-1]], axis=-1)
-    shape = both.shape[1] + 2 * margin, both.shape[2]
+    # An axis of their own: side by side in the batch they would lie on other devices.
+    both = jnp.stack([distance, distance[::-1]], axis=2)
+    shape = both.shape[1] + 2 * margin, *both.shape[2:]
     border = jnp.full(shape, _FARTHEST, jnp.float32)
     _, both = jax.lax.scan(step, (border,) * rows, both)
-    downwards, upwards = jnp.split(both, 2, axis=-1)
-    return jnp.minimum(downwards, upwards[::-1])
+    return jnp.minimum(both[:, :, 0], both[::-1, :, 1])
 
 
 def _next_row(last_two, row):
@@ -238,7 +238,8 @@ def _next_row(last_two, row):
     knight = jnp.minimum(nearest(last, 2), nearest(before, 1)) + _KNIGHT
     straight = jnp.minimum(nearest(last, 0) + _STRAIGHT, nearest(last, 1) + _DIAGONAL)
     row = jnp.minimum(row, jnp.minimum(straight, knight))
-    padded = jnp.pad(row, ((2, 2), (0, 0)), constant_values=_FARTHEST)
+    padding = ((2, 2), (0, 0), (0, 0))
+    padded = jnp.pad(row, padding, constant_values=_FARTHEST)
     return (padded, last), row
 
 
@@ -250,18 +251,17 @@ def _next_pixel(last, row):
 def _equalize(levels):
     """Equalises histograms as OpenCV's `equalizeHist`: levels 0 .. 20 to 0 .. 255."""
     height, width, batch = levels.shape
-    cell = levels * batch + jnp.arange(batch)[None, None]
-    counts = jnp.zeros((_FARTHEST + 1) * batch, jnp.int32).at[cell].add(1)
-    total = jnp.cumsum(counts.reshape(-1, batch), axis=0)
+    level = jnp.arange(_FARTHEST + 1, dtype=levels.dtype)
+    # Not with a histogram of all images, which devices would have to add up.
+    total = jnp.sum(levels[None] <= level[:, None, None, None], (1, 2), dtype=jnp.int32)
     lowest = jnp.min(jnp.where(total > 0, total, height * width), 0, keepdims=True)
     scale = 255.0 / jnp.maximum(height * width - lowest, 1).astype(jnp.float32)
     table = jnp.round((total - lowest).astype(jnp.float32) * scale)
     # A single level stays as it is.
-    single = jnp.arange(_FARTHEST + 1, dtype=jnp.float32)[:, None]
+    single = level.astype(jnp.float32)[:, None]
     table = jnp.where(lowest == height * width, single, table)
-    table = table.reshape(-1)
     # Row by row: otherwise XLA computes the table anew for every pixel.
-    return jax.lax.map(lambda row: table[row], cell)
+    return jax.lax.map(lambda row: jnp.take_along_axis(table, row, axis=0), levels)
 
 
 spatter = Operation(

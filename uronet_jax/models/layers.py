@@ -20,10 +20,10 @@ from jax import lax
 
 from uronet_jax import batches
 
-# Up to here the input is cheaper to copy than the output gradient.
+# Up to here the shifts of rows and columns are copied, above those of one of them.
 _FEW_CHANNELS = 8
-# That are copied at once, about: 2 MB of float32.
-_CACHED_NUMBERS = 2**19
+# Pixels of the gradient that a product sums over, about; see docs/SPEED.md.
+_PIXELS = 1024
 
 Padding = tuple[tuple[int, int], tuple[int, int]]
 
@@ -121,8 +121,9 @@ def _product_kernel_gradient(x, gradient, kernel_shape, strides, padding):
 
     The shifts are laid side by side in the channels, because wide products run near
     the peak of the machine and narrow ones do not. What is copied for that is the
-    output gradient, once per kernel column; of a few input channels (images), and with
-    a stride, the input is smaller, and copied once per kernel element.
+    output gradient, once per kernel column, or of a few channels (images) once per
+    kernel element; of a few input channels, and with a stride, the input is smaller,
+    and copied once per kernel element.
     """
     rows, columns, inputs, outputs = kernel_shape
     multiply = partial(
@@ -137,14 +138,14 @@ def _product_kernel_gradient(x, gradient, kernel_shape, strides, padding):
             jnp.concatenate(shifts, axis=-1).reshape(-1, rows * columns * inputs),
             gradient.reshape(-1, outputs),
         ).reshape(kernel_shape)
-    height, width = gradient.shape[1], x.shape[2]
-    left, right = padding[1]
-    gradient = jnp.pad(
-        gradient, ((0, 0), (0, 0), (columns - 1 - left, columns - 1 - right), (0, 0))
-    )
-    shifted = jnp.concatenate(
-        [gradient[:, :, columns - 1 - j :][:, :, :width] for j in range(columns)], -1
-    )
+    shifted = _shifted(gradient, 2, columns, padding[1], x.shape[2])
+    if outputs <= _FEW_CHANNELS:
+        shifted = _shifted(shifted, 1, rows, padding[0], x.shape[1])
+        product = multiply(
+            x.reshape(-1, inputs), shifted.reshape(-1, rows * columns * outputs)
+        )
+        return product.reshape(inputs, rows, columns, outputs).transpose(1, 2, 0, 3)
+    height = gradient.shape[1]
     shifted = shifted.reshape(-1, columns * outputs)
     x = jnp.pad(x, ((0, 0), padding[0], (0, 0), (0, 0)))
     products = [
@@ -153,12 +154,20 @@ def _product_kernel_gradient(x, gradient, kernel_shape, strides, padding):
     return jnp.stack(products).reshape(rows, inputs, columns, outputs).swapaxes(1, 2)
 
 
+def _shifted(gradient, axis, count, padding, size):
+    """Lays the gradients that meet one input under each kernel element side by side."""
+    widths = [(0, 0)] * gradient.ndim
+    widths[axis] = tuple(count - 1 - side for side in padding)
+    gradient = jnp.pad(gradient, widths)
+    starts = range(count - 1, -1, -1)
+    shifts = [lax.slice_in_dim(gradient, i, i + size, axis=axis) for i in starts]
+    return jnp.concatenate(shifts, axis=-1)
+
+
 def _matmul_kernel_gradient(x, gradient, kernel_shape, strides, padding):
     """Sums the products of a few images at a time, whose copies stay in the cache."""
     batch, height, width, _ = gradient.shape
-    rows, columns, inputs, outputs = kernel_shape
-    copied = rows * inputs if _copies_input(kernel_shape, strides) else outputs
-    most = max(1, _CACHED_NUMBERS // (height * width * columns * copied))
+    most = max(1, _PIXELS // (height * width))
     count = max(n for n in range(1, min(batch, most) + 1) if batch % n == 0)
 
     def add(i, total):
@@ -217,47 +226,8 @@ def conv(
     return _conv(x, kernel, strides, padding)
 
 
-def _sub_pixel(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Of the four output pixels under one input pixel each sees at most 2x2 inputs.
-
-    So one 2x2 convolution to four times the channels and a reordering give the same
-    numbers.
-    """
-    batch, height, width, inputs = x.shape
-    outputs = kernel.shape[-1]
-
-    # Axis -> (tap, parity): an even output sees tap 1 of its own input pixel, an odd
-    # one tap 2 of its own and tap 0 of the next.
-    def split(k):
-        taps = jnp.stack([k[1], k[2], jnp.zeros_like(k[0]), k[0]])
-        return taps.reshape(2, 2, *k.shape[1:])
-
-    # [column tap, column parity, row tap, row parity, I, O]
-    taps = split(jnp.moveaxis(split(kernel), 2, 0))
-    sub_pixel = taps.transpose(2, 0, 4, 3, 1, 5).reshape(2, 2, inputs, 4 * outputs)
-    out = conv(x, sub_pixel, padding=((0, 1), (0, 1)))
-    out = out.reshape(batch, height, width, 2, 2, outputs)
-    return out.transpose(0, 1, 3, 2, 4, 5).reshape(
-        batch, 2 * height, 2 * width, outputs
-    )
-
-
-def _transposed(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """The gradient by its input of the convolution of stride 2 that it transposes."""
-    batch, height, width, _ = x.shape
-    shape = (batch, 2 * height, 2 * width, kernel.shape[-1])
-    kernel = kernel.swapaxes(2, 3)
-    transpose = jax.linear_transpose(
-        lambda y: _native_conv(y, kernel, *_UPSAMPLED),
-        jax.ShapeDtypeStruct(shape, x.dtype),
-    )
-    return transpose(x)[0]
-
-
 # Stride and padding of the convolution that an `upsample_conv` transposes.
 _UPSAMPLED = 2, ((1, 1), (1, 1))
-# Ways to compute an `upsample_conv`, the same function.
-UPSAMPLE_FORMS = {"sub_pixel": _sub_pixel, "transposed": _transposed}
 
 
 @jax.custom_vjp
@@ -265,8 +235,7 @@ def upsample_conv(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """Applies a 3x3 transposed convolution of stride 2.
 
     The same function as `ConvTranspose2d(3, stride=2, padding=1, output_padding=1)`
-    of PyTorch: `out[2i + d - 1] += kernel[d] * x[i]` along each axis. On a CPU it is a
-    sub-pixel convolution, elsewhere XLA's own.
+    of PyTorch: `out[2i + d - 1] += kernel[d] * x[i]` along each axis.
 
     Args:
         x: `[B, H, W, I]`.
@@ -276,7 +245,15 @@ def upsample_conv(x: jax.Array, kernel: jax.Array) -> jax.Array:
         `[B, 2H, 2W, O]`. Reverse-mode differentiable; forward-mode differentiation is
         not supported.
     """
-    return lax.platform_dependent(x, kernel, cpu=_sub_pixel, default=_transposed)
+    batch, height, width, _ = x.shape
+    shape = (batch, 2 * height, 2 * width, kernel.shape[-1])
+    kernel = kernel.swapaxes(2, 3)
+    # The gradient by its input of the convolution of stride 2 that it transposes.
+    transpose = jax.linear_transpose(
+        lambda y: _native_conv(y, kernel, *_UPSAMPLED),
+        jax.ShapeDtypeStruct(shape, x.dtype),
+    )
+    return transpose(x)[0]
 
 
 def _upsample_forward(x, kernel):
