@@ -20,7 +20,7 @@ from uronet_jax.evaluation.judge import (
     StoredEntry,
     detection_metrics,
 )
-from uronet_jax.evaluation.subject import choose_gate
+from uronet_jax.evaluation.subject import Subject, choose_gate
 from uronet_jax.models import Separation
 
 # Ten dark or bright images; the label of the fourth is wrong.
@@ -147,6 +147,19 @@ def test_results_depend_neither_on_the_batches_nor_on_where_images_lie(mesh, def
     pictures = small.pictures(GAUSSIAN, 6)
     np.testing.assert_array_equal(streamed.pictures(GAUSSIAN, 6), pictures)
     assert np.abs(small.pictures(GAUSSIAN, 6, draw=1) - pictures).max() > 0.05
+
+
+def test_few_images_are_not_filled_up_to_the_batch(mesh, judge, defended):
+    subject = Subject(defended, {}, (IMAGES, LABELS), None, mesh, 16)
+    for count, size in ((1, 4), (10, 12), (20, 16)):  # On four devices.
+        images = np.resize(IMAGES, (count, 8, 8, 1)), np.resize(LABELS, count)
+        shapes = [batch["image"].shape for batch in subject.judge(images).batches()]
+        assert set(shapes) == {(size, 8, 8, 1)}
+    found, expected = (
+        any_judge.measure(defended, VARIABLES, GAUSSIAN)
+        for any_judge in (subject.judge(subject.test_source, seed=3), judge)
+    )
+    chex.assert_trees_all_close(found, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_a_stream_holds_few_images(mesh):

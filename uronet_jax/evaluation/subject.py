@@ -37,7 +37,7 @@ class Subject:
         test_source: Test images.
         validation_source: Clean images to set thresholds on; None without a detector.
         mesh: All devices.
-        batch_size: Over all devices.
+        batch_size: Over all devices, at most.
     """
 
     defense: DefenseFunction
@@ -54,8 +54,15 @@ class Subject:
         return sharding.replicate(found, self.mesh)
 
     def judge(self, images: Any, *, seed: int = 0) -> Judge:
-        """Returns the judge of a source, or of images and labels."""
-        return Judge(images, batch_size=self.batch_size, mesh=self.mesh, seed=seed)
+        """Returns the judge of a source, or of images and labels.
+
+        Its batch is no larger than these are many, but for what the devices divide: a
+        small set is not filled up with black images.
+        """
+        length = len(images[0] if isinstance(images, tuple) else images)
+        even = -(-length // self.mesh.size) * self.mesh.size
+        batch_size = min(self.batch_size, even)
+        return Judge(images, batch_size=batch_size, mesh=self.mesh, seed=seed)
 
     def threshold(self, false_alarms: float) -> float | None:
         """Returns the degraded probability that so many clean images exceed."""
