@@ -296,7 +296,8 @@ def load_classifier(
         path: Folder of a run, or file of weights.
         which: Checkpoint of a run, see `load_model`.
         mean: Pixel mean that a network of PyTorch was trained with, one value or one
-            per channel, if it is not that of `models.preprocessing`.
+            per channel, if it is neither in the file as `mu` (beside `sigma`, as
+            RobustBench has them) nor that of `models.preprocessing`.
         std: Pixel deviation, likewise.
     """
     path = Path(path)
@@ -313,7 +314,7 @@ def load_classifier(
         network.variables,
         network.image_shape,
         network.module.num_classes,
-        {"model": {"name": network.name}},
+        {"model": {"name": network.name, **network.statistics}},
         any_size=network.any_size,
     )
 

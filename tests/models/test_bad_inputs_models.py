@@ -125,8 +125,16 @@ WEIGHTS = [
     ),
     (families("features.0.weight", "pre_logits.fc1.weight"), "timm's VGG, whose"),
     (
-        families("conv_stem.weight", "blocks.0.0.se.bias", "conv_head.weight"),
+        families("conv_stem.weight", "blocks.0.0.se.bias", "bn2.weight"),
         "of timm's EfficientNet",
+    ),
+    (
+        resnet(mu=np.full(3, 0.5), sigma=np.zeros(3)),
+        r"std .of pixels in \[0, 1\]. must be a finite number in .*: 0.0",
+    ),
+    (
+        resnet(mu=np.full(2, 0.5), sigma=np.ones(2)),
+        "mean has 2 values for images with 3 channels",
     ),
     (
         resnet(**{"AuxLogits.fc.weight": np.ones((10, 3))}),

@@ -465,6 +465,17 @@ class Classifier(nn.Module, kw_only=True):
         return nn.Dense(self.num_classes)(x.mean(axis=(1, 2), dtype=jnp.float32))
 
 
+def check_statistics(mean: Sequence[float], std: Sequence[float]) -> None:
+    """Raises ValueError unless these could be of pixels in `[0, 1]`."""
+    for name, values, low in (("mean", mean, 0.0), ("std", std, 1e-6)):
+        if np.ndim(values) != 1:
+            raise ValueError(
+                f"{name} must hold one value, or one per channel: {values!r}"
+            )
+        for value in np.asarray(values).tolist():
+            batches.check_number(f"{name} (of pixels in [0, 1])", value, low, 1.0)
+
+
 def normalize(
     images: jax.Array, mean: Sequence[float], std: Sequence[float], dtype: Any
 ) -> jax.Array:
