@@ -21,6 +21,7 @@ from uronet_jax.models import (
     make_reconstructor,
     make_remover,
 )
+from uronet_jax.models.depthwise import DepthwiseConv
 
 
 def resnet(**changes):
@@ -313,7 +314,7 @@ ROWS = [
             lambda _, n=name, size=size: show(make_classifier(n, 2), 1, 16, size, 1),
             f"16x{size} pixels are too small",
         )
-        for name, size in (("cnn", 7), ("vgg11", 15), ("vgg16", 15))
+        for name, size in (("cnn", 7), ("cnn_madry", 3), ("vgg11", 15), ("vgg16", 15))
     ),
     *(
         (
@@ -340,6 +341,21 @@ ROWS = [
         "a depth",
         lambda _: show(ImageNetVGG(num_classes=2, depth=17), 1, 32, 32, 3),
         "depth must be one of 11, 13, 16, 19: 17",
+    ),
+    (
+        "a padding of XLA",
+        lambda _: show(layers.Conv(2, padding="SAME"), 1, 8, 8, 3),
+        "unknown padding 'SAME'.*: choose from half, same",
+    ),
+    (
+        "half of two",
+        lambda _: show(layers.Conv(2, (3, 2)), 1, 8, 8, 3),
+        "padding 'half' needs a kernel of odd sides, not 3x2: give the zeros",
+    ),
+    (
+        "wide steps",
+        lambda _: show(DepthwiseConv(3, strides=4), 1, 8, 8, 3),
+        "strides 4 of a kernel of 3x3: at most its side",
     ),
     (
         "small",

@@ -67,6 +67,17 @@ def test_parameter_count_and_smallest_image_are_the_published_ones(name):
 # Network -> how many weights it has, one of them and its shape (of torchvision, of
 # efficientnet_lite_pytorch, of timm), and where that is here.
 NAMES = [
+    ("resnet18", 102, "layer4.0.downsample.0.weight", (512, 256, 1, 1),
+     "ResidualBlock_6/Conv_2/kernel"),
+    ("resnet34", 182, "layer3.5.bn2.bias", (256,), "ResidualBlock_12/BatchNorm_1/bias"),
+    ("resnet101", 522, "layer3.22.conv2.weight", (256, 256, 3, 3),
+     "ResidualBlock_29/Conv_1/kernel"),
+    ("resnet152", 777, "layer4.2.bn3.running_mean", (2048,),
+     "ResidualBlock_49/BatchNorm_2/mean"),
+    ("vgg11_imagenet", 22, "features.18.weight", (512, 512, 3, 3), "Conv_7/kernel"),
+    ("vgg11_bn_imagenet", 54, "features.25.bias", (512,), "Conv_7/bias"),
+    ("vgg13_imagenet", 26, "features.22.bias", (512,), "Conv_9/bias"),
+    ("vgg13_bn_imagenet", 66, "features.32.running_var", (512,), "BatchNorm_9/var"),
     ("resnet50", 267, "layer2.0.downsample.0.weight", (512, 256, 1, 1),
      "ResidualBlock_3/Conv_3/kernel"),
     ("alexnet", 16, "features.10.weight", (256, 256, 3, 3), "Conv_4/kernel"),
