@@ -65,7 +65,7 @@ def _kernel_gradient(x, gradient, kernel_shape, strides, padding):
     """Adds up row by row of each image, so that the sums stay in the cache.
 
     Several CPU devices gather the batch for that. Rows of all images at once, which
-    they could split, take 1.2 to 2 times as long, of small images 2 to 3 times.
+    they could split, take longer: two to three times as long for small images.
     """
     rows, columns, _, channels = kernel_shape
     batch, height, width, _ = gradient.shape
