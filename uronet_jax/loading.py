@@ -53,10 +53,29 @@ class LoadedModel:
     any_size: bool = False
 
     def takes(self, shape: Sequence[int]) -> bool:
-        """Returns whether it was made for images of a shape `(H, W, C)`."""
+        """Returns whether it was made for images of a shape `(H, W, C)`.
+
+        Any size is from the smallest on that its network takes.
+        """
         if self.image_shape is None or self.image_shape == tuple(shape):
             return True
-        return self.any_size and self.image_shape[-1] == shape[-1]
+        *sides, channels = shape
+        return (
+            self.any_size
+            and min(sides) >= self.module.smallest
+            and channels == self.image_shape[-1]
+        )
+
+    @property
+    def shape_text(self) -> str:
+        """Which images it was made for, as errors tell it."""
+        if not self.any_size:
+            return f"of shape {list(self.image_shape)}"
+        smallest = self.module.smallest
+        return (
+            f"of {smallest}x{smallest} pixels or more, of {self.image_shape[-1]} "
+            "channels"
+        )
 
     @property
     def identity(self) -> str:
@@ -296,7 +315,8 @@ def load_classifier(
         path: Folder of a run, or file of weights.
         which: Checkpoint of a run, see `load_model`.
         mean: Pixel mean that a network of PyTorch was trained with, one value or one
-            per channel, if it is not that of `models.preprocessing`.
+            per channel, if it is neither in the file as `mu` (beside `sigma`, as
+            RobustBench has them) nor that of `models.preprocessing`.
         std: Pixel deviation, likewise.
     """
     path = Path(path)
@@ -313,7 +333,7 @@ def load_classifier(
         network.variables,
         network.image_shape,
         network.module.num_classes,
-        {"model": {"name": network.name}},
+        {"model": {"name": network.name, **network.statistics}},
         any_size=network.any_size,
     )
 
@@ -323,7 +343,7 @@ def load_initial(
     like: Any,
     which: str = "best",
     *,
-    pretrained: LoadedModel | None = None,
+    model: LoadedModel | None = None,
 ) -> Any:
     """Loads the weights that a training is to start from.
 
@@ -332,30 +352,32 @@ def load_initial(
             weights, see `load_classifier`.
         like: `{"params", "batch_stats"}` with the shapes of the module to be trained.
         which: Checkpoint of a run, see `load_model`.
-        pretrained: What `pretrained_model` returns, if `path` is the name of one.
+        model: What `initial_model` returned for `path`, lest a file is read twice.
 
     Raises:
         FileNotFoundError: If there is nothing.
         ValueError: If a file is damaged or the shapes differ; names the first that do.
     """
-    if not pretrained and Path(path).suffix not in WEIGHT_FILES:
+    if model is None and Path(path).suffix in WEIGHT_FILES:
+        model = load_classifier(path)
+    if model is None:
         return checkpoints.read_variables(path, like, which)
-    weights = None if pretrained else read_pytorch(path)
     try:
-        variables = (pretrained or network_from_pytorch(weights)).variables
-        checkpoints.check_same_shapes(variables, like)
+        checkpoints.check_same_shapes(model.variables, like)
     except ValueError as error:
         raise ValueError(f"{path} does not fit the model: {error}") from error
-    return variables
+    return model.variables
 
 
-def pretrained_model(path: str | os.PathLike, role: str) -> LoadedModel | None:
-    """Returns the pretrained model of a name, None if that is a folder or file.
+def initial_model(path: str | os.PathLike, role: str) -> LoadedModel | None:
+    """Returns the model of a pretrained name or a file of weights, None of a folder.
 
     Raises:
         ValueError: If there is none for the role, or it is damaged.
         FileNotFoundError: If there is nothing of the name.
     """
+    if Path(path).suffix in WEIGHT_FILES:
+        return load_classifier(path)
     models = _find_pretrained(os.fspath(path))
     if models and role not in models._fields:
         raise ValueError(
@@ -366,16 +388,16 @@ def pretrained_model(path: str | os.PathLike, role: str) -> LoadedModel | None:
 
 
 def initial_statistics(
-    path: str | os.PathLike, pretrained: LoadedModel | None = None
+    path: str | os.PathLike, model: LoadedModel | None = None
 ) -> dict[str, Any]:
     """Returns the pixel statistics that initial weights were trained with.
 
     Arguments are those of `load_initial`.
     """
     if Path(path).suffix in WEIGHT_FILES:
-        module = load_classifier(path).module
+        module = (model or load_classifier(path)).module
         return {"mean": list(module.mean), "std": list(module.std)}
-    config = pretrained.config if pretrained else checkpoints.read_config(path)
+    config = model.config if model else checkpoints.read_config(path)
     resolved = config["resolved"]
     return {name: resolved[name] for name in ("mean", "std", "clean_mean")}
 
@@ -387,9 +409,9 @@ def check_models_match(*models: LoadedModel | None) -> None:
     for model in shaped[1:]:
         if not model.takes(shaped[0].image_shape):
             raise ValueError(
-                f"the {model.role} was trained on images of shape "
-                f"{list(model.image_shape)} and the {shaped[0].role} on "
-                f"{list(shaped[0].image_shape)}: choose models of one data set"
+                f"the {model.role} was made for images {model.shape_text} and the "
+                f"{shaped[0].role} for images {shaped[0].shape_text}: choose models "
+                "of one data set"
             )
 
 

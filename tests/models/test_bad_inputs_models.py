@@ -21,6 +21,7 @@ from uronet_jax.models import (
     make_reconstructor,
     make_remover,
 )
+from uronet_jax.models.depthwise import DepthwiseConv
 
 
 def resnet(**changes):
@@ -125,8 +126,16 @@ WEIGHTS = [
     ),
     (families("features.0.weight", "pre_logits.fc1.weight"), "timm's VGG, whose"),
     (
-        families("conv_stem.weight", "blocks.0.0.se.bias", "conv_head.weight"),
+        families("conv_stem.weight", "blocks.0.0.se.bias", "bn2.weight"),
         "of timm's EfficientNet",
+    ),
+    (
+        resnet(mu=np.full(3, 0.5), sigma=np.zeros(3)),
+        r"std .of pixels in \[0, 1\]. must be a finite number in .*: 0.0",
+    ),
+    (
+        resnet(mu=np.full(2, 0.5), sigma=np.ones(2)),
+        "mean has 2 values for images with 3 channels",
     ),
     (
         resnet(**{"AuxLogits.fc.weight": np.ones((10, 3))}),
@@ -305,7 +314,7 @@ ROWS = [
             lambda _, n=name, size=size: show(make_classifier(n, 2), 1, 16, size, 1),
             f"16x{size} pixels are too small",
         )
-        for name, size in (("cnn", 7), ("vgg11", 15), ("vgg16", 15))
+        for name, size in (("cnn", 7), ("cnn_madry", 3), ("vgg11", 15), ("vgg16", 15))
     ),
     *(
         (
@@ -332,6 +341,21 @@ ROWS = [
         "a depth",
         lambda _: show(ImageNetVGG(num_classes=2, depth=17), 1, 32, 32, 3),
         "depth must be one of 11, 13, 16, 19: 17",
+    ),
+    (
+        "a padding of XLA",
+        lambda _: show(layers.Conv(2, padding="SAME"), 1, 8, 8, 3),
+        "unknown padding 'SAME'.*: choose from half, same",
+    ),
+    (
+        "half of two",
+        lambda _: show(layers.Conv(2, (3, 2)), 1, 8, 8, 3),
+        "padding 'half' needs a kernel of odd sides, not 3x2: give the zeros",
+    ),
+    (
+        "wide steps",
+        lambda _: show(DepthwiseConv(3, strides=4), 1, 8, 8, 3),
+        "strides 4 of a kernel of 3x3: at most its side",
     ),
     (
         "small",

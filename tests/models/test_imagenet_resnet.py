@@ -163,6 +163,20 @@ def test_models_of_one_size_go_before_a_classifier_of_any(files):
             loading.check_models_match(anything, *others)
 
 
+def test_a_classifier_of_any_size_has_a_smallest_one():
+    network = make_classifier("inception_v3", 2)
+    shape = (299, 299, 3)
+    model = loading.LoadedModel("classifier", network, None, shape, 2, {}, True)
+    assert model.takes((75, 80, 3)) and not model.takes((80, 74, 3))
+    remover = loading.LoadedModel("purifier", None, None, (32, 32, 3), None, {})
+    message = (
+        "the classifier was made for images of 75x75 pixels or more, of 3 channels and "
+        r"the purifier for images of shape \[32, 32, 3\]"
+    )
+    with pytest.raises(ValueError, match=message):
+        loading.check_models_match(model, remover)
+
+
 def test_training_starts_from_the_weights(files):
     weights, path = files
     module = make_classifier("resnet18", 5)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
+from uronet_jax import sharding
 from uronet_jax.models import depthwise, layers
 
 DIMENSIONS = ("NHWC", "HWIO", "NHWC")
@@ -207,6 +208,28 @@ def test_depthwise_conv_in_bfloat16_adds_in_float32():
     out = depthwise.depthwise_conv(x, kernel, padding=((0, 0), (0, 0)))
     # Added one by one in bfloat16, each 1/256 would be rounded away.
     assert out.dtype == jnp.bfloat16 and out.item() == 1 + 8 / 256
+
+
+def test_depthwise_conv_on_four_devices_equals_one():
+    x, kernel = normal(0, 4, 5, 4, 3), normal(1, 3, 3, 1, 3)
+    conv = partial(depthwise.depthwise_conv, padding=((1, 1), (1, 1)))
+    expected = values_and_gradients(conv, x, kernel)
+    split = jax.device_put(x, jax.NamedSharding(sharding.data_mesh(), jax.P("data")))
+    result = values_and_gradients(conv, split, kernel)
+    assert len(result[0].sharding.device_set) == 4
+    chex.assert_trees_all_close(*map(jax.device_get, (result, expected)), **CLOSE)
+
+
+def test_pools_in_bfloat16_add_in_float32():
+    # Added one by one in bfloat16, each 1/128 after the first would be rounded away.
+    x = jnp.full((1, 3, 3, 1), 1 / 128, jnp.bfloat16).at[0, 0, 0].set(2)
+    pools = (
+        (layers.mean_pool(x), (2 + 3 / 128) / 4),
+        (layers.overlapping_mean_pool(x)[:, 1:2, 1:2], (2 + 8 / 128) / 9),
+        (layers.adaptive_mean_pool(x, 1), (2 + 8 / 128) / 9),
+    )
+    for found, exact in pools:
+        assert found.dtype == jnp.bfloat16 and found.item() == jnp.bfloat16(exact)
 
 
 @pytest.mark.parametrize(("platform", "groups"), [("cpu", False), ("cuda", True)])

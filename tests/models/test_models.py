@@ -35,15 +35,16 @@ def count(params):
     return sum(math.prod(x.shape) for x in jax.tree.leaves(params))
 
 
+# The smallest images of each, and some that are taller and wider.
 @pytest.mark.parametrize(
-    "shape, dtype", [((2, 0, 0, 3), "float32"), ((3, 4, 1, 1), "bfloat16")]
+    ("batch", "taller", "wider", "channels", "dtype"),
+    [(2, 0, 0, 3, "float32"), (3, 20, 17, 1, "bfloat16")],
 )
 @pytest.mark.parametrize("name", sorted(CLASSIFIERS))
-def test_classifier_contract(name, shape, dtype):
+def test_classifier_contract(name, batch, taller, wider, channels, dtype):
     module = make_classifier(name, 7, dtype=compute_dtype(dtype))
-    batch, height, width, channels = shape
-    side = max(module.smallest, 16)
-    logits, variables = shapes_of(module, batch, side + height, side + width, channels)
+    side = module.smallest
+    logits, variables = shapes_of(module, batch, side + taller, side + wider, channels)
     assert logits.shape == (batch, 7) and logits.dtype == jnp.float32
     assert {x.dtype for x in jax.tree.leaves(variables)} == {jnp.dtype(jnp.float32)}
     assert set(variables) <= {"params", "batch_stats"}
@@ -341,6 +342,16 @@ def test_both_files_of_weights_are_one_model(tmp_path):
     chex.assert_trees_all_equal(one.variables, other.variables, *initial)
     statistics = [loading.initial_statistics(path) for path in paths]
     assert statistics[0] == statistics[1]
+
+
+def test_a_file_that_a_training_starts_from_is_read_once(tmp_path, monkeypatch):
+    path = save_weights(pytorch_resnet(depth=8), tmp_path / "resnet.npz")
+    model = loading.initial_model(path, "classifier")
+    monkeypatch.setattr(loading, "read_pytorch", None)
+    found = loading.load_initial(path, model.variables, model=model)
+    chex.assert_trees_all_equal(found, model.variables)
+    mean = loading.initial_statistics(path, model)["mean"]
+    assert mean == [0.485, 0.456, 0.406]
 
 
 def test_bfloat16_weights_are_read(tmp_path):

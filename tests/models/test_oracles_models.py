@@ -22,6 +22,8 @@ IMAGES = IMAGES.repeat(8, axis=1).repeat(8, axis=2)  # Noise would be averaged a
 # times this and more.
 CLOSE = {"rtol": 0, "atol": 2e-5}
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+# What PyTorch's pools and convolutions say to images of which nothing would be left.
+TOO_SMALL = "Output size is too small|Kernel size can't be greater than actual input"
 
 
 def randomised(build, **options):
@@ -121,7 +123,7 @@ def check_agreement(network, name, shape, *statistics):
     np.testing.assert_allclose(logits, expected, **CLOSE)
     if found.module.smallest > 1:  # Else PyTorch takes smaller ones, too.
         side = found.module.smallest - 1
-        with pytest.raises(RuntimeError, match="too small|size"):
+        with pytest.raises(RuntimeError, match=TOO_SMALL):
             network(torch.zeros(1, 3, side, side))
 
 
@@ -129,10 +131,10 @@ def check_agreement(network, name, shape, *statistics):
 @pytest.mark.parametrize(
     ("name", "shape"),
     [
-        *((name, (33, 40)) for name in ("resnet34", "resnet101", "resnet152")),
+        ("resnet34", (33, 40)),
         ("alexnet", (63, 95)),
-        *((f"vgg{depth}", (32, 64)) for depth in (11, 13, 16, 19)),
-        *((f"vgg{depth}_bn", (32, 64)) for depth in (11, 13, 16, 19)),
+        ("vgg11", (32, 64)),
+        ("vgg16_bn", (32, 64)),
         ("densenet121", (29, 37)),
         ("inception_v3", (75, 91)),
         ("mobilenet_v2", (33, 40)),
@@ -198,7 +200,8 @@ class WideResNet(torch.nn.Module):
 
 def test_logits_of_a_wide_resnet_are_pytorchs():
     network = randomised(WideResNet)
-    check_agreement(network, "wrn40_2", (16, 24), (0.5,) * 3, (0.5,) * 3)
+    # It does not normalise, nor does RobustBench's.
+    check_agreement(network, "wrn40_2", (16, 24), (0.0,) * 3, (1.0,) * 3)
 
 
 def keras_mobilenet(variables, x):

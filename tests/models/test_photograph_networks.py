@@ -67,6 +67,17 @@ def test_parameter_count_and_smallest_image_are_the_published_ones(name):
 # Network -> how many weights it has, one of them and its shape (of torchvision, of
 # efficientnet_lite_pytorch, of timm), and where that is here.
 NAMES = [
+    ("resnet18", 102, "layer4.0.downsample.0.weight", (512, 256, 1, 1),
+     "ResidualBlock_6/Conv_2/kernel"),
+    ("resnet34", 182, "layer3.5.bn2.bias", (256,), "ResidualBlock_12/BatchNorm_1/bias"),
+    ("resnet101", 522, "layer3.22.conv2.weight", (256, 256, 3, 3),
+     "ResidualBlock_29/Conv_1/kernel"),
+    ("resnet152", 777, "layer4.2.bn3.running_mean", (2048,),
+     "ResidualBlock_49/BatchNorm_2/mean"),
+    ("vgg11_imagenet", 22, "features.18.weight", (512, 512, 3, 3), "Conv_7/kernel"),
+    ("vgg11_bn_imagenet", 54, "features.25.bias", (512,), "Conv_7/bias"),
+    ("vgg13_imagenet", 26, "features.22.bias", (512,), "Conv_9/bias"),
+    ("vgg13_bn_imagenet", 66, "features.32.running_var", (512,), "BatchNorm_9/var"),
     ("resnet50", 267, "layer2.0.downsample.0.weight", (512, 256, 1, 1),
      "ResidualBlock_3/Conv_3/kernel"),
     ("alexnet", 16, "features.10.weight", (256, 256, 3, 3), "Conv_4/kernel"),
@@ -157,18 +168,43 @@ def wide_resnet(depth, width, classes):
 
 
 @pytest.mark.parametrize(("depth", "width"), [(40, 2), (10, 1), (16, 8)])
-def test_wide_resnets_of_any_size_are_recognised(depth, width, tmp_path):
+def test_wide_resnets_of_any_size_are_recognised(depth, width):
     weights = wide_resnet(depth, width, 7)
     network = network_from_pytorch(weights)
     assert (network.name, network.image_shape) == (f"wrn{depth}_{width}", (32, 32, 3))
     assert not network.any_size
     module = network.module
     assert (module.depth, module.width, module.num_classes) == (depth, width, 7)
-    assert (module.mean, module.std) == ((0.5,) * 3, (0.5,) * 3)
-    if depth == 10:
-        np.savez(tmp_path / "wrn.npz", **weights)
-        model = loading.load_classifier(tmp_path / "wrn.npz", mean=(0.1,), std=[0.2])
-        assert (model.module.mean, model.module.std) == ((0.1,), (0.2,))
+    # RobustBench's network of these names does not normalise.
+    assert (module.mean, module.std) == ((0.0,) * 3, (1.0,) * 3)
+
+
+def test_statistics_are_those_given_else_of_the_file_and_part_of_the_identity(tmp_path):
+    weights = {
+        **wide_resnet(10, 1, 7),
+        # A block that RobustBench's network has and does not use.
+        "sub_block1.layer.0.conv1.weight": np.zeros((16, 16, 3, 3), np.float32),
+    }
+    mu, sigma = (np.float32([[[a]], [[b]], [[a]]]) for a, b in ((0.5, 0.25), (0.5, 1)))
+    plain, normalising = tmp_path / "plain.npz", tmp_path / "normalising.npz"
+    np.savez(plain, **weights)
+    np.savez(normalising, **weights, mu=mu, sigma=sigma[None])
+    load = loading.load_classifier
+    model, own = load(plain), load(normalising)
+    assert model.config["model"] == {"name": "wrn10_1"}
+    found = {"mean": [0.5, 0.25, 0.5], "std": [0.5, 1.0, 0.5]}
+    assert own.config["model"] == {"name": "wrn10_1", **found}
+    assert own.module == make_classifier("wrn10_1", 7, **found)
+    given = load(normalising, mean=(0.1,), std=[0.2])
+    assert (given.module.mean, given.module.std) == ((0.1,), (0.2,))
+    assert len({x.identity for x in (model, own, given)}) == 3
+    assert load(normalising, mean=[0], std=(1,)).identity == model.identity
+    assert loading.initial_statistics(normalising) == found
+    with pytest.raises(ValueError, match="plain.npz: mean .of pixels .*: 125.3"):
+        load(plain, mean=(125.3, 123.0, 113.9), std=(63.0, 62.1, 66.7))
+    np.savez(plain, **weights, mu=mu)
+    with pytest.raises(ValueError, match="WRN-10-1 .*left over: mu"):
+        load(plain)
 
 
 def test_what_can_be_imported_is_listed():
@@ -182,8 +218,53 @@ def test_what_can_be_imported_is_listed():
         assert smallest == {row.smallest}
         for name in row.names:
             assert preprocessing(name) == row.preprocessing
+    assert {"wrn10_2", "resnet8", "resnet152"} <= set(names)
+    for family in FAMILIES:  # Every network that has one size has its name.
+        made = {layout.name for layout in family.layouts({})}
+        assert made <= set(family.names) or not family.any_size
+        assert {type(make_classifier(x, 2)) for x in family.names} == {family.network}
     with pytest.raises(ValueError, match="network with weights 'resnet21' .nearest"):
         preprocessing("resnet21")
+
+
+@functools.cache
+def timm_weights(name):
+    """Returns weights without memory of a network that timm has with these names."""
+    return lazy_weights(name, "blocks.1.0.conv_dw.weight")
+
+
+def reshaped(weights, changes):
+    """Returns weights, some of another shape; None leaves one out."""
+    kept = {k: v for k, v in weights.items() if changes.get(k, v) is not None}
+    others = {k: np.zeros(v, np.float32) for k, v in changes.items() if v is not None}
+    return kept | others
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "message"),
+    [
+        # Two networks of timm have these names and shapes, and differ in the padding.
+        ("efficientnet_lite0", {}, "timm's efficientnet_lite0, which .*padded differ"),
+        # MobileNet-V2 of other widths and heads, and MnasNet.
+        ("mobilenet_v2", {"conv_stem.weight": (48, 3, 3, 3)},
+         r"nearest is timm's mobilenet_v2; conv_stem.weight has shape \(48, 3, 3, 3\)"),
+        ("mobilenet_v2", {"classifier.weight": None, "classifier.fc.weight": (3,)},
+         "timm's mobilenet_v2; missing: classifier.weight; left over: classifier.fc.w"),
+        ("efficientnet_lite0", {"blocks.1.2.conv_dw.weight": (144, 1, 3, 3)},
+         "nearest is timm's efficientnet_lite0; left over: blocks.1.2.conv_dw.weight"),
+        # EfficientNet-B0, and MobileNet-V3, which has no second norm.
+        ("efficientnet_lite0", {"blocks.0.0.se.conv_reduce.weight": (8, 32, 1, 1)},
+         "these are weights of timm's EfficientNet"),
+        ("mobilenet_v2", {
+            "blocks.0.0.se.conv_reduce.bias": (8,), "conv_head.bias": (1280,),
+            **{f"bn2.{x}": None for x in ("weight", "bias", "running_mean",
+                                          "running_var")}},
+         "nearest is timm's mobilenet_v2; missing: bn2.weight"),
+    ],
+)  # fmt: skip
+def test_networks_of_timm_are_named_where_that_is_sure(name, changes, message):
+    with pytest.raises(ValueError, match=message):
+        network_from_pytorch(reshaped(timm_weights(name), changes))
 
 
 def test_statistics_of_inception_undo_those_of_imagenet():

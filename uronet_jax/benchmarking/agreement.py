@@ -216,7 +216,7 @@ def right_images(
     if not model.takes(source.image_shape):
         raise ValueError(
             f"{dataset} has images of {list(source.image_shape)}, the classifier was "
-            f"made for {list(model.image_shape)}"
+            f"made for images {model.shape_text}"
         )
     check_whole("num_images", count, 1, len(source) // 2)
     images, labels = source.read(np.arange(2 * count))

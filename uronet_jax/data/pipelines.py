@@ -29,6 +29,15 @@ from uronet_jax.specs import known_name
 Batch = dict[str, jax.Array]
 
 
+def check_fits(batch_size: int, source: Source) -> None:
+    """Raises ValueError if there are fewer images than a batch has."""
+    if batch_size > len(source):
+        raise ValueError(
+            f"batch size {batch_size} is larger than {source.name}, split "
+            f"{source.split}: set batch_size to at most its {len(source)} images"
+        )
+
+
 class _Pipeline:
     """What both pipelines share: checks, the order of examples, the position."""
 
@@ -36,11 +45,7 @@ class _Pipeline:
         self, source: Source, *, batch_size: int, seed: int, mesh: jax.sharding.Mesh
     ):
         sharding.check_batch_size(batch_size, mesh)
-        if batch_size > len(source):
-            raise ValueError(
-                f"batch size {batch_size} is larger than {source.name}, split "
-                f"{source.split}, with {len(source)} images: set batch_size to fewer"
-            )
+        check_fits(batch_size, source)
         check_whole("data seed", seed, 0, 2**32 - 1)
         import grain
 

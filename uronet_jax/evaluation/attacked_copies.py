@@ -206,7 +206,7 @@ def _check_suits(source: Source, classifier: LoadedModel, run: AttackRun) -> Non
     if not (same and classifier.takes(source.image_shape)):
         raise ValueError(
             f"the classifier is made for {classifier.num_classes} classes of images "
-            f"{list(classifier.image_shape)}, {source.name} has {source.num_classes} "
+            f"{classifier.shape_text}, {source.name} has {source.num_classes} "
             f"of {list(source.image_shape)}: name another one"
         )
     if classifier.num_classes < run.attack.least_classes:

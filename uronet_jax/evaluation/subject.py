@@ -152,7 +152,7 @@ def load_subject(config: Mapping[str, Any], data_dir: str | None) -> Subject:
     if not classifier.takes(source.image_shape):
         raise ValueError(
             f"{data['name']} has images of shape {list(source.image_shape)}, the "
-            f"models were made for {list(classifier.image_shape)}"
+            f"classifier was made for images {classifier.shape_text}"
         )
     count = data["num_examples"]
     if count > len(source):

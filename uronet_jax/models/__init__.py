@@ -11,10 +11,9 @@ from functools import partial
 from typing import Any
 
 import jax.numpy as jnp
-import numpy as np
 from flax import linen as nn
 
-from uronet_jax.batches import check_number, check_whole, known_name
+from uronet_jax.batches import check_whole, known_name
 from uronet_jax.models.alexnet_vgg import IMAGENET_VGG_BLOCKS, AlexNet, ImageNetVGG
 from uronet_jax.models.cnn import CNN, MadryCNN
 from uronet_jax.models.densenet import DenseNet121
@@ -22,8 +21,15 @@ from uronet_jax.models.imagenet_resnet import (
     IMAGENET_RESNET_BLOCKS,
     ImageNetResNet,
 )
+from uronet_jax.models.importable import (
+    PREPROCESSING,
+    Importable,
+    list_importable,
+    preprocessing,
+)
 from uronet_jax.models.inception import InceptionV3
-from uronet_jax.models.inputs import PREPROCESSING, Preprocessing, preprocessing
+from uronet_jax.models.inputs import Preprocessing
+from uronet_jax.models.layers import check_statistics
 from uronet_jax.models.mobilenet import EfficientNetLite0, MobileNetV1, MobileNetV2
 from uronet_jax.models.noise_generator import (
     NOISE_GENERATORS,
@@ -31,7 +37,6 @@ from uronet_jax.models.noise_generator import (
     learned_noise,
     make_noise_generator,
 )
-from uronet_jax.models.pytorch_layouts import Importable, list_importable
 from uronet_jax.models.reconstructor import (
     RECONSTRUCTOR_VARIANTS,
     Reconstructor,
@@ -43,15 +48,15 @@ from uronet_jax.models.remover import (
     Separation,
     make_remover,
 )
-from uronet_jax.models.resnet import ResNet
+from uronet_jax.models.resnet import USUAL_DEPTHS, ResNet
 from uronet_jax.models.vgg import VGG
-from uronet_jax.models.wide_resnet import WideResNet
+from uronet_jax.models.wide_resnet import USUAL_SIZES, WideResNet
 
 CLASSIFIERS: dict[str, Callable[..., nn.Module]] = {
     "cnn": CNN,
     "cnn_narrow": partial(CNN, width=8),
     "cnn_madry": MadryCNN,
-    **{f"resnet{n}": partial(ResNet, n) for n in (8, 20, 32, 44, 56, 110)},
+    **{f"resnet{n}": partial(ResNet, n) for n in USUAL_DEPTHS},
     **{f"resnet{n}": partial(ImageNetResNet, n) for n in IMAGENET_RESNET_BLOCKS},
     "alexnet": AlexNet,
     "densenet121": DenseNet121,
@@ -67,11 +72,7 @@ CLASSIFIERS: dict[str, Callable[..., nn.Module]] = {
     "vgg11": partial(VGG, 11),
     "vgg11_narrow": partial(VGG, 11, narrow=4),
     "vgg16": partial(VGG, 16),
-    "wrn10_1": partial(WideResNet, 10, 1),
-    "wrn10_2": partial(WideResNet, 10, 2),
-    "wrn16_8": partial(WideResNet, 16, 8),
-    "wrn28_10": partial(WideResNet, 28, 10),
-    "wrn40_2": partial(WideResNet, 40, 2),
+    **{f"wrn{n}_{width}": partial(WideResNet, n, width) for n, width in USUAL_SIZES},
 }
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
@@ -100,13 +101,7 @@ def make_classifier(
     """
     known_name("classifier", name, sorted(CLASSIFIERS))
     check_whole("num_classes", num_classes, 2)
-    for statistic, values, low in (("mean", mean, 0.0), ("std", std, 1e-6)):
-        if np.ndim(values) != 1:
-            raise ValueError(
-                f"{statistic} must hold one value, or one per channel: {values!r}"
-            )
-        for value in np.asarray(values).tolist():
-            check_number(f"{statistic} (of pixels in [0, 1])", value, low, 1.0)
+    check_statistics(mean, std)
     return CLASSIFIERS[name](
         num_classes=num_classes, mean=tuple(mean), std=tuple(std), dtype=dtype
     )

@@ -3,8 +3,6 @@
 from functools import partial
 from typing import NamedTuple
 
-from uronet_jax.batches import known_name
-
 # The statistics that networks of PyTorch are usually normalised with.
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _HALF = (0.5, 0.5, 0.5)
@@ -39,40 +37,17 @@ TORCHVISION = Preprocessing(
     "torchvision, `IMAGENET1K_V1` (`V2` resizes to 232)",
 )
 _KERAS = partial(Preprocessing, _HALF, _HALF)
+# torchvision's weights bring `transform_input`, which undoes ImageNet's statistics.
+INCEPTION = _KERAS(299, 342, "bilinear", "torchvision, with `transform_input`")
+MOBILENET_V1 = _KERAS(224, 256, "bilinear", "Keras; resizing as in TF-Slim")
+EFFICIENTNET_LITE = Preprocessing(
+    *((127 / 255,) * 3, (128 / 255,) * 3, 224, 256, "bicubic"),
+    "tensorflow/tpu, `efficientnet_lite_builder.py`",
+)
 CIFAR_RESNET = Preprocessing(
     *(IMAGENET_MEAN, IMAGENET_STD, 32, None, None), "akamaster/pytorch_resnet_cifar10"
 )
+# As its `WideResNet` is; those of its networks that normalise have `mu` and `sigma`.
 WIDE_RESNET = Preprocessing(
-    *(_HALF, _HALF, 32, None, None), "google-research/augmix (others differ)"
+    *((0.0,) * 3, (1.0,) * 3, 32, None, None), "RobustBench, without `mu` and `sigma`"
 )
-
-PREPROCESSING: dict[str, Preprocessing] = {
-    **dict.fromkeys((f"resnet{n}" for n in (8, 20, 32, 44, 56, 110)), CIFAR_RESNET),
-    **dict.fromkeys((f"resnet{n}" for n in (18, 34, 50, 101, 152)), TORCHVISION),
-    **dict.fromkeys(("wrn16_8", "wrn28_10", "wrn40_2"), WIDE_RESNET),
-    "alexnet": TORCHVISION,
-    **dict.fromkeys((f"vgg{n}_imagenet" for n in (11, 13, 16, 19)), TORCHVISION),
-    **dict.fromkeys((f"vgg{n}_bn_imagenet" for n in (11, 13, 16, 19)), TORCHVISION),
-    "densenet121": TORCHVISION,
-    # torchvision's weights bring `transform_input`, which undoes ImageNet's statistics.
-    "inception_v3": _KERAS(299, 342, "bilinear", "torchvision, with `transform_input`"),
-    "mobilenet_v1": _KERAS(224, 256, "bilinear", "Keras; resizing as in TF-Slim"),
-    "mobilenet_v2": TORCHVISION,
-    "efficientnet_lite0": Preprocessing(
-        *((127 / 255,) * 3, (128 / 255,) * 3, 224, 256, "bicubic"),
-        "tensorflow/tpu, `efficientnet_lite_builder.py`",
-    ),
-}
-
-
-def preprocessing(name: str) -> Preprocessing:
-    """Returns how images were made for the published weights of a network.
-
-    Args:
-        name: One of `CLASSIFIERS` that has such weights, a key of `PREPROCESSING`.
-
-    Raises:
-        ValueError: If there are none. Such a network takes the statistics of the data
-            that it is trained on.
-    """
-    return PREPROCESSING[known_name("network with weights", name, PREPROCESSING)]

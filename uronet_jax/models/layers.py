@@ -44,12 +44,23 @@ def find_padding(
         size: Rows and columns of the kernel, odd ones for `half`.
         strides: Step along height and width.
         shape: Height and width of the images.
+
+    Raises:
+        ValueError: If there is no padding of that name, or it is `half` and the kernel
+            has an even side: the images would grow.
     """
     if padding == "half":
         rows, columns = size
+        if not (rows % 2 and columns % 2):
+            raise ValueError(
+                f"padding 'half' needs a kernel of odd sides, not {rows}x{columns}: "
+                "give the zeros, ((top, bottom), (left, right))"
+            )
         return (rows // 2, rows // 2), (columns // 2, columns // 2)
     if padding == "same":
         return tuple(lax.padtype_to_pads(shape, size, (strides, strides), "SAME"))
+    if isinstance(padding, str):
+        batches.known_name("padding", padding, ("half", "same"))
     if isinstance(padding, int):
         return (padding, padding), (padding, padding)
     return padding
@@ -288,7 +299,8 @@ def max_pool(x: jax.Array) -> jax.Array:
 
 def mean_pool(x: jax.Array) -> jax.Array:
     """Takes the mean of every 2x2 block of `[B, H, W, C]`; drops an odd last one."""
-    return sum(_quarters(x)) / 4
+    high = jnp.promote_types(x.dtype, jnp.float32)
+    return (sum(y.astype(high) for y in _quarters(x)) / 4).astype(x.dtype)
 
 
 def _pool_threes(x, combine, strides, padding, fill):
@@ -320,7 +332,8 @@ def overlapping_mean_pool(x: jax.Array) -> jax.Array:
 
     PyTorch's `AvgPool2d(3, stride=1, padding=1)`; the zeros count.
     """
-    return _pool_threes(x, jnp.add, 1, 1, 0) / 9
+    high = jnp.promote_types(x.dtype, jnp.float32)
+    return (_pool_threes(x.astype(high), jnp.add, 1, 1, 0) / 9).astype(x.dtype)
 
 
 def adaptive_mean_pool(x: jax.Array, size: int) -> jax.Array:
@@ -328,6 +341,7 @@ def adaptive_mean_pool(x: jax.Array, size: int) -> jax.Array:
 
     Along each axis it is the mean of the pixels that a part of `size` parts touches.
     """
+    dtype, high = x.dtype, jnp.promote_types(x.dtype, jnp.float32)
     for axis, indices in ((1, "bhwc,ih->biwc"), (2, "bhwc,iw->bhic")):
         side = x.shape[axis]
         if side == size:
@@ -336,9 +350,11 @@ def adaptive_mean_pool(x: jax.Array, size: int) -> jax.Array:
         for i in range(size):
             part = slice(i * side // size, -(-(i + 1) * side // size))
             weights[i, part] = 1 / (part.stop - part.start)
-        weights = jnp.asarray(weights, x.dtype)
-        x = jnp.einsum(indices, x, weights, precision=lax.Precision.HIGHEST)
-    return x
+        weights = jnp.asarray(weights, high)
+        x = jnp.einsum(
+            indices, x.astype(high), weights, precision=lax.Precision.HIGHEST
+        )
+    return x.astype(dtype)
 
 
 def pad_to_multiple(images: jax.Array, multiple: int) -> tuple[jax.Array, tuple]:
@@ -369,7 +385,7 @@ class Conv(nn.Module):
 
     Attributes:
         features: Output channels.
-        size: Kernel side, odd, or rows and columns.
+        size: Kernel side, or rows and columns; odd for the usual padding.
         strides: Step along height and width.
         padding: See `find_padding`.
         use_bias: Whether a bias is added.
@@ -463,6 +479,17 @@ class Classifier(nn.Module, kw_only=True):
     def logits(self, x: jax.Array) -> jax.Array:
         """Returns float32 `[B, num_classes]` of the mean over the pixels of `x`."""
         return nn.Dense(self.num_classes)(x.mean(axis=(1, 2), dtype=jnp.float32))
+
+
+def check_statistics(mean: Sequence[float], std: Sequence[float]) -> None:
+    """Raises ValueError unless these could be of pixels in `[0, 1]`."""
+    for name, values, low in (("mean", mean, 0.0), ("std", std, 1e-6)):
+        if np.ndim(values) != 1:
+            raise ValueError(
+                f"{name} must hold one value, or one per channel: {values!r}"
+            )
+        for value in np.asarray(values).tolist():
+            batches.check_number(f"{name} (of pixels in [0, 1])", value, low, 1.0)
 
 
 def normalize(

@@ -5,7 +5,6 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -13,17 +12,19 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
+from uronet_jax.models.layers import check_statistics
 from uronet_jax.models.pytorch_layouts import FAMILIES, WeightLayout
 
 # Networks of other libraries, and what their weights begin with.
 _OTHER_FAMILIES = {
-    "a vision transformer": ("patch_embed", "blocks"),
-    "torchvision's vision transformer": ("conv_proj", "encoder"),
-    "timm's VGG, whose hidden layers are convolutions": ("features", "pre_logits"),
-    "timm's EfficientNet (two that are padded differently have the same names)": (
-        *("conv_stem", "blocks", "conv_head"),
-    ),
+    "a vision transformer": ("patch_embed.", "blocks."),
+    "torchvision's vision transformer": ("conv_proj.", "encoder."),
+    "timm's VGG, whose hidden layers are convolutions": ("features.", "pre_logits."),
+    # MobileNet-V3 has no second norm, MnasNet another first block.
+    "timm's EfficientNet": ("conv_stem.", "blocks.0.0.se.", "bn2."),
 }
+# What networks of RobustBench that normalise call mean and deviation.
+_STATISTICS = ("mu", "sigma")
 # What wrappers and checkpoints put before the names.
 _PREFIXES = re.compile(r"^(?:(?:module|model|net|state_dict|_orig_mod)\.)+")
 # The file that torchvision downloads for a DenseNet has names that it had once.
@@ -52,6 +53,7 @@ class PyTorchNetwork(NamedTuple):
         variables: `{"params", "batch_stats"}` of float32 arrays.
         image_shape: `(H, W, C)` of the images that such networks usually see.
         any_size: Whether there is no reason to expect just this height and width.
+        statistics: `mean` and `std` if they are not those of its published weights.
     """
 
     name: str
@@ -59,6 +61,7 @@ class PyTorchNetwork(NamedTuple):
     variables: dict[str, Any]
     image_shape: tuple[int, int, int]
     any_size: bool
+    statistics: dict[str, list[float]]
 
 
 def _tensors(
@@ -87,36 +90,56 @@ def network_from_pytorch(
             dense layer `[O, I]`. Leading `module.`, `model.`, `net.`, `state_dict.` of
             names are ignored, and so is `num_batches_tracked`.
         mean: Pixel mean that the network subtracts, see `make_classifier`; by default
-            that of its published weights, see `preprocessing`.
+            `mu` among the weights if `sigma` is there too, else that of its published
+            weights, see `preprocessing`.
         std: Pixel deviation that it divides by, likewise.
 
     Raises:
         ValueError: If they are of none of these networks. It names the nearest one and
-            the first weights that are missing, left over or of another shape.
+            the first weights that are missing, left over or of another shape. Or if
+            mean or std are none of pixels in `[0, 1]`.
     """
     weights = _plain_names(weights)
-    layouts = [layout for family in FAMILIES for layout in family.layouts(weights)]
-    layout = max(layouts, key=partial(_likeness, weights))
+    own = None
+    if weights.keys() >= set(_STATISTICS):
+        own = [tuple(np.ravel(weights.pop(x)).tolist()) for x in _STATISTICS]
+    pairs = [(family, x) for family in FAMILIES for x in family.layouts(weights)]
+    family, layout = max(pairs, key=lambda pair: _likeness(weights, pair[1]))
     weights = {k: x for k, x in weights.items() if not k.startswith(layout.ignored)}
-    usual = layout.preprocessing
+    usual = family.preprocessing
+    own = own or (usual.mean, usual.std)
+    mean = tuple(own[0] if mean is None else mean)
+    std = tuple(own[1] if std is None else std)
+    check_statistics(mean, std)
     *_, head = layout.layers
     module = layout.build(
         num_classes=np.size(weights.get(f"{head}.bias", ())) or 10,
-        mean=usual.mean if mean is None else tuple(mean),
-        std=usual.std if std is None else tuple(std),
+        mean=mean,
+        std=std,
     )
     image_shape = (usual.crop, usual.crop, 3)
     images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
     like = jax.eval_shape(module.init, jax.random.key(0), images)
     tensors = _tensors(layout)
     _check_fit(weights, layout.title, _pytorch_shapes(tensors, like))
+    if layout.ambiguous:
+        raise ValueError(
+            f"these are weights of {layout.title}, which is not supported: "
+            f"{layout.ambiguous}. Pass the network itself as a function, see "
+            "make_defense and adapters.pytorch_classifier"
+        )
     variables: dict[str, Any] = {"params": {}, "batch_stats": {}}
     for name, (path, axes) in tensors.items():
         inner = variables
         for part in path[:-1]:
             inner = inner.setdefault(part, {})
         inner[path[-1]] = np.asarray(weights[name], np.float32).transpose(axes)
-    return PyTorchNetwork(layout.name, module, variables, image_shape, layout.any_size)
+    statistics = {"mean": list(mean), "std": list(std)}
+    if all(np.all(np.equal(statistics[x], getattr(usual, x))) for x in statistics):
+        statistics = {}
+    return PyTorchNetwork(
+        layout.name, module, variables, image_shape, family.any_size, statistics
+    )
 
 
 def _plain_names(weights: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -136,12 +159,11 @@ def _plain_names(weights: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 def _check_family(weights: Mapping[str, np.ndarray]) -> None:
     """Raises ValueError for well-known networks that are none of these."""
-    prefixes = {name.split(".")[0] for name in weights}
     for family, marks in _OTHER_FAMILIES.items():
-        if set(marks) <= prefixes:
+        if all(any(name.startswith(x) for name in weights) for x in marks):
             raise ValueError(
                 f"these are weights of {family} (they have "
-                f"{', '.join(f'{mark}.*' for mark in marks)}), which is not supported "
+                f"{', '.join(f'{mark}*' for mark in marks)}), which is not supported "
                 "yet: pass the network itself as a function, see make_defense and "
                 "adapters.pytorch_classifier"
             )

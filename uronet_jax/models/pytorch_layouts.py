@@ -18,13 +18,16 @@ from uronet_jax.models.imagenet_resnet import IMAGENET_RESNET_BLOCKS, ImageNetRe
 from uronet_jax.models.inception import InceptionV3, inception_layers
 from uronet_jax.models.inputs import (
     CIFAR_RESNET,
-    PREPROCESSING,
+    EFFICIENTNET_LITE,
+    INCEPTION,
+    TORCHVISION,
     WIDE_RESNET,
     Preprocessing,
 )
+from uronet_jax.models.layers import Classifier
 from uronet_jax.models.mobilenet import EfficientNetLite0, MobileNetV2
-from uronet_jax.models.resnet import ResNet
-from uronet_jax.models.wide_resnet import WideResNet
+from uronet_jax.models.resnet import USUAL_DEPTHS, ResNet
+from uronet_jax.models.wide_resnet import USUAL_SIZES, WideResNet
 
 Weights = Mapping[str, np.ndarray]
 # PyTorch's name of each layer -> names of flax. The head comes last.
@@ -48,36 +51,48 @@ class WeightLayout(NamedTuple):
         title: What it is called in errors.
         build: Its class with its size; takes `num_classes`, `mean` and `std`.
         layers: PyTorch's name of each layer -> names of flax.
-        preprocessing: How its images are made.
-        any_size: Whether there is no reason to expect just the usual height and width.
         biased: Whether its convolutions have biases.
         ignored: What names begin with that stand for nothing here.
+        ambiguous: Why such weights are refused, if they are.
     """
 
     name: str
     title: str
     build: Callable[..., nn.Module]
     layers: Layers
-    preprocessing: Preprocessing
-    any_size: bool = True
     biased: bool = False
     ignored: tuple[str, ...] = ()
+    ambiguous: str = ""
 
 
 class Family(NamedTuple):
-    """Networks that differ in their size alone, and where there are weights of them."""
+    """Networks that differ in their size alone, and where there are weights of them.
+
+    Attributes:
+        title: What it is called.
+        source: Whose names of weights are known.
+        network: The class of its modules.
+        names: Its networks in `CLASSIFIERS`.
+        preprocessing: How its images are made.
+        layouts: Weights -> layouts that they could have.
+        any_size: Whether there is no reason to expect just the usual height and width.
+    """
 
     title: str
     source: str
+    network: type[Classifier]
+    names: tuple[str, ...]
+    preprocessing: Preprocessing
     layouts: Callable[[Weights], Iterator[WeightLayout]]
+    any_size: bool = True
 
 
 def _photographs(
     name: str, maker: str, build: Callable[..., nn.Module], layers: Layers, **options
 ) -> WeightLayout:
-    """Returns the layout of a network with a place in `PREPROCESSING`."""
+    """Returns the layout of a network for photographs."""
     title = f"{maker}'s {name.removesuffix('_imagenet')}"
-    return WeightLayout(name, title, build, layers, PREPROCESSING[name], **options)
+    return WeightLayout(name, title, build, layers, **options)
 
 
 def _conv_norms(names: Sequence[ConvAndNorm], *path: str, convs: str = "") -> Layers:
@@ -142,15 +157,13 @@ def _cifar_resnets(weights: Weights) -> Iterator[WeightLayout]:
         f"resnet{depth} for CIFAR-10 (akamaster/pytorch_resnet_cifar10)",
         partial(ResNet, depth),
         {**layers, "linear": ("Dense_0",)},
-        CIFAR_RESNET,
-        any_size=False,
     )
 
 
 def _wide_resnets(weights: Weights) -> Iterator[WeightLayout]:
     blocks = _blocks_of(weights, r"(block\d+)\.layer\.\d+\.")
-    first = weights.get("block1.layer.0.conv1.weight")
-    width = max(1, (*np.shape(first), 16)[0] // 16)  # Of None the shape is ().
+    first = weights.get("block1.layer.0.conv1.weight", np.zeros(16))
+    width = max(1, len(np.atleast_1d(first)) // 16)  # It has 16 filters for each.
     layers: Layers = {"conv1": ("Conv_0",)}
     for number in range(3 * blocks):
         source = f"block{number // blocks + 1}.layer.{number % blocks}."
@@ -164,8 +177,7 @@ def _wide_resnets(weights: Weights) -> Iterator[WeightLayout]:
         f"WRN-{depth}-{width} (RobustBench, AugMix)",
         partial(WideResNet, depth, width),
         {**layers, "bn1": ("BatchNorm_0",), "fc": ("Dense_0",)},
-        WIDE_RESNET,
-        any_size=False,
+        ignored=("sub_block1.",),  # RobustBench has it and does not use it.
     )
 
 
@@ -293,7 +305,7 @@ _LITE_NAMES = _MobileNames(
 
 
 def _inverted_residuals(
-    name: str, network: type[MobileNetV2], names: _MobileNames
+    name: str, network: type[MobileNetV2], names: _MobileNames, **options
 ) -> WeightLayout:
     layers, number = _conv_norms([names.stem, names.last]), 0
     for i, stage in enumerate(network.stages):
@@ -304,7 +316,7 @@ def _inverted_residuals(
             layers |= _conv_norms(pairs, f"InvertedResidual_{number}", convs=convs)
             number += 1
     layers[names.head] = ("Dense_0",)
-    return _photographs(name, names.maker, network, layers)
+    return _photographs(name, names.maker, network, layers, **options)
 
 
 def _mobilenets(_: Weights) -> Iterator[WeightLayout]:
@@ -313,49 +325,78 @@ def _mobilenets(_: Weights) -> Iterator[WeightLayout]:
 
 
 def _efficientnets(_: Weights) -> Iterator[WeightLayout]:
-    yield _inverted_residuals("efficientnet_lite0", EfficientNetLite0, _LITE_NAMES)
+    name = "efficientnet_lite0"
+    yield _inverted_residuals(name, EfficientNetLite0, _LITE_NAMES)
+    twins = "its two, padded differently, have the same names"
+    yield _inverted_residuals(name, EfficientNetLite0, _TIMM_NAMES, ambiguous=twins)
 
 
 FAMILIES = (
-    Family("ResNets for photographs", "torchvision, timm", _imagenet_resnets),
-    Family("VGG, with batch norm or without", "torchvision", _vggs),
-    Family("AlexNet", "torchvision", _alexnet),
-    Family("DenseNet-121", "torchvision, timm", _densenets),
-    Family("Inception V3", "torchvision, timm; `AuxLogits` is left out", _inceptions),
-    Family("MobileNet-V2", "torchvision, timm (`mobilenetv2_100`)", _mobilenets),
-    Family("EfficientNet-Lite0", "efficientnet_lite_pytorch", _efficientnets),
-    Family("CIFAR ResNets of any depth", CIFAR_RESNET.source, _cifar_resnets),
-    Family("Wide ResNets of any size", "RobustBench, AugMix", _wide_resnets),
+    Family(
+        "ResNets for photographs",
+        "torchvision, timm",
+        ImageNetResNet,
+        tuple(f"resnet{n}" for n in IMAGENET_RESNET_BLOCKS),
+        TORCHVISION,
+        _imagenet_resnets,
+    ),
+    Family(
+        "VGG, with batch norm or without",
+        "torchvision",
+        ImageNetVGG,
+        tuple(f"vgg{n}{x}_imagenet" for n in IMAGENET_VGG_BLOCKS for x in ("", "_bn")),
+        TORCHVISION,
+        _vggs,
+    ),
+    Family("AlexNet", "torchvision", AlexNet, ("alexnet",), TORCHVISION, _alexnet),
+    Family(
+        "DenseNet-121",
+        "torchvision, timm",
+        DenseNet121,
+        ("densenet121",),
+        TORCHVISION,
+        _densenets,
+    ),
+    Family(
+        "Inception V3",
+        "torchvision, timm; `AuxLogits` is left out",
+        InceptionV3,
+        ("inception_v3",),
+        INCEPTION,
+        _inceptions,
+    ),
+    Family(
+        "MobileNet-V2",
+        "torchvision, timm (`mobilenetv2_100`)",
+        MobileNetV2,
+        ("mobilenet_v2",),
+        TORCHVISION,
+        _mobilenets,
+    ),
+    Family(
+        "EfficientNet-Lite0",
+        "efficientnet_lite_pytorch",
+        EfficientNetLite0,
+        ("efficientnet_lite0",),
+        EFFICIENTNET_LITE,
+        _efficientnets,
+    ),
+    Family(
+        "CIFAR ResNets of any depth",
+        CIFAR_RESNET.source,
+        ResNet,
+        tuple(f"resnet{n}" for n in USUAL_DEPTHS),
+        CIFAR_RESNET,
+        _cifar_resnets,
+        any_size=False,
+    ),
+    Family(
+        "Wide ResNets of any size",
+        "RobustBench, AugMix",
+        WideResNet,
+        tuple(f"wrn{depth}_{width}" for depth, width in USUAL_SIZES),
+        WIDE_RESNET,
+        _wide_resnets,
+        any_size=False,
+    ),
 )
-
-
-class Importable(NamedTuple):
-    """A family of networks whose weights are read, and the images that they take.
-
-    Attributes:
-        family: What it is called.
-        names: What `CLASSIFIERS` calls its networks.
-        smallest: Least height and width in pixels.
-        source: Whose names of weights are known.
-        preprocessing: How its images are made.
-    """
-
-    family: str
-    names: tuple[str, ...]
-    smallest: int
-    source: str
-    preprocessing: Preprocessing
-
-
-def list_importable() -> list[Importable]:
-    """Returns what networks `load_classifier` makes of PyTorch's weights."""
-    found = []
-    for title, source, layouts in FAMILIES:
-        listed = list(layouts({}))
-        first, usual = listed[0].build, listed[0].preprocessing
-        names = tuple(dict.fromkeys(layout.name for layout in listed))
-        if not listed[0].any_size:  # Of every depth; these have a name.
-            names = tuple(x for x, other in PREPROCESSING.items() if other is usual)
-        smallest = getattr(first, "func", first).smallest
-        found.append(Importable(title, names, smallest, source, usual))
-    return found

@@ -9,6 +9,9 @@ from flax import linen as nn
 
 from uronet_jax.models import layers
 
+# That have a name in `CLASSIFIERS`.
+USUAL_DEPTHS = (8, 20, 32, 44, 56, 110)
+
 
 class BasicBlock(nn.Module):
     """Two 3x3 convolutions with a parameter-free ("option A") shortcut."""

@@ -9,6 +9,9 @@ from flax import linen as nn
 
 from uronet_jax.models import layers
 
+# Depth and width of those that have a name in `CLASSIFIERS`.
+USUAL_SIZES = ((10, 1), (10, 2), (16, 8), (28, 10), (40, 2))
+
 
 class WideBlock(nn.Module):
     """Pre-activation block: two 3x3 convolutions and a 1x1 shortcut where needed."""

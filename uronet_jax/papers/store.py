@@ -187,7 +187,7 @@ class Store:
         ):
             raise ValueError(
                 f"the classifier {source} is made for {model.num_classes} classes of "
-                f"images {list(model.image_shape)}, {data.name} has {data.num_classes} "
+                f"images {model.shape_text}, {data.name} has {data.num_classes} "
                 f"of {list(data.image_shape)}: name another one"
             )
         return model

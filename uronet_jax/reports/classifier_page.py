@@ -22,9 +22,13 @@ _PREPROCESSING_HEAD = """
 ## Their images
 
 The network itself subtracts the mean and divides by the deviation, of colours in
-[0, 1]; for weights that were trained with others,
-`load_classifier(path, mean=..., std=...)`. To a picture is left: its shorter side
-resized to so many pixels, the middle cut out.
+[0, 1]. Others are taken from the file if it has both as `mu` and `sigma`, as
+RobustBench's networks that normalise do; or `load_classifier(path, mean=..., std=...)`
+gives them. Checkpoints of Wide ResNets from AugMix itself need that, with 0.5 and 0.5:
+their names are those of a network that does not normalise. For commands put both into
+the file: `torch.save({**state, "mu": torch.full((3,), 0.5), "sigma": ...}, path)`.
+
+To a picture is left: its shorter side resized to so many pixels, the middle cut out.
 `uronet_jax.models.preprocessing("resnet50")` has these numbers.
 """
 

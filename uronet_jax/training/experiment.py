@@ -29,18 +29,18 @@ from uronet_jax.corruptions import (
 )
 from uronet_jax.data import AUGMENTATIONS, PairedSource, open_source, prepare
 from uronet_jax.data.mixed_corruptions import store_mixed
-from uronet_jax.data.pipelines import check_pipeline
+from uronet_jax.data.pipelines import check_fits, check_pipeline
 from uronet_jax.data.sources import check_disjoint, source_digest
 from uronet_jax.data.statistics import pixel_statistics
 from uronet_jax.data.stored import check_digests, is_finished
 from uronet_jax.loading import (
     LoadedModel,
     check_models_match,
+    initial_model,
     initial_statistics,
     load_classifier,
     load_initial,
     load_purifier,
-    pretrained_model,
 )
 from uronet_jax.progress import Progress
 from uronet_jax.seeds import named_seed
@@ -375,8 +375,8 @@ def build_experiment(
     for role, model in models.items():
         if not model.takes(shape):
             raise ValueError(
-                f"the {role} in {wanted[role]} was trained on images of shape "
-                f"{list(model.image_shape)}, {data['name']} has {list(shape)}"
+                f"the {role} in {wanted[role]} was made for images "
+                f"{model.shape_text}, {data['name']} has {list(shape)}"
             )
     check_models_match(*models.values())
     config = config | {"resolved": resolve(sources["train"])}
@@ -387,19 +387,19 @@ def build_experiment(
     if has_copies(config):
         config["resolved"] |= _copies_origin(config, sources, models)
     begun = workdir is not None and finished_steps(workdir) > 0
-    pretrained = None
+    initial = None
     if config["initial"]:  # Other pixel statistics would make another function of it.
         # A run that is resumed has them, and goes on from its own weights.
         given = workdir if begun else config["initial"]
-        pretrained = pretrained_model(given, phase.role)
-        config["resolved"] |= initial_statistics(given, pretrained)
+        initial = initial_model(given, phase.role)
+        config["resolved"] |= initial_statistics(given, initial)
     task = make_task(config, models)
     if config["initial"] and not begun:
         images = jnp.zeros((1, *task.input_shape))
         like = jax.eval_shape(task.module.init, jax.random.key(0), images)
         like = {"batch_stats": {}, **like}
-        initial = load_initial(config["initial"], like, pretrained=pretrained)
-        task = dataclasses.replace(task, initial=initial)
+        variables = load_initial(config["initial"], like, model=initial)
+        task = dataclasses.replace(task, initial=variables)
     if has_copies(config):
         _check_before_copies(config, task, sources["train"], workdir)
         for part, source in sources.items():
@@ -410,11 +410,7 @@ def build_experiment(
 
 def _check_before_copies(config, task, source, workdir) -> None:
     """Raises the errors that would come after copies were made, which takes long."""
-    if config["batch_size"] > len(source):
-        raise ValueError(
-            f"batch size {config['batch_size']} is larger than {source.name}, split "
-            f"{source.split}, with {len(source)} images: set batch_size to fewer"
-        )
+    check_fits(config["batch_size"], source)
     if workdir is not None:
         check_path(workdir)
     if workdir is not None and finished_steps(workdir):
