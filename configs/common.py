@@ -48,6 +48,8 @@ def base(phase: str, preset: str) -> config_dict.ConfigDict:
     # weights (removers, detectors), or, of a ResNet, a file of PyTorch weights. Empty:
     # random ones.
     config.initial = ""
+    # All of them but the last layer, which is drawn: for other classes.
+    config.new_head = False
     return config
 
 

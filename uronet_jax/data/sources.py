@@ -186,8 +186,8 @@ class RelabelledSource(Source):
         if not fit or not len(set(labels)) == len(labels) == source.num_classes:
             found = f"{len(labels)} entries: {labels!r}" if listed else repr(labels)
             raise ValueError(
-                f"data.labels must name, for each of the {source.num_classes} classes of "
-                f"{source.name} in their order, another one of the classifier's "
+                f"data.labels must name, for each of the {source.num_classes} classes "
+                f"of {source.name} in their order, another one of the classifier's "
                 f"{num_classes} (0 to {num_classes - 1}): {found}"
             )
         self.source, self._labels = source, np.asarray(labels, np.int32)
