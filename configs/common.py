@@ -48,6 +48,8 @@ def base(phase: str, preset: str) -> config_dict.ConfigDict:
     # weights (removers, detectors), or, of a ResNet, a file of PyTorch weights. Empty:
     # random ones.
     config.initial = ""
+    # All of them but the last layer, which is drawn: for other classes.
+    config.new_head = False
     return config
 
 
@@ -102,6 +104,9 @@ def judged(preset: str) -> config_dict.ConfigDict:
         # Thresholds are set on images that neither remover nor detector learned from.
         validation_split="train[192:]" if preset == "smoke" else "train[45000:]",
         num_examples=0,  # The first so many of the split; 0 for all.
+        # The class of the classifier that each label of the data is, for a data set of
+        # some of its classes or in another order: (0, 217, 482). Empty: they are equal.
+        labels=(),
     )
     return config
 

@@ -344,6 +344,7 @@ def load_initial(
     which: str = "best",
     *,
     model: LoadedModel | None = None,
+    new_head: Any = None,
 ) -> Any:
     """Loads the weights that a training is to start from.
 
@@ -353,20 +354,51 @@ def load_initial(
         like: `{"params", "batch_stats"}` with the shapes of the module to be trained.
         which: Checkpoint of a run, see `load_model`.
         model: What `initial_model` returned for `path`, lest a file is read twice.
+        new_head: Parameters of the layer `head_name`, in place of those there.
 
     Raises:
         FileNotFoundError: If there is nothing.
         ValueError: If a file is damaged or the shapes differ; names the first that do.
     """
-    if model is None and Path(path).suffix in WEIGHT_FILES:
-        model = load_classifier(path)
-    if model is None:
-        return checkpoints.read_variables(path, like, which)
+    if model is not None:
+        variables = model.variables
+    elif Path(path).suffix in WEIGHT_FILES:
+        variables = load_classifier(path).variables
+    else:
+        variables = load_model(path, which=which).variables
+    if new_head is not None:
+        variables = _with_head(variables, new_head)
     try:
-        checkpoints.check_same_shapes(model.variables, like)
+        checkpoints.check_same_shapes(variables, like)
     except ValueError as error:
-        raise ValueError(f"{path} does not fit the model: {error}") from error
-    return model.variables
+        more = ""
+        if _same_but_head(variables, like):
+            more = ": only the last layer differs; to draw it anew set new_head=True"
+        raise ValueError(f"{path} does not fit the model: {error}{more}") from error
+    return variables
+
+
+def head_name(variables: Any) -> str | None:
+    """Returns the last dense layer of `{"params", ...}`, None if there is none."""
+    dense = [x for x in variables["params"] if x.startswith("Dense_")]
+    return max(dense, key=lambda x: int(x.removeprefix("Dense_")), default=None)
+
+
+def _with_head(variables: Any, head: Any) -> dict[str, Any]:
+    params = {**variables["params"], head_name(variables): head}
+    return {**variables, "params": params}
+
+
+def _same_but_head(variables: Any, like: Any) -> bool:
+    """Returns whether two models have the same shapes all but those of their heads."""
+    name = head_name(variables)
+    if not name or name != head_name(like):
+        return False
+    try:
+        checkpoints.check_same_shapes(_with_head(variables, like["params"][name]), like)
+    except ValueError:
+        return False
+    return True
 
 
 def initial_model(path: str | os.PathLike, role: str) -> LoadedModel | None:

@@ -77,6 +77,11 @@ class Progress:
             total, description=description, unit=unit, shown=self.shown, leave=leave
         )
 
+    def say(self, text: str) -> None:
+        """Tells people, where bars are shown, a line."""
+        if self.shown:
+            print(text)
+
     def stopping(self) -> None:
         """Raises `StoppedError` if somebody asked to stop."""
         if self.stop():

@@ -398,6 +398,22 @@ ROWS = [
         lambda _: sources.Subset(source(), []),
         "one or more integers from 0 to 3: float64",
     ),
+    *(
+        (
+            f"labels {labels}",
+            lambda _, labels=labels: sources.RelabelledSource(source(), labels, 12),
+            r"data.labels must name, for each of the \d+ classes of .* of the class"
+            rf"ifier's 12 \(0 to 11\): {found}",
+        )
+        for labels, found in (
+            ((0, 1), r"2 entries: \(0, 1\)"),
+            ((*range(9), 12), "10 entries: .*12"),
+            ((*range(9), -1), "10 entries: .*-1"),
+            ((*range(9), 0), "10 entries: .*8, 0"),
+            ((*range(9), 9.5), "10 entries: .*9.5"),
+            ("0123456789", "'0123456789'"),
+        )
+    ),
     ("few copies", lambda _: PairedSource(source(), IMAGES[:3]), COPIES),
     ("thin copies", lambda _: PairedSource(source(), IMAGES[..., :2]), COPIES),
     ("deep copies", lambda _: PairedSource(source(), IMAGES[None, None]), COPIES),

@@ -149,6 +149,20 @@ def test_subset_is_the_chosen_examples_in_their_order():
         subset[3]  # The source has one.
 
 
+def test_relabelled_images_are_of_the_classes_of_a_classifier():
+    whole = toy()
+    relabelled = sources.RelabelledSource(whole, (4, 0, 2), 5)
+    assert (relabelled.name, relabelled.split) == ("toy", "test")
+    assert (len(relabelled), relabelled.image_shape) == (5, (2, 2, 3))
+    assert relabelled.class_names == ("b", "1", "c", "3", "a")
+    assert relabelled.num_classes == 5
+    for images, labels in (relabelled.arrays(), relabelled.read(np.arange(5))):
+        np.testing.assert_array_equal(images, whole.arrays()[0])
+        np.testing.assert_array_equal(labels, [4, 0, 2, 4, 0])
+        assert labels.dtype == np.int32
+    assert relabelled[3]["label"] == 4
+
+
 @pytest.mark.parametrize("copies", [(), (2,)])
 def test_paired_source_lays_copies_beside_the_images(copies, tmp_path):
     source, shape = toy(), (5, *copies, 2, 2, 3)

@@ -64,9 +64,9 @@ def save_run(folder, step, variables, config):
     store.close()
 
 
-def save_untrained(phase, folder, make_variables, shape=(32, 32, 3)):
+def save_untrained(phase, folder, make_variables, shape=(32, 32, 3), num_classes=10):
     """Writes the run of a tiny network that knows nothing; returns its folder."""
-    resolved = {"image_shape": shape, "num_classes": 10, "clean_mean": 0.5}
+    resolved = {"image_shape": shape, "num_classes": num_classes, "clean_mean": 0.5}
     config = {
         **{"phase": phase, "model": TINY[phase], "dtype": "float32"},
         "resolved": resolved | {"mean": [0.5] * shape[2], "std": [0.25] * shape[2]},

@@ -11,15 +11,16 @@ import jax
 import numpy as np
 import pytest
 from absl.flags import FLAGS
-from test_configs import PHASES, ROLES, load, save_models
+from test_configs import PHASES, ROLES, load, save_models, save_untrained
 
 from launch import attack, cli, evaluate, train
 from uronet_jax import checkpoints
 from uronet_jax.command import printing
 from uronet_jax.data import corrupted, open_source
-from uronet_jax.data.sources import ArraySource
+from uronet_jax.data.sources import ArraySource, RelabelledSource
 from uronet_jax.evaluation.defense_table import evaluate_defense, make_entries
-from uronet_jax.loading import load_defense, load_model
+from uronet_jax.evaluation.subject import load_subject
+from uronet_jax.loading import load_classifier, load_defense, load_model
 from uronet_jax.training.phases import find_phase
 
 HOME = os.path.expanduser("~")
@@ -159,6 +160,34 @@ def test_a_page_with_pictures_is_made_by_one_process(monkeypatch):
         judge(load("evaluate"), examples=True)
 
 
+def test_a_classifier_is_judged_on_some_of_its_classes(
+    untrained, tmp_path, make_variables
+):
+    """Ten classes of twelve, in another order: right is who names their new number."""
+    path = save_untrained("classifier", tmp_path, make_variables, num_classes=12)
+    labels = (11, 0, 3, 4, 10, 5, 6, 7, 9, 8)
+    few = {"classifier": path, "data__num_examples": 32}
+    with pytest.raises(
+        ValueError, match="12 classes and generated has 10.*data.labels"
+    ):
+        judge(untrained(**few))
+    with pytest.raises(
+        ValueError, match="labels must.* 10 classes .* 12 .*: 2 entries"
+    ):
+        judge(untrained(**few, data__labels=(0, 1)))
+    few |= {"purifier": "", "detector": "", "data__labels": labels}
+    chosen = {"suite__noises": ("GN",), "suite__severities": (1,)}
+    found = judge(untrained(**few, **chosen))[0]["summary"]["clean_accuracy"]
+    images, given = open_source("generated", "test[:32]").arrays()
+    model = load_classifier(path)
+    answers = model.module.apply(model.variables, images / np.float32(255)).argmax(-1)
+    expected = np.array(labels)[given]
+    assert found == np.mean(answers == expected)
+    # Attacks see the same labels.
+    subject = load_subject(load("attack", **few, threats=("white_box",)), None)
+    np.testing.assert_array_equal(subject.test_source.arrays()[1], expected)
+
+
 def test_evaluation_over_a_suite(untrained, tmp_path):
     made = {"suite__name": "cifar_c", "suite__noises": ("contrast",)}
     config = untrained(**made, data__num_examples=8)
@@ -182,6 +211,9 @@ def test_evaluation_over_a_suite(untrained, tmp_path):
     for row, other in zip(result["rows"], judge(config)[0]["rows"], strict=True):
         row.pop("suite")
         assert row == pytest.approx(other)
+    # Stored copies have the labels of the data set, whatever the classifier's are.
+    some = open_source("generated", "test[:8]")
+    make_entries(config["suite"], RelabelledSource(some, [*range(9, -1, -1)], 10))
     config["data"]["split"] = "train"
     with pytest.raises(ValueError, match="holds images of split test.*not to train"):
         judge(config)

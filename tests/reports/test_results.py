@@ -85,6 +85,16 @@ def test_suites_stand_beside_published_numbers(tmp_path):
     assert "not the benchmark's" in suites.render_suite(content)
 
 
+def test_pages_say_that_right_is_one_of_more_classes(tmp_path):
+    content = suite_evaluation()
+    content["config"]["data"]["labels"] = [0, 217]
+    page = render_result(*store(tmp_path, a=content))
+    assert "cifar10 has 2 of the classifier's classes; right is the class that" in page
+    (tmp_path / "a.json").unlink()
+    page = render_result(*store(tmp_path, a=suite_evaluation()))
+    assert "classifier's classes" not in page and "\n\n\n" not in page
+
+
 def test_part_of_a_test_set_is_called_small(tmp_path):
     with pytest.raises(ValueError, match=r"a\.json is of small models or part of the"):
         store(tmp_path, a=suite_evaluation(num_examples=2000))

@@ -430,7 +430,7 @@ def test_training_starts_from_a_run_or_from_a_file(
         found, expected = (x.config["resolved"][name] for x in (saved, given))
         assert list(found) == list(expected), name
     remover = save_untrained("remover", tmp_path / "remover", make_variables)
-    with pytest.raises(ValueError, match="another model: params/.* shape .*more$"):
+    with pytest.raises(ValueError, match="not fit the model: params/.* shape .*more$"):
         build_experiment(few("classifier", initial=remover), None)
 
     path = f"{models_dir}/cifar10_resnet20.npz"
@@ -442,3 +442,39 @@ def test_training_starts_from_a_run_or_from_a_file(
     assert task.module.mean == load_classifier(path).module.mean
     with pytest.raises(ValueError, match="20.npz does not fit the model: .*shape"):
         build_experiment(few("classifier", initial=path, model__name="resnet8"), None)
+
+
+def test_training_starts_from_weights_of_other_classes(
+    tmp_path, make_variables, capsys
+):
+    """With `new_head` all is taken but the last layer, which is drawn by the seed."""
+    path = save_untrained("classifier", tmp_path / "a", make_variables, num_classes=4)
+    expected = r"shape \(4,\).*and \(10,\) in.*only the last layer differs.*=True"
+    with pytest.raises(ValueError, match=expected):
+        build_experiment(few("classifier", initial=path), None)
+
+    def begin(path, **fields):
+        config = few("classifier", initial=path, new_head=True, **fields)
+        return build_experiment(config, None).task.initial
+
+    given, found, other = (load_model(path).variables, begin(path), begin(path, seed=1))
+    told = f"the last layer is drawn, all others are those of {path}\n"
+    assert capsys.readouterr().out == 2 * told
+    head = found["params"]["Dense_1"]["kernel"]
+    assert head.shape == (given["params"]["Dense_1"]["kernel"].shape[0], 10)
+    # Of LeCun's scale; some hundred values.
+    assert head.std() == pytest.approx(len(head) ** -0.5, rel=0.2)
+    assert np.abs(head - other["params"]["Dense_1"]["kernel"]).max() > 0.01
+    assert not found["params"]["Dense_1"]["bias"].any()
+    for each in (found, given):
+        del each["params"]["Dense_1"]
+    chex.assert_trees_all_equal(found, given)
+    # Also where the classes are as many, and not if another layer differs.
+    path = save_untrained("classifier", tmp_path / "b", make_variables)
+    before = load_model(path).variables["params"]["Dense_1"]["kernel"]
+    assert np.abs(begin(path)["params"]["Dense_1"]["kernel"] - before).max() > 0.01
+    with pytest.raises(ValueError, match="not fit the model: batch_stats/.*more$"):
+        begin(path, model__name="resnet8")
+    for phase, initial in (("classifier", ""), ("remover", path)):
+        with pytest.raises(ValueError, match="new_head draws the last layer of a clas"):
+            check_config(few(phase, new_head=True, initial=initial))

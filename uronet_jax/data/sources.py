@@ -161,6 +161,56 @@ class Subset(Source):
         return self._source.read(self._rows[indices])
 
 
+class RelabelledSource(Source):
+    """A source whose labels are those of a classifier that has other classes.
+
+    Its class names are the source's at their new places, and numbers elsewhere.
+    """
+
+    def __init__(self, source: Source, labels: Sequence[int], num_classes: int):
+        """Gives new labels.
+
+        Args:
+            source: The images, with their own labels.
+            labels: The new label of each class of the source, in its order.
+            num_classes: New number of classes.
+
+        Raises:
+            ValueError: If these are not as many different labels as the source has
+                classes, each in `0 .. num_classes - 1`.
+        """
+        listed = isinstance(labels, list | tuple)
+        fit = listed and all(
+            isinstance(x, int) and 0 <= x < num_classes for x in labels
+        )
+        if not fit or not len(set(labels)) == len(labels) == source.num_classes:
+            found = f"{len(labels)} entries: {labels!r}" if listed else repr(labels)
+            raise ValueError(
+                f"data.labels must name, for each of the {source.num_classes} classes "
+                f"of {source.name} in their order, another one of the classifier's "
+                f"{num_classes} (0 to {num_classes - 1}): {found}"
+            )
+        self.source, self._labels = source, np.asarray(labels, np.int32)
+        self.name, self.split = source.name, source.split
+        self.image_shape = source.image_shape
+        names = dict(zip(labels, source.class_names, strict=True))
+        self.class_names = tuple(names.get(x, str(x)) for x in range(num_classes))
+
+    def __len__(self) -> int:
+        """Returns the number of examples."""
+        return len(self.source)
+
+    def read(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the images and new labels at `indices`."""
+        images, labels = self.source.read(indices)
+        return images, self._labels[labels]
+
+    def arrays(self) -> tuple[np.ndarray, np.ndarray]:
+        """Returns all images and new labels."""
+        images, labels = self.source.arrays()
+        return images, self._labels[labels]
+
+
 class PairedSource(Source):
     """A source whose images have degraded copies, which ride in the batches.
 

@@ -14,6 +14,7 @@ from uronet_jax.corruptions import (
 )
 from uronet_jax.data import corrupted
 from uronet_jax.data.frost import FROST_SCALES, load_frost
+from uronet_jax.data.sources import RelabelledSource
 from uronet_jax.defense import DefenseFunction
 from uronet_jax.evaluation import corruption_errors
 from uronet_jax.evaluation.examples import ExamplePictures, example_pictures
@@ -243,6 +244,8 @@ def make_entries(suite: Mapping[str, Any], source: Any) -> list[Entry]:
 def _stored_entries(suite, severities, source) -> list[Entry]:
     folder = suite["folder"]
     manifest = corrupted.read_manifest(folder)
+    if isinstance(source, RelabelledSource):
+        source = source.source
     rows = np.array_split(np.arange(len(source)), -(-len(source) // 1024))
     labels = np.concatenate([source.read(some)[1] for some in rows])
     entries = []

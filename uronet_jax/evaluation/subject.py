@@ -11,7 +11,7 @@ import numpy as np
 from uronet_jax import sharding
 from uronet_jax.batches import check_number, check_whole
 from uronet_jax.data import open_source
-from uronet_jax.data.sources import Subset
+from uronet_jax.data.sources import RelabelledSource, Subset
 from uronet_jax.defense import DefenseFunction, classifier_function
 from uronet_jax.evaluation import metrics
 from uronet_jax.evaluation.judge import Judge
@@ -144,10 +144,12 @@ def load_subject(config: Mapping[str, Any], data_dir: str | None) -> Subject:
     check_models_match(*models.values())
     check_detector(models.get("detector"), models.get("purifier"))
     source = open_source(data["name"], data["split"], data_dir=data_dir)
-    if classifier.num_classes != source.num_classes:
+    labels = data.get("labels", ())  # Configs of earlier versions have none.
+    if not labels and classifier.num_classes != source.num_classes:
         raise ValueError(
             f"the classifier in {config['classifier']} knows {classifier.num_classes} "
-            f"classes and {data['name']} has {source.num_classes}"
+            f"classes and {data['name']} has {source.num_classes}: if these are among "
+            "them, say in data.labels which"
         )
     if not classifier.takes(source.image_shape):
         raise ValueError(
@@ -160,6 +162,9 @@ def load_subject(config: Mapping[str, Any], data_dir: str | None) -> Subject:
             f"num_examples is {count}, {data['name']} has {len(source)} images in "
             f"{data['split']}: 0 takes all"
         )
+    test = Subset(source, np.arange(count)) if count else source
+    if labels:
+        test = RelabelledSource(test, labels, classifier.num_classes)
     validation = None
     if "detector" in models:
         validation = open_source(
@@ -175,7 +180,7 @@ def load_subject(config: Mapping[str, Any], data_dir: str | None) -> Subject:
     return Subject(
         defense,
         models,
-        Subset(source, np.arange(count)) if count else source,
+        test,
         validation,
         sharding.data_mesh(),
         config["batch_size"],

@@ -55,6 +55,20 @@ def mean_row(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return {"noise": "mean", **mean}
 
 
+def classes_line(config: Mapping[str, Any]) -> str:
+    """Says of a data set of other classes than the classifier's what counts as right.
+
+    `config` is that of an evaluation or attack; "" where the classes are the same.
+    """
+    data = config["data"]
+    if not data.get("labels"):
+        return ""
+    return (
+        f"{data['name']} has {len(data['labels'])} of the classifier's classes; right "
+        "is the class that it finds likeliest of all it knows.\n"
+    )
+
+
 def summary_list(summary: Mapping[str, Any]) -> str:
     """Returns the clean images' numbers as a Markdown list."""
     return labelled_list(summary, DEFENSE_SUMMARY)

@@ -1,7 +1,11 @@
 """The pages of single results: evaluations, attacks, the quickstart, benchmarks."""
 
 from uronet_jax.reports import robustness, suites
-from uronet_jax.reports.defense_table import defense_rows_table, summary_list
+from uronet_jax.reports.defense_table import (
+    classes_line,
+    defense_rows_table,
+    summary_list,
+)
 from uronet_jax.reports.predictions import render_predictions
 from uronet_jax.reports.results import Result, origin_line, render_benchmark
 
@@ -29,10 +33,11 @@ def render_result(result: Result) -> str:
         parts = [render_predictions(content)]
     elif result.kind == "attack":
         title = f"Under attack: {config['data']['name']}"
-        parts = [robustness.render_attack(content), robustness.LEGEND]
+        rows = robustness.render_attack(content)
+        parts = [classes_line(config), rows, robustness.LEGEND]
     else:
         title = f"Evaluation: {config['data']['name']}"
-        parts = [summary_list(content["summary"])]
+        parts = [classes_line(config), summary_list(content["summary"])]
         if config["suite"]["name"] == "uronet":
             parts += [defense_rows_table(content["rows"]), _LEGEND]
         else:
@@ -40,4 +45,4 @@ def render_result(result: Result) -> str:
             parts.append(suites.render_suite(content))
     if result.kind in ("evaluation", "attack") and config.get("preset"):
         title += f" ({config['preset']} models)"
-    return "\n".join([f"# {title}\n", origin_line([result]), *parts])
+    return "\n".join(filter(None, [f"# {title}\n", origin_line([result]), *parts]))

@@ -25,11 +25,13 @@ def evaluation_text(result: dict[str, Any]) -> str:
     parts = [
         f"# Evaluation on {config['data']['name']} ({config['preset']})\n",
         _judged(config),
+        defense_table.classes_line(config),
         defense_table.summary_list(result["summary"]),
     ]
     if "corruptions" in result["summary"]:
         parts.append(suites.render_suite(result))
-    return "\n".join([*parts, defense_table.defense_rows_table(result["rows"])])
+    parts.append(defense_table.defense_rows_table(result["rows"]))
+    return "\n".join(filter(None, parts))
 
 
 def _judged(config: Mapping[str, Any]) -> str:

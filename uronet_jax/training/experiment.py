@@ -36,6 +36,7 @@ from uronet_jax.data.stored import check_digests, is_finished
 from uronet_jax.loading import (
     LoadedModel,
     check_models_match,
+    head_name,
     initial_model,
     initial_statistics,
     load_classifier,
@@ -247,6 +248,11 @@ def check_config(config: Config) -> None:
             )
     check_whole("seed", config["seed"], 0)
     phase = find_phase(config["phase"])
+    if config.get("new_head") and not (config["initial"] and phase.role != "purifier"):
+        raise ValueError(
+            "new_head draws the last layer of a classifier anew that starts from given "
+            f"weights, and initial is {config['initial']!r}, phase {config['phase']!r}"
+        )
     phase.needs(config)
     if degrades(config) or has_copies(config):
         _check_present(config, _DEGRADATION_FIELDS)
@@ -395,17 +401,31 @@ def build_experiment(
         config["resolved"] |= initial_statistics(given, initial)
     task = make_task(config, models)
     if config["initial"] and not begun:
-        images = jnp.zeros((1, *task.input_shape))
-        like = jax.eval_shape(task.module.init, jax.random.key(0), images)
-        like = {"batch_stats": {}, **like}
-        variables = load_initial(config["initial"], like, model=initial)
-        task = dataclasses.replace(task, initial=variables)
+        task = dataclasses.replace(task, initial=_initial(config, task, initial))
+        if config.get("new_head"):
+            told = f"the last layer is drawn, all others are those of {given}"
+            (progress or Progress()).say(told)
     if has_copies(config):
         _check_before_copies(config, task, sources["train"], workdir)
         for part, source in sources.items():
             copies = _copies(config, part, source, workdir, progress or Progress())
             sources[part] = PairedSource(source, copies)
     return Experiment(sources["train"], sources["validation"], task, config)
+
+
+def _initial(config: Config, task: Task, model: LoadedModel | None) -> Any:
+    """Returns the variables that a task starts from."""
+
+    def draw(key):
+        return task.module.init(key, jnp.zeros((1, *task.input_shape)))
+
+    like = {"batch_stats": {}, **jax.eval_shape(draw, jax.random.key(0))}
+    head = None
+    if config.get("new_head"):
+        name = head_name(like)
+        key = jax.random.key(named_seed(config["seed"], "head"))
+        head = jax.device_get(jax.jit(lambda key: draw(key)["params"][name])(key))
+    return load_initial(config["initial"], like, model=model, new_head=head)
 
 
 def _check_before_copies(config, task, source, workdir) -> None:
