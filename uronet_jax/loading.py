@@ -15,6 +15,7 @@ from flax import linen as nn
 from uronet_jax import checkpoints
 from uronet_jax.attacks.digests import digest
 from uronet_jax.defense import Defense, classifier_function, no_classifier
+from uronet_jax.models.keras import network_from_keras
 from uronet_jax.models.pytorch import network_from_pytorch
 from uronet_jax.pretrained import (
     USUAL_PRETRAINED,
@@ -26,7 +27,12 @@ from uronet_jax.purifiers import Purifier, chain, parse_purifier
 from uronet_jax.specs import nearest_name
 from uronet_jax.training.phases import find_phase
 from uronet_jax.transformations import TRANSFORMATIONS
-from uronet_jax.weight_files import WEIGHT_FILES, read_pytorch
+from uronet_jax.weight_files import (
+    KERAS_FILES,
+    WEIGHT_FILES,
+    read_keras,
+    read_pytorch,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -303,9 +309,9 @@ def load_classifier(
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
 ) -> LoadedModel:
-    """Loads a classifier: one of ours, or a network of PyTorch.
+    """Loads a classifier: one of ours, or a network of PyTorch or Keras.
 
-    The latter is a file that `read_pytorch` reads, of a network that
+    The latter is a file that `read_pytorch` or `read_keras` reads, of a network that
     `models.list_importable` names. It has as many classes as its last layer, and no
     dropout if it is trained on. Networks for photographs take images of any size from
     their smallest on; a second head for training, as Inception V3 has, is left out.
@@ -314,17 +320,20 @@ def load_classifier(
     Args:
         path: Folder of a run, or file of weights.
         which: Checkpoint of a run, see `load_model`.
-        mean: Pixel mean that a network of PyTorch was trained with, one value or one
-            per channel, if it is neither in the file as `mu` (beside `sigma`, as
-            RobustBench has them) nor that of `models.preprocessing`.
+        mean: Pixel mean that a network of PyTorch or Keras was trained with, one value
+            or one per channel, if it is neither in the file as `mu` (beside `sigma`, as
+            RobustBench has them) nor that of `models.preprocessing`. A VGG of Keras is
+            then taken as trained on red, green, blue; else on the reverse.
         std: Pixel deviation, likewise.
     """
     path = Path(path)
     if path.suffix not in WEIGHT_FILES:
         return load_model(path, role="classifier", which=which)
-    weights = read_pytorch(path)
+    keras = path.suffix in KERAS_FILES
+    weights = read_keras(path) if keras else read_pytorch(path)
+    convert = network_from_keras if keras else network_from_pytorch
     try:
-        network = network_from_pytorch(weights, mean=mean, std=std)
+        network = convert(weights, mean=mean, std=std)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     return LoadedModel(
@@ -349,8 +358,8 @@ def load_initial(
     """Loads the weights that a training is to start from.
 
     Args:
-        path: Folder of a run with a model of the same shapes, or a file of PyTorch
-            weights, see `load_classifier`.
+        path: Folder of a run with a model of the same shapes, or a file of weights of
+            PyTorch or Keras, see `load_classifier`.
         like: `{"params", "batch_stats"}` with the shapes of the module to be trained.
         which: Checkpoint of a run, see `load_model`.
         model: What `initial_model` returned for `path`, lest a file is read twice.

@@ -231,7 +231,7 @@ def test_a_file_of_pytorch_needs_torch(kind, tmp_path, monkeypatch):
         loading.load_classifier(tmp_path / f"absent.{kind}")
 
 
-@pytest.mark.parametrize("name", ["model.h5", "a.bin"])
+@pytest.mark.parametrize("name", ["model.onnx", "a.bin"])
 def test_a_file_of_another_kind(name, tmp_path):
     path = tmp_path / name
     path.write_bytes(pickle.dumps({}))

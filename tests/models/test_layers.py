@@ -136,6 +136,10 @@ def test_other_pools_equal_flax_and_the_definition():
         pairs = [
             (layers.mean_pool(x), nn.avg_pool(x, (2, 2), (2, 2))),
             (layers.overlapping_mean_pool(x), nn.avg_pool(x, (3, 3), (1, 1), around)),
+            (
+                layers.overlapping_mean_pool(x, border_counts=False),
+                nn.avg_pool(x, (3, 3), (1, 1), around, count_include_pad=False),
+            ),
         ]
         for padding, sides in ((0, "VALID"), (1, around)):
             found = layers.overlapping_max_pool(x, padding=padding)

@@ -13,12 +13,15 @@ import pytest
 from uronet_jax import loading
 from uronet_jax.models import (
     CLASSIFIERS,
+    KERAS_PREPROCESSING,
     PREPROCESSING,
+    imported,
     list_importable,
     make_classifier,
     preprocessing,
     pytorch,
 )
+from uronet_jax.models.keras_layouts import KERAS_FAMILIES
 from uronet_jax.models.pytorch import network_from_pytorch
 from uronet_jax.models.pytorch_layouts import FAMILIES
 
@@ -101,9 +104,11 @@ NAMES = [
 def lazy_weights(name, mark):
     """Returns weights without memory that have the names of a layout."""
     layouts = [layout for family in FAMILIES for layout in family.layouts({})]
-    tables = [pytorch._tensors(x) for x in layouts if x.name == name]
+    tables = [
+        imported.layout_tensors(x, pytorch._PYTORCH) for x in layouts if x.name == name
+    ]
     table = next(table for table in tables if mark in table)
-    shapes = pytorch._pytorch_shapes(table, shapes_of(name))
+    shapes = imported.layout_shapes(table, shapes_of(name))
     return {k: np.broadcast_to(np.float32(0), shape) for k, shape in shapes.items()}
 
 
@@ -207,19 +212,28 @@ def test_statistics_are_those_given_else_of_the_file_and_part_of_the_identity(tm
         load(plain)
 
 
-def test_what_can_be_imported_is_listed():
-    rows = list_importable()
+@pytest.mark.parametrize(
+    ("library", "families", "table"),
+    [
+        ("pytorch", FAMILIES, PREPROCESSING),
+        ("keras", KERAS_FAMILIES, KERAS_PREPROCESSING),
+    ],
+)
+def test_what_can_be_imported_is_listed(library, families, table):
+    rows = [row for row in list_importable() if row.library == library]
     names = [name for row in rows for name in row.names]
     assert len(names) == len(set(names)) and set(names) <= set(CLASSIFIERS)
-    assert set(PUBLISHED) - {"mobilenet_v1"} <= set(names)
-    assert set(PREPROCESSING) == {*names, "mobilenet_v1"}
+    assert {*names, "mobilenet_v1"} == set(table)
+    if library == "pytorch":
+        assert set(PUBLISHED) - {"mobilenet_v1"} <= set(names)
+        assert {"wrn10_2", "resnet8", "resnet152"} <= set(names)
     for row in rows:
         smallest = {make_classifier(name, 2).smallest for name in row.names}
         assert smallest == {row.smallest}
         for name in row.names:
-            assert preprocessing(name) == row.preprocessing
-    assert {"wrn10_2", "resnet8", "resnet152"} <= set(names)
-    for family in FAMILIES:  # Every network that has one size has its name.
+            found = preprocessing(name, keras=library == "keras")
+            assert found == row.preprocessing
+    for family in families:  # Every network that has one size has its name.
         made = {layout.name for layout in family.layouts({})}
         assert made <= set(family.names) or not family.any_size
         assert {type(make_classifier(x, 2)) for x in family.names} == {family.network}

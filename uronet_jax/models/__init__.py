@@ -22,6 +22,7 @@ from uronet_jax.models.imagenet_resnet import (
     ImageNetResNet,
 )
 from uronet_jax.models.importable import (
+    KERAS_PREPROCESSING,
     PREPROCESSING,
     Importable,
     list_importable,
@@ -123,6 +124,7 @@ __all__ = [
     "ImageNetVGG",
     "Importable",
     "InceptionV3",
+    "KERAS_PREPROCESSING",
     "MadryCNN",
     "MobileNetV1",
     "MobileNetV2",

@@ -63,10 +63,13 @@ class ImageNetVGG(DenseHead):
     Attributes:
         depth: A key of `IMAGENET_VGG_BLOCKS`.
         batch_norm: Whether there is one behind each convolution.
+        parts: Rows and columns that the dense layers see: images of 32 times as many
+            pixels, of which others are averaged to so many.
     """
 
     depth: int
     batch_norm: bool = False
+    parts: int = 7
     smallest: ClassVar[int] = 32  # Halved five times.
 
     @nn.compact
@@ -83,4 +86,4 @@ class ImageNetVGG(DenseHead):
                     x = layers.batch_norm(x, train=train, dtype=self.dtype)
                 x = nn.relu(x)
             x = layers.max_pool(x)
-        return self.dense_logits(x, 7)
+        return self.dense_logits(x, self.parts)

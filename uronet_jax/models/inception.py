@@ -144,10 +144,12 @@ class InceptionBlock(nn.Module):
 
     Attributes:
         block: A key of `_BLOCKS`.
+        border_counts: See `layers.overlapping_mean_pool`.
         dtype: Computation type.
     """
 
     block: str
+    border_counts: bool = True
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -157,7 +159,9 @@ class InceptionBlock(nn.Module):
         halves = "branch_pool" not in branches
         found = []
         for branch, steps in branches.items():
-            y = layers.overlapping_mean_pool(x) if branch == "branch_pool" else x
+            y = x
+            if branch == "branch_pool":
+                y = layers.overlapping_mean_pool(x, border_counts=self.border_counts)
             for number, names in enumerate(_names(branch, steps), 1):
                 last = halves and number == len(steps)
                 options = {"strides": 2, "padding": 0} if last else {}
@@ -175,8 +179,14 @@ class InceptionBlock(nn.Module):
 
 
 class InceptionV3(layers.Classifier):
-    """Inception V3: blocks of branches with kernels up to 7, also of one row."""
+    """Inception V3: blocks of branches with kernels up to 7, also of one row.
 
+    Attributes:
+        border_counts: Whether means over 3x3 pixels count the zeros around the image,
+            as torchvision has it; Keras' weights are for means without.
+    """
+
+    border_counts: bool = True
     smallest: ClassVar[int] = 75  # Else nothing is left behind the last halving.
 
     @nn.compact
@@ -187,5 +197,7 @@ class InceptionV3(layers.Classifier):
             x = ConvNorm(step, dtype=self.dtype, name=name, **options)(x, train=train)
             x = layers.overlapping_max_pool(x, padding=0) if pooled else x
         for block in _BLOCKS:
-            x = InceptionBlock(block, self.dtype, name=block)(x, train=train)
+            x = InceptionBlock(block, self.border_counts, self.dtype, name=block)(
+                x, train=train
+            )
         return self.logits(x)

@@ -40,6 +40,14 @@ _KERAS = partial(Preprocessing, _HALF, _HALF)
 # torchvision's weights bring `transform_input`, which undoes ImageNet's statistics.
 INCEPTION = _KERAS(299, 342, "bilinear", "torchvision, with `transform_input`")
 MOBILENET_V1 = _KERAS(224, 256, "bilinear", "Keras; resizing as in TF-Slim")
+KERAS_INCEPTION = _KERAS(299, 342, "bilinear", "Keras; resizing as in TF-Slim")
+KERAS_DENSENET = TORCHVISION._replace(source="Keras; resizing as for PyTorch")
+# Of red, green and blue in 0 to 255, which Caffe subtracted without dividing.
+_CAFFE_MEAN = (123.68, 116.779, 103.939)
+KERAS_VGG = Preprocessing(
+    *(tuple(x / 255 for x in _CAFFE_MEAN), (1 / 255,) * 3, 224, 256, "bilinear"),
+    "Keras; resizing as for Caffe",
+)
 EFFICIENTNET_LITE = Preprocessing(
     *((127 / 255,) * 3, (128 / 255,) * 3, 224, 256, "bicubic"),
     "tensorflow/tpu, `efficientnet_lite_builder.py`",

@@ -327,13 +327,19 @@ def overlapping_max_pool(x: jax.Array, *, padding: int = 1) -> jax.Array:
     return _pool_threes(x, jnp.maximum, 2, padding, -jnp.inf)
 
 
-def overlapping_mean_pool(x: jax.Array) -> jax.Array:
-    """Takes the mean of the 3x3 window around every pixel, with zeros at the border.
+def overlapping_mean_pool(x: jax.Array, *, border_counts: bool = True) -> jax.Array:
+    """Takes the mean of the 3x3 window around every pixel of `[B, H, W, C]`.
 
-    PyTorch's `AvgPool2d(3, stride=1, padding=1)`; the zeros count.
+    With zeros around the image that count, PyTorch's `AvgPool2d(3, stride=1,
+    padding=1)`; if they do not, at the border it is the mean of what is inside, as
+    TensorFlow and Keras have it.
     """
     high = jnp.promote_types(x.dtype, jnp.float32)
-    return (_pool_threes(x.astype(high), jnp.add, 1, 1, 0) / 9).astype(x.dtype)
+    sums, counts = _pool_threes(x.astype(high), jnp.add, 1, 1, 0), 9
+    if not border_counts:
+        inside = jnp.ones((1, *x.shape[1:3], 1), high)
+        counts = _pool_threes(inside, jnp.add, 1, 1, 0)
+    return (sums / counts).astype(x.dtype)
 
 
 def adaptive_mean_pool(x: jax.Array, size: int) -> jax.Array:

@@ -14,7 +14,7 @@ from uronet_jax.models import layers
 from uronet_jax.models.depthwise import DepthwiseConv
 
 # Filters and stride of each block of MobileNet.
-_MOBILENET_V1 = (
+MOBILENET_V1_BLOCKS = (
     *((64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2)),
     *[(512, 1)] * 5,
     *((1024, 2), (1024, 1)),
@@ -40,7 +40,7 @@ class MobileNetV1(layers.Classifier):
         conv = partial(layers.Conv, use_bias=False, dtype=self.dtype)
         x = self.normalized(images)
         x = norm(conv(32, strides=2, padding="same")(x))
-        for features, strides in _MOBILENET_V1:
+        for features, strides in MOBILENET_V1_BLOCKS:
             padding = "half" if strides == 1 else ((0, 1), (0, 1))
             x = norm(DepthwiseConv(3, strides, padding, self.dtype)(x))
             x = norm(conv(features, size=1)(x))

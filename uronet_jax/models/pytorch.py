@@ -5,15 +5,17 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from flax import linen as nn
 
-from uronet_jax.models.layers import check_statistics
-from uronet_jax.models.pytorch_layouts import FAMILIES, WeightLayout
+from uronet_jax.models.imported import (
+    ImportedNetwork,
+    Library,
+    WeightLayout,
+    Weights,
+    import_network,
+)
+from uronet_jax.models.pytorch_layouts import FAMILIES
 
 # Networks of other libraries, and what their weights begin with.
 _OTHER_FAMILIES = {
@@ -44,45 +46,12 @@ _TENSORS = {
 }
 
 
-class PyTorchNetwork(NamedTuple):
-    """A network whose weights were PyTorch's.
-
-    Attributes:
-        name: What `CLASSIFIERS` calls it, such as `resnet50`.
-        module: The Flax module.
-        variables: `{"params", "batch_stats"}` of float32 arrays.
-        image_shape: `(H, W, C)` of the images that such networks usually see.
-        any_size: Whether there is no reason to expect just this height and width.
-        statistics: `mean` and `std` if they are not those of its published weights.
-    """
-
-    name: str
-    module: nn.Module
-    variables: dict[str, Any]
-    image_shape: tuple[int, int, int]
-    any_size: bool
-    statistics: dict[str, list[float]]
-
-
-def _tensors(
-    layout: WeightLayout,
-) -> dict[str, tuple[tuple[str, ...], tuple[int, ...]]]:
-    """Returns PyTorch's name of each weight -> path in flax, order of the axes."""
-    tensors = {}
-    for source, path in layout.layers.items():
-        kind = path[-1].partition("_")[0]
-        found = _TENSORS[kind] | (_BIAS if kind == "Conv" and layout.biased else {})
-        for name, (collection, leaf, axes) in found.items():
-            tensors[f"{source}.{name}"] = (collection, *path, leaf), axes
-    return tensors
-
-
 def network_from_pytorch(
     weights: Mapping[str, np.ndarray],
     *,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
-) -> PyTorchNetwork:
+) -> ImportedNetwork:
     """Recognises a network by its weights and converts them.
 
     Args:
@@ -100,46 +69,10 @@ def network_from_pytorch(
             mean or std are none of pixels in `[0, 1]`.
     """
     weights = _plain_names(weights)
-    own = None
     if weights.keys() >= set(_STATISTICS):
         own = [tuple(np.ravel(weights.pop(x)).tolist()) for x in _STATISTICS]
-    pairs = [(family, x) for family in FAMILIES for x in family.layouts(weights)]
-    family, layout = max(pairs, key=lambda pair: _likeness(weights, pair[1]))
-    weights = {k: x for k, x in weights.items() if not k.startswith(layout.ignored)}
-    usual = family.preprocessing
-    own = own or (usual.mean, usual.std)
-    mean = tuple(own[0] if mean is None else mean)
-    std = tuple(own[1] if std is None else std)
-    check_statistics(mean, std)
-    *_, head = layout.layers
-    module = layout.build(
-        num_classes=np.size(weights.get(f"{head}.bias", ())) or 10,
-        mean=mean,
-        std=std,
-    )
-    image_shape = (usual.crop, usual.crop, 3)
-    images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
-    like = jax.eval_shape(module.init, jax.random.key(0), images)
-    tensors = _tensors(layout)
-    _check_fit(weights, layout.title, _pytorch_shapes(tensors, like))
-    if layout.ambiguous:
-        raise ValueError(
-            f"these are weights of {layout.title}, which is not supported: "
-            f"{layout.ambiguous}. Pass the network itself as a function, see "
-            "make_defense and adapters.pytorch_classifier"
-        )
-    variables: dict[str, Any] = {"params": {}, "batch_stats": {}}
-    for name, (path, axes) in tensors.items():
-        inner = variables
-        for part in path[:-1]:
-            inner = inner.setdefault(part, {})
-        inner[path[-1]] = np.asarray(weights[name], np.float32).transpose(axes)
-    statistics = {"mean": list(mean), "std": list(std)}
-    if all(np.all(np.equal(statistics[x], getattr(usual, x))) for x in statistics):
-        statistics = {}
-    return PyTorchNetwork(
-        layout.name, module, variables, image_shape, family.any_size, statistics
-    )
+        mean, std = own[0] if mean is None else mean, own[1] if std is None else std
+    return import_network(weights, _PYTORCH, mean, std)
 
 
 def _plain_names(weights: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -157,7 +90,7 @@ def _plain_names(weights: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     return plain
 
 
-def _check_family(weights: Mapping[str, np.ndarray]) -> None:
+def _check_family(weights: Weights, _: WeightLayout) -> None:
     """Raises ValueError for well-known networks that are none of these."""
     for family, marks in _OTHER_FAMILIES.items():
         if all(any(name.startswith(x) for name in weights) for x in marks):
@@ -169,47 +102,4 @@ def _check_family(weights: Mapping[str, np.ndarray]) -> None:
             )
 
 
-def _likeness(weights: Mapping[str, np.ndarray], layout: WeightLayout) -> float:
-    """Returns the share of names, of both, that both have."""
-    names = _tensors(layout).keys()
-    others = {name for name in weights if not name.startswith(layout.ignored)}
-    return len(names & others) / len(names | others)
-
-
-def _pytorch_shapes(tensors: dict, like: Any) -> dict[str, tuple[int, ...]]:
-    """Returns the shape that each weight must have in PyTorch."""
-    shapes = {}
-    for name, (path, axes) in tensors.items():
-        leaf = like
-        for part in path:
-            leaf = leaf[part]
-        shapes[name] = tuple(leaf.shape[axes.index(i)] for i in range(len(axes)))
-    return shapes
-
-
-def _check_fit(
-    weights: Mapping[str, np.ndarray], title: str, shapes: dict[str, tuple[int, ...]]
-) -> None:
-    """Raises ValueError that says what is wrong with weights."""
-
-    def listed(names):
-        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-        return ", ".join(names[:3]) + more
-
-    missing = [name for name in shapes if name not in weights]
-    others = [name for name in weights if name not in shapes]
-    differing = [
-        f"{name} has shape {np.shape(weights[name])}, expected {shape}"
-        for name, shape in shapes.items()
-        if name in weights and np.shape(weights[name]) != shape
-    ]
-    found = (("missing: ", missing), ("left over: ", others), ("", differing))
-    problems = [f"{text}{listed(names)}" for text, names in found if names]
-    if problems:
-        _check_family(weights)
-        raise ValueError(
-            f"these weights are of no network that is known here. The nearest is "
-            f"{title}; {'; '.join(problems)}. Networks that are known: "
-            f"{'; '.join(family.title for family in FAMILIES)}. "
-            "Any other may be passed as a function, see make_defense"
-        )
+_PYTORCH = Library(FAMILIES, ".", _TENSORS, "bias", _check_family)

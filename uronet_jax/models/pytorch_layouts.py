@@ -5,7 +5,7 @@ A family is a function from weights to the layouts that they could have, and a l
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -15,6 +15,7 @@ from flax import linen as nn
 from uronet_jax.models.alexnet_vgg import IMAGENET_VGG_BLOCKS, AlexNet, ImageNetVGG
 from uronet_jax.models.densenet import DENSENET_121_BLOCKS, DenseNet121
 from uronet_jax.models.imagenet_resnet import IMAGENET_RESNET_BLOCKS, ImageNetResNet
+from uronet_jax.models.imported import Family, Layers, WeightLayout, Weights
 from uronet_jax.models.inception import InceptionV3, inception_layers
 from uronet_jax.models.inputs import (
     CIFAR_RESNET,
@@ -22,16 +23,11 @@ from uronet_jax.models.inputs import (
     INCEPTION,
     TORCHVISION,
     WIDE_RESNET,
-    Preprocessing,
 )
-from uronet_jax.models.layers import Classifier
 from uronet_jax.models.mobilenet import EfficientNetLite0, MobileNetV2
 from uronet_jax.models.resnet import USUAL_DEPTHS, ResNet
 from uronet_jax.models.wide_resnet import USUAL_SIZES, WideResNet
 
-Weights = Mapping[str, np.ndarray]
-# PyTorch's name of each layer -> names of flax. The head comes last.
-Layers = dict[str, tuple[str, ...]]
 # PyTorch's names of a convolution and the batch norm behind it, or before it.
 ConvAndNorm = tuple[str, str]
 
@@ -41,50 +37,6 @@ _WIDE_BLOCK = {
     "bn2": "BatchNorm_1",
     "conv2": "Conv_1",
 }
-
-
-class WeightLayout(NamedTuple):
-    """A network and the names of its layers.
-
-    Attributes:
-        name: What `CLASSIFIERS` calls it, such as `resnet50`.
-        title: What it is called in errors.
-        build: Its class with its size; takes `num_classes`, `mean` and `std`.
-        layers: PyTorch's name of each layer -> names of flax.
-        biased: Whether its convolutions have biases.
-        ignored: What names begin with that stand for nothing here.
-        ambiguous: Why such weights are refused, if they are.
-    """
-
-    name: str
-    title: str
-    build: Callable[..., nn.Module]
-    layers: Layers
-    biased: bool = False
-    ignored: tuple[str, ...] = ()
-    ambiguous: str = ""
-
-
-class Family(NamedTuple):
-    """Networks that differ in their size alone, and where there are weights of them.
-
-    Attributes:
-        title: What it is called.
-        source: Whose names of weights are known.
-        network: The class of its modules.
-        names: Its networks in `CLASSIFIERS`.
-        preprocessing: How its images are made.
-        layouts: Weights -> layouts that they could have.
-        any_size: Whether there is no reason to expect just the usual height and width.
-    """
-
-    title: str
-    source: str
-    network: type[Classifier]
-    names: tuple[str, ...]
-    preprocessing: Preprocessing
-    layouts: Callable[[Weights], Iterator[WeightLayout]]
-    any_size: bool = True
 
 
 def _photographs(
