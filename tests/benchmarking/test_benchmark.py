@@ -516,8 +516,8 @@ def test_wall_time_is_summed_over_rows(tmp_path):
     ("size", "message"),
     [
         ({"batch_size": 3}, "batch_size.*even.*: 3"),
-        ({"classifier": "alexnet"}, "unknown classifier 'alexnet'"),
-        ({"detector": "alexnet"}, "unknown classifier 'alexnet'"),
+        ({"classifier": "alexnext"}, "unknown classifier 'alexnext'"),
+        ({"detector": "alexnext"}, "unknown classifier 'alexnext'"),
         ({"repeats": 0}, "repeats must be an integer .*: 0"),
         ({"dtype": "float8"}, "unknown dtype 'float8'"),
     ],

@@ -224,7 +224,7 @@ def test_the_page_names_what_failed_and_what_is_left(tmp_path):
         "train/remover:full/128/1": row(),
         "train/remover:full/2048/1": row(batch=2048),
         # 50 MB, a branch, a loop that ends on data: there the floor is no bound.
-        **{f"upsample/{x}/64/1": row(64, text=x, **no_bound[x]) for x in no_bound},
+        **{f"defence/{x}/64/1": row(64, text=x, **no_bound[x]) for x in no_bound},
         "train/remover:full/128/8": eight,
         "attack/pgd_linf/1000/1": {
             **{"text": "the attack", "batch": 1000, "devices": 1, "dtype": "float32"},

@@ -446,7 +446,7 @@ def test_docs(tmp_path):
     ours, theirs = claims.split("## Adversarial noise training")
     assert "## URoNet" in ours and "GNT" not in ours
     assert (
-        "Not run yet: `ant_mnist`, `ant_mnist_attacks`, `ant_mnist_scan`."
+        "Without any number yet: `ant_mnist`, `ant_mnist_attacks`, `ant_mnist_scan`."
         in " ".join(theirs.split())
     )
 

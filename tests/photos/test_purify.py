@@ -781,13 +781,14 @@ def test_the_command(photos, tmp_path, start):
 
 def test_the_command_is_stopped(photos, tmp_path, start):
     (photos / "bad.png").touch()
-    # It is asked for each of six heads, for one picture, and then it has come.
+    # It is asked for each of six heads, before each of five pictures is read, before
+    # one is purified, and then it has come.
     program = """
 import itertools, signal
 from launch import cli, purify
 asked = itertools.count()
 def stop(self):
-    self.received = "SIGTERM" if next(asked) > 6 else None
+    self.received = "SIGTERM" if next(asked) > 11 else None
     return bool(self.received)
 cli.StopSignal.__call__ = stop
 cli.run(purify.main, takes_arguments=True)
