@@ -85,6 +85,8 @@ def test_commands(page, read, monkeypatch):
         if words[0] == "train":
             assert config["phase"] in PHASES
             experiment.check_config(config)
+        if words[0] == "attack":
+            assert config["detector"] or "detector_aware" not in config["threats"]
         # Runs that a command names were made by one before it.
         named = re.findall(
             r"--(?:config\.)?(?:purifier|detector|classifier)=(runs/\S+)",
