@@ -87,7 +87,9 @@ def _twin_class() -> type:
             for i in range(self.depth):
                 x = self.upsample(f"{name}/UpsampleConv_{i}", x)
                 x = _relu(self.conv(f"{name}/Conv_{i}", x))
-            return torch.sigmoid(self.conv(f"{name}/Conv_{self.depth}", x).float())
+            x = self.conv(f"{name}/Conv_{self.depth}", x)
+            # Half precision is widened, float64 stays.
+            return torch.sigmoid(x.to(torch.promote_types(x.dtype, torch.float32)))
 
         def generate(self, z):
             x = z
