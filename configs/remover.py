@@ -6,20 +6,28 @@
 `:universal`, `:universal_small` and `:universal_smoke` are the one remover for all
 degradations that does best: it blends image and picture, is held to a classifier's
 answers, has more filters, trains longer, and looks at mirror images.
+`:smoothing`, `:smoothing_small` and `:smoothing_smoke` stand before a classifier that
+launch.certify smooths: one Gaussian noise, not clipped, here of sigma 0.25; of another
+--config.degradation.parameters='(0.5,)'.
 """
 
 from ml_collections import config_dict
 
 from configs import common
 
-PRESETS = (*common.PRESETS, "universal", "universal_small", "universal_smoke")
+PRESETS = (
+    *(*common.PRESETS, "universal", "universal_small", "universal_smoke"),
+    *("smoothing", "smoothing_small", "smoothing_smoke"),
+)
 
 
 def get_config(preset: str = "full") -> config_dict.ConfigDict:
-    """Returns the experiment at `full`, `small` or `smoke` size, or `universal`."""
+    """Returns the experiment at `full`, `small` or `smoke` size, or a variant of it."""
     common.check_preset(preset, PRESETS)
     if preset == "universal" or preset.startswith("universal_"):
         return _universal(preset.removeprefix("universal").lstrip("_") or "full")
+    if preset == "smoothing" or preset.startswith("smoothing_"):
+        return _smoothing(preset.removeprefix("smoothing").lstrip("_") or "full")
     config = common.base("remover", preset)
     # One remover for all degradations; it must also leave clean pictures alone.
     common.add_degradation(config, clean_entries=2)
@@ -50,6 +58,27 @@ def _universal(preset: str) -> config_dict.ConfigDict:
     config.classifier = f"runs/{preset}/classifier"
     # full: 100 epochs of 45,000; small: 32 epochs of 10,000.
     common.set_length(config, 35_200 if preset == "full" else 10_000, every=500)
+    if preset == "small":
+        config.batch_size = 32
+        config.optimizer.peak_rate = 3e-3  # Short runs need the higher one.
+    return config
+
+
+def _smoothing(preset: str) -> config_dict.ConfigDict:
+    """The denoiser of Salman et al., "Denoised Smoothing", NeurIPS 2020."""
+    config = get_config(preset)
+    # One head, and a picture that is in [0, 1] whatever the image is.
+    config.model.variant = "skip_dcae"
+    config.degradation.update(
+        suite="", noises=("gaussian_noise",), parameters=(0.25,), clean_entries=0
+    )
+    config.degradation.clip = False
+    # The paper's two losses at once: the error of the picture, and cross-entropy of the
+    # label that the classifier gives the clean one.
+    config.loss = config_dict.create(clean_mse=1.0, instability=0.1)
+    config.classifier = f"runs/{preset}/classifier"
+    # full: 50 epochs of 45,000; small: 6 epochs of 10,000.
+    common.set_length(config, 17_600 if preset == "full" else 2_000, every=400)
     if preset == "small":
         config.batch_size = 32
         config.optimizer.peak_rate = 3e-3  # Short runs need the higher one.

@@ -30,6 +30,7 @@ COMMANDS = {
     "train": "train",
     "evaluate": "evaluate",
     "attack": "attack",
+    "certify": "certify",
     "purify": "purify",
     "demo": "demo",
     "export": "export",

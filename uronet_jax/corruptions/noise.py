@@ -207,6 +207,8 @@ def degrade(
     images: jax.Array,
     degradation: Degradation,
     index: jax.Array | None = None,
+    *,
+    clip: bool = True,
 ) -> jax.Array:
     """Degrades a batch with a noise that is chosen inside jit.
 
@@ -219,6 +221,8 @@ def degrade(
         degradation: A fixed noise (only its branch runs), or a mix: each image takes
             the entry given by `choose_entries`. Its values may be traced.
         index: Integer `[B]`, global number of each image. Default: `0 .. B-1`.
+        clip: Static. False leaves the images as the noise makes them, also outside
+            `[0, 1]`, as randomised smoothing needs them.
 
     Returns:
         Degraded images, same shape and dtype, in `[0, 1]`, differentiable as far as
@@ -253,7 +257,7 @@ def degrade(
         def select(uniform, images, parameter):
             return jax.lax.switch(kind, cores, uniform, images, parameter)
 
-        return _render(select, key, images, parameter, index)
+        return _render(select, key, images, parameter, index, clip)
 
     kind = kind[entry]
 
@@ -267,7 +271,7 @@ def degrade(
         ]
         return jnp.select([kind == i for i in range(len(cores))], outputs)
 
-    return _render(select_per_image, key, images, parameter, index)
+    return _render(select_per_image, key, images, parameter, index, clip)
 
 
 @jax.jit  # A loop is traced anew at every call outside jit.
@@ -412,10 +416,11 @@ class _Noise(Operation):
         return _render(core, key, images, parameter, index)
 
 
-def _render(core, key, images, parameter, index):
+def _render(core, key, images, parameter, index, clip=True):
     uniform = uniform_draw(key, images.shape, index)
     noisy = core(uniform, images.astype(jnp.float32), parameter)
-    return jnp.clip(noisy, 0.0, 1.0).astype(images.dtype)
+    noisy = jnp.clip(noisy, 0.0, 1.0) if clip else noisy
+    return noisy.astype(images.dtype)
 
 
 def _noise(kind: str, text: str, **entry) -> _Noise:

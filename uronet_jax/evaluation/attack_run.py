@@ -4,7 +4,6 @@ A run that was stopped goes on behind the last row, with the same config and mod
 """
 
 import dataclasses
-import json
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -14,12 +13,16 @@ from typing import Any
 import jax
 import numpy as np
 
-from uronet_jax.attacks.digests import digest
 from uronet_jax.batches import check_number, check_whole
 from uronet_jax.checkpoints import locked_workdir
 from uronet_jax.evaluation import misleading
 from uronet_jax.evaluation.attack_judge import AttackJudge
 from uronet_jax.evaluation.robustness import attack_table
+from uronet_jax.evaluation.stored_rows import (
+    check_same_models,
+    read_result,
+    subject_digests,
+)
 from uronet_jax.evaluation.subject import check_subject, load_subject
 from uronet_jax.evaluation.threat_models import (
     THREAT_MODELS,
@@ -30,7 +33,6 @@ from uronet_jax.evaluation.threat_models import (
 )
 from uronet_jax.records import naming, provenance, write_json
 from uronet_jax.specs import known_name
-from uronet_jax.training.run import check_same_config
 
 # Value of the field `schema` of attack.json.
 ATTACK_SCHEMA = "uronet_jax.attack"
@@ -126,7 +128,7 @@ def run_attacks(
     runs, threats = check_attack_config(config)
     workdir = Path(workdir)
     with locked_workdir(workdir):
-        content = _read(workdir / "attack.json", config)
+        content = read_result(workdir / "attack.json", config, command="launch.attack")
         finished = content.get("finished", False)
         try:
             subject = load_subject(config, data_dir)
@@ -135,29 +137,11 @@ def run_attacks(
                 raise
         else:
             _check_classes(runs, subject)
-            digests = {
-                role: digest(model.variables) for role, model in subject.models.items()
-            }
-            digests["images"] = digest(subject.test_source.arrays())
+            digests = subject_digests(subject)
             if content:
-                _check_same_models(workdir / "attack.json", content, digests, config)
+                check_same_models(workdir / "attack.json", content, digests, config)
         if not finished:
             content = _attack(config, subject, digests, runs, threats, workdir, content)
-    return content
-
-
-def _read(path, config):
-    if not path.exists():
-        return {}
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        stored = content["config"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(
-            f"{path} is not a result of launch.attack: move it away, or choose another "
-            "--workdir"
-        ) from error
-    check_same_config(stored, config)
     return content
 
 
@@ -171,31 +155,6 @@ def _check_classes(runs, subject):
                 f"{run.name} needs at least {least} classes, the classifier has "
                 f"{classes}: leave it out of attacks"
             )
-
-
-def _check_same_models(path, content, digests, config):
-    """Raises ValueError if stored rows are of models with other weights."""
-    stored = content.get("digests")
-    if stored is None:  # A file of an earlier version.
-        if content.get("finished"):
-            return
-        raise ValueError(
-            f"{path} does not say of which weights its rows are, so no rows can be "
-            "added: move it away, or choose another --workdir"
-        )
-    places = {"images": config["data"]["name"]}
-    changed = [
-        f"the {name} in {places.get(name) or config[name]} ({stored.get(name)} there, "
-        f"{now} now)"
-        for name, now in digests.items()
-        # An earlier version did not store that of the images.
-        if stored.get(name, now if name == "images" else None) != now
-    ]
-    if changed:
-        raise ValueError(
-            f"{path} holds rows of others than {', '.join(changed)}: choose another "
-            "--workdir, move the file away, or put the old ones back"
-        )
 
 
 def _attack(config, subject, digests, runs, threats, workdir, content):

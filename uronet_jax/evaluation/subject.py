@@ -91,12 +91,13 @@ def choose_gate(
     return metrics.threshold_at_fpr(clean["probability"], false_alarms)
 
 
-def check_subject(config: Mapping[str, Any], false_alarms: str) -> None:
+def check_subject(config: Mapping[str, Any], false_alarms: str | None) -> None:
     """Checks what can be checked of the fields of `load_subject` without files.
 
     Args:
         config: The fields of `configs/evaluate.py` or `configs/attack.py`.
-        false_alarms: Name of the field with the share of false alarms.
+        false_alarms: Name of the field with the share of false alarms; None for an
+            evaluation without detector, which needs no validation images.
 
     Raises:
         ValueError: If a field is missing or out of range.
@@ -105,19 +106,22 @@ def check_subject(config: Mapping[str, Any], false_alarms: str) -> None:
     sharding.check_batch_size(config["batch_size"], sharding.data_mesh())
     check_whole("seed", config["seed"], 0)
     known_name("checkpoint", config["checkpoint"], ("best", "last"))
-    if data["validation_split"].startswith("test"):
+    if false_alarms and data["validation_split"].startswith("test"):
         raise ValueError(
             f"data.validation_split is {data['validation_split']!r}: the threshold "
             "must not be set on test images; name a part of train"
         )
     check_whole("data.num_examples", data["num_examples"], 0)
-    share = f"{false_alarms}, a share of images,"
-    check_number(share, config[false_alarms], 0.0, below=1.0)
+    if "every" in data:
+        check_whole("data.every", data["every"], 1)
+    if false_alarms:
+        share = f"{false_alarms}, a share of images,"
+        check_number(share, config[false_alarms], 0.0, below=1.0)
     if not config["classifier"]:
         raise ValueError(
             "name a classifier: the folder of its run, or a file of PyTorch weights"
         )
-    if config["detector"] and not config["purifier"]:
+    if config.get("detector") and not config["purifier"]:
         raise ValueError(
             "a detector looks at the purifier's noise: name a purifier too"
         )
@@ -139,7 +143,7 @@ def load_subject(config: Mapping[str, Any], data_dir: str | None) -> Subject:
     models = {"classifier": classifier}
     if config["purifier"]:
         models["purifier"] = load_purifier(config["purifier"], which=which)
-    if config["detector"]:
+    if config.get("detector"):
         models["detector"] = load_detector(config["detector"], which=which)
     check_models_match(*models.values())
     check_detector(models.get("detector"), models.get("purifier"))
@@ -156,13 +160,17 @@ def load_subject(config: Mapping[str, Any], data_dir: str | None) -> Subject:
             f"{data['name']} has images of shape {list(source.image_shape)}, the "
             f"classifier was made for images {classifier.shape_text}"
         )
-    count = data["num_examples"]
-    if count > len(source):
+    count, every = data["num_examples"], data.get("every", 1)
+    test = source
+    if every > 1:
+        name = f"{source.split}, every {every}th"
+        test = Subset(source, np.arange(0, len(source), every), name)
+    if count > len(test):
         raise ValueError(
-            f"num_examples is {count}, {data['name']} has {len(source)} images in "
-            f"{data['split']}: 0 takes all"
+            f"num_examples is {count}, {data['name']} has {len(test)} images in "
+            f"{data['split']}{f', every {every}th' if every > 1 else ''}: 0 takes all"
         )
-    test = Subset(source, np.arange(count)) if count else source
+    test = Subset(test, np.arange(count)) if count else test
     if labels:
         test = RelabelledSource(test, labels, classifier.num_classes)
     validation = None

@@ -1,4 +1,4 @@
-"""The files that `launch.evaluate` and `launch.attack` write for people."""
+"""The files that launch.evaluate, attack and certify write for people."""
 
 import collections
 import json
@@ -13,7 +13,13 @@ from uronet_jax.evaluation.attack_run import examples_path
 from uronet_jax.evaluation.defense_table import corruption_rows
 from uronet_jax.evaluation.examples import ExamplePictures
 from uronet_jax.records import write_file, write_json
-from uronet_jax.reports import defense_table, figures, robustness, suites
+from uronet_jax.reports import (
+    certification,
+    defense_table,
+    figures,
+    robustness,
+    suites,
+)
 from uronet_jax.reports.evaluation_page import evaluation_page
 
 AMPLIFY = 10.0  # Of perturbations, in the figure.
@@ -84,6 +90,24 @@ def attack_text(content: Mapping[str, Any]) -> str:
             _judged(config),
             robustness.LEGEND,
             robustness.render_attack(content),
+        ]
+    )
+
+
+def save_certification(content: Mapping[str, Any], workdir: str | os.PathLike) -> None:
+    """Writes certification.md."""
+    text = certification_text(content)
+    (Path(workdir) / "certification.md").write_text(text, encoding="utf-8")
+
+
+def certification_text(content: Mapping[str, Any]) -> str:
+    """Returns the result as Markdown."""
+    config = content["config"]
+    return "\n".join(
+        [
+            f"# Certificates on {config['data']['name']} ({config['preset']})\n",
+            _judged(config),
+            certification.render_certification(content),
         ]
     )
 

@@ -143,11 +143,25 @@ def make_pairs(config: Config) -> Pairs:
     share = fields["clean_share"]
     if has_copies(config):
         return stored_pairs(augment, clean_share=share)
-    return drawn_pairs(build_degradation(fields), augment, clean_share=share)
+    # Configs of earlier versions do not say whether.
+    clip = fields.get("clip", True)
+    degradation = build_degradation(fields)
+    return drawn_pairs(degradation, augment, clean_share=share, clip=clip)
 
 
 def _check_degradation(config: Config) -> None:
     fields = config["degradation"]
+    clip = fields.get("clip", True)
+    if not isinstance(clip, bool) or not (clip or config["phase"] == "remover"):
+        raise ValueError(
+            "degradation.clip must be True, or False for a remover that is to be "
+            f"smoothed: {clip!r} in phase {config['phase']!r}"
+        )
+    if not clip and has_copies(config):
+        raise ValueError(
+            "degradation.clip=False is for noise that is drawn: leave "
+            "degradation.copies and degradation.folder empty"
+        )
     if has_copies(config):
         check_whole("degradation.copies", fields["copies"], 0, 1000)
         drawn = ("clean_entries", 0), ("spn_reading", "per_pixel")

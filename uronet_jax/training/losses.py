@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 from flax import linen as nn
 
 from uronet_jax.batches import check_number
@@ -55,6 +56,18 @@ def inconsistency(x: LossInputs) -> jax.Array:
     return jnp.sum(jnp.exp(expected) * (expected - found), axis=-1)
 
 
+def instability(x: LossInputs) -> jax.Array:
+    """Returns the cross-entropy of the classifier's own labels, `[B]`.
+
+    Those that it gives the clean pictures are to be its answers to the purified ones:
+    the loss "Stab" of Salman et al., "Denoised Smoothing", NeurIPS 2020. No label of
+    the data is used.
+    """
+    labels = jnp.argmax(x.classify(x.clean), axis=-1)
+    found = x.classify(x.separation.clean).astype(jnp.float32)
+    return optax.softmax_cross_entropy_with_integer_labels(found, labels)
+
+
 def _mse(a: jax.Array, b: jax.Array) -> jax.Array:
     return jnp.mean(jnp.square(a - b), axis=(1, 2, 3))
 
@@ -63,9 +76,10 @@ PURIFIER_LOSSES: dict[str, Callable[[LossInputs], jax.Array]] = {
     "clean_mse": clean_mse,
     "noise_mse": noise_mse,
     "inconsistency": inconsistency,
+    "instability": instability,
 }
 # Those that ask a frozen classifier; the others are reported whatever their weight.
-OF_CLASSIFIER = ("inconsistency",)
+OF_CLASSIFIER = ("inconsistency", "instability")
 
 
 def check_weights(weights: Mapping[str, Any]) -> None:

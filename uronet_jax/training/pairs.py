@@ -24,8 +24,8 @@ class Pairs(NamedTuple):
 
     Both functions take `(key, frozen, batch)`, with uint8 `batch["image"]`
     `[B, H, W, C]` and `batch["index"]` `[B]`, and return two float arrays
-    `[B, H, W, C]` in `[0, 1]`. Every image draws for itself, from the key and its
-    index.
+    `[B, H, W, C]` in `[0, 1]`, the degraded one unless it is not clipped. Every image
+    draws for itself, from the key and its index.
 
     Attributes:
         train: Augmented, degraded in another way with every key.
@@ -44,6 +44,7 @@ def drawn_pairs(
     augment: Augment = no_augmentation,
     *,
     clean_share: float = 0.0,
+    clip: bool = True,
 ) -> Pairs:
     """Returns pairs whose degraded image is drawn, from `frozen["degradation"]`.
 
@@ -54,6 +55,7 @@ def drawn_pairs(
         augment: `(key, images, index) -> images`, before they are degraded.
         clean_share: Share of the images, of the validation too, in `[0, 1]`, that are
             shown undegraded.
+        clip: Whether degraded images are clipped to `[0, 1]`; see `degrade`.
 
     Raises:
         ValueError: If `clean_share` is out of range.
@@ -61,7 +63,7 @@ def drawn_pairs(
     check_number("clean_share", clean_share, 0.0, 1.0)
 
     def draw(key: jax.Array, clean: jax.Array, frozen: Any, index: jax.Array):
-        degraded = degrade(key, clean, frozen["degradation"], index)
+        degraded = degrade(key, clean, frozen["degradation"], index, clip=clip)
         return clean, _keep_clean(key, clean, degraded, index, clean_share)
 
     def train(key: jax.Array, frozen: Any, batch: Batch):

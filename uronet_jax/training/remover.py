@@ -122,8 +122,9 @@ def _needs(config: Config) -> dict[str, str]:
         return {}
     if not config.get("classifier"):
         raise ValueError(
-            "loss.inconsistency asks a classifier: set config.classifier to the folder "
-            "of its run or a file of PyTorch weights, or the weight to 0"
+            "loss.inconsistency and loss.instability ask a classifier: set "
+            "config.classifier to the folder of its run or a file of PyTorch weights, "
+            "or the weight to 0"
         )
     return {"classifier": config["classifier"]}
 

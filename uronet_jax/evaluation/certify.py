@@ -1,0 +1,361 @@
+"""Certificates by randomised smoothing: radii within which no perturbation helps.
+
+The smoothed classifier says of an image x what a defence f says most often of noisy
+copies, `g(x) = argmax_c P(f(x + N(0, sigma^2)) = c)`. Where a class has at least the
+probability p > 1/2, g says it everywhere within the L2 distance `sigma Phi^-1(p)` of x,
+whatever f is: Cohen, Rosenfeld & Kolter, "Certified Adversarial Robustness via
+Randomized Smoothing", ICML 2019. With a purifier in front of a classifier that never
+saw noise this is the denoised smoothing of Salman et al., NeurIPS 2020.
+
+Noisy copies are not clipped to `[0, 1]`: the theorem is about noise that does not
+depend on the image.
+"""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from statistics import NormalDist, mean
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from scipy import special
+
+from uronet_jax import sharding
+from uronet_jax.batches import check_number, check_whole
+from uronet_jax.data.pipelines import evaluation_batches
+from uronet_jax.data.sources import Subset
+from uronet_jax.defense import DefenseFunction
+from uronet_jax.evaluation.metrics import binomial_interval
+from uronet_jax.progress import progress_bar
+from uronet_jax.purifiers import random_stages
+from uronet_jax.training.state import to_float
+
+Rows = Sequence[Mapping[str, Any]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Smoothing:
+    """How a defence is smoothed, and how sure a certificate is.
+
+    Attributes:
+        sigma: Deviation of the noise, above 0, in units of intensities in `[0, 1]`.
+        num_selection: Noisy copies that choose the class (`n0` of the paper).
+        num_samples: Further ones that bound its probability (`n`).
+        alpha: Probability that the certificate of an image is wrong, in `(0, 1)`.
+
+    Raises:
+        ValueError: If a number is out of range.
+    """
+
+    sigma: float
+    num_selection: int = 100
+    num_samples: int = 10_000
+    alpha: float = 0.001
+
+    def __post_init__(self):
+        """Checks the numbers."""
+        check_number("sigma", self.sigma, above=0.0)
+        check_whole("num_selection", self.num_selection, 1, 10**9)
+        check_whole("num_samples", self.num_samples, 1, 10**9)
+        check_number("alpha", self.alpha, above=0.0, below=1.0)
+
+
+def probability_bound(successes: int, trials: int, alpha: float) -> float:
+    """Returns the lower confidence bound of a probability, at level `1 - alpha`.
+
+    The one-sided interval of Clopper & Pearson (Biometrika, 1934), exact, in float64.
+
+    Args:
+        successes: `0 .. trials`.
+        trials: 1 or more.
+        alpha: In `(0, 1)`.
+
+    Raises:
+        ValueError: If a number is out of range.
+    """
+    check_whole("trials", trials, 1)
+    check_whole("successes", successes, 0, trials)
+    check_number("alpha", alpha, above=0.0, below=1.0)
+    if not successes:
+        return 0.0
+    return float(special.betaincinv(successes, trials - successes + 1, alpha))
+
+
+def certified_radius(
+    successes: int, trials: int, *, sigma: float, alpha: float
+) -> float | None:
+    """Returns the L2 radius that counts certify, None to abstain.
+
+    That is `sigma Phi^-1(p)` for the bound p of `probability_bound`, if p > 1/2.
+    Arguments and errors are those of `probability_bound` and `Smoothing`.
+    """
+    check_number("sigma", sigma, above=0.0)
+    bound = probability_bound(successes, trials, alpha)
+    return sigma * NormalDist().inv_cdf(bound) if bound > 0.5 else None
+
+
+def predicted_class(counts: np.ndarray, alpha: float) -> int | None:
+    """Returns what the smoothed classifier says, None to abstain.
+
+    PREDICT of the paper: the most frequent class, unless the two most frequent ones
+    could be equally likely, by the exact two-sided binomial test at level `alpha`.
+
+    Args:
+        counts: Integer `[K]`, how often each class was the answer.
+        alpha: Probability of a wrong answer, in `(0, 1)`.
+
+    Raises:
+        ValueError: If there are no counts, or `alpha` is out of range.
+    """
+    check_number("alpha", alpha, above=0.0, below=1.0)
+    counts = np.asarray(counts)
+    if counts.ndim != 1 or counts.dtype.kind not in "iu" or counts.sum() < 1:
+        raise ValueError(
+            f"counts must be integers [K], one or more above 0: {counts.tolist()}"
+        )
+    top = int(np.argmax(counts))
+    first, second = int(counts[top]), int(np.delete(counts, top).max(initial=0))
+    if first == second:
+        return None
+    chance = 2.0 * special.betainc(first, second + 1, 0.5)
+    return top if chance <= alpha else None
+
+
+def certify(
+    defense: DefenseFunction,
+    variables: Any,
+    images: Any,
+    smoothing: Smoothing,
+    *,
+    mesh: jax.sharding.Mesh,
+    batch_size: int,
+    samples_at_once: int = 100,
+    seed: int = 0,
+    rows: Rows = (),
+    on_rows: Callable[[list[dict[str, Any]]], None] | None = None,
+    progress: bool = False,
+) -> list[dict[str, Any]]:
+    """Certifies every image: PREDICT and CERTIFY of Cohen et al.
+
+    The noise of copy j of image i follows from `seed`, i and j alone. So rows do not
+    depend on batches or devices, as far as the network rounds alike in them.
+
+    Args:
+        defense: What is smoothed: any classifier behind any purifier, or none, and also
+            behind a gate.
+        variables: See `DefenseFunction.answer`; on the mesh.
+        images: A source, or images `[N, H, W, C]` and labels `[N]`.
+        smoothing: The noise, and how many copies.
+        mesh: Where to run; its devices share the images of a batch.
+        batch_size: Images at a time, over all devices.
+        samples_at_once: Noisy copies of each at a time: a step computes
+            `batch_size * samples_at_once`.
+        seed: Of the noise.
+        rows: Those of an earlier call that was cut short; they are not made again.
+        on_rows: Called with all rows after each batch.
+        progress: Whether there is a progress bar.
+
+    Returns:
+        A row for each image, with `image` (its number), `label`, `predicted` (the class
+        that is certified; None: abstained), `radius` (L2, in units of intensities; 0
+        where abstained), `successes` (of `num_samples`, of the class selected) and
+        `prediction` (that of PREDICT on the same copies; None: abstained).
+
+    Raises:
+        ValueError: If a number is out of range, there are no images, a label is none of
+            the classes, the purifier returns another shape or draws for whole batches,
+            or logits are not finite.
+    """
+    check_whole("seed", seed, 0, 2**32 - 1)
+    check_whole("samples_at_once", samples_at_once, 1)
+    sharding.check_batch_size(batch_size, mesh)
+    rows = [dict(row) for row in rows]
+    done, source = len(rows), not isinstance(images, tuple)
+    length = len(images if source else images[0])
+    if done >= length > 0:
+        return rows
+    if done and source:
+        images = Subset(images, np.arange(done, length))
+    elif done:
+        images = tuple(x[done:] for x in images)
+    batches = evaluation_batches(images, batch_size=batch_size, mesh=mesh)
+    key = sharding.replicate(jax.random.key(seed), mesh)
+    count = _compile_count(defense, mesh, samples_at_once)
+    whole = sharding.compile_replicated(lambda facts: facts, mesh)
+    sigma, first = np.float32(smoothing.sigma), np.int32(done)
+    bar = progress_bar(
+        length, done, description="certifying", unit="image", shown=progress
+    )
+    with bar:
+        for batch in batches:
+            given = {name: batch[name] for name in ("image", "index")}
+
+            def run(start, stop, given=given):
+                total = None
+                for number in range(start, stop, samples_at_once):
+                    votes = count(variables, key, given, first, sigma, number, stop)
+                    total = votes if total is None else _add(total, votes)
+                return total
+
+            n0, n = smoothing.num_selection, smoothing.num_samples
+            found = run(0, n0), run(n0, n0 + n)
+            facts = whole({name: batch[name] for name in ("label", "index", "mask")})
+            made = _rows_of(*jax.device_get((facts, *found)), smoothing, done)
+            rows += made
+            if on_rows is not None:
+                on_rows(rows)
+            bar.update(len(made))
+    return rows
+
+
+@functools.cache  # Another sigma, seed or number of copies is the same program.
+def _compile_count(
+    defense: DefenseFunction, mesh: jax.sharding.Mesh, samples: int
+) -> Callable:
+    """Returns what counts the answers to the copies `start .. start + samples - 1`.
+
+    It is `count(variables, key, batch, first, sigma, start, stop) -> [B, K + 1]` int32,
+    of those before `stop`; behind the classes stands how many were not finite.
+    """
+
+    def count(variables, key, batch, first, sigma, start, stop):
+        images = to_float(batch["image"])
+        number = start + jnp.arange(samples, dtype=jnp.int32)
+        keys = _copy_keys(key, first + batch["index"], number)
+        noise = jax.vmap(
+            lambda k: jax.random.normal(k, (images[0].size,), jnp.float32)
+        )(keys)
+        copies = jnp.repeat(images, samples, axis=0)
+        copies = sharding.constrain_batch(
+            copies + sigma * noise.reshape(copies.shape), mesh
+        )
+        # Numbers by which a random purifier draws anew for every copy.
+        draw = jax.vmap(lambda k: jax.random.bits(jax.random.fold_in(k, 1)))(keys)
+        draw = (draw >> 1).astype(jnp.int32)
+        _check_purifier(defense, variables, copies, key, draw)
+        logits = defense.answer(variables, copies, key, draw).logits
+        finite = jnp.isfinite(logits).all(axis=-1)
+        answer = jnp.where(finite, jnp.argmax(logits, axis=-1), logits.shape[-1])
+        votes = jax.nn.one_hot(answer, logits.shape[-1] + 1, dtype=jnp.int32)
+        votes = votes.reshape(len(images), samples, -1)
+        return jnp.sum(votes * (number < stop)[None, :, None], axis=1)
+
+    return sharding.compile_replicated(count, mesh)
+
+
+_add = jax.jit(jnp.add)
+
+
+def _copy_keys(key: jax.Array, index: jax.Array, number: jax.Array) -> jax.Array:
+    """Returns keys `[B * S]`: of each image, and of each of its copies."""
+
+    def of_image(i):
+        own = jax.random.fold_in(key, i)
+        return jax.vmap(lambda j: jax.random.fold_in(own, j))(number)
+
+    return jax.vmap(of_image)(index).reshape(-1)
+
+
+def _check_purifier(defense, variables, copies, key, draw) -> None:
+    """Raises ValueError, while tracing, if a purifier cannot be smoothed."""
+    purifier = defense.purifier
+    if purifier is None:
+        return
+    own = variables.get("purifier")
+    made = jax.eval_shape(purifier, own, copies, key, draw).clean
+    if made.shape != copies.shape:
+        raise ValueError(
+            f"the purifier makes {list(made.shape)} of images {list(copies.shape)}: it "
+            "must keep their shape"
+        )
+    if "the purifier" in random_stages(purifier, own, copies):
+        raise ValueError(
+            "the purifier draws once for a batch, and a certificate needs draws for "
+            "every copy: give a transformation, or a network that does not draw"
+        )
+
+
+def _rows_of(facts, selection, estimation, smoothing, done):
+    """Returns the rows of a batch from its counts `[B, K + 1]`."""
+    shown = facts["mask"]
+    numbers, labels = done + facts["index"][shown], facts["label"][shown]
+    selection, estimation = selection[shown], estimation[shown]
+    broken = (selection[:, -1] > 0) | (estimation[:, -1] > 0)
+    if broken.any():
+        raise ValueError(
+            f"the logits of noisy images are not finite, in {broken.sum()} images, "
+            f"the first {numbers[broken][:5].tolist()}: such a defence cannot be "
+            "certified"
+        )
+    made = []
+    for number, label, n0, n in zip(
+        numbers, labels, selection[:, :-1], estimation[:, :-1], strict=True
+    ):
+        top = int(np.argmax(n0))
+        radius = certified_radius(
+            int(n[top]),
+            smoothing.num_samples,
+            sigma=smoothing.sigma,
+            alpha=smoothing.alpha,
+        )
+        made.append(
+            {
+                "image": int(number),
+                "label": int(label),
+                "predicted": None if radius is None else top,
+                "radius": radius or 0.0,
+                "successes": int(n[top]),
+                "prediction": predicted_class(n, smoothing.alpha),
+            }
+        )
+    return made
+
+
+def summarize(rows: Rows, radii: Sequence[float]) -> dict[str, Any]:
+    """Returns what the rows of `certify` say together.
+
+    Args:
+        rows: One or more.
+        radii: L2, 0 or more.
+
+    Returns:
+        `num_images`; `accuracy` of the smoothed classifier (PREDICT; to abstain is
+        wrong); `abstained`, the share that CERTIFY gives no class; `certified`, for
+        each of `radii` the `radius`, the `accuracy` (share of images whose class is
+        right and certified at least so far) and its 95 % interval (Wilson) over the
+        choice of images, `accuracy_low` and `accuracy_high`; and
+        `average_certified_radius`, in which other images count 0 (Zhai et al., MACER,
+        ICLR 2020).
+
+    Raises:
+        ValueError: If there are no rows, or a radius is negative.
+    """
+    if not rows:
+        raise ValueError("need at least one row of a certified image")
+    for radius in radii:
+        check_number("each of radii", radius, 0.0)
+    own = [
+        row["radius"] if row["predicted"] == row["label"] else -math.inf for row in rows
+    ]
+    certified = []
+    for radius in radii:
+        right = sum(x >= radius for x in own)
+        low, high = binomial_interval(right, len(rows))
+        certified.append(
+            {
+                "radius": float(radius),
+                "accuracy": right / len(rows),
+                "accuracy_low": low,
+                "accuracy_high": high,
+            }
+        )
+    return {
+        "num_images": len(rows),
+        "accuracy": mean(float(row["prediction"] == row["label"]) for row in rows),
+        "abstained": mean(float(row["predicted"] is None) for row in rows),
+        "certified": certified,
+        "average_certified_radius": mean(max(x, 0.0) for x in own),
+    }
