@@ -36,7 +36,7 @@ def base(phase: str, preset: str) -> config_dict.ConfigDict:
             "smoke": "train[192:]",
         }[preset],
         pipeline="auto",  # on_device, streamed
-        # Or flip_resized_crop, that of photographs.
+        # Or flip_resized_crop, that of photographs, or flip_crop_augmix.
         augmentation="none" if preset == "smoke" else "flip_crop",
     )
     config.batch_size = 16 if preset == "smoke" else 128  # Global, over all devices.

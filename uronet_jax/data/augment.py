@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from uronet_jax import batches
+from uronet_jax.data.augmix import augmix
 
 # `(key, images, index) -> images`: a typed PRNG key, float `[B, H, W, C]` in `[0, 1]`,
 # and integer `[B]`, the index of each image in its data set. Shape and dtype stay.
@@ -138,6 +139,12 @@ def flip_resized_crop(key: jax.Array, images: jax.Array, index: jax.Array) -> ja
     return random_resized_crop(crop_key, random_flip(flip_key, images, index), index)
 
 
+def flip_crop_augmix(key: jax.Array, images: jax.Array, index: jax.Array) -> jax.Array:
+    """Flips and crops as `flip_crop`, then mixes: the images of AugMix on CIFAR."""
+    crop_key, mix_key = jax.random.split(key)
+    return augmix(mix_key, flip_crop(crop_key, images, index), index)
+
+
 def no_augmentation(key: jax.Array, images: jax.Array, index: jax.Array) -> jax.Array:
     """Returns `images` unchanged."""
     del key, index
@@ -148,4 +155,5 @@ AUGMENTATIONS: dict[str, Augmentation] = {
     "none": no_augmentation,
     "flip_crop": flip_crop,
     "flip_resized_crop": flip_resized_crop,
+    "flip_crop_augmix": flip_crop_augmix,
 }
