@@ -334,13 +334,16 @@ def separation_step(module: Any) -> Step:
 
 
 def separation_gradients(module: Any, params: Any, batch: Any) -> tuple[jax.Array, Any]:
-    """Returns the loss of a float64 remover and its gradient.
+    """Returns the loss of a float64 remover and its gradient, computed on the host.
 
     In float32 rounding decides whether a unit next to zero counts. One of them is
-    1.8e-3 of a gradient of equal networks, where the others are within 1e-6.
+    1.8e-3 of a gradient of equal networks, where the others are within 1e-6. A GPU
+    would look for the fastest float64 convolutions first, which takes minutes.
     """
     gradients = jax.value_and_grad(separation_loss, argnums=1)
-    with jax.enable_x64(True):
+    params, batch = jax.device_get((params, batch))
+    host = jax.local_devices(backend="cpu")[0]
+    with jax.enable_x64(True), jax.default_device(host):
         params, batch = jax.tree.map(jnp.float64, (params, batch))
         return jax.jit(gradients, static_argnums=0)(module, params, batch)
 

@@ -350,8 +350,8 @@ class TorchPeer:
 
     def gradients(self, module: Remover, variables: Variables, batch: Batches) -> Any:
         """See `TrainingPeer`."""
-        twin = self._twin(module, variables).double()
-        batch = {name: self.tensor(x).double() for name, x in batch.items()}
+        twin = self._twin(module, variables).cpu().double()
+        batch = {name: self.tensor(x).cpu().double() for name, x in batch.items()}
         loss = _separation_loss(twin, batch)
         loss.backward()
         return float(loss.detach()), _gradient(twin, variables["params"])
