@@ -20,12 +20,14 @@ from uronet_jax.benchmarking import (
     convolutions,
     corruptions,
     flops,
+    large_images,
     memory,
     rows,
     serving,
     steps,
     suite,
     timing,
+    torch_networks,
     torch_peer,
     transformation_peers,
     transformations,
@@ -39,6 +41,7 @@ from uronet_jax.benchmarking.base import (
 from uronet_jax.benchmarking.linen_remover import LinenRemover
 from uronet_jax.benchmarking.torch_peer import TorchPeer
 from uronet_jax.models import make_classifier, make_remover
+from uronet_jax.models.pytorch import network_from_pytorch
 from uronet_jax.reports import results
 from uronet_jax.transformations import TRANSFORMATIONS
 
@@ -93,6 +96,14 @@ def test_flops():
     # 40.55 million multiplications (He et al.: 0.041e9), and as many additions.
     resnet = flops.forward_flops(make_classifier("resnet20", 10), (32, 32, 3))
     assert resnet == 2 * 40_551_040
+    # 4.09e9 as torchvision states it; 385 million counted over the layers of
+    # efficientnet_lite_pytorch by hooks.
+    resnet50 = flops.forward_flops(make_classifier("resnet50", 1000), (224, 224, 3))
+    assert resnet50 == 2 * 4_089_184_256
+    lite = flops.forward_flops(
+        make_classifier("efficientnet_lite0", 1000), (224, 224, 3)
+    )
+    assert lite == 2 * 385_187_552
     # Widths (2,), one channel, 4x4 pixels: encoder 1 -> 2 -> 2 at 16 pixels, then per
     # decoder a transposed 2 -> 2 from 4 pixels, 2 -> 2 and 2 -> 1 at 16 pixels.
     remover = make_remover("paper", widths=(2,))
@@ -144,11 +155,19 @@ def test_another_function_is_not_compared():
 @needs_torch
 @pytest.mark.parametrize(
     ("name", "channels"),
-    [("wrn10_1", 6), ("resnet8", 3), ("wrn10_2", 3), ("cnn_madry", 1)],
+    [
+        *(("wrn10_1", 6), ("resnet8", 3), ("wrn10_2", 3), ("cnn_madry", 1)),
+        ("efficientnet_lite0", 3),
+    ],
 )
 def test_torch_classifiers_are_the_same_function(name, channels, make_variables):
     peer = make_torch_peer()
     classifier = make_classifier(name, 4, mean=(0.4,), std=(0.3,))
+    if type(classifier) in torch_networks.LIBRARIES:
+        try:
+            torch_networks.find_library(classifier)
+        except ImportError as error:
+            pytest.skip(str(error))
     variables = make_variables(classifier, (8, 8, channels))
     images = np.random.default_rng(0).random((2, 8, 8, channels), np.float32)
     ours = jax.jit(classifier.apply)(variables, images)
@@ -333,6 +352,80 @@ def test_a_peer_that_serves_another_defence_is_not_compared():
 
     with pytest.raises(ValueError, match="another function"):
         serving.serving_row(RUN._replace(peer=Other()))
+
+
+def test_torch_resnets_take_our_weights():
+    pytest.importorskip("torchvision", reason="torchvision is not installed")
+    module = make_classifier("resnet18", 7)
+    like = jax.eval_shape(module.init, jax.random.key(0), np.zeros((1, 32, 32, 3)))
+    rng = np.random.default_rng(0)
+    variables = jax.tree.map(lambda x: rng.random(x.shape, np.float32), like)
+    twin = torch_networks.library_network(module, variables)
+    assert torch_networks.library_version(module).startswith("torchvision 0.")
+    state = {k: x.numpy() for k, x in twin.network.state_dict().items()}
+    back = network_from_pytorch(state)
+    assert back.name == "resnet18"
+    jax.tree.map(np.testing.assert_array_equal, back.variables, dict(variables))
+
+
+def small_network(monkeypatch):
+    """Puts a network that compiles fast in the place of the large ones."""
+    entry = large_images.LargeImages("resnet8", 1.2)
+    monkeypatch.setattr(large_images, "NETWORKS", {"small": entry})
+    monkeypatch.setattr(large_images, "_TINY_SIDE", 8)
+
+
+@needs_torch
+def test_row_on_large_images_with_torch(monkeypatch):
+    small_network(monkeypatch)
+    run = RUN._replace(peer=make_torch_peer())
+    row = large_images.large_images_row(run, "small")
+    check_row(row)
+    pairs = [(f"uronet_jax, {x}", f"{run.peer.name}, {x}") for x in ("step", "forward")]
+    assert [(c["subject"], c["peer"]) for c in row["comparisons"]] == pairs
+    for comparison in row["comparisons"]:
+        # Zero would mean that nothing was compared.
+        assert 0 < comparison["agreement"] < 1e-4
+        assert comparison["met"] == (comparison["ratio"] <= 1.2)
+    assert row["notes"] == [f"the peer's network: {run.peer.name}"]
+
+
+def test_row_on_large_images_without_its_peer(monkeypatch):
+    small_network(monkeypatch)
+    monkeypatch.setattr(base, "on_gpu", lambda: True)
+
+    class Peer:
+        def logits(self, *arguments):
+            raise ImportError("no torchvision is installed")
+
+    row = large_images.large_images_row(RUN._replace(peer=Peer()), "small")
+    check_row(row)
+    assert row["comparisons"] == []
+    (note,) = row["notes"]
+    assert note.startswith("the peer of small is absent (no torchvision is installed)")
+    # Of the same batch and FLOPs, three times as many in a step.
+    rates = {
+        part: row["values"][f"{part}: TFLOP/s"] / row["values"][f"{part}: images/s"]
+        for part in ("step", "forward")
+    }
+    assert rates["step"] == pytest.approx(3 * rates["forward"])
+
+
+def test_absent_libraries_are_named(monkeypatch):
+    monkeypatch.setattr(torch_networks.importlib.util, "find_spec", lambda name: None)
+    network = make_classifier("efficientnet_lite0", 10)
+    with pytest.raises(ImportError, match="no timm or efficientnet_lite_pytorch is"):
+        torch_networks.find_library(network)
+
+
+def test_large_images_are_few_on_a_cpu(monkeypatch):
+    run = BenchmarkRun(BenchmarkSizes())
+    network = large_images.NETWORKS["resnet50_224"]
+    sizes = large_images.large_sizes(run, network)
+    assert (sizes.batch_size, sizes.image_shape) == (16, (224, 224, 3))
+    monkeypatch.setattr(base, "on_gpu", lambda: True)
+    sizes = large_images.large_sizes(run, network)
+    assert (sizes.batch_size, sizes.classifier) == (128, "resnet50")
 
 
 needs_foolbox = pytest.mark.skipif(

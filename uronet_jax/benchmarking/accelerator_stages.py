@@ -73,6 +73,10 @@ def timed_stages(out: Path, card: str, *, rehearsal: bool) -> list[Stage]:
     steps = ("remover", "classifier", "detector", "adversarial_noise_32")
     judged = ("corrupted_set", "corruptions_32")
     attacks = ("attack_pgd", "attack_autoattack")
+    # The shortest first: most of the time is compilation, each network's twice.
+    photos = ("remover_224", "resnet50_224", "efficientnet_lite0_224")
+    # A step takes 50 ms and more.
+    few = half if rehearsal else (*half, "--steps_per_sample=10")
     big = half if rehearsal else (*half, "--batch_size=1024")
     return [
         Stage(
@@ -87,6 +91,8 @@ def timed_stages(out: Path, card: str, *, rehearsal: bool) -> list[Stage]:
             ("ceilings", f"benchmark_ceilings_{card}", ("ceilings",), (), 60.0),
             ("steps", f"benchmark_{card}", steps, half, 180.0),
             ("large_steps", f"benchmark_{card}_batch1024", steps[:2], big, 90.0),
+            ("large_images", f"benchmark_{card}_224", photos, few, 180.0),
+            ("serving", f"benchmark_serving_{card}", ("serving",), half, 60.0),
             ("corruptions", f"benchmark_corruptions_{card}", judged, (), 90.0),
             ("attacks", f"benchmark_attacks_{card}", attacks, (), 90.0),
         )

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from uronet_jax.models import layers
+from uronet_jax.models.depthwise import DepthwiseConv
 
 # Dense bfloat16 operations per second by `device_kind`, as the vendor states them.
 PEAK_BFLOAT16 = {
@@ -24,10 +25,10 @@ TRAINING_FACTOR = 3
 def forward_flops(module: nn.Module, image_shape: tuple[int, int, int]) -> int:
     """Counts multiplications and additions of one image's forward pass.
 
-    Convolutions, transposed convolutions and dense layers as they are defined: what
-    padding, normalisation, activations, or another form of the same layer cost does
-    not count, so that the number is the same for every implementation. `module` takes
-    images `[B, H, W, C]`, `image_shape` is `(H, W, C)`.
+    Convolutions of all kinds and dense layers as they are defined: what padding,
+    normalisation, activations, or another form of the same layer cost does not count,
+    so that the number is the same for every implementation. `module` takes images
+    `[B, H, W, C]`, `image_shape` is `(H, W, C)`.
     """
     total = 0
 
@@ -37,6 +38,8 @@ def forward_flops(module: nn.Module, image_shape: tuple[int, int, int]) -> int:
         if context.method_name == "__call__":
             if isinstance(layer, layers.Conv):
                 total += 2 * layer.size**2 * args[0].shape[-1] * math.prod(output.shape)
+            elif isinstance(layer, DepthwiseConv):
+                total += 2 * layer.size**2 * math.prod(output.shape)
             elif isinstance(layer, layers.UpsampleConv):
                 # Each input pixel meets the whole 3x3 kernel.
                 total += 2 * 9 * layer.features * math.prod(args[0].shape)

@@ -107,6 +107,12 @@ class TrainingPeer(Protocol):
     def logits(self, module: nn.Module, variables: Variables, images: Any) -> Any:
         """Returns logits of float images, in float32, with running statistics."""
 
+    def forward(self, work: TrainingWork, count: int) -> Callable[[], None]:
+        """Returns `run()`: logits of `count` batches in turn, with those as well."""
+
+    def library(self, module: nn.Module) -> str:
+        """Returns the library, and its version, that has the network of `forward`."""
+
 
 def remover_work(sizes: BenchmarkSizes) -> TrainingWork:
     """Returns the step of the remover, on images that are degraded already."""
@@ -130,13 +136,13 @@ def remover_work(sizes: BenchmarkSizes) -> TrainingWork:
     )
 
 
-def classifier_work(sizes: BenchmarkSizes) -> TrainingWork:
-    """Returns the step of the classifier, of ten classes."""
+def classifier_work(sizes: BenchmarkSizes, num_classes: int = 10) -> TrainingWork:
+    """Returns the step of the classifier."""
     dtype = compute_dtype(sizes.dtype)
     channels = sizes.image_shape[-1]
     classifier = make_classifier(
         sizes.classifier,
-        10,
+        num_classes,
         mean=(0.5,) * channels,
         std=(0.25,) * channels,
         dtype=dtype,
@@ -154,7 +160,7 @@ def classifier_work(sizes: BenchmarkSizes) -> TrainingWork:
         classifier_task(classifier, SGD, image_shape=sizes.image_shape).step,
         {
             "image": images,
-            "label": rng.integers(0, 10, shape).astype(np.int32),
+            "label": rng.integers(0, num_classes, shape).astype(np.int32),
             "index": np.arange(np.prod(shape), dtype=np.int32).reshape(shape),
         },
         np.float32(images[0, :8]) / 255.0,
@@ -305,6 +311,24 @@ def run_over(
     )
 
 
+def forward_runner(work: TrainingWork, count: int) -> Callable[[], None]:
+    """Returns a function that computes a classifier's logits of `count` batches."""
+
+    @jax.jit
+    def forward(variables, images):
+        return work.module.apply(variables, jnp.float32(images) / 255.0, train=False)
+
+    variables, batches = sharding.replicate(
+        (work.state.variables, [*work.batches["image"]]), first_device()
+    )
+
+    def run() -> None:
+        logits = [forward(variables, batches[i % NUM_BATCHES]) for i in range(count)]
+        jax.block_until_ready(logits)
+
+    return run
+
+
 def first_device() -> jax.sharding.Mesh:
     """Returns the mesh on which everything is measured."""
     return sharding.data_mesh(jax.devices()[:1])
@@ -406,7 +430,7 @@ def noise_gradients(work: TrainingWork, batch: Batches) -> Any:
 def peer_agreement(work: TrainingWork, peer: TrainingPeer) -> float:
     """Returns how far a peer's loss and gradients, or logits, are from ours."""
     params = work.state.params
-    if work.name == "remover":
+    if isinstance(work.module, Remover):
         module = work.module.clone(dtype=jnp.float64)
         ours = separation_gradients(module, params, work.examples)
         theirs = peer.gradients(module, work.state.variables, work.examples)

@@ -18,6 +18,7 @@ from uronet_jax.benchmarking import (
     base,
     convolutions,
     corruptions,
+    large_images,
     memory,
     rows,
     serving,
@@ -33,6 +34,10 @@ RowFunctions = dict[str, Callable[[BenchmarkRun], BenchmarkRow]]
 
 # Rows that have one name together.
 GROUPS: dict[str, RowFunctions] = {
+    "large_images": {
+        name: functools.partial(large_images.large_images_row, name=name)
+        for name in large_images.NETWORKS
+    },
     "adversarial_noise": {
         "adversarial_noise_32": functools.partial(rows.noise_row, side=32),
         "adversarial_noise_28": functools.partial(rows.noise_row, side=28),
@@ -66,6 +71,7 @@ ROWS: RowFunctions = {
     "degradation": rows.degradation_row,
     "serving": serving.serving_row,
     "ceilings": rows.ceilings_row,
+    **GROUPS["large_images"],
     **GROUPS["adversarial_noise"],
     **GROUPS["corruptions"],
     **GROUPS["attacks"],
@@ -74,7 +80,9 @@ ROWS: RowFunctions = {
 }
 
 # Rows in which PyTorch is the peer of `BenchmarkRun`.
-_BESIDE_PYTORCH = {*steps.WORKS, "serving", *GROUPS["convolutions"]}
+_BESIDE_PYTORCH = {
+    *(*steps.WORKS, "serving", *GROUPS["convolutions"], *GROUPS["large_images"])
+}
 PEER_LEFT_OUT = "PyTorch was left out by --skip_peer"
 _TINY = {
     "batch_size": 4,

@@ -11,6 +11,7 @@ import jax
 import numpy as np
 from flax import linen as nn
 
+from uronet_jax.benchmarking import torch_networks
 from uronet_jax.benchmarking.convolutions import Convolution
 from uronet_jax.benchmarking.steps import (
     NUM_BATCHES,
@@ -230,7 +231,9 @@ class TorchPeer:
     def _twin(self, module: nn.Module, variables: Variables, channels_last=True):
         torch = self._torch
         layout = torch.channels_last if channels_last else torch.contiguous_format
-        return _twin_class()(module, variables).to(self._device, memory_format=layout)
+        of_library = type(module) in torch_networks.LIBRARIES
+        make = torch_networks.library_network if of_library else _twin_class()
+        return make(module, variables).to(self._device, memory_format=layout)
 
     def tensor(self, array: np.ndarray) -> Any:
         """Returns an array on the device: images channels last, labels as int64."""
@@ -296,14 +299,15 @@ class TorchPeer:
     def _loss_and_optimizer(self, work: TrainingWork) -> tuple[Callable, Any]:
         F, optim = self._torch.nn.functional, self._torch.optim
         twin = self._twin(work.module, work.state.variables).train()
-        if work.name == "classifier":
+        separates = isinstance(work.module, Remover)
+        if not separates and work.remover is None:
 
             def loss_fn(batch):
                 return F.cross_entropy(twin(batch["image"] / 255.0), batch["label"])
 
             return loss_fn, self._sgd(twin)
         adam = optim.Adam(twin.parameters(), lr=1e-3, fused=True)
-        if work.name == "remover":
+        if separates:
             return functools.partial(_separation_loss, twin), adam
         frozen = self._twin(work.remover, work.frozen).requires_grad_(False)
 
@@ -331,22 +335,49 @@ class TorchPeer:
 
     def steps(self, work: TrainingWork, count: int) -> Callable[[], None]:
         """See `TrainingPeer`."""
-        torch = self._torch
         make_step = self._noise_step if work.noise else self._plain_step
-        step = make_step(work)
-        batches = [
-            {name: self.tensor(x[i]) for name, x in work.batches.items()}
+        return self._over_batches(make_step(work), work.batches, count)
+
+    def _over_batches(
+        self, function: Callable[[Batches], Any], batches: Batches, count: int
+    ) -> Callable[[], None]:
+        """Returns `run()`: `count` calls over stacked batches in turn."""
+        each = [
+            {name: self.tensor(x[i]) for name, x in batches.items()}
             for i in range(NUM_BATCHES)
         ]
 
         def run() -> None:
             self._precision(exact=False)
             for i in range(count):
-                step(batches[i % len(batches)])
+                function(each[i % len(each)])
             if self._device == "cuda":
-                torch.cuda.synchronize()
+                self._torch.cuda.synchronize()
 
         return run
+
+    def forward(self, work: TrainingWork, count: int) -> Callable[[], None]:
+        """See `TrainingPeer`."""
+        torch, mode = self._torch, self._compile_mode
+        twin = self._twin(work.module, work.state.variables).eval()
+
+        def classify(images):
+            return twin(images / 255.0)
+
+        if mode != "off":
+            classify = torch.compile(classify, mode=mode, dynamic=False)
+
+        def forward(batch):
+            with torch.inference_mode(), self._autocast():
+                return classify(batch["image"])
+
+        images = {"image": work.batches["image"]}
+        return self._over_batches(forward, images, count)
+
+    def library(self, module: nn.Module) -> str:
+        """See `TrainingPeer`; networks of no library are written after ours."""
+        of_library = type(module) in torch_networks.LIBRARIES
+        return torch_networks.library_version(module) if of_library else self.name
 
     def gradients(self, module: Remover, variables: Variables, batch: Batches) -> Any:
         """See `TrainingPeer`."""

@@ -5,15 +5,18 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
+from uronet_jax.batches import known_name
 from uronet_jax.models.imported import (
     ImportedNetwork,
     Library,
     WeightLayout,
     Weights,
     import_network,
+    layout_tensors,
 )
 from uronet_jax.models.pytorch_layouts import FAMILIES
 
@@ -73,6 +76,28 @@ def network_from_pytorch(
         own = [tuple(np.ravel(weights.pop(x)).tolist()) for x in _STATISTICS]
         mean, std = own[0] if mean is None else mean, own[1] if std is None else std
     return import_network(weights, _PYTORCH, mean, std)
+
+
+def weights_for_pytorch(title: str, variables: Mapping[str, Any]) -> Weights:
+    """Returns a network's weights under PyTorch's names, in its order of the axes.
+
+    Args:
+        title: Whose network that is, such as `torchvision's resnet50`: the title of a
+            layout of `pytorch_layouts`.
+        variables: `{"params", "batch_stats"}` of our network.
+
+    Raises:
+        ValueError: If no layout has this title.
+    """
+    layouts = {x.title: x for family in FAMILIES for x in family.layouts({})}
+    layout = layouts[known_name("network of PyTorch", title, sorted(layouts))]
+    weights = {}
+    for name, (path, axes) in layout_tensors(layout, _PYTORCH).items():
+        leaf: Any = variables
+        for part in path:
+            leaf = leaf[part]
+        weights[name] = np.asarray(leaf).transpose(np.argsort(axes))
+    return weights
 
 
 def _plain_names(weights: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
