@@ -1,8 +1,9 @@
-"""Settings of the host process that make XLA's CPU backend faster."""
+"""The host process: settings that make XLA's CPU backend faster, cores, memory."""
 
 import ctypes
 import os
 import platform
+from pathlib import Path
 
 # From <malloc.h>.
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -2, -3, -8
@@ -39,3 +40,13 @@ def num_threads() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def free_bytes() -> int | None:
+    """Returns memory that processes can still take; None where that is not known."""
+    path = Path("/proc/meminfo")  # Of Linux.
+    if not path.exists():
+        return None
+    lines = path.read_text(encoding="utf-8").splitlines()
+    fields = dict(line.split(":", 1) for line in lines)
+    return 1024 * int(fields["MemAvailable"].split()[0])

@@ -17,6 +17,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from uronet_jax import host
+
 DATA_AXIS = "data"
 
 
@@ -75,6 +77,21 @@ def check_batch_size(batch_size: int, mesh: jax.sharding.Mesh) -> None:
             f"batch size {batch_size!r} cannot be split evenly over {mesh.size} "
             f"devices: use a positive multiple of {mesh.size}"
         )
+
+
+def free_bytes(mesh: jax.sharding.Mesh) -> int | None:
+    """Returns memory that is free on each device of `mesh`; None if it is not known.
+
+    On a CPU that is the machine's; its devices share it.
+    """
+    device = mesh.local_devices[0]
+    if device.platform == "cpu":
+        free = host.free_bytes()
+        return None if free is None else free // len(mesh.local_devices)
+    stats = device.memory_stats() or {}
+    if "bytes_limit" not in stats:
+        return None
+    return stats["bytes_limit"] - stats["bytes_in_use"]
 
 
 def compile_replicated(

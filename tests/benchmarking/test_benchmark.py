@@ -551,6 +551,29 @@ def test_memory_rows(name, quantity, least, most, limit):
     assert row["limits"] == {quantity: {"at_most": limit, "met": True}}
 
 
+def test_planned_memory_grows_with_images():
+    row = suite.ROWS["remover_memory"](RUN)
+    check_row(row)
+    values = row["values"]
+    sides = [values[f"{side}x{side}, purified: MB an image"] for side in (8, 16, 32)]
+    # Four times the pixels; the least has arrays that do not depend on them.
+    assert sides[2] == pytest.approx(4 * sides[1], rel=0.5) and sides[1] > sides[0] > 0
+    for side in (8, 16):
+        trained = values[f"{side}x{side}, trained on: MB an image"]
+        assert trained > values[f"{side}x{side}, purified: MB an image"]
+    assert peers_of(row) == ["8x8", "8x8"]
+
+
+def test_attacks_take_little_more_memory_than_a_gradient(monkeypatch):
+    monkeypatch.setattr(memory, "ATTACKED_BY", ("pgd_linf", "square_linf"))
+    row = suite.ROWS["attack_memory"](RUN)
+    check_row(row)
+    one, *others, largest = row["values"].values()
+    assert largest == pytest.approx(max(others) / one)
+    # Square looks at logits alone.
+    assert others[1] < others[0] and row["limits"][memory.LARGEST_ATTACK]["met"]
+
+
 def test_images_are_generated_from_their_index():
     source = memory.GeneratedImages(20, (4, 5, 3))
     images, labels = source.read(np.array([3, 17, 3]))

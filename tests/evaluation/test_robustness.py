@@ -2,7 +2,9 @@
 
 import functools
 import json
+import sys
 import warnings
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +13,7 @@ import pytest
 from flax import linen as nn
 from jax.tree_util import Partial
 
-from uronet_jax import sharding
+from uronet_jax import host, sharding
 from uronet_jax.attacks import (
     Attack,
     MisleadingEvaluation,
@@ -25,7 +27,7 @@ from uronet_jax.attacks.deepfool import deepfool
 from uronet_jax.data import evaluation_batches
 from uronet_jax.defense import make_defense
 from uronet_jax.evaluation import misleading, robustness
-from uronet_jax.evaluation.attack_judge import AttackJudge
+from uronet_jax.evaluation.attack_judge import AttackJudge, check_memory
 from uronet_jax.evaluation.threat_models import (
     THREAT_MODELS,
     AttackRun,
@@ -694,6 +696,47 @@ WEIGHED = ThreatModel("x", "classifier", (1.0,))
 def test_wrong_input_is_reported(make, expected):
     with pytest.raises(ValueError, match=expected):
         make()
+
+
+def test_a_batch_that_memory_is_short_for_is_refused(monkeypatch):
+    class Compiled:
+        temp_size_in_bytes = 2 * 10**9
+
+        def memory_analysis(self):
+            return self
+
+    # One and a half times as much as the gradient: 3 GB for 10, so 5 in 1.5 GB.
+    with pytest.raises(
+        ValueError, match=r"10 images .* 3 GB and 1.5 GB .* batch_size to at most 5"
+    ):
+        check_memory(Compiled(), 10, 15 * 10**8)
+    with pytest.raises(ValueError, match="too few for one"):
+        check_memory(Compiled(), 10, 10**8)
+    check_memory(Compiled(), 10, 3 * 10**9)
+    check_memory(Compiled(), 10, None)
+    monkeypatch.setattr(sharding, "free_bytes", lambda mesh: 10)
+    judge = make_judge.__wrapped__()
+    with pytest.raises(
+        ValueError, match=r"fgsm_linf under white_box .*: attacks on 10 images"
+    ):
+        table(judge, "white_box")
+
+
+def test_free_memory_is_that_of_the_machine_or_the_device():
+    four = sharding.data_mesh(jax.devices()[:4])
+    if sys.platform == "linux":
+        free = host.free_bytes()
+        assert 0 < free < 2**50
+        # Other processes take and give meanwhile.
+        assert sharding.free_bytes(four) == pytest.approx(free / 4, rel=0.2)
+    assert sharding.free_bytes(mesh_of(memory_stats=dict)) is None
+    stats = {"bytes_limit": 100, "bytes_in_use": 30}
+    assert sharding.free_bytes(mesh_of(memory_stats=lambda: stats)) == 70
+
+
+def mesh_of(**fields):
+    device = SimpleNamespace(platform="gpu", **fields)
+    return SimpleNamespace(local_devices=[device])
 
 
 def test_errors_say_where_they_were():

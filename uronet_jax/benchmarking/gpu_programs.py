@@ -21,16 +21,20 @@ from uronet_jax.attacks import (
     square,
     targeted_misclassification,
 )
+from uronet_jax.benchmarking import large_images, steps
+from uronet_jax.benchmarking.base import BenchmarkSizes
 from uronet_jax.benchmarking.corruptions import SUITE
 from uronet_jax.corruptions import list_corruptions, make_degradation
 from uronet_jax.data.corrupted import make_corrupter
 from uronet_jax.defense import DefenseFunction, classifier_function
 from uronet_jax.evaluation.judge import make_measurement
 from uronet_jax.loading import LoadedModel
+from uronet_jax.models import make_classifier, make_remover
 from uronet_jax.purifiers import make_transformation
+from uronet_jax.training.classifier import classifier_task
 from uronet_jax.training.experiment import make_task
 from uronet_jax.training.phases import find_phase
-from uronet_jax.training.state import initial_state
+from uronet_jax.training.state import create_state, initial_state
 from uronet_jax.training.task import Config
 from uronet_jax.transformations import TRANSFORMATIONS
 
@@ -96,6 +100,7 @@ def list_programs(
     listed += _autoattack(configs, one)
     listed += _corruptions(32, one)
     listed += _steps(configs, large, one)
+    listed += _large_images(one)
     listed += _runs(configs, small, devices)
     listed += _defences(configs, several)
     listed += _transformations(one)
@@ -218,6 +223,67 @@ def _steps(configs, batch, devices) -> Iterator[GpuProgram]:
                 *(f"train/{name}", size, count, "one training step"),
                 *("bfloat16", make, True),
             )
+
+
+def _large_images(devices) -> Iterator[GpuProgram]:
+    """What `benchmarking.large_images` times, from the networks on."""
+    batch, shape = BenchmarkSizes().batch_size, (large_images.SIDE,) * 2 + (3,)
+
+    def network(name):
+        name, classes = large_images.NETWORKS[name].classifier, large_images.NUM_CLASSES
+        if name is None:
+            return make_remover(
+                "paper", widths=BenchmarkSizes().widths, dtype=jnp.bfloat16
+            )
+        mean, std = (0.5,) * 3, (0.25,) * 3
+        return make_classifier(name, classes, mean=mean, std=std, dtype=jnp.bfloat16)
+
+    def state_of(module, optimizer):
+        def make(key):
+            return create_state(module, optimizer, key, shape)
+
+        return jax.eval_shape(make, jax.random.key(0))
+
+    def step(mesh, name):
+        whole, split = _placed(mesh)
+        module, count = network(name), batch * mesh.size
+        if large_images.NETWORKS[name].classifier is None:
+            images = _images(count, shape)
+            state, given = state_of(module, steps.ADAM), {"clean": images}
+            given["degraded"] = images
+            taken = steps.separation_step(module)
+        else:
+            state, labels = state_of(module, steps.SGD), _whole_numbers(count)
+            given = {"label": labels, "index": labels}
+            given["image"] = _images(count, shape, jnp.uint8)
+            taken = classifier_task(module, steps.SGD, image_shape=shape).step
+        run = sharding.compile_replicated(taken, mesh, donate_argnums=(0,))
+        return run, (whole(state), whole({}), split(given))
+
+    def forward(mesh, name):
+        whole, split = _placed(mesh)
+        module = network(name)
+        variables = state_of(module, steps.SGD).variables
+
+        def logits(variables, images):
+            return module.apply(variables, jnp.float32(images) / 255.0, train=False)
+
+        images = _images(batch * mesh.size, shape, jnp.uint8)
+        return sharding.compile_split(logits, mesh), (whole(variables), split(images))
+
+    for count in devices:
+        for name, chosen in large_images.NETWORKS.items():
+            yield GpuProgram(
+                *(f"large/{name}_step", batch, count),
+                "training step without augmentation, as benchmarked",
+                *("bfloat16", functools.partial(step, name=name), True),
+            )
+            if chosen.classifier is not None:
+                yield GpuProgram(
+                    *(f"large/{name}_forward", batch, count),
+                    "logits of uint8 images, as benchmarked",
+                    *("bfloat16", functools.partial(forward, name=name)),
+                )
 
 
 def _runs(configs, batch, devices) -> Iterator[GpuProgram]:

@@ -1,4 +1,6 @@
-"""Peak memory of training, corruption and evaluation, each in a process of its own.
+"""Memory: peaks of training, corruption and evaluation, and what XLA plans.
+
+Peaks are those of a process of its own:
 
   python -m uronet_jax.benchmarking.memory corrupt_in_turn '{"side": 224, ...}'
 
@@ -18,7 +20,8 @@ import jax
 import numpy as np
 
 from uronet_jax import host, sharding
-from uronet_jax.benchmarking import base
+from uronet_jax.attacks import ATTACKS, flax_logits, misclassification
+from uronet_jax.benchmarking import base, timing
 from uronet_jax.benchmarking.base import BenchmarkRow, BenchmarkRun, BenchmarkSizes
 from uronet_jax.benchmarking.corruptions import (
     SUITE,
@@ -26,7 +29,12 @@ from uronet_jax.benchmarking.corruptions import (
     corruption_names,
     photographs,
 )
-from uronet_jax.benchmarking.steps import first_device, widths_text
+from uronet_jax.benchmarking.steps import (
+    ADAM,
+    first_device,
+    separation_step,
+    widths_text,
+)
 from uronet_jax.corruptions import (
     Degradation,
     make_degradation,
@@ -35,16 +43,26 @@ from uronet_jax.corruptions import (
 from uronet_jax.data.augment import flip_crop
 from uronet_jax.data.sources import ArraySource
 from uronet_jax.defense import DefenseFunction, classifier_function
+from uronet_jax.evaluation.attack_judge import ATTACK_MEMORY
+from uronet_jax.evaluation.defense_views import find_blind
 from uronet_jax.evaluation.judge import Judge
 from uronet_jax.models import compute_dtype, make_classifier, make_remover
 from uronet_jax.training.optimizers import make_optimizer
 from uronet_jax.training.pairs import drawn_pairs
 from uronet_jax.training.remover import remover_task
 from uronet_jax.training.run import fit
+from uronet_jax.training.state import create_state
 
 # What this project asks of itself: of a whole process, and of an evaluation alone.
 MAX_PROCESS_GB = 4.0
 MAX_EVALUATION_GB = 3.0
+# Sides of images; the last is a tile of `photos.purify`.
+REMOVER_SIDES = (64, 224, 512)
+ATTACKED_BY = (
+    *("pgd_linf", "apgd_ce_linf", "square_linf"),
+    *("carlini_wagner_l2", "deepfool_l2", "fab_linf"),
+)
+LARGEST_ATTACK = "largest attack over a gradient"
 PEAK, BEYOND_MODELS = "peak host GB", "host GB beyond the models"
 
 
@@ -173,6 +191,87 @@ def evaluation_memory_row(run: BenchmarkRun) -> BenchmarkRow:
         ),
         at_most={BEYOND_MODELS: MAX_EVALUATION_GB},
     )
+
+
+def remover_memory_row(run: BenchmarkRun) -> BenchmarkRow:
+    """Memory that XLA plans for the remover by the side of its images, and its time."""
+    sides, count = ((8, 16, 32), 1) if run.tiny else (REMOVER_SIDES, 1)
+    sizes = run.sizes
+    module = make_remover(
+        "paper", widths=sizes.widths, dtype=compute_dtype(sizes.dtype)
+    )
+    *trained, _ = sides
+    values, contestants = {}, {}
+    for side in sides:
+        shape, name = (side, side, 3), f"{side}x{side}"
+        images = np.random.default_rng(0).random((count, *shape), np.float32)
+        variables = jax.jit(module.init)(jax.random.key(0), images)
+        purify = jax.jit(module.apply).lower(variables, images).compile()
+        values[f"{name}, purified: MB an image"] = planned_bytes(purify) / count / 1e6
+        arguments = jax.device_put((variables, images))
+        contestants[name] = lambda call=purify, given=arguments: jax.block_until_ready(
+            call(*given)
+        )
+        if side not in trained:
+            continue
+        state = create_state(module, ADAM, jax.random.key(0), shape)
+        batch = {"clean": images, "degraded": images}
+        step = jax.jit(separation_step(module)).lower(state, {}, batch).compile()
+        values[f"{name}, trained on: MB an image"] = planned_bytes(step) / count / 1e6
+    seconds = timing.interleave(contestants, repeats=sizes.repeats)
+    first, *others = contestants
+    return base.new_row(
+        f"the {widths_text(sizes)} remover ({sizes.dtype}) on one image at a time, of "
+        f"sides {', '.join(map(str, sides))}, the last a tile of a photograph: "
+        "temporary memory that XLA plans for the compiled program, without weights; "
+        "and the time to purify one",
+        seconds,
+        [base.comparison(seconds, name, first) for name in others],
+        values=values,
+    )
+
+
+def attack_memory_row(run: BenchmarkRun) -> BenchmarkRow:
+    """Memory that XLA plans for attacks on a network for photographs."""
+    name, side, count = ("resnet8", 16, 2) if run.tiny else ("resnet50", 224, 4)
+    module = make_classifier(name, 10 if run.tiny else 1000)
+    images = jax.ShapeDtypeStruct((count, side, side, 3), np.float32)
+    labels = jax.ShapeDtypeStruct((count,), np.int32)
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    variables = jax.eval_shape(module.init, key, images)
+
+    def gradient(variables, key, images, labels):
+        logits_fn = flax_logits(module, variables, train=False)
+        return find_blind(misclassification(logits_fn, labels, loss="margin"), images)
+
+    def attacking(attack):
+        def attacked(variables, key, images, labels):
+            logits_fn = flax_logits(module, variables, train=False)
+            options = {} if attack.minimal else {"epsilon": 8 / 255}
+            return attack(key, images, logits_fn, labels, **options)
+
+        return attacked
+
+    programs = {"gradient": gradient}
+    programs |= {x: attacking(ATTACKS[x]) for x in ATTACKED_BY}
+    values = {}
+    for what, program in programs.items():
+        compiled = jax.jit(program).lower(variables, key, images, labels).compile()
+        values[f"{what}: MB an image"] = planned_bytes(compiled) / count / 1e6
+    one, *attacks = values.values()
+    largest = max(attacks) / one
+    return base.new_row(
+        f"attacks on {name} at {side}x{side} (float32), {count} images at a time: "
+        "temporary memory that XLA plans for the compiled program, without weights",
+        values=values | {LARGEST_ATTACK: largest},
+        at_most={LARGEST_ATTACK: ATTACK_MEMORY},
+    )
+
+
+def planned_bytes(compiled: jax.stages.Compiled) -> int:
+    """Returns the temporary memory of a program; 0 where the backend does not say."""
+    memory = compiled.memory_analysis()
+    return 0 if memory is None else memory.temp_size_in_bytes
 
 
 MEASUREMENTS = {

@@ -66,6 +66,8 @@ ROWS: RowFunctions = {
     "evaluation": rows.evaluation_row,
     "memory": memory.training_memory_row,
     "evaluation_memory": memory.evaluation_memory_row,
+    "remover_memory": memory.remover_memory_row,
+    "attack_memory": memory.attack_memory_row,
     "classifier": functools.partial(rows.training_row, name="classifier"),
     "detector": functools.partial(rows.training_row, name="detector"),
     "degradation": rows.degradation_row,

@@ -43,6 +43,8 @@ from uronet_jax.specs import known_name
 
 # Draws of a random defence over which the best of several attempts is chosen.
 _CHOICE_DRAWS = 16
+# Memory of an attack over that of a gradient, at most: a row of the benchmark.
+ATTACK_MEMORY = 1.5
 
 
 class AttackExamples(NamedTuple):
@@ -123,12 +125,15 @@ class AttackJudge:
         self._attack_key, self._seen_key, self._choice_key, self._final_key = keys
         prepare = sharding.compile_split(prepare_batch, mesh)
         self._batches = [prepare(batch) for batch in batches]
+        # Now: later, on a CPU, what this process keeps for itself would not count.
+        self._free_bytes = sharding.free_bytes(mesh)
         self._copy = sharding.compile_replicated(adaptive.unchanged, mesh)
         self._mask = self._fetch([b["mask"] for b in self._batches])
         self._measure = sharding.compile_replicated(make_measure(defense), mesh)
         self._purify = sharding.compile_replicated(make_purify(defense), mesh)
         self._find_blind = sharding.compile_replicated(find_blind, mesh)
         self._blind: dict[tuple, np.ndarray] = {}
+        self._gradients: dict[tuple, jax.stages.Compiled] = {}
         self._choose = sharding.compile_split(balls.where, mesh)
         clean = [batch["image"] for batch in self._batches]
         self.clean = self._look(clean, self._final_key)
@@ -237,6 +242,12 @@ class AttackJudge:
 
     def _attempt(self, threat, run, attempt, num_batches):
         start = time.perf_counter()
+        where = f"{run.name} under {threat.name} ({attempt.label})"
+        # First: it says whether there is memory for a batch.
+        try:
+            blind = self._blindness(run, attempt, len(self._batches[:num_batches]))
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}") from error
         images = []
         for i, batch in enumerate(self._batches[:num_batches]):
             key = jax.random.fold_in(self._seen_key, i)
@@ -244,19 +255,14 @@ class AttackJudge:
                 images.append(self._perturb(run, attempt, batch, key))
             except NonFiniteError as error:
                 numbers = self._fetch([batch["index"]])[error.positions]
-                raise NonFiniteError(
-                    np.unique(numbers),
-                    f"{run.name} under {threat.name} ({attempt.label}): ",
-                ) from None
+                raise NonFiniteError(np.unique(numbers), f"{where}: ") from None
             except ValueError as error:
                 first = i * batch["mask"].shape[0]
                 raise ValueError(
-                    f"{run.name} under {threat.name} ({attempt.label}), in the batch "
-                    f"from image {first} on: {error}"
+                    f"{where}, in the batch from image {first} on: {error}"
                 ) from error
         draws = _CHOICE_DRAWS if self.random else 1
         measured = self._look(images, self._choice_key, draws)
-        blind = self._blindness(run, attempt, len(images))
         return Outcome(images, measured, blind, time.perf_counter() - start)
 
     def _blindness(self, run, attempt, num_batches):
@@ -274,9 +280,23 @@ class AttackJudge:
             for i, batch in enumerate(self._batches[:num_batches]):
                 key = jax.random.fold_in(self._seen_key, i)
                 loss_fn = self._loss_fn(run, attempt, batch, key)
-                found.append(self._find_blind(loss_fn, batch["image"]))
+                find = self._compile_gradient(known[:2], loss_fn, batch["image"])
+                found.append(find(loss_fn, batch["image"]))
             self._blind[known] = self._fetch(found)
         return self._blind[known]
+
+    def _compile_gradient(self, known, loss_fn, images):
+        """Returns `find_blind`, compiled for one attempt and loss.
+
+        Raises:
+            ValueError: If memory is short for the gradient, which most of an attack's
+                memory is for.
+        """
+        if known not in self._gradients:
+            compiled = self._find_blind.lower(loss_fn, images).compile()
+            check_memory(compiled, len(images), self._free_bytes)
+            self._gradients[known] = compiled
+        return self._gradients[known]
 
     def _perturb(self, run, attempt, batch, key):
         """Runs the attack on one batch; not jitted, see `attacks.loop`."""
@@ -437,6 +457,27 @@ class AttackJudge:
 
     def _fetch(self, arrays):
         return np.concatenate([np.asarray(self._copy(x)) for x in arrays])
+
+
+def check_memory(
+    compiled: jax.stages.Compiled, count: int, free_bytes: int | None
+) -> None:
+    """Raises ValueError if a program of `count` images takes more memory than is free.
+
+    Attacks take up to `ATTACK_MEMORY` times what a gradient takes. Of several devices
+    both numbers are those of one.
+    """
+    memory = compiled.memory_analysis()
+    if free_bytes is None or memory is None:
+        return
+    needed = ATTACK_MEMORY * memory.temp_size_in_bytes
+    if needed > free_bytes:
+        fitting = int(count * free_bytes / needed)
+        raise ValueError(
+            f"attacks on {count} images at a time take about {needed / 1e9:.2g} GB "
+            f"and {free_bytes / 1e9:.2g} GB are free: "
+            + (f"set batch_size to at most {fitting}" if fitting else "too few for one")
+        )
 
 
 def _goes_to_the_end(attempt):

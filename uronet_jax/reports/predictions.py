@@ -10,6 +10,7 @@ from uronet_jax.reports.tables import markdown_table
 _HEADINGS = {
     "train": "Training steps",
     "run": "Training as it is called",
+    "large": "Networks on images of 224x224",
     "defence": "The defence, and its evaluation",
     "attack": "Attacks: one pass of the loop, and what is around it",
     "autoattack": "Parts of AutoAttack: one pass of the loop, and what is around it",
