@@ -4,7 +4,8 @@
 
 Every time is given as a ratio to that of a peer that does the same work, in turns, in
 the same process. `pip install uronet_jax[benchmark]` brings the peers: PyTorch for the
-training steps (with foolbox for adversarial noise training) and for serving,
+training steps (with foolbox for adversarial noise training, torchvision and timm for
+networks on large images) and for serving,
 imagecorruptions-imaug and corrupt-tta for the corruptions, foolbox and torchattacks for
 the attacks, and what the transformations are compared with. A row that the file holds
 already is not measured again, so a run that was cut short goes on with the same line.

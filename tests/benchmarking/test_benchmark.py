@@ -555,13 +555,11 @@ def test_planned_memory_grows_with_images():
     row = suite.ROWS["remover_memory"](RUN)
     check_row(row)
     values = row["values"]
-    sides = [values[f"{side}x{side}, purified: MB an image"] for side in (8, 16, 32)]
-    # Four times the pixels; the least has arrays that do not depend on them.
-    assert sides[2] == pytest.approx(4 * sides[1], rel=0.5) and sides[1] > sides[0] > 0
-    for side in (8, 16):
-        trained = values[f"{side}x{side}, trained on: MB an image"]
-        assert trained > values[f"{side}x{side}, purified: MB an image"]
-    assert peers_of(row) == ["8x8", "8x8"]
+    small, large = (values[f"{x}x{x}, purified: MB an image"] for x in (8, 32))
+    # Sixteen times the pixels, and arrays that do not depend on them.
+    assert 4 * small < large <= 16 * small
+    assert values["8x8, trained on: MB an image"] > small > 0
+    assert peers_of(row) == ["8x8"]
 
 
 def test_attacks_take_little_more_memory_than_a_gradient(monkeypatch):
