@@ -699,21 +699,13 @@ def test_wrong_input_is_reported(make, expected):
 
 
 def test_a_batch_that_memory_is_short_for_is_refused(monkeypatch):
-    class Compiled:
-        temp_size_in_bytes = 2 * 10**9
-
-        def memory_analysis(self):
-            return self
-
-    # One and a half times as much as the gradient: 3 GB for 10, so 5 in 1.5 GB.
     with pytest.raises(
         ValueError, match=r"10 images .* 3 GB and 1.5 GB .* batch_size to at most 5"
     ):
-        check_memory(Compiled(), 10, 15 * 10**8)
+        check_memory(10, 3e9, 15e8)
     with pytest.raises(ValueError, match="too few for one"):
-        check_memory(Compiled(), 10, 10**8)
-    check_memory(Compiled(), 10, 3 * 10**9)
-    check_memory(Compiled(), 10, None)
+        check_memory(10, 3e9, 1e8)
+    check_memory(10, 3e9, 3e9)
     monkeypatch.setattr(sharding, "free_bytes", lambda mesh: 10)
     judge = make_judge.__wrapped__()
     with pytest.raises(

@@ -36,6 +36,7 @@ class Attack(NamedTuple):
         gradient_free: Whether it looks at no gradient.
         takes_logits: Whether it takes `epsilon` but no loss function, and makes its own
             of the logits. With `stop_early=False` it must not stop at a success.
+        class_gradients: Whether it takes the gradients of several classes at once.
         least_classes: Number of classes that its loss needs.
         about: What it does, for docs/ATTACKS.md.
         source: Its paper, likewise.
@@ -49,6 +50,7 @@ class Attack(NamedTuple):
     defaults: Mapping[str, Any] = {}
     gradient_free: bool = False
     takes_logits: bool = False
+    class_gradients: bool = False
     least_classes: int = 2
     about: str = ""
     source: str = ""

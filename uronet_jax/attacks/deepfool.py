@@ -197,6 +197,7 @@ DEEPFOOL_ATTACKS = in_all_norms(
     "deepfool",
     deepfool,
     minimal=True,
+    class_gradients=True,
     defaults={"steps": 50},
     about="steps to the nearest linearised boundary until it is crossed",
     source="Moosavi-Dezfooli et al., CVPR 2016",

@@ -232,6 +232,7 @@ FAB_ATTACKS = in_all_norms(
     "fab",
     fab,
     minimal=True,
+    class_gradients=True,
     defaults={"steps": 100},
     about="projections to linearised boundaries, drawn towards the image",
     source="Croce & Hein, ICML 2020",

@@ -43,8 +43,9 @@ from uronet_jax.specs import known_name
 
 # Draws of a random defence over which the best of several attempts is chosen.
 _CHOICE_DRAWS = 16
-# Memory of an attack over that of a gradient, at most: a row of the benchmark.
-ATTACK_MEMORY = 1.5
+# Memory of an attack over that of a gradient, at most, by `Attack.class_gradients`: a
+# row of the benchmark.
+ATTACK_MEMORY = {False: 1.5, True: 4.0}
 
 
 class AttackExamples(NamedTuple):
@@ -243,7 +244,6 @@ class AttackJudge:
     def _attempt(self, threat, run, attempt, num_batches):
         start = time.perf_counter()
         where = f"{run.name} under {threat.name} ({attempt.label})"
-        # First: it says whether there is memory for a batch.
         try:
             blind = self._blindness(run, attempt, len(self._batches[:num_batches]))
         except ValueError as error:
@@ -274,28 +274,36 @@ class AttackJudge:
         size = self._batches[0]["mask"].shape[0]
         if run.attack.gradient_free:
             return np.zeros(num_batches * size, bool)
+        # First: it says whether there is memory for a batch.
+        find = self._compile_gradient(run, attempt)
         known = (attempt, run.attack.loss, num_batches)
         if known not in self._blind:
             found = []
             for i, batch in enumerate(self._batches[:num_batches]):
                 key = jax.random.fold_in(self._seen_key, i)
                 loss_fn = self._loss_fn(run, attempt, batch, key)
-                find = self._compile_gradient(known[:2], loss_fn, batch["image"])
                 found.append(find(loss_fn, batch["image"]))
             self._blind[known] = self._fetch(found)
         return self._blind[known]
 
-    def _compile_gradient(self, known, loss_fn, images):
+    def _compile_gradient(self, run, attempt):
         """Returns `find_blind`, compiled for one attempt and loss.
 
         Raises:
-            ValueError: If memory is short for the gradient, which most of an attack's
-                memory is for.
+            ValueError: If memory is short for the attack.
         """
+        known, batch = (attempt, run.attack.loss), self._batches[0]
         if known not in self._gradients:
-            compiled = self._find_blind.lower(loss_fn, images).compile()
-            check_memory(compiled, len(images), self._free_bytes)
-            self._gradients[known] = compiled
+            key = jax.random.fold_in(self._seen_key, 0)
+            loss_fn = self._loss_fn(run, attempt, batch, key)
+            lowered = self._find_blind.lower(loss_fn, batch["image"])
+            self._gradients[known] = lowered.compile()
+        memory = self._gradients[known].memory_analysis()
+        if memory is not None and self._free_bytes is not None:
+            # Of several devices both are those of one.
+            needed = ATTACK_MEMORY[run.attack.class_gradients]
+            needed *= memory.temp_size_in_bytes
+            check_memory(len(batch["image"]), needed, self._free_bytes)
         return self._gradients[known]
 
     def _perturb(self, run, attempt, batch, key):
@@ -459,23 +467,16 @@ class AttackJudge:
         return np.concatenate([np.asarray(self._copy(x)) for x in arrays])
 
 
-def check_memory(
-    compiled: jax.stages.Compiled, count: int, free_bytes: int | None
-) -> None:
-    """Raises ValueError if a program of `count` images takes more memory than is free.
+def check_memory(count: int, needed: float, free: float) -> None:
+    """Raises ValueError if an attack on so many images needs more bytes than are free.
 
-    Attacks take up to `ATTACK_MEMORY` times what a gradient takes. Of several devices
-    both numbers are those of one.
+    It says how many images fit, as if none needed more with fewer others.
     """
-    memory = compiled.memory_analysis()
-    if free_bytes is None or memory is None:
-        return
-    needed = ATTACK_MEMORY * memory.temp_size_in_bytes
-    if needed > free_bytes:
-        fitting = int(count * free_bytes / needed)
+    if needed > free:
+        fitting = int(count * free / needed)
         raise ValueError(
             f"attacks on {count} images at a time take about {needed / 1e9:.2g} GB "
-            f"and {free_bytes / 1e9:.2g} GB are free: "
+            f"and {free / 1e9:.2g} GB are free: "
             + (f"set batch_size to at most {fitting}" if fitting else "too few for one")
         )
 
