@@ -17,6 +17,7 @@ from launch.compile_gpu import read_configs
 from uronet_jax.attacks import ATTACKS
 from uronet_jax.benchmarking import cards, compile_gpu, scaling
 from uronet_jax.benchmarking.gpu_programs import CONFIGS, list_programs
+from uronet_jax.benchmarking.large_images import NETWORKS
 from uronet_jax.corruptions import list_corruptions
 from uronet_jax.reports.predictions import peak_bytes, render_predictions
 from uronet_jax.reports.results import load_result
@@ -83,6 +84,20 @@ def test_the_arguments_of_a_step_are_shapes_on_the_mesh(programs):
     assert batch["degraded"].shape == (128, 32, 32, 3)
     assert batch["degraded"].dtype == np.uint16
     assert set(frozen) == {"classifier"}
+
+
+def test_what_is_benchmarked_on_large_images_is_listed(programs):
+    mesh = jax.make_mesh((1,), ("data",), devices=jax.devices()[:1])
+    large = {x.name: x for x in programs if x.name.startswith("large/")}
+    assert {name.rpartition("_")[0] for name in large} == {
+        f"large/{name}" for name in NETWORKS
+    }
+    _, (state, _, batch) = large["large/remover_224_step"].make(mesh)
+    leaves = jax.tree.leaves((state, batch))
+    assert all(isinstance(x, jax.ShapeDtypeStruct) for x in leaves)
+    assert batch["clean"].shape == batch["degraded"].shape == (128, 224, 224, 3)
+    forward, arguments = large["large/resnet50_224_forward"].make(mesh)
+    assert jax.eval_shape(forward, *arguments).shape == (128, 1000)
 
 
 def test_a_card_is_read():

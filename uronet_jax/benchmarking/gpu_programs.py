@@ -34,7 +34,7 @@ from uronet_jax.purifiers import make_transformation
 from uronet_jax.training.classifier import classifier_task
 from uronet_jax.training.experiment import make_task
 from uronet_jax.training.phases import find_phase
-from uronet_jax.training.state import create_state, initial_state
+from uronet_jax.training.state import initial_state
 from uronet_jax.training.task import Config
 from uronet_jax.transformations import TRANSFORMATIONS
 
@@ -240,7 +240,7 @@ def _large_images(devices) -> Iterator[GpuProgram]:
 
     def state_of(module, optimizer):
         def make(key):
-            return create_state(module, optimizer, key, shape)
+            return initial_state(module, optimizer, key, shape)
 
         return jax.eval_shape(make, jax.random.key(0))
 
