@@ -42,7 +42,7 @@ def num_threads() -> int:
     return os.cpu_count() or 1
 
 
-def free_bytes() -> int | None:
+def available_bytes() -> int | None:
     """Returns memory that processes can still take; None where that is not known."""
     path = Path("/proc/meminfo")  # Of Linux.
     if not path.exists():

@@ -86,7 +86,7 @@ def free_bytes(mesh: jax.sharding.Mesh) -> int | None:
     """
     device = mesh.local_devices[0]
     if device.platform == "cpu":
-        free = host.free_bytes()
+        free = host.available_bytes()
         return None if free is None else free // len(mesh.local_devices)
     stats = device.memory_stats() or {}
     if "bytes_limit" not in stats:

@@ -564,7 +564,7 @@ def test_planned_memory_grows_with_images():
 
 def test_attacks_take_little_more_memory_than_a_gradient(monkeypatch):
     names = ("pgd_linf", "square_linf", "deepfool_l2")
-    monkeypatch.setattr(memory, "ATTACKED_BY", names)
+    monkeypatch.setattr(memory, "MEASURED_ATTACKS", names)
     row = suite.ROWS["attack_memory"](RUN)
     check_row(row)
     one, gradient, queries, several, most, most_of_several = row["values"].values()

@@ -58,7 +58,7 @@ MAX_PROCESS_GB = 4.0
 MAX_EVALUATION_GB = 3.0
 # Sides of images; the last is a tile of `photos.purify`.
 REMOVER_SIDES = (64, 224, 512)
-ATTACKED_BY = (
+MEASURED_ATTACKS = (
     *("pgd_linf", "apgd_ce_linf", "square_linf"),
     *("carlini_wagner_l2", "deepfool_l2", "fab_linf"),
 )
@@ -257,7 +257,7 @@ def attack_memory_row(run: BenchmarkRun) -> BenchmarkRow:
         return attacked
 
     programs = {"gradient": gradient}
-    programs |= {x: attacking(ATTACKS[x]) for x in ATTACKED_BY}
+    programs |= {x: attacking(ATTACKS[x]) for x in MEASURED_ATTACKS}
     values = {}
     for what, program in programs.items():
         compiled = jax.jit(program).lower(variables, key, images, labels).compile()
@@ -266,7 +266,7 @@ def attack_memory_row(run: BenchmarkRun) -> BenchmarkRow:
     largest = {
         MOST_MEMORY[many]: max(
             memory / one
-            for name, memory in zip(ATTACKED_BY, each, strict=True)
+            for name, memory in zip(MEASURED_ATTACKS, each, strict=True)
             if ATTACKS[name].class_gradients == many
         )
         for many in MOST_MEMORY
