@@ -34,6 +34,8 @@ _SETS = {
     "grey": ("fashion_mnist", "Fashion-MNIST"),
     "digits": ("mnist", "MNIST"),
 }
+# What of the sets of photographs `small` is judged on.
+_SMALL = {"tiny": "ten classes at 64x64", "imagenette": "1,500 images at 224x224"}
 
 
 def get_config(preset: str = "full") -> config_dict.ConfigDict:
@@ -90,6 +92,43 @@ def get_config(preset: str = "full") -> config_dict.ConfigDict:
     config.second.other_classifier_title = "Wide-ResNet16-8"
     config.grey.classifier = choose("train:cnn", "train:cnn", "train:cnn_narrow")
     config.grey.classifier_title = "custom 5-layer CNN"
+
+    # Tables 9 and 10, photographs. The paper's classifiers have weights of ImageNet,
+    # which are not downloaded: give the files. Each is fine-tuned under a new head.
+    photographs = {
+        # Name at full and small size, title, images of train and where to split them.
+        "tiny": ("tiny_imagenet", "tiny_imagenet10", "Tiny-ImageNet", 95_000, 4_500),
+        "imagenette": ("imagenette", "imagenette224", "ImageNette", 9_000, 900),
+    }
+    for role, (whole, some, title, last, small_last) in photographs.items():
+        split = choose(last, small_last, 48)
+        config[role] = config_dict.create(
+            name=choose(whole, some, "generated"),
+            title=choose(title, f"{title}, {_SMALL[role]}", title),
+            train_split=f"train[:{split}]",
+            validation_split="train[240:]" if smoke else f"train[{split}:]",
+            test_split="test" if smoke else "validation",
+            classifier=choose(
+                "tune:runs/models/densenet121.pth",
+                "tune:runs/models/efficientnet_lite0.safetensors",
+                "train:cnn_narrow",
+            ),
+            classifier_title=choose(
+                "DenseNet", "EfficientNet-Lite0, fine-tuned", "DenseNet"
+            ),
+            other_classifier=choose(
+                "tune:runs/models/mobilenet_v1.h5", "", "train:cnn_narrow"
+            ),
+            other_classifier_title="MobileNet",
+            third_classifier=choose(
+                "tune:runs/models/vgg16.pth", "", "train:cnn_narrow"
+            ),
+            third_classifier_title="VGG16",
+        )
+    # From scratch, beside the one with weights of ImageNet.
+    if preset == "small":
+        config.tiny.other_classifier = "train:vgg11_narrow"
+        config.tiny.other_classifier_title = "VGG-11 of a quarter width, from scratch"
 
     config.augmentation = "none" if smoke else "flip_crop"
     config.digits.augmentation = "none"  # They are not mirrored.
@@ -200,6 +239,29 @@ def get_config(preset: str = "full") -> config_dict.ConfigDict:
             nesterov=True,
             clip_norm=0.0,
         ),
+    )
+    # Classifiers that start from weights of other classes, `tune:`.
+    config.fine_tuning = config_dict.create(
+        num_steps=choose(14_080, 300, 2),
+        batch_size=choose(64, 16, 8),
+        checkpoint_every=choose(1_000, 100, 1),
+        optimizer=config_dict.create(
+            name="sgd",
+            peak_rate=choose(0.01, 0.02, 0.01),
+            schedule="cosine",
+            warmup_steps=0 if smoke else 20,
+            weight_decay=1e-4,
+            momentum=0.9,
+            nesterov=True,
+            clip_norm=0.0,
+        ),
+    )
+    # Removers in front of classifiers of photographs: those of Tiny ImageNet, of their
+    # own size, and a pretrained one.
+    config.resolutions = config_dict.create(
+        severity=choose(2, 2, 2),
+        num_images=choose(0, 100, 16),
+        universal="" if smoke else "universal-cifar10",  # Empty: left out.
     )
     # Classifiers that learn noise, from the weights of the one on clean images. The
     # paper's sizes are for 224x224 images of ImageNet.

@@ -13,7 +13,7 @@ from uronet_jax.corruptions import SuiteEntry
 from uronet_jax.evaluation.judge import CLEAN_ENTRY, StoredEntry, detection_metrics
 from uronet_jax.papers import uronet
 from uronet_jax.papers.all_models import open_store
-from uronet_jax.papers.experiments import EXPERIMENTS, check_needs
+from uronet_jax.papers.experiments import EXPERIMENTS, LackError, check_needs
 from uronet_jax.papers.kinds import ModelKey, entry_name
 from uronet_jax.papers.laboratory import Laboratory
 
@@ -39,7 +39,7 @@ class Paper(Laboratory):
         # Not cached, so that every part is seen to ask for what it uses.
         self.model, self.classifier = self._model, self._classifier
 
-    def _judge(self, role, *, attacked=False, part="test"):
+    def _judge(self, role, *, attacked=False, part="test", count=None):
         return NamedImages(role if part == "test" else f"{role} {part}")
 
     def _model(self, role, kind, name):
@@ -140,7 +140,7 @@ OURS = {
 }
 
 
-@pytest.mark.parametrize("number", [2, 3, 4, 5, 6, 7, 8, 11, 12])
+@pytest.mark.parametrize("number", [2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12])
 def test_rows_are_those_of_the_published_table(number, tmp_path):
     columns, published = read_published(f"table{number:02}")
     rows = paper_rows(f"table{number}", tmp_path)
@@ -329,3 +329,27 @@ def test_missing_classifiers_are_reported_with_what_to_do(tmp_path):
         check_needs(open_store(config, tmp_path), "table7")
     # Detection needs none.
     assert check_needs(open_store(config, tmp_path), "table2") == {}
+
+
+def test_weights_that_are_tuned_are_asked_for(tmp_path):
+    config = load(imagenette={"third_classifier": "tune:nowhere.pth"})
+    store = open_store(config, tmp_path)
+    expected = (
+        "table10 lacks the weights of VGG16 for ImageNette: .*nowhere.pth.*: set "
+        "--config.imagenette.third_classifier to .* tune:FILE"
+    )
+    with pytest.raises(LackError, match=expected):
+        check_needs(store, "table10")
+    assert check_needs(store, "table9") == {}
+
+
+def test_removers_of_other_resolutions_stand_before_one_classifier(tmp_path):
+    rows = paper_rows("resolutions", tmp_path)
+    where = {"classifier": "DenseNet", "noise": "SN", "test_severity": 2}
+    for remover, *behind in (
+        ("none",),
+        ("removers of small images", "by remover SN_1, False"),
+        ("removers of their size", "by remover SN_1, False"),
+    ):
+        expected = number("DenseNet", "imagenette SN_2", *behind)
+        assert cell(rows, **where, remover=remover) == expected

@@ -324,3 +324,33 @@ def test_rows_of_a_grid_differ_in_nothing_but_data_and_seed(tmp_path):
     again = config_of(open_store(load() | {"seed": 1}, tmp_path), "remover", "GN_1")
     assert again["seed"] != first.config["seed"]
     assert again | {"seed": first.config["seed"]} == first.config
+
+
+def test_a_given_network_is_tuned_under_a_new_last_layer(
+    tmp_path, make_variables, monkeypatch
+):
+    network = make_classifier("cnn_narrow", 7)
+    weights = make_variables(network, (32, 32, 3))
+    statistics = {"mean": [0.25] * 3, "std": [0.5] * 3, "clean_mean": [0.25] * 3}
+    given = SimpleNamespace(
+        module=network,
+        variables=weights,
+        config={"model": {"name": "cnn_narrow"}, "resolved": statistics},
+    )
+    monkeypatch.setattr("uronet_jax.papers.store.load_classifier", lambda path: given)
+    store = open_store(load(tiny={"classifier": "tune:imagenet"}), tmp_path)
+    key, *_ = store.classifier_keys("tiny")
+    assert key == ModelKey("tiny", "tuned", "imagenet")
+    config, task = store._config(key), store._task(key)
+    assert config["model"] == {"name": "cnn_narrow"} and config["new_head"]
+    # Other statistics would make another function of the weights.
+    assert config["resolved"]["mean"] == statistics["mean"]
+    start, head = task.initial["params"], "Dense_1"
+    for layer in start.keys() - {head}:
+        jax.tree.map(
+            np.testing.assert_array_equal, start[layer], weights["params"][layer]
+        )
+    assert start[head]["kernel"].shape[-1] == 10
+    # Of other weights it is another model.
+    given.variables = jax.tree.map(lambda x: x + 1, weights)
+    assert store._config(key)["initial"] != config["initial"]

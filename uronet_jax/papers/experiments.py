@@ -10,9 +10,10 @@ from typing import NamedTuple
 from uronet_jax.papers.adversarial_noise.experiments import (
     ADVERSARIAL_NOISE_EXPERIMENTS,
 )
+from uronet_jax.papers.kinds import CLASSIFIER_FIELDS
 from uronet_jax.papers.parts import PaperExperiment
 from uronet_jax.papers.reconstructive.experiments import RECONSTRUCTIVE_EXPERIMENTS
-from uronet_jax.papers.store import CHOICES, TRAIN, Store
+from uronet_jax.papers.store import CHOICES, TUNE, Store, is_made_here
 from uronet_jax.papers.uronet.experiments import URONET_EXPERIMENTS
 
 EXPERIMENTS: dict[str, PaperExperiment] = {
@@ -68,7 +69,15 @@ def _find_lack(store: Store, needs: Iterable[str]) -> Lack | None:
             if not store.classifiers(role):
                 return Lack(f"a classifier of {section['title']}", todo)
             for title, source in store.classifiers(role).items():
-                if not source.startswith(TRAIN):
+                field = next(x for x in CLASSIFIER_FIELDS if section.get(x) == source)
+                todo = f"set --config.{role}.{field} to {CHOICES}"
+                if source.startswith(TUNE):
+                    try:
+                        store.given(source.removeprefix(TUNE))
+                    except FileNotFoundError as error:
+                        what = f"the weights of {title} for {section['title']}"
+                        return Lack(what, f"{error}: {todo}")
+                if not is_made_here(source):
                     try:
                         store.load_classifier(role, title)
                     except FileNotFoundError as error:

@@ -9,9 +9,9 @@ from uronet_jax.training.phases import find_phase
 from uronet_jax.training.run import Schedule
 
 # Sections of the config that name a data set.
-ROLES = ("data", "second", "grey", "digits")
+ROLES = ("data", "second", "grey", "digits", "tiny", "imagenette")
 # Fields of such a section that name its classifiers.
-CLASSIFIER_FIELDS = ("classifier", "other_classifier")
+CLASSIFIER_FIELDS = ("classifier", "other_classifier", "third_classifier")
 
 
 class ModelKey(NamedTuple):
@@ -43,7 +43,8 @@ class Kind:
     # What its seeds are named after, if not itself: models that are compared start
     # alike and see the same crops and degradations.
     variant_of: str = ""
-    # Whose weights it starts from: `classifier`, the first of the data set, or a kind.
+    # Whose weights it starts from: `classifier`, the first of the data set, a kind, or
+    # `file`, that which the config names behind `tune:`, under a new last layer.
     initial: str = ""
     dtype: str = ""  # Of its computation, if not that of the config.
     # Further sections of its config.

@@ -304,11 +304,11 @@ def draw_figure(name: str, workdir: Path) -> None:
     """Draws a figure of images from the arrays that its experiment left."""
     with np.load(workdir / f"{name}.npz") as file:
         arrays = dict(file)
-    if name == "figure5":
+    if name.startswith("figure5"):
         seen = {
             x: (arrays[x], arrays[f"{x}_map"]) for x in arrays if f"{x}_map" in arrays
         }
-        figures.attention_gallery(workdir / "figure5.png", seen)
+        figures.attention_gallery(workdir / f"{name}.png", seen)
         return
     if name == "ant_noise":
         clean = arrays.pop("clean")

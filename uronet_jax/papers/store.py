@@ -43,17 +43,25 @@ from uronet_jax.papers.made_images import NamedAttack, attacked_images
 from uronet_jax.progress import Progress, StoppedError
 from uronet_jax.seeds import named_seed
 from uronet_jax.training import run
-from uronet_jax.training.experiment import check_task, make_task, resolve
+from uronet_jax.training.experiment import (
+    check_task,
+    initial_variables,
+    make_task,
+    resolve,
+)
 from uronet_jax.training.noise_generator import check_noise_norm
 from uronet_jax.training.optimizers import make_optimizer
 from uronet_jax.training.task import Task
 
-# What `--config.classifier` says to have one trained here.
-TRAIN = "train:"
+# What `--config.classifier` says to have one trained here, or a given one tuned.
+TRAIN, TUNE = "train:", "tune:"
 # Images that take more are not read as a whole.
 _MAX_RESIDENT = 2 * 2**30
 # What a classifier may be.
-CHOICES = "the folder of a run, a file of PyTorch weights, or train:NAME"
+CHOICES = (
+    "the folder of a run, a file of PyTorch weights, train:NAME, or tune:FILE, of "
+    "weights for other classes"
+)
 
 
 class Store:
@@ -96,6 +104,8 @@ class Store:
         self.identity = functools.cache(self._identity)
         # By its name; `purifier` is what a detector stands behind.
         self.named_purifier = functools.cache(load_purifier)
+        # By the name of a file: what classifiers that are tuned start from.
+        self.given = functools.cache(load_classifier)
 
     def _check_models(self) -> None:
         """Builds every module and optimizer once; any data will do."""
@@ -107,7 +117,8 @@ class Store:
                 check_task(self._fields(kind, dict(kind.model)))
         for role in ROLES:
             for key in self.classifier_keys(role):
-                make_classifier(key.name, 2)
+                if not self.kinds[key.kind].initial:
+                    make_classifier(key.name, 2)
 
     def entry(self, name: str) -> SuiteEntry:
         """Returns the degradation called `GN_1` and the like."""
@@ -167,18 +178,24 @@ class Store:
     def classifiers(self, role: str) -> dict[str, str]:
         """Returns title -> source, one of `CHOICES`, of a data set's classifiers."""
         section = self.config[role]
-        named = [field for field in CLASSIFIER_FIELDS if section[field]]
+        named = [field for field in CLASSIFIER_FIELDS if section.get(field)]
         return {section[f"{field}_title"]: section[field] for field in named}
 
     def classifier_keys(self, role: str, *, first: bool = False) -> list[ModelKey]:
         """Returns those of all classifiers, or of the first, to be trained here."""
         sources = list(self.classifiers(role).values())[: 1 if first else None]
-        return [_classifier_key(role, x) for x in sources if x.startswith(TRAIN)]
+        return [_classifier_key(role, x) for x in sources if is_made_here(x)]
+
+    def _file(self, key: ModelKey) -> str:
+        """Returns the file of the weights that a classifier is tuned from."""
+        sources = filter(is_made_here, self.classifiers(key.role).values())
+        (source,) = (x for x in sources if _classifier_key(key.role, x) == key)
+        return source.removeprefix(TUNE)
 
     def load_classifier(self, role: str, title: str) -> LoadedModel:
         """Loads a classifier, which must be of the data set's classes and shape."""
         source = self.classifiers(role)[title]
-        if source.startswith(TRAIN):
+        if is_made_here(source):
             return self.load(_classifier_key(role, source))
         model = load_classifier(source)
         data = self.open(role, "test")
@@ -195,7 +212,7 @@ class Store:
     def _identity(self, role: str, title: str) -> str:
         """Returns what tells a classifier from all others."""
         source = self.classifiers(role)[title]
-        if source.startswith(TRAIN):  # Its config is compared.
+        if is_made_here(source):  # Its config is compared.
             return self._relative(_classifier_key(role, source))
         return digest(self.load_classifier(role, title).variables)
 
@@ -270,18 +287,24 @@ class Store:
     def _initial(self, key: ModelKey) -> ModelKey | None:
         """Returns the model trained here that another starts from, if there is one."""
         kind = self.kinds[key.kind].initial
+        if kind == "file":
+            return None
         if kind == "classifier":
             return next(iter(self.classifier_keys(key.role, first=True)), None)
         return key._replace(kind=kind) if kind else None
 
-    def _start(self, key: ModelKey) -> LoadedModel | None:
-        """Returns the model whose weights another starts from; None for random ones."""
-        if not self.kinds[key.kind].initial:
+    def _start(self, key: ModelKey, task: Task, config: Mapping[str, Any]) -> Any:
+        """Returns the variables that a model starts from; None for random ones."""
+        initial = self.kinds[key.kind].initial
+        if not initial:
             return None
+        if initial == "file":
+            fields = {**config, "initial": self._file(key)}
+            return initial_variables(fields, task, self.given(self._file(key)))
         trained = self._initial(key)
         if trained:
-            return self.load(trained)
-        return self.load_classifier(key.role, self.first_title(key.role))
+            return self.load(trained).variables
+        return self.load_classifier(key.role, self.first_title(key.role)).variables
 
     def _program(self, key: ModelKey) -> tuple[str, ...]:
         """Returns what models must share to be trained by one program."""
@@ -325,8 +348,9 @@ class Store:
         if config.get("classifier"):
             title = self.first_title(key.role)
             models["classifier"] = self.load_classifier(key.role, title)
-        task, start = make_task(config, models), self._start(key)
-        return replace(task, initial=start.variables) if start else task
+        task = make_task(config, models)
+        start = self._start(key, task, config)
+        return replace(task, initial=start) if start else task
 
     def _fields(self, kind: Kind, model: Mapping[str, Any]) -> dict[str, Any]:
         """Returns what of a config follows from the kind."""
@@ -351,7 +375,7 @@ class Store:
         named = kind.variant_of or key.kind
         classifier = kind.role == "classifier"
         found = {
-            **self._fields(kind, kind.model or {"name": key.name}),
+            **self._fields(kind, kind.model or {"name": self._network(key)}),
             "kind": key.kind,
             "name": key.name,
             "preset": config["preset"],
@@ -376,11 +400,25 @@ class Store:
             found["purifier"] = self._relative(self.purifier(key))
         return found
 
+    def _network(self, key: ModelKey) -> str:
+        """Returns the name of a classifier's network."""
+        if self.kinds[key.kind].initial != "file":
+            return key.name
+        return self.given(self._file(key)).config["model"]["name"]
+
     def _started(self, key: ModelKey) -> dict[str, Any]:
         """Returns what of a config follows from the weights that a model starts from.
 
         Other pixel statistics would make another function of them.
         """
+        if self.kinds[key.kind].initial == "file":
+            given = self.given(self._file(key))
+            statistics = initial_statistics(self._file(key), given)
+            return {
+                "initial": digest(given.variables),
+                "new_head": True,
+                "resolved": self.statistics(key.role) | statistics,
+            }
         trained = self._initial(key)
         if trained:
             return {"initial": self._relative(trained)}
@@ -520,6 +558,13 @@ class Store:
             )
 
 
+def is_made_here(source: str) -> bool:
+    """Whether a classifier, one of `CHOICES`, is trained or tuned here."""
+    return source.startswith((TRAIN, TUNE))
+
+
 def _classifier_key(role: str, source: str) -> ModelKey:
+    if source.startswith(TUNE):
+        return ModelKey(role, "tuned", Path(source.removeprefix(TUNE)).stem)
     name = source.removeprefix(TRAIN)
     return ModelKey(role, "cnn" if name.startswith("cnn") else "classifier", name)

@@ -84,6 +84,7 @@ _HARMLESS = (
 # Experiments that are not judged on all test images, whatever their size: pictures of a
 # few, and trials that are judged on validation images.
 _PICTURES = ("figure1", "figure2", "figure4", "figure5", "ant_noise")
+_PICTURES += ("figure5_photographs",)
 _NO_TEST_SET = (*_PICTURES, "universal_trials")
 
 

@@ -415,7 +415,9 @@ def build_experiment(
         config["resolved"] |= initial_statistics(given, initial)
     task = make_task(config, models)
     if config["initial"] and not begun:
-        task = dataclasses.replace(task, initial=_initial(config, task, initial))
+        task = dataclasses.replace(
+            task, initial=initial_variables(config, task, initial)
+        )
         if config.get("new_head"):
             told = f"the last layer is drawn, all others are those of {given}"
             (progress or Progress()).say(told)
@@ -427,8 +429,12 @@ def build_experiment(
     return Experiment(sources["train"], sources["validation"], task, config)
 
 
-def _initial(config: Config, task: Task, model: LoadedModel | None) -> Any:
-    """Returns the variables that a task starts from."""
+def initial_variables(config: Config, task: Task, model: LoadedModel | None) -> Any:
+    """Returns the variables that a task starts from, those of `config["initial"]`.
+
+    With `config["new_head"]` but for the last layer, which is drawn. `model` is what
+    `initial_model` returned for them.
+    """
 
     def draw(key):
         return task.module.init(key, jnp.zeros((1, *task.input_shape)))

@@ -13,6 +13,7 @@ from uronet_jax.papers.uronet import (
 
 # Sections of the config that the usual and the universal models depend on.
 _DEFENCE = ("remover", "detector")
+_PHOTOGRAPHS = ("remover", "training", "fine_tuning")
 _UNIVERSAL = (*_DEFENCE, "universal", "universal_detector", "training")
 
 URONET_EXPERIMENTS: dict[str, PaperExperiment] = {
@@ -61,6 +62,18 @@ URONET_EXPERIMENTS: dict[str, PaperExperiment] = {
         functools.partial(mitigation.mitigation_of_noises, "second"),
         ("remover", "training"),
     ),
+    "table9": PaperExperiment(
+        "mitigation at severities that no remover saw, Tiny ImageNet",
+        needs_of("tiny"),
+        functools.partial(mitigation.mitigation_of_unseen_severities, "tiny"),
+        _PHOTOGRAPHS,
+    ),
+    "table10": PaperExperiment(
+        "the same on ImageNette",
+        needs_of("imagenette"),
+        functools.partial(mitigation.mitigation_of_unseen_severities, "imagenette"),
+        _PHOTOGRAPHS,
+    ),
     "table11": PaperExperiment(
         "robust accuracy behind the SPN remover",
         needs_of("data", "second"),
@@ -93,14 +106,27 @@ URONET_EXPERIMENTS: dict[str, PaperExperiment] = {
     "figure5": PaperExperiment(
         "where the classifier looks (Grad-CAM): clean, noisy and purified images",
         needs_of("data"),
-        pictures.looked_at,
+        functools.partial(pictures.looked_at, "figure5", "data"),
         ("remover", "training"),
+    ),
+    "figure5_photographs": PaperExperiment(
+        "the same on ImageNette",
+        {"data": needs_of("imagenette")["imagenette"]},
+        functools.partial(pictures.looked_at, "figure5_photographs", "imagenette"),
+        _PHOTOGRAPHS,
     ),
     "figure6": PaperExperiment(
         "mitigation of attacks, own and transferred",
         needs_of("data"),
         mitigation.gains,
         ("remover", "attack", "training"),
+    ),
+    "resolutions": PaperExperiment(
+        "removers of smaller images in front of classifiers of photographs",
+        {"data": ("tiny.train", *needs_of("imagenette")["imagenette"])},
+        mitigation.other_resolutions,
+        (*_PHOTOGRAPHS, "resolutions"),
+        mitigation.universal_remover,
     ),
     "ablations": PaperExperiment(
         "section 3.3: another detector, no noise pattern, DCAE, grey images",

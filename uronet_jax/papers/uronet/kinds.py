@@ -48,6 +48,13 @@ def make_kinds(config: Mapping[str, Any]) -> dict[str, Kind]:
         "classifier": Kind(
             "classifier", {}, schedule("training"), config["training"]["optimizer"]
         ),
+        "tuned": Kind(
+            "classifier",
+            {},
+            schedule("fine_tuning"),
+            config["fine_tuning"]["optimizer"],
+            initial="file",
+        ),
         # Without batch norm, for which the other's learning rate is too high.
         "cnn": Kind("classifier", {}, schedule("training"), optimizer),
         "remover": removers(remover),

@@ -86,7 +86,7 @@ def _detection(number: int, title: str, block=_DATASET, **names) -> Layout:
     return Layout(f"Table {number}: {title}", block, published=file, **names)
 
 
-def _mitigation(number: int, dataset: str) -> Layout:
+def _mitigation(number: int, dataset: str, **names) -> Layout:
     return Layout(
         f"Table {number}: accuracy on {dataset}, undefended and behind removers of "
         "each severity",
@@ -96,6 +96,7 @@ def _mitigation(number: int, dataset: str) -> Layout:
         f"uronet/uronet_table{number:02}.csv",
         counted=lambda cell: cell["condition"] == "mitigated",
         counted_name="mitigated cells",
+        **names,
     )
 
 
@@ -132,6 +133,8 @@ URONET_LAYOUTS = {
     ),
     "table7": _mitigation(7, "CIFAR-10"),
     "table8": _mitigation(8, "CIFAR-100"),
+    "table9": _mitigation(9, "Tiny ImageNet", context=True),
+    "table10": _mitigation(10, "ImageNette", context=True),
     "table11": Layout(
         "Table 11: accuracy on attacked images",
         _CLASSIFIER,
@@ -159,6 +162,9 @@ URONET_LAYOUTS = {
         lambda cell: f"PSNR in dB, severity {cell['severity']}",
     ),
     "figure5": _figure(5, "where the classifier looks (Grad-CAM)", column=_seen),
+    "figure5_photographs": _figure(
+        5, "where the classifier looks (Grad-CAM), photographs", column=_seen
+    ),
     "figure6": Layout(
         "Figure 6: points of accuracy that removers of noise give back under attacks",
         _CLASSIFIER,
@@ -168,6 +174,12 @@ URONET_LAYOUTS = {
         metrics=("accuracy_gain", "adversarial_accuracy"),
         derived=("robust_accuracy",),
         first=(_UNDEFENDED, "GN", "UN", "SPN"),
+    ),
+    "resolutions": Layout(
+        "Removers of smaller images in front of classifiers of photographs",
+        _CLASSIFIER,
+        join_columns("noise", "test_severity"),
+        join_columns("remover"),
     ),
     "ablations": Layout(
         "Section 3.3: ablations", _ablation, _ablation_row, _ablation_column

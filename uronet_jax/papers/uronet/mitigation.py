@@ -1,5 +1,9 @@
-"""Mitigation: what classifiers see behind a remover, Tables 7, 8, 11, 12, Figure 6."""
+"""Mitigation: what classifiers see behind a remover, Tables 7 to 12, Figure 6."""
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from uronet_jax.corruptions import SuiteEntry
 from uronet_jax.evaluation.judge import CLEAN_ENTRY
 from uronet_jax.papers.kinds import ModelKey, entry_name
 from uronet_jax.papers.parts import Part, accuracy_rows, trained_on
@@ -15,6 +19,27 @@ _METHODS = {
 
 def mitigation_of_noises(role: str, store: Store) -> list[Part]:
     """Tables 7 and 8: removers on their own noise at every severity; no remover."""
+    return _mitigation(role, store, store.entries, store.entries)
+
+
+def mitigation_of_unseen_severities(role: str, store: Store) -> list[Part]:
+    """Tables 9 and 10: removers of the mildest noises on the stronger ones."""
+    mildest = [entry for entry in store.entries if entry.severity == 1]
+    stronger = [entry for entry in store.entries if entry.severity > 1]
+    if not mildest or not stronger:
+        raise ValueError(
+            "this experiment needs severity 1 and others: add them to suite.severities"
+        )
+    return _mitigation(role, store, mildest, stronger)
+
+
+def _mitigation(
+    role: str,
+    store: Store,
+    trained: Sequence[SuiteEntry],
+    tested: Sequence[SuiteEntry],
+) -> list[Part]:
+    """Returns the parts of removers of some noises, on tested ones of their kind."""
     keys = tuple(store.classifier_keys(role))
 
     def place(condition, entry=None, severity=None):
@@ -33,7 +58,7 @@ def mitigation_of_noises(role: str, store: Store) -> list[Part]:
                 {title: lab.classifier(role, title)},
                 [
                     (place("clean"), CLEAN_ENTRY, None),
-                    *((place("noisy", e), e, None) for e in store.entries),
+                    *((place("noisy", e), e, None) for e in tested),
                 ],
                 dataset=store.dataset(role),
             )
@@ -46,7 +71,7 @@ def mitigation_of_noises(role: str, store: Store) -> list[Part]:
         def rows(lab):
             return [
                 row
-                for test in store.entries
+                for test in tested
                 if test.noise == entry.noise
                 for row in accuracy_rows(
                     lab,
@@ -61,7 +86,57 @@ def mitigation_of_noises(role: str, store: Store) -> list[Part]:
         return Part(remover.name, (*keys, remover), rows, role)
 
     undefended_parts = [undefended(title) for title in store.classifiers(role)]
-    return undefended_parts + [mitigated(entry) for entry in store.entries]
+    return undefended_parts + [mitigated(entry) for entry in trained]
+
+
+def other_resolutions(store: Store) -> list[Part]:
+    """Removers of three resolutions in front of classifiers of the largest.
+
+    On noise of one severity above that which the removers learned, as in Table 10; the
+    universal one learned all of them.
+    """
+    role, severity = "imagenette", store.config["resolutions"]["severity"]
+    keys = tuple(store.classifier_keys(role))
+    learned = {"removers of small images": "tiny", "removers of their size": role}
+
+    def part(entry):
+        removers = {
+            title: ModelKey(other, "remover", f"{entry.noise}_1")
+            for title, other in learned.items()
+        }
+
+        def rows(lab):
+            behind = {"none": None}
+            behind |= {title: lab.model(*key) for title, key in removers.items()}
+            behind |= {
+                title: lab.purifier(named)
+                for title, named in universal_remover(store.config).items()
+            }
+            count = store.config["resolutions"]["num_images"]
+            return accuracy_rows(
+                lab,
+                lab.judge(role, count=count),
+                lab.classifiers(role),
+                [({"remover": x}, entry, purifier) for x, purifier in behind.items()],
+                dataset=store.dataset(role),
+                noise=entry.noise,
+                test_severity=entry.severity,
+            )
+
+        return Part(entry.noise, (*keys, *removers.values()), rows)
+
+    found = [part(entry) for entry in store.entries if entry.severity == severity]
+    if not found:
+        raise ValueError(
+            f"resolutions.severity is {severity}: choose one of suite.severities"
+        )
+    return found
+
+
+def universal_remover(config: Mapping[str, Any]) -> dict[str, str]:
+    """Returns title -> what `load_purifier` reads; nothing if it is left out."""
+    named = config["resolutions"]["universal"]
+    return {"universal remover": named} if named else {}
 
 
 def mitigation_of_attacks(store: Store) -> list[Part]:

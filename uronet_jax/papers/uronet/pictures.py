@@ -21,21 +21,20 @@ _AMPLIFICATION = 10.0
 _LOOKED_AT = "GN_1"
 
 
-def _judge(lab: Laboratory, **options) -> tuple[Judge, int, np.ndarray]:
+def _judge(
+    lab: Laboratory, role: str = "data", **options
+) -> tuple[Judge, int, np.ndarray]:
     """Returns the judge, how many images are shown, and these."""
-    judge = lab.judge("data", **options)
+    judge = lab.judge(role, **options)
     count = min(_SHOWN, len(judge))
     return judge, count, judge.pictures(CLEAN_ENTRY, count)
 
 
-def _row(lab: Laboratory, shown, value, metric: str, /, **columns) -> TidyRow:
-    return lab.row(
-        shown,
-        float(np.mean(value)),
-        metric,
-        dataset=lab.store.dataset("data"),
-        **columns,
-    )
+def _row(
+    lab: Laboratory, shown, value, metric: str, /, role: str = "data", **columns
+) -> TidyRow:
+    dataset = lab.store.dataset(role)
+    return lab.row(shown, float(np.mean(value)), metric, dataset=dataset, **columns)
 
 
 def noise_patterns(figure: str, store: Store) -> list[Part]:
@@ -83,17 +82,17 @@ def noise_severities(store: Store) -> list[Part]:
     return [Part("all", (), rows)]
 
 
-def looked_at(store: Store) -> list[Part]:
+def looked_at(figure: str, role: str, store: Store) -> list[Part]:
     """Figure 5: where a classifier looks on clean, noisy and purified images.
 
     By Grad-CAM, the first classifier.
     """
-    entry, remover = store.entry(_LOOKED_AT), ModelKey("data", "remover", _LOOKED_AT)
+    entry, remover = store.entry(_LOOKED_AT), ModelKey(role, "remover", _LOOKED_AT)
 
     def rows(lab):
-        judge, count, clean = _judge(lab)
-        classifier = lab.classifier("data", next(iter(store.classifiers("data"))))
-        labels = jnp.asarray(store.first("data", "test", count).arrays()[1])
+        judge, count, clean = _judge(lab, role)
+        classifier = lab.classifier(role, next(iter(store.classifiers(role))))
+        labels = jnp.asarray(store.first(role, "test", count).arrays()[1])
         purified = lab.purified(judge, lab.model(*remover), entry)[:count]
         noisy = judge.pictures(entry, count)
         shown, rows = {"clean": clean, "noisy": noisy, "purified": purified}, []
@@ -106,9 +105,9 @@ def looked_at(store: Store) -> list[Part]:
             moved = np.abs(arrays[f"{name}_map"] - arrays["clean_map"])
             columns = {"noise": entry.noise, "severity": entry.severity, "images": name}
             metric = "mean_absolute_change_of_the_map"
-            rows.append(_row(lab, images, moved, metric, **columns))
-        save_arrays(store.workdir / "figure5.npz", arrays)
+            rows.append(_row(lab, images, moved, metric, role=role, **columns))
+        save_arrays(store.workdir / f"{figure}.npz", arrays)
         return rows
 
-    models = (remover, *store.classifier_keys("data", first=True))
+    models = (remover, *store.classifier_keys(role, first=True))
     return [Part("all", models, rows)]

@@ -28,10 +28,11 @@ def check_settings(config: Mapping[str, Any], mesh: jax.sharding.Mesh) -> None:
                     f"{role}.{part}_split is {split!r}: the test split is only "
                     "judged on; split off a part of train"
                 )
-        titles = [config[role][f"{x}_title"] for x in CLASSIFIER_FIELDS]
-        if all(config[role][x] for x in CLASSIFIER_FIELDS) and len(set(titles)) == 1:
+        named = [x for x in CLASSIFIER_FIELDS if config[role].get(x)]
+        titles = [config[role][f"{x}_title"] for x in named]
+        if twice := [x for x in titles if titles.count(x) > 1]:
             raise ValueError(
-                f"both classifiers of {role} are called {titles[0]!r}: rows could "
+                f"both classifiers of {role} are called {twice[0]!r}: rows could "
                 "not be told apart; change a title"
             )
     augmenter(config["augmentation"])
@@ -55,7 +56,7 @@ def check_settings(config: Mapping[str, Any], mesh: jax.sharding.Mesh) -> None:
     ):
         check_number(field, value(field), *bounds)
     sections = ("remover", "detector", "universal", "universal_trials")
-    sections += ("universal_detector", "training")
+    sections += ("universal_detector", "training", "fine_tuning")
     for field, *bounds in (
         ("attack.steps", 1, 10_000),
         ("attack.restarts", 0, 10_000),
@@ -67,6 +68,7 @@ def check_settings(config: Mapping[str, Any], mesh: jax.sharding.Mesh) -> None:
         ("evaluation.num_images", 0),
         ("attack.num_test", 0),
         ("attack.num_train", 0),
+        ("resolutions.num_images", 0),
     ):
         check_whole(field, value(field), *bounds)
     if not isinstance(config["universal"]["mirror"], bool):
