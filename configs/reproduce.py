@@ -66,7 +66,8 @@ def get_config(preset: str = "full") -> config_dict.ConfigDict:
             ),
             test_split="test",
             # Classifiers: the folder of a run, a file of PyTorch weights
-            # (.safetensors, .npz, .pt), or `train:` and the name of one to train here.
+            # (.safetensors, .npz, .pt), `train:` and the name of one to train here, or
+            # `tune:` and a file of weights for other classes.
             # An empty one is left out.
             classifier="train:cnn_narrow" if smoke else "",
             classifier_title="",
@@ -93,8 +94,9 @@ def get_config(preset: str = "full") -> config_dict.ConfigDict:
     config.grey.classifier = choose("train:cnn", "train:cnn", "train:cnn_narrow")
     config.grey.classifier_title = "custom 5-layer CNN"
 
-    # Tables 9 and 10, photographs. The paper's classifiers have weights of ImageNet,
-    # which are not downloaded: give the files. Each is fine-tuned under a new head.
+    # Tables 9 and 10, photographs: prepare the sets with --resize=64,64 and 224,224.
+    # The paper's classifiers have weights of ImageNet, which are not downloaded: give
+    # the files. Each is fine-tuned under a new head.
     photographs = {
         # Name at full and small size, title, images of train and where to split them.
         "tiny": ("tiny_imagenet", "tiny_imagenet10", "Tiny-ImageNet", 95_000, 4_500),

@@ -17,8 +17,7 @@ URONET_PAGES = PaperPages(
         )
     },
     headline=("table7", "Removers of single noises"),
-    unjudged="Tables 9 and 10 (measured on some of the images, with other "
-    "classifiers), 13 and 14 (the paper names no corruptions, severities and "
+    unjudged="Tables 13 and 14 (the paper names no corruptions, severities and "
     "classifiers)",
     note=page_notes.experiment_note,
     lead=page_notes.beside_single_noises,
