@@ -298,7 +298,8 @@ def test_every_experiment_runs(untrained, tmp_path, monkeypatch):
     assert problems(tmp_path, chosen) == []
     drawn = {path.stem for path in tmp_path.glob("*.png")}
     assert drawn == {
-        *("figure1", "figure2", "figure4", "figure5", "ant_noise"),
+        *("figure1", "figure2", "figure4", "figure5", "figure5_photographs"),
+        "ant_noise",
         "reconstructive_figure1",
     }
     _check_noise_training(tmp_path)

@@ -37,8 +37,9 @@ def render_experiment(group: Group, groups: Sequence[Group] = ()) -> str:
     if paper:
         parts.append(paper.lead(group, groups))
     tables = _tables(group, paper) if layout else []
-    if layout and layout.reference:
-        tables.insert(1, _reference(layout))  # Below the first.
+    # Below the first, unless these very numbers stand beside ours.
+    if layout and layout.reference and not _compares(group, layout.reference):
+        tables.insert(1, _reference(layout))
     parts += tables
     rest = [
         cell
@@ -145,13 +146,19 @@ def _with_infinite(number: Any, each: Sequence[float | None]) -> Any:
     return f"{text} ({count} of {len(each)} infinite)"
 
 
+def _compares(group: Group, published: str) -> bool:
+    """Whether numbers of a file of published ones stand beside ours."""
+    compared = any(cell["difference"] is not None for cell in group.cells)
+    return compared and group.layout.published == published
+
+
 def _reference(layout: Layout) -> str:
     """The paper's own table, of what is not measured here."""
     lines: dict[str, dict[str, str]] = {}
     for row in filter(layout.reference_cells, published_rows(layout.reference)):
         if not layout.has_place(row):
             continue
-        text = f"{row['value']} ± {row['std']}" if row["std"] else row["value"]
+        text = f"{row['value']} ± {row['std']}" if row.get("std") else row["value"]
         text = f"({text})" if row["note"].startswith("bracketed") else text
         lines.setdefault(layout.reference_row(row), {})[layout.column(row)] = text
     columns = dict.fromkeys(column for line in lines.values() for column in line)
