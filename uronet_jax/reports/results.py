@@ -71,8 +71,10 @@ _PROVENANCE = {"config", "versions", "device", "seconds"}
 _TYPES = dict.fromkeys(("config", "versions", "device"), dict)
 _TYPES |= {"seconds": int | float, "rows": list | dict}
 
-# Test images of CIFAR-10, CIFAR-100 and Fashion-MNIST alike.
+# Test images of CIFAR-10, CIFAR-100, Fashion-MNIST and Tiny ImageNet alike, and where
+# there are fewer, of ImageNette.
 TEST_IMAGES = 10_000
+_FEWER_IMAGES = dict.fromkeys(("table10", "resolutions"), 3_925)
 # Fields of a reproduction's config, joined by dots, that make no result small.
 _HARMLESS = (
     "seed dtype data_dir workdir pipeline log_every steps_per_dispatch "
@@ -110,9 +112,11 @@ class Result:
                 return True
             if not all(map(_is_harmless, overridden)):
                 return True
-            if self.content["experiment"] in _NO_TEST_SET:
+            experiment = self.content["experiment"]
+            if experiment in _NO_TEST_SET:
                 return False
-            return any(r["num_images"] < TEST_IMAGES for r in self.content["rows"])
+            whole = _FEWER_IMAGES.get(experiment, TEST_IMAGES)
+            return any(r["num_images"] < whole for r in self.content["rows"])
         data = config.get("data", {})
         part = data.get("num_examples", 0) > 0 or "[" in data.get("split", "")
         return config.get("preset") == "small" or part
