@@ -14,7 +14,8 @@ from launch import train
 # Few steps of plain gradient descent: Adam would turn the rounding of a gradient near
 # zero into a whole step.
 FIELDS = {
-    "model.widths": (4,),
+    "model.variant": "dcae",
+    "model.widths": (2,),
     "data.pipeline": "on_device",
     "data.augmentation": "flip_crop",
     "optimizer.name": "sgd",
