@@ -65,36 +65,40 @@ LONGEST = (
     "test_launch_reproduce",
     "test_launch",
     "test_experiment",
-    "test_benchmark",
-    "test_resume",
-    "test_command",
-    "test_notebooks",
-    "test_training",
+    "test_models",
+    "test_suites",
     "test_adversarial_noise",
     "test_attacks",
-    "test_suites",
+    "test_command",
+    "test_training",
     "test_purify",
-    "test_models",
     "test_robustness",
-    "test_fidelity",
-    "test_processes",
-    "test_attacks_gradient",
-    "test_autoattack",
-    "test_transformations",
-    "test_sparse_layer",
-    "test_laboratory",
-    "test_reconstructive_training",
+    "test_benchmark",
     "test_noise",
+    "test_transformations",
+    "test_autoattack",
+    "test_laboratory",
     "test_launch_attack",
-    "test_tiles",
-    "test_attacks_slices",
-    "test_pretrained",
     "test_layers",
-    "test_grid",
+    "test_sparse_layer",
+    "test_reconstructive_training",
+    "test_tiles",
     "test_imagenet_resnet",
+    "test_attacks_slices",
     "test_total_variation",
+    "test_augment",
+    "test_corrupted",
+    "test_grid",
+    "test_pipelines",
     "test_reconstructor",
+    "test_blur",
+    "test_apgd",
+    "test_resume",
 )
+
+
+# Fixtures that are folders beside the checkout.
+FILES = {"data_dir", "models_dir", "golden"}
 
 
 def pytest_collection_modifyitems(items):
@@ -103,6 +107,9 @@ def pytest_collection_modifyitems(items):
         return LONGEST.index(name) if name in LONGEST else len(LONGEST)
 
     items.sort(key=place)
+    for item in items:
+        if not FILES.isdisjoint(item.fixturenames):
+            item.add_marker("needs_files")
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -73,6 +73,7 @@ severities = (1, 5)
 }
 
 
+@pytest.mark.long
 @pytest.mark.filterwarnings("default")  # Those of Jupyter are not ours.
 @pytest.mark.parametrize("name", sorted(p.name for p in FOLDER.glob("*.ipynb")))
 def test_runs(name, tmp_path, monkeypatch):

@@ -23,6 +23,7 @@ FIELDS = {
 }
 
 
+@pytest.mark.long
 def test_two_processes_with_two_devices_agree_with_one_with_four(start, tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

@@ -536,6 +536,7 @@ def test_evaluation_compiles_once():
 
 # A Python process with JAX takes some 0.3 GB before it does anything, and the judge of
 # ten tiny images less than that.
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("name", "quantity", "least", "most", "limit"),
     [

@@ -12,6 +12,9 @@ from pathlib import Path
 from uronet_jax.papers.experiments import EXPERIMENTS
 from uronet_jax.papers.pages.all_papers import PAGE_LAYOUTS
 
+# Metric -> what its values lie between.
+BOUNDS = {"accuracy": (0.0, 100.0), "never_fooled": (0.0, math.inf)}
+
 
 def problems(folder: Path, experiments: Iterable[str] = EXPERIMENTS) -> list[str]:
     """Returns what is wrong; every experiment must be there, whole and finite."""
@@ -31,6 +34,9 @@ def problems(folder: Path, experiments: Iterable[str] = EXPERIMENTS) -> list[str
         for row in result["rows"]:
             if not math.isfinite(row["value"]):
                 found.append(f"{name} has a value that is not finite: {row}")
+            low, high = BOUNDS.get(row["metric"], (-math.inf, math.inf))
+            if row["value"] < low or row["value"] > high:
+                found.append(f"{name} has a value outside [{low}, {high}]: {row}")
         picture = path.with_suffix(".png")
         drawn = picture.exists() and picture.stat().st_size > 3_000
         if PAGE_LAYOUTS[name].drawn and not drawn:

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 from check_reproduction import problems
-from test_configs import load, save_run
+from test_configs import load, save_run, tiny_reconstructor  # noqa: F401
 
 from configs.reproduce import get_config
 from uronet_jax import checkpoints
@@ -202,19 +202,21 @@ def test_a_part_that_is_there_is_not_measured_again(smoke, tmp_path):
     path = tmp_path / "table7.json"
     result = json.loads(path.read_text())
     # As if a run had been stopped after two of three parts, the first of them marked.
-    result["rows"] = [row | {"value": -1.0} for row in result["rows"][:4]]
+    # Of 16 images none is 77 percent.
+    result["rows"] = [row | {"value": 77.0} for row in result["rows"][:4]]
     result["parts"] = result["parts"][:2]
     result["finished"] = False
-    result["rows"][0]["value"] = np.nan
+    result["rows"][0]["value"], result["rows"][1]["value"] = np.nan, 100.5
     path.write_text(json.dumps(result))
     found = problems(tmp_path, ["table7"])
     assert found[0] == "table7 is not finished, it lacks []"
-    assert len(found) == 2 and "a value that is not finite: {" in found[1]
-    result["rows"][0]["value"] = -1.0
+    assert "a value that is not finite: {" in found[1]
+    assert len(found) == 3 and "a value outside [0.0, 100.0]: {" in found[2]
+    result["rows"][0]["value"] = result["rows"][1]["value"] = 77.0
     path.write_text(json.dumps(result))
     run(config, ["table7"], tmp_path)
     rows, expected = read(tmp_path, "table7")["rows"], read(workdir, "table7")["rows"]
-    assert [row["value"] for row in rows[:4]] == [-1.0] * 4
+    assert [row["value"] for row in rows[:4]] == [77.0] * 4
     assert rows[4:] == expected[4:]
     assert read(tmp_path, "table7")["finished"]
     # Both are told, with what each did.
@@ -275,12 +277,18 @@ SOME = {
 }
 
 
-# The code of others on other data, or before another classifier. `.ci/run` runs them,
-# and checks what they leave as it is checked here, see check_reproduction.py.
-ALIKE = {"table3", "table8", "table10", "figure5_photographs"}
-ALIKE |= {"ant_mnist_attacks", "reconstructive_transfer"}
+# The code of others on other data or before another classifier, or what takes long with
+# more models. `.ci/run` runs all, and checks what they leave as it is checked here, see
+# check_reproduction.py.
+ALIKE = {
+    *("table3", "table8", "table10", "table11", "figure5_photographs"),
+    *("ablations", "universal_trials"),
+    *("ant_cifar10_attacks", "ant_mnist_attacks", "ant_mnist_scan"),
+    "reconstructive_transfer",
+}
 
 
+@pytest.mark.usefixtures("tiny_reconstructor")
 def test_every_experiment_runs(untrained, tmp_path, monkeypatch):
     monkeypatch.setattr(noise_experiments, "list_corruptions", SOME.get)
     # Both classifiers of one architecture: half as much to compile.
@@ -288,11 +296,16 @@ def test_every_experiment_runs(untrained, tmp_path, monkeypatch):
     few = {"noise_training__models": ("ANT 1x1",)}
     few["mnist_noise_training__models"] = ("PGD training",)
     # Every attack is compiled anew for every defence. One attack, quilting, which is
-    # random, and one transformation that is not make each kind of program once;
-    # `.ci/run` has the preset's own: two attacks, and a second random transformation.
+    # random, a transformation that is not and an autoencoder make each kind of program
+    # once; `.ci/run` has the preset's own: two attacks, a second random transformation,
+    # the URoNet remover, and two autoencoders of the paper's size.
     few["reconstructive__attacks"] = ("FGSM=fgsm_linf:epsilon=0.01",)
     few["reconstructive__transformations"] = ("bits=bit_depth",)
-    config = load("reproduce", **FEW, **narrow, **few, ablations__noises=("GN",))
+    few["reconstructive__no_white_box"] = ("bits",)
+    few["reconstructive__clean_share"] = 0.0
+    few["reconstructive__variant"] = "tiny"
+    few["reconstructive__remover"] = "none"
+    config = load("reproduce", **FEW, **narrow, **few)
     chosen = [name for name in choose_experiments("all") if name not in ALIKE]
     assert len(chosen) == len(EXPERIMENTS) - len(ALIKE)
     assert run(config, chosen, tmp_path) == {}
@@ -327,8 +340,7 @@ def _check_noise_training(workdir):
     """What the rows on classifiers that learned noise say of one another."""
     found = {
         (row["model"], row["test"], row["metric"]): row["value"]
-        for name in ("ant_cifar10", "ant_cifar10_attacks")
-        for row in read(workdir, name)["rows"]
+        for row in read(workdir, "ant_cifar10")["rows"]
     }
     assert {model for model, *_ in found} == {"Vanilla", "ANT 1x1"}
 
@@ -342,14 +354,6 @@ def _check_noise_training(workdir):
     ):
         values = [accuracy(name) for name in names]
         assert accuracy(test) == pytest.approx(np.mean(values)), test
-    # Images that an attack leaves right were right.
-    for test in ("PGD linf", "DDN l2"):
-        assert 0 <= accuracy(test) <= 100
-    assert all(
-        found[model, noise, "never_fooled"] >= 0
-        for model in ("Vanilla", "ANT 1x1")
-        for noise in ("gaussian", "uniform", "learned")
-    )
     rows = read(workdir, "ant_mnist")["rows"]
     assert {row["model"] for row in rows} == {"Vanilla", "PGD training"}
     found = {row["test"]: row["value"] for row in rows if row["model"] == "Vanilla"}
