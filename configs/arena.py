@@ -1,0 +1,204 @@
+r"""The arena: which defence to put before, or into, a classifier of CIFAR-10.
+
+  python -m launch.arena --config=configs/arena.py:small --workdir=runs/arena
+
+`full` and `small` judge the same defences around one ResNet-20, on 10,000 and on 200
+test images; `mnist` and `mnist_small` judge others on MNIST, `smoke` a few on generated
+images. All classifiers that learned to be robust started from the weights of that one
+and took the same number of updates: the budget. docs/ARENA.md says how to train them;
+the row of one that is not there fails, and the others go on.
+"""
+
+from typing import Any
+
+from ml_collections import config_dict
+
+from configs import common
+
+PRESETS = (*common.PRESETS, "mnist", "mnist_small")
+# Title -> what `load_purifier` reads.
+_TRANSFORMATIONS = {
+    "JPEG": "jpeg",
+    "Bit depth": "bit_depth",
+    "Median": "median",
+    "Total variation": "total_variation",
+    "Total variation (ART)": "total_variation_art",
+    "Feature distillation": "feature_distillation",
+    "Resize and pad": "resize_pad",
+    "Wavelets": "wavelet",
+    "Pixel deflection": "pixel_deflection",
+    "Gaussian noise": "gaussian_noise",
+    "Sparse layer": "sparse_layer",  # Last: it takes long.
+}
+_RANDOM = ("total_variation", "total_variation_art", "resize_pad", "pixel_deflection")
+_RANDOM += ("gaussian_noise",)
+# Title -> folder, what it learned on, and minutes on an H100.
+_CLASSIFIERS = {
+    "Fine-tuned": ("finetuned", "clean images"),
+    "GNT": ("gnt", "Gaussian noise of sigma 0.1"),
+    "Speckle": ("speckle", "speckle noise of five strengths"),
+    "ANT 1x1": ("ant_1x1", "noise of an adversarial generator, 1x1"),
+    "ANT 3x3": ("ant_3x3", "noise of an adversarial generator, 3x3"),
+    "AugMix": ("augmix", "AugMix's images, without its consistency loss"),
+    "PGD training": ("pgd", "PGD within 8/255"),
+}
+
+
+def get_config(preset: str = "full") -> config_dict.ConfigDict:
+    """Returns the arena at `full`, `small` or `smoke` size, or of MNIST."""
+    common.check_preset(preset, PRESETS)
+    mnist = preset.startswith("mnist")
+    size = "small" if preset == "mnist_small" else "full" if mnist else preset
+
+    def choose(full, small, smoke):
+        return {"full": full, "small": small, "smoke": smoke}[size]
+
+    config = config_dict.ConfigDict()
+    config.preset = size
+    config.seed = 1  # Of noises, attacks and draws of random defences.
+    # How many seeds, from that one on, degradations are drawn with.
+    config.num_seeds = choose(3, 1, 1)
+    # The classifier that stands behind purifiers, and that grey boxes know.
+    models = "runs/arena_mnist" if mnist else "runs/arena"
+    config.classifier = choose(
+        *["runs/models/cifar10_resnet20.npz"] * 2, "runs/smoke/classifier"
+    )
+    if mnist:
+        config.classifier = f"{models}/classifier"
+    last = 55_000 if mnist else 45_000
+    config.data = config_dict.create(
+        name=choose(*["mnist" if mnist else "cifar10"] * 2, "generated"),
+        split="test",
+        # Thresholds of detectors are set on these.
+        validation_split=choose(
+            f"train[{last}:]", f"train[{last}:{last + 300}]", "train[240:]"
+        ),
+        num_examples=choose(0, 200, 8),  # The first so many of the split; 0 for all.
+    )
+    # Cards of the defences; see docs/howto/arena.md.
+    config.defences = _smoke() if size == "smoke" else _defences(models, mnist)
+    # Columns, see `uronet_jax.arena.columns`; the cheap ones first.
+    config.columns = (
+        *("clean", "fairness", "cost", "noises", "corruptions", "unseen"),
+        *("grey_pgd", "grey_autoattack", "eps_star"),
+        *("white_pgd", "white_autoattack", "detector_aware"),
+    )
+    # Share of clean validation images that a detector flags.
+    config.false_alarms = 0.05
+    some = choose((), (), ("GN", "SPN"))
+    config.noises = config_dict.create(names=some, severities=choose((), (), (3,)))
+    suite = "mnist_c" if mnist else "cifar_c"
+    config.corruptions = config_dict.create(
+        suite=suite,
+        names=choose((), (), ("gaussian_noise", "contrast")),
+        severities=(1,) if mnist else choose((1, 2, 3, 4, 5), (3,), (3,)),
+    )
+    config.unseen = config_dict.create(
+        suite="sensor",
+        names=choose((), (), ("banding",)),
+        severities=choose((1, 2, 3, 4, 5), (2, 4), (3,)),
+    )
+    config.attack = config_dict.create(
+        epsilon=0.3 if mnist else 8 / 255,
+        steps=choose(40, 10, 1),  # Of PGD and APGD.
+        queries=choose(5000, 100, 2),  # Of Square.
+        targets=choose(9, 3, 2),
+        fab=size == "full",  # Whether AutoAttack has it.
+        samples=choose(16, 8, 2),  # Of a random defence, that gradients average over.
+        num_images=choose(1000, 32, 4),  # That white boxes attack; 0 for all.
+        batch_size=choose(500, 32, 4),
+    )
+    config.eps_star = config_dict.create(
+        num_images=choose(1000, 50, 4), steps=choose(40, 10, 2)
+    )
+    # Signs of cheating: noises are drawn with a seed that is so much larger, too.
+    config.fairness = config_dict.create(
+        num_images=choose(1000, 100, 8), severities=(3,), other_seed=1000
+    )
+    config.batch_size = choose(1000, 200, 8)
+    return config
+
+
+def _card(name: str, kind: str, load: dict[str, Any], **fields: Any) -> dict[str, Any]:
+    usual = {
+        "authors": "this project",
+        "trained_on": "nothing",
+        "training_minutes": None,
+        "parameters": None,
+        "random": False,
+        "link": "",
+    }
+    return {"name": name, "kind": kind, "load": load, **usual, **fields}
+
+
+def _defences(models: str, mnist: bool) -> tuple[dict[str, Any], ...]:
+    bare = _card("None", "classifier alone", {}, training_minutes=0.0, parameters=0)
+    transformations = [
+        _card(
+            title,
+            "input transformation",
+            {"purifier": name},
+            training_minutes=0.0,
+            parameters=0,
+            random=name in _RANDOM,
+            link="TRANSFORMATIONS.md",
+        )
+        for title, name in _TRANSFORMATIONS.items()
+    ]
+    weights = "universal-grey" if mnist else "universal-cifar10"
+    both = {"purifier": weights, "detector": weights}
+    learned = {
+        "trained_on": "the 18 noises of URoNet",
+        "link": f"../uronet_jax/pretrained_weights/{weights}.md",
+    }
+    removers = [
+        _card("Remover", "remover", {"purifier": weights}, **learned),
+        _card("Remover, gated", "remover", {**both, "gated": True}, **learned),
+        _card("Remover, JPEG", "chain", {"purifier": f"{weights}+jpeg"}, **learned),
+    ]
+    classifiers = [
+        _card(
+            title,
+            "classifier",
+            {"classifier": f"{models}/{folder}"},
+            trained_on=what,
+            link="ADVERSARIAL_NOISE.md",
+        )
+        for title, (folder, what) in _CLASSIFIERS.items()
+        if not mnist or folder in ("gnt", "ant_1x1", "pgd")
+    ]
+    together = [
+        _card(
+            f"Remover, {title}",
+            "remover and classifier",
+            {"purifier": weights, "classifier": f"{models}/{folder}"},
+            trained_on=f"the 18 noises of URoNet; {what}",
+            link=learned["link"],
+        )
+        for title, (folder, what) in _CLASSIFIERS.items()
+        if folder == "ant_1x1"
+    ]
+    *fast, slow = transformations
+    return (bare, *fast, *classifiers, *removers[:2], *together, removers[2], slow)
+
+
+def _smoke() -> tuple[dict[str, Any], ...]:
+    return (
+        _card("None", "classifier alone", {}),
+        _card("Bit depth", "input transformation", {"purifier": "bit_depth"}),
+        _card(
+            "Gaussian noise",
+            "input transformation",
+            {"purifier": "gaussian_noise"},
+            random=True,
+        ),
+        _card(
+            "Remover, gated",
+            "remover",
+            {
+                "purifier": "runs/smoke/remover",
+                "detector": "runs/smoke/detector",
+                "gated": True,
+            },
+        ),
+    )

@@ -1,0 +1,1 @@
+"""The arena: every defence against everything, and a board that others can join."""

@@ -1,0 +1,116 @@
+"""What an arena has measured: a JSON for each cell, and one for each defence."""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from uronet_jax.arena.cards import Card, make_card
+from uronet_jax.records import write_json
+
+# Values of the field `schema`.
+CELL_SCHEMA = "uronet_jax.arena_cell"
+DEFENCE_SCHEMA = "uronet_jax.arena_defence"
+ARENA_SCHEMA = "uronet_jax.arena"
+DONE, FAILED = "done", "failed"
+
+
+class CellStore:
+    """The cells of an arena in its folder.
+
+    Attributes:
+        notes: What was found and cannot be used, a sentence each.
+    """
+
+    def __init__(self, workdir: str | os.PathLike):
+        """Takes the folder of the arena."""
+        self._folder = Path(workdir) / "cells"
+        self.notes: list[str] = []
+
+    def _path(self, card: Card, column: str) -> Path:
+        return self._folder / card.slug / f"{column}.json"
+
+    def read(
+        self, card: Card, column: str, made_of: Mapping[str, Any]
+    ) -> dict[str, Any] | None:
+        """Returns a cell that is done and made of just this; else None.
+
+        One that was half-written, or is of other images, weights or settings, is noted
+        and is to be measured anew.
+        """
+        path = self._path(card, column)
+        if not path.is_file():
+            return None
+        try:
+            cell = json.loads(path.read_text(encoding="utf-8"))
+            if cell["schema"] != CELL_SCHEMA:
+                raise ValueError(f"schema {cell['schema']}")
+            status, stored = cell["status"], cell["made_of"]
+            cell["values"], cell["seconds"]  # Raises if they lack.
+        except (ValueError, KeyError, TypeError):
+            self.notes.append(f"{path} is damaged: measured anew")
+            return None
+        differing = [x for x in made_of if stored.get(x) != made_of[x]]
+        if differing:
+            self.notes.append(
+                f"{path} is of other {', '.join(differing)}: measured anew"
+            )
+            return None
+        return cell if status == DONE else None
+
+    def write(self, card: Card, column: str, cell: Mapping[str, Any]) -> None:
+        """Writes a cell, whole or not at all."""
+        write_json(self._path(card, column), {"schema": CELL_SCHEMA, **cell})
+
+
+def write_defence(
+    workdir: str | os.PathLike, slug: str, row: Mapping[str, Any]
+) -> None:
+    """Writes the result of a defence, for a board."""
+    path = Path(workdir) / "results" / f"{slug}.json"
+    write_json(path, {"schema": DEFENCE_SCHEMA, **row})
+
+
+_ROW = ("card", "status", "cells", "flags", "errors", "arena")
+
+
+def read_defences(
+    workdir: str | os.PathLike, arena: Mapping[str, Any]
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """Reads the results in a folder, also those that others have put there.
+
+    Args:
+        workdir: The arena's.
+        arena: What results must be of to stand on one board: `images`, the digest of
+            images and labels, `classifier` and `settings`.
+
+    Returns:
+        The rows, by name; and why files are left out, a sentence each.
+    """
+    rows, refused, names = [], [], {}
+    for path in sorted((Path(workdir) / "results").glob("*.json")):
+        try:
+            row = json.loads(path.read_text(encoding="utf-8"))
+            lacking = [x for x in _ROW if x not in row]
+            if row.get("schema") != DEFENCE_SCHEMA or lacking:
+                raise ValueError(f"lacks {', '.join(lacking) or 'the schema'}")
+            card = make_card(row["card"], f"the card in {path.name}")
+        except (ValueError, AttributeError, TypeError) as error:
+            refused.append(f"{path.name} is no result of the arena: {error}")
+            continue
+        differing = [x for x in arena if row["arena"].get(x) != arena[x]]
+        if differing:
+            refused.append(
+                f"{path.name} is of other {', '.join(differing)} than this arena: "
+                "judge its card here"
+            )
+            continue
+        if card.name in names:
+            refused.append(
+                f"{path.name} has the name {card.name!r} of {names[card.name]}"
+            )
+            continue
+        names[card.name] = path.name
+        rows.append(row)
+    return rows, refused
