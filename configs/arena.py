@@ -132,14 +132,13 @@ def _card(name: str, kind: str, load: dict[str, Any], **fields: Any) -> dict[str
 
 
 def _defences(models: str, mnist: bool) -> tuple[dict[str, Any], ...]:
-    bare = _card("None", "classifier alone", {}, training_minutes=0.0, parameters=0)
+    bare = _card("None", "classifier alone", {}, training_minutes=0.0)
     transformations = [
         _card(
             title,
             "input transformation",
             {"purifier": name},
             training_minutes=0.0,
-            parameters=0,
             random=name in _RANDOM,
             link="TRANSFORMATIONS.md",
         )

@@ -102,7 +102,8 @@ def test_tensorflow_is_never_imported_with_a_module():
     [
         ("data", ("defense", "training", "evaluation", "reports")),
         ("training", ("evaluation", "reports", "benchmarking")),
-        ("evaluation", ("reports", "benchmarking")),
+        ("evaluation", ("arena", "reports", "benchmarking")),
+        ("arena", ("reports", "benchmarking", "photos")),
         ("reports", ("benchmarking",)),
         ("transformations", ("defense", "data", "training", "evaluation", "reports")),
     ],

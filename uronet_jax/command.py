@@ -31,6 +31,7 @@ COMMANDS = {
     "evaluate": "evaluate",
     "attack": "attack",
     "certify": "certify",
+    "arena": "arena",
     "purify": "purify",
     "demo": "demo",
     "export": "export",

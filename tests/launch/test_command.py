@@ -223,8 +223,8 @@ def test_training_and_judging_far_from_the_clone(uronet, tmp_path):
 
 
 CONFIGS = (
-    "adversarial_noise, adversarial_training, attack, classifier, detector, evaluate, "
-    "reconstructor, remover, reproduce"
+    "adversarial_noise, adversarial_training, arena, attack, classifier, detector, "
+    "evaluate, reconstructor, remover, reproduce"
 )
 FLAGS = "(--help lists the flags)"
 
@@ -297,7 +297,7 @@ def test_list_names_every_entry(uronet):
         "transformations": set(TRANSFORMATIONS),
         "classifiers": set(CLASSIFIERS),
         "pretrained": set(list_pretrained()),
-        "configs": {*PHASES, "evaluate", "attack", "reproduce"},
+        "configs": {*PHASES, "evaluate", "attack", "arena", "reproduce"},
     }
     some = names_of(uronet("list", "suites", "attacks")[1])
     assert some == {kind: found[kind] for kind in ("suites", "attacks")}

@@ -30,7 +30,7 @@ _CLEAN = {
     "purified_accuracy": "purified_clean_accuracy",
     "gated_accuracy": "gated_clean_accuracy",
 }
-_STYLE = """
+PAGE_STYLE = """
 :root { color-scheme: light dark }
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 1100px; margin: 2em auto;
   padding: 0 1em }
@@ -49,7 +49,7 @@ tfoot td { font-weight: bold }
 pre { overflow-x: auto; background: #8881; padding: 1em }
 """
 # A click on a heading sorts by its column, a second one the other way round.
-_SCRIPT = """
+PAGE_SCRIPT = """
 for (const table of document.querySelectorAll("table.sorts")) {
   const headings = [...table.querySelectorAll("th")];
   headings.forEach((heading, column) => heading.onclick = () => {
@@ -100,7 +100,7 @@ def evaluation_page(
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width">'
-        f"<title>{escape(heading)}</title><style>{_STYLE}</style></head>\n<body>"
+        f"<title>{escape(heading)}</title><style>{PAGE_STYLE}</style></head>\n<body>"
         f"<h1>{escape(heading)}</h1><ul>{judged}</ul>"
         f"<h2>Clean images</h2>{_summary(result['summary'])}"
         f"<h2>Accuracy along the severities</h2>"
@@ -109,7 +109,7 @@ def evaluation_page(
         "<h2>All degradations</h2><p>A click on a heading sorts.</p>"
         f"{_table(result['rows'])}"
         f"<h2>Settings</h2><pre>{escape(settings)}</pre>"
-        f"<script>{_SCRIPT}</script></body></html>\n"
+        f"<script>{PAGE_SCRIPT}</script></body></html>\n"
     )
 
 

@@ -324,6 +324,40 @@ def accuracy_over_sigma(
     _save(figure, path, description)
 
 
+def clean_against_gain(
+    path: str | os.PathLike,
+    groups: Mapping[str, Mapping[str, Sequence[float]]],
+    title: str = "",
+    *,
+    description: str = "",
+) -> None:
+    """Writes defences as points: accuracy on clean images, and the gain elsewhere.
+
+    Args:
+        path: Of the PNG.
+        groups: Kind -> name of a defence -> clean accuracy in percent, gain in points.
+        title: Above it.
+        description: Kept in the file's metadata, see `description_of`.
+
+    Raises:
+        ValueError: If there is no kind, or there are too many.
+    """
+    _check_colours("kinds", list(groups))
+    names = {"x_label": "accuracy on clean images (%)", "y_label": "gain (points)"}
+    figure, axes = _plot(900, 640, title, list(groups), **names)
+    for (kind, points), colour, marker in zip(
+        groups.items(), LINE_COLOURS, _MARKERS, strict=False
+    ):
+        x, y = np.asarray(list(points.values()), np.float64).T
+        axes.scatter(x, y, color=colour, marker=marker, s=28, label=kind)
+        for name, place in points.items():
+            offset = {"xytext": (4, 3), "textcoords": "offset points"}
+            axes.annotate(name, place, color=_TEXT, fontsize=7, **offset)
+    axes.axhline(0.0, color=_TEXT, linewidth=0.8)
+    axes.legend(**_LEGEND)
+    _save(figure, path, description)
+
+
 def corruption_bars(
     path: str | os.PathLike,
     models: Mapping[str, Mapping[str, float]],

@@ -15,6 +15,7 @@ PREDICTIONS = "uronet_jax.predictions"
 FIDELITY = "uronet_jax.fidelity"
 ATTACK_AGREEMENT = "uronet_jax.attack_agreement"
 ATTACK = "uronet_jax.attack"
+ARENA = "uronet_jax.arena"
 REPRODUCTION = "uronet_jax.reproduction"
 REPRODUCTION_VERSION = 1
 # Kind of result -> its files' field `schema`, and the fields by which they are known.
@@ -25,6 +26,7 @@ _KINDS = {
     "attack_agreement": (ATTACK_AGREEMENT, {"rows"}),
     "attack": (ATTACK, {"rows", "warnings", "threshold", "finished"}),
     "reproduction": (REPRODUCTION, {"experiment", "rows"}),
+    "arena": (ARENA, {"arena", "num_images", "rows", "refused"}),
     "evaluation": (None, {"summary", "rows"}),
     "quickstart": (None, {"dataset", "clean_accuracy", "rows"}),
 }
@@ -58,6 +60,10 @@ _FIELDS = {
         "robust_accuracy_low robust_accuracy_high not_found median_linf median_l2",
     ),
     "reproduction": ("", "metric value num_images"),
+    "arena": (
+        "config.data.name config.attack.epsilon config.corruptions.suite",
+        "card status cells flags errors",
+    ),
     "evaluation": (
         "config.classifier config.data.name config.data.split config.data.num_examples "
         "config.suite.name summary.num_images summary.clean_accuracy",
@@ -169,7 +175,8 @@ def read_result(path: str | os.PathLike) -> Result:
             f"{path} has an unknown form: expected evaluation.json of launch.evaluate, "
             "attack.json of launch.attack, "
             "report.json of launch.quickstart or the file of launch.benchmark, "
-            "launch.compile_gpu, launch.fidelity or launch.reproduce, with "
+            "launch.compile_gpu, launch.fidelity, launch.reproduce or launch.arena, "
+            "with "
             f"{', '.join(sorted(_PROVENANCE))}"
         )
     if lacking := _lacking(content, kinds[0]):

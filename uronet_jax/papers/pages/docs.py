@@ -18,11 +18,13 @@ from uronet_jax.papers.pages.group import Group
 from uronet_jax.papers.pages.overview import overview_pictures, render_overview
 from uronet_jax.papers.pages.paper_pages import PaperPages
 from uronet_jax.papers.pages.pictures import (
+    ChartPicture,
     Picture,
     TransformationPicture,
     group_pictures,
 )
 from uronet_jax.reports import (
+    arena_page,
     attack_page,
     classifier_page,
     corruption_page,
@@ -117,6 +119,11 @@ def docs_pages(
             only("attack_agreement"), contents("benchmark")
         ),
     }
+    arenas = [result for result in results if result.kind == "arena"]
+    trades = {x.name: _trade_picture(x) for x in arenas}
+    if arenas:
+        shown = {name: f"{_FIGURES}/{x.name}" for name, x in trades.items()}
+        pages[docs / "ARENA.md"] = arena_page.render_arenas(arenas, shown)
     figures = docs / _FIGURES
     for group in groups:
         path = figures / picture_name(group)
@@ -126,11 +133,17 @@ def docs_pages(
                 "launch.reproduce drew beside the JSON"
             )
     drawn = [x for group in groups for x in group_pictures(group)]
-    drawn += overview_pictures(groups)
+    drawn += [*overview_pictures(groups), *trades.values()]
     usual = {name: dict(x.parameters) for name, x in TRANSFORMATIONS.items()}
     gallery = TransformationPicture("transformations.png", "", "", usual)
     pictures = {docs / gallery.name: gallery}
     return pages, pictures | {figures / picture.name: picture for picture in drawn}
+
+
+def _trade_picture(result: Result) -> ChartPicture:
+    title = f"Arena: {arena_page.arena_title(result.content)}"
+    points = arena_page.trade_points(result.content)
+    return ChartPicture(f"{result.name}.png", "", title, "trade", points)
 
 
 def _kept(results: Sequence[Result]) -> dict[str, list[str]]:

@@ -33,6 +33,7 @@ _CHARTS = {
     "lines": figures.accuracy_over_sigma,
     "training": _over_training,
     "bars": figures.corruption_bars,
+    "trade": figures.clean_against_gain,
 }
 
 

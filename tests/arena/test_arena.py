@@ -1,0 +1,344 @@
+"""The arena: a small run with cheats among the defences, resumption, wrong input."""
+
+import json
+import re
+import shutil
+
+import numpy as np
+import pytest
+from test_configs import load, save_untrained
+
+from uronet_jax.arena import columns, fairness
+from uronet_jax.arena.bench import Bench
+from uronet_jax.arena.cards import check_names, make_card, read_card
+from uronet_jax.arena.run import check_arena, run_arena
+from uronet_jax.arena.store import CellStore
+from uronet_jax.corruptions import suite_degradations
+from uronet_jax.progress import Progress
+from uronet_jax.reports.arena_page import arena_html, arena_text
+
+QUIET = Progress(shown=False)
+# The others of the usual columns are compiled for the bare classifier alone.
+FEW = ("clean", "fairness", "noises", "grey_pgd", "white_pgd")
+# Defences as people write them; KNOWN holds the arena's images and labels.
+MODULE = """
+import jax, jax.numpy as jnp, numpy as np, pathlib
+
+KNOWN = np.load(pathlib.Path(__file__).parent / "known.npz")
+CLEAN, LABELS = KNOWN["clean"].astype(np.float32), KNOWN["labels"]
+PLACES = np.eye(10, dtype=np.float32)[LABELS]
+
+
+def nearest(images):
+    gaps = images.reshape(len(images), 1, -1) - CLEAN.reshape(1, len(CLEAN), -1)
+    return jnp.exp(-0.1 * (gaps**2).sum(-1)) @ PLACES * 20
+
+def honest():
+    return nearest
+
+def masks():
+    return lambda images: nearest(jax.lax.stop_gradient(images)) + 0 * images.sum()
+
+def softmax():
+    return lambda images: jax.nn.softmax(nearest(images))
+
+def labels():
+    return lambda images: nearest(images).argmax(-1)
+
+def shuffles():
+    return lambda key, images: jnp.clip(
+        images + 0.01 * jax.random.normal(key, images.shape, jnp.float32), 0, 1)
+
+def remembers():
+    table = {x.tobytes(): y for x, y in zip(KNOWN["noisy"], KNOWN["noisy_labels"])}
+    def predict(images):
+        return np.array([table.get(x.tobytes(), 0) for x in images])
+    return predict
+
+def wavers():
+    draw = np.random.default_rng()
+    return lambda images: draw.normal(size=(len(images), 10))
+
+def raises():
+    def predict(images):
+        raise RuntimeError("out of paper")
+    return predict
+
+def wide():
+    return lambda images: np.zeros((len(images), 11))
+
+def nan():
+    return lambda images: np.full((len(images), 10), np.nan)
+"""
+
+
+def fields(name, **load):
+    return {
+        **{"name": name, "authors": "nobody", "kind": "test", "trained_on": "nothing"},
+        **{"training_minutes": None, "parameters": None, "random": False, "link": ""},
+        "load": load,
+    }
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory, make_variables):
+    folder = tmp_path_factory.mktemp("runs")
+    classifier = save_untrained("classifier", folder / "c", make_variables)
+    return load("arena", classifier=str(classifier), columns=FEW)
+
+
+@pytest.fixture(scope="module")
+def folder(config, tmp_path_factory):
+    """Returns a folder with the module, what it knows, and a card for each function."""
+    folder = tmp_path_factory.mktemp("cards")
+    bench = Bench(config, folder)
+    noisy = [
+        bench.shown(entry, config["seed"]).images
+        for entry in suite_degradations("uronet", noises=("GN", "SPN"), severities=(3,))
+    ]
+    np.savez(
+        folder / "known.npz",
+        clean=bench.shown().images,
+        labels=bench.labels,
+        noisy=np.concatenate(noisy),
+        noisy_labels=np.tile(bench.labels, 2),
+    )
+    (folder / "planted.py").write_text(MODULE)
+    kinds = dict.fromkeys(("remembers", "wavers", "raises", "wide", "nan"), "black_box")
+    kinds |= dict.fromkeys(("honest", "masks", "softmax", "labels"), "function")
+    for name, kind in {**kinds, "shuffles": "purify"}.items():
+        card = fields(name, **{kind: f"planted:{name}"})
+        (folder / f"{name}.json").write_text(json.dumps(card))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def board(config, folder, tmp_path_factory):
+    """Returns the folder of an arena of all of them, and what it found."""
+    workdir = tmp_path_factory.mktemp("arena")
+    cards = sorted(folder.glob("*.json"))
+    content = run_arena(config, workdir, cards=cards, progress=QUIET)
+    stored = json.loads((workdir / "arena.json").read_text())
+    assert stored == json.loads(json.dumps(content))
+    return workdir, stored
+
+
+def row_of(board, name):
+    (row,) = (row for row in board[1]["rows"] if row["card"]["name"] == name)
+    return row
+
+
+@pytest.mark.parametrize(
+    ("name", "flags"),
+    [
+        ("honest", []),
+        ("softmax", ["answers with probabilities, which hampers gradients"]),
+        ("masks", ["zero gradients at 100% of the images"]),
+        ("labels", ["answers with labels alone", "zero gradients at 100%"]),
+        ("remembers", ["overfits the seed: 100.0% under", "labels", "a black box"]),
+        ("wavers", ["its answers to the same images, with the same key", "black box"]),
+        ("shuffles", ["random without declaring it: attacks averaged over its draws"]),
+    ],
+)
+def test_cheats_are_flagged(name, flags, board):
+    row = row_of(board, name)
+    assert (row["status"], row["errors"]) == ("done", {})
+    assert len(row["flags"]) == len(flags), row["flags"]
+    for found, expected in zip(row["flags"], flags, strict=True):
+        assert expected in found
+
+
+def test_the_honest_one_is_judged_by_hand(board, folder):
+    cells = row_of(board, "honest")["cells"]
+    # It knows all images by heart; an attack within 8/255 moves none to another.
+    assert cells["clean"]["accuracy"] == cells["grey_pgd"]["accuracy"] == 1.0
+    assert cells["clean"]["low"] < 0.7 < 0.999 < cells["clean"]["high"]
+    assert cells["white_pgd"]["zero_gradients"] == 0.0
+    # The logarithm of a softmax is the logits, but for a constant.
+    other = row_of(board, "softmax")["cells"]
+    assert other["noises"] == cells["noises"]
+    assert set(cells["noises"]["by_entry"]) == {"GN 3", "SPN 3"}
+    for name in ("remembers", "wavers"):
+        assert row_of(board, name)["cells"]["white_pgd"]["attack"] == "square_linf"
+
+
+@pytest.mark.parametrize(
+    ("name", "error"),
+    [
+        ("raises", "RuntimeError: out of paper"),
+        ("wide", r"of 8 images a defence must return logits \[8, 10\] or whole labels"),
+        ("nan", "the defence answers NaN or infinity"),
+    ],
+)
+def test_what_fails_has_an_error_and_the_others_go_on(name, error, board):
+    row = row_of(board, name)
+    assert (row["status"], row["cells"]) == ("failed", {})
+    assert re.search(error, row["errors"]["load"])
+    assert len(board[1]["rows"]) == 10
+
+
+def test_pages_show_flags_and_errors(board):
+    text, page = arena_text(board[1]), arena_html(board[1])
+    for shown in (text, page):
+        assert "overfits the seed" in shown and "out of paper" in shown
+    assert "| honest |" in text and "| masks † |" in text
+    assert '<td data-name="clean" data-value="100.0">' in page
+
+
+def test_it_goes_on_cell_by_cell(board, config, folder, monkeypatch, tmp_path):
+    workdir = tmp_path / "arena"
+    shutil.copytree(board[0], workdir)
+    cell = workdir / "cells" / "honest" / "noises.json"
+    whole = cell.read_text()
+    cell.write_text(whole[: len(whole) // 2])
+    measured = []
+
+    def counted(name, column):
+        def measure(*given):
+            measured.append(name)
+            return column.measure(*given)
+
+        return column._replace(measure=measure)
+
+    for name, column in columns.COLUMNS.items():
+        monkeypatch.setitem(columns.COLUMNS, name, counted(name, column))
+    content = run_arena(config, workdir, cards=[folder / "honest.json"], progress=QUIET)
+    assert measured == ["noises"]
+    assert content["notes"] == [f"{cell} is damaged: measured anew"]
+    strip = {"seconds": 0, "made_of": 0}
+    assert {**json.loads(cell.read_text()), **strip} == {**json.loads(whole), **strip}
+    # The board still has those that were judged before.
+    assert len(content["rows"]) == 10
+    # Settings that only some cells depend on.
+    measured.clear()
+    other = {**config, "noises": {**config["noises"], "names": ("GN",)}}
+    content = run_arena(other, workdir, cards=[folder / "honest.json"], progress=QUIET)
+    assert measured == ["fairness", "noises"]
+    assert len(content["rows"]) == 1 and len(content["refused"]) == 9
+    assert "of other settings than this arena" in content["refused"][0]
+
+
+def test_results_of_other_images_are_refused(board, config, folder, tmp_path):
+    workdir = tmp_path / "arena"
+    shutil.copytree(board[0] / "results", workdir / "results")
+    for name, change in (("masks", {"images": "0"}), ("labels", {})):
+        path = workdir / "results" / f"{name}.json"
+        row = json.loads(path.read_text())
+        row["arena"] |= change
+        path.write_text(json.dumps(row) if change else "no JSON")
+    few = config | {"columns": FEW}
+    content = run_arena(few, workdir, cards=[folder / "nan.json"], progress=QUIET)
+    assert len(content["rows"]) == 8
+    first, second = content["refused"]
+    assert first.startswith("labels.json is no result of the arena")
+    assert second.startswith("masks.json is of other images than this arena")
+
+
+def test_a_usual_arena_has_every_column(config, tmp_path):
+    usual = load("arena", classifier=config["classifier"])
+    content = run_arena(
+        usual | {"defences": usual["defences"][:1]}, tmp_path, progress=QUIET
+    )
+    (row,) = content["rows"]
+    assert row["status"] == "done" and row["flags"] == []
+    assert list(row["cells"]) == sorted(columns.COLUMNS)
+    assert row["cells"]["detector_aware"] == {}
+    assert row["cells"]["cost"]["images_per_second"] > 0
+    auto = row["cells"]["white_autoattack"]
+    assert list(auto["attacks"]) == ["apgd-ce", "apgd-t", "clean", "square"]
+    assert auto["accuracy"] <= row["cells"]["clean"]["accuracy"] + 0.5
+
+
+def test_masked_gradients_by_hand():
+    white = {"accuracy": 0.5, "zero_gradients": 0.0, "num_images": 100}
+    own = white | {"attempts": {"end to end": 0.9, "classifier": 0.5}}
+    assert fairness.masked_gradients({"white_pgd": own}) == [
+        "masks gradients: PGD along its own leaves 90.0% unbroken, along those of the "
+        "classifier alone 50.0%"
+    ]
+    own = white | {"attempts": {"end to end": 0.5, "classifier": 0.51}}
+    grey = {"accuracy_of_attacked": 0.4}
+    (flag,) = fairness.masked_gradients({"white_pgd": own, "grey_pgd": grey})
+    assert "PGD that knows it leaves 50.0%, PGD on the classifier alone 40.0%" in flag
+    auto = {"attacks": {"clean": 1, "apgd-ce": 0.5, "square": 0.4}, "num_images": 100}
+    (flag,) = fairness.masked_gradients({"white_autoattack": auto})
+    assert "Square, which sees none, broke 10 of 100 images" in flag
+    auto["attacks"]["square"] = 0.49
+    assert fairness.masked_gradients({"white_autoattack": auto}) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"name": None}, "name of the card must be a text: None"),
+        ({"name": "?!"}, "name of the card must have a letter"),
+        ({"link": ...}, "lacks link: a card has name, authors"),
+        ({"autors": "me"}, r"has unknown fields 'autors' \(nearest: 'authors'\)"),
+        ({"random": "no"}, "random of the card must be true or false: 'no'"),
+        ({"training_minutes": -1}, "training_minutes of the card must be"),
+        ({"parameters": 1.5}, "parameters of the card must be"),
+        ({"load": []}, "load of the card must be a mapping of purifier"),
+        ({"load": {"purifer": "jpeg"}}, r"unknown field 'purifer' \(nearest: 'purifie"),
+        ({"load": {"purifier": 3}}, "load.purifier of the card, what `load_purifier`"),
+        ({"load": {"function": "a"}}, "must be module:function: 'a'"),
+        ({"load": {"function": "a:b", "purifier": "jpeg"}}, "leave out purifier"),
+        ({"load": {"purify": "a:b", "purifier": "jpeg"}}, "a purifier and purify"),
+        ({"load": {"detector": "x"}}, "a detector stands behind a purifier"),
+        ({"load": {"purifier": "jpeg", "gated": True}}, "a gate asks a detector"),
+    ],
+)
+def test_wrong_cards_are_refused(change, message):
+    card = {k: v for k, v in (fields("A") | change).items() if v is not ...}
+    with pytest.raises(ValueError, match=message):
+        make_card(card)
+
+
+def test_wrong_files_and_names_are_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no card at .*: name a JSON file"):
+        read_card(tmp_path / "none.json")
+    (tmp_path / "half.json").write_text('{"name": ')
+    with pytest.raises(ValueError, match="half.json is no JSON"):
+        read_card(tmp_path / "half.json")
+    one, other = (make_card(fields(name)) for name in ("A b", "a B"))
+    with pytest.raises(ValueError, match="two defences are called 'a B' and 'A b'"):
+        check_names([one, other])
+    with pytest.raises(ValueError, match="needs one defence or more"):
+        check_names([])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"columns": ("claen",)}, r"unknown column 'claen' \(nearest: 'clean'\)"),
+        ({"num_seeds": 0}, "num_seeds must be"),
+        ({"false_alarms": 1.0}, "false_alarms must be"),
+        ({"data__validation_split": "test"}, "thresholds must not be set on test"),
+        ({"corruptions__names": ("fogg",)}, "fogg"),
+        ({"unseen__severities": (9,)}, "severity"),
+        ({"attack__epsilon": -1.0}, "epsilon"),
+        ({"attack__samples": 0}, "attack.samples must be"),
+        ({"batch_size": 3}, "batch size 3 cannot be split"),
+    ],
+)
+def test_wrong_fields_are_refused(change, message):
+    with pytest.raises(ValueError, match=message):
+        check_arena(load("arena", **change))
+
+
+def test_a_cell_of_other_weights_is_not_used(tmp_path):
+    store, card = CellStore(tmp_path), make_card(fields("A"))
+    cell = {"status": "done", "values": {}, "seconds": 0.0, "made_of": {"defence": 1}}
+    store.write(card, "clean", cell)
+    assert store.read(card, "clean", {"defence": 1})["status"] == "done"
+    assert store.read(card, "clean", {"defence": 2}) is None
+    assert store.notes[0].endswith("clean.json is of other defence: measured anew")
+    store.write(card, "clean", cell | {"status": "failed"})
+    assert store.read(card, "clean", {"defence": 1}) is None
+
+
+def test_bootstrap_interval_by_hand():
+    values = np.tile([0.0, 1.0], 50)
+    ends = columns.bootstrap(values)
+    # The mean of 100 such has a deviation of 0.05; 1.96 of them on either side.
+    np.testing.assert_allclose([ends["low"], ends["high"]], [0.4, 0.6], atol=0.02)
+    assert columns.bootstrap(np.ones(5)) == {"low": 1.0, "high": 1.0}
