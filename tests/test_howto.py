@@ -13,11 +13,12 @@ from absl import app, flags
 from flax import linen as nn
 from flax import nnx
 from PIL import Image
-from test_configs import save_models
+from test_configs import load, save_models, save_untrained
 
 # Defines the flags of every command, which stay.
 from launch import cli  # noqa: F401
 from uronet_jax import adapters, command, quickstart
+from uronet_jax.arena.run import run_arena
 from uronet_jax.models import make_classifier, make_remover
 from uronet_jax.pretrained import PRETRAINED_FOLDER, list_pretrained
 from uronet_jax.training import experiment
@@ -179,6 +180,23 @@ def test_python(prepare, tmp_path, make_variables, monkeypatch):
         }
         assert found["white_box"] > found["adaptive"]
         assert {x["kind"] for x in names["warnings"]} >= {"sanity", "zero_gradients"}
+
+
+def test_a_defence_joins_the_arena(tmp_path, make_variables):
+    """The function and the card of the page, as they stand there."""
+    page = HOWTO / "arena.md"
+    for name, language in (("mine.py", "python"), ("mine.json", "json")):
+        (block,) = blocks(page, language)
+        (tmp_path / name).write_text(block)
+    # Ten lines and what stands around them.
+    assert len((tmp_path / "mine.py").read_text().split("def load")[1].split("\n")) < 11
+    folder = save_untrained("classifier", tmp_path / "classifier", make_variables)
+    columns = ("clean", "fairness", "noises")
+    config = load("arena", classifier=str(folder), columns=columns)
+    content = run_arena(config, tmp_path / "arena", cards=[tmp_path / "mine.json"])
+    (row,) = content["rows"]
+    assert (row["status"], row["flags"]) == ("done", [])
+    assert row["card"]["name"] == "Binomial blur" and set(row["cells"]) == set(columns)
 
 
 @pytest.mark.parametrize("page", [README, GUIDE], ids=lambda x: x.stem)
