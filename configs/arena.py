@@ -177,6 +177,14 @@ def _defences(models: str, mnist: bool) -> tuple[dict[str, Any], ...]:
         for title, (folder, what) in _CLASSIFIERS.items()
         if folder == "ant_1x1"
     ]
+    autoencoder = _card(
+        "RT autoencoder",
+        "autoencoder",
+        {"purifier": f"{models}/reconstructor"},
+        trained_on="PGD within 8/255 on the classifier",
+        link="RECONSTRUCTIVE_TRAINING.md",
+    )
+    classifiers += [] if mnist else [autoencoder]
     *fast, slow = transformations
     return (bare, *fast, *classifiers, *removers[:2], *together, removers[2], slow)
 

@@ -10,15 +10,44 @@ arena.html to the folder, and results/ with a JSON for each defence. Run it agai
 on cell by cell. Exit status 1: a defence failed, see its row.
 """
 
+import os
 import sys
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 from absl import flags
 
 from launch import cli
 from uronet_jax.arena.run import run_arena
+from uronet_jax.arena.store import DONE
 from uronet_jax.progress import Progress, StoppedError
 from uronet_jax.reports.arena_page import save_arena
+
+
+def run(
+    config: dict[str, Any],
+    workdir: str | os.PathLike,
+    *,
+    data_dir: str | None = None,
+    cards: Sequence[str] = (),
+    stop: Callable[[], bool] = lambda: False,
+) -> int:
+    """Judges what `config` or `cards` name, and prints and writes the board.
+
+    Returns:
+        The exit status: 1 if a defence failed or a result was refused, else 0.
+    """
+    shown = jax.process_index() == 0
+    progress = Progress(stop, shown=shown)
+    content = run_arena(
+        config, workdir, data_dir=data_dir, cards=cards, progress=progress
+    )
+    if shown:
+        print(save_arena(content, workdir))
+        print(f"wrote arena.json, arena.md, arena.html and results/ to {workdir}")
+    failed = [row for row in content["rows"] if row["status"] != DONE]
+    return int(bool(failed or content["refused"]))
 
 
 def main(argv: list[str]) -> None:
@@ -26,24 +55,14 @@ def main(argv: list[str]) -> None:
     cards = argv[2:] if argv[1:2] == ["add"] else []
     if argv[1:] and not cards:
         raise ValueError(f"expected nothing or `add CARD.json`: {' '.join(argv[1:])}")
-    values = flags.FLAGS
-    stop = cli.StopSignal()
+    values, stop = flags.FLAGS, cli.StopSignal()
+    options = {"data_dir": values.data_dir, "cards": cards, "stop": stop}
     try:
-        content = run_arena(
-            values.config.to_dict(),
-            values.workdir,
-            data_dir=values.data_dir,
-            cards=cards,
-            progress=Progress(stop, shown=jax.process_index() == 0),
-        )
+        status = run(values.config.to_dict(), values.workdir, **options)
     except StoppedError:
         print(f"stopped by {stop.received}; saved. Run the same command to go on.")
         return
-    failed = [row for row in content["rows"] if row["status"] != "done"]
-    if jax.process_index() == 0:
-        print(save_arena(content, values.workdir))
-    if failed or content["refused"]:
-        sys.exit(1)
+    sys.exit(status)
 
 
 if __name__ == "__main__":

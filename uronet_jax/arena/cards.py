@@ -26,7 +26,7 @@ _WHOLE = ("function", "black_box")
 
 
 @dataclasses.dataclass(frozen=True)
-class Card:
+class DefenceCard:
     """What the arena knows of a defence before it judges it.
 
     Attributes:
@@ -64,11 +64,13 @@ class Card:
         return {name: getattr(self, name) for name in CARD_FIELDS}
 
 
-CARD_FIELDS = tuple(f.name for f in dataclasses.fields(Card) if f.name != "folder")
+CARD_FIELDS = tuple(
+    f.name for f in dataclasses.fields(DefenceCard) if f.name != "folder"
+)
 _TEXTS = ("name", "authors", "kind", "trained_on", "link")
 
 
-def make_card(fields: Any, where: str = "the card", folder: str = "") -> Card:
+def make_card(fields: Any, where: str = "the card", folder: str = "") -> DefenceCard:
     """Returns a card of its fields.
 
     Args:
@@ -105,7 +107,7 @@ def make_card(fields: Any, where: str = "the card", folder: str = "") -> Card:
             f"random of {where} must be true or false: {fields['random']!r}"
         )
     _check_load(fields["load"], where)
-    return Card(**{name: fields[name] for name in CARD_FIELDS}, folder=folder)
+    return DefenceCard(**{name: fields[name] for name in CARD_FIELDS}, folder=folder)
 
 
 def _check_load(load: Any, where: str) -> None:
@@ -141,7 +143,7 @@ def _check_load(load: Any, where: str) -> None:
         raise ValueError(f"load of {where}: a gate asks a detector, name one")
 
 
-def read_card(path: str | os.PathLike) -> Card:
+def read_defence_card(path: str | os.PathLike) -> DefenceCard:
     """Reads a card from a file.
 
     Raises:
@@ -158,7 +160,7 @@ def read_card(path: str | os.PathLike) -> Card:
     return make_card(fields, str(path), str(path.resolve().parent))
 
 
-def check_names(cards: Sequence[Card]) -> None:
+def check_names(cards: Sequence[DefenceCard]) -> None:
     """Raises ValueError if two cards have one name, or none is there."""
     if not cards:
         raise ValueError("the arena needs one defence or more")

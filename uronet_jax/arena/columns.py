@@ -36,7 +36,7 @@ Values = dict[str, Any]
 
 # Corruptions by family: the four of the benchmarks' papers with the validation
 # corruptions where they belong, and what only MNIST-C has.
-FAMILIES = {
+CORRUPTION_FAMILIES = {
     "noise": (*corruption_errors.CATEGORIES["noise"], "speckle_noise"),
     "blur": (*corruption_errors.CATEGORIES["blur"], "gaussian_blur"),
     "weather": (*corruption_errors.CATEGORIES["weather"], "spatter"),
@@ -155,7 +155,7 @@ def _corruptions(bench: Bench, contender: Contender, trial: Trial) -> Values:
     values, per_image = _over(bench, contender, trial, entries)
     families = {
         family: [i for i, entry in enumerate(entries) if entry.noise in names]
-        for family, names in FAMILIES.items()
+        for family, names in CORRUPTION_FAMILIES.items()
     }
     for family, rows in families.items():
         if rows:
@@ -364,7 +364,7 @@ class Column(NamedTuple):
     fields: tuple[str, ...] = ()
 
 
-COLUMNS: dict[str, Column] = {
+ARENA_COLUMNS: dict[str, Column] = {
     "clean": Column("clean images, false alarms", _clean, ("false_alarms",)),
     "fairness": Column("signs of cheating", _fairness, ("fairness", "noises")),
     "cost": Column("speed and size", _cost),

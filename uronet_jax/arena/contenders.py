@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from uronet_jax import adapters, loading
-from uronet_jax.arena.cards import Card
+from uronet_jax.arena.cards import DefenceCard
 from uronet_jax.attacks.digests import digest
 from uronet_jax.defense import DefenseFunction, classifier_function
 from uronet_jax.models import Separation
@@ -49,7 +49,7 @@ class Contender:
             not worth keeping.
     """
 
-    card: Card
+    card: DefenceCard
     defense: DefenseFunction
     variables: dict[str, Any]
     threshold: float | None
@@ -113,7 +113,7 @@ class FunctionClassifier:
 
 
 def load_contender(
-    card: Card,
+    card: DefenceCard,
     classifier: loading.LoadedModel,
     images: np.ndarray,
     find_threshold: Callable[[DefenseFunction, Any, str], float],
@@ -247,7 +247,7 @@ def _load_function(card, num_classes, images, name):
     )
 
 
-def _import(card: Card, text: str) -> Callable:
+def _import(card: DefenceCard, text: str) -> Callable:
     """Returns what `module:function` returns; its folder is looked through first."""
     module_name, _, name = text.partition(":")
     folder = card.folder or str(Path.cwd())
@@ -275,7 +275,7 @@ def _import(card: Card, text: str) -> Callable:
     return function
 
 
-def _source_identity(card: Card, text: str) -> str:
+def _source_identity(card: DefenceCard, text: str) -> str:
     """Tells versions of a module apart by its source."""
     module = sys.modules[text.partition(":")[0]]
     try:

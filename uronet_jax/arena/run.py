@@ -12,8 +12,13 @@ import jax
 
 from uronet_jax import sharding
 from uronet_jax.arena.bench import Bench
-from uronet_jax.arena.cards import Card, check_names, make_card, read_card
-from uronet_jax.arena.columns import COLUMNS, Trial
+from uronet_jax.arena.cards import (
+    DefenceCard,
+    check_names,
+    make_card,
+    read_defence_card,
+)
+from uronet_jax.arena.columns import ARENA_COLUMNS, Trial
 from uronet_jax.arena.contenders import Contender, load_contender
 from uronet_jax.arena.fairness import flags_of
 from uronet_jax.arena.store import (
@@ -53,7 +58,7 @@ def check_arena(config: Mapping[str, Any]) -> None:
             "thresholds must not be set on test images; name a part of train"
         )
     for name in config["columns"]:
-        known_name("column", name, COLUMNS)
+        known_name("column", name, ARENA_COLUMNS)
     for field in ("corruptions", "unseen"):
         section = config[field]
         for noise in section["names"] or list_corruptions(section["suite"]):
@@ -102,7 +107,7 @@ def run_arena(
     """
     check_arena(config)
     progress = progress or Progress()
-    judged = [read_card(path) for path in cards]
+    judged = [read_defence_card(path) for path in cards]
     if not judged:
         judged = [
             make_card(fields, f"defence {i + 1} of the config")
@@ -146,7 +151,7 @@ def run_arena(
 
 def _settings(columns: Sequence[str]) -> list[str]:
     """Returns the fields of the config that values depend on."""
-    own = [field for name in columns for field in COLUMNS[name].fields]
+    own = [field for name in columns for field in ARENA_COLUMNS[name].fields]
     return sorted({"data", "seed", "columns", *own})
 
 
@@ -156,7 +161,7 @@ def _digest(value: Any) -> str:
 
 
 def _judge(
-    card: Card, bench: Bench, trial: Trial, store: CellStore, bar: Any
+    card: DefenceCard, bench: Bench, trial: Trial, store: CellStore, bar: Any
 ) -> dict[str, Any]:
     """Returns the row of a defence; what it raises is in it."""
     row: dict[str, Any] = {"card": card.describe(), "status": DONE, "errors": {}}
@@ -193,7 +198,7 @@ def _cell(
     name: str, contender: Contender, bench: Bench, trial: Trial, store: CellStore
 ) -> dict[str, Any]:
     """Returns a cell, from disk or measured."""
-    column = COLUMNS[name]
+    column = ARENA_COLUMNS[name]
     fields = ("data", "seed", *column.fields)
     made_of = {
         "images": bench.digest,

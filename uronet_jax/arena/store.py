@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from uronet_jax.arena.cards import Card, make_card
+from uronet_jax.arena.cards import DefenceCard, make_card
 from uronet_jax.records import write_json
 
 # Values of the field `schema`.
@@ -28,11 +28,11 @@ class CellStore:
         self._folder = Path(workdir) / "cells"
         self.notes: list[str] = []
 
-    def _path(self, card: Card, column: str) -> Path:
+    def _path(self, card: DefenceCard, column: str) -> Path:
         return self._folder / card.slug / f"{column}.json"
 
     def read(
-        self, card: Card, column: str, made_of: Mapping[str, Any]
+        self, card: DefenceCard, column: str, made_of: Mapping[str, Any]
     ) -> dict[str, Any] | None:
         """Returns a cell that is done and made of just this; else None.
 
@@ -59,7 +59,7 @@ class CellStore:
             return None
         return cell if status == DONE else None
 
-    def write(self, card: Card, column: str, cell: Mapping[str, Any]) -> None:
+    def write(self, card: DefenceCard, column: str, cell: Mapping[str, Any]) -> None:
         """Writes a cell, whole or not at all."""
         write_json(self._path(card, column), {"schema": CELL_SCHEMA, **cell})
 

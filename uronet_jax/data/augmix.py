@@ -14,7 +14,7 @@ from uronet_jax import batches
 
 WIDTH, DEPTH = 3, 3  # Chains of an image, and most operations of a chain.
 # Of 10: how strong operations are at most. The authors' value for CIFAR-10.
-SEVERITY = 3.0
+AUGMIX_SEVERITY = 3.0
 _OPERATIONS = 9
 
 
@@ -49,7 +49,7 @@ def _draw(key):
     weights = jax.random.exponential(keys[4], (WIDTH,), jnp.float32)
     return {
         "operation": jax.random.randint(keys[0], shape, 0, _OPERATIONS, jnp.int32),
-        "level": jax.random.uniform(keys[1], shape, jnp.float32, 0.1, SEVERITY),
+        "level": jax.random.uniform(keys[1], shape, jnp.float32, 0.1, AUGMIX_SEVERITY),
         "sign": jnp.where(jax.random.bernoulli(keys[2], half, shape), 1.0, -1.0),
         "depth": jax.random.randint(keys[3], (WIDTH,), 1, DEPTH + 1, jnp.int32),
         "weights": weights / weights.sum(),

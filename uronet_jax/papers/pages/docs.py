@@ -121,6 +121,7 @@ def docs_pages(
     }
     arenas = [result for result in results if result.kind == "arena"]
     trades = {x.name: _trade_picture(x) for x in arenas}
+    trades = {name: picture for name, picture in trades.items() if picture.data}
     if arenas:
         shown = {name: f"{_FIGURES}/{x.name}" for name, x in trades.items()}
         pages[docs / "ARENA.md"] = arena_page.render_arenas(arenas, shown)

@@ -1,0 +1,105 @@
+"""The board by hand: costs, gains, the front, the best, and the words about it."""
+
+import pytest
+
+from uronet_jax.arena import leaderboard
+from uronet_jax.reports import arena_page, figures
+
+BARE, A, B, C = "None", "A", "B", "C"
+
+
+def row(name, clean, noises, others, unseen, grey, white, flags=(), load=("x",)):
+    """Returns a row of a board; shares in percent, intervals of 5 points."""
+
+    def cell(key, value):
+        return {key: value / 100, "low": (value - 5) / 100, "high": (value + 5) / 100}
+
+    corruptions = cell("mean", others) | {"without_noises": others / 100}
+    corruptions |= {f"without_noises_{x}": others / 100 for x in ("low", "high")}
+    return {
+        "card": {"name": name, "kind": "test", "load": dict.fromkeys(load, "x")}
+        | {"authors": "", "trained_on": "", "link": ""},
+        "status": "done",
+        "errors": {},
+        "flags": list(flags),
+        "cells": {
+            "clean": cell("accuracy", clean),
+            "noises": cell("mean", noises),
+            "corruptions": corruptions,
+            "unseen": cell("mean", unseen),
+            **{f"grey_{x}": cell("accuracy", grey) for x in ("pgd", "autoattack")},
+            **{f"white_{x}": cell("accuracy", white) for x in ("pgd", "autoattack")},
+        },
+    }
+
+
+@pytest.fixture
+def rows():
+    return [
+        row(BARE, 90, 50, 70, 60, 0, 0, load=()),
+        row(A, 88, 80, 76, 60, 30, 0),
+        row(B, 88, 76, 70, 61, 33, 0),
+        row(C, 60, 56, 50, 55, 55, 40),
+    ]
+
+
+def test_costs_gains_and_the_front(rows):
+    bare = leaderboard.bare_row(rows)
+    assert bare["card"]["name"] == BARE
+    # Points on clean images, and the mean of 30, 6 and 0 points.
+    assert leaderboard.trade(rows[1], bare) == pytest.approx((0.02, 0.12))
+    assert leaderboard.trade(rows[2], bare) == pytest.approx((0.02, 0.09))
+    assert leaderboard.pareto(rows) == [BARE, A]
+    del rows[2]["cells"]["unseen"]
+    assert leaderboard.trade(rows[2], bare) is None
+    assert leaderboard.pareto(rows[1:]) == []
+
+
+def test_the_best_for_somebody(rows):
+    best = leaderboard.best_for(rows, ["noises"])
+    assert (best.name, best.value, best.bare) == (A, 0.8, 0.5)
+    assert best.tied == [B]  # 76 % is in 75 to 85.
+    assert leaderboard.best_for(rows, ["grey_pgd", "white_pgd"]).name == C
+    assert leaderboard.best_for(rows, ["noises"], most_cost=0.01).name == BARE
+    rows[1]["flags"] = ["masks gradients"]
+    assert leaderboard.best_for(rows, ["noises"]).name == B
+    assert leaderboard.best_for(rows, ["detector_aware"]) is None
+
+
+def test_the_verdict_is_made_of_the_numbers(rows):
+    text = leaderboard.verdict(rows)
+    assert text.startswith(
+        "Beaten by no other in both clean accuracy and mean gain, of 4 rows: None "
+        "(+0.0 points for -0.0 points on clean images) and A (+12.0 points for -2.0 "
+        "points on clean images)."
+    )
+    assert (
+        "Against noise like that of the six: A, 80.0% where the classifier alone has "
+        "50.0% (B cannot be told from it)."
+    ) in text
+    assert "who know the whole defence: C, 40.0% where" in text
+    assert "sensor, which nobody trained on: B, 61.0%" in text
+    assert "(which cannot be told from the classifier alone)" in text
+
+
+def test_tables_are_sorted_and_the_chart_is_drawn(rows, tmp_path):
+    content = {
+        "rows": rows,
+        "refused": [],
+        "num_images": 9,
+        "config": {"data": {"name": "birds"}},
+    }
+    text = arena_page.arena_board(content)
+    natural, attackers = text.split("## ")[1:3]
+    names = [x.split(" | ")[0].strip("| *") for x in natural.splitlines() if "| " in x]
+    assert names[2:] == [A, B, BARE, C]
+    names = [
+        x.split(" | ")[0].strip("| *") for x in attackers.splitlines() if "| " in x
+    ]
+    assert names[2] == C
+    assert "| **A** | 2.0 | 12.0 | 88.0 (83-93) |" in natural
+    points = arena_page.trade_points(content)
+    assert points == {"test": {BARE: [90, 0], A: [88, 12], B: [88, 9], C: [60, -6.33]}}
+    path = tmp_path / "chart.png"
+    figures.clean_against_gain(path, points, "birds", description="of these")
+    assert figures.description_of(path) == "of these"
