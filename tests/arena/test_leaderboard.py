@@ -69,9 +69,9 @@ def test_the_best_for_somebody(rows):
 def test_the_verdict_is_made_of_the_numbers(rows):
     text = leaderboard.verdict(rows)
     assert text.startswith(
-        "Beaten by no other in both clean accuracy and mean gain, of 4 rows: None "
-        "(+0.0 points for -0.0 points on clean images) and A (+12.0 points for -2.0 "
-        "points on clean images)."
+        "Beaten by no other in both clean accuracy and mean gain, in points beside the "
+        "classifier alone, of 4 rows: None (gain +0.0, clean +0.0) and A (gain +12.0, "
+        "clean -2.0)."
     )
     assert (
         "Against noise like that of the six: A, 80.0% where the classifier alone has "

@@ -181,13 +181,12 @@ def verdict(rows: Sequence[Row]) -> str:
         return "The classifier alone was not judged, so nothing can be compared."
     points = {row["card"]["name"]: trade(row, bare) for row in rows}
     front = [
-        f"{name} ({_points(points[name][1])} for {_points(-points[name][0])} on clean "
-        "images)"
+        f"{name} (gain {_points(points[name][1])}, clean {_points(-points[name][0])})"
         for name in pareto(rows)
     ]
     parts = [
-        "Beaten by no other in both clean accuracy and mean gain, of "
-        f"{len(rows)} rows: {_listed(front)}."
+        "Beaten by no other in both clean accuracy and mean gain, in points beside the "
+        f"classifier alone, of {len(rows)} rows: {_listed(front)}."
     ]
     for text, names in AUDIENCES.items():
         found = best_for(rows, names)
@@ -218,7 +217,7 @@ def verdict(rows: Sequence[Row]) -> str:
 
 
 def _points(share: float) -> str:
-    return f"{100 * share:+.1f} points"
+    return f"{100 * share + 0.0:+.1f}"
 
 
 def _listed(texts: Sequence[str]) -> str:

@@ -55,8 +55,8 @@ _LEGEND = (
     "draws where the defence is random, straight through the purifier, and of the "
     "classifier alone. *Detector-aware*: right or flagged. *eps\\**: the median "
     "length of Gaussian noise, clipped to the range, up to the border. In brackets: "
-    "the 95 % interval by the images. A row with † has flags: signs that it looks "
-    "better than it is.\n"
+    "the 95 % interval by the images, after ± the deviation between seeds. A row with "
+    "† has flags: signs that it looks better than it is.\n"
 )
 
 
@@ -109,7 +109,9 @@ def _text(name: str, row: _Row, line: _Row) -> str:
     if ends is None:
         return f"{value:.1f}"
     low, high = (100 * end for end in ends)
-    return f"{value:.1f} ({low:.0f}-{high:.0f})"
+    spread = row["cells"][place.cell].get("seed_std") if place.key == "mean" else None
+    several = "" if spread is None else f" ± {100 * spread:.1f}"
+    return f"{value:.1f}{several} ({low:.0f}-{high:.0f})"
 
 
 def arena_board(content: Mapping[str, Any], *, heading: str = "##") -> str:

@@ -175,6 +175,8 @@ def _links(results: Sequence[Result], groups: Sequence[Group]) -> dict[str, list
         for result in results:
             if result.kind == kind:
                 found.setdefault(heading, []).append(link(result.name, result.name))
+    if any(result.kind == "arena" for result in results):
+        found.setdefault("Evaluations", []).append("[arena](ARENA.md)")
     return found
 
 
