@@ -241,8 +241,10 @@ def test_results_of_other_images_are_refused(board, config, folder, tmp_path):
         row = json.loads(path.read_text())
         row["arena"] |= change
         path.write_text(json.dumps(row) if change else "no JSON")
-    few = config | {"columns": FEW}
-    content = run_arena(few, workdir, cards=[folder / "nan.json"], progress=QUIET)
+    (tmp_path / "taken.json").write_text(json.dumps(fields("honest", purifier="jpeg")))
+    with pytest.raises(ValueError, match="another defence called 'honest', by nobody"):
+        run_arena(config, workdir, cards=[tmp_path / "taken.json"], progress=QUIET)
+    content = run_arena(config, workdir, cards=[folder / "nan.json"], progress=QUIET)
     assert len(content["rows"]) == 8
     first, second = content["refused"]
     assert first.startswith("labels.json is no result of the arena")

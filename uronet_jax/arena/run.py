@@ -26,6 +26,7 @@ from uronet_jax.arena.store import (
     DONE,
     FAILED,
     CellStore,
+    check_free,
     read_defences,
     write_defence,
 )
@@ -116,6 +117,8 @@ def run_arena(
     check_names(judged)
     start, workdir = time.perf_counter(), Path(workdir)
     with locked_workdir(workdir):
+        for card in judged:
+            check_free(workdir, card)
         bench = Bench(config, workdir, data_dir)
         arena = {
             "images": bench.digest,

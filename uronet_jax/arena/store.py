@@ -72,6 +72,21 @@ def write_defence(
     write_json(path, {"schema": DEFENCE_SCHEMA, **row})
 
 
+def check_free(workdir: str | os.PathLike, card: DefenceCard) -> None:
+    """Raises ValueError if the name of a card is that of another's result."""
+    path = Path(workdir) / "results" / f"{card.slug}.json"
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))["card"]
+        same = all(stored[x] == getattr(card, x) for x in ("name", "authors", "load"))
+    except (OSError, ValueError, KeyError, TypeError):
+        return  # None, or nothing that a board could show.
+    if not same:
+        raise ValueError(
+            f"{path} is of another defence called {stored['name']!r}, by "
+            f"{stored['authors']}: choose another name, or move the file away"
+        )
+
+
 _ROW = ("card", "status", "cells", "flags", "errors", "arena")
 
 
