@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+import json
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -181,12 +182,15 @@ class Bench:
                 "parameters": run.all_parameters,
                 "seed": seed,
             }
+            text = json.dumps(made_with, sort_keys=True)
+            # Those of other settings may lie beside them.
+            ending = hashlib.sha256(text.encode()).hexdigest()[:8]
             logits_fn = Partial(
                 classifier_function(self.classifier.module),
                 sharding.replicate(self.classifier.variables, self.mesh),
             )
             stored = store_attacked(
-                self._workdir / "attacked" / f"{run.name}.npy",
+                self._workdir / "attacked" / f"{run.name}_{ending}.npy",
                 self.source,
                 run,
                 sharding.replicate(jax.random.key(seed), self.mesh),
