@@ -115,6 +115,9 @@ def run_arena(
             for i, fields in enumerate(config["defences"])
         ]
     check_names(judged)
+    if not cards and config["only"]:
+        known = {card.name: card for card in judged}
+        judged = [known[known_name("defence", x, known)] for x in config["only"]]
     start, workdir = time.perf_counter(), Path(workdir)
     with locked_workdir(workdir):
         for card in judged:
