@@ -198,8 +198,8 @@ def verdict(rows: Sequence[Row]) -> str:
         tied = [x for x in found.tied if x != bare["card"]["name"]]
         also = ""
         if tied:
-            more = f" and {len(tied) - 2} more" if len(tied) > 2 else ""
-            also = f" ({_listed(tied[:2])}{more} cannot be told from it)"
+            more = [f"{len(tied) - 2} more"] if len(tied) > 2 else []
+            also = f" ({_listed([*tied[:2], *more])} cannot be told from it)"
         if bare["card"]["name"] in found.tied:
             also = " (which cannot be told from the classifier alone)"
         parts.append(
