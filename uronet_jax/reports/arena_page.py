@@ -230,7 +230,7 @@ def _effort(content: Mapping[str, Any]) -> str:
         f"{attack['queries']} queries, {attack['targets']} targets, "
         f"{attack['samples']} draws of random defences; white boxes on the first "
         f"{attack['num_images'] or content['num_images']} images. "
-        f"{config['num_seeds']} seed(s) of degradations."
+        f"Seeds of degradations: {config['num_seeds']}."
     )
 
 
