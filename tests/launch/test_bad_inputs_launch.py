@@ -162,6 +162,7 @@ WRONG = [
         r"loss.clean_mse must be a finite number in \[0, inf\): -1.0",
     ),
     ("remover", "loss__inconsistency", 0.1, "set config.classifier"),
+    ("detector", "degradation__clip", False, "clip must be True, .* in phase 'detect"),
     ("detector", "purifier", "", "set config.purifier"),
     (
         "reconstructor",

@@ -90,18 +90,19 @@ UNIVERSAL = {
     "universal_small": "small",
     "universal_smoke": "smoke",
 }
+SMOOTHING = {x.replace("universal", "smoothing"): y for x, y in UNIVERSAL.items()}
 IMAGENET = {"imagenet": "full", "imagenet_smoke": "smoke"}
 
 
 @pytest.mark.parametrize(
     ("phase", "preset"),
     [(x, y) for x in PHASES for y in PRESETS]
-    + [("remover", x) for x in UNIVERSAL]
+    + [("remover", x) for x in (*UNIVERSAL, *SMOOTHING)]
     + [(x, y) for x in ("classifier", "adversarial_noise") for y in IMAGENET],
 )
 def test_training_config_is_sound(phase, preset):
     config = load(phase, preset)
-    size = (UNIVERSAL | IMAGENET).get(preset, preset)
+    size = (UNIVERSAL | SMOOTHING | IMAGENET).get(preset, preset)
     assert (config["phase"], config["preset"]) == (phase, size)
     experiment.check_config(config)
     json.dumps(config)  # It is stored with the checkpoints.
@@ -116,6 +117,10 @@ def test_training_config_is_sound(phase, preset):
     if preset in UNIVERSAL:
         assert config["model"]["mirror"] and config["loss"]["inconsistency"] > 0
         assert config["classifier"] == f"runs/{size}/classifier"
+    if preset in SMOOTHING:
+        assert config["degradation"]["clip"] is False
+        degradation = experiment.build_degradation(config["degradation"])
+        assert float(degradation.parameter) == load("certify", size)["sigma"]
     if size == "smoke":  # Needs no data and four steps.
         generated = "generated_224" if preset in IMAGENET else "generated"
         assert (data["name"], config["num_steps"]) == (generated, 4)

@@ -61,7 +61,7 @@ ROWS = [
     (
         "a loss",
         lambda: losses(ssim=1.0),
-        "unknown loss 'ssim': choose from clean_mse, noise_mse, inconsistency",
+        "unknown loss 'ssim': choose from clean_mse, noise_mse, inconsistency, instab",
     ),
     (
         "negative",

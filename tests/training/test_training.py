@@ -325,13 +325,17 @@ def test_losses_by_hand():
         degraded=pixels([0.5, 0.2]),
         classify=lambda x: jnp.concatenate([x, 1 - x], axis=-1)[:, 0, 0],
     )
-    found = losses.weigh({"clean_mse": 2.0, "inconsistency": 10.0}, inputs)
+    weights = {"clean_mse": 2.0, "inconsistency": 10.0, "instability": 3.0}
+    found = losses.weigh(weights, inputs)
     expected = {"clean_mse": [0.16, 0.01], "noise_mse": [0.01, 0.09]}
     # Log odds of 2 x - 1: -0.8 and 0.6 where it should answer, 0 and 0.8 where it does.
     p, q = (1 / (1 + np.exp(-np.array(x))) for x in ([-0.8, 0.6], [0.0, 0.8]))
     kl = p * np.log(p / q) + (1 - p) * np.log((1 - p) / (1 - q))
     expected["inconsistency"] = kl
+    # By its own labels, 1 and 0, the answers have these probabilities.
+    expected["instability"] = -np.log([1 - q[0], q[1]])
     expected["loss"] = 2 * np.array(expected["clean_mse"]) + 10 * kl
+    expected["loss"] += 3 * expected["instability"]
     assert found.keys() == expected.keys()
     for name, values in expected.items():
         np.testing.assert_allclose(found[name], values, rtol=1e-3, err_msg=name)

@@ -28,10 +28,10 @@ from uronet_jax.batches import check_number, check_whole
 from uronet_jax.data.pipelines import evaluation_batches
 from uronet_jax.data.sources import Subset
 from uronet_jax.defense import DefenseFunction
+from uronet_jax.evaluation.judge import as_float
 from uronet_jax.evaluation.metrics import binomial_interval
 from uronet_jax.progress import progress_bar
-from uronet_jax.purifiers import random_stages
-from uronet_jax.training.state import to_float
+from uronet_jax.purifiers import Chain, NetworkPurifier, random_stages
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -182,9 +182,12 @@ def certify(
     elif done:
         images = tuple(x[done:] for x in images)
     batches = evaluation_batches(images, batch_size=batch_size, mesh=mesh)
+    classes = _check_labels(defense, variables, images)
     key = sharding.replicate(jax.random.key(seed), mesh)
     count = _compile_count(defense, mesh, samples_at_once)
     whole = sharding.compile_replicated(lambda facts: facts, mesh)
+    local = batch_size // jax.process_count()
+    nothing = sharding.split_batch(np.zeros((local, classes + 1), np.int32), mesh)
     sigma, first = np.float32(smoothing.sigma), np.int32(done)
     bar = progress_bar(
         length, done, description="certifying", unit="image", shown=progress
@@ -194,16 +197,16 @@ def certify(
             given = {name: batch[name] for name in ("image", "index")}
 
             def run(start, stop, given=given):
-                total = None
+                votes = nothing
                 for number in range(start, stop, samples_at_once):
-                    votes = count(variables, key, given, first, sigma, number, stop)
-                    total = votes if total is None else _add(total, votes)
-                return total
+                    now = np.int32(number), np.int32(stop)
+                    votes = count(variables, key, given, first, sigma, *now, votes)
+                return votes
 
             n0, n = smoothing.num_selection, smoothing.num_samples
-            found = run(0, n0), run(n0, n0 + n)
-            facts = whole({name: batch[name] for name in ("label", "index", "mask")})
-            made = _rows_of(*jax.device_get((facts, *found)), smoothing, done)
+            facts = {name: batch[name] for name in ("label", "index", "mask")}
+            facts |= {"selection": run(0, n0), "estimation": run(n0, n0 + n)}
+            made = _rows_of(jax.device_get(whole(facts)), smoothing, done)
             rows += made
             if on_rows is not None:
                 on_rows(rows)
@@ -217,21 +220,23 @@ def _compile_count(
 ) -> Callable:
     """Returns what counts the answers to the copies `start .. start + samples - 1`.
 
-    It is `count(variables, key, batch, first, sigma, start, stop) -> [B, K + 1]` int32,
-    of those before `stop`; behind the classes stands how many were not finite.
+    It is `count(variables, key, batch, first, sigma, start, stop, votes) -> votes` with
+    those before `stop` added, int32 `[B, K + 1]`; behind the classes stands how many
+    were not finite. Devices, which share the images, exchange nothing: on a CPU a
+    hundred calls under way would wait for each other.
     """
 
-    def count(variables, key, batch, first, sigma, start, stop):
-        images = to_float(batch["image"])
+    def count(variables, key, batch, first, sigma, start, stop, votes):
+        images = as_float(batch["image"])
         number = start + jnp.arange(samples, dtype=jnp.int32)
         keys = _copy_keys(key, first + batch["index"], number)
         noise = jax.vmap(
             lambda k: jax.random.normal(k, (images[0].size,), jnp.float32)
         )(keys)
-        copies = jnp.repeat(images, samples, axis=0)
-        copies = sharding.constrain_batch(
-            copies + sigma * noise.reshape(copies.shape), mesh
-        )
+        noise = noise.reshape(len(images), samples, *images.shape[1:])
+        copies = images[:, None] + sigma * noise
+        copies = copies.reshape(-1, *images.shape[1:])
+        copies = sharding.constrain_batch(copies, mesh)
         # Numbers by which a random purifier draws anew for every copy.
         draw = jax.vmap(lambda k: jax.random.bits(jax.random.fold_in(k, 1)))(keys)
         draw = (draw >> 1).astype(jnp.int32)
@@ -239,14 +244,11 @@ def _compile_count(
         logits = defense.answer(variables, copies, key, draw).logits
         finite = jnp.isfinite(logits).all(axis=-1)
         answer = jnp.where(finite, jnp.argmax(logits, axis=-1), logits.shape[-1])
-        votes = jax.nn.one_hot(answer, logits.shape[-1] + 1, dtype=jnp.int32)
-        votes = votes.reshape(len(images), samples, -1)
-        return jnp.sum(votes * (number < stop)[None, :, None], axis=1)
+        found = jax.nn.one_hot(answer, logits.shape[-1] + 1, dtype=jnp.int32)
+        found = found.reshape(len(images), samples, -1)
+        return votes + jnp.sum(found * (number < stop)[None, :, None], axis=1)
 
-    return sharding.compile_replicated(count, mesh)
-
-
-_add = jax.jit(jnp.add)
+    return sharding.compile_split(count, mesh)
 
 
 def _copy_keys(key: jax.Array, index: jax.Array, number: jax.Array) -> jax.Array:
@@ -257,6 +259,23 @@ def _copy_keys(key: jax.Array, index: jax.Array, number: jax.Array) -> jax.Array
         return jax.vmap(lambda j: jax.random.fold_in(own, j))(number)
 
     return jax.vmap(of_image)(index).reshape(-1)
+
+
+def _check_labels(defense, variables, images) -> int:
+    """Returns how many classes there are; a label of none is a ValueError."""
+    if isinstance(images, tuple):
+        shape, largest = images[0].shape[1:], int(images[1].max())
+    else:
+        shape, largest = images.image_shape, images.num_classes - 1
+    one = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
+    found = jax.eval_shape(defense.classify, variables["classifier"], one)
+    classes = found.shape[-1]
+    if largest >= classes:
+        raise ValueError(
+            f"the classifier knows {classes} classes, so labels must be 0 to "
+            f"{classes - 1}: found {largest}"
+        )
+    return classes
 
 
 def _check_purifier(defense, variables, copies, key, draw) -> None:
@@ -271,18 +290,22 @@ def _check_purifier(defense, variables, copies, key, draw) -> None:
             f"the purifier makes {list(made.shape)} of images {list(copies.shape)}: it "
             "must keep their shape"
         )
-    if "the purifier" in random_stages(purifier, own, copies):
+    parts = [(purifier, own)]
+    if isinstance(purifier, Chain):
+        parts = list(zip(purifier.stages, own, strict=True))
+    networks = [part for part in parts if isinstance(part[0], NetworkPurifier)]
+    if any(random_stages(*part, copies) for part in networks):
         raise ValueError(
             "the purifier draws once for a batch, and a certificate needs draws for "
             "every copy: give a transformation, or a network that does not draw"
         )
 
 
-def _rows_of(facts, selection, estimation, smoothing, done):
-    """Returns the rows of a batch from its counts `[B, K + 1]`."""
+def _rows_of(facts, smoothing, done):
+    """Returns the rows of a batch from its votes `[B, K + 1]`."""
     shown = facts["mask"]
     numbers, labels = done + facts["index"][shown], facts["label"][shown]
-    selection, estimation = selection[shown], estimation[shown]
+    selection, estimation = (facts[x][shown] for x in ("selection", "estimation"))
     broken = (selection[:, -1] > 0) | (estimation[:, -1] > 0)
     if broken.any():
         raise ValueError(

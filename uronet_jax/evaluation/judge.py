@@ -251,13 +251,14 @@ class Judge:
         """Returns the first degraded images, float32 `[count, H, W, C]`."""
         found: list[np.ndarray] = []
         for _, degraded in self.degraded(entry, draw=draw):
-            found.append(np.asarray(_as_float(degraded)))
+            found.append(np.asarray(as_float(degraded)))
             if sum(map(len, found)) >= count:
                 break
         return np.concatenate(found)[:count]
 
 
-def _as_float(images: jax.Array) -> jax.Array:
+def as_float(images: jax.Array) -> jax.Array:
+    """Returns stored images, of integers, in `[0, 1]`; others as they are."""
     integer = jnp.issubdtype(images.dtype, jnp.integer)
     return to_float(images) if integer else images
 
@@ -274,7 +275,7 @@ def _compile_function(function: Callable, mesh: jax.sharding.Mesh) -> Callable:
 @functools.cache
 def _compile_judged(function: Callable, mesh: jax.sharding.Mesh) -> Callable:
     def run(frozen, key, degraded, batch):
-        found = function(frozen, key, _as_float(degraded), batch)
+        found = function(frozen, key, as_float(degraded), batch)
         return {**found, "mask": batch["mask"]}
 
     return sharding.compile_replicated(run, mesh)
