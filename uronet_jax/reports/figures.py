@@ -358,6 +358,45 @@ def clean_against_gain(
     _save(figure, path, description)
 
 
+def accuracy_over_radius(
+    path: str | os.PathLike,
+    lines: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+    title: str = "",
+    *,
+    points: Mapping[str, tuple[Sequence[float], Sequence[float]]] | None = None,
+    description: str = "",
+) -> None:
+    """Writes certified accuracies over the L2 radius, as lines.
+
+    Args:
+        path: Of the PNG.
+        lines: Name -> radii, and as many accuracies, fractions.
+        title: Above it.
+        points: Name -> the same of what is known at some radii only: markers.
+        description: Kept in the file's metadata, see `description_of`.
+
+    Raises:
+        ValueError: If there is no line, too many, or accuracies are no fractions.
+    """
+    points = points or {}
+    _check_colours("lines and points", [*lines, *points])
+    names, x_label = [*lines, *points], "L2 radius"
+    y_label = "certified accuracy (%)"
+    figure, axes = _plot(720, 520, title, names, x_label=x_label, y_label=y_label)
+    drawn = {name: (x, "-", "") for name, x in lines.items()}
+    drawn |= {
+        name: (x, "", marker)
+        for (name, x), marker in zip(points.items(), _MARKERS, strict=False)
+    }
+    for (name, (values, line, marker)), colour in zip(
+        drawn.items(), LINE_COLOURS, strict=False
+    ):
+        style = {"color": colour, "linestyle": line, "marker": marker, "label": name}
+        axes.plot(values[0], _percent(name, values[1]), **style)
+    axes.legend(**_LEGEND)
+    _save(figure, path, description)
+
+
 def corruption_bars(
     path: str | os.PathLike,
     models: Mapping[str, Mapping[str, float]],

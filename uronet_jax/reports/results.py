@@ -16,6 +16,7 @@ FIDELITY = "uronet_jax.fidelity"
 ATTACK_AGREEMENT = "uronet_jax.attack_agreement"
 ATTACK = "uronet_jax.attack"
 ARENA = "uronet_jax.arena"
+CERTIFICATION = "uronet_jax.certification"
 REPRODUCTION = "uronet_jax.reproduction"
 REPRODUCTION_VERSION = 1
 # Kind of result -> its files' field `schema`, and the fields by which they are known.
@@ -25,6 +26,7 @@ _KINDS = {
     "fidelity": (FIDELITY, {"rows"}),
     "attack_agreement": (ATTACK_AGREEMENT, {"rows"}),
     "attack": (ATTACK, {"rows", "warnings", "threshold", "finished"}),
+    "certification": (CERTIFICATION, {"rows", "summary", "finished", "models"}),
     "reproduction": (REPRODUCTION, {"experiment", "rows"}),
     "arena": (ARENA, {"arena", "num_images", "rows", "refused"}),
     "evaluation": (None, {"summary", "rows"}),
@@ -59,6 +61,12 @@ _FIELDS = {
         "undefended_clean_accuracy undefended_accuracy robust_accuracy "
         "robust_accuracy_low robust_accuracy_high not_found median_linf median_l2",
     ),
+    "certification": (
+        "config.data.name config.data.every config.purifier config.sigma "
+        "config.num_samples summary.num_images summary.accuracy summary.certified "
+        "summary.average_certified_radius models.classifier.name",
+        "image label predicted radius",
+    ),
     "reproduction": ("", "metric value num_images"),
     "arena": (
         "config.data.name config.attack.epsilon config.corruptions.suite",
@@ -72,7 +80,7 @@ _FIELDS = {
     "quickstart": ("config.classifier num_images", _SUITE_ROW),
 }
 _EVERYWHERE = "device.kind device.count"
-_WITH_ROWS = ("evaluation", "quickstart")  # At least one.
+_WITH_ROWS = ("certification", "evaluation", "quickstart")  # At least one.
 _PROVENANCE = {"config", "versions", "device", "seconds"}
 _TYPES = dict.fromkeys(("config", "versions", "device"), dict)
 _TYPES |= {"seconds": int | float, "rows": list | dict}
@@ -125,6 +133,8 @@ class Result:
             return any(r["num_images"] < whole for r in self.content["rows"])
         data = config.get("data", {})
         part = data.get("num_examples", 0) > 0 or "[" in data.get("split", "")
+        if self.kind == "certification":  # The papers take 500 of 10,000 images.
+            part = part or data["every"] > 20 or config["num_samples"] < 10_000
         return config.get("preset") == "small" or part
 
     @property
@@ -173,7 +183,7 @@ def read_result(path: str | os.PathLike) -> Result:
     if not kinds or not all(isinstance(fields[x], t) for x, t in _TYPES.items()):
         raise ValueError(
             f"{path} has an unknown form: expected evaluation.json of launch.evaluate, "
-            "attack.json of launch.attack, "
+            "attack.json of launch.attack, certification.json of launch.certify, "
             "report.json of launch.quickstart or the file of launch.benchmark, "
             "launch.compile_gpu, launch.fidelity, launch.reproduce or launch.arena, "
             "with "

@@ -26,6 +26,7 @@ from uronet_jax.papers.pages.pictures import (
 from uronet_jax.reports import (
     arena_page,
     attack_page,
+    certification,
     classifier_page,
     corruption_page,
     transformation_page,
@@ -81,6 +82,7 @@ def docs_pages(
         FileNotFoundError: If `docs` lacks a picture that no JSON can give.
     """
     results, docs = load_folder(folder), Path(docs)
+    certified = [result for result in results if result.kind == "certification"]
     groups = group_runs(results)
 
     def contents(kind: str) -> list[dict[str, Any]]:
@@ -118,6 +120,9 @@ def docs_pages(
         docs / "ATTACKS.md": attack_page.render_attacks(
             only("attack_agreement"), contents("benchmark")
         ),
+        docs / "CERTIFICATION.md": wrap_markdown(
+            certification.render_certificates(certified)
+        ),
     }
     arenas = [result for result in results if result.kind == "arena"]
     trades = {x.name: _trade_picture(x) for x in arenas}
@@ -135,6 +140,9 @@ def docs_pages(
             )
     drawn = [x for group in groups for x in group_pictures(group)]
     drawn += [*overview_pictures(groups), *trades.values()]
+    if curves := certification.certified_curves(certified):
+        title = "Certified accuracy on CIFAR-10"
+        drawn.append(ChartPicture(certification.CURVES, "", title, "radii", curves))
     usual = {name: dict(x.parameters) for name, x in TRANSFORMATIONS.items()}
     gallery = TransformationPicture("transformations.png", "", "", usual)
     pictures = {docs / gallery.name: gallery}

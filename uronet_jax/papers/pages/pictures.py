@@ -28,12 +28,18 @@ def _over_training(path: Path, data: Mapping[str, Any], title: str, **kept) -> N
     )
 
 
+def _over_radius(path: Path, data: Mapping[str, Any], title: str, **kept) -> None:
+    points = data["points"]
+    figures.accuracy_over_radius(path, data["lines"], title, points=points, **kept)
+
+
 # What a `Chart` may be -> what draws it.
 _CHARTS = {
     "lines": figures.accuracy_over_sigma,
     "training": _over_training,
     "bars": figures.corruption_bars,
     "trade": figures.clean_against_gain,
+    "radii": _over_radius,
 }
 
 
