@@ -173,10 +173,10 @@ def _rows(results: Sequence[Result]) -> list[dict[str, Any]]:
     for what, found in lines.items():
         rows += found
         if len(found) > 1:
-            best = {
-                f"{r:g}": max(x[f"{r:g}"] for x in found if x[f"{r:g}"] is not None)
-                for r in _RADII
-            }
+            best = {}
+            for name in (f"{r:g}" for r in _RADII):
+                known = [x[name] for x in found if x[name] is not None]
+                best[name] = max(known, default=None)
             rows.append({"what": f"**{what}**", "sigma": _BEST, **best})
     return rows
 
