@@ -162,7 +162,6 @@ WRONG = [
         r"loss.clean_mse must be a finite number in \[0, inf\): -1.0",
     ),
     ("remover", "loss__inconsistency", 0.1, "set config.classifier"),
-    ("detector", "degradation__clip", False, "clip must be True, .* in phase 'detect"),
     ("detector", "purifier", "", "set config.purifier"),
     (
         "reconstructor",
@@ -283,6 +282,21 @@ def test_training(phase, field, value, expected, monkeypatch):
     shown = value[-1] if isinstance(value, tuple) else value
     unnamed = ("loss__inconsistency", "degradation__copies")
     assert field in unnamed or str(shown) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("phase", "fields", "expected"),
+    [
+        ("detector", {"clip": False}, "for a purifier .* smoothed: False in phase 'de"),
+        ("remover", {"clip": 0}, "degradation.clip must be True, or False .*: 0 in"),
+        ("remover", {"clip": False, "copies": 2, "clean_entries": 0}, "that is drawn"),
+    ],
+)
+def test_noise_that_is_not_clipped(phase, fields, expected):
+    config = load(phase)
+    config["degradation"] |= fields
+    with pytest.raises(ValueError, match=expected):
+        experiment.check_config(config)
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from uronet_jax.evaluation.attack_judge import AttackJudge
 from uronet_jax.evaluation.robustness import attack_table
 from uronet_jax.evaluation.stored_rows import (
     check_same_models,
-    read_result,
+    read_unfinished,
     subject_digests,
 )
 from uronet_jax.evaluation.subject import check_subject, load_subject
@@ -128,7 +128,9 @@ def run_attacks(
     runs, threats = check_attack_config(config)
     workdir = Path(workdir)
     with locked_workdir(workdir):
-        content = read_result(workdir / "attack.json", config, command="launch.attack")
+        content = read_unfinished(
+            workdir / "attack.json", config, command="launch.attack"
+        )
         finished = content.get("finished", False)
         try:
             subject = load_subject(config, data_dir)

@@ -33,7 +33,7 @@ from uronet_jax.evaluation.metrics import binomial_interval
 from uronet_jax.progress import progress_bar
 from uronet_jax.purifiers import Chain, NetworkPurifier, random_stages
 
-Rows = Sequence[Mapping[str, Any]]
+_Rows = Sequence[Mapping[str, Any]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,7 +134,7 @@ def certify(
     batch_size: int,
     samples_at_once: int = 100,
     seed: int = 0,
-    rows: Rows = (),
+    rows: _Rows = (),
     on_rows: Callable[[list[dict[str, Any]]], None] | None = None,
     progress: bool = False,
 ) -> list[dict[str, Any]]:
@@ -337,7 +337,7 @@ def _rows_of(facts, smoothing, done):
     return made
 
 
-def summarize(rows: Rows, radii: Sequence[float]) -> dict[str, Any]:
+def summarize(rows: _Rows, radii: Sequence[float]) -> dict[str, Any]:
     """Returns what the rows of `certify` say together.
 
     Args:

@@ -16,7 +16,7 @@ from uronet_jax.checkpoints import locked_workdir
 from uronet_jax.evaluation.certify import Smoothing, certify, summarize
 from uronet_jax.evaluation.stored_rows import (
     check_same_models,
-    read_result,
+    read_unfinished,
     subject_digests,
 )
 from uronet_jax.evaluation.subject import Subject, check_subject, load_subject
@@ -72,7 +72,7 @@ def run_certification(
     workdir = Path(workdir)
     path = workdir / "certification.json"
     with locked_workdir(workdir):
-        content = read_result(path, config, command="launch.certify")
+        content = read_unfinished(path, config, command="launch.certify")
         finished = content.get("finished", False)
         try:
             subject = load_subject(config, data_dir)

@@ -10,7 +10,7 @@ from uronet_jax.evaluation.subject import Subject
 from uronet_jax.training.run import check_same_config
 
 
-def read_result(
+def read_unfinished(
     path: Path, config: Mapping[str, Any], *, command: str
 ) -> dict[str, Any]:
     """Returns what an earlier run of the same config has written; {} if there is none.

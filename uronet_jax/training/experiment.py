@@ -152,9 +152,10 @@ def make_pairs(config: Config) -> Pairs:
 def _check_degradation(config: Config) -> None:
     fields = config["degradation"]
     clip = fields.get("clip", True)
-    if not isinstance(clip, bool) or not (clip or config["phase"] == "remover"):
+    purifies = find_phase(config["phase"]).role == "purifier"
+    if not isinstance(clip, bool) or not (clip or purifies):
         raise ValueError(
-            "degradation.clip must be True, or False for a remover that is to be "
+            "degradation.clip must be True, or False for a purifier that is to be "
             f"smoothed: {clip!r} in phase {config['phase']!r}"
         )
     if not clip and has_copies(config):
