@@ -19,7 +19,7 @@ from uronet_jax.evaluation.certify import (
     certify,
     predicted_class,
     probability_bound,
-    summarize,
+    summarize_certificates,
 )
 from uronet_jax.models import Separation
 
@@ -125,7 +125,7 @@ def test_a_classifier_that_guesses_gets_no_certificate(plane, mesh):
     }
     # 4 standard deviations of 10,000 fair coins.
     assert all(abs(r["successes"] - 5_000) < 200 for r in rows)
-    assert summarize(rows, (0.0,))["abstained"] == 1.0
+    assert summarize_certificates(rows, (0.0,))["abstained"] == 1.0
 
 
 def test_rows_do_not_depend_on_batches_devices_or_interruptions(plane, mesh):
@@ -256,14 +256,14 @@ def test_the_summary_by_hand():
 
     rows = [row(0, 0, 0.5, 0), row(1, 1, 0.25, 1), row(1, 0, 0.75, 0)]
     rows += [row(0, None, 0.0, 0)]
-    found = summarize(rows, (0.0, 0.25, 0.3, 0.6))
+    found = summarize_certificates(rows, (0.0, 0.25, 0.3, 0.6))
     assert [x["accuracy"] for x in found["certified"]] == [0.5, 0.5, 0.25, 0.0]
     assert found["average_certified_radius"] == pytest.approx(0.75 / 4)
     assert (found["accuracy"], found["abstained"]) == (0.75, 0.25)
     with pytest.raises(ValueError, match="at least one row"):
-        summarize([], (0.0,))
+        summarize_certificates([], (0.0,))
     with pytest.raises(ValueError, match="each of radii must"):
-        summarize(rows, (-0.1,))
+        summarize_certificates(rows, (-0.1,))
 
 
 def broken(variables, images):

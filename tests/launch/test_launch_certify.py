@@ -112,9 +112,13 @@ def test_the_page_shows_ours_beside_the_published(whole, tmp_path):
     row = content["rows"][0] | {"label": 1}
     content["rows"] = [row | {"predicted": 1, "radius": r} for r in (0.3, 0.6)]
     content["rows"].append(row | {"predicted": 0, "radius": 0.7})
-    content["summary"] = certify_run.summarize(content["rows"], (0.25, 0.5, 0.75))
+    content["summary"] = certify_run.summarize_certificates(
+        content["rows"], (0.25, 0.5, 0.75)
+    )
     publish(content, tmp_path, "certified_025")
-    content["summary"] = certify_run.summarize(content["rows"][1:2], (0.25, 0.5, 0.75))
+    content["summary"] = certify_run.summarize_certificates(
+        content["rows"][1:2], (0.25, 0.5, 0.75)
+    )
     publish(content, tmp_path, "certified_050", sigma=0.5)
     found = results.load_folder(tmp_path)
     assert not any(result.small for result in found)

@@ -337,7 +337,7 @@ def _rows_of(facts, smoothing, done):
     return made
 
 
-def summarize(rows: _Rows, radii: Sequence[float]) -> dict[str, Any]:
+def summarize_certificates(rows: _Rows, radii: Sequence[float]) -> dict[str, Any]:
     """Returns what the rows of `certify` say together.
 
     Args:

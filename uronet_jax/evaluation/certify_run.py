@@ -13,7 +13,7 @@ import jax
 
 from uronet_jax.batches import check_listed, check_number, check_whole
 from uronet_jax.checkpoints import locked_workdir
-from uronet_jax.evaluation.certify import Smoothing, certify, summarize
+from uronet_jax.evaluation.certify import Smoothing, certify, summarize_certificates
 from uronet_jax.evaluation.stored_rows import (
     check_same_models,
     read_unfinished,
@@ -60,7 +60,7 @@ def run_certification(
         data_dir: Folder of the prepared data sets.
 
     Returns:
-        What certification.json holds: `rows` of `certify`, `summary` of `summarize`,
+        What certification.json holds: `rows` of `certify`, `summary` of `summarize_certificates`,
         `finished`, models with their digests, and the provenance.
 
     Raises:
@@ -104,7 +104,7 @@ def _certify(
         result = {
             "schema": CERTIFICATION_SCHEMA,
             "finished": finished,
-            "summary": summarize(rows, config["radii"]),
+            "summary": summarize_certificates(rows, config["radii"]),
             "rows": rows,
             "models": subject.describe(),
             "digests": digests,
