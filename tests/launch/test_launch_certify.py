@@ -9,6 +9,7 @@ from test_configs import load, save_models
 
 from launch import certify
 from uronet_jax.evaluation import certify_run
+from uronet_jax.evaluation.certify import summarize_certificates
 from uronet_jax.papers.pages.docs import docs_pages
 from uronet_jax.reports import certification, figures, results
 
@@ -112,13 +113,10 @@ def test_the_page_shows_ours_beside_the_published(whole, tmp_path):
     row = content["rows"][0] | {"label": 1}
     content["rows"] = [row | {"predicted": 1, "radius": r} for r in (0.3, 0.6)]
     content["rows"].append(row | {"predicted": 0, "radius": 0.7})
-    content["summary"] = certify_run.summarize_certificates(
-        content["rows"], (0.25, 0.5, 0.75)
-    )
+    radii = (0.25, 0.5, 0.75)
+    content["summary"] = summarize_certificates(content["rows"], radii)
     publish(content, tmp_path, "certified_025")
-    content["summary"] = certify_run.summarize_certificates(
-        content["rows"][1:2], (0.25, 0.5, 0.75)
-    )
+    content["summary"] = summarize_certificates(content["rows"][1:2], radii)
     publish(content, tmp_path, "certified_050", sigma=0.5)
     found = results.load_folder(tmp_path)
     assert not any(result.small for result in found)

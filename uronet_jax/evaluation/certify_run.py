@@ -60,8 +60,9 @@ def run_certification(
         data_dir: Folder of the prepared data sets.
 
     Returns:
-        What certification.json holds: `rows` of `certify`, `summary` of `summarize_certificates`,
-        `finished`, models with their digests, and the provenance.
+        What certification.json holds: `rows` of `certify`, `summary` of
+        `summarize_certificates`, `finished`, models with their digests, and the
+        provenance.
 
     Raises:
         ValueError: If a field is wrong, models and data do not belong together, or

@@ -57,14 +57,15 @@ def render_certificates(results: Sequence[Result]) -> str:
         "larger perturbations, and an answer costs as many passes as there are "
         "copies.\n",
         "```bash\n"
-        "# The remover learns on noise that is not clipped; then 500 images.\n"
-        "uronet train --config=remover:smoothing --workdir=runs/smoothing \\\n"
-        "    --config.classifier=runs/full/classifier\n"
+        "# A remover learns on noise that is not clipped; then 500 images are certified.\n"
+        "uronet train --config=remover:smoothing --workdir=runs/smoothing\n"
         "uronet certify --config=certify --workdir=runs/certified \\\n"
-        "    --config.purifier=runs/smoothing\n"
+        "    --config.classifier=runs/full/classifier --config.purifier=runs/smoothing\n"
         "```\n",
         "Of another sigma: `--config.degradation.parameters='(0.5,)'` of the remover "
         "and `--config.sigma=0.5`; `--config.purifier=` smooths the classifier alone. "
+        "It keeps more if the remover goes on with the classifier's labels (the second "
+        "loss of Salman et al.), as configs/remover.py says. "
         "In Python: `uronet_jax.evaluation.certify`. A row for each image is in "
         "`certification.json`; a run that was stopped goes on.\n",
     ]
@@ -81,7 +82,11 @@ def render_certificates(results: Sequence[Result]) -> str:
         "radius.\n",
         markdown_table([*rows, *published], columns, formats=formats, missing="")
         if rows
-        else markdown_table(published, list(columns)[:2] + list(columns)[3:-1]),
+        else markdown_table(
+            published,
+            {x: y for x, y in columns.items() if x not in ("clean", "acr")},
+            number_format=".1f",
+        ),
     ]
     sources = dict.fromkeys(row["source"] for row in published)
     parts.append(
