@@ -57,10 +57,10 @@ def render_certificates(results: Sequence[Result]) -> str:
         "larger perturbations, and an answer costs as many passes as there are "
         "copies.\n",
         "```bash\n"
-        "# A remover learns on noise that is not clipped; then 500 images are certified.\n"
+        "# A remover learns on noise that is not clipped; then 500 images are judged.\n"
         "uronet train --config=remover:smoothing --workdir=runs/smoothing\n"
         "uronet certify --config=certify --workdir=runs/certified \\\n"
-        "    --config.classifier=runs/full/classifier --config.purifier=runs/smoothing\n"
+        "    --config.classifier=runs/classifier --config.purifier=runs/smoothing\n"
         "```\n",
         "Of another sigma: `--config.degradation.parameters='(0.5,)'` of the remover "
         "and `--config.sigma=0.5`; `--config.purifier=` smooths the classifier alone. "
