@@ -213,7 +213,7 @@ def test_no_results(tmp_path):
     store(tmp_path / "results")
     pages, pictures = docs_pages(tmp_path / "results", tmp_path)
     assert "No result is stored yet" in pages[tmp_path / "RESULTS.md"]
-    assert len(pages) == 5
+    assert len(pages) == 6
     assert list(pictures) == [tmp_path / "transformations.png"]
 
 
