@@ -10,7 +10,7 @@ answers, has more filters, trains longer, and looks at mirror images.
 launch.certify smooths: one Gaussian noise, not clipped, here of sigma 0.25; of another
 --config.degradation.parameters='(0.5,)'. A second run, which starts from the first, can
 hold it to the classifier's labels: --config.initial=runs/full/smoothing
---config.loss.instability=0.01 --config.optimizer.peak_rate=3e-4
+--config.loss.instability=0.01 --config.optimizer.peak_rate=5e-4
 """
 
 from ml_collections import config_dict
@@ -79,8 +79,8 @@ def _smoothing(preset: str) -> config_dict.ConfigDict:
     # clean picture, is for a second run: from random weights little is learned of both.
     config.loss = config_dict.create(clean_mse=1.0, instability=0.0)
     config.classifier = f"runs/{preset}/classifier"
-    # full: 17 epochs of 45,000; small: 4 epochs of 10,000.
-    common.set_length(config, 6_000 if preset == "full" else 1_200, every=400)
+    # full: 28 epochs of 45,000; small: 4 epochs of 10,000.
+    common.set_length(config, 10_000 if preset == "full" else 1_200, every=400)
     if preset == "small":
         config.batch_size = 32
         config.optimizer.peak_rate = 3e-3  # Short runs need the higher one.
