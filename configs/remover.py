@@ -10,7 +10,7 @@ answers, has more filters, trains longer, and looks at mirror images.
 launch.certify smooths: one Gaussian noise, not clipped, here of sigma 0.25; of another
 --config.degradation.parameters='(0.5,)'. A second run, which starts from the first, can
 hold it to the classifier's labels: --config.initial=runs/full/smoothing
---config.loss.instability=0.01 --config.optimizer.peak_rate=5e-4
+--config.loss.instability=0.1 --config.optimizer.peak_rate=5e-4
 """
 
 from ml_collections import config_dict
