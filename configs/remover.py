@@ -76,7 +76,7 @@ def _smoothing(preset: str) -> config_dict.ConfigDict:
     )
     config.degradation.clip = False
     # The paper's second loss, cross-entropy of the label that the classifier gives the
-    # clean picture, is for a second run: from random weights little is learned of both.
+    # clean picture, is for a second run, as there.
     config.loss = config_dict.create(clean_mse=1.0, instability=0.0)
     config.classifier = f"runs/{preset}/classifier"
     # full: 28 epochs of 45,000; small: 4 epochs of 10,000.
