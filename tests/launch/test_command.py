@@ -297,7 +297,7 @@ def test_list_names_every_entry(uronet):
         "transformations": set(TRANSFORMATIONS),
         "classifiers": set(CLASSIFIERS),
         "pretrained": set(list_pretrained()),
-        "configs": {*PHASES, "evaluate", "attack", "arena", "reproduce"},
+        "configs": {*PHASES, "evaluate", "attack", "arena", "certify", "reproduce"},
     }
     some = names_of(uronet("list", "suites", "attacks")[1])
     assert some == {kind: found[kind] for kind in ("suites", "attacks")}
