@@ -243,7 +243,8 @@ WRONG = [
     (
         ["train", "--config", "remover:smke", "--workdir=x"],
         "unknown preset 'smke' (nearest: 'smoke'): choose from full, small, "
-        f"smoke, universal, universal_small, universal_smoke {FLAGS}",
+        "smoke, universal, universal_small, universal_smoke, smoothing, "
+        f"smoothing_small, smoothing_smoke {FLAGS}",
     ),
     (
         ["train", "--config=configs/remover.py:smoke", "--workdir=x"],
