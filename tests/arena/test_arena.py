@@ -258,7 +258,7 @@ def test_a_usual_arena_has_every_column(config, tmp_path):
     assert row["status"] == "done" and row["flags"] == []
     assert list(row["cells"]) == sorted(columns.ARENA_COLUMNS)
     assert row["cells"]["detector_aware"] == {}
-    assert row["cells"]["cost"]["images_per_second"] > 0
+    assert row["cells"]["cost"]["relative_time"] > 0
     auto = row["cells"]["white_autoattack"]
     assert list(auto["attacks"]) == ["apgd-ce", "apgd-t", "clean", "square"]
     assert auto["accuracy"] <= row["cells"]["clean"]["accuracy"] + 0.5

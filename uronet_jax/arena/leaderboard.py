@@ -44,7 +44,7 @@ NUMBERS: dict[str, Number] = {
     "detector_aware": Number("detector-aware", "detector_aware", "accuracy"),
     "false_alarms": Number("false alarms", "clean", "false_alarms", better=-1),
     "eps_star": Number("eps*", "eps_star", "eps_star", ".2f"),
-    "images_per_second": Number("images/s", "cost", "images_per_second", ",.0f"),
+    "relative_time": Number("time", "cost", "relative_time", ".2f", -1),
     "parameters": Number("parameters", "cost", "parameters", ",d", -1),
     "training_minutes": Number("minutes", "cost", "training_minutes", ".1f", -1),
 }

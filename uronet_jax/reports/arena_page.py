@@ -42,8 +42,8 @@ _TABLES = (
     ),
     (
         "What it takes",
-        ("clean", "images_per_second", "parameters", "training_minutes"),
-        "images_per_second",
+        ("clean", "relative_time", "parameters", "training_minutes"),
+        "relative_time",
     ),
 )
 _LEGEND = (
@@ -53,7 +53,8 @@ _LEGEND = (
     "the attacker knows the classifier of the first row alone. *White box, PGD*: the "
     "attacker knows all, and takes the best of gradients end to end, averaged over "
     "draws where the defence is random, straight through the purifier, and of the "
-    "classifier alone. *Detector-aware*: right or flagged. *eps\\**: the median "
+    "classifier alone. *Detector-aware*: right or flagged. *Time*: that of an answer "
+    "over the classifier's alone, in turns. *eps\\**: the median "
     "length of Gaussian noise, clipped to the range, up to the border. In brackets: "
     "the 95 % interval by the images, after ± the deviation between seeds. A row with "
     "† has flags: signs that it looks better than it is.\n"
