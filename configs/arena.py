@@ -173,15 +173,22 @@ def _defences(models: str, mnist: bool) -> tuple[dict[str, Any], ...]:
     ]
     together = [
         _card(
-            f"Remover, {title}",
-            "remover and classifier",
-            {"purifier": weights, "classifier": f"{models}/{folder}"},
-            trained_on=f"the 18 noises of URoNet; {what}",
-            link=learned["link"],
+            f"{title}, ANT 1x1",
+            "purifier and classifier",
+            {"purifier": purifier, "classifier": f"{models}/ant_1x1"},
+            trained_on=what,
         )
-        for title, (folder, what, _) in _CLASSIFIERS.items()
-        if folder == "ant_1x1"
+        for title, purifier, what in (
+            ("Median", "median", _CLASSIFIERS["ANT 1x1"][1]),
+            ("Remover", weights, "the 18 noises of URoNet; an adversarial generator"),
+        )
     ]
+    chained = _card(
+        "Wavelets, median",
+        "chain",
+        {"purifier": "wavelet+median"},
+        training_minutes=0.0,
+    )
     autoencoder = _card(
         "RT autoencoder",
         "autoencoder",
@@ -193,7 +200,8 @@ def _defences(models: str, mnist: bool) -> tuple[dict[str, Any], ...]:
     slow = [x for x in transformations if x["load"]["purifier"] in _SLOW]
     fast = [x for x in transformations if x not in slow]
     first, last = removers[:2], removers[2:]
-    return (bare, *fast[:5], *first, *fast[5:], *classifiers, *together, *last, *slow)
+    fast = [*fast[:5], chained, *first, *fast[5:]]
+    return (bare, *fast, *classifiers, *together, *last, *slow)
 
 
 def _smoke() -> tuple[dict[str, Any], ...]:
