@@ -99,6 +99,8 @@ def _evaluated(results: Sequence[Result]) -> list[dict[str, Any]]:
         # Parts of test sets, on the cards of the weights that ship.
         if "_pretrained" in result.name or "purified_clean_accuracy" not in summary:
             continue
+        if (content["config"].get("suite") or {}).get("noises"):
+            continue  # Of some noises alone, on a page of its own.
         attacks, pgd = _pgd(results, result)
 
         def under(threat, column, pgd=pgd):
