@@ -102,17 +102,16 @@ def render_certificates(results: Sequence[Result]) -> str:
 def certified_curves(results: Sequence[Result]) -> dict[str, Any] | None:
     """Returns `lines` and `points` of the page's picture; None without results.
 
-    Drawn are those of full size, or if there are none the small ones: all that are
-    behind a purifier, and of the classifier alone the one that keeps most.
+    Drawn are all that are behind a purifier, and of the classifier alone the one that
+    keeps most; of both small ones only where there are no others.
     """
-    shown = [x for x in results if not x.small] or list(results)
-    bare = [x for x in shown if not x.content["config"]["purifier"]]
-    shown = [x for x in shown if x not in bare]
-    shown += sorted(bare, key=_average_radius)[-1:]
+    bare = [x for x in results if not x.content["config"]["purifier"]]
+    shown = _full([x for x in results if x not in bare])
+    shown += sorted(_full(bare), key=_average_radius)[-1:]
     lines = {}
     for result in sorted(shown, key=_order):
         sigma = result.content["config"]["sigma"]
-        lines[f"{_subject(result).strip('*')}, sigma {sigma:g}"] = _curve(result)
+        lines[f"{_subject(result).replace('*', '')}, sigma {sigma:g}"] = _curve(result)
     points = {
         row["what"].replace("*", ""): (_RADII, [row[f"{r:g}"] / 100 for r in _RADII])
         for row in _published()
@@ -129,6 +128,10 @@ def _curve(result: Result) -> tuple[list[float], list[float]]:
     shares = [sum(x >= radius for x in own) / len(rows) for radius in radii]
     last = sum(share > 0 for share in shares) + 1
     return radii[:last], shares[:last]
+
+
+def _full(results: Sequence[Result]) -> list[Result]:
+    return [x for x in results if not x.small] or list(results)
 
 
 def _average_radius(result: Result) -> float:
