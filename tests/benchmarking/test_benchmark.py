@@ -557,8 +557,8 @@ def test_planned_memory_grows_with_images():
     check_row(row)
     values = row["values"]
     small, large = (values[f"{x}x{x}, purified: MB an image"] for x in (8, 32))
-    # Sixteen times the pixels, and arrays that do not depend on them.
-    assert 4 * small < large <= 16 * small
+    # Sixteen times the pixels, arrays that do not depend on them, and alignment.
+    assert 4 * small < large < 20 * small
     assert values["8x8, trained on: MB an image"] > small > 0
     assert peers_of(row) == ["8x8"]
 

@@ -305,6 +305,7 @@ def test_every_experiment_runs(untrained, tmp_path, monkeypatch):
     few["reconstructive__clean_share"] = 0.0
     few["reconstructive__variant"] = "tiny"
     few["reconstructive__remover"] = "none"
+    few["resolutions__severity"] = 1
     config = load("reproduce", **FEW, **narrow, **few)
     chosen = [name for name in choose_experiments("all") if name not in ALIKE]
     assert len(chosen) == len(EXPERIMENTS) - len(ALIKE)

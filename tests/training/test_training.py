@@ -69,7 +69,7 @@ def source(split="train", size=24):
     return ArraySource("stripes", split, IMAGES[:size], LABELS[:size], "abc")
 
 
-def brighten(key, images, degradation, index):
+def brighten(key, images, degradation, index, *, clip=True):
     """Stands in for `degrade`, which takes seconds to compile: +0.2, known exactly."""
     return images + 0.2
 
