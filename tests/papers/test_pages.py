@@ -36,7 +36,8 @@ from uronet_jax.transformations import TRANSFORMATIONS
 
 ROOT = Path(__file__).parent.parent.parent
 DOCS = ROOT / "docs"
-PAGES = [DOCS / "RESULTS.md", *sorted((DOCS / "results").glob("*.md"))]
+PAGES = [DOCS / "RESULTS.md", DOCS / "ARENA.md"]
+PAGES += sorted((DOCS / "results").glob("*.md"))
 
 
 def overview(tmp_path, **contents):
