@@ -18,6 +18,7 @@ def get_config(preset: str = "full") -> config_dict.ConfigDict:
     # The best of a run that learned the classifier's labels is the last: its validation
     # knows the error of the picture alone.
     config.checkpoint = "last"
+    config.classifier_title = ""  # What pages call it; empty: by its network.
     # The smoothed classifier always purifies.
     del config.detector, config.data.validation_split
     # Of the split, before num_examples: 500 of CIFAR-10, those of the papers.
