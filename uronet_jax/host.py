@@ -43,10 +43,17 @@ def num_threads() -> int:
 
 
 def available_bytes() -> int | None:
-    """Returns memory that processes can still take; None where that is not known."""
+    """Returns memory that processes can still take; None where that is not known.
+
+    In a container that is what its own limit leaves (Linux, version 2 of cgroups).
+    """
     path = Path("/proc/meminfo")  # Of Linux.
     if not path.exists():
         return None
     lines = path.read_text(encoding="utf-8").splitlines()
     fields = dict(line.split(":", 1) for line in lines)
-    return 1024 * int(fields["MemAvailable"].split()[0])
+    free = 1024 * int(fields["MemAvailable"].split()[0])
+    limit, used = (Path("/sys/fs/cgroup") / f"memory.{x}" for x in ("max", "current"))
+    if limit.exists() and limit.read_text().strip() != "max":
+        free = min(free, int(limit.read_text()) - int(used.read_text()))
+    return free
