@@ -66,6 +66,25 @@ def test_the_best_for_somebody(rows):
     assert leaderboard.best_for(rows, ["detector_aware"]) is None
 
 
+def test_flagged_rows_stand_aside(rows):
+    rows[1]["flags"] = ["masks gradients"]
+    # B was beaten by A alone.
+    assert leaderboard.pareto(rows) == [BARE, B]
+    best = leaderboard.best_for(rows, ["noises"])
+    assert (best.name, best.tied) == (B, [])  # A has more.
+    text = leaderboard.verdict(rows)
+    assert "stand aside" in text and "A (gain" not in text and ": A," not in text
+    rows[2]["flags"] = ["masks gradients"]
+    assert leaderboard.best_for(rows, ["noises"]).name == C
+    assert leaderboard.best_for(rows[1:3], ["noises"]) is None
+
+
+def test_the_verdict_of_a_bare_row_that_lacks_a_column(rows):
+    del rows[0]["cells"]["white_pgd"]
+    text = leaderboard.verdict(rows)
+    assert "Against attackers who know the whole defence: C, 40.0%." in text
+
+
 def test_the_verdict_is_made_of_the_numbers(rows):
     text = leaderboard.verdict(rows)
     assert text.startswith(

@@ -71,6 +71,11 @@ def test_binomial_interval_equals_published_values(successes, count, expected):
     np.testing.assert_allclose(interval, expected, atol=5e-5)  # Four printed digits.
 
 
+def test_binomial_interval_of_none_and_of_all():
+    assert metrics.binomial_interval(0, 200)[0] == 0.0
+    assert metrics.binomial_interval(200, 200)[1] == 1.0
+
+
 def test_wider_level_gives_wider_interval():
     low, high = metrics.binomial_interval(5, 10, level=0.5)
     wide_low, wide_high = metrics.binomial_interval(5, 10, level=0.99)

@@ -101,10 +101,11 @@ def trade(row: Row, bare: Row | None) -> tuple[float, float] | None:
 def pareto(rows: Sequence[Row]) -> list[str]:
     """Returns the names of the rows that no other beats in both cost and gain.
 
-    From the cheapest on.
+    From the cheapest on; rows with flags stand aside.
     """
     bare = bare_row(rows)
-    trades = {row["card"]["name"]: trade(row, bare) for row in rows}
+    sound = [row for row in rows if not row["flags"]]
+    trades = {row["card"]["name"]: trade(row, bare) for row in sound}
     points = {name: x for name, x in trades.items() if x is not None}
 
     def is_beaten(own):
@@ -124,14 +125,12 @@ class Best(NamedTuple):
         value: Its number, a fraction.
         bare: That of the classifier alone; None without.
         tied: Names of the rows that reach into its interval, from the best on.
-        flagged: Whether it has flags.
     """
 
     name: str
     value: float
     bare: float | None
     tied: list[str]
-    flagged: bool
 
 
 def best_for(
@@ -140,7 +139,7 @@ def best_for(
     """Returns the row whose least of some numbers is the largest.
 
     Args:
-        rows: Of a board. Rows with flags do not win over those without.
+        rows: Of a board; those with flags stand aside.
         names: Keys of `NUMBERS`.
         most_cost: The largest cost on clean images; None for any.
 
@@ -157,21 +156,18 @@ def best_for(
     for row in rows:
         cost = trade(row, bare)
         cheap = most_cost is None or (cost is not None and cost[0] <= most_cost)
-        if least(row) is not None and cheap:
+        if least(row) is not None and cheap and not row["flags"]:
             found[row["card"]["name"]] = row
     if not found:
         return None
 
-    def order(name):
-        return not found[name]["flags"], least(found[name])
-
-    first, *others = sorted(found, key=order, reverse=True)
+    first, *others = sorted(found, key=lambda x: least(found[x]), reverse=True)
     row, value = found[first], least(found[first])
     weakest = min(names, key=lambda name: number(row, name))
     ends = interval(row, weakest)
     tied = [x for x in others if ends and least(found[x]) >= ends[0]]
     alone = least(bare) if bare is not None else None
-    return Best(first, value, alone, tied, bool(row["flags"]))
+    return Best(first, value, alone, tied)
 
 
 def verdict(rows: Sequence[Row]) -> str:
@@ -188,6 +184,8 @@ def verdict(rows: Sequence[Row]) -> str:
         "Beaten by no other in both clean accuracy and mean gain, in points beside the "
         f"classifier alone, of {len(rows)} rows: {_listed(front)}."
     ]
+    if any(row["flags"] for row in rows):
+        parts.append("Rows with flags stand aside.")
     for text, names in AUDIENCES.items():
         found = best_for(rows, names)
         if found is None or text == "clean images":
@@ -202,10 +200,10 @@ def verdict(rows: Sequence[Row]) -> str:
             also = f" ({_listed([*tied[:2], *more])} cannot be told from it)"
         if bare["card"]["name"] in found.tied:
             also = " (which cannot be told from the classifier alone)"
-        parts.append(
-            f"Against {text}: {found.name}, {found.value:.1%} where the classifier "
-            f"alone has {found.bare:.1%}{also}."
-        )
+        beside = ""
+        if found.bare is not None:
+            beside = f" where the classifier alone has {found.bare:.1%}"
+        parts.append(f"Against {text}: {found.name}, {found.value:.1%}{beside}{also}.")
     cheap = best_for(rows, _NATURAL, most_cost=0.01)
     if cheap is not None and cheap.name != bare["card"]["name"]:
         parts.append(

@@ -89,7 +89,9 @@ def binomial_interval(
     centre = rate + z * z / (2 * count)
     half = z * math.sqrt(rate * (1 - rate) / count + (z / (2 * count)) ** 2)
     scale = 1 + z * z / count
-    return max(0.0, (centre - half) / scale), min(1.0, (centre + half) / scale)
+    # Both ends are exact where rounding would leave them beside 0 and 1.
+    low = 0.0 if successes == 0 else (centre - half) / scale
+    return low, 1.0 if successes == count else (centre + half) / scale
 
 
 def _scores(scores, name):
