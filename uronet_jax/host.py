@@ -54,6 +54,6 @@ def available_bytes() -> int | None:
     fields = dict(line.split(":", 1) for line in lines)
     free = 1024 * int(fields["MemAvailable"].split()[0])
     limit, used = (Path("/sys/fs/cgroup") / f"memory.{x}" for x in ("max", "current"))
-    if limit.exists() and limit.read_text().strip() != "max":
-        free = min(free, int(limit.read_text()) - int(used.read_text()))
+    if limit.exists() and (most := limit.read_text("utf-8").strip()) != "max":
+        free = min(free, int(most) - int(used.read_text("utf-8")))
     return free

@@ -28,6 +28,19 @@ from uronet_jax.transformations import TRANSFORMATIONS
 _OWN_DRAWS = 2**32 - 1
 
 
+def own_key(key: jax.Array, index: jax.Array | None = None) -> jax.Array:
+    """Returns the key of a purifier's draws, another one than that of the noise.
+
+    Args:
+        key: Typed PRNG key, that of a degradation too.
+        index: Numbers of the images in their set, `[B]`: batches of one set differ in
+            these, not in the key.
+    """
+    check_key(key)
+    key = jax.random.fold_in(key, _OWN_DRAWS)
+    return key if index is None else jax.random.fold_in(key, index[0])
+
+
 class Purifier(Protocol):
     """See the head of this module."""
 
@@ -53,11 +66,7 @@ class NetworkPurifier:
 
     def __call__(self, variables, images, key=None, index=None) -> Separation:
         """Applies the module to its variables."""
-        if key is not None:
-            check_key(key)
-            key = jax.random.fold_in(key, _OWN_DRAWS)
-            # Batches of one set differ in their images' numbers, not in the key.
-            key = key if index is None else jax.random.fold_in(key, index[0])
+        key = None if key is None else own_key(key, index)
         rngs = None if key is None else {"defense": key}
         found = self.module.apply(variables, images, rngs=rngs)
         return found if isinstance(found, Separation) else _separate(images, found)

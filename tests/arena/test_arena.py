@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 
+import jax
 import numpy as np
 import pytest
 from test_configs import load, save_untrained
@@ -12,6 +13,7 @@ from launch import arena
 from uronet_jax.arena import columns, fairness
 from uronet_jax.arena.bench import Bench
 from uronet_jax.arena.cards import check_names, make_card, read_defence_card
+from uronet_jax.arena.contenders import FunctionPurifier, load_contender
 from uronet_jax.arena.run import check_arena, run_arena
 from uronet_jax.arena.store import CellStore
 from uronet_jax.corruptions import suite_degradations
@@ -50,6 +52,15 @@ def labels():
 def shuffles():
     return lambda key, images: jnp.clip(
         images + 0.01 * jax.random.normal(key, images.shape, jnp.float32), 0, 1)
+
+def regenerates():
+    # The noise of the six once more, of the key, and takes it away.
+    from uronet_jax.corruptions import degrade, make_degradation
+    def purify(key, images):
+        grey = jnp.full(images.shape, 0.5, jnp.float32)
+        level = make_degradation([("gaussian_noise", 0.18)])
+        return images - degrade(key, grey, level, jnp.arange(len(images))) + grey
+    return purify
 
 def remembers():
     table = {x.tobytes(): y for x, y in zip(KNOWN["noisy"], KNOWN["noisy_labels"])}
@@ -148,6 +159,53 @@ def test_cheats_are_flagged(name, flags, board):
         assert expected in found
 
 
+def test_a_purifier_cannot_draw_the_noise_once_more(config, folder):
+    bench = Bench(config, folder)
+    seed = config["seed"]
+    shown = bench.shown(
+        suite_degradations("uronet", noises=("GN",), severities=(3,))[0], seed
+    )
+    clean = bench.shown().images
+    card = make_card(fields("A", purify="planted:regenerates"), folder=str(folder))
+    contender = load_contender(card, bench.classifier, bench.images, bench.threshold)
+
+    def distance(images):
+        return float(np.sqrt(np.mean((images - clean) ** 2)))
+
+    noisy = distance(shown.images)
+    # With the key of the noise it would work, but for what was clipped.
+    cheat = contender.defense.purifier.function
+    assert distance(cheat(jax.random.key(seed), shown.images)) < 0.7 * noisy
+    assert distance(bench._purified(contender, shown, seed, None)) > noisy
+
+
+def test_batches_of_a_drawing_purifier_differ():
+    purifier = FunctionPurifier(lambda key, x: x + jax.random.normal(key, x.shape))
+    images, key = jax.numpy.zeros((2, 4, 4, 1)), jax.random.key(0)
+    one, other = (
+        purifier(None, images, key, jax.numpy.arange(2) + start).clean
+        for start in (0, 2)
+    )
+    assert not np.array_equal(one, other)
+
+
+def test_changed_files_beside_a_card_make_another_defence(tmp_path, config):
+    (tmp_path / "weighted.py").write_text("def load(): return lambda key, x: x")
+    (tmp_path / "weights.npy").write_bytes(b"1")
+    card = make_card(fields("A", purify="weighted:load"), folder=str(tmp_path))
+    bench = Bench(config, tmp_path)
+
+    def identity():
+        parts = bench.classifier, bench.images, bench.threshold
+        return load_contender(card, *parts).identity
+
+    first = identity()
+    (tmp_path / "arena").mkdir()
+    assert identity() == first
+    (tmp_path / "weights.npy").write_bytes(b"2")
+    assert identity() != first
+
+
 def test_the_honest_one_is_judged_by_hand(board, folder):
     cells = row_of(board, "honest")["cells"]
     # It knows all images by heart; an attack within 8/255 moves none to another.
@@ -236,19 +294,23 @@ def test_it_goes_on_cell_by_cell(board, config, folder, monkeypatch, tmp_path):
 def test_results_of_other_images_are_refused(board, config, folder, tmp_path):
     workdir = tmp_path / "arena"
     shutil.copytree(board[0] / "results", workdir / "results")
-    for name, change in (("masks", {"images": "0"}), ("labels", {})):
+    changes = {"masks": {"arena": {"images": "0"}}, "labels": {}}
+    changes |= {"raises": {"cells": {"clean": 0.9}}, "wide": {"seconds": None}}
+    for name, change in changes.items():
         path = workdir / "results" / f"{name}.json"
         row = json.loads(path.read_text())
-        row["arena"] |= change
+        row |= change
         path.write_text(json.dumps(row) if change else "no JSON")
     (tmp_path / "taken.json").write_text(json.dumps(fields("honest", purifier="jpeg")))
     with pytest.raises(ValueError, match="another defence called 'honest', by nobody"):
         run_arena(config, workdir, cards=[tmp_path / "taken.json"], progress=QUIET)
     content = run_arena(config, workdir, cards=[folder / "nan.json"], progress=QUIET)
-    assert len(content["rows"]) == 8
-    first, second = content["refused"]
+    assert len(content["rows"]) == 6
+    first, second, third, fourth = content["refused"]
     assert first.startswith("labels.json is no result of the arena")
-    assert second.startswith("masks.json is of other images than this arena")
+    assert second.startswith("masks.json is of other images, classifier, settings than")
+    assert third.startswith("raises.json is no result of the arena: of another type: c")
+    assert fourth.endswith("of another type: seconds")
 
 
 def test_a_usual_arena_has_every_column(config, tmp_path):
@@ -287,6 +349,7 @@ def test_masked_gradients_by_hand():
     [
         ({"name": None}, "name of the card must be a text: None"),
         ({"name": "?!"}, "name of the card must have a letter"),
+        ({"name": "_"}, "name of the card must have a letter"),
         ({"link": ...}, "lacks link: a card has name, authors"),
         ({"autors": "me"}, r"has unknown fields 'autors' \(nearest: 'authors'\)"),
         ({"random": "no"}, "random of the card must be true or false: 'no'"),

@@ -95,7 +95,7 @@ def make_card(fields: Any, where: str = "the card", folder: str = "") -> Defence
     for name in _TEXTS:
         if not isinstance(fields[name], str):
             raise ValueError(f"{name} of {where} must be a text: {fields[name]!r}")
-    if not re.search(r"\w", fields["name"]):
+    if not re.search(r"[^\W_]", fields["name"]):
         raise ValueError(f"name of {where} must have a letter: {fields['name']!r}")
     minutes, count = fields["training_minutes"], fields["parameters"]
     if minutes is not None:

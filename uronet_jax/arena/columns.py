@@ -372,17 +372,21 @@ class Column(NamedTuple):
         text: What it measures.
         measure: `(bench, contender, trial) -> values`.
         fields: Of the config, on which its values depend.
+        version: Of the measurement; cells of another one are measured anew.
+        timed: Whether its values depend on the device.
     """
 
     text: str
     measure: Callable[[Bench, Contender, Trial], Values]
     fields: tuple[str, ...] = ()
+    version: int = 0
+    timed: bool = False
 
 
 ARENA_COLUMNS: dict[str, Column] = {
     "clean": Column("clean images, false alarms", _clean, ("false_alarms",)),
     "fairness": Column("signs of cheating", _fairness, ("fairness", "noises")),
-    "cost": Column("speed and size", _cost),
+    "cost": Column("speed and size", _cost, version=1, timed=True),
     "noises": Column("the six noises of URoNet", _noises, ("noises", "num_seeds")),
     "corruptions": Column(
         "a benchmark's corruptions", _corruptions, ("corruptions", "num_seeds")

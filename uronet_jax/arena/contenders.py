@@ -1,6 +1,7 @@
 """Contenders: defences as the arena meets them, made of their cards."""
 
 import dataclasses
+import hashlib
 import importlib
 import inspect
 import math
@@ -15,10 +16,9 @@ import numpy as np
 
 from uronet_jax import adapters, loading
 from uronet_jax.arena.cards import DefenceCard
-from uronet_jax.attacks.digests import digest
 from uronet_jax.defense import DefenseFunction, classifier_function
 from uronet_jax.models import Separation
-from uronet_jax.purifiers import random_stages
+from uronet_jax.purifiers import own_key, random_stages
 
 # How near to 1 the answers of an image must sum up to be taken for probabilities.
 _PROBABILITY_SLACK = 1e-3
@@ -64,14 +64,18 @@ class Contender:
 
 @dataclasses.dataclass(frozen=True)
 class FunctionPurifier:
-    """A purifier of a function `(key, images) -> images`."""
+    """A purifier of a function `(key, images) -> images`.
+
+    Its key is not that of the noise on the images, and another one for each batch.
+    """
 
     function: Callable[[jax.Array, jax.Array], jax.Array]
 
     def __call__(self, variables, images, key=None, index=None) -> Separation:
         """Applies it; an answer of another shape is a ValueError."""
-        del variables, index
-        clean = self.function(jax.random.key(0) if key is None else key, images)
+        del variables
+        key = own_key(jax.random.key(0) if key is None else key, index)
+        clean = self.function(key, images)
         if np.shape(clean) != images.shape:
             raise ValueError(
                 f"a purifier must return images of the shape {list(images.shape)} that "
@@ -276,10 +280,22 @@ def _import(card: DefenceCard, text: str) -> Callable:
 
 
 def _source_identity(card: DefenceCard, text: str) -> str:
-    """Tells versions of a module apart by its source."""
+    """Tells versions of a defence apart by its module and all files beside its card.
+
+    Weights may be among them. Folders and hidden files are not looked into, as an arena
+    may be one of them.
+    """
     module = sys.modules[text.partition(":")[0]]
     try:
         source = inspect.getsource(module)
-    except OSError:
-        source = ""
-    return f"{text} {digest(np.frombuffer(source.encode(), np.uint8))}"
+    except (OSError, TypeError) as error:
+        raise ValueError(
+            f"the module of {text} has no source, which tells its versions apart"
+        ) from error
+    total = hashlib.sha256(source.encode())
+    for path in sorted(Path(card.folder or Path.cwd()).iterdir()):
+        if path.is_file() and not path.name.startswith("."):
+            with path.open("rb") as file:
+                found = hashlib.file_digest(file, "sha256").hexdigest()
+            total.update(f"\n{path.name} {found}".encode())
+    return f"{text} {total.hexdigest()[:16]}"

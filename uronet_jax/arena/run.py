@@ -211,6 +211,10 @@ def _cell(
         "defence": contender.identity,
         "settings": _digest({field: trial.config[field] for field in fields}),
     }
+    if column.version:  # Older cells, of version 0, do not name it.
+        made_of["version"] = column.version
+    if column.timed:
+        made_of["device"] = jax.devices()[0].device_kind
     cell = store.read(contender.card, name, made_of)
     if cell is not None:
         return cell

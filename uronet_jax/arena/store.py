@@ -87,7 +87,16 @@ def check_free(workdir: str | os.PathLike, card: DefenceCard) -> None:
         )
 
 
-_ROW = ("card", "status", "cells", "flags", "errors", "arena")
+# Fields of a result, and what they are.
+_ROW = {
+    "card": dict,
+    "status": str,
+    "cells": dict,
+    "flags": list,
+    "errors": dict,
+    "arena": dict,
+    "seconds": (int, float),
+}
 
 
 def read_defences(
@@ -110,6 +119,12 @@ def read_defences(
             lacking = [x for x in _ROW if x not in row]
             if row.get("schema") != DEFENCE_SCHEMA or lacking:
                 raise ValueError(f"lacks {', '.join(lacking) or 'the schema'}")
+            wrong = [x for x, kind in _ROW.items() if not isinstance(row[x], kind)]
+            wrong += [x for x, y in row["cells"].items() if not isinstance(y, dict)]
+            texts = [*row["flags"], *row["errors"].values()]
+            wrong += [x for x in texts if not isinstance(x, str)]
+            if wrong:
+                raise ValueError(f"of another type: {', '.join(map(str, wrong))}")
             card = make_card(row["card"], f"the card in {path.name}")
         except (ValueError, AttributeError, TypeError) as error:
             refused.append(f"{path.name} is no result of the arena: {error}")
