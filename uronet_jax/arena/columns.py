@@ -316,7 +316,7 @@ class _OneDraw:
 def _eps_star(bench: Bench, contender: Contender, trial: Trial) -> Values:
     section = trial.config["eps_star"]
     distances = noise_distances(
-        bench.judge(0, section["num_images"] or None),
+        bench.judge(trial.config["seed"], section["num_images"] or None),
         _OneDraw(contender.defense),
         bench.place(contender),
         seed=trial.config["seed"],

@@ -120,9 +120,10 @@ def read_defences(
             if row.get("schema") != DEFENCE_SCHEMA or lacking:
                 raise ValueError(f"lacks {', '.join(lacking) or 'the schema'}")
             wrong = [x for x, kind in _ROW.items() if not isinstance(row[x], kind)]
-            wrong += [x for x, y in row["cells"].items() if not isinstance(y, dict)]
-            texts = [*row["flags"], *row["errors"].values()]
-            wrong += [x for x in texts if not isinstance(x, str)]
+            if not wrong:
+                wrong = [x for x, y in row["cells"].items() if not isinstance(y, dict)]
+                texts = [*row["flags"], *row["errors"].values()]
+                wrong += [x for x in texts if not isinstance(x, str)]
             if wrong:
                 raise ValueError(f"of another type: {', '.join(map(str, wrong))}")
             card = make_card(row["card"], f"the card in {path.name}")

@@ -200,13 +200,13 @@ def render_arenas(results: Sequence[Result], pictures: Mapping[str, str]) -> str
     """
     parts = [
         "# The arena: what should I put before, or into, my classifier?\n",
-        "Every defence of this project on the same images and seeds, against "
-        "everything; your own [joins in ten lines](howto/arena.md). The command that "
-        "made each board, `uronet arena --config=arena:small --workdir=runs/arena`, "
-        "goes on cell by cell; it also writes `arena.html`, a table that sorts by any "
-        "column. All classifiers that learned to be robust started from the weights of "
-        "the first row and took 3,520 updates of 128 images: the budget. Minutes are "
-        "those that the cards say.\n",
+        "Defences on the same images and seeds, against everything; your own [joins in "
+        "ten lines](howto/arena.md). `uronet arena --config=arena:small "
+        "--workdir=runs/arena` makes a board, or goes on with one, cell by cell; it "
+        "also writes `arena.html`, a table that sorts by any column. Classifiers that "
+        "learned to be robust are [trained with one budget]"
+        "(howto/arena.md#5-the-classifiers-of-the-board); minutes are those that the "
+        "cards say.\n",
     ]
     for result in results:
         content = result.content
