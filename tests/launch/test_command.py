@@ -223,7 +223,8 @@ def test_training_and_judging_far_from_the_clone(uronet, tmp_path):
 
 
 CONFIGS = (
-    "adversarial_noise, adversarial_training, arena, attack, classifier, detector, "
+    "adversarial_noise, adversarial_training, arena, attack, certify, "
+    "classifier, detector, "
     "evaluate, reconstructor, remover, reproduce"
 )
 FLAGS = "(--help lists the flags)"
