@@ -350,9 +350,18 @@ def clean_against_gain(
     ):
         x, y = np.asarray(list(points.values()), np.float64).T
         axes.scatter(x, y, color=colour, marker=marker, s=28, label=kind)
-        for name, place in points.items():
-            offset = {"xytext": (4, 3), "textcoords": "offset points"}
-            axes.annotate(name, place, color=_TEXT, fontsize=7, **offset)
+    # Neighbours have their names on different sides; equal points share a text.
+    texts: dict[tuple[float, float], list[str]] = {}
+    for points in groups.values():
+        for name, (clean, gain) in points.items():
+            texts.setdefault((round(gain, 1), round(clean, 1)), []).append(name)
+    for i, (gain, clean) in enumerate(sorted(texts)):
+        side = ("left", 5) if i % 2 else ("right", -5)
+        where = {"xytext": (side[1], -2), "textcoords": "offset points"}
+        text = " = ".join(texts[gain, clean])
+        style = {"color": _TEXT, "fontsize": 7, "ha": side[0]}
+        axes.annotate(text, (clean, gain), **style, **where)
+    axes.margins(x=0.2)
     axes.axhline(0.0, color=_TEXT, linewidth=0.8)
     axes.legend(**_LEGEND)
     _save(figure, path, description)
