@@ -137,7 +137,11 @@ def connect_processes() -> None:
 
 
 class StopSignal:
-    """Turns SIGTERM and the first SIGINT into a question that a loop can ask."""
+    """Turns SIGTERM and the first SIGINT into a question that a loop can ask.
+
+    After either, the next SIGINT stops at once. The next SIGTERM does not: when a
+    process of many threads dies, Linux tells its children several times.
+    """
 
     def __init__(self):
         """Installs the handlers; call it in the main thread."""
@@ -146,11 +150,13 @@ class StopSignal:
             signal.signal(number, self._handle)
 
     def _handle(self, number: int, frame: object) -> None:
-        if self.received:  # Asked twice: do not wait for the checkpoint.
-            raise KeyboardInterrupt
+        if self.received:
+            if number == signal.SIGINT:  # Do not wait for the checkpoint.
+                raise KeyboardInterrupt
+            return
         self.received = signal.Signals(number).name
         # Not print: the signal may have come in the middle of one.
-        text = f"\n{self.received}: saving and stopping; once more to stop at once\n"
+        text = f"\n{self.received}: saving and stopping; Ctrl-C to stop at once\n"
         with contextlib.suppress(OSError):
             os.write(2, text.encode())
 

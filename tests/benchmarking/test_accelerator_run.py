@@ -29,23 +29,19 @@ from uronet_jax.training.run import flatten_config
 from uronet_jax.writers import PartsWriter
 
 WRITES = """
-import os, pathlib, signal, sys, time
+import pathlib, sys, time
+from launch.cli import StopSignal
 path, content, seconds = sys.argv[1:]
-asked = []
-
-def stop(number, frame):
-    asked.append(number)
-    if len(asked) > 1:
-        os._exit(130)
-    time.sleep(0.3)  # Saves.
-    pathlib.Path(path + ".saved").touch()
-    sys.exit(0)
-
-signal.signal(signal.SIGTERM, stop)
-signal.signal(signal.SIGINT, stop)
+stop = StopSignal()
+start = time.monotonic()
 with open(path + ".begun", "a") as file:
-    print(time.monotonic(), file=file)
-time.sleep(float(seconds))
+    print(start, file=file)
+while time.monotonic() < start + float(seconds):
+    time.sleep(0.02)
+    if stop():
+        time.sleep(0.3)  # Saves.
+        pathlib.Path(path + ".saved").touch()
+        sys.exit(0)
 pathlib.Path(path).write_text(content)
 """
 
@@ -95,22 +91,22 @@ def test_what_is_timed_runs_alone_and_in_order(stage, tmp_path):
 
 
 def test_trainings_run_side_by_side(stage, tmp_path):
-    run, stages = begin(tmp_path), [stage(name, seconds=0.5) for name in "abc"]
+    run, stages = begin(tmp_path), [stage(name, seconds=1.0) for name in "abc"]
     run.run_together(stages, at_once=2)
     assert set(outcomes(run).values()) == {"finished"}
     a, b, c = map(begun, stages)
-    assert min(a, b) + 0.5 <= c and abs(a - b) < 0.5
+    assert min(a, b) + 1.0 <= c and abs(a - b) < 1.0
 
 
 def test_everything_ends_in_time(stage, tmp_path):
     start = time.monotonic()
     run = AcceleratorRun(
-        tmp_path / "out", tmp_path / "work", seconds=3.0, grace=1.0, show=lambda _: None
+        tmp_path / "out", tmp_path / "work", seconds=5.0, grace=1.0, show=lambda _: None
     )
     run.run_alone([stage("slow", seconds=60, limit=0.6), stage("quick")])
     long = [stage("long", seconds=60), stage("longer", seconds=60)]
     run.run_together([*long, stage("next")], at_once=2)
-    assert time.monotonic() - start < 3.0
+    assert time.monotonic() - start < 5.0
     assert outcomes(run) == {
         "slow": "stopped",
         "quick": "finished",
@@ -131,12 +127,15 @@ def test_who_is_asked_to_stop_stops_what_runs(stage, tmp_path):
     assert outcomes(run) == {"a": "stopped", "b": "left out: no time"}
 
 
+# Linux tells the children of every thread that dies after another one.
 DRIVER = """
-import sys
+import sys, threading, time
 from pathlib import Path
 from launch.cli import StopSignal
 from uronet_jax.benchmarking.accelerator_run import AcceleratorRun
 from uronet_jax.benchmarking.accelerator_stages import Stage
+for _ in range(32):
+    threading.Thread(target=time.sleep, args=(90,), daemon=True).start()
 root = Path(sys.argv[1])
 result = root / "a.json"
 run = AcceleratorRun(root, root, seconds=90.0, stop=StopSignal())

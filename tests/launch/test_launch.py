@@ -529,3 +529,26 @@ def test_interrupt_ends_a_command_without_traceback(start):
     process.send_signal(signal.SIGINT)
     assert process.communicate() == ("", "")
     assert process.returncode == 130
+
+
+def test_only_ctrl_c_hurries_a_command_that_was_asked_to_stop(start):
+    process = start(
+        "-c",
+        "import time\n"
+        "from launch import cli\n"
+        "stop = cli.StopSignal()\n"
+        "print('ready', flush=True)\n"
+        "while not stop():\n"
+        "    time.sleep(0.01)\n"
+        "print('saving', flush=True)\n"
+        "time.sleep(0.5)\n"
+        "print('saved', flush=True)\n"
+        "time.sleep(30)\n",
+    )
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(signal.SIGTERM)
+    assert process.stdout.readline() == "saving\n"
+    process.send_signal(signal.SIGTERM)
+    assert process.stdout.readline() == "saved\n"
+    process.send_signal(signal.SIGINT)
+    assert "KeyboardInterrupt" in process.communicate(timeout=20)[1]
