@@ -1,22 +1,32 @@
 """The arena: a small run with cheats among the defences, resumption, wrong input."""
 
+import dataclasses
 import json
 import re
 import shutil
+import tracemalloc
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from test_configs import load, save_untrained
 
 from launch import arena
+from uronet_jax.arena import bench as arena_bench
 from uronet_jax.arena import columns, fairness
 from uronet_jax.arena.bench import Bench
 from uronet_jax.arena.cards import check_names, make_card, read_defence_card
-from uronet_jax.arena.contenders import FunctionPurifier, load_contender
+from uronet_jax.arena.contenders import (
+    FunctionClassifier,
+    FunctionPurifier,
+    load_contender,
+)
 from uronet_jax.arena.run import check_arena, run_arena
 from uronet_jax.arena.store import CellStore
 from uronet_jax.corruptions import suite_degradations
+from uronet_jax.defense import DefenseFunction
+from uronet_jax.evaluation.judge import CorruptionEntry
 from uronet_jax.papers.pages.docs import docs_pages
 from uronet_jax.progress import Progress
 from uronet_jax.reports.arena_page import arena_html, arena_text
@@ -111,7 +121,7 @@ def folder(config, tmp_path_factory):
     ]
     np.savez(
         folder / "known.npz",
-        clean=bench.shown().images,
+        clean=bench.shown().images / np.float32(255),
         labels=bench.labels,
         noisy=np.concatenate(noisy),
         noisy_labels=np.tile(bench.labels, 2),
@@ -165,7 +175,7 @@ def test_a_purifier_cannot_draw_the_noise_once_more(config, folder):
     shown = bench.shown(
         suite_degradations("uronet", noises=("GN",), severities=(3,))[0], seed
     )
-    clean = bench.shown().images
+    clean = bench.shown().images / np.float32(255)
     card = make_card(fields("A", purify="planted:regenerates"), folder=str(folder))
     contender = load_contender(card, bench.classifier, bench.images, bench.threshold)
 
@@ -176,7 +186,55 @@ def test_a_purifier_cannot_draw_the_noise_once_more(config, folder):
     # With the key of the noise it would work, but for what was clipped.
     cheat = contender.defense.purifier.function
     assert distance(cheat(jax.random.key(seed), shown.images)) < 0.7 * noisy
-    assert distance(bench._purified(contender, shown, seed, None)) > noisy
+    purify = bench._purify(contender, shown.images, seed, len(clean))
+    assert distance(purify(0)) > noisy
+
+
+def test_images_are_judged_batch_by_batch(config, tmp_path):
+    many = config | {"data": config["data"] | {"num_examples": 64, "split": "train"}}
+    bench = Bench(many, tmp_path)
+    card = make_card(fields("A", purifier="bit_depth"))
+    contender = load_contender(card, bench.classifier, bench.images, bench.threshold)
+    entry = CorruptionEntry("contrast", 3, "cifar_c")
+    assert bench.shown().images.dtype == bench.shown(entry, 1).images.dtype == np.uint8
+    bench.answers(contender, bench.shown(entry, 1))  # Compiles.
+    tracemalloc.start()
+    logits = bench.answers(contender, bench.shown(entry, 1)).logits
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert logits.shape == (64, 10)
+    # Of 64 images in float32, the size of one set.
+    assert peak < 0.75 * 4 * bench.images.size
+
+
+def test_kept_pictures_are_those_made_anew(config, tmp_path):
+    # Two batches, the second of which is filled up.
+    many = config | {"data": config["data"] | {"num_examples": 12, "split": "train"}}
+    bench = Bench(many, tmp_path)
+    card = make_card(fields("A", purifier="resize_pad"))
+    contender = load_contender(card, bench.classifier, bench.images, bench.threshold)
+    kept = dataclasses.replace(contender, purifier_identity="a")
+    shown = bench.shown()
+    anew = bench.answers(contender, shown, draw=3).logits
+    for _ in range(2):
+        np.testing.assert_array_equal(bench.answers(kept, shown, draw=3).logits, anew)
+    # All images in one batch; rounding alone depends on its size.
+    whole = Bench(many | {"batch_size": 16}, tmp_path)
+    found = whole.answers(contender, whole.shown(), draw=3).logits
+    np.testing.assert_allclose(found, anew, atol=1e-4)
+
+
+def test_programs_of_few_contenders_are_kept(config, folder):
+    few = Bench(config, folder)
+    card = make_card(fields("A", function="planted:honest"), folder=str(folder))
+    contender = load_contender(card, few.classifier, few.images, few.threshold)
+    for _ in range(12):
+        own = FunctionClassifier(
+            lambda images: images.sum((1, 2)) @ jnp.ones((3, 10)), 10
+        )
+        defense = DefenseFunction(own)
+        few.answers(dataclasses.replace(contender, defense=defense), few.shown())
+    assert arena_bench._compile_classify.cache_info().currsize <= 8
 
 
 def test_batches_of_a_drawing_purifier_differ():

@@ -30,10 +30,11 @@ from uronet_jax.evaluation.threat_models import AttackRun
 from uronet_jax.loading import load_classifier
 from uronet_jax.models import Separation
 from uronet_jax.progress import Progress
-from uronet_jax.training.state import to_float
 
 # Images that are kept in memory, degraded or purified, lest they are made again.
-_KEPT_BYTES = 2**30
+_KEPT_BYTES = 2**28
+# Compiled programs that are kept, of each kind.
+_KEPT_PROGRAMS = 8
 
 
 class Shown(NamedTuple):
@@ -41,7 +42,8 @@ class Shown(NamedTuple):
 
     Attributes:
         name: What they are, another name for other images.
-        images: float32 `[N, H, W, C]` in `[0, 1]`.
+        images: `[N, H, W, C]`, float32 in `[0, 1]`, or uint8 or uint16 of their full
+            range; it may be memory-mapped.
     """
 
     name: str
@@ -115,7 +117,6 @@ class Bench:
         self.digest = total.hexdigest()[:16]
         self._config, self._workdir, self._data_dir = config, workdir, data_dir
         self._kept: OrderedDict[Any, Any] = OrderedDict()
-        self._judges: dict[int, Judge] = {}
         self._placed: tuple[str, Any] = ("", None)
 
     def threshold(self, defense: DefenseFunction, variables: Any, name: str) -> float:
@@ -149,21 +150,20 @@ class Bench:
     def shown(self, entry: Entry = CLEAN_ENTRY, seed: int = 0) -> Shown:
         """Returns the images under a degradation, clean by default."""
         if entry is CLEAN_ENTRY:
-            return Shown("clean", self.images.astype(np.float32) / 255.0)
+            return Shown("clean", self.images)
         kind = getattr(entry, "suite", "noises")
         name = f"{kind}/{entry.noise} {entry.severity}, seed {seed}"
         return self._keep(name, lambda: Shown(name, self._degrade(entry, seed)))
 
     def _degrade(self, entry, seed):
-        if seed not in self._judges:
-            self._judges[seed] = self.judge(seed)
-        judge = self._judges[seed]
-        parts = []
-        for batch, degraded in judge.degraded(entry):
+        found, done = None, 0
+        for batch, degraded in self.judge(seed).degraded(entry):
             images = np.asarray(degraded)[np.asarray(batch["mask"])]
-            whole = np.issubdtype(images.dtype, np.integer)
-            parts.append(np.asarray(to_float(images) if whole else images))
-        return np.concatenate(parts)
+            if found is None:
+                found = np.empty((len(self.images), *images.shape[1:]), images.dtype)
+            found[done : done + len(images)] = images
+            done += len(images)
+        return found
 
     def attacked(self, run: AttackRun, progress: Progress) -> Shown:
         """Returns the images as one attacks them who knows the classifier alone.
@@ -171,39 +171,35 @@ class Bench:
         They are made once and kept on disk; no image stays at its first success.
         """
         name = f"attacked by {run.name}"
-
-        def make():
-            seed = self._config["seed"]
-            made_with = {
-                "images": self.digest,
-                "classifier": self.classifier.identity,
-                "attack": run.name,
-                "epsilon": run.epsilon,
-                "parameters": run.all_parameters,
-                "seed": seed,
-            }
-            text = json.dumps(made_with, sort_keys=True)
-            # Those of other settings may lie beside them.
-            ending = hashlib.sha256(text.encode()).hexdigest()[:8]
-            logits_fn = Partial(
-                classifier_function(self.classifier.module),
-                sharding.replicate(self.classifier.variables, self.mesh),
-            )
-            stored = store_attacked(
-                self._workdir / "attacked" / f"{run.name}_{ending}.npy",
-                self.source,
-                run,
-                sharding.replicate(jax.random.key(seed), self.mesh),
-                logits_fn,
-                made_with,
-                batch_size=min(self._config["attack"]["batch_size"], self.batch_size),
-                mesh=self.mesh,
-                progress=progress,
-                description=name,
-            )
-            return Shown(name, np.asarray(stored, np.float32) / 65535.0)
-
-        return self._keep(name, make)
+        seed = self._config["seed"]
+        made_with = {
+            "images": self.digest,
+            "classifier": self.classifier.identity,
+            "attack": run.name,
+            "epsilon": run.epsilon,
+            "parameters": run.all_parameters,
+            "seed": seed,
+        }
+        text = json.dumps(made_with, sort_keys=True)
+        # Those of other settings may lie beside them.
+        ending = hashlib.sha256(text.encode()).hexdigest()[:8]
+        logits_fn = Partial(
+            classifier_function(self.classifier.module),
+            sharding.replicate(self.classifier.variables, self.mesh),
+        )
+        stored = store_attacked(
+            self._workdir / "attacked" / f"{run.name}_{ending}.npy",
+            self.source,
+            run,
+            sharding.replicate(jax.random.key(seed), self.mesh),
+            logits_fn,
+            made_with,
+            batch_size=min(self._config["attack"]["batch_size"], self.batch_size),
+            mesh=self.mesh,
+            progress=progress,
+            description=name,
+        )
+        return Shown(name, stored)
 
     def answers(
         self,
@@ -225,17 +221,29 @@ class Bench:
             ValueError: If the answers have another shape, or are not finite.
         """
         images = shown.images[:count]
-        pictures, probability = images, None
-        if contender.defense.purifier is not None:
-            pictures = self._purified(contender, shown, draw, count)
-        if contender.defense.detector is not None:
-            probability = self._suspected(contender, images, pictures)
-        gate = contender.defense.gate
-        if gate is not None:
-            flagged = (probability > gate)[:, None, None, None]
-            pictures = np.where(flagged, pictures, images)
-        classify = _compile_classify(contender.defense.classify, self.mesh)
-        logits = self._run(classify, contender, pictures, draw)
+        size = min(self.batch_size, self._even(len(images)))
+        starts = range(0, len(images), size)
+        defense = contender.defense
+        classify = _compile_classify(defense.classify, self.mesh)
+        purify = self._purify(contender, images, draw, size)
+        kept = None
+        # Several defences have this purifier; what is too large is made anew.
+        if contender.purifier_identity is not None and 4 * images.size <= _KEPT_BYTES:
+            name = contender.purifier_identity, shown.name, count
+            kept = self._keep(name, lambda: np.concatenate([*map(purify, starts)]))
+        logits, probability = [], []
+        for start in starts:
+            given = _as_float(images[start : start + size])
+            pictures = given
+            if defense.purifier is not None:
+                pictures = purify(start) if kept is None else kept[start : start + size]
+            if defense.detector is not None:
+                probability.append(self._suspected(contender, given, pictures, size))
+            if defense.gate is not None:
+                flagged = (probability[-1] > defense.gate)[:, None, None, None]
+                pictures = np.where(flagged, pictures, given)
+            logits.append(self._run(classify, contender, pictures, draw, size))
+        logits = np.concatenate(logits)
         wanted = (len(images), self.classifier.num_classes)
         if logits.shape != wanted:
             raise ValueError(
@@ -248,38 +256,36 @@ class Bench:
                 f"the defence answers NaN or infinity to {bad.size} images of "
                 f"{shown.name}, the first {bad[:5].tolist()}"
             )
-        return Answers(logits, probability)
+        return Answers(logits, np.concatenate(probability) if probability else None)
 
-    def _purified(self, contender, shown, draw, count):
-        separate = _compile_purifier(contender.defense.purifier, self.mesh)
+    def _purify(self, contender, images, draw, size):
+        """Returns what purifies the batch from an image on."""
 
-        def make():
-            return self._run(separate, contender, shown.images[:count], draw)
+        def purify(start):
+            separate = _compile_purifier(contender.defense.purifier, self.mesh)
+            given = _as_float(images[start : start + size])
+            return self._run(separate, contender, given, draw, size, start)
 
-        if contender.purifier_identity is None:
-            return make()
-        # Several defences have this purifier.
-        return self._keep((contender.purifier_identity, shown.name, count), make)
+        return purify
 
-    def _suspected(self, contender, images, pictures):
-        """Returns the degraded probabilities `[N]`."""
+    def _suspected(self, contender, images, pictures, size):
+        """Returns the degraded probabilities of a batch."""
         defense = contender.defense
         detect = _compile_detector(defense.detector, defense.inputs, self.mesh)
         pairs = np.concatenate([images, pictures], axis=-1)
-        return self._run(detect, contender, pairs, 0)
+        return self._run(detect, contender, pairs, 0, size)
 
-    def _run(self, function, contender, images, draw):
-        """Runs a compiled function on images; returns an array `[N, ...]`."""
+    def _run(self, function, contender, images, draw, size, start=0):
+        """Runs a compiled function on a batch, filled up to `size`.
+
+        The first image is that of number `start`.
+        """
         key = sharding.replicate(jax.random.key(draw), self.mesh)
-        frozen = self.place(contender)
-        found = []
-        labels = np.zeros(len(images), np.int32)
-        size = min(self.batch_size, self._even(len(images)))
-        batches = evaluation_batches((images, labels), batch_size=size, mesh=self.mesh)
-        for batch in batches:
-            result = np.asarray(function(frozen, key, batch))
-            found.append(result[np.asarray(batch["mask"])])
-        return np.concatenate(found)
+        data = images, np.zeros(len(images), np.int32)
+        (batch,) = evaluation_batches(data, batch_size=size, mesh=self.mesh)
+        batch["index"] += start
+        result = function(self.place(contender), key, batch)
+        return np.asarray(result)[: len(images)]
 
     def place(self, contender: Contender) -> Any:
         """Returns the variables of a contender on the devices."""
@@ -299,11 +305,18 @@ class Bench:
         return found
 
 
+def _as_float(images):
+    images = np.asarray(images)
+    if images.dtype == np.float32:
+        return images
+    return images.astype(np.float32) / np.float32(np.iinfo(images.dtype).max)
+
+
 def _bytes(tree):
     return sum(getattr(x, "nbytes", 0) for x in jax.tree.leaves(list(tree)))
 
 
-@functools.cache
+@functools.lru_cache(_KEPT_PROGRAMS)
 def _compile_classify(classify, mesh):
     def run(frozen, key, batch):
         del key
@@ -312,7 +325,7 @@ def _compile_classify(classify, mesh):
     return sharding.compile_replicated(run, mesh)
 
 
-@functools.cache
+@functools.lru_cache(_KEPT_PROGRAMS)
 def _compile_purifier(purifier, mesh):
     def run(frozen, key, batch):
         own = frozen.get("purifier")
@@ -321,7 +334,7 @@ def _compile_purifier(purifier, mesh):
     return sharding.compile_replicated(run, mesh)
 
 
-@functools.cache
+@functools.lru_cache(_KEPT_PROGRAMS)
 def _compile_detector(detector, inputs, mesh):
     def run(frozen, key, batch):
         del key
