@@ -15,7 +15,6 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import jax
 from absl import flags
 
 from launch import cli
@@ -38,14 +37,11 @@ def run(
     Returns:
         The exit status: 1 if a defence failed or a result was refused, else 0.
     """
-    shown = jax.process_index() == 0
-    progress = Progress(stop, shown=shown)
     content = run_arena(
-        config, workdir, data_dir=data_dir, cards=cards, progress=progress
+        config, workdir, data_dir=data_dir, cards=cards, progress=Progress(stop)
     )
-    if shown:
-        print(save_arena(content, workdir))
-        print(f"wrote arena.json, arena.md, arena.html and results/ to {workdir}")
+    print(save_arena(content, workdir))
+    print(f"wrote arena.json, arena.md, arena.html and results/ to {workdir}")
     failed = [row for row in content["rows"] if row["status"] != DONE]
     return int(bool(failed or content["refused"]))
 

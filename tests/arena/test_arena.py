@@ -470,6 +470,13 @@ def test_wrong_fields_are_refused(change, message):
         check_arena(load("arena", **change))
 
 
+def test_several_processes_are_refused(config, tmp_path, monkeypatch):
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    with pytest.raises(ValueError, match="run by one process.* 2 are connected"):
+        run_arena(config, tmp_path / "none", progress=QUIET)
+    assert not (tmp_path / "none").exists()
+
+
 def test_a_cell_of_other_weights_is_not_used(tmp_path):
     store, card = CellStore(tmp_path), make_card(fields("A"))
     cell = {"status": "done", "values": {}, "seconds": 0.0, "made_of": {"defence": 1}}

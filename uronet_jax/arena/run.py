@@ -46,8 +46,14 @@ def check_arena(config: Mapping[str, Any]) -> None:
         config: The fields of `configs/arena.py`.
 
     Raises:
-        ValueError: If a field names something unknown or is out of range.
+        ValueError: If a field names something unknown or is out of range, or several
+            processes are connected.
     """
+    if jax.process_count() > 1:
+        raise ValueError(
+            f"an arena is run by one process, with all its devices, and "
+            f"{jax.process_count()} are connected: start one, without --num_processes"
+        )
     sharding.check_batch_size(config["batch_size"], sharding.data_mesh())
     check_whole("seed", config["seed"], 0, 2**31)
     check_whole("num_seeds", config["num_seeds"], 1)
@@ -134,8 +140,7 @@ def run_arena(
         with progress.bar(total, "arena", "cell") as bar:
             for card in judged:
                 row = _judge(card, bench, trial, store, bar)
-                if jax.process_index() == 0:
-                    write_defence(workdir, card.slug, {**row, "arena": arena})
+                write_defence(workdir, card.slug, {**row, "arena": arena})
         rows, refused = read_defences(workdir, arena)
         order = {card.name: i for i, card in enumerate(judged)}
         rows.sort(key=lambda row: order.get(row["card"]["name"], len(order)))
@@ -149,8 +154,7 @@ def run_arena(
             # That of all cells on the board, whenever they were measured.
             **provenance(dict(config), seconds=sum(row["seconds"] for row in rows)),
         }
-        if jax.process_index() == 0:
-            write_json(workdir / "arena.json", content)
+        write_json(workdir / "arena.json", content)
     return content
 
 
@@ -227,8 +231,7 @@ def _cell(
     except Exception as error:  # Of whatever it is made of.
         cell |= {"status": FAILED, "error": _explain(error)}
     cell["seconds"] = round(time.perf_counter() - start, 2)
-    if jax.process_index() == 0:
-        store.write(contender.card, name, cell)
+    store.write(contender.card, name, cell)
     return cell
 
 
