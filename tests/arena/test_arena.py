@@ -294,6 +294,25 @@ def test_what_fails_has_an_error_and_the_others_go_on(name, error, board):
     assert len(board[1]["rows"]) == 10
 
 
+def test_tracebacks_are_kept(board, config, tmp_path, monkeypatch):
+    text = row_of(board, "raises")["errors"]["load"]
+    assert text.endswith("(traceback: cells/raises/load.traceback.txt)")
+    kept = (board[0] / "cells" / "raises" / "load.traceback.txt").read_text()
+    assert re.search(r'planted.py", line \d+, in predict', kept)
+    assert kept.endswith("RuntimeError: out of paper\n")
+
+    def measure(*_):
+        raise KeyError("gone")
+
+    column = columns.ARENA_COLUMNS["clean"]._replace(measure=measure)
+    monkeypatch.setitem(columns.ARENA_COLUMNS, "clean", column)
+    few = config | {"columns": ("clean",), "only": ("None",)}
+    (row,) = run_arena(few, tmp_path, progress=QUIET)["rows"]
+    path = "cells/none/clean.traceback.txt"
+    assert row["errors"] == {"clean": f"KeyError: 'gone' (traceback: {path})"}
+    assert "in measure" in (tmp_path / path).read_text()
+
+
 def test_pages_show_flags_and_errors(board):
     text, page = arena_text(board[1]), arena_html(board[1])
     for shown in (text, page):

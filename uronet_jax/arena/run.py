@@ -182,7 +182,8 @@ def _judge(
     except StoppedError:
         raise
     except Exception as error:  # Of whatever it is made of.
-        row |= {"status": FAILED, "errors": {"load": _explain(error)}}
+        reason = store.explain(card, "load", error)
+        row |= {"status": FAILED, "errors": {"load": reason}}
         bar.update(len(columns))
         return {**row, "cells": {}, "flags": [], "seconds": 0.0}
     for name in columns:
@@ -229,13 +230,8 @@ def _cell(
     except StoppedError:
         raise
     except Exception as error:  # Of whatever it is made of.
-        cell |= {"status": FAILED, "error": _explain(error)}
+        reason = store.explain(contender.card, name, error)
+        cell |= {"status": FAILED, "error": reason}
     cell["seconds"] = round(time.perf_counter() - start, 2)
     store.write(contender.card, name, cell)
     return cell
-
-
-def _explain(error: Exception) -> str:
-    """Returns an error in one line."""
-    text = " ".join(str(error).partition("\n")[0].split())
-    return text if isinstance(error, ValueError) else f"{type(error).__name__}: {text}"

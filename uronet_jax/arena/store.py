@@ -2,12 +2,13 @@
 
 import json
 import os
+import traceback
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from uronet_jax.arena.cards import DefenceCard, make_card
-from uronet_jax.records import write_json
+from uronet_jax.records import write_file, write_json
 
 # Values of the field `schema`.
 CELL_SCHEMA = "uronet_jax.arena_cell"
@@ -62,6 +63,21 @@ class CellStore:
     def write(self, card: DefenceCard, column: str, cell: Mapping[str, Any]) -> None:
         """Writes a cell, whole or not at all."""
         write_json(self._path(card, column), {"schema": CELL_SCHEMA, **cell})
+
+    def explain(self, card: DefenceCard, step: str, error: Exception) -> str:
+        """Returns an error in one line, which names a file with its traceback.
+
+        Args:
+            card: Of the defence that failed.
+            step: `load`, or a column.
+            error: What was raised.
+        """
+        path = self._path(card, step).with_suffix(".traceback.txt")
+        write_file(path, "".join(traceback.format_exception(error)).encode())
+        text = " ".join(str(error).partition("\n")[0].split())
+        if not isinstance(error, ValueError):
+            text = f"{type(error).__name__}: {text}"
+        return f"{text} (traceback: {path.relative_to(self._folder.parent)})"
 
 
 def write_defence(
