@@ -399,6 +399,28 @@ def test_results_of_other_images_are_refused(board, config, folder, tmp_path):
         assert found.startswith(expected)
 
 
+def test_flags_of_others_follow_from_their_numbers(board, config, folder, tmp_path):
+    workdir = tmp_path / "arena"
+    shutil.copytree(board[0] / "results", workdir / "results")
+    expected = {}
+    for name in ("remembers", "wavers", "masks"):
+        path = workdir / "results" / f"{name}.json"
+        row = json.loads(path.read_text())
+        expected[name] = row["flags"][:1]
+        row["flags"], row["cells"]["fairness"]["flags"] = [], []
+        path.write_text(json.dumps(row))
+    path = workdir / "results" / "shuffles.json"
+    row = json.loads(path.read_text())
+    row["cells"]["fairness"]["seed_z"] = "none"
+    path.write_text(json.dumps(row))
+    content = run_arena(config, workdir, cards=[folder / "nan.json"], progress=QUIET)
+    flags = {row["card"]["name"]: row["flags"] for row in content["rows"]}
+    assert {name: flags[name] for name in expected} == expected
+    assert [x.split(":")[0] for x in content["refused"]] == [
+        "shuffles.json is no result of the arena"
+    ]
+
+
 def test_a_usual_arena_has_every_column(config, tmp_path):
     usual = load("arena", classifier=config["classifier"])
     content = run_arena(usual | {"only": ("None",)}, tmp_path, progress=QUIET)

@@ -1,6 +1,6 @@
 """Signs that a defence looks better than it is. Every sign is a sentence in its row."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -59,17 +59,14 @@ def look(
     change = found[0] - found[1]
     deviation = max(float(change.std()), 1.0 / len(entries)) / np.sqrt(count)
     z = float(change.mean() / deviation)
-    flags = []
-    if z > _BY_CHANCE:
-        flags.append(
-            f"overfits the seed: {own:.1%} under noises with the arena's seed, "
-            f"{other:.1%} with another one, on the same {count} images"
-        )
-    if not same:
-        flags.append(
-            "its answers to the same images, with the same key, change from call to "
-            "call: no attack could average over its draws"
-        )
+    values = {
+        "same_answers": same,
+        "seed_accuracy": own,
+        "other_seed_accuracy": other,
+        "seed_z": z,
+        "num_images": count,
+    }
+    flags = _signs(values)
     if contender.random and not contender.card.random:
         flags.append("random without declaring it: attacks averaged over its draws")
     if contender.card.random and not contender.random and same:
@@ -83,14 +80,24 @@ def look(
         flags.append("answers with labels alone, which no gradient leads through")
     if contender.black_box:
         flags.append("a black box: white boxes are attacks that see no gradient")
-    return {
-        "flags": flags,
-        "same_answers": same,
-        "seed_accuracy": own,
-        "other_seed_accuracy": other,
-        "seed_z": z,
-        "num_images": count,
-    }
+    return {"flags": flags, **values}
+
+
+def _signs(values: Mapping[str, Any]) -> list[str]:
+    """Returns the flags that follow from the numbers of `look` alone."""
+    flags = []
+    if values.get("seed_z", 0.0) > _BY_CHANCE:
+        flags.append(
+            f"overfits the seed: {values['seed_accuracy']:.1%} under noises with the "
+            f"arena's seed, {values['other_seed_accuracy']:.1%} with another one, on "
+            f"the same {values['num_images']} images"
+        )
+    if not values.get("same_answers", True):
+        flags.append(
+            "its answers to the same images, with the same key, change from call to "
+            "call: no attack could average over its draws"
+        )
+    return flags
 
 
 def masked_gradients(cells: Mapping[str, Mapping[str, Any]]) -> list[str]:
@@ -141,6 +148,12 @@ def _weaker(left: float | None, other: float | None, count: int) -> bool:
     return round((left - other) * count) >= max(2, 0.02 * count)
 
 
-def flags_of(cells: Mapping[str, Mapping[str, Any]]) -> Sequence[str]:
-    """Returns all flags of a row, by the values of its cells."""
-    return [*cells.get("fairness", {}).get("flags", ()), *masked_gradients(cells)]
+def flags_of(cells: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Returns all flags of a row, by the values of its cells.
+
+    Those that follow from numbers are there also if the list in `fairness`, which
+    somebody else may have written, lacks them.
+    """
+    values = cells.get("fairness", {})
+    found = [*_signs(values), *values.get("flags", ()), *masked_gradients(cells)]
+    return list(dict.fromkeys(found))

@@ -199,7 +199,7 @@ def _judge(
     return {
         **row,
         "cells": cells,
-        "flags": list(flags_of(cells)),
+        "flags": flags_of(cells),
         "seconds": round(seconds, 1),
     }
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from uronet_jax.arena.cards import DefenceCard, make_card
+from uronet_jax.arena.fairness import flags_of
 from uronet_jax.records import write_file, write_json
 
 # Values of the field `schema`.
@@ -138,12 +139,16 @@ def read_defences(
             wrong = [x for x, kind in _ROW.items() if not isinstance(row[x], kind)]
             if not wrong:
                 wrong = [x for x, y in row["cells"].items() if not isinstance(y, dict)]
-                texts = [*row["flags"], *row["errors"].values()]
-                wrong += [x for x in texts if not isinstance(x, str)]
+            if not wrong:
+                # Its own list may lack some that its numbers show.
+                flags = dict.fromkeys([*flags_of(row["cells"]), *row["flags"]])
+                row["flags"] = list(flags)
+                texts = [*flags, *row["errors"].values()]
+                wrong = [x for x in texts if not isinstance(x, str)]
             if wrong:
                 raise ValueError(f"of another type: {', '.join(map(str, wrong))}")
             card = make_card(row["card"], f"the card in {path.name}")
-        except (ValueError, AttributeError, TypeError) as error:
+        except (ValueError, AttributeError, TypeError, KeyError) as error:
             refused.append(f"{path.name} is no result of the arena: {error}")
             continue
         differing = [x for x in arena if row["arena"].get(x) != arena[x]]
