@@ -106,7 +106,7 @@ def test_tables_are_sorted_and_the_chart_is_drawn(rows, tmp_path):
         "rows": rows,
         "refused": [],
         "num_images": 9,
-        "config": {"data": {"name": "birds"}},
+        "config": {"data": {"name": "birds"}, "defences": []},
     }
     text = arena_page.arena_board(content)
     natural, attackers = text.split("## ")[1:3]
@@ -122,3 +122,32 @@ def test_tables_are_sorted_and_the_chart_is_drawn(rows, tmp_path):
     path = tmp_path / "chart.png"
     figures.clean_against_gain(path, points, "birds", description="of these")
     assert figures.description_of(path) == "of these"
+
+
+def test_the_page_explains_what_it_shows_and_names_what_is_missing(rows):
+    cards = [{"name": name} for name in (BARE, A, "D", B, "E")]
+    content = {
+        **{"rows": rows, "refused": [], "num_images": 9},
+        "config": {"data": {"name": "birds"}, "defences": cards},
+    }
+    for text in (arena_page.arena_board(content), arena_page.arena_html(content)):
+        # C is of somebody else.
+        assert "3 of the config" in text
+        assert "5 defences were judged; missing are: D; E." in text
+    text = arena_page.arena_board(content)
+    assert "*Grey box*" in text and "*White box, PGD*" in text and "Bold:" in text
+    for absent in ("*Time*", "eps", "*Detector-aware*", "†", "±"):
+        assert absent not in text
+    rows[1]["flags"] = ["masks gradients"]
+    rows[2]["cells"]["noises"]["seed_std"] = 0.01
+    rows[2]["cells"]["cost"] = {"relative_time": 1.5}
+    text = arena_page.arena_board(content)
+    for present in ("*Time*", "A row with † has flags", "after ± the deviation"):
+        assert present in text
+    for each in rows:
+        del each["cells"]["grey_pgd"], each["cells"]["grey_autoattack"]
+        del each["cells"]["unseen"]
+    text = arena_page.arena_board(content)
+    assert "*Grey box*" not in text and "Bold:" not in text
+    content["config"]["defences"] = cards[:2]
+    assert "missing are" not in arena_page.arena_board(content)

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -46,18 +46,35 @@ _TABLES = (
         "relative_time",
     ),
 )
+# What explains columns, and which: said where one of them is shown.
 _LEGEND = (
-    "*Cost* is what a defence loses on clean images, *gain* what it wins on the mean "
-    "of noises, corruptions that are no noise, and sensor faults, in points beside the "
-    "classifier alone. *Noises*: the six of URoNet at three severities. *Grey box*: "
-    "the attacker knows the classifier of the first row alone. *White box, PGD*: the "
-    "attacker knows all, and takes the best of gradients end to end, averaged over "
-    "draws where the defence is random, straight through the purifier, and of the "
-    "classifier alone. *Detector-aware*: right or flagged. *Time*: that of an answer "
-    "over the classifier's alone, in turns. *eps\\**: the median "
-    "length of Gaussian noise, clipped to the range, up to the border. In brackets: "
-    "the 95 % interval by the images, after ± the deviation between seeds. A row with "
-    "† has flags: signs that it looks better than it is.\n"
+    (
+        ("gain",),
+        "*Cost* is what a defence loses on clean images, *gain* what it wins on the "
+        "mean of noises, corruptions that are no noise, and sensor faults, in points "
+        "beside the classifier alone.",
+    ),
+    (("noises",), "*Noises*: the six of URoNet at three severities."),
+    (
+        ("grey_pgd", "grey_autoattack"),
+        "*Grey box*: the attacker knows the classifier of the first row alone.",
+    ),
+    (
+        ("white_pgd",),
+        "*White box, PGD*: the attacker knows all, and takes the best of gradients end "
+        "to end, averaged over draws where the defence is random, straight through the "
+        "purifier, and of the classifier alone.",
+    ),
+    (("detector_aware",), "*Detector-aware*: right or flagged."),
+    (
+        ("relative_time",),
+        "*Time*: that of an answer over the classifier's alone, in turns.",
+    ),
+    (
+        ("eps_star",),
+        "*eps\\**: the median length of Gaussian noise, clipped to the range, up to "
+        "the border.",
+    ),
 )
 
 
@@ -126,13 +143,14 @@ def arena_board(content: Mapping[str, Any], *, heading: str = "##") -> str:
     by_name = {row["card"]["name"]: row for row in rows}
     lines = arena_rows(content)
     judged = [line for line in lines if by_name[line["name"]]["cells"]]
-    parts = [verdict(rows) + "\n"]
+    parts, all_shown = [f"{verdict(rows)}{_coverage(content)}\n"], set()
     for title, names, by in _TABLES:
         names = [x for x in names if any(line[x] is not None for line in judged)]
         if not names:
             continue
         chosen = by if by == "gain" or by in names else names[0]
         columns = ["cost", "gain", *names] if by == "gain" else names
+        all_shown |= {*columns}
         table = []
         for line in _sorted(judged, chosen):
             mark = "**" if line["front"] else ""
@@ -145,11 +163,37 @@ def arena_board(content: Mapping[str, Any], *, heading: str = "##") -> str:
         sorted_by = NUMBERS[chosen].heading if chosen in NUMBERS else chosen
         parts.append(f"{heading} {title}\n\nSorted by {sorted_by}.\n")
         parts.append(markdown_table(table, list(table[0])))
-    parts.append(
-        "Bold: beaten by no other in both cost and gain. " + _LEGEND if judged else ""
-    )
+    if all_shown:
+        parts.append(_legend(all_shown, lines, rows) + "\n")
     parts += _notes(content, heading)
     return "\n".join(filter(None, parts))
+
+
+def _legend(shown: Set[str], lines: Sequence[_Row], rows: Sequence[_Row]) -> str:
+    """Explains what tables show: columns, and marks that are there."""
+    texts = []
+    if any(line["front"] for line in lines):
+        texts.append("Bold: beaten by no other in both cost and gain.")
+    texts += [text for names, text in _LEGEND if shown & {*names}]
+    several = any("seed_std" in cell for row in rows for cell in row["cells"].values())
+    after = ", after ± the deviation between seeds" if several else ""
+    texts.append(f"In brackets: the 95 % interval by the images{after}.")
+    if any(line["flags"] for line in lines):
+        texts.append("A row with † has flags: signs that it looks better than it is.")
+    return " ".join(texts)
+
+
+def _coverage(content: Mapping[str, Any]) -> str:
+    """Returns a sentence on the defences of the config that were not judged."""
+    wanted = [card["name"] for card in content["config"]["defences"]]
+    judged = {row["card"]["name"] for row in content["rows"] if row["cells"]}
+    missing = [name for name in wanted if name not in judged]
+    if not missing:
+        return ""
+    return (
+        f" {len(wanted) - len(missing)} of the config's {len(wanted)} defences were "
+        f"judged; missing are: {'; '.join(missing)}."
+    )
 
 
 def _notes(content: Mapping[str, Any], heading: str) -> list[str]:
@@ -280,7 +324,7 @@ def arena_html(content: Mapping[str, Any]) -> str:
         f"<title>{escape(heading)}</title><style>{PAGE_STYLE}"
         "body { max-width: none } .text { text-align: left; min-width: 20em }"
         f"</style></head>\n<body><h1>{escape(heading)}</h1>"
-        f"<p>{escape(verdict(content['rows']))}</p>"
+        f"<p>{escape(verdict(content['rows']) + _coverage(content))}</p>"
         "<p>A click on a heading sorts; a name's tip is its card.</p>"
         '<div class="wide"><table class="sorts"><thead><tr><th>defence</th>'
         f"<th>status</th>{headings}<th>flags and errors</th></tr></thead>"
