@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from statistics import NormalDist
 
 import numpy as np
 import pytest
@@ -133,6 +134,23 @@ def test_the_page_shows_ours_beside_the_published(whole, tmp_path):
     assert shares[:16] == [2 / 3] * 16 and shares[16] == 1 / 3 and shares[-1] == 0.0
     figures.accuracy_over_radius(tmp_path / "curve.png", **curves)
     assert (tmp_path / "curve.png").stat().st_size > 10_000
+    assert "wrong with a probability of at most 0.1 % an image." in " ".join(
+        page.split()
+    )
+    # Another alpha, and what all of so many copies certify with it.
+    for name in ("certified_025", "certified_050"):
+        publish(content, tmp_path, name, alpha=0.05)
+    other = " ".join(
+        certification.render_certificates(results.load_folder(tmp_path)).split()
+    )
+    assert "wrong with a probability of at most 5 % an image." in other
+    most = NormalDist().inv_cdf(0.05 ** (1 / 1000))
+    assert f"1,000 at most {most:.2f} sigma" in other
+    publish(content, tmp_path, "certified_025")
+    with pytest.raises(
+        ValueError, match="several alphas: certified_025 has 0.001, cert"
+    ):
+        docs_pages(tmp_path, "docs")
     # Fewer copies, or fewer images than the papers have, are small.
     for name, changes in {
         "copies": {"num_samples": 1_000},
