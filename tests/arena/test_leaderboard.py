@@ -1,6 +1,7 @@
 """The board by hand: costs, gains, the front, the best, and the words about it."""
 
 import pytest
+from matplotlib.text import Text
 
 from uronet_jax.arena import leaderboard
 from uronet_jax.reports import arena_page, figures
@@ -122,6 +123,30 @@ def test_tables_are_sorted_and_the_chart_is_drawn(rows, tmp_path):
     path = tmp_path / "chart.png"
     figures.clean_against_gain(path, points, "birds", description="of these")
     assert figures.description_of(path) == "of these"
+
+
+def test_no_names_of_the_chart_overlap(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(figures, "_save", lambda figure, *_: drawn.append(figure))
+    # Three on the line of no gain, two that touch, a cluster, and two that are equal.
+    near = {"a long name": [79.5, -0.3], "another one": [89.5, -0.5], "None": [91, 0]}
+    near |= {"touching": [71.5, -4.0], "touched": [72.5, -4.5], "far": [26, -42]}
+    cluster = {f"number {i}": [88 + i / 4, 14 + i / 2] for i in range(6)}
+    groups = {"one": near, "other": cluster, "third": {"same as far": [26, -42]}}
+    figures.clean_against_gain(tmp_path / "chart.png", groups, "birds")
+    (figure,) = drawn
+    figure.draw_without_rendering()
+    (axes,) = figure.axes
+    texts = {x.get_text(): Text.get_window_extent(x) for x in axes.texts}
+    assert len(texts) == 12 and "far = same as far" in texts
+    boxes = [*texts.values()]
+    for i, box in enumerate(boxes):
+        assert not box.count_overlaps(boxes[:i])
+        assert axes.get_window_extent().containsx(box.x0)
+        assert axes.get_window_extent().containsx(box.x1)
+    for x, y in [*near.values(), *cluster.values()]:
+        where = axes.transData.transform((x, y))
+        assert not any(box.contains(*where) for box in boxes)
 
 
 def test_the_page_explains_what_it_shows_and_names_what_is_missing(rows):

@@ -350,21 +350,91 @@ def clean_against_gain(
     ):
         x, y = np.asarray(list(points.values()), np.float64).T
         axes.scatter(x, y, color=colour, marker=marker, s=28, label=kind)
-    # Neighbours have their names on different sides; equal points share a text.
-    texts: dict[tuple[float, float], list[str]] = {}
-    for points in groups.values():
-        for name, (clean, gain) in points.items():
-            texts.setdefault((round(gain, 1), round(clean, 1)), []).append(name)
-    for i, (gain, clean) in enumerate(sorted(texts)):
-        side = ("left", 5) if i % 2 else ("right", -5)
-        where = {"xytext": (side[1], -2), "textcoords": "offset points"}
-        text = " = ".join(texts[gain, clean])
-        style = {"color": _TEXT, "fontsize": 7, "ha": side[0]}
-        axes.annotate(text, (clean, gain), **style, **where)
     axes.margins(x=0.2)
     axes.axhline(0.0, color=_TEXT, linewidth=0.8)
     axes.legend(**_LEGEND)
+    # Points that are nearly equal share a text.
+    texts: dict[tuple[float, float], list[str]] = {}
+    for points in groups.values():
+        for name, (clean, gain) in points.items():
+            texts.setdefault((round(clean, 1), round(gain, 1)), []).append(name)
+    _name_points(figure, axes, {point: " = ".join(x) for point, x in texts.items()})
     _save(figure, path, description)
+
+
+def _name_points(figure, axes, texts):
+    """Writes texts beside points, `(x, y)` of the axes -> text, where there is room."""
+    figure.draw_without_rendering()  # Now it is known where the axes are.
+    points = axes.transData.transform(list(texts))
+    style = {"color": _TEXT, "fontsize": 7, "ha": "center", "va": "center"}
+    sizes = np.array([_text_size([x], fontsize=7) for x in texts.values()])
+    box, zero = axes.get_window_extent(), axes.transData.transform((0, 0))[1]
+    taken = np.array([[box.x0, zero - 1, box.x1, zero + 1]])
+    offsets = _find_room(points, sizes, np.array(box.extents), taken)
+    for (point, text), size, offset in zip(texts.items(), sizes, offsets, strict=True):
+        far = np.hypot(*np.maximum(np.abs(offset) - size / 2, 0)) > _NEAR[0]
+        line = {"arrowstyle": "-", "color": "#999999", "linewidth": 0.6}
+        line |= {"shrinkA": 0, "shrinkB": 4}
+        axes.annotate(
+            text,
+            point,
+            72 / figure.dpi * offset,
+            textcoords="offset points",
+            arrowprops=line if far else None,
+            in_layout=False,
+            **style,
+        )
+
+
+# Pixels between a mark and its text, from the best on.
+_NEAR = (11.0, 16.0, 22.0, 32.0, 46.0, 62.0)
+
+
+def _find_room(points, sizes, inside, taken):
+    """Returns where the middle of texts is to stand, from their points.
+
+    Every text in turn takes the place, of some around its point, where it covers least
+    of other texts, of marks and of what is taken, is not nearer to another point, and
+    is near to its own.
+
+    Args:
+        points: `[N, 2]`, in pixels, as everything.
+        sizes: `[N, 2]`, width and height of texts.
+        inside: `[4]`: left, bottom, right and top of the room.
+        taken: `[M, 4]`, the same of what should not be covered.
+
+    Returns:
+        `[N, 2]`.
+    """
+    angles = np.linspace(0, 2 * np.pi, 16, endpoint=False)
+    directions = np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    reach = np.repeat(_NEAR, len(directions))[:, None]
+    directions = np.tile(directions, (len(_NEAR), 1))
+    marks = np.concatenate([points - 9, points + 9], axis=1)
+    texts = np.full((len(points), 4), -np.inf)  # Nowhere yet.
+    offsets = np.zeros_like(points)
+    for _ in range(3):
+        for i, (point, size) in enumerate(zip(points, sizes, strict=True)):
+            found = directions * (size / 2 + reach)
+            middle = point + found
+            boxes = np.concatenate([middle - size / 2, middle + size / 2], axis=1)
+            full = np.concatenate([marks, taken, np.delete(texts, i, axis=0)])
+            covered = _overlap(boxes[:, None], full).sum(axis=1)
+            outside = size.prod() - _overlap(boxes, inside)
+            gaps = np.maximum(np.abs(points - middle[:, None]) - size / 2, 0)
+            gaps = np.linalg.norm(gaps, axis=2)
+            others = np.delete(gaps, i, axis=1).min(axis=1, initial=np.inf)
+            doubt = np.clip(gaps[:, i] + 4 - others, 0, None)
+            best = np.argmin(covered + 10 * outside + 10 * doubt + 3 * reach[:, 0])
+            offsets[i], texts[i] = found[best], boxes[best]
+    return offsets
+
+
+def _overlap(one, other):
+    """Returns the areas that boxes `[..., 4]` share."""
+    low = np.maximum(one[..., :2], other[..., :2])
+    high = np.minimum(one[..., 2:], other[..., 2:])
+    return np.maximum(high - low, 0).prod(axis=-1)
 
 
 def accuracy_over_radius(
