@@ -67,26 +67,39 @@ def list_configs() -> list[str]:
     return sorted(set(names) - {"__init__", "common"})
 
 
-def find_config(text: str) -> str:
+def find_config(text: str, choices: Sequence[str] = ()) -> str:
     """Returns `PATH:PRESET` of a config that may be named shortly, `remover:small`.
 
+    Args:
+        text: Its name or its file, and a preset.
+        choices: Short names of those that fit; empty for all of the package. A file
+            elsewhere may hold any.
+
     Raises:
-        ValueError: If no config has the name.
+        ValueError: If no config has the name, or it is one of the package that does not
+            fit.
     """
     name, colon, preset = text.partition(":")
     known, path = list_configs(), Path(name)
+    choices = choices or known
+    folder = programs_folder() / "configs"
     if name.endswith(".py") and path.stem in known and not path.is_file():
         raise ValueError(
             f"no file {name}: that of the package is named {path.stem}{colon}{preset}"
         )
-    if not re.fullmatch(r"\w*", name):
+    short = re.fullmatch(r"\w*", name)
+    if not short and path.resolve().parent != folder.resolve():
         return text
-    if name not in known:
+    found = name if short else path.stem
+    if found not in choices:
+        reason = f"no config {found!r}{nearest_name(found, choices)}"
+        if found in known:
+            reason = f"the config {found!r} is of another command"
         raise ValueError(
-            f"no config {name!r}{nearest_name(name, known)}: there are "
-            f"{', '.join(known)}; a file of your own is named FILE.py:PRESET"
+            f"{reason}: choose from {', '.join(choices)}; a file of your own is named "
+            "FILE.py:PRESET"
         )
-    return f"{programs_folder() / 'configs' / name}.py{colon}{preset}"
+    return f"{folder / found}.py{colon}{preset}" if short else text
 
 
 def expand_home(argument: str) -> str:

@@ -223,9 +223,8 @@ def test_training_and_judging_far_from_the_clone(uronet, tmp_path):
 
 
 CONFIGS = (
-    "adversarial_noise, adversarial_training, arena, attack, certify, "
-    "classifier, detector, "
-    "evaluate, reconstructor, remover, reproduce"
+    "adversarial_noise, adversarial_training, classifier, detector, reconstructor, "
+    "remover"
 )
 FLAGS = "(--help lists the flags)"
 
@@ -239,7 +238,23 @@ WRONG = [
     (
         ["train", "--config=remver:smoke", "--workdir=x"],
         "flag --config=remver:smoke: no config 'remver' (nearest: 'remover'): "
-        f"there are {CONFIGS}; a file of your own is named FILE.py:PRESET {FLAGS}",
+        f"choose from {CONFIGS}; a file of your own is named FILE.py:PRESET {FLAGS}",
+    ),
+    (
+        ["train", "--config=PHASE:PRESET", "--workdir=x"],
+        f"flag --config=PHASE:PRESET: no config 'PHASE': choose from {CONFIGS}; a file "
+        f"of your own is named FILE.py:PRESET {FLAGS}",
+    ),
+    (
+        ["train", "--config=remover:PRESET", "--workdir=x"],
+        "unknown preset 'PRESET': choose from full, small, smoke, universal, "
+        "universal_small, universal_smoke, smoothing, smoothing_small, "
+        f"smoothing_smoke {FLAGS}",
+    ),
+    (
+        ["arena", "--config=remover:small", "--workdir=x"],
+        "flag --config=remover:small: the config 'remover' is of another command: "
+        f"choose from arena; a file of your own is named FILE.py:PRESET {FLAGS}",
     ),
     (
         ["train", "--config", "remover:smke", "--workdir=x"],
@@ -325,12 +340,21 @@ def test_the_presets_that_are_listed_are_all_there_are(name):
         module.get_config("none")
 
 
-def test_a_clone_finds_its_own_programs():
+def test_a_clone_finds_its_own_programs(tmp_path):
     assert command.programs_folder() == ROOT
     assert command.find_config("remover:small") == f"{ROOT}/configs/remover.py:small"
     assert command.find_config("mine/own.py:a:b") == "mine/own.py:a:b"
     with pytest.raises(ValueError, match="no config ''"):
         command.find_config(":small")
+    own = f"{ROOT}/configs/remover.py:small"
+    assert command.find_config(own, ["remover"]) == own
+    for text in (own, "remover:small"):
+        with pytest.raises(ValueError, match="another command: choose from arena;"):
+            command.find_config(text, ["arena"])
+    # A file of somebody else may have any name.
+    (tmp_path / "remover.py").touch()
+    mine = f"{tmp_path}/remover.py:a"
+    assert command.find_config(mine, ["arena"]) == mine
 
 
 def test_a_package_without_programs_says_so(tmp_path, monkeypatch, capsys):
