@@ -11,14 +11,7 @@ from typing import NoReturn
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from uronet_jax.command import (
-    COMMANDS,
-    expand_home,
-    find_config,
-    list_configs,
-    printing,
-    unread_outputs,
-)
+from uronet_jax.command import expand_home, find_config, printing, unread_outputs
 from uronet_jax.host import keep_freed_memory
 
 # Cluster managers that `jax.distributed` can ask; each sets its variable only in a
@@ -41,9 +34,7 @@ def define_experiment_flags(configs: str) -> None:
     config_flags.DEFINE_config_file("config", None, names)
     parser = flags.FLAGS["config"].parser
     load, kind = parser.parse, configs.partition(":")[0]
-    own = kind in COMMANDS  # Else trainings, whose configs are those of no command.
-    choices = [x for x in list_configs() if (x == kind if own else x not in COMMANDS)]
-    parser.parse = lambda text: load(find_config(text, choices))
+    parser.parse = lambda text: load(find_config(text, kind))
     flags.DEFINE_string("workdir", None, "Folder to write to.")
     folder = "Folder of the prepared data sets. Default: $URONET_DATA_DIR, else "
     flags.DEFINE_string("data_dir", None, folder + "~/tensorflow_datasets.")

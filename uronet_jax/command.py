@@ -67,13 +67,13 @@ def list_configs() -> list[str]:
     return sorted(set(names) - {"__init__", "common"})
 
 
-def find_config(text: str, choices: Sequence[str] = ()) -> str:
+def find_config(text: str, kind: str = "") -> str:
     """Returns `PATH:PRESET` of a config that may be named shortly, `remover:small`.
 
     Args:
         text: Its name or its file, and a preset.
-        choices: Short names of those that fit; empty for all of the package. A file
-            elsewhere may hold any.
+        kind: The command whose config it must be, or PHASE for what is trained; empty
+            for any. A file that is not of the package may hold any.
 
     Raises:
         ValueError: If no config has the name, or it is one of the package that does not
@@ -81,7 +81,9 @@ def find_config(text: str, choices: Sequence[str] = ()) -> str:
     """
     name, colon, preset = text.partition(":")
     known, path = list_configs(), Path(name)
-    choices = choices or known
+    choices = [kind] if kind in known else known
+    if kind == "PHASE":
+        choices = [x for x in known if x not in COMMANDS]
     folder = programs_folder() / "configs"
     if name.endswith(".py") and path.stem in known and not path.is_file():
         raise ValueError(
