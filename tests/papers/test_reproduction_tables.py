@@ -16,6 +16,7 @@ from made_up_results import (
     store,
     universal,
 )
+from PIL import Image
 
 from uronet_jax.papers.experiments import EXPERIMENTS
 from uronet_jax.papers.pages.all_papers import PAGE_LAYOUTS, PAPERS
@@ -417,3 +418,16 @@ def test_experiments_without_a_result_are_named(tmp_path):
         "Without any number yet: `figure1`, `figure2`, `figure4`, `figure5`, " in page
     )
     assert "`universal_corruptions`. ## Adversarial noise training" in page
+
+
+def test_links_of_one_name_say_of_what_they_are(tmp_path):
+    seen = {"images": "noisy", "noise": "GN", "severity": 1, "metric": "change"}
+    (tmp_path / "figures").mkdir()
+    for name, dataset in {"figure5": "CIFAR-10", "figure5_photographs": "B"}.items():
+        row = seen | {"dataset": dataset, "value": 0.1}
+        store(tmp_path, **{name: run(name, rows=[row])})
+        Image.new("RGB", (4, 4)).save(tmp_path / "figures" / f"{name}.png")
+    pages, _ = docs_pages(tmp_path, tmp_path)
+    links = "[Figure 5: CIFAR-10](results/figure5.md) · "
+    links += "[Figure 5: B](results/figure5_photographs.md) |"
+    assert links in pages[tmp_path / "RESULTS.md"]

@@ -171,12 +171,12 @@ def _links(results: Sequence[Result], groups: Sequence[Group]) -> dict[str, list
         return f"[{text}](results/{name}.md)"
 
     found: dict[str, list[str]] = {}
-    sets: dict[str, set[str]] = {}
+    sets: dict[tuple[str, str], set[str]] = {}
     for group in groups:
-        sets.setdefault(group.experiment, set()).add(_measured_on(group))
+        sets.setdefault(_heading(group.experiment), set()).add(_measured_on(group))
     for group in groups:
         heading, text = _heading(group.experiment)
-        if len(sets[group.experiment]) > 1:
+        if len(sets[heading, text]) > 1:
             text += f": {_measured_on(group)}"
         found.setdefault(heading, []).append(link(group.name, text))
     for kind, heading in _PAGES.items():
@@ -191,8 +191,8 @@ def _links(results: Sequence[Result], groups: Sequence[Group]) -> dict[str, list
 def _measured_on(group: Group) -> str:
     """What the rows call the data sets, and the classifiers, of a group."""
     found = []
-    for column in ("dataset", "classifier"):
-        names = {cell.get(column) for cell in group.cells}
+    for column in ("dataset", "train_dataset", "classifier"):
+        names = {cell.get(column) for cell in group.measured()}
         found.append(" and ".join(sorted(filter(None, names))))
     return ", ".join(filter(None, found))
 
