@@ -18,12 +18,11 @@ Budget of `small` on two idle cores, Tables 2 and 7 together, in seconds of one 
 18 removers of 800 steps 2,200 (0.14 a step), 18 detectors of 160 steps 600 (0.2 each),
 the second classifier 400, 18 x 19 sets of 1,000 images for Table 2 360, Table 7 200. So
 about 35 minutes; on busy cores it took 80. The universal remover takes 2,600 (0.26 a
-step), that of the corruptions as long, the trials 2,200. Table 9 took 950 on a busy
-core with three noises, one classifier, --config.remover.num_steps=250, batch_size=8 and
---config.fine_tuning.num_steps=140. Table 10, at 224x224, took 2,100 with three noises,
---config.remover.num_steps=3000, batch_size=1, --config.fine_tuning.num_steps=60 and
---config.evaluation.num_images=500, batch_size=50; Figure 5 of photographs and
-`resolutions` use its models. A folder keeps the config it was begun with.
+step), that of the corruptions as long, the trials 2,200. Tables 9 and 10 took 500 and
+2,100 on a busy core with six and three noises, one classifier,
+--config.remover.num_steps=3000, batch_size=1, --config.evaluation.num_images=500,
+batch_size=50 and --config.fine_tuning.num_steps=281 and 60; Figure 5 of photographs and
+`resolutions`, 300 more, use their models. A folder keeps the config it was begun with.
 """
 
 from ml_collections import config_dict
