@@ -30,6 +30,8 @@ _TRANSFORMATIONS = {
     "Total variation (ART)": "total_variation_art",
     "Sparse layer": "sparse_layer",
 }
+# Digits are black and white.
+_TRANSFORMATIONS_OF_DIGITS = {"One bit": "bit_depth:bits=1"}
 # Those that take longest are judged last.
 _SLOW = ("total_variation_art", "sparse_layer")
 _RANDOM = ("total_variation", "total_variation_art", "resize_pad", "pixel_deflection")
@@ -43,6 +45,12 @@ _CLASSIFIERS = {
     "AugMix": ("augmix", "AugMix's images, without its consistency loss", 1.0),
     "PGD training": ("pgd", "PGD within 8/255", 2.8),
     "Fine-tuned": ("finetuned", "clean images", None),
+}
+# Those of MNIST, with minutes of one CPU core.
+_CLASSIFIERS_OF_DIGITS = {
+    "GNT": ("gnt", "Gaussian noise of sigma 0.3", None),
+    "ANT 1x1": ("ant_1x1", "noise of an adversarial generator, 1x1", None),
+    "PGD training": ("pgd", "PGD within 0.3", None),
 }
 
 
@@ -136,6 +144,7 @@ def _card(name: str, kind: str, load: dict[str, Any], **fields: Any) -> dict[str
 
 
 def _defences(models: str, mnist: bool) -> tuple[dict[str, Any], ...]:
+    named = {**(_TRANSFORMATIONS_OF_DIGITS if mnist else {}), **_TRANSFORMATIONS}
     bare = _card("None", "classifier alone", {}, training_minutes=0.0)
     transformations = [
         _card(
@@ -146,7 +155,7 @@ def _defences(models: str, mnist: bool) -> tuple[dict[str, Any], ...]:
             random=name in _RANDOM,
             link="TRANSFORMATIONS.md",
         )
-        for title, name in _TRANSFORMATIONS.items()
+        for title, name in named.items()
     ]
     weights = "universal-grey" if mnist else "universal-cifar10"
     both = {"purifier": weights, "detector": weights}
@@ -159,17 +168,17 @@ def _defences(models: str, mnist: bool) -> tuple[dict[str, Any], ...]:
         _card("Remover, gated", "remover", {**both, "gated": True}, **learned),
         _card("Remover, JPEG", "chain", {"purifier": f"{weights}+jpeg"}, **learned),
     ]
+    robust = _CLASSIFIERS_OF_DIGITS if mnist else _CLASSIFIERS
     classifiers = [
         _card(
             title,
             "classifier",
             {"classifier": f"{models}/{folder}"},
             trained_on=what,
-            training_minutes=None if mnist else minutes,
+            training_minutes=minutes,
             link="ADVERSARIAL_NOISE.md",
         )
-        for title, (folder, what, minutes) in _CLASSIFIERS.items()
-        if not mnist or folder in ("gnt", "ant_1x1", "pgd")
+        for title, (folder, what, minutes) in robust.items()
     ]
     together = [
         _card(
@@ -179,7 +188,7 @@ def _defences(models: str, mnist: bool) -> tuple[dict[str, Any], ...]:
             trained_on=what,
         )
         for title, purifier, what in (
-            ("Median", "median", _CLASSIFIERS["ANT 1x1"][1]),
+            ("Median", "median", robust["ANT 1x1"][1]),
             ("Remover", weights, "the 18 noises of URoNet; an adversarial generator"),
         )
     ]

@@ -17,6 +17,7 @@ def row(name, clean, noises, others, unseen, grey, white, flags=(), load=("x",))
 
     corruptions = cell("mean", others) | {"without_noises": others / 100}
     corruptions |= {f"without_noises_{x}": others / 100 for x in ("low", "high")}
+    corruptions |= {"noise": 0.1, "blur": 0.2, "lines": 0.3}
     return {
         "card": {"name": name, "kind": "test", "load": dict.fromkeys(load, "x")}
         | {"authors": "", "trained_on": "", "link": ""},
@@ -97,6 +98,8 @@ def test_the_verdict_is_made_of_the_numbers(rows):
         "Against noise like that of the six: A, 80.0% where the classifier alone has "
         "50.0% (B cannot be told from it)."
     ) in text
+    # The families that were judged, of those that are no noise.
+    assert "Against blur and lines: A, 76.0%" in text
     assert "who know the whole defence: C, 40.0% where" in text
     assert "sensor, which nobody trained on: B, 61.0%" in text
     assert "(which cannot be told from the classifier alone)" in text

@@ -50,10 +50,18 @@ NUMBERS: dict[str, Number] = {
 }
 # Of which the gain is the mean: what nobody meant, without what some learned twice.
 _NATURAL = ("noises", "without_noises", "unseen")
+# Families of corruptions that are no noise, as far as a benchmark has them.
+_FAMILIES = {
+    "blur": "blur",
+    "weather": "weather",
+    "digital": "digital changes",
+    "geometry": "geometry",
+    "lines": "lines",
+}
 # What is asked for -> numbers of which the least counts.
 AUDIENCES: dict[str, tuple[str, ...]] = {
     "noise like that of the six": ("noises",),
-    "blur, weather and digital changes": ("without_noises",),
+    "{families}": ("without_noises",),
     "faults of a sensor, which nobody trained on": ("unseen",),
     "attackers who know the classifier alone": ("grey_pgd", "grey_autoattack"),
     "attackers who know the whole defence": ("white_pgd", "white_autoattack"),
@@ -186,8 +194,10 @@ def verdict(rows: Sequence[Row]) -> str:
     ]
     if any(row["flags"] for row in rows):
         parts.append("Rows with flags stand aside.")
+    families = [x for name, x in _FAMILIES.items() if number(bare, name) is not None]
     for text, names in AUDIENCES.items():
         found = best_for(rows, names)
+        text = text.format(families=_listed(families))
         if found is None or text == "clean images":
             continue
         if found.name == bare["card"]["name"]:
