@@ -48,9 +48,10 @@ _CLASSIFIERS = {
 }
 # Those of MNIST, with minutes of one CPU core.
 _CLASSIFIERS_OF_DIGITS = {
-    "GNT": ("gnt", "Gaussian noise of sigma 0.3", None),
-    "ANT 1x1": ("ant_1x1", "noise of an adversarial generator, 1x1", None),
-    "PGD training": ("pgd", "PGD within 0.3", None),
+    "GNT": ("gnt", "Gaussian noise of sigma 0.3", 2.2),
+    "Speckle": ("speckle", "speckle noise of five strengths", None),
+    "ANT 1x1": ("ant_1x1", "noise of an adversarial generator, 1x1", 5.2),
+    "PGD training": ("pgd", "PGD within 0.3", 9.3),
 }
 
 
@@ -180,17 +181,24 @@ def _defences(models: str, mnist: bool) -> tuple[dict[str, Any], ...]:
         )
         for title, (folder, what, minutes) in robust.items()
     ]
+    noises = learned["trained_on"]
+    pairs = [
+        ("Median", "median", "ANT 1x1", robust["ANT 1x1"][1]),
+        ("Remover", weights, "ANT 1x1", f"{noises}; an adversarial generator"),
+    ]
+    if mnist:
+        pairs += [
+            ("Remover", weights, "GNT", f"{noises}; Gaussian noise"),
+            ("One bit", "bit_depth:bits=1", "PGD training", robust["PGD training"][1]),
+        ]
     together = [
         _card(
-            f"{title}, ANT 1x1",
+            f"{title}, {other}",
             "purifier and classifier",
-            {"purifier": purifier, "classifier": f"{models}/ant_1x1"},
+            {"purifier": purifier, "classifier": f"{models}/{robust[other][0]}"},
             trained_on=what,
         )
-        for title, purifier, what in (
-            ("Median", "median", robust["ANT 1x1"][1]),
-            ("Remover", weights, "the 18 noises of URoNet; an adversarial generator"),
-        )
+        for title, purifier, other, what in pairs
     ]
     chained = _card(
         "Wavelets, median",

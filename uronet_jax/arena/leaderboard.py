@@ -225,7 +225,7 @@ def verdict(rows: Sequence[Row]) -> str:
 
 
 def _points(share: float) -> str:
-    return f"{100 * share + 0.0:+.1f}"
+    return f"{round(100 * share, 1) + 0.0:+.1f}"
 
 
 def _listed(texts: Sequence[str]) -> str:

@@ -119,7 +119,7 @@ def _text(name: str, row: _Row, line: _Row) -> str:
     if value is None:
         return "-"
     if name in ("cost", "gain"):
-        return f"{value:.1f}"
+        return f"{round(value, 1) + 0.0:.1f}"  # No minus before zero.
     place = NUMBERS[name]
     if place.unit != "%":
         return format(value, place.unit)
