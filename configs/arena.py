@@ -49,7 +49,7 @@ _CLASSIFIERS = {
 # Those of MNIST, with minutes of one CPU core.
 _CLASSIFIERS_OF_DIGITS = {
     "GNT": ("gnt", "Gaussian noise of sigma 0.3", 2.2),
-    "Speckle": ("speckle", "speckle noise of five strengths", None),
+    "Speckle": ("speckle", "speckle noise of five strengths", 2.2),
     "ANT 1x1": ("ant_1x1", "noise of an adversarial generator, 1x1", 5.2),
     "PGD training": ("pgd", "PGD within 0.3", 9.3),
 }
