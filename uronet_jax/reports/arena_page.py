@@ -322,7 +322,8 @@ def arena_html(content: Mapping[str, Any]) -> str:
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width">'
         f"<title>{escape(heading)}</title><style>{PAGE_STYLE}"
-        "body { max-width: none } .text { text-align: left; min-width: 20em }"
+        "body { max-width: none } td { white-space: nowrap }"
+        ".text { text-align: left; min-width: 20em; white-space: normal }"
         f"</style></head>\n<body><h1>{escape(heading)}</h1>"
         f"<p>{escape(verdict(content['rows']) + _coverage(content))}</p>"
         "<p>A click on a heading sorts; a name's tip is its card.</p>"
