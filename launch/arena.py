@@ -7,7 +7,8 @@ r"""Judges every defence against everything, and makes a board that others can j
 The first judges the defences of the config, the second those of cards, on the same
 images and seeds, and puts them on the same board. Writes arena.json, arena.md and
 arena.html to the folder, and results/ with a JSON for each defence. Run it again to go
-on cell by cell. Exit status 1: a defence failed, see its row.
+on cell by cell. Exit status 1: a defence failed, see its row, or a result was refused.
+`"--config.only=('None','JPEG')"` judges some. docs/howto/arena.md has all of a card.
 """
 
 import os
@@ -18,6 +19,8 @@ from typing import Any
 from absl import flags
 
 from launch import cli
+from uronet_jax.arena.cards import read_defence_card
+from uronet_jax.arena.leaderboard import standing
 from uronet_jax.arena.run import run_arena
 from uronet_jax.arena.store import DONE
 from uronet_jax.progress import Progress, StoppedError
@@ -42,6 +45,8 @@ def run(
     )
     print(save_arena(content, workdir))
     print(f"wrote arena.json, arena.md, arena.html and results/ to {workdir}")
+    for path in cards:
+        print(standing(content["rows"], read_defence_card(path).name))
     failed = [row for row in content["rows"] if row["status"] != DONE]
     return int(bool(failed or content["refused"]))
 
@@ -50,7 +55,8 @@ def main(argv: list[str]) -> None:
     """Judges what the flags describe."""
     cards = argv[2:] if argv[1:2] == ["add"] else []
     if argv[1:] and not cards:
-        raise ValueError(f"expected nothing or `add CARD.json`: {' '.join(argv[1:])}")
+        given = " ".join(argv[1:])
+        raise ValueError(f"expected nothing or `add CARD.json`, a card's file: {given}")
     values, stop = flags.FLAGS, cli.StopSignal()
     options = {"data_dir": values.data_dir, "cards": cards, "stop": stop}
     try:

@@ -296,7 +296,8 @@ def test_what_fails_has_an_error_and_the_others_go_on(name, error, board):
 
 def test_tracebacks_are_kept(board, config, tmp_path, monkeypatch):
     text = row_of(board, "raises")["errors"]["load"]
-    assert text.endswith("(traceback: cells/raises/load.traceback.txt)")
+    path = "cells/raises/load.traceback.txt"
+    assert re.search(rf"paper \(planted.py, line \d+; traceback: {path}\)$", text)
     kept = (board[0] / "cells" / "raises" / "load.traceback.txt").read_text()
     assert re.search(r'planted.py", line \d+, in predict', kept)
     assert kept.endswith("RuntimeError: out of paper\n")
@@ -311,6 +312,15 @@ def test_tracebacks_are_kept(board, config, tmp_path, monkeypatch):
     path = "cells/none/clean.traceback.txt"
     assert row["errors"] == {"clean": f"KeyError: 'gone' (traceback: {path})"}
     assert "in measure" in (tmp_path / path).read_text()
+
+
+def test_a_load_that_is_the_defence_itself(config, tmp_path):
+    (tmp_path / "itself.py").write_text("def load(key, images):\n    return images\n")
+    path = tmp_path / "itself.json"
+    path.write_text(json.dumps(fields("itself", purify="itself:load")))
+    content = run_arena(config, tmp_path / "arena", cards=[path], progress=QUIET)
+    (row,) = content["rows"]
+    assert "itself:load must take no arguments" in row["errors"]["load"]
 
 
 def test_pages_show_flags_and_errors(board):
@@ -397,6 +407,27 @@ def test_results_of_other_images_are_refused(board, config, folder, tmp_path):
         strict=True,
     ):
         assert found.startswith(expected)
+
+
+def test_a_whole_board_stands_behind_results_of_its_names(
+    board, config, folder, tmp_path
+):
+    stored = json.loads((board[0] / "arena.json").read_text())
+    results = tmp_path / "results"
+    results.mkdir()
+    (results / "a_board.json").write_text(json.dumps(stored))
+    content = run_arena(config, tmp_path, cards=[folder / "nan.json"], progress=QUIET)
+    assert content["refused"] == []
+    rows = {row["card"]["name"]: row for row in content["rows"]}
+    assert len(rows) == len(content["rows"]) == 10
+    assert rows["honest"]["cells"] == row_of(board, "honest")["cells"]
+    # It was judged here, and not taken from the board.
+    assert rows["nan"]["seconds"] == 0.0 and content["rows"][0] == rows["nan"]
+    other = stored | {"arena": stored["arena"] | {"classifier": "0"}}
+    (results / "a_board.json").write_text(json.dumps(other))
+    content = run_arena(config, tmp_path, cards=[folder / "nan.json"], progress=QUIET)
+    assert len(content["rows"]) == 1
+    assert "a_board.json is of other classifier" in content["refused"][0]
 
 
 def test_flags_of_others_follow_from_their_numbers(board, config, folder, tmp_path):

@@ -81,6 +81,22 @@ def test_flagged_rows_stand_aside(rows):
     assert leaderboard.best_for(rows[1:3], ["noises"]) is None
 
 
+def test_nothing_is_better_that_is_as_good(rows):
+    for row in rows:
+        row["cells"]["white_pgd"]["accuracy"] = 0.0
+    for order in (rows, rows[::-1]):
+        text = leaderboard.verdict(order)
+        assert "know the whole defence, nothing here is better" in text
+
+
+def test_how_a_row_stands(rows):
+    assert leaderboard.standing(rows, A) == f"{A}: judged, number 1 of 4 by gain"
+    assert "number 3 of 4" in leaderboard.standing(rows, BARE)
+    assert "no gain without" in leaderboard.standing(rows[1:], A)
+    rows[1]["errors"] = {"load": "out of paper"}
+    assert leaderboard.standing(rows, A) == f"{A}: failed (load): out of paper"
+
+
 def test_the_verdict_of_a_bare_row_that_lacks_a_column(rows):
     del rows[0]["cells"]["white_pgd"]
     text = leaderboard.verdict(rows)

@@ -271,6 +271,16 @@ def _import(card: DefenceCard, text: str) -> Callable:
     load = getattr(module, name, None)
     if not callable(load):
         raise ValueError(f"the module {module_name} has no function {name}")
+    needed = [
+        x
+        for x in inspect.signature(load).parameters.values()
+        if x.default is x.empty and x.kind not in (x.VAR_POSITIONAL, x.VAR_KEYWORD)
+    ]
+    if needed:
+        raise ValueError(
+            f"{text} must take no arguments and return the defence: it seems to be the "
+            "defence itself"
+        )
     function = load()
     if not callable(function):
         raise ValueError(

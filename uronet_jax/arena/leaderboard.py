@@ -106,6 +106,21 @@ def trade(row: Row, bare: Row | None) -> tuple[float, float] | None:
     return cost, sum(gains) / len(gains)
 
 
+def standing(rows: Sequence[Row], name: str) -> str:
+    """Returns in a line how the row called `name` stands among the others by gain."""
+    bare = bare_row(rows)
+    trades = {row["card"]["name"]: trade(row, bare) for row in rows}
+    gains = sorted((x[1] for x in trades.values() if x is not None), reverse=True)
+    (row,) = [row for row in rows if row["card"]["name"] == name]
+    if row["errors"]:
+        step, error = next(iter(row["errors"].items()))
+        return f"{name}: failed ({step}): {error}"
+    if trades[name] is None:
+        return f"{name}: judged; no gain without the row of the classifier alone"
+    place = gains.index(trades[name][1]) + 1
+    return f"{name}: judged, number {place} of {len(gains)} by gain"
+
+
 def pareto(rows: Sequence[Row]) -> list[str]:
     """Returns the names of the rows that no other beats in both cost and gain.
 
@@ -200,7 +215,7 @@ def verdict(rows: Sequence[Row]) -> str:
         text = text.format(families=_listed(families))
         if found is None or text == "clean images":
             continue
-        if found.name == bare["card"]["name"]:
+        if found.bare is not None and found.value <= found.bare:
             parts.append(f"Against {text}, nothing here is better than the classifier.")
             continue
         tied = [x for x in found.tied if x != bare["card"]["name"]]

@@ -68,6 +68,8 @@ class CellStore:
     def explain(self, card: DefenceCard, step: str, error: Exception) -> str:
         """Returns an error in one line, which names a file with its traceback.
 
+        And the last line of a module beside the card that it passed through.
+
         Args:
             card: Of the defence that failed.
             step: `load`, or a column.
@@ -75,10 +77,16 @@ class CellStore:
         """
         path = self._path(card, step).with_suffix(".traceback.txt")
         write_file(path, "".join(traceback.format_exception(error)).encode())
+        own = [
+            f"{Path(frame.filename).name}, line {frame.lineno}; "
+            for frame in traceback.extract_tb(error.__traceback__)
+            if card.folder and Path(frame.filename).parent == Path(card.folder)
+        ]
         text = " ".join(str(error).partition("\n")[0].split())
         if not isinstance(error, ValueError):
             text = f"{type(error).__name__}: {text}"
-        return f"{text} (traceback: {path.relative_to(self._folder.parent)})"
+        where = own[-1] if own else ""
+        return f"{text} ({where}traceback: {path.relative_to(self._folder.parent)})"
 
 
 def write_defence(
@@ -121,6 +129,8 @@ def read_defences(
 ) -> tuple[list[dict[str, Any]], list[str]]:
     """Reads the results in a folder, also those that others have put there.
 
+    A file may hold a whole board; its rows stand behind results of the same name.
+
     Args:
         workdir: The arena's.
         arena: What results must be of to stand on one board: `images`, the digest of
@@ -130,24 +140,9 @@ def read_defences(
         The rows, by name; and why files are left out, a sentence each.
     """
     rows, refused, names = [], [], {}
-    for path in sorted((Path(workdir) / "results").glob("*.json")):
+    for path, row, is_own in _stored_rows(Path(workdir) / "results", refused):
         try:
-            row = json.loads(path.read_text(encoding="utf-8"))
-            lacking = [x for x in _ROW if x not in row]
-            if row.get("schema") != DEFENCE_SCHEMA or lacking:
-                raise ValueError(f"lacks {', '.join(lacking) or 'the schema'}")
-            wrong = [x for x, kind in _ROW.items() if not isinstance(row[x], kind)]
-            if not wrong:
-                wrong = [x for x, y in row["cells"].items() if not isinstance(y, dict)]
-            if not wrong:
-                # Its own list may lack some that its numbers show.
-                flags = dict.fromkeys([*flags_of(row["cells"]), *row["flags"]])
-                row["flags"] = list(flags)
-                texts = [*flags, *row["errors"].values()]
-                wrong = [x for x in texts if not isinstance(x, str)]
-            if wrong:
-                raise ValueError(f"of another type: {', '.join(map(str, wrong))}")
-            card = make_card(row["card"], f"the card in {path.name}")
+            card = _check_row(row, f"the card in {path.name}")
         except (ValueError, AttributeError, TypeError, KeyError) as error:
             refused.append(f"{path.name} is no result of the arena: {error}")
             continue
@@ -155,14 +150,49 @@ def read_defences(
         if differing:
             refused.append(
                 f"{path.name} is of other {', '.join(differing)} than this arena: "
-                "judge its card here"
+                f"judge {card.name} here"
             )
             continue
         if card.name in names:
-            refused.append(
-                f"{path.name} has the name {card.name!r} of {names[card.name]}"
-            )
+            if is_own:
+                refused.append(
+                    f"{path.name} has the name {card.name!r} of {names[card.name]}"
+                )
             continue
         names[card.name] = path.name
         rows.append(row)
-    return rows, refused
+    return sorted(rows, key=lambda row: row["card"]["name"]), refused
+
+
+def _stored_rows(folder, refused):
+    """Returns `(path, row, whether it has a file of its own)`, boards last."""
+    single, boards = [], []
+    for path in sorted(folder.glob("*.json")):
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+            if found.get("schema") == ARENA_SCHEMA:
+                common = {"schema": DEFENCE_SCHEMA, "arena": found["arena"]}
+                boards += [(path, {**row, **common}, False) for row in found["rows"]]
+            else:
+                single.append((path, found, True))
+        except (ValueError, AttributeError, TypeError, KeyError) as error:
+            refused.append(f"{path.name} is no result of the arena: {error}")
+    return single + boards
+
+
+def _check_row(row, what):
+    """Returns the card of a result, whose flags are made whole; else ValueError."""
+    lacking = [x for x in _ROW if x not in row]
+    if row.get("schema") != DEFENCE_SCHEMA or lacking:
+        raise ValueError(f"lacks {', '.join(lacking) or 'the schema'}")
+    wrong = [x for x, kind in _ROW.items() if not isinstance(row[x], kind)]
+    if not wrong:
+        wrong = [x for x, y in row["cells"].items() if not isinstance(y, dict)]
+    if not wrong:
+        # Its own list may lack some that its numbers show.
+        row["flags"] = list(dict.fromkeys([*flags_of(row["cells"]), *row["flags"]]))
+        texts = [*row["flags"], *row["errors"].values()]
+        wrong = [x for x in texts if not isinstance(x, str)]
+    if wrong:
+        raise ValueError(f"of another type: {', '.join(map(str, wrong))}")
+    return make_card(row["card"], what)

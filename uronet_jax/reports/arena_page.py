@@ -190,9 +190,10 @@ def _coverage(content: Mapping[str, Any]) -> str:
     missing = [name for name in wanted if name not in judged]
     if not missing:
         return ""
+    names = f"; missing are: {'; '.join(missing)}"
     return (
         f" {len(wanted) - len(missing)} of the config's {len(wanted)} defences were "
-        f"judged; missing are: {'; '.join(missing)}."
+        f"judged{names if len(missing) < len(wanted) / 2 else ''}."
     )
 
 
