@@ -80,6 +80,24 @@ def test_a_linear_classifier_has_its_distance_as_radius(plane, mesh):
             assert row["radius"] > 0.5 * stats.norm.ppf(lowest)
 
 
+def in_range(variables, images):
+    del variables
+    inside = jnp.all((images >= 0.0) & (images <= 1.0), axis=(1, 2, 3))
+    return jnp.stack([inside, ~inside], axis=-1).astype(jnp.float32)
+
+
+@pytest.mark.parametrize("clip", [False, True])
+def test_the_defence_gets_clipped_copies_where_it_asks_for_them(plane, mesh, clip):
+    images, _ = plane
+    labels = np.zeros(8, int)
+    smoothing = Smoothing(0.5, num_selection=10, num_samples=100)
+    rows = run(in_range, {}, images, labels, smoothing, mesh=mesh, clip=clip)
+    # Of 16 black and white pixels none leaves the range once in 2^16 copies.
+    assert {row["prediction"] for row in rows} == {0 if clip else 1}
+    if clip:
+        assert {row["successes"] for row in rows} == {100}
+
+
 @pytest.mark.parametrize(
     ("successes", "trials"), [(0, 10), (1, 10), (7, 10), (10, 10), (9_871, 10_000)]
 )

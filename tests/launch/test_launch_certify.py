@@ -90,6 +90,7 @@ def test_every_so_manyth_image_of_the_split(whole, fields, tmp_path):
         ("radii", 0.5, "radii must be several"),
         ("radii", (-0.5,), "each of radii must be"),
         ("samples_at_once", 0, "samples_at_once must be an integer"),
+        ("clip", "no", "clip must be True or False: 'no'"),
         ("batch_size", 3, "batch size 3 cannot be split evenly"),
         ("data__every", 0, "data.every must be an integer"),
         ("classifier", "", "name a classifier"),

@@ -7,8 +7,8 @@ whatever f is: Cohen, Rosenfeld & Kolter, "Certified Adversarial Robustness via
 Randomized Smoothing", ICML 2019. With a purifier in front of a classifier that never
 saw noise this is the denoised smoothing of Salman et al., NeurIPS 2020.
 
-Noisy copies are not clipped to `[0, 1]`: the theorem is about noise that does not
-depend on the image.
+The noise is not clipped: the theorem is about noise that does not depend on the image.
+But f may begin by clipping what it gets to `[0, 1]`.
 """
 
 import dataclasses
@@ -133,6 +133,7 @@ def certify(
     mesh: jax.sharding.Mesh,
     batch_size: int,
     samples_at_once: int = 100,
+    clip: bool = False,
     seed: int = 0,
     rows: _Rows = (),
     on_rows: Callable[[list[dict[str, Any]]], None] | None = None,
@@ -153,6 +154,8 @@ def certify(
         batch_size: Images at a time, over all devices.
         samples_at_once: Noisy copies of each at a time: a step computes
             `batch_size * samples_at_once`.
+        clip: Whether the defence begins by clipping what it gets to `[0, 1]`, for
+            which most purifiers are made. What is smoothed may be any function.
         seed: Of the noise.
         rows: Those of an earlier call that was cut short; they are not made again.
         on_rows: Called with all rows after each batch.
@@ -184,7 +187,7 @@ def certify(
     batches = evaluation_batches(images, batch_size=batch_size, mesh=mesh)
     classes = _check_labels(defense, variables, images)
     key = sharding.replicate(jax.random.key(seed), mesh)
-    count = _compile_count(defense, mesh, samples_at_once)
+    count = _compile_count(defense, mesh, samples_at_once, clip)
     whole = sharding.compile_replicated(lambda facts: facts, mesh)
     local = batch_size // jax.process_count()
     nothing = sharding.split_batch(np.zeros((local, classes + 1), np.int32), mesh)
@@ -216,7 +219,7 @@ def certify(
 
 @functools.cache  # Another sigma, seed or number of copies is the same program.
 def _compile_count(
-    defense: DefenseFunction, mesh: jax.sharding.Mesh, samples: int
+    defense: DefenseFunction, mesh: jax.sharding.Mesh, samples: int, clip: bool
 ) -> Callable:
     """Returns what counts the answers to the copies `start .. start + samples - 1`.
 
@@ -236,6 +239,7 @@ def _compile_count(
         noise = noise.reshape(len(images), samples, *images.shape[1:])
         copies = images[:, None] + sigma * noise
         copies = copies.reshape(-1, *images.shape[1:])
+        copies = jnp.clip(copies, 0.0, 1.0) if clip else copies
         copies = sharding.constrain_batch(copies, mesh)
         # Numbers by which a random purifier draws anew for every copy.
         draw = jax.vmap(lambda k: jax.random.bits(jax.random.fold_in(k, 1)))(keys)

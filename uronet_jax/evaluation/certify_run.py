@@ -42,6 +42,8 @@ def check_certify_config(config: Mapping[str, Any]) -> Smoothing:
     """
     check_subject(config, None)
     check_whole("samples_at_once", config["samples_at_once"], 1)
+    if not isinstance(config["clip"], bool):
+        raise ValueError(f"clip must be True or False: {config['clip']!r}")
     check_listed("radii", config["radii"])
     for radius in config["radii"]:
         check_number("each of radii", radius, 0.0)
@@ -129,6 +131,7 @@ def _certify(
         mesh=subject.mesh,
         batch_size=subject.batch_size,
         samples_at_once=config["samples_at_once"],
+        clip=config["clip"],
         seed=config["seed"],
         rows=tuple(content.get("rows", ())),
         on_rows=keep,

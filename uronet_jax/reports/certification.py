@@ -76,7 +76,13 @@ def render_certificates(results: Sequence[Result]) -> str:
         "Of another sigma: `--config.degradation.parameters='(0.5,)'` of the remover "
         "and `--config.sigma=0.5`; `--config.purifier=` smooths the classifier alone. "
         "Salman et al. let it go on with the classifier's labels, a second run that "
-        "configs/remover.py describes. "
+        "configs/remover.py describes.\n",
+        "A defence may begin by clipping what it gets to [0, 1]: the promise holds for "
+        "any function, and most purifiers are made for such images. "
+        "`--config.clip=True`; it is marked. So `remover:smoothing_small` and "
+        "`certify:small` (100 images, 1,000 copies) take the weights that come with "
+        "the package, which know clipped noise, through 80 more steps on the "
+        "classifier's labels; both run on one core.\n",
         "In Python: `uronet_jax.evaluation.certify`. A row for each image is in "
         "`certification.json`; a run that was stopped goes on.\n",
     ]
@@ -181,6 +187,8 @@ def _subject(result: Result) -> str:
         text = f"{classifier} behind a remover of {widths}"
     else:
         text = f"{classifier} behind {config['purifier']}"
+    if config.get("clip"):
+        text += ", clipped"
     images = result.content["summary"]["num_images"]
     return f"*small:* {text}, {images} images" if result.small else text
 
