@@ -68,21 +68,20 @@ def render_certificates(results: Sequence[Result]) -> str:
         "uronet train --config=remover:smoothing --workdir=runs/smoothing\n"
         "uronet certify --config=certify --workdir=runs/certified \\\n"
         "    --config.classifier=runs/classifier --config.purifier=runs/smoothing\n"
-        "# Small, for a CPU: the classifier alone, 20 images, 1,000 copies of each.\n"
+        "# Small, for a CPU: weights that come with the package learn on, 80 steps;\n"
+        "# then 1,000 copies of 100 images (--config.data.num_examples=20: of 20).\n"
+        "uronet train --config=remover:smoothing_small --workdir=runs/short \\\n"
+        "    --config.classifier=runs/classifier\n"
         "uronet certify --config=certify:small --workdir=runs/certified_small \\\n"
-        "    --config.classifier=runs/classifier --config.purifier= "
-        "--config.data.num_examples=20\n"
+        "    --config.classifier=runs/classifier --config.purifier=runs/short\n"
         "```\n",
         "Of another sigma: `--config.degradation.parameters='(0.5,)'` of the remover "
         "and `--config.sigma=0.5`; `--config.purifier=` smooths the classifier alone. "
         "Salman et al. let it go on with the classifier's labels, a second run that "
         "configs/remover.py describes.\n",
-        "A defence may begin by clipping what it gets to [0, 1]: the promise holds for "
-        "any function, and most purifiers are made for such images. "
-        "`--config.clip=True`; it is marked. So `remover:smoothing_small` and "
-        "`certify:small` (100 images, 1,000 copies) take the weights that come with "
-        "the package, which know clipped noise, through 80 more steps on the "
-        "classifier's labels; both run on one core.\n",
+        "A defence may begin by clipping what it gets to [0, 1], "
+        "`--config.clip=True`: the promise holds for any function, and most purifiers "
+        "know such images alone. The small commands do so. "
         "In Python: `uronet_jax.evaluation.certify`. A row for each image is in "
         "`certification.json`; a run that was stopped goes on.\n",
     ]
