@@ -139,8 +139,8 @@ def connect_processes() -> None:
 class StopSignal:
     """Turns SIGTERM and the first SIGINT into a question that a loop can ask.
 
-    After either, the next SIGINT stops at once. The next SIGTERM does not: when a
-    process of many threads dies, Linux tells its children several times.
+    After either, the next SIGINT stops at once. The next SIGTERM does not: who asked
+    Linux to be told of a parent's death is told for several of its threads.
     """
 
     def __init__(self):

@@ -73,7 +73,7 @@ def find_config(text: str, kind: str = "") -> str:
     Args:
         text: Its name or its file, and a preset.
         kind: The command whose config it must be, or PHASE for what is trained; empty
-            for any. A file that is not of the package may hold any.
+            for any. A file may hold any, but for those of other commands.
 
     Raises:
         ValueError: If no config has the name, or it is one of the package that does not
@@ -93,7 +93,8 @@ def find_config(text: str, kind: str = "") -> str:
     if not short and path.resolve().parent != folder.resolve():
         return text
     found = name if short else path.stem
-    if found not in choices:
+    # One's own may lie beside the package's.
+    if found not in choices and (short or found in COMMANDS):
         reason = f"no config {found!r}{nearest_name(found, choices)}"
         if found in known:
             reason = f"the config {found!r} is of another command"

@@ -127,15 +127,12 @@ def test_who_is_asked_to_stop_stops_what_runs(stage, tmp_path):
     assert outcomes(run) == {"a": "stopped", "b": "left out: no time"}
 
 
-# Linux tells the children of every thread that dies after another one.
 DRIVER = """
-import sys, threading, time
+import sys
 from pathlib import Path
 from launch.cli import StopSignal
 from uronet_jax.benchmarking.accelerator_run import AcceleratorRun
 from uronet_jax.benchmarking.accelerator_stages import Stage
-for _ in range(32):
-    threading.Thread(target=time.sleep, args=(90,), daemon=True).start()
 root = Path(sys.argv[1])
 result = root / "a.json"
 run = AcceleratorRun(root, root, seconds=90.0, stop=StopSignal())

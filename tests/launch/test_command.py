@@ -348,13 +348,13 @@ def test_a_clone_finds_its_own_programs(tmp_path):
         command.find_config(":small")
     own = f"{ROOT}/configs/remover.py:small"
     assert command.find_config(own, "PHASE") == own
-    for text in (own, "remover:small"):
+    for text in (f"{ROOT}/configs/attack.py:small", "remover:small"):
         with pytest.raises(ValueError, match="another command: choose from arena;"):
             command.find_config(text, "arena")
     # A file of somebody else may have any name.
     (tmp_path / "remover.py").touch()
-    mine = f"{tmp_path}/remover.py:a"
-    assert command.find_config(mine, "arena") == mine
+    for mine in (f"{tmp_path}/remover.py:a", f"{ROOT}/configs/mine.py:a"):
+        assert command.find_config(mine, "arena") == mine
 
 
 def test_a_package_without_programs_says_so(tmp_path, monkeypatch, capsys):

@@ -386,7 +386,7 @@ class Column(NamedTuple):
 ARENA_COLUMNS: dict[str, Column] = {
     "clean": Column("clean images, false alarms", _clean, ("false_alarms",)),
     "fairness": Column("signs of cheating", _fairness, ("fairness", "noises")),
-    "cost": Column("speed and size", _cost, version=1, timed=True),
+    "cost": Column("speed and size", _cost, version=2, timed=True),
     "noises": Column("the six noises of URoNet", _noises, ("noises", "num_seeds")),
     "corruptions": Column(
         "a benchmark's corruptions", _corruptions, ("corruptions", "num_seeds")
