@@ -139,6 +139,8 @@ def test_tables_are_sorted_and_the_chart_is_drawn(rows, tmp_path):
     assert "| **A** | 2.0 | 12.0 | 88.0 (83-93) |" in natural
     points = arena_page.trade_points(content)
     assert points == {"test": {BARE: [90, 0], A: [88, 12], B: [88, 9], C: [60, -6.33]}}
+    rows[0]["card"]["kind"] = "classifier alone"
+    assert list(arena_page.trade_points(content)) == ["test", "classifier alone"]
     path = tmp_path / "chart.png"
     figures.clean_against_gain(path, points, "birds", description="of these")
     assert figures.description_of(path) == "of these"

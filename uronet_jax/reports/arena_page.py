@@ -227,13 +227,17 @@ def arena_text(content: Mapping[str, Any]) -> str:
 
 
 def trade_points(content: Mapping[str, Any]) -> dict[str, dict[str, list[float]]]:
-    """Returns kind of defence -> name -> clean accuracy and gain, in percent."""
+    """Returns kind of defence -> name -> clean accuracy and gain, in percent.
+
+    Kinds are in one order on all boards, the classifier alone last: above the others.
+    """
     found: dict[str, dict[str, list[float]]] = {}
     for line in arena_rows(content):
         if line["gain"] is not None:
             point = [round(line["clean"], 2), round(line["gain"], 2)]
             found.setdefault(line["kind"], {})[line["name"]] = point
-    return found
+    order = sorted(found, key=lambda kind: (kind == "classifier alone", kind))
+    return {kind: found[kind] for kind in order}
 
 
 def render_arenas(results: Sequence[Result], pictures: Mapping[str, str]) -> str:
