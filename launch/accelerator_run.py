@@ -31,6 +31,7 @@ from uronet_jax.batches import check_number
 from uronet_jax.benchmarking import bundle
 from uronet_jax.benchmarking.accelerator_run import CLASSIFIER, run_on_accelerator
 from uronet_jax.benchmarking.accelerator_stages import DATA_SETS
+from uronet_jax.progress import StopSignal
 
 
 def main(argv: list[str]) -> None:
@@ -65,7 +66,7 @@ def main(argv: list[str]) -> None:
         classifier=classifier,
         rehearsal=values.rehearsal,
         part_bytes=part_bytes,
-        stop=cli.StopSignal(),
+        stop=StopSignal(),
     )
     sys.exit(1 if failed else 0)
 

@@ -23,7 +23,7 @@ from uronet_jax.arena.cards import read_defence_card
 from uronet_jax.arena.leaderboard import standing
 from uronet_jax.arena.run import run_arena
 from uronet_jax.arena.store import DONE
-from uronet_jax.progress import Progress, StoppedError
+from uronet_jax.progress import Progress, StoppedError, StopSignal
 from uronet_jax.reports.arena_page import save_arena
 
 
@@ -57,7 +57,7 @@ def main(argv: list[str]) -> None:
     if argv[1:] and not cards:
         given = " ".join(argv[1:])
         raise ValueError(f"expected nothing or `add CARD.json`, a card's file: {given}")
-    values, stop = flags.FLAGS, cli.StopSignal()
+    values, stop = flags.FLAGS, StopSignal()
     options = {"data_dir": values.data_dir, "cards": cards, "stop": stop}
     try:
         status = run(values.config.to_dict(), values.workdir, **options)

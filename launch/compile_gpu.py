@@ -17,7 +17,7 @@ from launch import cli
 from uronet_jax.benchmarking import compile_gpu
 from uronet_jax.benchmarking.cards import CARDS
 from uronet_jax.benchmarking.gpu_programs import CONFIGS
-from uronet_jax.progress import Progress
+from uronet_jax.progress import Progress, StopSignal
 
 
 def read_configs() -> dict:
@@ -41,7 +41,7 @@ def main(argv: list[str]) -> None:
         devices=compile_gpu.parse_devices(values.devices),
         only=values.only,
         force=values.force,
-        progress=Progress(cli.StopSignal()),
+        progress=Progress(StopSignal()),
     )
     print("\n".join(compile_gpu.summary_lines(result, values.only)))
     print(f"wrote {values.out}")

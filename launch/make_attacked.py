@@ -17,7 +17,7 @@ from uronet_jax.data.sources import check_disjoint
 from uronet_jax.evaluation.attacked_copies import LED_FROM, attack_parts
 from uronet_jax.evaluation.threat_models import parse_run
 from uronet_jax.loading import load_classifier
-from uronet_jax.progress import Progress, StoppedError
+from uronet_jax.progress import Progress, StoppedError, StopSignal
 
 _DATASET = flags.DEFINE_string("dataset", None, "Name of the data set.", required=True)
 _TRAIN = flags.DEFINE_string("train_split", None, "Split, or a slice.", required=True)
@@ -58,7 +58,7 @@ def main(argv: list[str]) -> None:
     splits = {"train": _TRAIN.value, "validation": _VALIDATION.value}
     run, data_dir = parse_run(_ATTACK.value), _DATA_DIR.value
     check_disjoint(_DATASET.value, splits, data_dir=data_dir, section="flags")
-    stop = cli.StopSignal()
+    stop = StopSignal()
     try:
         made = attack_parts(
             _OUT.value,

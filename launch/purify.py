@@ -21,7 +21,7 @@ from uronet_jax.loading import usual_models
 from uronet_jax.photos.inputs import CONTACT_SHEET, VERDICTS
 from uronet_jax.photos.purify import load_photo_models, purify_files
 from uronet_jax.pretrained import USUAL_PRETRAINED
-from uronet_jax.progress import Progress
+from uronet_jax.progress import Progress, StopSignal
 
 _OUT = flags.DEFINE_string("out", None, "Folder to write to.", required=True)
 _PURIFIER = flags.DEFINE_string(
@@ -55,7 +55,7 @@ _SEED = flags.DEFINE_integer("seed", 0, "Of random purifiers.", lower_bound=0)
 
 def main(argv: list[str]) -> None:
     """Purifies what the arguments name."""
-    stop = cli.StopSignal()
+    stop = StopSignal()
     purifier, detector = usual_models(_PURIFIER.value, _DETECTOR.value)
     done = purify_files(
         argv[1:],

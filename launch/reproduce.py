@@ -15,7 +15,7 @@ from configs.reproduce import get_config
 from launch import cli
 from uronet_jax.papers.experiments import EXPERIMENTS
 from uronet_jax.papers.runner import choose_experiments, run_experiments
-from uronet_jax.progress import StoppedError
+from uronet_jax.progress import StoppedError, StopSignal
 
 
 def main(argv: list[str]) -> None:
@@ -23,7 +23,7 @@ def main(argv: list[str]) -> None:
     del argv
     values = flags.FLAGS
     config = values.config.to_dict()
-    stop = cli.StopSignal()
+    stop = StopSignal()
     try:
         run_experiments(
             config,

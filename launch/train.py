@@ -16,7 +16,7 @@ from absl import flags
 
 from launch import cli
 from launch.sizes import parse_size
-from uronet_jax.progress import Progress, StoppedError
+from uronet_jax.progress import Progress, StoppedError, StopSignal
 from uronet_jax.training import experiment as experiments
 from uronet_jax.training.run import FitResult, fit
 
@@ -63,7 +63,7 @@ def main(argv: list[str]) -> None:
         print("\n".join(notes))
     elif values.resize:
         raise ValueError("--resize is for the images of --data")
-    stop = cli.StopSignal()
+    stop = StopSignal()
     try:
         result = train(config, values.workdir, data_dir=values.data_dir, stop=stop)
     except StoppedError:

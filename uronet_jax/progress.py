@@ -1,5 +1,8 @@
 """Long work and whoever waits for it: progress bars, and a request to stop."""
 
+import contextlib
+import os
+import signal
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -12,6 +15,35 @@ _LOG_EVERY = 30.0
 
 class StoppedError(Exception):
     """Somebody asked to stop; everything that was under way is saved."""
+
+
+class StopSignal:
+    """Turns SIGTERM and the first SIGINT into a question that a loop can ask.
+
+    After either, the next SIGINT stops at once. The next SIGTERM does not: who asked
+    Linux to be told of a parent's death is told for several of its threads.
+    """
+
+    def __init__(self):
+        """Installs the handlers; call it in the main thread."""
+        self.received: str | None = None
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._handle)
+
+    def _handle(self, number: int, frame: object) -> None:
+        if self.received:
+            if number == signal.SIGINT:  # Do not wait for the checkpoint.
+                raise KeyboardInterrupt
+            return
+        self.received = signal.Signals(number).name
+        # Not print: the signal may have come in the middle of one.
+        text = f"\n{self.received}: saving and stopping; Ctrl-C to stop at once\n"
+        with contextlib.suppress(OSError):
+            os.write(2, text.encode())
+
+    def __call__(self) -> bool:
+        """Returns whether a signal has come."""
+        return self.received is not None
 
 
 class _Lines(tqdm):

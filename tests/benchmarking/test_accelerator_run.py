@@ -30,7 +30,7 @@ from uronet_jax.writers import PartsWriter
 
 WRITES = """
 import pathlib, sys, time
-from launch.cli import StopSignal
+from uronet_jax.progress import StopSignal
 path, content, seconds = sys.argv[1:]
 stop = StopSignal()
 start = time.monotonic()
@@ -130,7 +130,7 @@ def test_who_is_asked_to_stop_stops_what_runs(stage, tmp_path):
 DRIVER = """
 import sys
 from pathlib import Path
-from launch.cli import StopSignal
+from uronet_jax.progress import StopSignal
 from uronet_jax.benchmarking.accelerator_run import AcceleratorRun
 from uronet_jax.benchmarking.accelerator_stages import Stage
 root = Path(sys.argv[1])

@@ -535,8 +535,8 @@ def test_only_ctrl_c_hurries_a_command_that_was_asked_to_stop(start):
     process = start(
         "-c",
         "import time\n"
-        "from launch import cli\n"
-        "stop = cli.StopSignal()\n"
+        "from uronet_jax.progress import StopSignal\n"
+        "stop = StopSignal()\n"
         "print('ready', flush=True)\n"
         "while not stop():\n"
         "    time.sleep(0.01)\n"

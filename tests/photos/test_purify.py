@@ -786,11 +786,12 @@ def test_the_command_is_stopped(photos, tmp_path, start):
     program = """
 import itertools, signal
 from launch import cli, purify
+from uronet_jax.progress import StopSignal
 asked = itertools.count()
 def stop(self):
     self.received = "SIGTERM" if next(asked) > 11 else None
     return bool(self.received)
-cli.StopSignal.__call__ = stop
+StopSignal.__call__ = stop
 cli.run(purify.main, takes_arguments=True)
 """
     options = [f"--out={tmp_path / 'out'}", "--purifier=bit_depth"]
