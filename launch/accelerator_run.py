@@ -41,17 +41,11 @@ def main(argv: list[str]) -> None:
     out, classifier = Path(values.out), values.classifier and Path(values.classifier)
     packed = values.packed and Path(values.packed)
     check_number("--part_mb", values.part_mb, 0.001)
-    part_bytes = int(values.part_mb * 1e6)
+    both = {"classifier": classifier, "part_bytes": int(values.part_mb * 1e6)}
     if values.bundle and not packed:
         raise ValueError("--bundle needs --packed, the folder of the packed data sets")
     if values.bundle:
-        parts = bundle.write_bundle(
-            out,
-            packed,
-            classifier=classifier,
-            python=values.python,
-            part_bytes=part_bytes,
-        )
+        parts = bundle.write_bundle(out, packed, python=values.python, **both)
         for path in parts:
             print(f"{path}: {path.stat().st_size / 1e6:.1f} MB")
         return
@@ -63,10 +57,9 @@ def main(argv: list[str]) -> None:
         seconds=60 * values.minutes,
         packed=packed,
         names=values.stages,
-        classifier=classifier,
         rehearsal=values.rehearsal,
-        part_bytes=part_bytes,
         stop=StopSignal(),
+        **both,
     )
     sys.exit(1 if failed else 0)
 
