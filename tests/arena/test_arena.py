@@ -78,8 +78,9 @@ def remembers():
     return predict
 
 def wavers():
-    draw = np.random.default_rng(0)  # Two calls still differ.
-    return lambda images: draw.normal(size=(len(images), 10))
+    # Never of class: shards of a batch come in any order, so no seed would fix which.
+    draw = np.random.default_rng()
+    return lambda images: np.eye(10)[np.zeros(len(images), int)] + draw.random() / 2
 
 def raises():
     def predict(images):
